@@ -1,0 +1,189 @@
+"""Cameras and rays. The one place where camera and axis conventions are written down.
+
+World frame: right-handed, +Y is up, the object faces +Z, the scene is the box [-1, 1]^3.
+These are glTF's axes, so meshes are exported without any conversion.
+
+Spherical position of a camera: azimuth 0 deg puts it on +Z, in front of the object; azimuth grows
+towards +X (seen from above: counter-clockwise), so that 90 deg sees the object's own left side
+and 180 deg its back. Elevation 0 deg is the horizon, 90 deg looks straight down from above.
+
+Camera frame: OpenGL's. x right, y up, the camera looks along -z. `T_world_camera` takes points of
+the camera frame to the world frame. Pixel (row i, column j) of an image of height h and width w
+has its centre at ((j + 0.5) / w, (i + 0.5) / h), row 0 being the top row.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Cameras:
+    """A batch of n pinhole cameras with square pixels.
+
+    T_world_camera: (n, 4, 4) rigid transforms, camera to world (frames: see the module's head).
+    fov_y_deg: (n,) full vertical field of view, degrees.
+    azimuth_deg, elevation_deg: (n,) where the camera stands, before any jitter; degrees.
+    distance: (n,) distance from the origin, before any jitter; scene units.
+    """
+
+    T_world_camera: Tensor
+    fov_y_deg: Tensor
+    azimuth_deg: Tensor
+    elevation_deg: Tensor
+    distance: Tensor
+
+    def __len__(self) -> int:
+        return self.fov_y_deg.shape[0]
+
+    def to(self, device: torch.device | str) -> Cameras:
+        """The same cameras with every tensor on `device`."""
+        return Cameras(
+            self.T_world_camera.to(device),
+            self.fov_y_deg.to(device),
+            self.azimuth_deg.to(device),
+            self.elevation_deg.to(device),
+            self.distance.to(device),
+        )
+
+    @property
+    def positions(self) -> Tensor:
+        """(n, 3) camera centres in the world frame."""
+        return self.T_world_camera[:, :3, 3]
+
+
+@dataclass(frozen=True)
+class Rays:
+    """Rays of any batch shape: origins (..., 3) and unit directions (..., 3), world frame."""
+
+    origins: Tensor
+    directions: Tensor
+
+    def flatten(self) -> Rays:
+        """The same rays as (n, 3) tensors, in row-major order."""
+        return Rays(self.origins.reshape(-1, 3), self.directions.reshape(-1, 3))
+
+
+def spherical_to_cartesian(azimuth_deg: Tensor, elevation_deg: Tensor) -> Tensor:
+    """Unit vectors (..., 3) from the origin towards the given azimuth and elevation (degrees)."""
+    azimuth, elevation = torch.deg2rad(azimuth_deg), torch.deg2rad(elevation_deg)
+    return torch.stack(
+        [
+            torch.cos(elevation) * torch.sin(azimuth),
+            torch.sin(elevation),
+            torch.cos(elevation) * torch.cos(azimuth),
+        ],
+        dim=-1,
+    )
+
+
+def look_at(positions: Tensor, targets: Tensor, up: Tensor) -> Tensor:
+    """Camera-to-world transforms (n, 4, 4) of cameras at `positions` that look at `targets`.
+
+    All arguments are (n, 3). `up` need not be unit nor orthogonal to the view; where it is
+    parallel to it (a camera straight above), +Z takes its place, so that the result is always
+    a rotation.
+    """
+    backward = torch.nn.functional.normalize(positions - targets, dim=-1)
+    right = torch.linalg.cross(up, backward)
+    degenerate = right.norm(dim=-1, keepdim=True) < 1e-5
+    fallback = torch.tensor([0.0, 0.0, -1.0], dtype=positions.dtype, device=positions.device)
+    right = torch.where(degenerate, torch.linalg.cross(fallback.expand_as(up), backward), right)
+    right = torch.nn.functional.normalize(right, dim=-1)
+    true_up = torch.linalg.cross(backward, right)
+    transform = torch.eye(4, dtype=positions.dtype, device=positions.device)
+    transform = transform.repeat(positions.shape[0], 1, 1)
+    transform[:, :3, 0] = right
+    transform[:, :3, 1] = true_up
+    transform[:, :3, 2] = backward
+    transform[:, :3, 3] = positions
+    return transform
+
+
+def orbit_cameras(
+    azimuth_deg: Tensor, elevation_deg: Tensor, distance: Tensor, fov_y_deg: Tensor
+) -> Cameras:
+    """Cameras on spheres around the origin, looking at it, upright. All arguments are (n,)."""
+    positions = spherical_to_cartesian(azimuth_deg, elevation_deg) * distance[:, None]
+    up = torch.tensor([0.0, 1.0, 0.0], dtype=positions.dtype, device=positions.device)
+    transform = look_at(positions, torch.zeros_like(positions), up.expand_as(positions))
+    return Cameras(transform, fov_y_deg, azimuth_deg, elevation_deg, distance)
+
+
+def turntable_cameras(
+    n: int, *, elevation_deg: float = 15.0, distance: float = 2.8, fov_y_deg: float = 40.0
+) -> Cameras:
+    """n cameras evenly around the object, the first one in front of it."""
+    azimuth = torch.arange(n, dtype=torch.float32) * (360.0 / n)
+
+    def full(value: float) -> Tensor:
+        return torch.full((n,), value)
+
+    return orbit_cameras(azimuth, full(elevation_deg), full(distance), full(fov_y_deg))
+
+
+def sample_cameras(
+    n: int,
+    *,
+    elevation_deg: tuple[float, float],
+    distance: tuple[float, float],
+    fov_y_deg: tuple[float, float],
+    position_jitter: float = 0.0,
+    look_at_jitter: float = 0.0,
+    up_jitter: float = 0.0,
+    generator: torch.Generator,
+) -> Cameras:
+    """Random cameras (DreamFusion, appendix A.2), on the CPU.
+
+    Azimuth is stratified: the circle is cut into n equal arcs from a random start, one camera in
+    each. Half of the cameras (at random) draw their elevation uniformly in angle, the others
+    uniformly in area on the sphere. Distance and field of view are uniform in their ranges.
+    Jitter: `position_jitter` is the half-width of a uniform offset of the position,
+    `look_at_jitter` and `up_jitter` the standard deviations of normal offsets of the target and
+    of the up vector; scene units.
+    """
+
+    def uniform(low: float, high: float) -> Tensor:
+        return low + (high - low) * torch.rand(n, generator=generator)
+
+    start = torch.rand(1, generator=generator)
+    arcs = (torch.arange(n) + torch.rand(n, generator=generator)) / n
+    azimuth = ((start + arcs) % 1.0) * 360.0
+
+    sin_low, sin_high = (math.sin(math.radians(value)) for value in elevation_deg)
+    by_angle = uniform(*elevation_deg)
+    by_area = torch.rad2deg(torch.asin(uniform(sin_low, sin_high)))
+    elevation = torch.where(torch.rand(n, generator=generator) < 0.5, by_angle, by_area)
+
+    radius = uniform(*distance)
+    positions = spherical_to_cartesian(azimuth, elevation) * radius[:, None]
+    positions = positions + position_jitter * (2 * torch.rand(n, 3, generator=generator) - 1)
+    targets = look_at_jitter * torch.randn(n, 3, generator=generator)
+    up = torch.tensor([0.0, 1.0, 0.0]) + up_jitter * torch.randn(n, 3, generator=generator)
+    transform = look_at(positions, targets, up)
+    return Cameras(transform, uniform(*fov_y_deg), azimuth, elevation, radius)
+
+
+def generate_rays(cameras: Cameras, height: int, width: int) -> Rays:
+    """One ray through the centre of each pixel: origins and directions are (n, height, width, 3).
+
+    The half-pixel offset matters: without it a render is shifted by half a pixel up and left,
+    and two resolutions of one camera would not see the same thing.
+    """
+    device, dtype = cameras.T_world_camera.device, cameras.T_world_camera.dtype
+    rows = 1.0 - 2.0 * (torch.arange(height, device=device, dtype=dtype) + 0.5) / height
+    columns = 2.0 * (torch.arange(width, device=device, dtype=dtype) + 0.5) / width - 1.0
+    y, x = torch.meshgrid(rows, columns, indexing="ij")
+    half = torch.tan(torch.deg2rad(cameras.fov_y_deg) / 2)[:, None, None].to(dtype)
+    in_camera = torch.stack(
+        [x[None] * half * (width / height), y[None] * half, -torch.ones_like(x)[None] * half / half],
+        dim=-1,
+    )
+    directions = torch.einsum("nij,nhwj->nhwi", cameras.T_world_camera[:, :3, :3], in_camera)
+    directions = torch.nn.functional.normalize(directions, dim=-1)
+    origins = cameras.positions[:, None, None, :].expand_as(directions)
+    return Rays(origins, directions)
