@@ -1,0 +1,79 @@
+"""Multiresolution hash encoding (Mueller et al. 2022, "Instant neural graphics primitives")."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from .layout import HashGridLayout, Level, make_layout
+from .reference import encode_reference
+
+__all__ = ["Backend", "HashGrid", "HashGridLayout", "Level", "encode", "encode_reference"]
+
+Backend = Literal["auto", "numba", "reference"]
+
+
+def encode(
+    points: Tensor, table: Tensor, layout: HashGridLayout, *, backend: Backend = "auto"
+) -> Tensor:
+    """Encode points (m, 3) of the box [-1, 1]^3 into (m, layout.n_outputs).
+
+    backend: "reference" is plain torch and runs anywhere; "numba" is the CPU's fast path (float32,
+    no gradient for points); "auto" takes numba wherever it can.
+    """
+    if backend == "auto":
+        on_cpu = points.device.type == "cpu" and table.device.type == "cpu"
+        single = points.dtype == torch.float32 and table.dtype == torch.float32
+        backend = "numba" if on_cpu and single and not points.requires_grad else "reference"
+    if backend == "reference":
+        return encode_reference(points, table, layout)
+    if backend == "numba":
+        from .compiled import encode_numba
+
+        return encode_numba(points, table, layout)
+    raise ValueError(f"backend must be 'auto', 'numba' or 'reference', not {backend!r}")
+
+
+class HashGrid(nn.Module):
+    """A hash grid with its table of features as the parameter `table` (n_rows, n_features).
+
+    n_levels, base_resolution, max_resolution: cells a side grow geometrically from base to max.
+    n_features: numbers at each vertex. log2_table_size: rows a level may use; levels that fit
+    are stored densely. init_scale: the table starts uniform in +-init_scale. The defaults suit
+    64 x 64 renders on a CPU: five of the eight levels are dense, and each fits a core's cache.
+    """
+
+    def __init__(
+        self,
+        *,
+        n_levels: int = 8,
+        n_features: int = 4,
+        log2_table_size: int = 16,
+        base_resolution: int = 8,
+        max_resolution: int = 128,
+        init_scale: float = 1e-4,
+        backend: Backend = "auto",
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        self.layout = make_layout(
+            n_levels=n_levels,
+            n_features=n_features,
+            log2_table_size=log2_table_size,
+            base_resolution=base_resolution,
+            max_resolution=max_resolution,
+        )
+        self.backend: Backend = backend
+        start = torch.rand(self.layout.n_rows, n_features, generator=generator)
+        self.table = nn.Parameter((2.0 * start - 1.0) * init_scale)
+
+    @property
+    def n_outputs(self) -> int:
+        """Length of an encoded point."""
+        return self.layout.n_outputs
+
+    def forward(self, points: Tensor) -> Tensor:
+        """Encode points (m, 3) of the box [-1, 1]^3 into (m, n_outputs)."""
+        return encode(points, self.table, self.layout, backend=self.backend)

@@ -1,0 +1,72 @@
+"""How the levels of a hash grid lie in its table."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Level:
+    """One level: `resolution` cells a side, `size` rows of the table from row `offset` on.
+
+    Where all (resolution + 1)^3 vertices fit, vertices are indexed directly (`dense`), else they
+    share the rows by hashing and `size` is a power of two.
+    """
+
+    resolution: int
+    offset: int
+    size: int
+    dense: bool
+
+
+@dataclass(frozen=True)
+class HashGridLayout:
+    """Levels from coarse to fine, `n_features` numbers at each vertex."""
+
+    levels: tuple[Level, ...]
+    n_features: int
+
+    @property
+    def n_rows(self) -> int:
+        """Rows of the table of all levels together."""
+        return self.levels[-1].offset + self.levels[-1].size
+
+    @property
+    def n_outputs(self) -> int:
+        """Length of an encoded point."""
+        return len(self.levels) * self.n_features
+
+
+def make_layout(
+    *,
+    n_levels: int,
+    n_features: int,
+    log2_table_size: int,
+    base_resolution: int,
+    max_resolution: int,
+) -> HashGridLayout:
+    """Levels whose resolutions grow geometrically (Mueller et al. 2022, eq. 2 and 3).
+
+    Raises ValueError where an argument is not positive or the resolutions do not grow.
+    """
+    if n_levels < 1 or n_features < 1 or base_resolution < 1:
+        raise ValueError("n_levels, n_features and base_resolution must be at least 1")
+    if not 1 <= log2_table_size <= 30:
+        raise ValueError(f"log2_table_size must be in 1..30, not {log2_table_size}")
+    if max_resolution < base_resolution:
+        raise ValueError(
+            f"max_resolution ({max_resolution}) is below base_resolution ({base_resolution})"
+        )
+    growth = (max_resolution / base_resolution) ** (1.0 / max(n_levels - 1, 1))
+    levels = []
+    offset = 0
+    for i in range(n_levels):
+        # The small addend keeps the last level at max_resolution in spite of rounding.
+        resolution = math.floor(base_resolution * growth**i + 1e-6)
+        n_vertices = (resolution + 1) ** 3
+        dense = n_vertices <= 2**log2_table_size
+        size = n_vertices if dense else 2**log2_table_size
+        levels.append(Level(resolution=resolution, offset=offset, size=size, dense=dense))
+        offset += size
+    return HashGridLayout(levels=tuple(levels), n_features=n_features)
