@@ -1,0 +1,198 @@
+"""View-dependent prompts: what to tell a prior about the side from which it sees the object.
+
+A prior that was trained on particular view words says so in its folder (`dreamfusion.json`); any
+other one is spoken to in the paper's four: front, side, back and overhead view. Pure text: nothing
+here knows of cameras or models. Angles are degrees, in the frame of `cameras.py`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from dreamfusion.errors import UserError
+
+Shading = Literal["albedo", "lambertian", "textureless"]
+ANOTHER_PRIOR = "--prior stable-diffusion-v1-5/stable-diffusion-v1-5"
+
+
+class PromptError(UserError):
+    """A prompt that the prior cannot understand."""
+
+
+@dataclass(frozen=True)
+class AzimuthView:
+    """Text for the azimuths that are nearer to `center_deg` than to any other view's."""
+
+    center_deg: float
+    text: str
+
+
+@dataclass(frozen=True)
+class ElevationView:
+    """Text for min_deg <= elevation < max_deg. With `alone`, no azimuth text stands beside it."""
+
+    min_deg: float
+    max_deg: float
+    text: str
+    alone: bool = False
+
+
+@dataclass(frozen=True)
+class ViewVocabulary:
+    """How a prior is spoken to.
+
+    shading: the words that name a shading (none for one that is missing or empty).
+    template: with the places {prompt}, {azimuth}, {elevation}, {shading}; commas around places
+        that stay empty go away.
+    words: the words that the prior knows, each with the word that it was trained on ("puppy":
+        "corgi"), possibly empty for words that say nothing ("a"). None: it knows any word. Keys of
+        several words are matched before their parts.
+    """
+
+    azimuth: tuple[AzimuthView, ...]
+    elevation: tuple[ElevationView, ...]
+    shading: Mapping[str, str] = field(default_factory=dict)
+    template: str = "{prompt}, {azimuth}, {elevation}, {shading}"
+    words: Mapping[str, str] | None = None
+
+    @classmethod
+    def from_mapping(cls, content: Mapping[str, Any]) -> ViewVocabulary:
+        """From a prior's `dreamfusion.json`. Raises ValueError, KeyError or TypeError if that is
+        malformed; what it leaves out is as in the paper."""
+        views = content.get("views", {})
+        azimuth = [AzimuthView(float(v["center_deg"]), str(v["text"])) for v in views["azimuth"]]
+        elevation = [
+            ElevationView(
+                float(v["min_deg"]), float(v["max_deg"]), str(v["text"]), bool(v.get("alone"))
+            )
+            for v in views.get("elevation", [])
+        ]
+        if not azimuth:
+            raise ValueError("views.azimuth is empty")
+        template = str(content.get("prompt_template", cls.template))
+        template.format(prompt="", azimuth="", elevation="", shading="")
+        words = content.get("words")
+        return cls(
+            tuple(azimuth),
+            tuple(elevation),
+            dict(content.get("shading", {})),
+            template,
+            None if words is None else {str(k).lower(): str(v) for k, v in words.items()},
+        )
+
+    def canonical(self, prompt: str) -> str:
+        """`prompt` in the words that the prior was trained on.
+
+        Raises PromptError, naming the unknown words and the closest known ones.
+        """
+        if not prompt.strip():
+            raise PromptError("the prompt is empty")
+        if self.words is None:
+            return " ".join(prompt.split())
+        found, unknown = _look_up(re.findall(r"[a-z0-9]+", prompt.lower()), self.words)
+        if unknown:
+            raise PromptError(self._refusal(unknown))
+        if not found:
+            raise PromptError(f"the prompt {prompt!r} names nothing that this prior knows")
+        return " ".join(found)
+
+    def _refusal(self, unknown: Sequence[str]) -> str:
+        assert self.words is not None
+        meaningful = [word for word, meaning in self.words.items() if meaning]
+        close: list[str] = []
+        for word in unknown:
+            close += difflib.get_close_matches(word, meaningful, n=3, cutoff=0.5)
+        hint = f"closest known: {', '.join(dict.fromkeys(close))}; " if close else ""
+        return (
+            f"this prior does not know {', '.join(map(repr, dict.fromkeys(unknown)))}; {hint}"
+            "`dreamfusion vocabulary` lists all it knows; for any words use Stable Diffusion: "
+            f"{ANOTHER_PRIOR}"
+        )
+
+
+PAPER_VIEWS = ViewVocabulary(
+    azimuth=(
+        AzimuthView(0.0, "front view"),
+        AzimuthView(90.0, "side view"),
+        AzimuthView(180.0, "back view"),
+        AzimuthView(270.0, "side view"),
+    ),
+    elevation=(ElevationView(60.0, 90.0, "overhead view", alone=True),),
+)
+
+
+def view_prompt(
+    vocabulary: ViewVocabulary,
+    prompt: str,
+    azimuth_deg: float,
+    elevation_deg: float,
+    shading: Shading = "albedo",
+) -> str:
+    """`prompt` with the words for this view and this shading (any real azimuth; elevation in
+    [-90, 90])."""
+    azimuth = min(vocabulary.azimuth, key=lambda view: _angle(azimuth_deg, view.center_deg)).text
+    above = _elevation_view(vocabulary, elevation_deg)
+    filled = vocabulary.template.format(
+        prompt=prompt,
+        azimuth="" if above is not None and above.alone else azimuth,
+        elevation="" if above is None else above.text,
+        shading=vocabulary.shading.get(shading, ""),
+    )
+    return ", ".join(part.strip() for part in filled.split(",") if part.strip())
+
+
+def view_prompts(
+    vocabulary: ViewVocabulary,
+    prompt: str,
+    azimuth_deg: Sequence[float],
+    elevation_deg: Sequence[float],
+    shading: Shading = "albedo",
+) -> list[str]:
+    """One prompt for each view; see `view_prompt`."""
+    return [
+        view_prompt(vocabulary, prompt, azimuth, elevation, shading)
+        for azimuth, elevation in zip(azimuth_deg, elevation_deg, strict=True)
+    ]
+
+
+def slug(prompt: str) -> str:
+    """A folder name for a prompt: lower-case words joined by hyphens, at most 60 characters."""
+    words = re.findall(r"[^\W_]+", prompt.lower())
+    return "-".join(words)[:60].rstrip("-") or "object"
+
+
+def _angle(a_deg: float, b_deg: float) -> float:
+    """The angle between two directions, in [0, 180] degrees."""
+    return abs((a_deg - b_deg + 180.0) % 360.0 - 180.0)
+
+
+def _elevation_view(vocabulary: ViewVocabulary, elevation_deg: float) -> ElevationView | None:
+    for view in vocabulary.elevation:
+        at_the_top = elevation_deg == view.max_deg == 90.0
+        if view.min_deg <= elevation_deg < view.max_deg or at_the_top:
+            return view
+    return None
+
+
+def _look_up(tokens: Sequence[str], words: Mapping[str, str]) -> tuple[list[str], list[str]]:
+    """(what the tokens mean, the tokens that mean nothing), longest phrases first."""
+    longest = max((key.count(" ") + 1 for key in words), default=1)
+    found: list[str] = []
+    unknown: list[str] = []
+    position = 0
+    while position < len(tokens):
+        for length in range(min(longest, len(tokens) - position), 0, -1):
+            phrase = " ".join(tokens[position : position + length])
+            if phrase in words:
+                if words[phrase]:
+                    found.append(words[phrase])
+                position += length
+                break
+        else:
+            unknown.append(tokens[position])
+            position += 1
+    return found, unknown

@@ -1,0 +1,107 @@
+import pytest
+
+from dreamfusion.prompts import (
+    PAPER_VIEWS,
+    PromptError,
+    ViewVocabulary,
+    slug,
+    view_prompt,
+    view_prompts,
+)
+
+EIGHT = ["front", "front left", "left", "back left", "back", "back right", "right", "front right"]
+TOY = ViewVocabulary.from_mapping(
+    {
+        "words": {
+            "a": "", "of": "", "photo": "", "red": "red", "crimson": "red", "corgi": "corgi",
+            "puppy": "corgi", "mug": "mug", "ice cream": "icecream", "ice": "", "cone": "cone",
+            "dog": "corgi", "duck": "duck",
+        },
+        "views": {
+            "azimuth": [
+                {"center_deg": 45 * i, "text": f"{name} view"} for i, name in enumerate(EIGHT)
+            ],
+            "elevation": [
+                {"min_deg": -90, "max_deg": 0, "text": "from below"},
+                {"min_deg": 0, "max_deg": 30, "text": ""},
+                {"min_deg": 30, "max_deg": 90, "text": "from above"},
+            ],
+        },
+        "shading": {"albedo": "flat", "lambertian": "", "textureless": "clay"},
+    }
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("azimuth", "elevation", "text"),
+    [
+        (0, 0, "front view"),
+        (44.9, 0, "front view"),
+        (-44.9, 0, "front view"),
+        (359, 59.9, "front view"),
+        (45.1, 0, "side view"),
+        (90, 0, "side view"),
+        (-90, 0, "side view"),
+        (134.9, 0, "side view"),
+        (135.1, 0, "back view"),
+        (180, 0, "back view"),
+        (224.9, 0, "back view"),
+        (270, 0, "side view"),
+        (0, 60.1, "overhead view"),
+        (180, 90, "overhead view"),
+    ],
+)
+def test_the_papers_four_views(azimuth, elevation, text):
+    assert view_prompt(PAPER_VIEWS, "a corgi", azimuth, elevation) == f"a corgi, {text}"
+
+
+def test_a_priors_own_views_and_shadings():
+    def ask(azimuth, elevation, shading):
+        return view_prompt(TOY, "corgi", azimuth, elevation, shading)
+
+    assert ask(22, -5, "albedo") == "corgi, front view, from below, flat"
+    assert ask(23, 5, "lambertian") == "corgi, front left view"
+    assert ask(400, 90, "textureless") == "corgi, front left view, from above, clay"
+
+
+def test_one_prompt_for_each_view():
+    prompts = view_prompts(PAPER_VIEWS, "a cat", [0.0, 180.0], [10.0, 70.0])
+    assert prompts == ["a cat, front view", "a cat, overhead view"]
+    with pytest.raises(ValueError):
+        view_prompts(PAPER_VIEWS, "a cat", [0.0], [10.0, 70.0])
+
+
+def test_known_words_become_the_trained_ones():
+    assert TOY.canonical("A photo of a crimson Puppy!") == "red corgi"
+    assert TOY.canonical("an  ice-cream cone".removeprefix("an")) == "icecream cone"
+    assert PAPER_VIEWS.canonical(" any  words  ") == "any words"
+
+
+def test_unknown_words_are_named_with_the_closest_known_ones():
+    with pytest.raises(PromptError) as error:
+        TOY.canonical("a red dug with a dragon")
+    assert str(error.value) == (
+        "this prior does not know 'dug', 'with', 'dragon'; closest known: mug, dog, duck; "
+        "`dreamfusion vocabulary` lists all it knows; for any words use Stable Diffusion: "
+        "--prior stable-diffusion-v1-5/stable-diffusion-v1-5"
+    )
+
+
+@pytest.mark.parametrize("prompt", ["", "  ", "a photo", "!!"])
+def test_prompts_that_say_nothing_are_refused(prompt):
+    with pytest.raises(PromptError):
+        TOY.canonical(prompt)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "name"),
+    [
+        ("A corgi!", "a-corgi"),
+        ("../../etc", "etc"),
+        ("???", "object"),
+        ("un éléphant", "un-éléphant"),
+        ("x" * 100, "x" * 60),
+    ],
+)
+def test_slugs_are_safe_folder_names(prompt, name):
+    assert slug(prompt) == name
