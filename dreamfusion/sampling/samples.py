@@ -1,0 +1,57 @@
+"""Packed samples: the samples of all rays one after the other, without padding."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Samples:
+    """m samples on n rays, sorted by ray and then by distance.
+
+    positions: (m, 3) sample points, world frame; each stands for an interval of length `step`
+    that it is the middle of.
+    t: (m,) distance from the ray's origin, scene units.
+    ray_index: (m,) int64, which ray.
+    offsets: (n + 1,) int64; ray i owns the samples offsets[i] ... offsets[i + 1] - 1.
+    step: length of every sample's interval, scene units.
+    """
+
+    positions: Tensor
+    t: Tensor
+    ray_index: Tensor
+    offsets: Tensor
+    step: float
+
+    def __len__(self) -> int:
+        return self.t.shape[0]
+
+    @property
+    def n_rays(self) -> int:
+        """Number of rays, with those that have no sample."""
+        return self.offsets.shape[0] - 1
+
+    @property
+    def t_start(self) -> Tensor:
+        """(m,) where each interval starts."""
+        return self.t - self.step / 2
+
+    @property
+    def t_end(self) -> Tensor:
+        """(m,) where each interval ends."""
+        return self.t + self.step / 2
+
+    def select(self, keep: Tensor) -> Samples:
+        """Only the samples where `keep` (m,) is True; the rays stay n."""
+        kept = torch.zeros(len(self) + 1, dtype=torch.int64, device=keep.device)
+        torch.cumsum(keep, dim=0, out=kept[1:])
+        return Samples(
+            positions=self.positions[keep],
+            t=self.t[keep],
+            ray_index=self.ray_index[keep],
+            offsets=kept[self.offsets],
+            step=self.step,
+        )
