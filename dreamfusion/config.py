@@ -29,9 +29,7 @@ class ConfigError(UserError):
     """A setting that does not exist or cannot have that value."""
 
 
-def _setting(
-    default: Any, doc: str, *, low: float | None = None, high: float | None = None
-) -> Any:
+def _setting(default: Any, doc: str, *, low: float | None = None, high: float | None = None) -> Any:
     """A field with its one line of documentation and its inclusive range."""
     return dataclasses.field(default=default, metadata={"doc": doc, "low": low, "high": high})
 
@@ -146,7 +144,7 @@ class OccupancyConfig:
 
     resolution: int = _setting(64, "cells across the box", low=4, high=512)
     threshold: float = _setting(0.1, "density below which a cell is skipped", low=0)
-    decay: float = _setting(0.9, "how fast old densities are forgotten", low=0, high=1)
+    decay: float = _setting(0.9, "how fast old densities are forgotten", low=0.01, high=0.999)
     update_every: int = _setting(16, "steps between updates", low=1)
 
 

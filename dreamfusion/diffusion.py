@@ -1,0 +1,97 @@
+"""The mathematics of a diffusion model: noising, kinds of prediction, guidance. Pure functions.
+
+A picture x and noise e make z = alpha x + sigma e. For the usual, variance-preserving models
+alpha^2 + sigma^2 = 1; for rectified flows alpha + sigma = 1. Nothing here depends on which.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+Prediction = Literal["epsilon", "v_prediction", "sample", "flow"]
+
+
+class NoisePredictor(Protocol):
+    """What SDS and sampling ask of a diffusion model.
+
+    alphas, sigmas: (T,) float32; z_t = alphas[t] x + sigmas[t] e. Timestep 0 is the cleanest.
+    prediction: what `predict` returns: the noise, v = alpha e - sigma x, x itself, or the
+        velocity e - x of a rectified flow.
+    """
+
+    alphas: Tensor
+    sigmas: Tensor
+    prediction: Prediction
+
+    def encode_image(self, images: Tensor) -> Tensor:
+        """(n, 3, h, w) pictures in [0, 1] as what the model denoises, (n, c, h', w')."""
+        ...
+
+    def predict(self, noisy: Tensor, timesteps: Tensor, text: Tensor) -> Tensor:
+        """The raw prediction (n, c, h', w') for timesteps (n,) and text (n, tokens, width)."""
+        ...
+
+
+def guided_prediction(
+    prior: NoisePredictor,
+    noisy: Tensor,
+    timesteps: Tensor,
+    text: Tensor,
+    unconditional: Tensor,
+    guidance: float,
+) -> Tensor:
+    """uncond + guidance (text - uncond), both from one call of the prior with a batch of 2n.
+
+    Without need for one of them (guidance 1 or 0) the other is predicted alone.
+    """
+    n = noisy.shape[0]
+    text, unconditional = text.expand(n, -1, -1), unconditional.expand(n, -1, -1)
+    if guidance == 1.0:
+        return prior.predict(noisy, timesteps, text)
+    if guidance == 0.0:
+        return prior.predict(noisy, timesteps, unconditional)
+    both = prior.predict(
+        torch.cat([noisy, noisy]),
+        torch.cat([timesteps, timesteps]),
+        torch.cat([unconditional, text]),
+    )
+    without_text, with_text = both.chunk(2)
+    return without_text + guidance * (with_text - without_text)
+
+
+def add_noise(x: Tensor, noise: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+    """z = alpha x + sigma noise; alpha and sigma broadcast against x."""
+    return alpha * x + sigma * noise
+
+
+def to_noise(
+    prediction: Tensor, noisy: Tensor, alpha: Tensor, sigma: Tensor, kind: Prediction
+) -> Tensor:
+    """The noise e that a prediction of any kind implies, given z. All shapes broadcast."""
+    if kind == "epsilon":
+        return prediction
+    if kind == "v_prediction":
+        return alpha * prediction + sigma * noisy
+    if kind == "sample":
+        return (noisy - alpha * prediction) / sigma
+    if kind == "flow":
+        return noisy + alpha * prediction
+    raise ValueError(f"unknown kind of prediction {kind!r}")
+
+
+def to_sample(
+    prediction: Tensor, noisy: Tensor, alpha: Tensor, sigma: Tensor, kind: Prediction
+) -> Tensor:
+    """The clean picture x that a prediction of any kind implies, given z. All shapes broadcast."""
+    if kind == "epsilon":
+        return (noisy - sigma * prediction) / alpha
+    if kind == "v_prediction":
+        return alpha * noisy - sigma * prediction
+    if kind == "sample":
+        return prediction
+    if kind == "flow":
+        return noisy - sigma * prediction
+    raise ValueError(f"unknown kind of prediction {kind!r}")
