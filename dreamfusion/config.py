@@ -88,7 +88,12 @@ class RenderConfig:
     resolution: Schedule = _setting(
         Schedule(32, 64, 0.4, 0.4), "height and width in pixels (rounded to 8)", low=8, high=1024
     )
-    samples_per_ray: int = _setting(96, "steps across the scene box", low=8, high=2048)
+    step_size: float = _setting(
+        0.025, "distance of samples along a ray, scene units", low=0.001, high=0.5
+    )
+    min_transmittance: float = _setting(
+        1e-3, "samples that less of the light reaches are left out", low=0, high=0.5
+    )
 
 
 @dataclass(frozen=True)
@@ -133,9 +138,14 @@ class FieldConfig:
     hidden: int = _setting(32, "width of the network", low=4, high=512)
     density_activation: Literal["softplus", "exp"] = _setting("softplus", "what makes density")
     blob: Literal["gaussian", "linear", "none"] = _setting("linear", "density at the start")
-    blob_strength: float = _setting(10.0, "height of the blob, before activation", low=0)
+    blob_scale: float = _setting(10.0, "height of the blob, before the activation", low=0)
     blob_radius: float = _setting(0.5, "size of the blob, scene units", low=0.01, high=2)
-    backend: Literal["auto", "torch", "numba"] = _setting("auto", "implementation of the encoding")
+    normal_epsilon: float = _setting(
+        0.01, "half the spacing of the taps that normals are taken with", low=1e-4, high=0.2
+    )
+    backend: Literal["auto", "reference", "numba"] = _setting(
+        "auto", "implementation of the encoding: plain torch, or compiled for the CPU"
+    )
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,107 @@
+"""Checkpoints: a safetensors file with every tensor and, beside it, a JSON file with the rest.
+
+Both are written under other names and then renamed, the JSON last: a checkpoint whose JSON is
+there is whole, whenever the power went.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from dreamfusion import __version__
+from dreamfusion.errors import UserError
+from dreamfusion.trainer import TrainState
+
+FORMAT = 1
+_MODULES = ("field", "background", "occupancy")
+
+
+class CheckpointError(UserError):
+    """A checkpoint that is missing, broken or of another run."""
+
+
+def save_checkpoint(folder: Path, state: TrainState, *, keep: int) -> Path:
+    """Write `state` into `folder` and delete all but the newest `keep`; the JSON file's path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    stem = folder / f"step_{state.step:07d}"
+    details = {"format": FORMAT, "step": state.step, "dreamfusion": __version__}
+    _write(stem.with_suffix(".safetensors"), lambda path: save_file(_tensors(state), path))
+    _write(stem.with_suffix(".json"), lambda path: path.write_text(json.dumps(details) + "\n"))
+    for old in checkpoints(folder)[:-keep]:
+        old.unlink()
+        old.with_suffix(".safetensors").unlink(missing_ok=True)
+    return stem.with_suffix(".json")
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """The JSON files of all whole checkpoints in `folder`, oldest first."""
+    return sorted(folder.glob("step_*.json"))
+
+
+def load_checkpoint(folder: Path, state: TrainState) -> None:
+    """Bring the newest checkpoint in `folder` into `state`, which has the same configuration.
+
+    Raises CheckpointError if there is none, or it is broken or does not fit.
+    """
+    found = checkpoints(folder)
+    if not found:
+        raise CheckpointError(f"there is no checkpoint in {folder}")
+    path = found[-1]
+    try:
+        details = json.loads(path.read_text())
+        tensors = load_file(path.with_suffix(".safetensors"))
+        if details["format"] != FORMAT:
+            raise CheckpointError(
+                f"{path} has format {details['format']}, this version reads {FORMAT}"
+            )
+        _restore(state, tensors, int(details["step"]))
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise CheckpointError(
+            f"{path} cannot be read ({reason}); delete it to go on from the one before"
+        ) from None
+
+
+def _tensors(state: TrainState) -> dict[str, Tensor]:
+    tensors: dict[str, Tensor] = {"generator": state.generator.get_state()}
+    for name in _MODULES:
+        for key, value in getattr(state, name).state_dict().items():
+            tensors[f"{name}.{key}"] = value
+    for index, entries in state.optimizer.state_dict()["state"].items():
+        for key, value in entries.items():
+            tensors[f"optimizer.{index}.{key}"] = value
+    return {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
+
+
+def _restore(state: TrainState, tensors: dict[str, Tensor], step: int) -> None:
+    for name in _MODULES:
+        prefix = f"{name}."
+        part = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+        getattr(state, name).load_state_dict(part)
+    moments: dict[int, dict[str, Any]] = {}
+    for key, value in tensors.items():
+        if key.startswith("optimizer."):
+            _, index, entry = key.split(".")
+            moments.setdefault(int(index), {})[entry] = value
+    groups = state.optimizer.state_dict()["param_groups"]
+    state.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+    state.generator.set_state(tensors["generator"].to(torch.uint8))
+    state.step = step
+
+
+def _write(path: Path, write: Callable[[Path], object]) -> None:
+    """Write a file so that it is either whole under its name or not there."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    write(temporary)
+    with temporary.open("rb") as file:
+        os.fsync(file.fileno())
+    os.replace(temporary, path)

@@ -1,0 +1,363 @@
+"""DreamFusion's optimisation. `train_step` is the whole algorithm; the rest serves it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from dreamfusion.background import Background, LearnedBackground
+from dreamfusion.cameras import Cameras, generate_rays, sample_cameras
+from dreamfusion.config import Config, Range, override
+from dreamfusion.errors import UserError
+from dreamfusion.field import Field
+from dreamfusion.hashgrid import HashGrid
+from dreamfusion.losses import entropy_loss, opacity_loss, orientation_loss
+from dreamfusion.occupancy import OccupancyGrid
+from dreamfusion.prompts import view_prompts
+from dreamfusion.renderer import RenderOutput, render
+from dreamfusion.sds import sds
+from dreamfusion.shading import Shading
+
+if TYPE_CHECKING:
+    from dreamfusion.priors import DiffusionPrior
+
+
+class TrainingError(UserError):
+    """A run that cannot go on."""
+
+
+@dataclass
+class TrainState:
+    """Everything that changes during a run, and all that a checkpoint keeps.
+
+    step: how many steps are done. generator: the run's one random stream, on the CPU.
+    """
+
+    step: int
+    field: Field
+    background: LearnedBackground
+    occupancy: OccupancyGrid
+    optimizer: torch.optim.Adam
+    generator: torch.Generator
+
+
+@dataclass(frozen=True)
+class Views:
+    """What a step looks at: n cameras, and how they are lit and backed. On the run's device."""
+
+    cameras: Cameras
+    size: int
+    shading: Shading
+    light_position: Tensor
+    background: Background
+
+
+@dataclass(frozen=True)
+class StepMetrics:
+    """What a step tells of itself.
+
+    timesteps: of each view. sds_norm: RMS of w(t) (e_hat - e) over all pixels. gradient_norm: of
+    all parameters, before clipping. opacity: mean share of the picture that is covered. entropy:
+    how undecided opacity is, in bits. size: of the pictures, pixels.
+    """
+
+    step: int
+    seconds: float
+    shading: str
+    size: int
+    timesteps: list[int]
+    guidance: float
+    sds_norm: float
+    gradient_norm: float
+    opacity: float
+    entropy: float
+
+
+def new_state(config: Config, device: str) -> TrainState:
+    """The state before the first step; everything random in it comes from `config.seed`."""
+    generator = torch.Generator().manual_seed(config.seed)
+    encoding = HashGrid(
+        n_levels=config.field.levels,
+        n_features=config.field.features,
+        log2_table_size=config.field.log2_table_size,
+        base_resolution=config.field.base_resolution,
+        max_resolution=config.field.max_resolution,
+        backend=config.field.backend,
+        generator=generator,
+    )
+    field = Field(
+        encoding=encoding,
+        n_hidden=config.field.hidden,
+        density_activation=config.field.density_activation,
+        blob=config.field.blob,
+        blob_scale=config.field.blob_scale,
+        blob_radius=config.field.blob_radius,
+        normal_epsilon=config.field.normal_epsilon,
+        generator=generator,
+    ).to(device)
+    background = LearnedBackground(generator=generator).to(device)
+    occupancy = OccupancyGrid(
+        resolution=config.occupancy.resolution,
+        threshold=config.occupancy.threshold,
+        decay=config.occupancy.decay,
+    ).to(device)
+    occupancy.update(field.density, generator)
+    rates = config.optimizer
+    optimizer = torch.optim.Adam(
+        [
+            {"params": list(field.encoding.parameters()), "base_lr": rates.grid_lr},
+            {"params": list(field.mlp.parameters()), "base_lr": rates.network_lr},
+            {"params": list(background.parameters()), "base_lr": rates.background_lr},
+        ],
+        lr=0.0,
+        betas=(rates.beta1, rates.beta2),
+        eps=rates.epsilon,
+        fused=not device.startswith("mps"),
+    )
+    return TrainState(0, field, background, occupancy, optimizer, generator)
+
+
+def train_step(state: TrainState, prior: DiffusionPrior, config: Config) -> StepMetrics:
+    """One step of DreamFusion: look, render, distil, regularise, update.
+
+    Raises TrainingError where a gradient is not finite, before it touches the parameters.
+    """
+    started = time.perf_counter()
+    if state.step % config.occupancy.update_every == 0 and state.step > 0:
+        state.occupancy.update(state.field.density, state.generator)
+
+    loss, metrics = compute_loss(state, prior, config, state.step, state.generator)
+    state.optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    gradient_norm = _update(state, config, metrics["timesteps"])
+
+    state.step += 1
+    return StepMetrics(
+        step=state.step,
+        seconds=time.perf_counter() - started,
+        gradient_norm=gradient_norm,
+        **metrics,
+    )
+
+
+def compute_loss(
+    state: TrainState,
+    prior: DiffusionPrior,
+    config: Config,
+    step: int,
+    generator: torch.Generator,
+) -> tuple[Tensor, dict[str, Any]]:
+    """The loss of `step` and what there is to tell of it. Changes nothing but the generator.
+
+    The distillation term is a mean over views, pixels and channels, so that the regularisers weigh
+    the same against it at any resolution of the prior.
+    """
+    views = sample_views(state, config, step, generator)
+    out = render_views(state, config, views, generator)
+    text = prior.encode_text(_prompts(prior, config, views))
+    unconditional = prior.encode_text([config.prior.negative_prompt])
+    guidance = config.sds.guidance.at(step, config.steps)
+    distilled = sds(
+        prior,
+        out.rgb.movedim(-1, 1),
+        text,
+        unconditional,
+        guidance=guidance,
+        t_range=(
+            config.sds.t_min.at(step, config.steps),
+            config.sds.t_max.at(step, config.steps),
+        ),
+        weighting=config.sds.weighting,
+        generator=generator,
+    )
+    sds_norm = float(distilled.gradient.square().mean().sqrt())
+    if not sds_norm < float("inf"):
+        raise _diverged(step, distilled.timesteps.tolist(), "the prior's gradient", sds_norm)
+    entropy = entropy_loss(out.opacity)
+    loss = distilled.loss / distilled.gradient.numel()
+    loss = loss + regularisation(config, out, entropy, step)
+    return loss, {
+        "shading": views.shading,
+        "size": views.size,
+        "timesteps": distilled.timesteps.tolist(),
+        "guidance": guidance,
+        "sds_norm": sds_norm,
+        "opacity": float(out.opacity.detach().mean()),
+        "entropy": float(entropy.detach()),
+    }
+
+
+def sample_views(state: TrainState, config: Config, step: int, generator: torch.Generator) -> Views:
+    """Random cameras, one shading for all of them, lights near the cameras, backgrounds.
+
+    A light's direction is the camera's plus normal noise (DreamFusion, A.2).
+    """
+    n, camera, shading = config.camera.views, config.camera, config.shading
+    device = state.occupancy.density.device
+    cameras = sample_cameras(
+        n,
+        elevation_deg=_known(camera.elevation_deg),
+        distance=_known(camera.distance),
+        fov_y_deg=_known(camera.fov_y_deg),
+        position_jitter=camera.position_jitter,
+        look_at_jitter=camera.look_at_jitter,
+        up_jitter=camera.up_jitter,
+        generator=generator,
+    )
+    towards = torch.nn.functional.normalize(cameras.positions, dim=-1)
+    towards = towards + shading.light_spread * torch.randn(n, 3, generator=generator)
+    low, high = _known(shading.light_distance)
+    distance = low + (high - low) * torch.rand(n, 1, generator=generator)
+    light_position = torch.nn.functional.normalize(towards, dim=-1) * distance
+
+    lit, bare, plain = torch.rand(3, generator=generator).tolist()
+    kind: Shading = "albedo"
+    if lit < shading.lambertian.at(step, config.steps):
+        kind = "textureless" if bare < shading.textureless else "lambertian"
+    colors = torch.rand(n, 3, generator=generator).to(device)
+    background: Background = colors
+    if config.background.kind == "fixed":
+        background = torch.tensor(config.background.color, device=device)
+    elif config.background.kind == "learned" and plain >= config.background.plain_share:
+        background = state.background
+    return Views(
+        cameras.to(device), render_size(config, step), kind, light_position.to(device), background
+    )
+
+
+def render_size(config: Config, step: int) -> int:
+    """Height and width of the pictures at `step`, a multiple of 8 pixels."""
+    return max(8, round(config.render.resolution.at(step, config.steps) / 8) * 8)
+
+
+def render_views(
+    state: TrainState, config: Config, views: Views, generator: torch.Generator
+) -> RenderOutput:
+    """Render a step's views, differentiably: pixels are (n, size, size, ...)."""
+    return render(
+        state.field,
+        state.occupancy,
+        generate_rays(views.cameras, views.size, views.size),
+        background=views.background,
+        shading=views.shading,
+        light_position=views.light_position,
+        ambient=config.shading.ambient,
+        diffuse=1.0 - config.shading.ambient,
+        generator=generator,
+        step_size=config.render.step_size,
+        min_transmittance=config.render.min_transmittance,
+    )
+
+
+def regularisation(config: Config, out: RenderOutput, entropy: Tensor, step: int) -> Tensor:
+    """The weighted sum of all regularisers at `step`, a scalar."""
+    weights = config.losses
+    loss = weights.entropy.at(step, config.steps) * entropy
+    loss = loss + weights.opacity.at(step, config.steps) * opacity_loss(out.opacity)
+    if out.surface is not None:
+        loss = loss + weights.orientation.at(step, config.steps) * orientation_loss(
+            out.surface.weights,
+            out.surface.normals,
+            out.surface.directions,
+            n_rays=out.opacity.numel(),
+        )
+    return loss
+
+
+def train(
+    state: TrainState,
+    prior: DiffusionPrior,
+    config: Config,
+    *,
+    stop: Callable[[], bool] = lambda: False,
+) -> Iterator[StepMetrics]:
+    """Steps until `config.steps` are done or `stop` says so, which is asked between steps."""
+    while state.step < config.steps and not stop():
+        yield train_step(state, prior, config)
+
+
+def estimate_seconds(state: TrainState, prior: DiffusionPrior, config: Config) -> float:
+    """How long the steps that remain will take, from trying the first and the last of them.
+
+    Nothing changes by it but caches: the state, its random stream included, stays as it is.
+    """
+    first, last = state.step, config.steps - 1
+    if last < first:
+        return 0.0
+    generator = torch.Generator()
+    generator.set_state(state.generator.get_state())
+
+    def cost(step: int) -> float:
+        started = time.perf_counter()
+        compute_loss(state, prior, config, step, generator)[0].backward()
+        return time.perf_counter() - started
+
+    # Each size has a first try that compiles and warms up; lit and unlit steps differ in cost.
+    _, *early = [cost(first) for _ in range(3)]
+    _, *late = [cost(last) for _ in range(5)]
+    state.optimizer.zero_grad(set_to_none=True)
+    small, large = sum(early) / len(early), sum(late) / len(late)
+    sizes = [render_size(config, step) ** 2 for step in range(first, last + 1)]
+    if sizes[0] == sizes[-1]:
+        return large * len(sizes)
+    slope = (large - small) / (sizes[-1] - sizes[0])
+    return sum(max(small + slope * (size - sizes[0]), 0.0) for size in sizes)
+
+
+def resolve(config: Config, prior: DiffusionPrior, device: str) -> Config:
+    """The configuration with every choice made: what the prior knows of cameras and lights takes
+    the place of null, and names that of auto. The prompt stays as typed."""
+    ranges = prior.card.camera
+    chosen = {
+        "device": device,
+        "prior": {"name": prior.name, "dtype": str(prior.dtype).removeprefix("torch.")},
+        "camera": {
+            "elevation_deg": config.camera.elevation_deg or ranges.elevation_deg,
+            "distance": config.camera.distance or ranges.distance,
+            "fov_y_deg": config.camera.fov_y_deg or ranges.fov_y_deg,
+        },
+        "shading": {"light_distance": config.shading.light_distance or ranges.light_distance},
+    }
+    return override(config, chosen)
+
+
+def _update(state: TrainState, config: Config, timesteps: list[int]) -> float:
+    """Step the optimiser; returns the norm of all gradients before clipping. Or TrainingError."""
+    parameters = [p for group in state.optimizer.param_groups for p in group["params"]]
+    limit = config.optimizer.max_gradient_norm or float("inf")
+    norm = float(torch.nn.utils.clip_grad_norm_(parameters, limit))
+    if not norm < float("inf"):
+        raise _diverged(state.step, timesteps, "the scene's gradient", norm)
+    for group in state.optimizer.param_groups:
+        group["lr"] = group["base_lr"] * config.optimizer.scale.at(state.step, config.steps)
+    state.optimizer.step()
+    return norm
+
+
+def _diverged(step: int, timesteps: list[int], what: str, norm: float) -> TrainingError:
+    return TrainingError(
+        f"training diverged in step {step + 1} (timesteps {timesteps}): the norm of {what} is "
+        f"{norm}; lower optimizer.grid_lr or sds.guidance, or set optimizer.max_gradient_norm"
+    )
+
+
+def _prompts(prior: DiffusionPrior, config: Config, views: Views) -> list[str]:
+    vocabulary = prior.card.vocabulary
+    return view_prompts(
+        vocabulary,
+        vocabulary.canonical(config.prompt),
+        views.cameras.azimuth_deg.tolist(),
+        views.cameras.elevation_deg.tolist(),
+        views.shading,
+    )
+
+
+def _known(value: Range | None) -> Range:
+    if value is None:
+        raise ValueError("the configuration is not resolved: see trainer.resolve")
+    return value
