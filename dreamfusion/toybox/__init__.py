@@ -1,0 +1,19 @@
+"""A toy world of procedural objects: data of the embedded prior, and ground truth to measure by."""
+
+from .nouns import NOUNS, Noun
+from .objects import ADJECTIVES, COLORS, PALETTE, GeometryBuffers, ToyObject, make_object
+from .render import picture, shade, view
+
+__all__ = [
+    "ADJECTIVES",
+    "COLORS",
+    "NOUNS",
+    "PALETTE",
+    "GeometryBuffers",
+    "Noun",
+    "ToyObject",
+    "make_object",
+    "picture",
+    "shade",
+    "view",
+]

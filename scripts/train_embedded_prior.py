@@ -1,0 +1,467 @@
+#!/usr/bin/env python
+"""Train the embedded prior on the toy world and save it in diffusers' folder layout.
+
+    python scripts/train_embedded_prior.py --steps 6000 --out assets/embedded-prior
+
+Deterministic for a seed, resumable (run the same command again), on the CPU or on CUDA. What it
+trains is a pixel-space text-to-image diffusion model, 64x64, v-prediction: a small
+UNet2DConditionModel with a CLIPTextModel trained along with it. Working files (geometry of the
+data, training state, sample sheets) go to `--work`, the model to `--out` when all steps are done.
+
+The learning rate is constant after its warm-up and falls linearly to zero over the last
+`--decay-steps`: to go on from a finished state, ask for more steps; to end early, for fewer.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from queue import Queue
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import DDIMScheduler, DDPMScheduler, IFPipeline, UNet2DConditionModel
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+from tokenizers import Tokenizer
+from tokenizers.models import BPE
+from tokenizers.pre_tokenizers import ByteLevel
+from tokenizers.trainers import BpeTrainer
+from torch import Tensor, nn
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from dreamfusion.cameras import sample_cameras
+from dreamfusion.toybox import ADJECTIVES, COLORS, NOUNS, make_object, view
+from dreamfusion.toybox.language import (
+    SHADING_WORDS,
+    TEMPLATE,
+    azimuth_word,
+    caption,
+    caption_words,
+    held_out_pairs,
+    vocabulary_file,
+)
+from dreamfusion.toybox.objects import COLOR_INDEX, PALETTE_TABLE
+
+SIZE = 64
+SUPERSAMPLE = 2
+# The cameras and lights of the training pictures; SDS draws its own from the same ranges.
+CAMERA: dict[str, Any] = {
+    "elevation_deg": [-12.0, 72.0],
+    "distance": [2.65, 2.85],
+    "fov_y_deg": [40.0, 40.0],
+}
+LIGHT: dict[str, Any] = {"ambient": 0.4, "direction_std": 0.6}
+SHADING_SHARES = {"albedo": 0.35, "lambertian": 0.45, "textureless": 0.2}
+MAX_TOKENS = 77  # what diffusers' IFPipeline pads prompts to
+SHEET_PROMPTS = (
+    "corgi", "yellow chair", "blue mug", "green teapot", "red car", "castle", "purple rabbit",
+    "airplane", "snowman", "turquoise sofa",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """The toy world's geometry, seen once: n views, each SIZE * SUPERSAMPLE pixels wide."""
+
+    normals: NDArray[np.int8]  # (n, s, s, 3), unit vectors times 127
+    color_index: NDArray[np.uint8]  # (n, s, s)
+    noun: NDArray[np.uint8]
+    adjective: NDArray[np.uint8]  # 0: none
+    azimuth_deg: NDArray[np.float32]
+    elevation_deg: NDArray[np.float32]
+    towards_camera: NDArray[np.float32]  # (n, 3) unit vectors
+
+
+def render_geometry(views_per_noun: int, seed: int, cache: Path) -> Geometry:
+    """Every noun in many shapes, eight views of each, from random cameras."""
+    file = cache / f"geometry-{views_per_noun}-{seed}.npz"
+    if file.exists():
+        with np.load(file) as saved:
+            return Geometry(**{name: saved[name] for name in saved.files})
+    per_shape, size = 8, SIZE * SUPERSAMPLE
+    n = len(NOUNS) * views_per_noun
+    out = Geometry(
+        np.empty((n, size, size, 3), np.int8),
+        np.empty((n, size, size), np.uint8),
+        np.empty(n, np.uint8),
+        np.empty(n, np.uint8),
+        np.empty(n, np.float32),
+        np.empty(n, np.float32),
+        np.empty((n, 3), np.float32),
+    )
+    adjectives = list(ADJECTIVES)
+    started = time.time()
+    for start in range(0, n, per_shape):
+        noun = start // views_per_noun
+        rng = np.random.default_rng([seed, start])
+        which = int(rng.integers(1, len(adjectives) + 1)) if rng.random() < 0.2 else 0
+        adjective = adjectives[which - 1] if which else None
+        obj = make_object(NOUNS[noun].name, "main", adjective, rng)
+        generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
+        ranges = {name: tuple(values) for name, values in CAMERA.items()}
+        cameras = sample_cameras(per_shape, **ranges, generator=generator)
+        buffers = view(obj, cameras, size)
+        stop = min(start + per_shape, n)
+        here, k = slice(start, stop), stop - start
+        out.normals[here] = np.round(buffers.normals * 127)[:k]
+        out.color_index[here] = buffers.color_index[:k]
+        out.noun[here], out.adjective[here] = noun, which
+        out.azimuth_deg[here] = cameras.azimuth_deg.numpy()[:k]
+        out.elevation_deg[here] = cameras.elevation_deg.numpy()[:k]
+        position = cameras.positions.numpy()[:k]
+        out.towards_camera[here] = position / np.linalg.norm(position, axis=1, keepdims=True)
+        if start % (per_shape * 100) == 0:
+            print(f"geometry: {start}/{n} views, {time.time() - started:.0f} s", flush=True)
+    cache.mkdir(parents=True, exist_ok=True)
+    np.savez(file, **vars(out))
+    return out
+
+
+class ToyPictures:
+    """Training batches: the views of `geometry`, coloured, lit and put on backgrounds anew."""
+
+    def __init__(self, geometry: Geometry, batch: int, seed: int) -> None:
+        self.geometry, self.batch, self.seed = geometry, batch, seed
+        held = set(held_out_pairs())
+        self.colors_of = [[c for c in COLORS if (n.name, c) not in held] for n in NOUNS]
+
+    def __call__(self, step: int) -> tuple[NDArray[np.float32], list[str]]:
+        """The batch of a step: pictures (b, SIZE, SIZE, 3) in [0, 1], and captions."""
+        rng = np.random.default_rng([self.seed, 1, step])
+        pictures = np.empty((self.batch, SIZE, SIZE, 3), np.float32)
+        captions = []
+        for i, row in enumerate(rng.integers(len(self.geometry.noun), size=self.batch)):
+            pictures[i], text = self._example(int(row), rng)
+            captions.append(text)
+        return pictures, captions
+
+    def _example(self, row: int, rng: np.random.Generator) -> tuple[NDArray[np.float32], str]:
+        g = self.geometry
+        noun = NOUNS[g.noun[row]]
+        color = None
+        if rng.random() < 0.55:
+            allowed = self.colors_of[g.noun[row]]
+            color = allowed[rng.integers(len(allowed))]
+        palette = PALETTE_TABLE.copy()
+        palette[COLOR_INDEX["main"]] = palette[COLOR_INDEX[color or noun.color]]
+        palette = np.clip(palette + rng.normal(0, 0.02, palette.shape), 0, 1).astype(np.float32)
+        palette[0] = random_background(rng)
+
+        shading = list(SHADING_SHARES)[
+            np.searchsorted(np.cumsum(list(SHADING_SHARES.values()))[:-1], rng.random())
+        ]
+        index = g.color_index[row]
+        color_of = palette[index]
+        if shading != "albedo":
+            light = g.towards_camera[row] + rng.normal(0, LIGHT["direction_std"], 3)
+            light = (light / np.linalg.norm(light) / 127).astype(np.float32)
+            diffuse = np.maximum(g.normals[row].astype(np.float32) @ light, 0)
+            ambient = LIGHT["ambient"]
+            brightness = ((ambient + (1 - ambient) * diffuse))[..., None]
+            lit = brightness if shading == "textureless" else color_of * brightness
+            color_of = np.where(index[..., None] > 0, lit, palette[0])
+        s = SUPERSAMPLE
+        small = color_of.reshape(SIZE, s, SIZE, s, 3).mean(axis=(1, 3))
+        text = caption(
+            noun.name,
+            color,
+            list(ADJECTIVES)[g.adjective[row] - 1] if g.adjective[row] else None,
+            float(g.azimuth_deg[row]),
+            float(g.elevation_deg[row]),
+            shading,
+            rng,
+        )
+        return small, "" if rng.random() < 0.12 else text
+
+
+def random_background(rng: np.random.Generator) -> NDArray[np.float32]:
+    """A plain colour: white or a gray in four cases of ten, else anything."""
+    kind = rng.random()
+    if kind < 0.2:
+        return np.ones(3, np.float32)
+    if kind < 0.4:
+        return np.full(3, rng.random(), np.float32)
+    return rng.random(3).astype(np.float32)
+
+
+def make_tokenizer() -> CLIPTokenizer:
+    """A CLIP tokenizer in which every caption word is one token.
+
+    Byte-pair merges are learned from the word list until every word is whole.
+    """
+    words = caption_words()
+    alphabet = sorted(ByteLevel.alphabet())
+    bpe = Tokenizer(BPE(end_of_word_suffix="</w>"))
+    trainer = BpeTrainer(
+        vocab_size=100_000, end_of_word_suffix="</w>", min_frequency=1, show_progress=False
+    )
+    bpe.train_from_iterator(words, trainer)
+    merges = [tuple(pair) for pair in json.loads(bpe.to_str())["model"]["merges"]]
+    symbols = [*alphabet, *(c + "</w>" for c in alphabet), *("".join(pair) for pair in merges)]
+    symbols = list(dict.fromkeys([*symbols, "<|startoftext|>", "<|endoftext|>"]))
+    vocab = {s: i for i, s in enumerate(symbols)}
+    tokenizer = CLIPTokenizer(
+        vocab=vocab, merges=list(merges), model_max_length=MAX_TOKENS
+    )
+    broken = [w for w in words if len(tokenizer(w).input_ids) != 3]
+    assert not broken, f"not one token each: {broken}"
+    return tokenizer
+
+
+def make_models(tokenizer: CLIPTokenizer, seed: int) -> tuple[CLIPTextModel, UNet2DConditionModel]:
+    torch.manual_seed(seed)
+    text_encoder = CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=128,
+            intermediate_size=256,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            max_position_embeddings=MAX_TOKENS,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+    # Thin at the top, where pixels are many, and wide at the bottom: on two CPU cores this is
+    # what trains and runs fastest for its quality. The prompt also joins the time embedding
+    # (addition_embed_type="text", as in DeepFloyd IF), so that every block hears it.
+    unet = UNet2DConditionModel(
+        sample_size=SIZE,
+        in_channels=3,
+        out_channels=6,  # as DeepFloyd IF: noise and variance; the variance is not trained
+        block_out_channels=(16, 32, 64, 128, 256),
+        down_block_types=("DownBlock2D",) * 3 + ("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D") + ("UpBlock2D",) * 3,
+        layers_per_block=1,
+        cross_attention_dim=128,
+        encoder_hid_dim=128,
+        attention_head_dim=4,  # diffusers takes this as the number of heads
+        norm_num_groups=8,
+        addition_embed_type="text",
+        addition_embed_type_num_heads=4,
+        resnet_time_scale_shift="scale_shift",
+    )
+    return text_encoder, unet
+
+
+def noise_schedule() -> DDPMScheduler:
+    return DDPMScheduler(
+        num_train_timesteps=1000,
+        beta_schedule="squaredcos_cap_v2",
+        prediction_type="v_prediction",
+        variance_type="fixed_small",
+        clip_sample=True,
+    )
+
+
+def prefetch(pictures: ToyPictures, start: int, stop: int) -> Queue[Any]:
+    """A queue that a thread fills with the batches of steps start .. stop - 1."""
+    queue: Queue[Any] = Queue(maxsize=4)
+
+    def work() -> None:
+        for step in range(start, stop):
+            queue.put(pictures(step))
+
+    threading.Thread(target=work, daemon=True).start()
+    return queue
+
+
+def encode(tokenizer: CLIPTokenizer, text_encoder: CLIPTextModel, texts: list[str]) -> Tensor:
+    ids = tokenizer(
+        texts, padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="pt"
+    ).input_ids
+    return text_encoder(ids.to(text_encoder.device)).last_hidden_state
+
+
+@torch.no_grad()
+def sample_sheet(
+    tokenizer: CLIPTokenizer,
+    text_encoder: CLIPTextModel,
+    unet: UNet2DConditionModel,
+    file: Path,
+    *,
+    autocast: Any,
+    guidance: float = 4.0,
+    steps: int = 25,
+) -> None:
+    """A row a prompt, eight azimuths a row: what the prior has learned, to look at."""
+    device = unet.device
+    scheduler = DDIMScheduler.from_config(noise_schedule().config)
+    scheduler.set_timesteps(steps)
+    generator = torch.Generator().manual_seed(0)
+    rows = []
+    for i, prompt in enumerate(SHEET_PROMPTS):
+        texts = [
+            TEMPLATE.format(
+                prompt=prompt,
+                azimuth=azimuth_word(45.0 * k),
+                elevation="raised",
+                shading=list(SHADING_WORDS.values())[1 if i % 3 else 0],
+            )
+            for k in range(8)
+        ]
+        text = encode(tokenizer, text_encoder, texts + [""] * 8)
+        x = torch.randn(8, 3, SIZE, SIZE, generator=generator).to(device)
+        for t in scheduler.timesteps:
+            with autocast():
+                out = unet(torch.cat([x, x]), t, text, return_dict=False)[0][:, :3].float()
+            cond, uncond = out.chunk(2)
+            x = scheduler.step(uncond + guidance * (cond - uncond), t, x).prev_sample
+        strip = (x.clamp(-1, 1) * 127.5 + 127.5).permute(0, 2, 3, 1).byte().cpu().numpy()
+        label = Image.new("RGB", (96, SIZE), "white")
+        ImageDraw.Draw(label).text((2, 26), prompt, fill="black")
+        rows.append(np.concatenate([np.asarray(label), *strip], axis=1))
+    file.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.concatenate(rows)).save(file)
+
+
+def save_pipeline(
+    folder: Path, tokenizer: CLIPTokenizer, text_encoder: nn.Module, unet: nn.Module
+) -> None:
+    """Write the prior as diffusers does, in half precision, with its vocabulary beside it."""
+    import copy
+
+    pipeline = IFPipeline(
+        tokenizer=tokenizer,
+        text_encoder=copy.deepcopy(text_encoder).to("cpu", torch.float16),  # type: ignore[arg-type]
+        unet=copy.deepcopy(unet).to("cpu", torch.float16),  # type: ignore[arg-type]
+        scheduler=noise_schedule(),
+        safety_checker=None,
+        feature_extractor=None,
+        watermarker=None,
+        requires_safety_checker=False,
+    )
+    pipeline.save_pretrained(folder, safe_serialization=True)
+    vocabulary = vocabulary_file(CAMERA, LIGHT, SIZE)
+    (folder / "dreamfusion.json").write_text(json.dumps(vocabulary, indent=1) + "\n")
+    pairs = "".join(f"{noun},{color}\n" for noun, color in held_out_pairs())
+    (folder / "held_out_pairs.csv").write_text("noun,color\n" + pairs)
+
+
+def learning_rate(step: int, steps: int, warmup: int, decay: int, peak: float) -> float:
+    return peak * min(1.0, (step + 1) / warmup, max(steps - step, 1) / max(decay, 1))
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--steps", type=int, default=20000)
+    parser.add_argument("--decay-steps", type=int, default=1500)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--learning-rate", type=float, default=8e-4)
+    parser.add_argument("--ema", type=float, default=0.999)
+    parser.add_argument("--views-per-noun", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--save-every", type=int, default=250, help="steps between states")
+    parser.add_argument("--sheet-every", type=int, default=1000, help="steps between sheets")
+    parser.add_argument("--work", type=Path, default=Path(".training/embedded-prior"))
+    parser.add_argument("--out", type=Path, default=Path("assets/embedded-prior"))
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_arguments()
+    device = torch.device(args.device)
+
+    def autocast() -> Any:
+        return torch.autocast(device.type, torch.bfloat16)
+
+    geometry = render_geometry(args.views_per_noun, args.seed, args.work)
+    tokenizer = make_tokenizer()
+    text_encoder, unet = make_models(tokenizer, args.seed)
+    models = nn.ModuleDict({"text_encoder": text_encoder, "unet": unet}).to(device)
+    models = models.to(memory_format=torch.channels_last)
+    average = nn.ModuleDict(dict(zip(models, make_models(tokenizer, args.seed), strict=True)))
+    average = average.to(device).requires_grad_(False)
+    print(f"{sum(p.numel() for p in models.parameters()) / 1e6:.1f} M parameters", flush=True)
+    optimizer = torch.optim.AdamW(
+        models.parameters(), lr=args.learning_rate, betas=(0.9, 0.99), weight_decay=0.01
+    )
+    state_file, first = args.work / "state.pt", 0
+    if state_file.exists():
+        state = torch.load(state_file, map_location=device, weights_only=True)
+        models.load_state_dict(state["models"])
+        average.load_state_dict(state["average"])
+        optimizer.load_state_dict(state["optimizer"])
+        first = state["step"]
+        print(f"resumed at step {first}", flush=True)
+
+    scheduler = noise_schedule()
+    alpha = scheduler.alphas_cumprod.sqrt().to(device)
+    sigma = (1 - scheduler.alphas_cumprod).sqrt().to(device)
+    queue = prefetch(ToyPictures(geometry, args.batch, args.seed), first, args.steps)
+    losses: list[float] = []
+    started = time.time()
+    for step in range(first, args.steps):
+        pictures, captions = queue.get()
+        x = torch.from_numpy(pictures).permute(0, 3, 1, 2).to(device) * 2 - 1
+        generator = torch.Generator().manual_seed(args.seed * 1_000_003 + step)
+        # More of the noisy timesteps, where shape and colour are decided.
+        u = torch.rand(args.batch, generator=generator) ** 0.75
+        t = (u * scheduler.config.num_train_timesteps).long().to(device)
+        noise = torch.randn(x.shape, generator=generator).to(device)
+        a, s = alpha[t][:, None, None, None], sigma[t][:, None, None, None]
+        z, v = a * x + s * noise, a * noise - s * x
+        with autocast():
+            text = encode(tokenizer, text_encoder, captions)
+            z = z.to(memory_format=torch.channels_last)
+            predicted = unet(z, t, text, return_dict=False)[0][:, :3]
+        loss = (predicted.float() - v).square().mean()
+        if not torch.isfinite(loss):
+            sys.exit(f"step {step}: the loss is {loss.item()}")
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(
+                step, args.steps, 200, args.decay_steps, args.learning_rate
+            )
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(models.parameters(), 1.0)
+        optimizer.step()
+        keep = min(args.ema, (step + 1) / (step + 10))
+        with torch.no_grad():
+            torch._foreach_lerp_(
+                list(average.parameters()), list(models.parameters()), 1 - keep
+            )
+        losses.append(loss.item())
+
+        done = step + 1
+        if done % 50 == 0:
+            rate = (done - first) * args.batch / (time.time() - started)
+            left = (args.steps - done) * args.batch / rate / 60
+            print(
+                f"step {done}/{args.steps}: loss {np.mean(losses[-50:]):.4f}, "
+                f"{rate:.1f} pictures/s, {left:.0f} min left",
+                flush=True,
+            )
+        if done % args.save_every == 0 or done == args.steps:
+            state = {
+                "models": models.state_dict(),
+                "average": average.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "step": done,
+            }
+            torch.save(state, state_file.with_suffix(".tmp"))
+            state_file.with_suffix(".tmp").replace(state_file)
+        if done % args.sheet_every == 0 or done == args.steps:
+            sheet = args.work / f"sheet-{done:06d}.png"
+            sample_sheet(
+                tokenizer, average["text_encoder"], average["unet"], sheet, autocast=autocast
+            )
+    save_pipeline(args.out, tokenizer, average["text_encoder"], average["unet"])
+    sample_sheet(
+        tokenizer, average["text_encoder"], average["unet"],
+        args.out / "samples.png", autocast=autocast,
+    )  # fmt: skip
+    print(f"saved {args.out}")
+
+
+if __name__ == "__main__":
+    main()
