@@ -98,16 +98,21 @@ class RenderConfig:
 
 @dataclass(frozen=True)
 class ShadingConfig:
-    """Which share of the steps is lit, and how."""
+    """Which share of the steps is lit, and how. What is null comes from the prior, or else is the
+    paper's: ambient .1, spread 1; distance 4..8."""
 
     lambertian: Schedule = _setting(
         Schedule(0.0, 0.5, 0.4, 0.4), "share of lit steps, the others show albedo", low=0, high=1
     )
     textureless: float = _setting(0.4, "share of the lit steps without colour", low=0, high=1)
-    ambient: float = _setting(0.4, "ambient part of the light, diffuse is the rest", low=0, high=1)
-    light_distance: Range | None = _setting(None, "range of light distances", low=0.1, high=100)
-    light_spread: float = _setting(
-        0.6, "deviation of the light's direction from the camera's", low=0, high=10
+    ambient: float | None = _setting(
+        None, "ambient part of the light, diffuse is the rest", low=0, high=1
+    )
+    light_spread: float | None = _setting(
+        None, "deviation of the light's direction from the camera's", low=0, high=10
+    )
+    light_distance: Range | None = _setting(
+        None, "range of light distances, scene units", low=0.1, high=100
     )
 
 

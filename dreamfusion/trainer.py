@@ -5,14 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from dreamfusion.background import Background, LearnedBackground
 from dreamfusion.cameras import Cameras, generate_rays, sample_cameras
-from dreamfusion.config import Config, Range, override
+from dreamfusion.config import Config, override
 from dreamfusion.errors import UserError
 from dreamfusion.field import Field
 from dreamfusion.hashgrid import HashGrid
@@ -25,6 +25,8 @@ from dreamfusion.shading import Shading
 
 if TYPE_CHECKING:
     from dreamfusion.priors import DiffusionPrior
+
+T = TypeVar("T")
 
 
 class TrainingError(UserError):
@@ -210,7 +212,7 @@ def sample_views(state: TrainState, config: Config, step: int, generator: torch.
         generator=generator,
     )
     towards = torch.nn.functional.normalize(cameras.positions, dim=-1)
-    towards = towards + shading.light_spread * torch.randn(n, 3, generator=generator)
+    towards = towards + _known(shading.light_spread) * torch.randn(n, 3, generator=generator)
     low, high = _known(shading.light_distance)
     distance = low + (high - low) * torch.rand(n, 1, generator=generator)
     light_position = torch.nn.functional.normalize(towards, dim=-1) * distance
@@ -239,6 +241,7 @@ def render_views(
     state: TrainState, config: Config, views: Views, generator: torch.Generator
 ) -> RenderOutput:
     """Render a step's views, differentiably: pixels are (n, size, size, ...)."""
+    ambient = _known(config.shading.ambient)
     return render(
         state.field,
         state.occupancy,
@@ -246,8 +249,8 @@ def render_views(
         background=views.background,
         shading=views.shading,
         light_position=views.light_position,
-        ambient=config.shading.ambient,
-        diffuse=1.0 - config.shading.ambient,
+        ambient=ambient,
+        diffuse=1.0 - ambient,
         generator=generator,
         step_size=config.render.step_size,
         min_transmittance=config.render.min_transmittance,
@@ -312,7 +315,7 @@ def estimate_seconds(state: TrainState, prior: DiffusionPrior, config: Config) -
 def resolve(config: Config, prior: DiffusionPrior, device: str) -> Config:
     """The configuration with every choice made: what the prior knows of cameras and lights takes
     the place of null, and names that of auto. The prompt stays as typed."""
-    ranges = prior.card.camera
+    ranges, light, shading = prior.card.camera, prior.card.light, config.shading
     chosen = {
         "device": device,
         "prior": {"name": prior.name, "dtype": str(prior.dtype).removeprefix("torch.")},
@@ -321,7 +324,13 @@ def resolve(config: Config, prior: DiffusionPrior, device: str) -> Config:
             "distance": config.camera.distance or ranges.distance,
             "fov_y_deg": config.camera.fov_y_deg or ranges.fov_y_deg,
         },
-        "shading": {"light_distance": config.shading.light_distance or ranges.light_distance},
+        "shading": {
+            "ambient": light.ambient if shading.ambient is None else shading.ambient,
+            "light_spread": (
+                light.direction_std if shading.light_spread is None else shading.light_spread
+            ),
+            "light_distance": shading.light_distance or light.distance,
+        },
     }
     return override(config, chosen)
 
@@ -357,7 +366,7 @@ def _prompts(prior: DiffusionPrior, config: Config, views: Views) -> list[str]:
     )
 
 
-def _known(value: Range | None) -> Range:
+def _known(value: T | None) -> T:
     if value is None:
         raise ValueError("the configuration is not resolved: see trainer.resolve")
     return value

@@ -43,7 +43,7 @@ def reference_sds_gradient(folder, images, prompt, guidance, result):
     """Slow and independent: diffusers' own classes and formulas, one picture and text at a time,
     with autograd through the image encoder."""
     unet = UNet2DConditionModel.from_pretrained(folder / "unet")
-    encoder = CLIPTextModel.from_pretrained(folder / "text_encoder")
+    encoder = CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=torch.float32)
     tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
     scheduler = DDPMScheduler.from_pretrained(folder / "scheduler")
     images = images.detach().clone().requires_grad_()
@@ -163,6 +163,8 @@ def test_a_card_sets_views_words_and_cameras(folders):
     assert card.vocabulary.canonical("A red puppy") == "red corgi"
     assert [view.text for view in card.vocabulary.azimuth][1] == "left view"
     assert card.camera.distance == (2.5, 3.0)
+    assert card.light.ambient == 0.4 and card.light.direction_std == 0.6
+    assert card.kinds["colors"] == ("red", "blue", "green")
     assert read_card(folders["latent"]).vocabulary == PAPER_VIEWS
 
 

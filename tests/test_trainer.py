@@ -225,7 +225,8 @@ def test_resolve_fills_in_what_the_prior_knows(prior, folder):
     assert config.camera.distance == (4, 5)
     assert config.camera.elevation_deg == (-10, 50)
     assert config.camera.fov_y_deg == (38, 42)
-    assert config.shading.light_distance is not None
+    assert config.shading.ambient == 0.4 and config.shading.light_spread == 0.6
+    assert config.shading.light_distance == prior.card.light.distance
     assert config.prior.name == str(folder) and config.prior.dtype in ("float32", "bfloat16")
     with pytest.raises(ValueError, match="not resolved"):
         train_step(new_state(config, "cpu"), prior, build_config(TINY))

@@ -69,6 +69,9 @@ def card() -> dict[str, object]:
             ],
         },
         "shading": {"albedo": "flat", "lambertian": "", "textureless": "clay"},
+        "light": {"ambient": 0.4, "direction_std": 0.6},
+        "nouns": ["corgi", "mug", "chair"],
+        "colors": ["red", "blue", "green"],
         "camera": {"distance": [2.5, 3.0], "fov_y_deg": [38, 42], "elevation_deg": [-10, 50]},
         "prompt_template": "{prompt}, {azimuth}, {elevation}, {shading}",
     }
@@ -103,6 +106,7 @@ def _save_common(folder: Path) -> None:
     CLIPTokenizer.from_pretrained(
         tokenizer_folder, model_max_length=77, local_files_only=True
     ).save_pretrained(tokenizer_folder)
+    # Saved in half precision, as many models on the hub are.
     CLIPTextModel(
         CLIPTextConfig(
             vocab_size=len(vocabulary),
@@ -115,7 +119,7 @@ def _save_common(folder: Path) -> None:
             eos_token_id=vocabulary.index("<|endoftext|>"),
             pad_token_id=vocabulary.index("<|endoftext|>"),
         )
-    ).save_pretrained(folder / "text_encoder")
+    ).half().save_pretrained(folder / "text_encoder")
 
 
 def _save_index(folder: Path, pipeline: str, more: dict[str, list[str]]) -> None:

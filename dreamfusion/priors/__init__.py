@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dreamfusion.priors.card import CameraRanges, PriorCard, read_card
+from dreamfusion.priors.card import CameraRanges, Light, PriorCard, read_card
 from dreamfusion.priors.folder import PriorError, PriorFolder, find_prior
 
 if TYPE_CHECKING:
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 __all__ = [
     "CameraRanges",
     "DiffusionPrior",
+    "Light",
     "PriorCard",
     "PriorError",
     "PriorFolder",

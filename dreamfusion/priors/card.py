@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,13 @@ from dreamfusion.priors.folder import CARD, PriorError, one_line, read_json
 from dreamfusion.prompts import PAPER_VIEWS, ViewVocabulary
 
 FORMAT = 1
+KINDS = ("nouns", "colors", "adjectives")
 Range = tuple[float, float]
 
 
 @dataclass(frozen=True)
 class CameraRanges:
-    """Cameras and lights that suit a prior: degrees and scene units.
+    """Cameras that suit a prior: degrees and scene units.
 
     Where a prior says nothing: these, near DreamFusion's (appendix A.2) but for a longer lens,
     with which the whole object stays in the picture.
@@ -24,15 +26,30 @@ class CameraRanges:
     elevation_deg: Range = (-10.0, 60.0)
     distance: Range = (2.6, 3.2)
     fov_y_deg: Range = (35.0, 45.0)
-    light_distance: Range = (2.0, 4.0)
+
+
+@dataclass(frozen=True)
+class Light:
+    """Lights that suit a prior: the ambient share (the rest is diffuse), the deviation of the
+    light's direction from the camera's, and its distance, scene units. By default DreamFusion's,
+    but farther away."""
+
+    ambient: float = 0.1
+    direction_std: float = 1.0
+    distance: Range = (4.0, 8.0)
 
 
 @dataclass(frozen=True)
 class PriorCard:
-    """What a prior says of itself."""
+    """What a prior says of itself.
+
+    kinds: lists of the words that it was trained on, by what they are ("nouns", "colors", …).
+    """
 
     vocabulary: ViewVocabulary = PAPER_VIEWS
     camera: CameraRanges = CameraRanges()
+    light: Light = Light()
+    kinds: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 def read_card(folder: Path) -> PriorCard:
@@ -51,18 +68,27 @@ def read_card(folder: Path) -> PriorCard:
         )
     try:
         vocabulary = ViewVocabulary.from_mapping(content)
-        return PriorCard(vocabulary, _camera(content.get("camera", {})))
+        return PriorCard(
+            vocabulary,
+            CameraRanges(**_numbers(content.get("camera", {}))),
+            Light(**_numbers(content.get("light", {}))),
+            {key: tuple(content[key]) for key in KINDS if key in content},
+        )
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         raise PriorError(
             f"{path} is malformed: {type(error).__name__}: {one_line(error)}"
         ) from None
 
 
-def _camera(content: dict[str, Any]) -> CameraRanges:
-    ranges: dict[str, Range] = {}
+def _numbers(content: Mapping[str, Any]) -> dict[str, Any]:
+    """A mapping of names to numbers or to ranges [low, high], checked."""
+    result: dict[str, float | Range] = {}
     for key, value in content.items():
-        low, high = value
-        if low > high:
-            raise ValueError(f"camera.{key}: {low} is greater than {high}")
-        ranges[key] = (float(low), float(high))
-    return CameraRanges(**ranges)
+        if isinstance(value, list):
+            low, high = value
+            if low > high:
+                raise ValueError(f"{key}: {low} is greater than {high}")
+            result[key] = (float(low), float(high))
+        else:
+            result[key] = float(value)
+    return result

@@ -172,7 +172,11 @@ def _load_part(folder: PriorFolder, component: str, cls: Any) -> Any:
     """One component in float32. The libraries raise many kinds of errors for broken files; all of
     them mean the same to a user."""
     path = folder.path / component
-    options: dict[str, Any] = {} if component == "tokenizer" else {"use_safetensors": True}
+    options: dict[str, Any] = {}
+    if component != "tokenizer":
+        # The two libraries name the precision differently, and only one of them defaults to it.
+        name = "dtype" if component == "text_encoder" else "torch_dtype"
+        options = {"use_safetensors": True, name: torch.float32}
     try:
         return cls.from_pretrained(path, local_files_only=True, **options)
     except Exception as error:
