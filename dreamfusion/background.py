@@ -53,6 +53,4 @@ def background_color(background: Background, directions: Tensor, n_views: int) -
         return background.expand(directions.shape[0], 3)
     if background.shape == (n_views, 3):
         return background.repeat_interleave(directions.shape[0] // n_views, dim=0)
-    raise ValueError(
-        f"a plain background is (3,) or ({n_views}, 3), not {tuple(background.shape)}"
-    )
+    raise ValueError(f"a plain background is (3,) or ({n_views}, 3), not {tuple(background.shape)}")

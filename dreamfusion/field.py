@@ -49,7 +49,7 @@ class Field(nn.Module):
     added to the activation's argument at distance r from the origin (radius in scene units);
     "linear" is scale (1 - r / radius), "gaussian" scale exp(-r^2 / (2 radius^2)), after
     threestudio and DreamFusion. normal_epsilon: half the spacing of the taps along each axis that
-    normals are taken with, scene units; about a finest cell. generator: draws the start values.
+    normals are taken with, scene units; a little more than a finest cell, for smoothness. generator: draws the start values.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Field(nn.Module):
         blob: Blob = "linear",
         blob_scale: float = 10.0,
         blob_radius: float = 0.5,
-        normal_epsilon: float = 0.01,
+        normal_epsilon: float = 0.02,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()

@@ -33,9 +33,7 @@ class _TwoLayers(torch.autograd.Function):
         grad_x = torch.empty_like(x)
         grad_w1, grad_b1 = torch.zeros_like(w1), torch.zeros_like(b1)
         grad_w2 = torch.zeros_like(w2)
-        blocks = zip(
-            x.split(_BLOCK), grad_out.split(_BLOCK), grad_x.split(_BLOCK), strict=True
-        )
+        blocks = zip(x.split(_BLOCK), grad_out.split(_BLOCK), grad_x.split(_BLOCK), strict=True)
         for part, grad, target in blocks:
             hidden = torch.addmm(b1, part, w1.t()).relu_()
             grad_w2.addmm_(grad.t(), hidden)

@@ -18,17 +18,20 @@ class OccupancyGrid(nn.Module):
     covers what a sample a cell misses, and lets the object grow. Until the first `update`, every
     cell is occupied.
 
-    resolution: cells a side. threshold: density, per scene unit; at a step of 0.025 the default
-    leaves out samples of opacity below 0.0025. decay: factor on the kept maximum at each update,
-    in (0, 1). Buffers: `density` (r, r, r) float32, `occupied` (r, r, r) bool.
+    It also keeps a floor: the least density that was last seen in a cell and its 26 neighbours.
+    Rays end where the floor alone has swallowed the light, deep inside solid objects.
+
+    resolution: cells a side. threshold: density, per scene unit; at a step of 0.03 the default
+    leaves out samples of opacity below 0.009. decay: factor on the kept maximum at each update,
+    in (0, 1). Buffers: `density` (r, r, r) float32, `floor` likewise,
+    `occupied` (r, r, r) bool.
     """
 
     density: Tensor
+    floor: Tensor
     occupied: Tensor
 
-    def __init__(
-        self, *, resolution: int = 64, threshold: float = 0.1, decay: float = 0.9
-    ) -> None:
+    def __init__(self, *, resolution: int = 64, threshold: float = 0.3, decay: float = 0.9) -> None:
         super().__init__()
         if resolution < 1 or threshold < 0 or not 0 < decay < 1:
             raise ValueError(
@@ -40,6 +43,7 @@ class OccupancyGrid(nn.Module):
         self.decay = decay
         shape = (resolution, resolution, resolution)
         self.register_buffer("density", torch.zeros(shape))
+        self.register_buffer("floor", torch.zeros(shape))
         self.register_buffer("occupied", torch.ones(shape, dtype=torch.bool))
 
     @torch.no_grad()
@@ -63,6 +67,8 @@ class OccupancyGrid(nn.Module):
         seen = torch.cat([density(part) for part in points.split(chunk)])
         seen = seen.reshape(self.density.shape).to(self.density.dtype)
         self.density.copy_(torch.maximum(self.density * self.decay, seen))
+        # NaN promises nothing, so it must not end a ray.
+        self.floor.copy_(_erode(seen.nan_to_num(nan=0.0, posinf=torch.inf)))
         # Not `density > threshold`: that is False for NaN.
         above = ~(self.density <= self.threshold)
         self.occupied.copy_(_dilate(above))
@@ -74,12 +80,22 @@ class OccupancyGrid(nn.Module):
 
     def is_occupied(self, points: Tensor) -> Tensor:
         """(m,) bool for points (m, 3): whether their cell is occupied; False outside the box."""
+        inside, cell = self.cells(points)
+        x, y, z = cell.unbind(-1)
+        return inside & self.occupied[x, y, z]
+
+    def floor_density(self, points: Tensor) -> Tensor:
+        """(m,) the floor of the cell of each point (m, 3); 0 outside the box."""
+        inside, cell = self.cells(points)
+        x, y, z = cell.unbind(-1)
+        return torch.where(inside, self.floor[x, y, z], 0.0)
+
+    def cells(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        """Whether points (m, 3) are inside the box (m,), and their nearest cells (m, 3) int64."""
         inside = (points.abs() <= 1.0).all(dim=-1)
         # Same arithmetic, in the same order, as the compiled ray marcher's.
         scaled = (points * 0.5 + 0.5) * self.resolution
-        cell = torch.nan_to_num(scaled).long().clamp(0, self.resolution - 1)
-        x, y, z = cell.unbind(-1)
-        return inside & self.occupied[x, y, z]
+        return inside, torch.nan_to_num(scaled).long().clamp(0, self.resolution - 1)
 
 
 def _dilate(mask: Tensor) -> Tensor:
@@ -91,3 +107,8 @@ def _dilate(mask: Tensor) -> Tensor:
         grown.narrow(axis, 0, n - 1).logical_or_(mask.narrow(axis, 1, n - 1))
         mask = grown
     return mask
+
+
+def _erode(values: Tensor) -> Tensor:
+    """The least value of each cell of a 3-D grid and its 26 neighbours."""
+    return -torch.nn.functional.max_pool3d(-values[None, None], 3, stride=1, padding=1)[0, 0]

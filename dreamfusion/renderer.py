@@ -74,9 +74,9 @@ def render(
     diffuse: float = 0.9,
     with_normals: bool = False,
     generator: torch.Generator | None = None,
-    step_size: float = 0.025,
+    step_size: float = 0.03,
     min_transmittance: float = 1e-3,
-    min_normal_weight: float = 1e-2,
+    min_normal_weight: float = 2e-2,
 ) -> RenderOutput:
     """Render rays of batch shape (views, ...) or (views,); differentiable in field and background.
 
@@ -84,16 +84,21 @@ def render(
     "textureless" (white) need light_position, (3,) or (views, 3), world frame.
     ambient, diffuse: shares of light. with_normals: composite normals for "albedo" too.
     generator: jitters the samples; None puts them in the middle of their steps.
-    step_size: distance of samples, scene units. min_transmittance: samples that less light than
-    this reaches are left out. min_normal_weight: samples of less weight get no normal of their
+    step_size: distance of samples, scene units. min_transmittance: see `sampling.march_rays`.
+    min_normal_weight: samples of less weight get no normal of their
     own, but the mean shade of their ray.
     """
     if shading not in ("albedo", "lambertian", "textureless"):
         raise ValueError(f"unknown shading {shading!r}")
     batch, n_views = rays.origins.shape[:-1], rays.origins.shape[0]
     flat = rays.flatten()
-    samples = march_rays(flat, occupancy, step=step_size, generator=generator)
-    samples = drop_hidden(field, samples, min_transmittance)
+    samples = march_rays(
+        flat,
+        occupancy,
+        step=step_size,
+        min_transmittance=min_transmittance,
+        generator=generator,
+    )
     output = field(samples.positions)
     ray_weights = render_weights(output.density, samples)
     weights = ray_weights.weights
@@ -129,20 +134,6 @@ def render(
         weights=weights,
         surface=surface,
     )
-
-
-@torch.no_grad()
-def drop_hidden(field: Scene, samples: Samples, min_transmittance: float) -> Samples:
-    """The samples that at least `min_transmittance` of the light reaches.
-
-    One look at densities without gradients costs less than colours, gradients and normals of
-    what stands behind a surface, which is most samples of a solid object.
-    """
-    if len(samples) == 0 or min_transmittance <= 0:
-        return samples
-    transmittance = render_weights(field.density(samples.positions), samples).transmittance
-    # Not `transmittance >= ...`: that is False for NaN, and would hide it.
-    return samples.select(~(transmittance < min_transmittance))
 
 
 def _surface_samples(

@@ -9,11 +9,11 @@ def generator(seed: int = 0) -> torch.Generator:
 
 
 def ball(centre: tuple[float, float, float], radius: float, height: float = 50.0):
-    """A density that is above 0.1 exactly inside the given ball."""
+    """A density that is above 0.3 exactly inside the given ball."""
     middle = torch.tensor(centre)
 
     def density(points: torch.Tensor) -> torch.Tensor:
-        return 0.1 * torch.exp(height * (radius - (points - middle).norm(dim=-1)))
+        return 0.3 * torch.exp(height * (radius - (points - middle).norm(dim=-1)))
 
     return density
 

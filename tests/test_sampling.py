@@ -6,13 +6,12 @@ import torch
 from dreamfusion.cameras import Rays, generate_rays, turntable_cameras
 from dreamfusion.occupancy import OccupancyGrid
 from dreamfusion.sampling import march_rays
+from dreamfusion.volume import render_weights
 
 
 def occupied_ball(resolution: int = 16, radius: float = 0.5) -> OccupancyGrid:
     grid = OccupancyGrid(resolution=resolution)
-    grid.update(
-        lambda p: (p.norm(dim=-1) < radius).float(), torch.Generator().manual_seed(0)
-    )
+    grid.update(lambda p: 40.0 * (p.norm(dim=-1) < radius), torch.Generator().manual_seed(0))
     return grid
 
 
@@ -21,9 +20,7 @@ def many_rays() -> Rays:
     special = torch.tensor(
         [[0.0, 0, 3], [0, 0, 0], [5, 5, 5], [2.0, 0, 3], [0, 0.3, -3], [1.0, 0, 3]]
     )
-    towards = torch.tensor(
-        [[0.0, 0, -1], [0, 1, 0], [1, 0, 0], [0, 0, -1], [0, 0, 1], [0, 0, -1]]
-    )
+    towards = torch.tensor([[0.0, 0, -1], [0, 1, 0], [1, 0, 0], [0, 0, -1], [0, 0, 1], [0, 0, -1]])
     return Rays(torch.cat([views.origins, special]), torch.cat([views.directions, towards]))
 
 
@@ -56,7 +53,7 @@ def test_every_sample_is_occupied_and_none_is_missing():
     grid = occupied_ball()
     rays = many_rays()
     full = march_rays(rays, OccupancyGrid(resolution=16), step=0.05)
-    some = march_rays(rays, grid, step=0.05)
+    some = march_rays(rays, grid, step=0.05, min_transmittance=0.0)
     assert grid.is_occupied(some.positions).all()
     expected = full.select(grid.is_occupied(full.positions))
     assert torch.equal(expected.t, some.t)
@@ -102,3 +99,20 @@ def test_bad_arguments_are_refused():
     broken = Rays(rays.origins * math.nan, rays.directions)
     with pytest.raises(ValueError, match="finite"):
         march_rays(broken, OccupancyGrid(resolution=4), step=0.1)
+
+
+def test_rays_end_inside_solids_but_never_where_light_still_passes():
+    grid = occupied_ball(resolution=32)
+
+    def density(points):
+        return 40.0 * (points.norm(dim=-1) < 0.5)
+
+    rays = many_rays()
+    full = march_rays(rays, grid, step=0.02, min_transmittance=0.0)
+    some = march_rays(rays, grid, step=0.02, min_transmittance=1e-3)
+    assert len(some) < 0.8 * len(full)
+    transmittance = render_weights(density(full.positions), full).transmittance
+    last = torch.full((full.n_rays,), -1.0).scatter_reduce(0, some.ray_index, some.t, "amax")
+    ends = full.t > last[full.ray_index]
+    assert ends.any()
+    assert transmittance[ends].max() < 1e-3

@@ -32,7 +32,20 @@ def _box_interval(origins, directions, ray):  # type: ignore[no-untyped-def]
 # No fastmath: a fused multiply-add would move samples off the reference's by a bit.
 @njit(nogil=True, cache=True, error_model="numpy")
 def _march(  # type: ignore[no-untyped-def]
-    origins, directions, jitter, occupied, step, start, stop, offsets, fill, positions, t_out, index
+    origins,
+    directions,
+    jitter,
+    occupied,
+    floor,
+    step,
+    max_floor,
+    start,
+    stop,
+    offsets,
+    fill,
+    positions,
+    t_out,
+    index,
 ):
     """Count the samples of rays start..stop into offsets[ray + 1], or write them if `fill`."""
     resolution = occupied.shape[0]
@@ -42,7 +55,8 @@ def _march(  # type: ignore[no-untyped-def]
         n = 0
         k = 0
         t = near + (np.float32(k) + jitter[ray]) * step
-        while t < far:
+        before = 0.0
+        while t < far and before <= max_floor:
             x = origins[ray, 0] + t * directions[ray, 0]
             y = origins[ray, 1] + t * directions[ray, 1]
             z = origins[ray, 2] + t * directions[ray, 2]
@@ -59,6 +73,7 @@ def _march(  # type: ignore[no-untyped-def]
                         t_out[row] = t
                         index[row] = ray
                     n += 1
+                before += floor[i, j, m]
             k += 1
             t = near + (np.float32(k) + jitter[ray]) * step
         if not fill:
@@ -66,7 +81,12 @@ def _march(  # type: ignore[no-untyped-def]
 
 
 def march_numba(
-    origins: Tensor, directions: Tensor, jitter: Tensor, occupancy: OccupancyGrid, step: float
+    origins: Tensor,
+    directions: Tensor,
+    jitter: Tensor,
+    occupancy: OccupancyGrid,
+    step: float,
+    max_depth: float,
 ) -> Samples:
     """As `sampling.march_rays`, for float32 tensors on the CPU."""
     n = origins.shape[0]
@@ -78,7 +98,9 @@ def march_numba(
         directions.detach().contiguous().numpy(),
         jitter.contiguous().numpy(),
         occupancy.occupied.contiguous().numpy(),
+        occupancy.floor.contiguous().numpy(),
         np.float32(step),
+        max_depth / step,
     )
     offsets = torch.zeros(n + 1, dtype=torch.int64)
     pieces = ranges(n, at_least=256)

@@ -31,7 +31,12 @@ def box_interval(origins: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def march_reference(
-    origins: Tensor, directions: Tensor, jitter: Tensor, occupancy: OccupancyGrid, step: float
+    origins: Tensor,
+    directions: Tensor,
+    jitter: Tensor,
+    occupancy: OccupancyGrid,
+    step: float,
+    max_depth: float,
 ) -> Samples:
     """As `sampling.march_rays`, which says what the arguments are."""
     near, far = box_interval(origins, directions)
@@ -39,7 +44,11 @@ def march_reference(
     k = torch.arange(n_steps, device=origins.device, dtype=origins.dtype)
     t = near[:, None] + (k[None, :] + jitter[:, None]) * step
     positions = origins[:, None, :] + t[..., None] * directions[:, None, :]
-    keep = (t < far[:, None]) & occupancy.is_occupied(positions.reshape(-1, 3)).reshape(t.shape)
+    flat = positions.reshape(-1, 3)
+    keep = (t < far[:, None]) & occupancy.is_occupied(flat).reshape(t.shape)
+    floor = occupancy.floor_density(flat).reshape(t.shape).double()
+    before = torch.nn.functional.pad(floor.cumsum(dim=1)[:, :-1], (1, 0))
+    keep &= before <= max_depth / step
     offsets = torch.zeros(origins.shape[0] + 1, dtype=torch.int64, device=origins.device)
     offsets[1:] = keep.sum(dim=1).cumsum(0)
     ray_index = keep.nonzero()[:, 0]

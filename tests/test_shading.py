@@ -1,0 +1,30 @@
+import pytest
+import torch
+
+from dreamfusion.shading import color_depth, color_normals, lambertian
+
+
+def test_lambertian_is_full_towards_the_light_and_ambient_away_from_it():
+    normals = torch.tensor([[0.0, 0, 1], [0, 0, -1], [0, 1, 0], [0, 0.6, 0.8]])
+    positions = torch.zeros(4, 3)
+    light = torch.tensor([0.0, 0, 5]).expand(4, 3)
+    shade = lambertian(normals, positions, light, ambient=0.1, diffuse=0.9)
+    assert shade.tolist() == pytest.approx([1.0, 0.1, 0.1, 0.82])
+
+
+def test_a_point_light_is_seen_from_each_position():
+    normals = torch.tensor([[0.0, 1, 0]]).expand(2, 3)
+    positions = torch.tensor([[0.0, 0, 0], [1, 0, 0]])
+    light = torch.tensor([[0.0, 1, 0]]).expand(2, 3)
+    shade = lambertian(normals, positions, light, ambient=0.0, diffuse=1.0)
+    assert shade.tolist() == pytest.approx([1.0, 2**-0.5])
+
+
+def test_pictures_of_quantities_stay_in_range():
+    normals = torch.tensor([[0.0, 0, 0.5], [0, 0, 0]])
+    opacity = torch.tensor([1.0, 0.0])
+    torch.testing.assert_close(
+        color_normals(normals, opacity), torch.tensor([[0.5, 0.5, 1.0], [1, 1, 1]])
+    )
+    depth = color_depth(torch.tensor([1.0, 9.0]), opacity, near=1.0, far=3.0)
+    assert depth.tolist() == [[1, 1, 1], [0, 0, 0]]
