@@ -33,7 +33,7 @@ def prior(request, folders):
     return load_prior(str(folders[request.param]), dtype="float32")
 
 
-@pytest.fixture()
+@pytest.fixture
 def broken(folders, tmp_path):
     """A copy of the latent prior, to be broken."""
     return shutil.copytree(folders["latent"], tmp_path / "broken")

@@ -67,7 +67,7 @@ def test_a_priors_own_views_and_shadings():
 def test_one_prompt_for_each_view():
     prompts = view_prompts(PAPER_VIEWS, "a cat", [0.0, 180.0], [10.0, 70.0])
     assert prompts == ["a cat, front view", "a cat, overhead view"]
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="zip"):
         view_prompts(PAPER_VIEWS, "a cat", [0.0], [10.0, 70.0])
 
 

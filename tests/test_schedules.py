@@ -1,3 +1,5 @@
+import re
+
 import pytest
 
 from dreamfusion.schedules import Schedule
@@ -47,14 +49,14 @@ def test_a_run_of_one_step_is_at_its_start():
 
 
 @pytest.mark.parametrize(
-    "arguments",
+    ("arguments", "message"),
     [
-        {"begin": 0.6, "finish": 0.5},
-        {"finish": 1.5},
-        {"begin": -1, "unit": "steps"},
-        {"start": float("nan")},
+        ({"begin": 0.6, "finish": 0.5}, "begin (0.6) comes after finish (0.5)"),
+        ({"finish": 1.5}, "must lie in [0, 1], not 0.0 and 1.5 (for step numbers set unit: steps)"),
+        ({"begin": -1, "unit": "steps"}, "must lie in [0, 1]"),
+        ({"start": float("nan")}, "must be finite"),
     ],
 )
-def test_nonsense_is_refused(arguments):
-    with pytest.raises(ValueError):
+def test_nonsense_is_refused(arguments, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
         Schedule(**{"start": 0.0, "end": 1.0, **arguments})

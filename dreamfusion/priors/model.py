@@ -144,7 +144,8 @@ def load(folder: PriorFolder, card: PriorCard, *, device: str, dtype: str) -> Di
 
     for component in ("unet", "text_encoder", "vae"):
         if parts[component] is not None:
-            parts[component].requires_grad_(False).eval().to(device)
+            # Folders may hold half precision, which some of the loaders keep.
+            parts[component].requires_grad_(False).eval().to(device, torch.float32)
     parts["unet"].to(unet_dtype(dtype, device), memory_format=torch.channels_last)
     return DiffusionPrior(name=folder.name, card=card, scheduler_config=dict(config), **parts)
 
@@ -169,14 +170,10 @@ def unet_dtype(dtype: str, device: str) -> torch.dtype:
 
 
 def _load_part(folder: PriorFolder, component: str, cls: Any) -> Any:
-    """One component in float32. The libraries raise many kinds of errors for broken files; all of
+    """One component. The libraries raise many kinds of errors for broken files; all of
     them mean the same to a user."""
     path = folder.path / component
-    options: dict[str, Any] = {}
-    if component != "tokenizer":
-        # The two libraries name the precision differently, and only one of them defaults to it.
-        name = "dtype" if component == "text_encoder" else "torch_dtype"
-        options = {"use_safetensors": True, name: torch.float32}
+    options: dict[str, Any] = {} if component == "tokenizer" else {"use_safetensors": True}
     try:
         return cls.from_pretrained(path, local_files_only=True, **options)
     except Exception as error:
