@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 
 import torch
 
@@ -42,4 +43,4 @@ def ranges(n: int, *, at_least: int) -> list[tuple[int, int]]:
     """Cut range(n) into a few (start, stop) pieces per thread, none shorter than `at_least`."""
     n_pieces = max(1, min(4 * torch.get_num_threads(), n // at_least))
     bounds = [n * i // n_pieces for i in range(n_pieces + 1)]
-    return list(zip(bounds[:-1], bounds[1:], strict=True))
+    return list(pairwise(bounds))

@@ -49,7 +49,8 @@ class Field(nn.Module):
     added to the activation's argument at distance r from the origin (radius in scene units);
     "linear" is scale (1 - r / radius), "gaussian" scale exp(-r^2 / (2 radius^2)), after
     threestudio and DreamFusion. normal_epsilon: half the spacing of the taps along each axis that
-    normals are taken with, scene units; a little more than a finest cell, for smoothness. generator: draws the start values.
+    normals are taken with, scene units; a little more than a finest cell, for smoothness.
+    generator: draws the start values.
     """
 
     def __init__(

@@ -1,0 +1,297 @@
+"""From a field to a triangle mesh, and from a mesh to a file.
+
+A mesh is in the scene's frame (+Y up, facing +Z), which is glTF's: nothing is converted.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from .cameras import generate_rays, turntable_cameras
+from .errors import UserError
+from .occupancy import OccupancyGrid
+from .renderer import Scene
+from .sampling import march_rays
+from .volume import render_weights
+
+FORMATS = ("glb", "obj", "ply", "stl")
+
+# Beyond these (in powers of e above or below the threshold) density counts as solid or empty.
+_CLIP = 3.0
+
+
+class MeshError(UserError):
+    """There is no mesh to be had, or no way to write it."""
+
+
+@dataclass(frozen=True)
+class Mesh:
+    """Triangles with a colour at each vertex.
+
+    vertices: (v, 3) float64, scene units. faces: (f, 3) int64, counter-clockwise from outside.
+    colors: (v, 3) float64, sRGB in [0, 1].
+    """
+
+    vertices: NDArray[np.float64]
+    faces: NDArray[np.int64]
+    colors: NDArray[np.float64]
+
+
+@torch.no_grad()
+def find_threshold(field: Scene, occupancy: OccupancyGrid, *, size: int = 64) -> float:
+    """The density whose surface has, from all around, the silhouette that the renders have.
+
+    A ray meets the surface of threshold s just where the largest density along it exceeds s, so
+    the agreement (intersection over union with opacity > 1/2, over 12 views of size^2 pixels)
+    is known for every s at once. Of the thresholds within half a percent of the best, the middle
+    one (in powers) is taken. Raises MeshError where no ray is opaque or a density is not finite.
+    """
+    largest, opaque = [], []
+    device = occupancy.density.device
+    for elevation_deg in (-25.0, 10.0, 50.0):
+        cameras = turntable_cameras(4, elevation_deg=elevation_deg).to(device)
+        samples = march_rays(
+            generate_rays(cameras, size, size).flatten(),
+            occupancy,
+            step=0.015,
+            min_transmittance=0.0,
+        )
+        density = torch.cat([field.density(p) for p in samples.positions.split(1 << 17)])
+        if not bool(density.isfinite().all()):
+            raise MeshError("the scene's density is not finite: the run has diverged")
+        passed = render_weights(density, samples).final_transmittance
+        peak = torch.zeros(samples.n_rays, device=device)
+        largest.append(peak.scatter_reduce(0, samples.ray_index, density, "amax"))
+        opaque.append(passed < 0.5)
+    peaks, order = torch.cat(largest).sort(descending=True)
+    inside = torch.cat(opaque)[order]
+    if not bool(inside.any()):
+        raise MeshError(
+            "the scene is empty: nothing in it is opaque; train for more steps or with another seed"
+        )
+    # With the k rays of largest peak inside: hits of opaque rays, and the union's size.
+    hits = inside.cumsum(0)
+    agreement = hits / (torch.arange(1, len(peaks) + 1, device=device) + inside.sum() - hits)
+    # The k-th threshold lies between the k-th and the next smaller peak.
+    following = torch.cat([peaks[1:], peaks.new_zeros(1)])
+    good = (agreement >= agreement.max() - 0.005) & (peaks > following)
+    high, low = peaks[good].max(), following[good].min().clamp(min=float(peaks[0]) * 1e-6)
+    return float((high * low).sqrt())
+
+
+def extract_mesh(
+    field: Scene,
+    occupancy: OccupancyGrid,
+    *,
+    resolution: int = 128,
+    threshold: float | None = None,
+    smoothing: float = 1.0,
+    center: bool = True,
+) -> Mesh:
+    """The surface of the field's largest solid piece, with its colours.
+
+    resolution: marching-cubes samples along each side of the box. threshold: density of the
+    surface; found from the field where None. smoothing: standard deviation of a blur before the
+    surface is drawn, in samples; 0 for none. center: move the middle of its bounding box to the
+    origin. Crumbs are dropped and hollows filled. Raises MeshError rather than return nothing.
+    """
+    if resolution < 8:
+        raise MeshError(f"a mesh needs a resolution of at least 8, not {resolution}")
+    if threshold is None:
+        threshold = find_threshold(field, occupancy)
+    density = density_grid(field, occupancy, resolution)
+    volume = largest_solid(density, threshold)
+    mesh_vertices, faces = surface(volume, smoothing)
+    vertices = (mesh_vertices + 0.5) * (2.0 / resolution) - 1.0
+    normals = vertex_normals(vertices, faces)
+    colors = surface_colors(field, vertices, normals, device=occupancy.density.device)
+    if center:
+        vertices = vertices - (vertices.max(axis=0) + vertices.min(axis=0)) / 2.0
+    return Mesh(vertices=vertices, faces=faces, colors=colors)
+
+
+@torch.no_grad()
+def density_grid(
+    field: Scene, occupancy: OccupancyGrid, resolution: int, *, chunk: int = 1 << 17
+) -> NDArray[np.float32]:
+    """Density at the centres of resolution^3 cells of the box, [x, y, z]; 0 where unoccupied."""
+    device = occupancy.density.device
+    axis = (torch.arange(resolution, device=device) + 0.5) * (2.0 / resolution) - 1.0
+    grid = torch.zeros(resolution**3, device=device)
+    rows = torch.arange(resolution**3, device=device)
+    for part in rows.split(chunk):
+        points = torch.stack(
+            [axis[part // resolution**2], axis[part // resolution % resolution],
+             axis[part % resolution]], dim=-1,
+        )  # fmt: skip
+        occupied = occupancy.is_occupied(points)
+        if bool(occupied.any()):
+            grid[part[occupied]] = field.density(points[occupied])
+    if not bool(grid.isfinite().all()):
+        raise MeshError("the scene's density is not finite: the run has diverged")
+    return grid.reshape(resolution, resolution, resolution).cpu().numpy()
+
+
+def largest_solid(density: NDArray[np.float32], threshold: float) -> NDArray[np.float64]:
+    """The volume whose zero level is the surface: log(density / threshold), clipped, positive
+    inside the largest connected piece and its hollows, negative outside.
+
+    The logarithm makes the level cross cells about linearly, as marching cubes supposes: density
+    itself grows by powers through a surface.
+    """
+    from scipy import ndimage  # type: ignore[import-untyped]
+
+    if threshold <= 0 or not np.isfinite(threshold):
+        raise MeshError(f"the mesh's density threshold must be positive, not {threshold}")
+    solid = density > threshold
+    labels, n_pieces = ndimage.label(solid)
+    if n_pieces == 0:
+        raise MeshError(
+            f"the mesh is empty: no density exceeds {threshold:.3g} (the largest is "
+            f"{float(density.max()):.3g}); train for more steps or choose a lower threshold"
+        )
+    sizes = np.bincount(labels.ravel())
+    sizes[0] = 0
+    piece = labels == sizes.argmax()
+    filled = ndimage.binary_fill_holes(piece)
+    volume = np.log(np.maximum(density / threshold, 1e-9)).clip(-_CLIP, _CLIP)
+    # Other pieces become empty and hollows solid; what is near the surface keeps its value.
+    volume = np.where(solid & ~piece, -_CLIP, volume)
+    return np.where(filled & ~piece, _CLIP, volume)
+
+
+def surface(
+    volume: NDArray[np.float64], smoothing: float
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Vertices (v, 3), in samples, and faces (f, 3) of the zero level's largest closed surface."""
+    import trimesh
+    from scipy import ndimage
+    from skimage.measure import marching_cubes
+
+    # One empty layer around it closes surfaces at the box's faces.
+    padded = np.pad(volume, 1, constant_values=-_CLIP)
+    if smoothing > 0:
+        blurred = ndimage.gaussian_filter(padded, smoothing, mode="nearest")
+        # What is too thin to survive the blur is kept sharp.
+        padded = np.where(_lost(padded > 0, blurred > 0), padded, blurred)
+    vertices, faces, _, _ = marching_cubes(padded, level=0.0)
+    mesh = trimesh.Trimesh(vertices, faces, process=False)
+    labels = trimesh.graph.connected_component_labels(mesh.face_adjacency, node_count=len(faces))
+    faces = faces[labels == np.bincount(labels).argmax()].astype(np.int64)
+    used, faces = np.unique(faces, return_inverse=True)
+    faces = faces.reshape(-1, 3)
+    vertices = vertices[used].astype(np.float64) - 1.0
+    corners = vertices[faces]
+    signed_volume = np.einsum("fi,fi->", corners[:, 0], np.cross(corners[:, 1], corners[:, 2]))
+    if signed_volume < 0:
+        faces = faces[:, ::-1].copy()
+    return vertices, faces
+
+
+def _lost(before: NDArray[np.bool_], after: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Where solid samples have no solid sample left within two of them, and around there."""
+    from scipy import ndimage
+
+    lost = before & ~ndimage.binary_dilation(after, iterations=2)
+    return ndimage.binary_dilation(lost, iterations=3) if lost.any() else lost
+
+
+def vertex_normals(vertices: NDArray[np.float64], faces: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Outward unit normals (v, 3), the mean of the adjacent faces' by area."""
+    corners = vertices[faces]
+    face_normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    normals = np.zeros_like(vertices)
+    for column in range(3):
+        np.add.at(normals, faces[:, column], face_normals)
+    length = np.linalg.norm(normals, axis=1, keepdims=True)
+    return normals / np.maximum(length, 1e-12)
+
+
+@torch.no_grad()
+def surface_colors(
+    field: Scene,
+    vertices: NDArray[np.float64],
+    normals: NDArray[np.float64],
+    *,
+    device: torch.device | str = "cpu",
+    reach: float = 0.06,
+    n_samples: int = 9,
+) -> NDArray[np.float64]:
+    """What is seen looking straight at each vertex: albedo composited along its normal, (v, 3).
+
+    The look starts half of `reach` (scene units) outside and ends one `reach` inside. A field
+    learns colours where rays end, which need not be just where the mesh's surface is.
+    """
+    offsets = torch.linspace(0.5 * reach, -reach, n_samples, device=device)
+    step = 1.5 * reach / (n_samples - 1)
+    colors = []
+    for start in range(0, len(vertices), 16384):
+        part = slice(start, start + 16384)
+        at = torch.as_tensor(vertices[part], dtype=torch.float32, device=device)
+        along = torch.as_tensor(normals[part], dtype=torch.float32, device=device)
+        points = (at[:, None] + offsets[:, None] * along[:, None]).clamp(-1.0, 1.0)
+        out = field(points.reshape(-1, 3))
+        optical = out.density.reshape(-1, n_samples) * step
+        before = torch.nn.functional.pad(optical.cumsum(dim=1)[:, :-1], (1, 0))
+        # The small addend gives faint surfaces the plain mean.
+        weights = torch.exp(-before) * -torch.expm1(-optical) + 1e-6
+        albedo = out.albedo.reshape(-1, n_samples, 3)
+        seen = (weights[..., None] * albedo).sum(dim=1) / weights.sum(dim=1, keepdim=True)
+        colors.append(seen.clamp(0.0, 1.0).cpu())
+    return torch.cat(colors).double().numpy()
+
+
+def write_mesh(mesh: Mesh, path: Path | str) -> None:
+    """Write a mesh as the path's suffix says: .glb, .obj, .ply or .stl (which has no colours).
+
+    The file appears complete or not at all. OBJ and PLY hold sRGB colours, GLB linear ones, as
+    the glTF standard asks (viewers convert them back), with a matt material.
+    """
+    import trimesh
+
+    path = Path(path)
+    kind = path.suffix.lower().removeprefix(".")
+    if kind not in FORMATS:
+        raise MeshError(f"cannot write a mesh as {path.name!r}: use one of {', '.join(FORMATS)}")
+    if len(mesh.faces) == 0:
+        raise MeshError("the mesh is empty")
+    colors = _srgb_to_linear(mesh.colors) if kind == "glb" else mesh.colors
+    rgba = np.concatenate([colors, np.ones_like(colors[:, :1])], axis=1)
+    model = trimesh.Trimesh(
+        mesh.vertices,
+        mesh.faces,
+        vertex_colors=(rgba * 255.0).round().astype(np.uint8),
+        vertex_normals=vertex_normals(mesh.vertices, mesh.faces),
+        process=False,
+    )
+    data: Any
+    if kind == "glb":
+        data = trimesh.exchange.gltf.export_glb(
+            trimesh.Scene({"model": model}), include_normals=True, tree_postprocessor=_matt
+        )
+    else:
+        data = model.export(file_type=kind)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_bytes(data.encode() if isinstance(data, str) else data)
+    temporary.replace(path)
+
+
+def _matt(tree: dict[str, Any]) -> None:
+    """Give the glTF's primitives a matt material: without one, they are metal by the standard."""
+    tree["materials"] = [{"pbrMetallicRoughness": {"metallicFactor": 0.0, "roughnessFactor": 1.0}}]
+    for item in tree["meshes"]:
+        for primitive in item["primitives"]:
+            primitive["material"] = 0
+
+
+def _srgb_to_linear(colors: NDArray[np.float64]) -> NDArray[np.float64]:
+    """IEC 61966-2-1."""
+    return np.where(colors <= 0.04045, colors / 12.92, ((colors + 0.055) / 1.055) ** 2.4)

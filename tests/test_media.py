@@ -1,0 +1,46 @@
+import imageio.v3 as imageio
+import imageio_ffmpeg
+import numpy as np
+import pytest
+import torch
+
+from dreamfusion.media import contact_sheet, to_bytes, write_mp4, write_png
+
+
+def test_png_round_trip_leaves_one_file(tmp_path):
+    image = torch.rand(5, 7, 3, generator=torch.Generator().manual_seed(0))
+    path = tmp_path / "new" / "a.png"
+    write_png(image, path)
+    assert (imageio.imread(path) == to_bytes(image)).all()
+    assert [file.name for file in path.parent.iterdir()] == ["a.png"]
+
+
+def test_contact_sheet_places_images_in_rows():
+    images = torch.arange(3.0)[:, None, None, None].expand(3, 4, 5, 3) / 4
+    sheet = contact_sheet(images, columns=2, gap=1)
+    assert sheet.shape == (9, 11, 3)
+    assert sheet[0, 0, 0] == 0 and sheet[0, 6, 0] == 0.25 and sheet[5, 0, 0] == 0.5
+    assert (sheet[4] == 1).all() and (sheet[5:, 6:] == 1).all()
+    with pytest.raises(ValueError, match="contact sheet"):
+        contact_sheet(images[0], columns=2)
+
+
+# imageio-ffmpeg's reader leaves its pipes to the garbage collector.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("size", [(32, 48), (33, 47)])
+def test_mp4_has_all_frames_and_their_colors(tmp_path, size):
+    frames = torch.zeros(6, *size, 3)
+    frames[..., 0] = torch.linspace(0, 1, 6)[:, None, None]
+    write_mp4(frames, tmp_path / "a.mp4", fps=10)
+    reader = imageio_ffmpeg.read_frames(str(tmp_path / "a.mp4"))
+    width, height = next(reader)["size"]
+    read = np.stack([np.frombuffer(f, np.uint8).reshape(height, width, 3) for f in reader])
+    assert read.shape == (6, size[0] // 2 * 2, size[1] // 2 * 2, 3)
+    assert abs(read[5, 8, 8, 0] / 255 - 1) < 0.1 and read[0, 8, 8, 0] < 25
+    assert [file.name for file in tmp_path.iterdir()] == ["a.mp4"]
+
+
+def test_values_that_are_not_finite_are_refused():
+    with pytest.raises(ValueError, match="not finite"):
+        to_bytes(torch.full((1, 1, 3), torch.nan))
+    assert to_bytes(torch.tensor([[[-1.0, 0.5, 2.0]]])).tolist() == [[[0, 128, 255]]]
