@@ -164,7 +164,7 @@ class ToyPictures:
             light = (light / np.linalg.norm(light) / 127).astype(np.float32)
             diffuse = np.maximum(g.normals[row].astype(np.float32) @ light, 0)
             ambient = LIGHT["ambient"]
-            brightness = ((ambient + (1 - ambient) * diffuse))[..., None]
+            brightness = (ambient + (1 - ambient) * diffuse)[..., None]
             lit = brightness if shading == "textureless" else color_of * brightness
             color_of = np.where(index[..., None] > 0, lit, palette[0])
         s = SUPERSAMPLE
@@ -207,9 +207,7 @@ def make_tokenizer() -> CLIPTokenizer:
     symbols = [*alphabet, *(c + "</w>" for c in alphabet), *("".join(pair) for pair in merges)]
     symbols = list(dict.fromkeys([*symbols, "<|startoftext|>", "<|endoftext|>"]))
     vocab = {s: i for i, s in enumerate(symbols)}
-    tokenizer = CLIPTokenizer(
-        vocab=vocab, merges=list(merges), model_max_length=MAX_TOKENS
-    )
+    tokenizer = CLIPTokenizer(vocab=vocab, merges=list(merges), model_max_length=MAX_TOKENS)
     broken = [w for w in words if len(tokenizer(w).input_ids) != 3]
     assert not broken, f"not one token each: {broken}"
     return tokenizer
@@ -418,18 +416,14 @@ def main() -> None:
         if not torch.isfinite(loss):
             sys.exit(f"step {step}: the loss is {loss.item()}")
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(
-                step, args.steps, 200, args.decay_steps, args.learning_rate
-            )
+            group["lr"] = learning_rate(step, args.steps, 200, args.decay_steps, args.learning_rate)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(models.parameters(), 1.0)
         optimizer.step()
         keep = min(args.ema, (step + 1) / (step + 10))
         with torch.no_grad():
-            torch._foreach_lerp_(
-                list(average.parameters()), list(models.parameters()), 1 - keep
-            )
+            torch._foreach_lerp_(list(average.parameters()), list(models.parameters()), 1 - keep)
         losses.append(loss.item())
 
         done = step + 1

@@ -93,15 +93,17 @@ def caption(
 
 def known_words() -> dict[str, str]:
     """Every word or phrase a prompt may use, with its canonical word ("" for fillers)."""
-    words = {filler: "" for filler in FILLERS}
+    words = dict.fromkeys(FILLERS, "")
     words |= {color: color for color in COLORS} | COLOR_SYNONYMS
     words |= {adjective: adjective for adjective in ADJECTIVES} | ADJECTIVE_SYNONYMS
     for noun in NOUNS:
-        words |= {name: noun.name for name in (noun.name, *noun.synonyms)}
+        words |= dict.fromkeys((noun.name, *noun.synonyms), noun.name)
     return words
 
 
-def vocabulary_file(camera: dict[str, Any], light: dict[str, Any], render_size: int) -> dict[str, Any]:
+def vocabulary_file(
+    camera: dict[str, Any], light: dict[str, Any], render_size: int
+) -> dict[str, Any]:
     """The content of a prior's `dreamfusion.json` (read by `dreamfusion.prompts`)."""
     step = 360.0 / len(AZIMUTH_WORDS)
     lows = [low for low, _ in ELEVATION_WORDS]

@@ -72,11 +72,15 @@ def rabbit(v: Draw) -> list[Part]:
     return [
         ball((0, 0.42, -0.12), (0.36, 0.42, 0.44)),
         ball((0, 0.95, 0.2), (0.26, 0.25, 0.27), blend=0.06),
+        *pair(ball((0.12, 1.18 + ear, 0.12), (0.08, ear + 0.06, 0.06), rotate_deg=(0, 0, -lean))),
         *pair(
-            ball((0.12, 1.18 + ear, 0.12), (0.08, ear + 0.06, 0.06), rotate_deg=(0, 0, -lean))
+            ball(
+                (0.125, 1.18 + ear, 0.17),
+                (0.045, ear - 0.04, 0.03),
+                "pink",
+                rotate_deg=(0, 0, -lean),
+            )
         ),
-        *pair(ball((0.125, 1.18 + ear, 0.17), (0.045, ear - 0.04, 0.03), "pink",
-                   rotate_deg=(0, 0, -lean))),
         *eyes(0.16, 1.0, 0.4, 0.05),
         ball((0, 0.93, 0.47), 0.045, "pink"),
         *pair(ball((0.2, 0.1, 0.22), (0.11, 0.09, 0.24))),
@@ -211,8 +215,10 @@ def dinosaur(v: Draw) -> list[Part]:
         *pair(limb((0.26, 0.28, 0.1), (0.26, 0.06, 0.06), 0.11, 0.1)),
         *pair(ball((0.26, 0.05, 0.16), (0.11, 0.05, 0.18))),
         *pair(limb((0.22, 0.9, 0.3), (0.25, 0.76, 0.5), 0.06, 0.045)),
-        *[cone((0, y, z), 0.09, 0.08, 0.01, "orange", rotate_deg=(-40, 0, 0))
-          for y, z in ((1.22, 0.1), (1.02, -0.16), (0.86, -0.38))],
+        *[
+            cone((0, y, z), 0.09, 0.08, 0.01, "orange", rotate_deg=(-40, 0, 0))
+            for y, z in ((1.22, 0.1), (1.02, -0.16), (0.86, -0.38))
+        ],
     ]
 
 
@@ -396,8 +402,9 @@ def car(v: Draw) -> list[Part]:
     length, roof = v(0.82, 0.95), v(0.26, 0.32)
     return [
         box((0, 0.36, 0), (0.4, 0.17, length), rounding=0.1),
-        frustum((0, 0.5 + roof / 2, -0.08), roof / 2 + 0.06, 0.36, 0.29, "lightblue",
-                depth_ratio=1.4),
+        frustum(
+            (0, 0.5 + roof / 2, -0.08), roof / 2 + 0.06, 0.36, 0.29, "lightblue", depth_ratio=1.4
+        ),
         frustum((0, 0.56 + roof, -0.08), 0.05, 0.3, 0.27, depth_ratio=1.35),
         *wheels(0.36, length * 0.58, -length * 0.58, 0.19),
         *pair(ball((0.25, 0.4, length - 0.02), (0.09, 0.07, 0.05), "yellow")),
@@ -426,8 +433,11 @@ def train(v: Draw) -> list[Part]:
         *pair(box((0.35, 0.88, 0.3 - length), (0.03, 0.14, 0.17), "lightblue")),
         cone((0, 1.02, length - 0.3), 0.2, 0.09, 0.14, "black"),
         ball((0, 0.92, 0.1), (0.12, 0.12, 0.12), "yellow"),
-        *[p for z in (-0.55, -0.05, 0.45) for p in
-          pair(cone((0.32, 0.2, z), 0.07, 0.2, 0.2, "red", rotate_deg=(0, 0, 90)))],
+        *[
+            p
+            for z in (-0.55, -0.05, 0.45)
+            for p in pair(cone((0.32, 0.2, z), 0.07, 0.2, 0.2, "red", rotate_deg=(0, 0, 90)))
+        ],
         wedge((0, 0.2, length + 0.02), 0.14, 0.34, 0.3, 0.12, "red"),
     ]
 
@@ -469,10 +479,24 @@ def sailboat(v: Draw) -> list[Part]:
         box((0, 0.65, 0), (1, 0.32, 1), carve=True),
         box((0, 0.3, 0), (0.2, 0.03, 0.6), "tan"),
         cone((0, 0.3 + mast / 2, 0.1), mast / 2, 0.035, 0.03, "brown"),
-        wedge((0, 0.4 + mast * 0.45, -0.26), mast * 0.42, 0.34, 0.02, 0.025, "white",
-              rotate_deg=(0, 90, 0)),
-        wedge((0, 0.4 + mast * 0.36, 0.36), mast * 0.33, 0.22, 0.02, 0.025, "white",
-              rotate_deg=(0, 90, 0)),
+        wedge(
+            (0, 0.4 + mast * 0.45, -0.26),
+            mast * 0.42,
+            0.34,
+            0.02,
+            0.025,
+            "white",
+            rotate_deg=(0, 90, 0),
+        ),
+        wedge(
+            (0, 0.4 + mast * 0.36, 0.36),
+            mast * 0.33,
+            0.22,
+            0.02,
+            0.025,
+            "white",
+            rotate_deg=(0, 90, 0),
+        ),
     ]
 
 
@@ -482,8 +506,11 @@ def balloon(v: Draw) -> list[Part]:
         ball((0, 1.3, 0), (r, r, r)),
         cone((0, 0.78, 0), 0.2, 0.14, 0.44, blend=0.12),
         box((0, 0.14, 0), (0.16, 0.14, 0.16), "brown"),
-        *[p for z in (-0.12, 0.12) for p in
-          pair(limb((0.13, 0.25, z), (0.16, 0.66, z * 1.3), 0.02, 0.02, "brown"))],
+        *[
+            p
+            for z in (-0.12, 0.12)
+            for p in pair(limb((0.13, 0.25, z), (0.16, 0.66, z * 1.3), 0.02, 0.02, "brown"))
+        ],
     ]
 
 
@@ -636,8 +663,16 @@ def star(v: Draw) -> list[Part]:
     for i in range(5):
         a = 72.0 * i
         x, y = math.sin(math.radians(a)), math.cos(math.radians(a))
-        parts.append(frustum((0.42 * x, 0.42 * y, 0), 0.36, 0.25, 0.02, rotate_deg=(0, 0, -a),
-                             depth_ratio=t * 3.2))
+        parts.append(
+            frustum(
+                (0.42 * x, 0.42 * y, 0),
+                0.36,
+                0.25,
+                0.02,
+                rotate_deg=(0, 0, -a),
+                depth_ratio=t * 3.2,
+            )
+        )
     return parts
 
 

@@ -44,7 +44,9 @@ def ball(at: Vec3, size: float | Vec3, color: str = "main", **kwargs: object) ->
     return Part(ELLIPSOID, at, radii, color, **kwargs)  # type: ignore[arg-type]
 
 
-def box(at: Vec3, half: Vec3, color: str = "main", rounding: float = 0.02, **kwargs: object) -> Part:
+def box(
+    at: Vec3, half: Vec3, color: str = "main", rounding: float = 0.02, **kwargs: object
+) -> Part:
     return Part(BOX, at, (*half, rounding), color, **kwargs)  # type: ignore[arg-type]
 
 
