@@ -26,7 +26,7 @@ class Part:
     top radius, rounding (equal radii: a cylinder). LIMB end point x, y, z relative to `at`, radius
     at the start, radius at the end. TORUS ring radius (in the xz plane), tube radius. FRUSTUM half
     height, bottom half width, top half width, rounding, depth/width ratio (a pyramid when the top
-    is 0). WEDGE half height, bottom half width in x, top half width in x, half length in z (a roof).
+    is 0). WEDGE half height, bottom and top half width in x, half length in z (a roof).
     `color` is "main" (the colour a prompt may change) or a name of the palette.
     """
 

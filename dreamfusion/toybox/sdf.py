@@ -211,7 +211,10 @@ def _trace(
 def signed_distance(
     table: NDArray[np.float32], points: NDArray[np.float32]
 ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-    """Distance bound (n,), negative inside, and colour index (n,) at points (n, 3), object frame."""
+    """Distance bound (n,), negative inside, and colour index (n,) at points (n, 3).
+
+    Points are in the frame of the object's parts.
+    """
     distance, color = _distances(table, np.ascontiguousarray(points, dtype=np.float32))
     return distance, color
 
