@@ -124,8 +124,7 @@ class ToyObject:
         axis = np.linspace(-1, 1, resolution, dtype=np.float32)
         grid = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), axis=-1)
         volume = self.signed_distance(grid.reshape(-1, 3)).reshape(grid.shape[:3])
-        # gradient_direction="ascent": the distance is smaller inside than outside.
-        vertices, faces, _, _ = marching_cubes(volume, 0.0, gradient_direction="ascent")
+        vertices, faces, _, _ = marching_cubes(volume, 0.0, gradient_direction="descent")
         vertices = (vertices * (2.0 / (resolution - 1)) - 1.0).astype(np.float32)
         return vertices, faces.astype(np.int64), self.albedo(vertices)
 
