@@ -1,0 +1,7 @@
+"""`python -m dreamfusion`."""
+
+import sys
+
+from dreamfusion.cli import main
+
+sys.exit(main())

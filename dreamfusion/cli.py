@@ -1,0 +1,457 @@
+"""The command line: parses, prints, exits. Heavy libraries are imported where a command needs them,
+so that help and errors of usage come at once."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from enum import Enum
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from dreamfusion import __version__
+from dreamfusion.config import Config, build_config, override, parse_assignments, read_yaml
+from dreamfusion.errors import UserError
+from dreamfusion.prompts import slug, view_prompts
+from dreamfusion.runs import RunFolder, create_run, free_path, open_run
+
+if TYPE_CHECKING:
+    from dreamfusion.priors import DiffusionPrior
+    from dreamfusion.trainer import StepMetrics, TrainState
+
+USER_ERROR = 2
+INTERRUPTED = 130
+
+app = typer.Typer(
+    help="Text to 3D by Score Distillation Sampling (DreamFusion).",
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+PromptArgument = Annotated[str, typer.Argument(help='What to make, like "a corgi".')]
+RunArgument = Annotated[Path, typer.Argument(metavar="DIR", help="The folder of a run.")]
+StepsOption = Annotated[int | None, typer.Option(help="Optimisation steps in all.")]
+DeviceOption = Annotated[
+    str | None, typer.Option(metavar="DEVICE", help="auto, cpu, cuda, cuda:N or mps.")
+]
+PriorOption = Annotated[
+    str | None,
+    typer.Option(metavar="PRIOR", help="auto, embedded, a diffusers folder or a hub id."),
+]
+
+
+class MeshFormat(str, Enum):
+    """Mesh formats that can be written."""
+
+    glb = "glb"
+    obj = "obj"
+    ply = "ply"
+    stl = "stl"
+
+
+class Mode(str, Enum):
+    """What a rendered video shows."""
+
+    color = "color"
+    normals = "normals"
+    depth = "depth"
+    textureless = "textureless"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; the exit status. User errors are one line on stderr and status 2."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    # Before torch is loaded: threads that wait asleep instead of spinning. On a machine that has
+    # anything else to do, spinning makes a step ten times slower.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    try:
+        status = app(args=arguments or ["--help"], prog_name="dreamfusion", standalone_mode=False)
+        return int(status or 0)
+    except UserError as error:
+        return _fail(str(error))
+    except OSError as error:
+        return _fail(
+            f"{error.strerror or error}: {error.filename}" if error.filename else str(error)
+        )
+    except (KeyboardInterrupt, typer.Abort):
+        print("stopped", file=sys.stderr)
+        return INTERRUPTED
+    except Exception as error:
+        # Errors of usage: typer shows no public base class of them, but all format themselves.
+        if not hasattr(error, "format_message"):
+            raise
+        return _fail(error.format_message())
+
+
+def _fail(message: str) -> int:
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    return USER_ERROR
+
+
+def _print_version(value: bool) -> None:
+    if value:
+        print(f"dreamfusion {__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version and exit."
+        ),
+    ] = False,
+) -> None:
+    """Text to 3D by Score Distillation Sampling (DreamFusion)."""
+
+
+@app.command()
+def train(
+    prompt: PromptArgument,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Folder of the run. [default: runs/PROMPT]"),
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
+    steps: StepsOption = None,
+    config: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="YAML file of settings.")
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="One setting; can be repeated."),
+    ] = None,
+    prior: PriorOption = None,
+    device: DeviceOption = None,
+) -> None:
+    """Make a 3D object from a prompt."""
+    options: dict[str, Any] = {"prompt": prompt}
+    options |= {
+        key: value
+        for key, value in {"seed": seed, "steps": steps, "device": device}.items()
+        if value is not None
+    }
+    if prior is not None:
+        options["prior"] = {"name": prior}
+    settings = build_config(
+        read_yaml(config) if config is not None else {}, parse_assignments(set_ or []), options
+    )
+    _check_prompt(settings)
+    _optimise(settings, out or Path("runs") / slug(prompt))
+
+
+@app.command()
+def resume(run_dir: RunArgument, steps: StepsOption = None, device: DeviceOption = None) -> None:
+    """Go on with a run exactly where it stopped."""
+    run = open_run(run_dir)
+    settings = run.read_config()
+    changes: dict[str, Any] = {} if steps is None else {"steps": steps}
+    changes |= {} if device is None else {"device": device}
+    _optimise(override(settings, changes), run)
+
+
+@app.command()
+def export(
+    run_dir: RunArgument,
+    format_: Annotated[MeshFormat, typer.Option("--format", help="File format.")] = MeshFormat.glb,
+    resolution: Annotated[
+        int | None,
+        typer.Option(min=8, max=1024, help="Cells across the box. [default: as configured]"),
+    ] = None,
+) -> None:
+    """Write the mesh of a run to DIR/mesh/model.FORMAT."""
+    run, settings, state = _load(run_dir)
+    from dreamfusion.session import write_model
+
+    path = run.mesh / f"model.{format_.value}"
+    write_model(path, state, resolution=resolution or settings.output.mesh_resolution)
+    print(path)
+
+
+@app.command()
+def render(
+    run_dir: RunArgument,
+    mode: Annotated[Mode, typer.Option(help="What to show.")] = Mode.color,
+    frames: Annotated[
+        int | None, typer.Option(min=1, max=10000, help="Frames. [default: as configured]")
+    ] = None,
+    size: Annotated[
+        int | None,
+        typer.Option(min=16, max=4096, help="Pixels a side. [default: as configured]"),
+    ] = None,
+) -> None:
+    """Write a turntable of a run to DIR/render-MODE.mp4."""
+    run, settings, state = _load(run_dir)
+    from dreamfusion.session import write_turntable
+
+    write_turntable(
+        path := run.path / f"render-{mode.value}.mp4",
+        state,
+        settings,
+        mode=mode.value,
+        frames=frames or settings.output.video_frames,
+        size=size or settings.output.video_size,
+    )
+    print(path)
+
+
+@app.command()
+def sample(
+    prompt: PromptArgument,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Picture to write. [default: samples/PROMPT.png]"),
+    ] = None,
+    count: Annotated[int, typer.Option(min=1, max=256, help="Pictures, around the object.")] = 8,
+    guidance: Annotated[float, typer.Option(min=0, help="Classifier-free guidance.")] = 5.0,
+    steps: Annotated[int, typer.Option(min=1, max=1000, help="Denoising steps.")] = 50,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the noise.")] = 0,
+    prior: PriorOption = None,
+    device: DeviceOption = None,
+) -> None:
+    """Let the prior draw the prompt, view by view: what it thinks before you spend time."""
+    changes: dict[str, Any] = {"prompt": prompt, "prior": {"name": prior or "auto"}}
+    settings = build_config(changes, {"device": device or "auto"})
+    _check_prompt(settings)
+    target = out or Path("samples") / f"{slug(prompt)}.png"
+
+    import torch
+
+    from dreamfusion.media import contact_sheet, write_png
+    from dreamfusion.priors.sampling import sample_images
+
+    model = _load_prior(settings)
+    vocabulary = model.card.vocabulary
+    azimuth = [360.0 * i / count for i in range(count)]
+    texts = view_prompts(vocabulary, vocabulary.canonical(prompt), azimuth, [15.0] * count)
+    pictures = sample_images(
+        model,
+        model.encode_text(texts),
+        model.encode_text([""]),
+        guidance=guidance,
+        steps=steps,
+        generator=torch.Generator().manual_seed(seed),
+    )
+    target = free_path(target, suffix=target.suffix)
+    write_png(contact_sheet(pictures.movedim(1, -1), columns=min(count, 8)), target)
+    for text in dict.fromkeys(texts):
+        print(f"  {text}")
+    print(target)
+
+
+@app.command()
+def vocabulary(prior: PriorOption = None) -> None:
+    """Print the words that a prior knows."""
+    from dreamfusion.priors import find_prior, read_card
+
+    folder = find_prior(prior or "embedded")
+    card = read_card(folder.path)
+    words = card.vocabulary.words
+    if words is None:
+        print(f"{folder.name} takes any words")
+        return
+    meanings: dict[str, list[str]] = {}
+    for word, meaning in words.items():
+        meanings.setdefault(meaning, [])
+        if word != meaning:
+            meanings[meaning].append(word)
+    fillers = sorted(meanings.pop("", []))
+    kinds = dict(card.kinds) or {"words": tuple(sorted(meanings))}
+    for kind, members in kinds.items():
+        print(f"{kind}:")
+        for member in members:
+            others = meanings.get(member, [])
+            print(f"  {member}" + (f" ({', '.join(others)})" if others else ""))
+    if fillers:
+        print(f"ignored: {', '.join(fillers)}")
+
+
+def _check_prompt(config: Config) -> None:
+    """Refuse what the prior cannot read before anything heavy is imported."""
+    from dreamfusion.priors import find_prior, read_card
+
+    card = read_card(find_prior(config.prior.name).path)
+    card.vocabulary.canonical(config.prompt)
+    if config.prior.negative_prompt:
+        card.vocabulary.canonical(config.prior.negative_prompt)
+
+
+def _load_prior(config: Config) -> DiffusionPrior:
+    from dreamfusion.priors import load_prior
+    from dreamfusion.session import choose_device
+
+    device = choose_device(config.device)
+    return load_prior(config.prior.name, device=device, dtype=config.prior.dtype)
+
+
+def _load(run_dir: Path) -> tuple[RunFolder, Config, TrainState]:
+    """A run's newest scene, on whatever device is here."""
+    run = open_run(run_dir)
+    config = run.read_config()
+    from dreamfusion.session import choose_device, load_state
+
+    return run, config, load_state(run, config, choose_device("auto"))
+
+
+def _optimise(config: Config, where: Path | RunFolder) -> None:
+    """Train from the start in a new folder at `where`, or go on with the run that is there."""
+    from dreamfusion.session import choose_device, load_state, optimise
+    from dreamfusion.trainer import estimate_seconds, new_state, resolve
+
+    device = choose_device(config.device)
+    with _stoppable() as stopping:
+        prior = _load_prior(config)
+        config = resolve(config, prior, device)
+        if isinstance(where, RunFolder):
+            run = where
+            state = load_state(run, config, device)
+            if config.steps < state.step:
+                raise UserError(f"{run.path} is at step {state.step}, beyond {config.steps}")
+        else:
+            run = create_run(where)
+            state = new_state(config, device)
+        run.write_config(config)
+        started = time.monotonic()
+        _print_head(run, config, prior, state, estimate_seconds(state, prior, config))
+        _show_progress(optimise(run, state, prior, config, stop=stopping), config.steps, state.step)
+        if state.step < config.steps:
+            print(f"stopped at step {state.step}; to go on: dreamfusion resume {run.path}")
+            raise typer.Exit(INTERRUPTED)
+        _finish(run, config, state)
+    print(f"{_duration(time.monotonic() - started)} in all")
+
+
+def _finish(run: RunFolder, config: Config, state: TrainState) -> None:
+    """Make and name the video and the mesh of a trained run."""
+    from dreamfusion.session import write_model, write_turntable
+
+    output = config.output
+    write_turntable(
+        run.video, state, config, mode="color", frames=output.video_frames, size=output.video_size
+    )
+    model = write_model(run.mesh / "model.glb", state, resolution=output.mesh_resolution)
+    print(f"mesh      {model}")
+    print(f"video     {run.video}")
+    print(f"previews  {run.previews}")
+    print(f"settings  {run.config}")
+    print(f"metrics   {run.metrics}")
+    print(f"to go on  dreamfusion resume {run.path} --steps {config.steps * 2}")
+
+
+@contextmanager
+def _stoppable() -> Iterator[Callable[[], bool]]:
+    """Ctrl-C or a polite kill asks to stop after the current step; a second one stops at once."""
+    asked = False
+
+    def ask(signum: int, frame: FrameType | None) -> None:
+        nonlocal asked
+        if asked:
+            raise KeyboardInterrupt
+        asked = True
+        print("stopping after this step (again: at once)", file=sys.stderr, flush=True)
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _print_head(
+    run: RunFolder, config: Config, prior: DiffusionPrior, state: TrainState, seconds: float
+) -> None:
+    import torch
+
+    kind = "latents" if prior.vae is not None else "pixels"
+    precision = config.prior.dtype
+    threads = f", {torch.get_num_threads()} threads" if config.device == "cpu" else ""
+    steps = f"{config.steps}" if state.step == 0 else f"{state.step} to {config.steps}"
+    print(f"prior     {prior.name} ({kind}, {prior.image_size} x {prior.image_size}, {precision})")
+    print(f"device    {config.device}{threads}")
+    print(f"prompt    {config.prompt}, read as: {prior.card.vocabulary.canonical(config.prompt)}")
+    print(f"run       {run.path}")
+    print(f"steps     {steps}, {config.camera.views} views each; expected {_duration(seconds)}")
+    print(
+        "shown     covered: share of the picture that is object; undecided: 0 when every pixel is\n"
+        "          solid or empty, 1 at worst; push: how strongly the prior asks for changes",
+        flush=True,
+    )
+
+
+def _describe(metrics: StepMetrics) -> str:
+    return (
+        f"covered {metrics.opacity:.0%}  undecided {metrics.entropy:.2f}  "
+        f"push {metrics.sds_norm:.2f}"
+    )
+
+
+def _show_progress(steps: Iterator[StepMetrics], total: int, done: int) -> None:
+    """A bar on a terminal, a line now and then elsewhere."""
+    if not sys.stdout.isatty():
+        _show_lines(steps, total, done)
+        return
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("step {task.completed:.0f}/{task.total:.0f}"),
+        BarColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[rate]:.1f} steps/s  {task.fields[note]}"),
+    )
+    rate = _Rate()
+    with Progress(*columns) as progress:
+        task = progress.add_task("", total=total, completed=done, rate=0.0, note="")
+        for metrics in steps:
+            progress.update(
+                task, completed=metrics.step, rate=rate.after(), note=_describe(metrics)
+            )
+
+
+def _show_lines(steps: Iterator[StepMetrics], total: int, done: int) -> None:
+    rate = _Rate()
+    every = max(1, min(50, total // 20))
+    for metrics in steps:
+        speed = rate.after()
+        if metrics.step % every == 0 or metrics.step in (done + 1, total):
+            left = _duration((total - metrics.step) / speed)
+            print(
+                f"step {metrics.step}/{total}  {speed:.1f} steps/s  {left} left  "
+                f"{_describe(metrics)}",
+                flush=True,
+            )
+
+
+class _Rate:
+    """Steps per second, smoothed over about the last ten."""
+
+    def __init__(self) -> None:
+        self._last = time.monotonic()
+        self._seconds: float | None = None
+
+    def after(self) -> float:
+        """The rate, called once after each step."""
+        now = time.monotonic()
+        seconds, self._last = now - self._last, now
+        before = seconds if self._seconds is None else self._seconds
+        self._seconds = 0.9 * before + 0.1 * seconds
+        return 1.0 / max(self._seconds, 1e-9)
+
+
+def _duration(seconds: float) -> str:
+    """ "8 s", "2 min 5 s" or "3 h 10 min"."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"

@@ -1,0 +1,136 @@
+"""A run on disk: training that keeps its logs and checkpoints, and what is made of a trained scene.
+
+Everything here is silent; the command line tells what happens.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from dreamfusion.cameras import Cameras, turntable_cameras
+from dreamfusion.checkpoint import load_checkpoint, save_checkpoint
+from dreamfusion.config import Config, ConfigError
+from dreamfusion.media import contact_sheet, write_mp4, write_png
+from dreamfusion.mesh import extract_mesh, write_mesh
+from dreamfusion.renderer import ImageMode, render_image
+from dreamfusion.runs import MetricsLog, RunFolder
+from dreamfusion.trainer import StepMetrics, TrainState, new_state, train
+
+if TYPE_CHECKING:
+    from dreamfusion.priors import DiffusionPrior
+
+PREVIEW_SIZE = 96
+PREVIEW_VIEWS = 4
+SHOW_ELEVATION_DEG = 15.0
+TURN_SECONDS = 4
+
+
+def choose_device(name: str) -> str:
+    """A device that is there: auto takes CUDA where it can. Raises ConfigError."""
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    kind = name.partition(":")[0]
+    there = {
+        "cpu": True,
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+    }
+    if kind not in there:
+        raise ConfigError(f"device is auto, cpu, cuda, cuda:N or mps; not {name!r}")
+    if not there[kind]:
+        raise ConfigError(f"there is no {kind} device here; use --device cpu")
+    try:
+        torch.empty(0, device=name)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"device {name} cannot be used: {reason}") from None
+    return name
+
+
+def optimise(
+    run: RunFolder,
+    state: TrainState,
+    prior: DiffusionPrior,
+    config: Config,
+    *,
+    stop: Callable[[], bool] = lambda: False,
+) -> Iterator[StepMetrics]:
+    """Train to `config.steps` or until `stop`, with logs, previews and checkpoints on the way.
+
+    Ends with a checkpoint of the very last step in either case.
+    """
+    saved = state.step
+    with MetricsLog(run.metrics, after=state.step) as log:
+        for metrics in train(state, prior, config, stop=stop):
+            log.write(dataclasses.asdict(metrics))
+            if state.step % config.output.preview_every == 0:
+                write_preview(run, state, config)
+            if state.step % config.output.checkpoint_every == 0:
+                save_checkpoint(run.checkpoints, state, keep=config.output.checkpoints_kept)
+                saved = state.step
+            yield metrics
+    if saved != state.step or not run.checkpoints.exists():
+        save_checkpoint(run.checkpoints, state, keep=config.output.checkpoints_kept)
+
+
+def load_state(run: RunFolder, config: Config, device: str) -> TrainState:
+    """The state at the run's newest checkpoint. Raises CheckpointError."""
+    state = new_state(config, device)
+    load_checkpoint(run.checkpoints, state)
+    return state
+
+
+def write_preview(run: RunFolder, state: TrainState, config: Config) -> Path:
+    """A row of views, 90 degrees apart, front first; named by the step."""
+    path = run.previews / f"step_{state.step:07d}.png"
+    pictures = _show(state, config, PREVIEW_VIEWS, PREVIEW_SIZE, "color")
+    write_png(contact_sheet(pictures, columns=PREVIEW_VIEWS), path)
+    return path
+
+
+def write_turntable(
+    path: Path, state: TrainState, config: Config, *, mode: ImageMode, frames: int, size: int
+) -> Path:
+    """A video once around the object, `frames` pictures of `size` pixels a side."""
+    fps = max(12, round(frames / TURN_SECONDS))
+    write_mp4(_show(state, config, frames, size, mode), path, fps=fps)
+    return path
+
+
+def write_model(path: Path, state: TrainState, *, resolution: int) -> Path:
+    """The scene as a mesh, in the format that the suffix of `path` names."""
+    write_mesh(extract_mesh(state.field, state.occupancy, resolution=resolution), path)
+    return path
+
+
+def show_cameras(n: int, config: Config) -> Cameras:
+    """n cameras around the object, in the middle of the ranges of distance and field of view."""
+    distance, fov = config.camera.distance, config.camera.fov_y_deg
+    if distance is None or fov is None:
+        return turntable_cameras(n, elevation_deg=SHOW_ELEVATION_DEG)
+    return turntable_cameras(
+        n,
+        elevation_deg=SHOW_ELEVATION_DEG,
+        distance=sum(distance) / 2,
+        fov_y_deg=sum(fov) / 2,
+    )
+
+
+def _show(state: TrainState, config: Config, n: int, size: int, mode: ImageMode) -> torch.Tensor:
+    """(n, size, size, 3) pictures around the object, on the background of the settings."""
+    device = state.occupancy.density.device
+    return render_image(
+        state.field,
+        state.occupancy,
+        show_cameras(n, config).to(device),
+        height=size,
+        width=size,
+        mode=mode,
+        background=torch.tensor(config.background.color, device=device),
+        step_size=config.render.step_size,
+    )
