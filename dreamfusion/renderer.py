@@ -187,7 +187,7 @@ def render_image(
     width: int,
     mode: ImageMode = "color",
     background: Background | None = None,
-    step_size: float = 0.0125,
+    step_size: float = 0.02,
     rays_per_chunk: int = 16384,
 ) -> Tensor:
     """Pictures (n, height, width, 3) in [0, 1], on the CPU, without gradients or jitter.
