@@ -145,7 +145,6 @@ def train(
     settings = build_config(
         read_yaml(config) if config is not None else {}, parse_assignments(set_ or []), options
     )
-    _check_prompt(settings)
     _optimise(settings, out or Path("runs") / slug(prompt))
 
 
@@ -275,14 +274,14 @@ def vocabulary(prior: PriorOption = None) -> None:
         print(f"ignored: {', '.join(fillers)}")
 
 
-def _check_prompt(config: Config) -> None:
-    """Refuse what the prior cannot read before anything heavy is imported."""
+def _check_prompt(config: Config) -> str:
+    """Refuse what the prior cannot read before anything heavy is imported; how it reads it."""
     from dreamfusion.priors import find_prior, read_card
 
     card = read_card(find_prior(config.prior.name).path)
-    card.vocabulary.canonical(config.prompt)
     if config.prior.negative_prompt:
         card.vocabulary.canonical(config.prior.negative_prompt)
+    return card.vocabulary.canonical(config.prompt)
 
 
 def _load_prior(config: Config) -> DiffusionPrior:
@@ -304,6 +303,10 @@ def _load(run_dir: Path) -> tuple[RunFolder, Config, TrainState]:
 
 def _optimise(config: Config, where: Path | RunFolder) -> None:
     """Train from the start in a new folder at `where`, or go on with the run that is there."""
+    started = time.monotonic()
+    print(f"prompt    {config.prompt}, read as: {_check_prompt(config)}", flush=True)
+
+    from dreamfusion.checkpoint import checkpoints
     from dreamfusion.session import choose_device, load_state, optimise
     from dreamfusion.trainer import estimate_seconds, new_state, resolve
 
@@ -311,17 +314,15 @@ def _optimise(config: Config, where: Path | RunFolder) -> None:
     with _stoppable() as stopping:
         prior = _load_prior(config)
         config = resolve(config, prior, device)
-        if isinstance(where, RunFolder):
-            run = where
-            state = load_state(run, config, device)
-            if config.steps < state.step:
-                raise UserError(f"{run.path} is at step {state.step}, beyond {config.steps}")
-        else:
-            run = create_run(where)
-            state = new_state(config, device)
+        _print_machine(config, prior)
+        run = where if isinstance(where, RunFolder) else create_run(where)
+        # A run that was killed before its first checkpoint begins again, from the same seed.
+        begun = bool(checkpoints(run.checkpoints))
+        state = load_state(run, config, device) if begun else new_state(config, device)
+        if config.steps < state.step:
+            raise UserError(f"{run.path} is at step {state.step}, beyond {config.steps}")
         run.write_config(config)
-        started = time.monotonic()
-        _print_head(run, config, prior, state, estimate_seconds(state, prior, config))
+        _print_plan(run, config, state, estimate_seconds(state, prior, config))
         _show_progress(optimise(run, state, prior, config, stop=stopping), config.steps, state.step)
         if state.step < config.steps:
             print(f"stopped at step {state.step}; to go on: dreamfusion resume {run.path}")
@@ -367,18 +368,17 @@ def _stoppable() -> Iterator[Callable[[], bool]]:
             signal.signal(number, handler)
 
 
-def _print_head(
-    run: RunFolder, config: Config, prior: DiffusionPrior, state: TrainState, seconds: float
-) -> None:
+def _print_machine(config: Config, prior: DiffusionPrior) -> None:
     import torch
 
     kind = "latents" if prior.vae is not None else "pixels"
-    precision = config.prior.dtype
     threads = f", {torch.get_num_threads()} threads" if config.device == "cpu" else ""
+    print(f"prior     {prior.name} ({kind}, {prior.image_size} x {prior.image_size})")
+    print(f"device    {config.device}{threads}, {config.prior.dtype}", flush=True)
+
+
+def _print_plan(run: RunFolder, config: Config, state: TrainState, seconds: float) -> None:
     steps = f"{config.steps}" if state.step == 0 else f"{state.step} to {config.steps}"
-    print(f"prior     {prior.name} ({kind}, {prior.image_size} x {prior.image_size}, {precision})")
-    print(f"device    {config.device}{threads}")
-    print(f"prompt    {config.prompt}, read as: {prior.card.vocabulary.canonical(config.prompt)}")
     print(f"run       {run.path}")
     print(f"steps     {steps}, {config.camera.views} views each; expected {_duration(seconds)}")
     print(

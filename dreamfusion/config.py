@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import re
 import types
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -412,7 +413,9 @@ def _check_range(value: Any, metadata: Mapping[str, Any], name: str) -> None:
 
 
 def _check_across(config: Config) -> None:
-    """What no single setting can know."""
+    """What types and ranges do not say."""
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?|mps", config.device):
+        raise ConfigError(f"device is auto, cpu, cuda, cuda:N or mps; not {config.device!r}")
     for step in (0, config.steps - 1):
         low = config.sds.t_min.at(step, config.steps)
         high = config.sds.t_max.at(step, config.steps)

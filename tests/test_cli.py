@@ -87,9 +87,10 @@ def test_a_run_writes_and_names_everything(train, tmp_path, capsys, prior):
     out = capsys.readouterr().out
     run = tmp_path / "runs" / "a-red-puppy"
     lines = out.splitlines()
-    assert lines[0].startswith(f"prior     {prior} (pixels, 16 x 16, ")
-    assert lines[1].startswith("device    cpu")
-    assert lines[2] == "prompt    a red puppy, read as: red corgi"
+    assert lines[0] == "prompt    a red puppy, read as: red corgi"
+    assert lines[1] == f"prior     {prior} (pixels, 16 x 16)"
+    assert lines[2].startswith("device    cpu, ")
+    assert lines[3] == "run       runs/a-red-puppy"
     assert lines[4].startswith("steps     6, 2 views each; expected ")
     assert "step 6/6" in out
     for name in ("video.mp4", "mesh/model.glb", "config.yaml", "metrics.jsonl", "previews"):
@@ -160,6 +161,26 @@ def test_resume_with_more_steps(train, tmp_path, capsys):
     capsys.readouterr()
     assert main(["resume", "run", "--steps", "3"]) == 2
     assert capsys.readouterr().err == "error: run is at step 4, beyond 3\n"
+
+
+def test_killed_before_its_first_checkpoint_a_run_begins_again(train, tmp_path):
+    assert train("--out", "run", steps=2) == 0
+    _, expected = last_tensors(tmp_path / "run")
+    for file in (tmp_path / "run" / "checkpoints").iterdir():
+        file.unlink()
+    assert main(["resume", "run"]) == 0
+    assert steps_of(tmp_path / "run") == [1, 2]
+    _, found = last_tensors(tmp_path / "run")
+    assert all((expected[key] == found[key]).all() for key in expected)
+
+
+def test_a_terminal_gets_a_bar(train, capsys, monkeypatch):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    assert train(steps=3) == 0
+    out = capsys.readouterr().out
+    assert "step 3/3" in out
+    assert "steps/s" in out
+    assert "covered" in out
 
 
 def test_export_and_render(train, tmp_path, capsys):
