@@ -92,5 +92,5 @@ def test_same_seed_same_field():
     "settings", [{"density_activation": "relu"}, {"blob": "cube"}, {"blob_radius": 0.0}]
 )
 def test_bad_settings_are_refused(settings):
-    with pytest.raises(ValueError, match="density_activation|blob"):
+    with pytest.raises(ValueError, match=r"density_activation|blob"):
         Field(**settings)
