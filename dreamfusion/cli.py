@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dreamfusion import __version__
-from dreamfusion.config import Config, build_config, override, parse_assignments, read_yaml
+from dreamfusion.config import Config, build_config, parse_assignments, read_yaml, to_mapping
 from dreamfusion.errors import UserError
 from dreamfusion.prompts import slug, view_prompts
 from dreamfusion.runs import RunFolder, create_run, free_path, open_run
@@ -155,7 +155,7 @@ def resume(run_dir: RunArgument, steps: StepsOption = None, device: DeviceOption
     settings = run.read_config()
     changes: dict[str, Any] = {} if steps is None else {"steps": steps}
     changes |= {} if device is None else {"device": device}
-    _optimise(override(settings, changes), run)
+    _optimise(build_config(to_mapping(settings), changes), run)
 
 
 @app.command()

@@ -169,7 +169,7 @@ class LossConfig:
     """Weights of the regularisers."""
 
     opacity: Schedule = _setting(Schedule.constant(0.0), "sparsity: sqrt(opacity^2 + .01)", low=0)
-    entropy: Schedule = _setting(Schedule(0.0, 1.0), "undecided opacity", low=0)
+    entropy: Schedule = _setting(Schedule(0.003, 0.03), "undecided opacity", low=0)
     orientation: Schedule = _setting(
         Schedule.constant(0.0), "normals that look away from the camera, in lit steps", low=0
     )
