@@ -15,7 +15,9 @@ The learning rate is constant after its warm-up and falls linearly to zero over 
 from __future__ import annotations
 
 import argparse
+import copy
 import json
+import os
 import platform
 import sys
 import threading
@@ -24,6 +26,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from queue import Queue
 from typing import Any
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # share the cores: before torch is loaded
 
 import numpy as np
 import torch
@@ -290,6 +294,14 @@ def make_models(tokenizer: CLIPTokenizer, seed: int) -> tuple[CLIPTextModel, UNe
     return text_encoder, unet
 
 
+def load_weights(folder: Path, text_encoder: CLIPTextModel, unet: UNet2DConditionModel) -> None:
+    """Take over the weights of a prior that this script saved."""
+    saved_text = CLIPTextModel.from_pretrained(folder, subfolder="text_encoder")
+    saved_unet = UNet2DConditionModel.from_pretrained(folder, subfolder="unet")
+    text_encoder.load_state_dict(saved_text.float().state_dict())
+    unet.load_state_dict(saved_unet.float().state_dict())
+
+
 def noise_schedule() -> DDPMScheduler:
     return DDPMScheduler(
         num_train_timesteps=1000,
@@ -365,8 +377,6 @@ def save_pipeline(
     folder: Path, tokenizer: CLIPTokenizer, text_encoder: nn.Module, unet: nn.Module
 ) -> None:
     """Write the prior as diffusers does, in half precision, with its vocabulary beside it."""
-    import copy
-
     pipeline = IFPipeline(
         tokenizer=tokenizer,
         text_encoder=copy.deepcopy(text_encoder).to("cpu", torch.float16),  # type: ignore[arg-type]
@@ -440,6 +450,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--save-every", type=int, default=250, help="steps between states")
     parser.add_argument("--sheet-every", type=int, default=1000, help="steps between sheets")
     parser.add_argument("--work", type=Path, default=Path(".training/embedded-prior"))
+    parser.add_argument("--init", type=Path, help="start from a saved prior's weights")
     parser.add_argument("--out", type=Path, default=Path("assets/embedded-prior"))
     return parser.parse_args()
 
@@ -454,10 +465,11 @@ def main() -> None:
     geometry = render_geometry(args.views_per_noun, args.seed, args.work)
     tokenizer = make_tokenizer()
     text_encoder, unet = make_models(tokenizer, args.seed)
+    if args.init is not None:
+        load_weights(args.init, text_encoder, unet)
     models = nn.ModuleDict({"text_encoder": text_encoder, "unet": unet}).to(device)
     models = models.to(memory_format=torch.channels_last)
-    average = nn.ModuleDict(dict(zip(models, make_models(tokenizer, args.seed), strict=True)))
-    average = average.to(device).requires_grad_(False)
+    average = copy.deepcopy(models).requires_grad_(False)
     print(f"{sum(p.numel() for p in models.parameters()) / 1e6:.1f} M parameters", flush=True)
     optimizer = torch.optim.AdamW(
         models.parameters(), lr=args.learning_rate, betas=(0.9, 0.99), weight_decay=0.01
