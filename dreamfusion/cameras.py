@@ -179,10 +179,9 @@ def generate_rays(cameras: Cameras, height: int, width: int) -> Rays:
     columns = 2.0 * (torch.arange(width, device=device, dtype=dtype) + 0.5) / width - 1.0
     y, x = torch.meshgrid(rows, columns, indexing="ij")
     half = torch.tan(torch.deg2rad(cameras.fov_y_deg) / 2)[:, None, None].to(dtype)
-    in_camera = torch.stack(
-        [x[None] * half * (width / height), y[None] * half, -torch.ones_like(x)[None] * half / half],
-        dim=-1,
-    )
+    right = x[None] * half * (width / height)
+    up = y[None] * half
+    in_camera = torch.stack([right, up, torch.full_like(up, -1.0)], dim=-1)
     directions = torch.einsum("nij,nhwj->nhwi", cameras.T_world_camera[:, :3, :3], in_camera)
     directions = torch.nn.functional.normalize(directions, dim=-1)
     origins = cameras.positions[:, None, None, :].expand_as(directions)
