@@ -129,7 +129,8 @@ def best_overlap(predicted: Tensor, truth: Tensor) -> tuple[float, float, float]
         both = torch.minimum(moved, predicted).sum()
         return float(both / (moved + predicted - torch.minimum(moved, predicted)).sum())
 
-    candidates = [(overlap(a, s), a, s) for a in range(0, 360, 15) for s in (0.85, 1.0, 1.15)]
+    turns = [15.0 * i for i in range(24)]
+    candidates = [(overlap(a, s), a, s) for a in turns for s in (0.85, 1.0, 1.15)]
     best = max(candidates)
     for step_deg, step_scale in ((5.0, 0.07), (2.0, 0.03), (1.0, 0.015)):
         _, a0, s0 = best

@@ -3,6 +3,10 @@
 
     python scripts/train_embedded_prior.py --steps 6000 --out assets/embedded-prior
 
+On a CPU, a process a core is faster than a thread a core (each has a batch of its own):
+
+    torchrun --nproc-per-node 2 -m scripts.train_embedded_prior
+
 Deterministic for a seed, resumable (run the same command again), on the CPU or on CUDA. What it
 trains is a pixel-space text-to-image diffusion model, 64x64, v-prediction: a small
 UNet2DConditionModel with a CLIPTextModel trained along with it. Working files (geometry of the
@@ -31,6 +35,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # share the cores: before t
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from diffusers import DDIMScheduler, DDPMScheduler, IFPipeline, UNet2DConditionModel
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
@@ -149,7 +154,7 @@ def render_geometry(views_per_noun: int, seed: int, cache: Path) -> Geometry:
         adjective = adjectives[which - 1] if which else None
         obj = make_object(NOUNS[noun].name, "main", adjective, rng)
         generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
-        ranges = {name: tuple(values) for name, values in CAMERA.items()}
+        ranges: dict[str, Any] = {name: tuple(values) for name, values in CAMERA.items()}
         cameras = sample_cameras(per_shape, **ranges, generator=generator)
         buffers = view(obj, cameras, size)
         stop = min(start + per_shape, n)
@@ -171,14 +176,14 @@ def render_geometry(views_per_noun: int, seed: int, cache: Path) -> Geometry:
 class ToyPictures:
     """Training batches: the views of `geometry`, coloured, lit and put on backgrounds anew."""
 
-    def __init__(self, geometry: Geometry, batch: int, seed: int) -> None:
-        self.geometry, self.batch, self.seed = geometry, batch, seed
+    def __init__(self, geometry: Geometry, batch: int, seed: int, rank: int = 0) -> None:
+        self.geometry, self.batch, self.seed, self.rank = geometry, batch, seed, rank
         held = set(held_out_pairs())
         self.colors_of = [[c for c in COLORS if (n.name, c) not in held] for n in NOUNS]
 
     def __call__(self, step: int) -> tuple[NDArray[np.float32], list[str]]:
         """The batch of a step: pictures (b, SIZE, SIZE, 3) in [0, 1], and captions."""
-        rng = np.random.default_rng([self.seed, 1, step])
+        rng = np.random.default_rng([self.seed, 1, step, self.rank])
         pictures = np.empty((self.batch, SIZE, SIZE, 3), np.float32)
         captions = []
         for i, row in enumerate(rng.integers(len(self.geometry.noun), size=self.batch)):
@@ -379,8 +384,8 @@ def save_pipeline(
     """Write the prior as diffusers does, in half precision, with its vocabulary beside it."""
     pipeline = IFPipeline(
         tokenizer=tokenizer,
-        text_encoder=copy.deepcopy(text_encoder).to("cpu", torch.float16),  # type: ignore[arg-type]
-        unet=copy.deepcopy(unet).to("cpu", torch.float16),  # type: ignore[arg-type]
+        text_encoder=copy.deepcopy(text_encoder).to("cpu", torch.float16),
+        unet=copy.deepcopy(unet).to("cpu", torch.float16),
         scheduler=noise_schedule(),
         safety_checker=None,
         feature_extractor=None,
@@ -411,7 +416,7 @@ def write_card(folder: Path, *, pictures: int, seconds: float, device: torch.dev
     where = (
         torch.cuda.get_device_name(device)
         if device.type == "cuda"
-        else f"{torch.get_num_threads()} threads of {machine}"
+        else f"{os.cpu_count()} cores of {machine}"
     )
     held = held_out_pairs()
     (folder / "README.md").write_text(
@@ -431,6 +436,16 @@ def write_card(folder: Path, *, pictures: int, seconds: float, device: torch.dev
             high=CAMERA["elevation_deg"][1],
         )
     )
+
+
+def average_gradients(models: nn.Module, world: int) -> None:
+    """The mean over all processes, in one exchange."""
+    gradients = [p.grad for p in models.parameters() if p.grad is not None]
+    flat = torch.cat([g.reshape(-1) for g in gradients])
+    dist.all_reduce(flat)
+    parts = (flat / world).split([g.numel() for g in gradients])
+    for gradient, part in zip(gradients, parts, strict=True):
+        gradient.copy_(part.reshape(gradient.shape))
 
 
 def learning_rate(step: int, steps: int, warmup: int, decay: int, peak: float) -> float:
@@ -458,41 +473,48 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     args = parse_arguments()
     device = torch.device(args.device)
+    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    if world > 1:
+        dist.init_process_group("gloo")
 
     def autocast() -> Any:
         return torch.autocast(device.type, torch.bfloat16)
 
+    if rank == 0:
+        render_geometry(args.views_per_noun, args.seed, args.work)
+    if world > 1:
+        dist.barrier()
     geometry = render_geometry(args.views_per_noun, args.seed, args.work)
     tokenizer = make_tokenizer()
     text_encoder, unet = make_models(tokenizer, args.seed)
     if args.init is not None:
         load_weights(args.init, text_encoder, unet)
     models = nn.ModuleDict({"text_encoder": text_encoder, "unet": unet}).to(device)
-    models = models.to(memory_format=torch.channels_last)
+    unet.to(memory_format=torch.channels_last)
     average = copy.deepcopy(models).requires_grad_(False)
     print(f"{sum(p.numel() for p in models.parameters()) / 1e6:.1f} M parameters", flush=True)
     optimizer = torch.optim.AdamW(
         models.parameters(), lr=args.learning_rate, betas=(0.9, 0.99), weight_decay=0.01
     )
-    state_file, first, spent = args.work / "state.pt", 0, 0.0
+    state_file, first, spent, seen = args.work / "state.pt", 0, 0.0, 0
     if state_file.exists():
         state = torch.load(state_file, map_location=device, weights_only=True)
         models.load_state_dict(state["models"])
         average.load_state_dict(state["average"])
         optimizer.load_state_dict(state["optimizer"])
-        first, spent = state["step"], state.get("seconds", 0.0)
+        first, spent, seen = state["step"], state["seconds"], state["pictures"]
         print(f"resumed at step {first}", flush=True)
 
     scheduler = noise_schedule()
     alpha = scheduler.alphas_cumprod.sqrt().to(device)
     sigma = (1 - scheduler.alphas_cumprod).sqrt().to(device)
-    queue = prefetch(ToyPictures(geometry, args.batch, args.seed), first, args.steps)
+    queue = prefetch(ToyPictures(geometry, args.batch, args.seed, rank), first, args.steps)
     losses: list[float] = []
     started = time.time()
     for step in range(first, args.steps):
         pictures, captions = queue.get()
         x = torch.from_numpy(pictures).permute(0, 3, 1, 2).to(device) * 2 - 1
-        generator = torch.Generator().manual_seed(args.seed * 1_000_003 + step)
+        generator = torch.Generator().manual_seed((args.seed * 1_000_003 + step) * world + rank)
         # More of the noisy timesteps, where shape and colour are decided.
         u = torch.rand(args.batch, generator=generator) ** 0.75
         t = (u * scheduler.config.num_train_timesteps).long().to(device)
@@ -510,6 +532,8 @@ def main() -> None:
             group["lr"] = learning_rate(step, args.steps, 200, args.decay_steps, args.learning_rate)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        if world > 1:
+            average_gradients(models, world)
         nn.utils.clip_grad_norm_(models.parameters(), 1.0)
         optimizer.step()
         keep = min(args.ema, (step + 1) / (step + 10))
@@ -518,9 +542,11 @@ def main() -> None:
         losses.append(loss.item())
 
         done = step + 1
+        if rank > 0:
+            continue
         if done % 50 == 0:
-            rate = (done - first) * args.batch / (time.time() - started)
-            left = (args.steps - done) * args.batch / rate / 60
+            rate = (done - first) * args.batch * world / (time.time() - started)
+            left = (args.steps - done) * args.batch * world / rate / 60
             print(
                 f"step {done}/{args.steps}: loss {np.mean(losses[-50:]):.4f}, "
                 f"{rate:.1f} pictures/s, {left:.0f} min left",
@@ -533,6 +559,7 @@ def main() -> None:
                 "optimizer": optimizer.state_dict(),
                 "step": done,
                 "seconds": spent + time.time() - started,
+                "pictures": seen + (done - first) * args.batch * world,
             }
             torch.save(state, state_file.with_suffix(".tmp"))
             state_file.with_suffix(".tmp").replace(state_file)
@@ -541,6 +568,8 @@ def main() -> None:
             sample_sheet(
                 tokenizer, average["text_encoder"], average["unet"], sheet, autocast=autocast
             )
+    if rank > 0:
+        return
     save_pipeline(args.out, tokenizer, average["text_encoder"], average["unet"])
     sample_sheet(
         tokenizer, average["text_encoder"], average["unet"],
@@ -548,7 +577,7 @@ def main() -> None:
     )  # fmt: skip
     write_card(
         args.out,
-        pictures=args.steps * args.batch,
+        pictures=seen + (args.steps - first) * args.batch * world,
         seconds=spent + time.time() - started,
         device=device,
     )

@@ -110,8 +110,8 @@ class ToyObject:
 
     def occupancy(self, resolution: int = 96, extent: float = 1.0) -> NDArray[np.bool_]:
         """Which cell centres of the box [-extent, extent]^3 lie inside; indexed [x, y, z]."""
-        axis = (np.arange(resolution, dtype=np.float32) + 0.5) / resolution * 2 - 1
-        grid = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), axis=-1) * extent
+        axis = ((np.arange(resolution) + 0.5) / resolution * 2 - 1).astype(np.float32) * extent
+        grid = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), axis=-1)
         inside = self.signed_distance(grid.reshape(-1, 3)) < 0
         return inside.reshape(resolution, resolution, resolution)
 

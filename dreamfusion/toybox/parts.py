@@ -116,7 +116,7 @@ def legs(
     """Four legs of an animal or a piece of furniture, from height `top` down to 0."""
     parts: list[Part] = []
     for z in (z_front, z_back):
-        parts += pair(limb((x, top, z), (x, foot, z), radius, foot, **kwargs))  # type: ignore[arg-type]
+        parts += pair(limb((x, top, z), (x, foot, z), radius, foot, **kwargs))
     return parts
 
 

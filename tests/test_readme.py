@@ -1,0 +1,43 @@
+"""What the README and the files in configs/ say is true of the code."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from dreamfusion.cli import main
+from dreamfusion.config import build_config, read_yaml
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_python_examples_run(monkeypatch: pytest.MonkeyPatch):
+    examples = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    assert examples
+    for code in examples:
+        short, replaced = re.subn(r"range\(200\)", "range(2)", code)
+        assert replaced == 1
+        space: dict[str, object] = {}
+        exec(short, space)
+        assert space["picture"].grad.abs().sum() > 0  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda f: f.name)
+def test_every_config_file_is_valid_and_changes_something(file: Path):
+    assert build_config(read_yaml(file)) != build_config()
+
+
+def test_commands_that_the_readme_names_exist(capsys: pytest.CaptureFixture[str]):
+    named = set(re.findall(r"^dreamfusion (\w+)", README, flags=re.MULTILINE))
+    assert {"train", "resume", "export", "render", "sample", "vocabulary"} <= named
+    for command in named:
+        assert main([command, "--help"]) == 0
+    assert "Usage" in capsys.readouterr().out
+
+
+def test_pictures_and_pages_that_the_readme_links_exist():
+    for target in re.findall(r"\]\(((?!http)[^)#]+)\)", README):
+        assert (ROOT / target).exists(), target
