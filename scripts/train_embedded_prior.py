@@ -67,7 +67,7 @@ CAMERA: dict[str, Any] = {
     "distance": [2.65, 2.85],
     "fov_y_deg": [40.0, 40.0],
 }
-LIGHT: dict[str, Any] = {"ambient": 0.4, "direction_std": 0.6}
+LIGHT: dict[str, Any] = {"ambient": 0.4, "direction_std": 0.6, "distance": [8.0, 8.0]}
 SHADING_SHARES = {"albedo": 0.35, "lambertian": 0.45, "textureless": 0.2}
 MAX_TOKENS = 77  # what diffusers' IFPipeline pads prompts to
 CARD = """# The embedded prior
@@ -393,7 +393,7 @@ def save_pipeline(
         requires_safety_checker=False,
     )
     pipeline.save_pretrained(folder, safe_serialization=True)
-    vocabulary = vocabulary_file(CAMERA, LIGHT, SIZE)
+    vocabulary = vocabulary_file(CAMERA, LIGHT)
     (folder / "dreamfusion.json").write_text(json.dumps(vocabulary, indent=1) + "\n")
     pairs = "".join(f"{noun},{color}\n" for noun, color in held_out_pairs())
     (folder / "held_out_pairs.csv").write_text("noun,color\n" + pairs)

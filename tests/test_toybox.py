@@ -172,7 +172,7 @@ def test_held_out_pairs_are_a_tenth_and_never_natural():
 
 
 def test_vocabulary_file_speaks_as_the_captions_do():
-    vocabulary = ViewVocabulary.from_mapping(vocabulary_file({}, {}, 64))
+    vocabulary = ViewVocabulary.from_mapping(vocabulary_file({}, {}))
     assert len(vocabulary.azimuth) == len(AZIMUTH_WORDS)
     for typed, meant in {
         "a corgi": "corgi",

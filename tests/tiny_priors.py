@@ -57,7 +57,6 @@ def card() -> dict[str, object]:
     views = ["front", "left", "back", "right"]
     return {
         "format": 1,
-        "render_size": 16,
         "words": words,
         "views": {
             "azimuth": [

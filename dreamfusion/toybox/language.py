@@ -101,16 +101,13 @@ def known_words() -> dict[str, str]:
     return words
 
 
-def vocabulary_file(
-    camera: dict[str, Any], light: dict[str, Any], render_size: int
-) -> dict[str, Any]:
+def vocabulary_file(camera: dict[str, Any], light: dict[str, Any]) -> dict[str, Any]:
     """The content of a prior's `dreamfusion.json` (read by `dreamfusion.prompts`)."""
     step = 360.0 / len(AZIMUTH_WORDS)
     lows = [low for low, _ in ELEVATION_WORDS]
     highs = [*lows[1:], 90.0]
     return {
         "format": 1,
-        "render_size": render_size,
         "nouns": [noun.name for noun in NOUNS],
         "colors": list(COLORS),
         "adjectives": list(ADJECTIVES),
