@@ -509,6 +509,8 @@ def main() -> None:
         models.load_state_dict(state["models"])
         average.load_state_dict(state["average"])
         optimizer.load_state_dict(state["optimizer"])
+        for group in optimizer.param_groups:
+            group.update(fused=True, foreach=None)
         first, spent, seen = state["step"], state["seconds"], state["pictures"]
         print(f"resumed at step {first}", flush=True)
 
