@@ -12,13 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from dreamfusion.toybox import NOUNS, PALETTE
-from dreamfusion.toybox.objects import COLOR_INDEX, PALETTE_TABLE
-from scripts.train_embedded_prior import Geometry, random_background, render_geometry
+from dreamfusion.toybox import COLORS, NOUNS, PALETTE
+from scripts.train_embedded_prior import ToyPictures, random_palette, render_geometry
 
-SIZE = 64
 NOUN_NAMES = [noun.name for noun in NOUNS]
 COLOR_NAMES = list(PALETTE)
 SEED = 20_001  # not the prior's: other shapes, other views
@@ -44,37 +43,27 @@ class ToyClassifier(nn.Module):
 
 
 def examples(
-    geometry: Geometry, rows: np.ndarray, rng: np.random.Generator
+    toy: ToyPictures, rows: NDArray[np.int64], rng: np.random.Generator
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Pictures (n, 3, 64, 64), nouns (n,) and colours (n,): lit or not, blurred and noisy."""
-    pictures = np.empty((len(rows), SIZE, SIZE, 3), np.float32)
-    colors = np.empty(len(rows), np.int64)
-    for i, row in enumerate(rows):
-        noun = NOUNS[geometry.noun[row]]
-        name = noun.color if rng.random() < 0.4 else COLOR_NAMES[rng.integers(12)]
-        colors[i] = COLOR_NAMES.index(name)
-        palette = PALETTE_TABLE.copy()
-        palette[COLOR_INDEX["main"]] = palette[COLOR_INDEX[name]]
-        palette = np.clip(palette + rng.normal(0, 0.04, palette.shape), 0, 1).astype(np.float32)
-        palette[0] = random_background(rng)
-        index = geometry.color_index[row]
-        picture = palette[index]
-        if rng.random() < 0.6:
-            light = geometry.towards_camera[row] + rng.normal(0, 0.6, 3)
-            light = (light / np.linalg.norm(light) / 127).astype(np.float32)
-            ambient = rng.uniform(0.4, 0.8)
-            shade = ambient + (1 - ambient) * np.maximum(
-                geometry.normals[row].astype(np.float32) @ light, 0
-            )
-            picture = np.where(index[..., None] > 0, picture * shade[..., None], picture)
-        pictures[i] = picture.reshape(SIZE, 2, SIZE, 2, 3).mean(axis=(1, 3))
-    batch = torch.from_numpy(pictures).permute(0, 3, 1, 2).contiguous()
+    """Pictures (n, 3, 64, 64), nouns (n,) and colours (n,): lit or not, soft or sharp, noisy."""
+    n, g = len(rows), toy.geometry
+    names = [
+        NOUNS[g.noun[row]].color if rng.random() < 0.4 else COLORS[rng.integers(len(COLORS))]
+        for row in rows
+    ]
+    pictures = toy.draw(
+        rows,
+        [random_palette(name, 0.04, rng) for name in names],
+        list(rng.choice(["albedo", "lambertian"], n, p=[0.4, 0.6])),
+        g.towards_camera[rows] + rng.normal(0, 0.6, (n, 3)),
+        rng.uniform(0.4, 0.8, n),
+    )
     if rng.random() < 0.5:  # as soft as a radiance field
-        batch = nn.functional.avg_pool2d(batch, 3, stride=1, padding=1, count_include_pad=False)
-    noise = torch.from_numpy(rng.normal(0, rng.uniform(0, 0.03), batch.shape).astype(np.float32))
-    batch = (batch + noise).clamp(0, 1)
-    nouns = torch.from_numpy(geometry.noun[rows].astype(np.int64))
-    return batch, nouns, torch.from_numpy(colors)
+        pictures = nn.functional.avg_pool2d(pictures, 3, 1, padding=1, count_include_pad=False)
+    noise = rng.normal(0, rng.uniform(0, 0.03), tuple(pictures.shape)).astype(np.float32)
+    pictures = (pictures + torch.from_numpy(noise)).clamp(0, 1)
+    nouns = torch.from_numpy(g.noun[rows].astype(np.int64))
+    return pictures, nouns, torch.tensor([COLOR_NAMES.index(name) for name in names])
 
 
 def train_classifier(cache: Path, *, steps: int = 1500, batch: int = 64) -> ToyClassifier:
@@ -85,15 +74,15 @@ def train_classifier(cache: Path, *, steps: int = 1500, batch: int = 64) -> ToyC
         model.load_state_dict(torch.load(file, weights_only=True))
         return model.eval()
     torch.manual_seed(0)
-    geometry = render_geometry(80, SEED, cache)
+    toy = ToyPictures(render_geometry(80, SEED, cache), batch, SEED)
     # The last sixteen views of each noun are two shapes of their own: kept for the test.
-    position = np.arange(len(geometry.noun)) % 80
+    position = np.arange(len(toy.geometry.noun)) % 80
     seen, unseen = np.flatnonzero(position < 64), np.flatnonzero(position >= 64)
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.02)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps)
     for step in range(steps):
         rng = np.random.default_rng([SEED, step])
-        pictures, nouns, colors = examples(geometry, rng.choice(seen, batch), rng)
+        pictures, nouns, colors = examples(toy, rng.choice(seen, batch), rng)
         for_noun, for_color = model(pictures)
         loss = nn.functional.cross_entropy(for_noun, nouns)
         loss = loss + nn.functional.cross_entropy(for_color, colors)
@@ -106,7 +95,7 @@ def train_classifier(cache: Path, *, steps: int = 1500, batch: int = 64) -> ToyC
     model.eval()
     with torch.no_grad():
         rng = np.random.default_rng([SEED, steps])
-        pictures, nouns, colors = examples(geometry, unseen, rng)
+        pictures, nouns, colors = examples(toy, unseen, rng)
         for_noun, for_color = model(pictures)
         print(
             f"classifier on unseen shapes: noun {(for_noun.argmax(1) == nouns).float().mean():.3f},"

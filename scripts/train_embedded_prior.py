@@ -48,7 +48,7 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from dreamfusion.cameras import sample_cameras
-from dreamfusion.toybox import ADJECTIVES, COLORS, NOUNS, make_object, view
+from dreamfusion.toybox import ADJECTIVES, COLORS, NOUNS, make_object, shade, view
 from dreamfusion.toybox.language import (
     SHADING_WORDS,
     TEMPLATE,
@@ -59,6 +59,7 @@ from dreamfusion.toybox.language import (
     vocabulary_file,
 )
 from dreamfusion.toybox.objects import COLOR_INDEX, PALETTE_TABLE
+from dreamfusion.toybox.render import downsample
 
 SIZE = 64
 SUPERSAMPLE = 2
@@ -175,50 +176,72 @@ def render_geometry(views_per_noun: int, seed: int, cache: Path) -> Geometry:
 
 
 class ToyPictures:
-    """Training batches: the views of `geometry`, coloured, lit and put on backgrounds anew."""
+    """Training batches: the views of `geometry`, coloured, lit and put on backgrounds anew.
 
-    def __init__(self, geometry: Geometry, batch: int, seed: int, rank: int = 0) -> None:
+    What is drawn depends on seed, step and rank alone; the pictures are made on `device`.
+    """
+
+    def __init__(
+        self,
+        geometry: Geometry,
+        batch: int,
+        seed: int,
+        *,
+        rank: int = 0,
+        device: torch.device | str = "cpu",
+    ) -> None:
         self.geometry, self.batch, self.seed, self.rank = geometry, batch, seed, rank
+        self.normals = torch.from_numpy(geometry.normals).to(device)
+        self.color_index = torch.from_numpy(geometry.color_index).to(device)
         held = set(held_out_pairs())
         self.colors_of = [[c for c in COLORS if (n.name, c) not in held] for n in NOUNS]
 
-    def __call__(self, step: int) -> tuple[NDArray[np.float32], list[str]]:
-        """The batch of a step: pictures (b, SIZE, SIZE, 3) in [0, 1], and captions."""
+    def __call__(self, step: int) -> tuple[Tensor, list[str]]:
+        """The batch of a step: pictures (b, 3, SIZE, SIZE) in [0, 1], and captions."""
         rng = np.random.default_rng([self.seed, 1, step, self.rank])
-        pictures = np.empty((self.batch, SIZE, SIZE, 3), np.float32)
-        captions = []
-        for i, row in enumerate(rng.integers(len(self.geometry.noun), size=self.batch)):
-            pictures[i], text = self._example(int(row), rng)
-            captions.append(text)
-        return pictures, captions
+        rows = rng.integers(len(self.geometry.noun), size=self.batch)
+        shadings = rng.choice(list(SHADING_SHARES), self.batch, p=list(SHADING_SHARES.values()))
+        palettes, captions = [], []
+        for row, shading in zip(rows, shadings, strict=True):
+            color, text = self._caption(int(row), str(shading), rng)
+            palettes.append(random_palette(color, 0.02, rng))
+            captions.append("" if rng.random() < 0.12 else text)
+        towards_light = self.geometry.towards_camera[rows] + rng.normal(
+            0, LIGHT["direction_std"], (self.batch, 3)
+        )
+        ambient = np.full(self.batch, LIGHT["ambient"])
+        return self.draw(rows, palettes, list(shadings), towards_light, ambient), captions
 
-    def _example(self, row: int, rng: np.random.Generator) -> tuple[NDArray[np.float32], str]:
+    def draw(
+        self,
+        rows: NDArray[np.int64],
+        palettes: list[NDArray[np.float32]],
+        shadings: list[str],
+        towards_light: NDArray[np.float64],
+        ambient: NDArray[np.float64],
+    ) -> Tensor:
+        """Pictures (n, 3, SIZE, SIZE) of n rows of the geometry."""
+        device = self.normals.device
+        picked = torch.from_numpy(rows).to(device)
+        light = torch.from_numpy(towards_light).float().to(device)
+        shaded = shade(
+            self.normals[picked].float() / 127,
+            self.color_index[picked],
+            palettes=torch.from_numpy(np.stack(palettes)).to(device),
+            shadings=shadings,
+            light_directions=nn.functional.normalize(light, dim=-1),
+            ambient=torch.from_numpy(ambient).float().to(device),
+        )
+        return downsample(shaded, SUPERSAMPLE).movedim(-1, 1).contiguous()
+
+    def _caption(self, row: int, shading: str, rng: np.random.Generator) -> tuple[str, str]:
+        """The main colour that a view gets, and its caption."""
         g = self.geometry
         noun = NOUNS[g.noun[row]]
         color = None
         if rng.random() < 0.55:
             allowed = self.colors_of[g.noun[row]]
             color = allowed[rng.integers(len(allowed))]
-        palette = PALETTE_TABLE.copy()
-        palette[COLOR_INDEX["main"]] = palette[COLOR_INDEX[color or noun.color]]
-        palette = np.clip(palette + rng.normal(0, 0.02, palette.shape), 0, 1).astype(np.float32)
-        palette[0] = random_background(rng)
-
-        shading = list(SHADING_SHARES)[
-            np.searchsorted(np.cumsum(list(SHADING_SHARES.values()))[:-1], rng.random())
-        ]
-        index = g.color_index[row]
-        color_of = palette[index]
-        if shading != "albedo":
-            light = g.towards_camera[row] + rng.normal(0, LIGHT["direction_std"], 3)
-            light = (light / np.linalg.norm(light) / 127).astype(np.float32)
-            diffuse = np.maximum(g.normals[row].astype(np.float32) @ light, 0)
-            ambient = LIGHT["ambient"]
-            brightness = (ambient + (1 - ambient) * diffuse)[..., None]
-            lit = brightness if shading == "textureless" else color_of * brightness
-            color_of = np.where(index[..., None] > 0, lit, palette[0])
-        s = SUPERSAMPLE
-        small = color_of.reshape(SIZE, s, SIZE, s, 3).mean(axis=(1, 3))
         text = caption(
             noun.name,
             color,
@@ -228,7 +251,16 @@ class ToyPictures:
             shading,
             rng,
         )
-        return small, "" if rng.random() < 0.12 else text
+        return color or noun.color, text
+
+
+def random_palette(color: str, spread: float, rng: np.random.Generator) -> NDArray[np.float32]:
+    """The palette with `color` as main colour, each a little off, and a random background."""
+    palette = PALETTE_TABLE.copy()
+    palette[COLOR_INDEX["main"]] = palette[COLOR_INDEX[color]]
+    palette = np.clip(palette + rng.normal(0, spread, palette.shape), 0, 1).astype(np.float32)
+    palette[0] = random_background(rng)
+    return palette
 
 
 def random_background(rng: np.random.Generator) -> NDArray[np.float32]:
@@ -517,12 +549,14 @@ def main() -> None:
     scheduler = noise_schedule()
     alpha = scheduler.alphas_cumprod.sqrt().to(device)
     sigma = (1 - scheduler.alphas_cumprod).sqrt().to(device)
-    queue = prefetch(ToyPictures(geometry, args.batch, args.seed, rank), first, args.steps)
+    queue = prefetch(
+        ToyPictures(geometry, args.batch, args.seed, rank=rank, device=device), first, args.steps
+    )
     losses: list[float] = []
     started = time.time()
     for step in range(first, args.steps):
         pictures, captions = queue.get()
-        x = torch.from_numpy(pictures).permute(0, 3, 1, 2).to(device) * 2 - 1
+        x = pictures * 2 - 1
         generator = torch.Generator().manual_seed((args.seed * 1_000_003 + step) * world + rank)
         # More of the noisy timesteps, where shape and colour are decided.
         u = torch.rand(args.batch, generator=generator) ** 0.75

@@ -6,7 +6,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
@@ -33,9 +32,9 @@ def test_every_caption_word_is_one_token():
 
 def test_batches_repeat_for_a_step_and_differ_between_steps(pictures: ToyPictures):
     first, again, other = pictures(3), pictures(3), pictures(4)
-    assert np.array_equal(first[0], again[0])
+    assert torch.equal(first[0], again[0])
     assert first[1] == again[1]
-    assert not np.array_equal(first[0], other[0])
+    assert not torch.equal(first[0], other[0])
     assert first[0].min() >= 0
     assert first[0].max() <= 1
 

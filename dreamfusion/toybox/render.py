@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Sequence
+
 import torch
-from numpy.typing import NDArray
+from torch import Tensor
 
 from ..cameras import Cameras, generate_rays
 from .objects import PALETTE_TABLE, GeometryBuffers, ToyObject
@@ -19,34 +20,38 @@ def view(obj: ToyObject, cameras: Cameras, size: int) -> GeometryBuffers:
 
 
 def shade(
-    buffers: GeometryBuffers,
+    normals: Tensor,
+    color_index: Tensor,
     *,
-    shading: str,
-    light_direction: NDArray[np.float32],
-    ambient: float = 0.4,
-    background: NDArray[np.float32],
-    palette: NDArray[np.float32] = PALETTE_TABLE,
-) -> NDArray[np.float32]:
-    """One picture (h, w, 3) in [0, 1] of one view's buffers.
+    palettes: Tensor,
+    shadings: Sequence[str],
+    light_directions: Tensor,
+    ambient: Tensor,
+) -> Tensor:
+    """Pictures (n, h, w, 3) in [0, 1] of n views.
 
-    shading: "albedo" (no light), "lambertian" or "textureless" (the same light on white).
-    light_direction: (3,) unit vector towards the light; the diffuse share is 1 - ambient.
-    background: (3,). palette: (colours, 3), indexed by the buffers' colour index.
+    normals: (n, h, w, 3) unit vectors. color_index: (n, h, w) rows of `palettes`, 0 where nothing
+    is. palettes: (n, colours, 3); row 0 is the background. shadings: n of "albedo" (no light),
+    "lambertian" and "textureless" (the same light on white). light_directions: (n, 3) unit vectors
+    towards the lights. ambient: (n,) in [0, 1]; the diffuse share is the rest.
     """
-    color = palette[buffers.color_index]
-    if shading != "albedo":
-        diffuse = np.maximum(buffers.normals @ light_direction, 0.0)
-        light = (ambient + (1.0 - ambient) * diffuse)[..., None]
-        color = light if shading == "textureless" else color * light
-    picture = np.where(buffers.color_index[..., None] > 0, color, background)
-    return picture.astype(np.float32)
+    device = normals.device
+    unlit = torch.tensor([s == "albedo" for s in shadings], device=device)[:, None, None, None]
+    white = torch.tensor([s == "textureless" for s in shadings], device=device)
+    index = color_index.long()
+    n = len(index)
+    colors = palettes[torch.arange(n, device=device)[:, None, None], index]
+    diffuse = torch.einsum("nhwc,nc->nhw", normals, light_directions).clamp(0.0, 1.0)[..., None]
+    share = ambient[:, None, None, None]
+    light = torch.where(unlit, 1.0, share + (1.0 - share) * diffuse)
+    surface = torch.where(white[:, None, None, None], 1.0, colors) * light
+    return torch.where((index > 0)[..., None], surface, palettes[:, None, None, 0])
 
 
-def downsample(pictures: NDArray[np.float32], factor: int) -> NDArray[np.float32]:
-    """Box-filtered pictures (..., h, w, c) at 1/factor of their size."""
-    *lead, h, w, c = pictures.shape
-    blocks = pictures.reshape(*lead, h // factor, factor, w // factor, factor, c)
-    return blocks.mean(axis=(-4, -2))
+def downsample(pictures: Tensor, factor: int) -> Tensor:
+    """Box-filtered pictures (n, h, w, c) at 1/factor of their size."""
+    pooled = torch.nn.functional.avg_pool2d(pictures.movedim(-1, 1), factor)
+    return pooled.movedim(1, -1)
 
 
 def picture(
@@ -57,21 +62,20 @@ def picture(
     shading: str = "lambertian",
     background: tuple[float, float, float] = (1.0, 1.0, 1.0),
     supersample: int = 2,
-) -> torch.Tensor:
+) -> Tensor:
     """Antialiased pictures (n, size, size, 3) in [0, 1], lit from beside and above each camera."""
     buffers = view(obj, cameras, size * supersample)
-    plain = np.asarray(background, dtype=np.float32)
-    pictures = []
-    for i in range(len(cameras)):
-        right, up, backward = cameras.T_world_camera[i, :3, :3].numpy().T
-        light = 0.4 * right + 0.5 * up + 0.8 * backward
-        one = GeometryBuffers(buffers.depth[i], buffers.normals[i], buffers.color_index[i])
-        pictures.append(
-            shade(
-                one,
-                shading=shading,
-                light_direction=light / np.linalg.norm(light),
-                background=plain,
-            )
-        )
-    return torch.from_numpy(downsample(np.stack(pictures), supersample))
+    n = len(cameras)
+    palettes = torch.from_numpy(PALETTE_TABLE).repeat(n, 1, 1)
+    palettes[:, 0] = torch.tensor(background)
+    toward = torch.tensor([0.4, 0.5, 0.8])  # right, up, backward of each camera
+    light = torch.einsum("nij,j->ni", cameras.T_world_camera[:, :3, :3], toward)
+    shaded = shade(
+        torch.from_numpy(buffers.normals),
+        torch.from_numpy(buffers.color_index),
+        palettes=palettes,
+        shadings=[shading] * n,
+        light_directions=torch.nn.functional.normalize(light, dim=-1),
+        ambient=torch.full((n,), 0.4),
+    )
+    return downsample(shaded, supersample)
