@@ -23,10 +23,13 @@ import copy
 import json
 import os
 import platform
+import shutil
 import sys
 import threading
 import time
+from collections import Counter
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from queue import Queue
 from typing import Any
@@ -40,10 +43,7 @@ from diffusers import DDIMScheduler, DDPMScheduler, IFPipeline, UNet2DConditionM
 from diffusers.models.attention_processor import AttnProcessor
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
-from tokenizers import Tokenizer
-from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel
-from tokenizers.trainers import BpeTrainer
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
@@ -274,25 +274,39 @@ def random_background(rng: np.random.Generator) -> NDArray[np.float32]:
 
 
 def make_tokenizer() -> CLIPTokenizer:
-    """A CLIP tokenizer in which every caption word is one token.
+    """A CLIP tokenizer in which every caption word is one token, the same in every process.
 
-    Byte-pair merges are learned from the word list until every word is whole.
+    Byte-pair merges are learned from the word list until every word is whole. Not by the
+    tokenizers library: its trainer breaks ties by chance, so that two processes, or a training and
+    its continuation, would give a word different numbers.
     """
     words = caption_words()
+    spelled = [[*word[:-1], word[-1] + "</w>"] for word in words]
+    merges: list[tuple[str, str]] = []
+    while any(len(parts) > 1 for parts in spelled):
+        pairs = Counter(pair for parts in spelled for pair in pairwise(parts))
+        best = max(pairs, key=lambda pair: (pairs[pair], pair))
+        merges.append(best)
+        spelled = [_merge(parts, best) for parts in spelled]
     alphabet = sorted(ByteLevel.alphabet())
-    bpe = Tokenizer(BPE(end_of_word_suffix="</w>"))
-    trainer = BpeTrainer(
-        vocab_size=100_000, end_of_word_suffix="</w>", min_frequency=1, show_progress=False
-    )
-    bpe.train_from_iterator(words, trainer)
-    merges = [tuple(pair) for pair in json.loads(bpe.to_str())["model"]["merges"]]
     symbols = [*alphabet, *(c + "</w>" for c in alphabet), *("".join(pair) for pair in merges)]
     symbols = list(dict.fromkeys([*symbols, "<|startoftext|>", "<|endoftext|>"]))
-    vocab = {s: i for i, s in enumerate(symbols)}
-    tokenizer = CLIPTokenizer(vocab=vocab, merges=list(merges), model_max_length=MAX_TOKENS)
-    broken = [w for w in words if len(tokenizer(w).input_ids) != 3]
+    vocab = {symbol: i for i, symbol in enumerate(symbols)}
+    tokenizer = CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=MAX_TOKENS)
+    broken = [word for word in words if len(tokenizer(word).input_ids) != 3]
     assert not broken, f"not one token each: {broken}"
     return tokenizer
+
+
+def _merge(parts: list[str], pair: tuple[str, str]) -> list[str]:
+    """`parts` with every occurrence of `pair`, from the left, joined."""
+    merged: list[str] = []
+    i = 0
+    while i < len(parts):
+        joined = tuple(parts[i : i + 2]) == pair
+        merged.append("".join(pair) if joined else parts[i])
+        i += 2 if joined else 1
+    return merged
 
 
 def make_models(tokenizer: CLIPTokenizer, seed: int) -> tuple[CLIPTextModel, UNet2DConditionModel]:
@@ -378,7 +392,7 @@ def sample_sheet(
     *,
     autocast: Any,
     guidance: float = 4.0,
-    steps: int = 25,
+    steps: int,
 ) -> None:
     """A row a prompt, eight azimuths a row: what the prior has learned, to look at."""
     device = unet.device
@@ -497,6 +511,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--save-every", type=int, default=250, help="steps between states")
     parser.add_argument("--sheet-every", type=int, default=1000, help="steps between sheets")
+    parser.add_argument("--sheet-steps", type=int, default=25, help="denoising steps of a sheet")
     parser.add_argument("--work", type=Path, default=Path(".training/embedded-prior"))
     parser.add_argument("--init", type=Path, help="start from a saved prior's weights")
     parser.add_argument("--out", type=Path, default=Path("assets/embedded-prior"))
@@ -608,15 +623,17 @@ def main() -> None:
         if done % args.sheet_every == 0 or done == args.steps:
             sheet = args.work / f"sheet-{done:06d}.png"
             sample_sheet(
-                tokenizer, average["text_encoder"], average["unet"], sheet, autocast=autocast
+                tokenizer,
+                average["text_encoder"],
+                average["unet"],
+                sheet,
+                autocast=autocast,
+                steps=args.sheet_steps,
             )
     if rank > 0:
         return
     save_pipeline(args.out, tokenizer, average["text_encoder"], average["unet"])
-    sample_sheet(
-        tokenizer, average["text_encoder"], average["unet"],
-        args.out / "samples.png", autocast=autocast,
-    )  # fmt: skip
+    shutil.copyfile(args.work / f"sheet-{args.steps:06d}.png", args.out / "samples.png")
     write_card(
         args.out,
         pictures=seen + (args.steps - first) * args.batch * world,

@@ -30,6 +30,20 @@ def test_every_caption_word_is_one_token():
     assert len(together) == 2 + 6 + 3  # start and end, words, commas
 
 
+def test_the_tokenizer_is_the_same_in_every_process():
+    code = (
+        "from scripts.train_embedded_prior import make_tokenizer;"
+        "print(sorted(make_tokenizer().get_vocab().items()))"
+    )
+    printed = {
+        subprocess.run(
+            [sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True
+        ).stdout
+        for _ in range(2)
+    }
+    assert len(printed) == 1
+
+
 def test_batches_repeat_for_a_step_and_differ_between_steps(pictures: ToyPictures):
     first, again, other = pictures(3), pictures(3), pictures(4)
     assert torch.equal(first[0], again[0])
@@ -53,10 +67,11 @@ def test_held_out_pairs_are_never_captioned(pictures: ToyPictures):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_a_resumed_training_equals_one_that_was_not_stopped(tmp_path: Path):
     def train(work: str, steps: int) -> dict[str, torch.Tensor]:
         command = [sys.executable, "-m", "scripts.train_embedded_prior", "--steps", str(steps)]
-        options = "--decay-steps 0 --batch 2 --views-per-noun 8 --save-every 2 --device cpu"
+        options = "--decay-steps 0 --batch 2 --views-per-noun 8 --sheet-steps 1 --device cpu"
         folders = ["--work", str(tmp_path / work), "--out", str(tmp_path / work / "out")]
         subprocess.run([*command, *options.split(), *folders], cwd=ROOT, check=True)
         return torch.load(tmp_path / work / "state.pt", weights_only=True)["average"]
