@@ -528,11 +528,12 @@ def main() -> None:
     def autocast() -> Any:
         return torch.autocast(device.type, torch.bfloat16)
 
-    if rank == 0:
-        render_geometry(args.views_per_noun, args.seed, args.work)
-    if world > 1:
+    # The first process renders and saves; the others wait, then read what it saved.
+    if rank > 0:
         dist.barrier()
     geometry = render_geometry(args.views_per_noun, args.seed, args.work)
+    if world > 1 and rank == 0:
+        dist.barrier()
     tokenizer = make_tokenizer()
     text_encoder, unet = make_models(tokenizer, args.seed)
     if args.init is not None:

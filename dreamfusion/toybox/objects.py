@@ -108,9 +108,9 @@ class ToyObject:
             depth.reshape(shape), normals.reshape(*shape, 3), color.reshape(shape)
         )
 
-    def occupancy(self, resolution: int = 96, extent: float = 1.0) -> NDArray[np.bool_]:
-        """Which cell centres of the box [-extent, extent]^3 lie inside; indexed [x, y, z]."""
-        axis = ((np.arange(resolution) + 0.5) / resolution * 2 - 1).astype(np.float32) * extent
+    def occupancy(self, resolution: int = 96) -> NDArray[np.bool_]:
+        """Which cell centres of the box [-1, 1]^3 lie inside; indexed [x, y, z]."""
+        axis = ((np.arange(resolution) + 0.5) / resolution * 2 - 1).astype(np.float32)
         grid = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), axis=-1)
         inside = self.signed_distance(grid.reshape(-1, 3)) < 0
         return inside.reshape(resolution, resolution, resolution)

@@ -10,8 +10,6 @@ from torch import Tensor
 from ..cameras import Cameras, generate_rays
 from .objects import PALETTE_TABLE, GeometryBuffers, ToyObject
 
-SHADINGS = ("albedo", "lambertian", "textureless")
-
 
 def view(obj: ToyObject, cameras: Cameras, size: int) -> GeometryBuffers:
     """Depth, normals and colour index of `obj`, each (n, size, size, ...), from n cameras."""
