@@ -14,7 +14,9 @@ has its centre at ((j + 0.5) / w, (i + 0.5) / h), row 0 being the top row.
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -40,15 +42,16 @@ class Cameras:
     def __len__(self) -> int:
         return self.fov_y_deg.shape[0]
 
+    def __getitem__(self, which: slice) -> Cameras:
+        """Some of the cameras."""
+        return self._map(lambda value: value[which])
+
     def to(self, device: torch.device | str) -> Cameras:
         """The same cameras with every tensor on `device`."""
-        return Cameras(
-            self.T_world_camera.to(device),
-            self.fov_y_deg.to(device),
-            self.azimuth_deg.to(device),
-            self.elevation_deg.to(device),
-            self.distance.to(device),
-        )
+        return self._map(lambda value: value.to(device))
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> Cameras:
+        return Cameras(*(change(getattr(self, field.name)) for field in dataclasses.fields(self)))
 
     @property
     def positions(self) -> Tensor:
@@ -131,7 +134,8 @@ def sample_cameras(
     *,
     elevation_deg: tuple[float, float],
     distance: tuple[float, float],
-    fov_y_deg: tuple[float, float],
+    fov_y_deg: tuple[float, float] | None = None,
+    focal_length: tuple[float, float] | None = None,
     position_jitter: float = 0.0,
     look_at_jitter: float = 0.0,
     up_jitter: float = 0.0,
@@ -141,11 +145,14 @@ def sample_cameras(
 
     Azimuth is stratified: the circle is cut into n equal arcs from a random start, one camera in
     each. Half of the cameras (at random) draw their elevation uniformly in angle, the others
-    uniformly in area on the sphere. Distance and field of view are uniform in their ranges.
+    uniformly in area on the sphere. Distance and field of view, or else the focal length in
+    picture widths, are uniform in their ranges; exactly one of the two must be given.
     Jitter: `position_jitter` is the half-width of a uniform offset of the position,
     `look_at_jitter` and `up_jitter` the standard deviations of normal offsets of the target and
     of the up vector; scene units.
     """
+    if (fov_y_deg is None) == (focal_length is None):
+        raise ValueError("give fov_y_deg or focal_length, and not both")
 
     def uniform(low: float, high: float) -> Tensor:
         return low + (high - low) * torch.rand(n, generator=generator)
@@ -165,7 +172,17 @@ def sample_cameras(
     targets = look_at_jitter * torch.randn(n, 3, generator=generator)
     up = torch.tensor([0.0, 1.0, 0.0]) + up_jitter * torch.randn(n, 3, generator=generator)
     transform = look_at(positions, targets, up)
-    return Cameras(transform, uniform(*fov_y_deg), azimuth, elevation, radius)
+    if focal_length is not None:
+        fov = fov_y_of_focal_length(uniform(*focal_length))
+    elif fov_y_deg is not None:
+        fov = uniform(*fov_y_deg)
+    return Cameras(transform, fov, azimuth, elevation, radius)
+
+
+def fov_y_of_focal_length(focal_length: Tensor) -> Tensor:
+    """The full vertical field of view, degrees, of square pictures whose focal lengths are given
+    in picture widths: 2 atan(1 / (2 f)). Any shape."""
+    return torch.rad2deg(2.0 * torch.atan(0.5 / focal_length))
 
 
 def generate_rays(cameras: Cameras, height: int, width: int) -> Rays:

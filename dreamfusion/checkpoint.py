@@ -15,14 +15,14 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from dreamfusion import __version__
 from dreamfusion.errors import UserError
 from dreamfusion.trainer import TrainState
 
 FORMAT = 1
-_MODULES = ("field", "background", "occupancy")
+_MODULES = ("field", "average", "background", "occupancy")
 
 
 class CheckpointError(UserError):
@@ -73,8 +73,8 @@ def load_checkpoint(folder: Path, state: TrainState) -> None:
 
 def _tensors(state: TrainState) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {"generator": state.generator.get_state()}
-    for name in _MODULES:
-        for key, value in getattr(state, name).state_dict().items():
+    for name, module in _modules(state):
+        for key, value in module.state_dict().items():
             tensors[f"{name}.{key}"] = value
     for index, entries in state.optimizer.state_dict()["state"].items():
         for key, value in entries.items():
@@ -82,11 +82,16 @@ def _tensors(state: TrainState) -> dict[str, Tensor]:
     return {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
 
 
+def _modules(state: TrainState) -> list[tuple[str, nn.Module]]:
+    found = ((name, getattr(state, name)) for name in _MODULES)
+    return [(name, module) for name, module in found if module is not None]
+
+
 def _restore(state: TrainState, tensors: dict[str, Tensor], step: int) -> None:
-    for name in _MODULES:
+    for name, module in _modules(state):
         prefix = f"{name}."
         part = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-        getattr(state, name).load_state_dict(part)
+        module.load_state_dict(part)
     moments: dict[int, dict[str, Any]] = {}
     for key, value in tensors.items():
         if key.startswith("optimizer."):

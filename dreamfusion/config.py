@@ -77,6 +77,9 @@ class CameraConfig:
     elevation_deg: Range | None = _setting(None, "range of elevations, degrees", low=-90, high=90)
     distance: Range | None = _setting(None, "range of distances, scene units", low=0.1, high=100)
     fov_y_deg: Range | None = _setting(None, "range of vertical fields of view", low=1, high=150)
+    focal_length: Range | None = _setting(
+        None, "range of focal lengths in picture widths, in place of fov_y_deg", low=0.1, high=20
+    )
     position_jitter: float = _setting(0.0, "half-width of a uniform offset", low=0, high=1)
     look_at_jitter: float = _setting(0.0, "deviation of the point looked at", low=0, high=1)
     up_jitter: float = _setting(0.0, "deviation of the up vector", low=0, high=1)
@@ -105,7 +108,9 @@ class ShadingConfig:
     lambertian: Schedule = _setting(
         Schedule(0.0, 0.5, 0.4, 0.4), "share of lit steps, the others show albedo", low=0, high=1
     )
-    textureless: float = _setting(0.4, "share of the lit steps without colour", low=0, high=1)
+    textureless: Schedule = _setting(
+        Schedule.constant(0.4), "share of the lit steps without colour", low=0, high=1
+    )
     ambient: float | None = _setting(
         None, "ambient part of the light, diffuse is the rest", low=0, high=1
     )
@@ -146,6 +151,9 @@ class FieldConfig:
     blob: Literal["gaussian", "linear", "none"] = _setting("linear", "density at the start")
     blob_scale: float = _setting(10.0, "height of the blob, before the activation", low=0)
     blob_radius: float = _setting(0.5, "size of the blob, scene units", low=0.01, high=2)
+    released: Schedule = _setting(
+        Schedule.constant(1.0), "share of the levels that are open, coarse to fine", low=0, high=1
+    )
     normal_epsilon: float = _setting(
         0.01, "half the spacing of the taps that normals are taken with", low=1e-4, high=0.2
     )
@@ -170,8 +178,14 @@ class LossConfig:
 
     opacity: Schedule = _setting(Schedule.constant(0.0), "sparsity: sqrt(opacity^2 + .01)", low=0)
     entropy: Schedule = _setting(Schedule(0.003, 0.03), "undecided opacity", low=0)
+    sparsity: Schedule = _setting(
+        Schedule.constant(0.0), "density anywhere: log(1 + 2 density^2)", low=0
+    )
     orientation: Schedule = _setting(
         Schedule.constant(0.0), "normals that look away from the camera, in lit steps", low=0
+    )
+    smoothness: Schedule = _setting(
+        Schedule.constant(0.0), "normals that differ from their neighbours', in lit steps", low=0
     )
 
 
@@ -183,6 +197,10 @@ class OptimizerConfig:
     network_lr: float = _setting(2e-3, "learning rate of the network", low=0)
     background_lr: float = _setting(1e-3, "learning rate of a learned background", low=0)
     scale: Schedule = _setting(Schedule.constant(1.0), "factor on all learning rates", low=0)
+    warmup_steps: int = _setting(0, "steps in which the rates rise from nothing", low=0)
+    ema: float = _setting(
+        0.0, "decay of the moving average that is shown and exported; 0: none", low=0, high=0.9999
+    )
     beta1: float = _setting(0.9, "decay of the first moment", low=0, high=0.9999)
     beta2: float = _setting(0.99, "decay of the second moment", low=0, high=0.99999)
     epsilon: float = _setting(1e-15, "guards the division", low=0)
@@ -421,5 +439,7 @@ def _check_across(config: Config) -> None:
         high = config.sds.t_max.at(step, config.steps)
         if low >= high:
             raise ConfigError(f"sds.t_min ({low:g}) must stay below sds.t_max ({high:g})")
+    if config.camera.fov_y_deg is not None and config.camera.focal_length is not None:
+        raise ConfigError("camera.fov_y_deg and camera.focal_length say the same: set one of them")
     if config.field.base_resolution > config.field.max_resolution:
         raise ConfigError("field.base_resolution must not exceed field.max_resolution")

@@ -51,6 +51,9 @@ class Field(nn.Module):
     threestudio and DreamFusion. normal_epsilon: half the spacing of the taps along each axis that
     normals are taken with, scene units; a little more than a finest cell, for smoothness.
     generator: draws the start values.
+
+    `release` hides the finest levels of the hash grid for a while (coarse to fine, as Neuralangelo
+    does); how many are open is part of the state.
     """
 
     def __init__(
@@ -81,10 +84,24 @@ class Field(nn.Module):
         self.blob_scale = blob_scale
         self.blob_radius = blob_radius
         self.normal_epsilon = normal_epsilon
+        self._released = float(len(self.encoding.layout.levels))
+
+    def release(self, share: float) -> None:
+        """Open this share of the hash grid's levels, from the coarsest on; a level that the share
+        cuts is faded in. share: in [0, 1]; the coarsest level is always open."""
+        self._released = max(share * len(self.encoding.layout.levels), 1.0)
+
+    def get_extra_state(self) -> Tensor:
+        """How many levels are open, for `state_dict`."""
+        return torch.tensor(self._released)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Open as many levels as `get_extra_state` said."""
+        self._released = float(state)
 
     def forward(self, points: Tensor) -> FieldOutput:
         """Density and albedo at points (m, 3) of the box."""
-        raw = self.mlp(self.encoding(points))
+        raw = self.mlp(self._encode(points))
         density = self._activate(raw[:, 0] + self._blob_bias(points))
         return FieldOutput(density=density, albedo=torch.sigmoid(raw[:, 1:]))
 
@@ -105,8 +122,17 @@ class Field(nn.Module):
         return torch.nn.functional.normalize(-(values.t() @ taps), dim=-1)
 
     def _density_argument(self, points: Tensor) -> Tensor:
-        raw = self.mlp(self.encoding(points), n_outputs=1)
+        raw = self.mlp(self._encode(points), n_outputs=1)
         return raw[:, 0] + self._blob_bias(points)
+
+    def _encode(self, points: Tensor) -> Tensor:
+        encoded = self.encoding(points)
+        layout = self.encoding.layout
+        if self._released >= len(layout.levels):
+            return encoded
+        levels = torch.arange(len(layout.levels), dtype=encoded.dtype, device=encoded.device)
+        open_share = (self._released - levels).clamp(0.0, 1.0)
+        return encoded * open_share.repeat_interleave(layout.n_features)
 
     def _blob_bias(self, points: Tensor) -> Tensor | float:
         if self.blob == "linear":

@@ -23,6 +23,23 @@ def entropy_loss(opacity: Tensor) -> Tensor:
     return -(p * torch.log2(p) + (1.0 - p) * torch.log2(1.0 - p)).mean()
 
 
+def sparsity_loss(density: Tensor) -> Tensor:
+    """Mean of log(1 + 2 density^2) over samples, the Cauchy loss of SNeRG (Hedman et al., eq. 9).
+
+    density: (m,), non-negative. Unlike `opacity_loss` it also thins what nobody sees. 0 if m is 0.
+    """
+    return torch.log1p(2.0 * density.square()).sum() / max(density.numel(), 1)
+
+
+def smoothness_loss(weights: Tensor, normals: Tensor, nearby: Tensor, *, n_rays: int) -> Tensor:
+    """Neighbouring normals must agree: sum of w |n - n'|^2, per ray.
+
+    weights: (k,) of the samples, constants here; normals, nearby: (k, 3), unit, at the samples and
+    at points close to them. The sum is divided by `n_rays`. At most 4 for an opaque picture.
+    """
+    return (weights.detach() * (normals - nearby).square().sum(dim=-1)).sum() / n_rays
+
+
 def orientation_loss(
     weights: Tensor, normals: Tensor, directions: Tensor, *, n_rays: int
 ) -> Tensor:

@@ -49,8 +49,8 @@ class RenderOutput:
 
     rgb: (..., 3) in [0, 1], background included. opacity: (...,). depth: (...,) mean distance
     along the ray to what is seen, 0 where nothing is. normals: (..., 3) composited, world frame,
-    or None where they were not needed. samples: those that were rendered; weights: (m,) theirs.
-    surface: normals at samples, or None.
+    or None where they were not needed. samples: those that were rendered; density, weights: (m,)
+    theirs. surface: normals at samples, or None.
     """
 
     rgb: Tensor
@@ -58,6 +58,7 @@ class RenderOutput:
     depth: Tensor
     normals: Tensor | None
     samples: Samples
+    density: Tensor
     weights: Tensor
     surface: SurfaceSamples | None
 
@@ -131,6 +132,7 @@ def render(
         depth=depth.reshape(batch),
         normals=None if normals is None else normals.reshape(*batch, 3),
         samples=samples,
+        density=output.density,
         weights=weights,
         surface=surface,
     )
@@ -209,13 +211,7 @@ def render_image(
         background = torch.ones(3, device=device)
     pictures = []
     for i in range(len(cameras)):
-        one = Cameras(
-            cameras.T_world_camera[i : i + 1],
-            cameras.fov_y_deg[i : i + 1],
-            cameras.azimuth_deg[i : i + 1],
-            cameras.elevation_deg[i : i + 1],
-            cameras.distance[i : i + 1],
-        )
+        one = cameras[i : i + 1]
         rays = generate_rays(one, height, width).flatten()
         plain = background
         if isinstance(background, Tensor) and background.ndim == 2:

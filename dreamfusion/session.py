@@ -102,7 +102,7 @@ def write_turntable(
 
 def write_model(path: Path, state: TrainState, *, resolution: int) -> Path:
     """The scene as a mesh, in the format that the suffix of `path` names."""
-    write_mesh(extract_mesh(state.field, state.occupancy, resolution=resolution), path)
+    write_mesh(extract_mesh(state.shown, state.occupancy, resolution=resolution), path)
     return path
 
 
@@ -123,7 +123,7 @@ def _show(state: TrainState, config: Config, n: int, size: int, mode: ImageMode)
     """(n, size, size, 3) pictures around the object, on the background of the settings."""
     device = state.occupancy.density.device
     return render_image(
-        state.field,
+        state.shown,
         state.occupancy,
         show_cameras(n, config).to(device),
         height=size,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,10 +17,17 @@ from dreamfusion.config import Config, override
 from dreamfusion.errors import UserError
 from dreamfusion.field import Field
 from dreamfusion.hashgrid import HashGrid
-from dreamfusion.losses import entropy_loss, opacity_loss, orientation_loss
+from dreamfusion.losses import (
+    entropy_loss,
+    opacity_loss,
+    orientation_loss,
+    smoothness_loss,
+    sparsity_loss,
+)
 from dreamfusion.occupancy import OccupancyGrid
 from dreamfusion.prompts import view_prompts
 from dreamfusion.renderer import RenderOutput, render
+from dreamfusion.schedules import Schedule
 from dreamfusion.sds import sds
 from dreamfusion.shading import Shading
 
@@ -37,15 +45,22 @@ class TrainingError(UserError):
 class TrainState:
     """Everything that changes during a run, and all that a checkpoint keeps.
 
-    step: how many steps are done. generator: the run's one random stream, on the CPU.
+    step: how many steps are done. average: the moving average of `field`, where the settings want
+    one. generator: the run's one random stream, on the CPU.
     """
 
     step: int
     field: Field
+    average: Field | None
     background: LearnedBackground
     occupancy: OccupancyGrid
     optimizer: torch.optim.Adam
     generator: torch.Generator
+
+    @property
+    def shown(self) -> Field:
+        """The field to look at and to export: the average where there is one."""
+        return self.field if self.average is None else self.average
 
 
 @dataclass(frozen=True)
@@ -121,7 +136,8 @@ def new_state(config: Config, device: str) -> TrainState:
         eps=rates.epsilon,
         fused=not device.startswith("mps"),
     )
-    return TrainState(0, field, background, occupancy, optimizer, generator)
+    average = copy.deepcopy(field).requires_grad_(False) if rates.ema > 0 else None
+    return TrainState(0, field, average, background, occupancy, optimizer, generator)
 
 
 def train_step(state: TrainState, prior: DiffusionPrior, config: Config) -> StepMetrics:
@@ -130,6 +146,7 @@ def train_step(state: TrainState, prior: DiffusionPrior, config: Config) -> Step
     Raises TrainingError where a gradient is not finite, before it touches the parameters.
     """
     started = time.perf_counter()
+    _release_levels(state, config, state.step)
     if state.step % config.occupancy.update_every == 0 and state.step > 0:
         state.occupancy.update(state.field.density, state.generator)
 
@@ -182,7 +199,7 @@ def compute_loss(
         raise _diverged(step, distilled.timesteps.tolist(), "the prior's gradient", sds_norm)
     entropy = entropy_loss(out.opacity)
     loss = distilled.loss / distilled.gradient.numel()
-    loss = loss + regularisation(config, out, entropy, step)
+    loss = loss + regularisation(state.field, config, out, entropy, step, generator)
     return loss, {
         "shading": views.shading,
         "size": views.size,
@@ -205,7 +222,8 @@ def sample_views(state: TrainState, config: Config, step: int, generator: torch.
         n,
         elevation_deg=_known(camera.elevation_deg),
         distance=_known(camera.distance),
-        fov_y_deg=_known(camera.fov_y_deg),
+        fov_y_deg=camera.fov_y_deg,
+        focal_length=camera.focal_length,
         position_jitter=camera.position_jitter,
         look_at_jitter=camera.look_at_jitter,
         up_jitter=camera.up_jitter,
@@ -220,7 +238,8 @@ def sample_views(state: TrainState, config: Config, step: int, generator: torch.
     lit, bare, plain = torch.rand(3, generator=generator).tolist()
     kind: Shading = "albedo"
     if lit < shading.lambertian.at(step, config.steps):
-        kind = "textureless" if bare < shading.textureless else "lambertian"
+        bare_share = shading.textureless.at(step, config.steps)
+        kind = "textureless" if bare < bare_share else "lambertian"
     colors = torch.rand(n, 3, generator=generator).to(device)
     background: Background = colors
     if config.background.kind == "fixed":
@@ -257,17 +276,40 @@ def render_views(
     )
 
 
-def regularisation(config: Config, out: RenderOutput, entropy: Tensor, step: int) -> Tensor:
-    """The weighted sum of all regularisers at `step`, a scalar."""
-    weights = config.losses
-    loss = weights.entropy.at(step, config.steps) * entropy
-    loss = loss + weights.opacity.at(step, config.steps) * opacity_loss(out.opacity)
-    if out.surface is not None:
-        loss = loss + weights.orientation.at(step, config.steps) * orientation_loss(
-            out.surface.weights,
-            out.surface.normals,
-            out.surface.directions,
-            n_rays=out.opacity.numel(),
+def regularisation(
+    field: Field,
+    config: Config,
+    out: RenderOutput,
+    entropy: Tensor,
+    step: int,
+    generator: torch.Generator,
+) -> Tensor:
+    """The weighted sum of all regularisers at `step`, a scalar. Those of weight 0 cost nothing."""
+    schedules = config.losses
+    n_rays = out.opacity.numel()
+
+    def weight(schedule: Schedule) -> float:
+        return schedule.at(step, config.steps)
+
+    loss = weight(schedules.entropy) * entropy
+    if weight(schedules.opacity) > 0:
+        loss = loss + weight(schedules.opacity) * opacity_loss(out.opacity)
+    if weight(schedules.sparsity) > 0:
+        loss = loss + weight(schedules.sparsity) * sparsity_loss(out.density)
+    if out.surface is None:
+        return loss
+    surface = out.surface
+    if weight(schedules.orientation) > 0:
+        loss = loss + weight(schedules.orientation) * orientation_loss(
+            surface.weights, surface.normals, surface.directions, n_rays=n_rays
+        )
+    if weight(schedules.smoothness) > 0:
+        # One direction for all samples, a finite difference apart.
+        shift = torch.nn.functional.normalize(torch.randn(3, generator=generator), dim=0)
+        points = out.samples.positions[surface.index]
+        nearby = field.normals(points + 2 * field.normal_epsilon * shift.to(points))
+        loss = loss + weight(schedules.smoothness) * smoothness_loss(
+            surface.weights, surface.normals, nearby, n_rays=n_rays
         )
     return loss
 
@@ -297,6 +339,7 @@ def estimate_seconds(state: TrainState, prior: DiffusionPrior, config: Config) -
 
     def cost(step: int) -> float:
         started = time.perf_counter()
+        _release_levels(state, config, step)
         compute_loss(state, prior, config, step, generator)[0].backward()
         return time.perf_counter() - started
 
@@ -304,6 +347,7 @@ def estimate_seconds(state: TrainState, prior: DiffusionPrior, config: Config) -
     _, *early = [cost(first) for _ in range(3)]
     _, *late = [cost(last) for _ in range(5)]
     state.optimizer.zero_grad(set_to_none=True)
+    _release_levels(state, config, first)
     small, large = sum(early) / len(early), sum(late) / len(late)
     sizes = [render_size(config, step) ** 2 for step in range(first, last + 1)]
     if sizes[0] == sizes[-1]:
@@ -322,7 +366,11 @@ def resolve(config: Config, prior: DiffusionPrior, device: str) -> Config:
         "camera": {
             "elevation_deg": config.camera.elevation_deg or ranges.elevation_deg,
             "distance": config.camera.distance or ranges.distance,
-            "fov_y_deg": config.camera.fov_y_deg or ranges.fov_y_deg,
+            "fov_y_deg": (
+                config.camera.fov_y_deg
+                if config.camera.fov_y_deg or config.camera.focal_length
+                else ranges.fov_y_deg
+            ),
         },
         "shading": {
             "ambient": light.ambient if shading.ambient is None else shading.ambient,
@@ -342,10 +390,29 @@ def _update(state: TrainState, config: Config, timesteps: list[int]) -> float:
     norm = float(torch.nn.utils.clip_grad_norm_(parameters, limit))
     if not norm < float("inf"):
         raise _diverged(state.step, timesteps, "the scene's gradient", norm)
+    rates = config.optimizer
+    factor = rates.scale.at(state.step, config.steps)
+    factor *= min(1.0, (state.step + 1) / max(rates.warmup_steps, 1))
     for group in state.optimizer.param_groups:
-        group["lr"] = group["base_lr"] * config.optimizer.scale.at(state.step, config.steps)
+        group["lr"] = group["base_lr"] * factor
     state.optimizer.step()
+    if state.average is not None:
+        _follow(state.average, state.field, min(rates.ema, (state.step + 1) / (state.step + 10)))
     return norm
+
+
+@torch.no_grad()
+def _follow(average: Field, field: Field, keep: float) -> None:
+    """average <- keep average + (1 - keep) field; early steps keep less, as they know less."""
+    for mine, theirs in zip(average.parameters(), field.parameters(), strict=True):
+        mine.lerp_(theirs, 1.0 - keep)
+
+
+def _release_levels(state: TrainState, config: Config, step: int) -> None:
+    share = config.field.released.at(step, config.steps)
+    state.field.release(share)
+    if state.average is not None:
+        state.average.release(share)
 
 
 def _diverged(step: int, timesteps: list[int], what: str, norm: float) -> TrainingError:

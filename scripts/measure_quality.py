@@ -178,15 +178,15 @@ def measure(
     state = load_state(run, config, "cpu")
     cameras: Cameras = show_cameras(VIEWS, config)
 
-    threshold = find_threshold(state.field, state.occupancy)
-    solid = largest_solid(density_grid(state.field, state.occupancy, GRID), threshold) > 0
+    threshold = find_threshold(state.shown, state.occupancy)
+    solid = largest_solid(density_grid(state.shown, state.occupancy, GRID), threshold) > 0
     predicted = torch.from_numpy(solid.astype(np.float32))
     truth = torch.from_numpy(toy.occupancy(GRID).astype(np.float32))
     iou, yaw, scale = best_overlap(predicted, truth)
 
     def pictures(mode: str, size: int) -> Tensor:
         return render_image(
-            state.field,
+            state.shown,
             state.occupancy,
             cameras,
             height=size,
@@ -201,7 +201,7 @@ def measure(
         "iou": iou,
         "yaw_deg": (yaw + 180) % 360 - 180,
         "scale": scale,
-        "color_error": color_error(state.field, predicted, toy, yaw, scale),
+        "color_error": color_error(state.shown, predicted, toy, yaw, scale),
         "noun": noun,
         "color": color,
     }

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from dreamfusion.cameras import (
+    fov_y_of_focal_length,
     generate_rays,
     look_at,
     orbit_cameras,
@@ -137,3 +138,31 @@ def test_jitter_moves_cameras_and_not_their_labels():
     rotation = moved.T_world_camera[:, :3, :3]
     identity = torch.eye(3).expand(50, 3, 3)
     assert torch.allclose(rotation @ rotation.transpose(1, 2), identity, atol=1e-5)
+
+
+def test_a_focal_length_of_half_a_width_sees_ninety_degrees():
+    assert fov_y_of_focal_length(torch.tensor([0.5])).item() == pytest.approx(90.0)
+    rays = generate_rays(one(0.0, 0.0, fov=fov_y_of_focal_length(torch.tensor(1.35)).item()), 2, 2)
+    # At focal length f the picture's edge lies at 0.5 / f, the pixels' centres half as far out.
+    x, y, z = rays.directions[0, 0, 1].tolist()
+    assert (x / -z, y / -z) == pytest.approx((0.25 / 1.35, 0.25 / 1.35))
+
+
+def test_focal_lengths_are_drawn_evenly_and_one_of_the_two_must_be_given():
+    ranges = {"elevation_deg": (0.0, 0.0), "distance": (1.0, 1.0)}
+    generator = torch.Generator().manual_seed(0)
+    cameras = sample_cameras(4000, **ranges, focal_length=(0.7, 1.35), generator=generator)
+    focal = 0.5 / torch.tan(torch.deg2rad(cameras.fov_y_deg) / 2)
+    assert 0.7 <= focal.min() < 0.701 and 1.349 < focal.max() <= 1.3501
+    assert focal.mean().item() == pytest.approx(1.025, abs=0.01)
+    for both in ({}, {"fov_y_deg": (40.0, 40.0), "focal_length": (1.0, 1.0)}):
+        with pytest.raises(ValueError, match="fov_y_deg or focal_length"):
+            sample_cameras(1, **ranges, **both, generator=generator)
+
+
+def test_a_slice_of_cameras_is_those_cameras():
+    cameras = turntable_cameras(5)
+    some = cameras[1:3]
+    assert len(some) == 2
+    assert torch.equal(some.T_world_camera, cameras.T_world_camera[1:3])
+    assert some.azimuth_deg.tolist() == [72.0, 144.0]

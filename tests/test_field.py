@@ -94,3 +94,36 @@ def test_same_seed_same_field():
 def test_bad_settings_are_refused(settings):
     with pytest.raises(ValueError, match=r"density_activation|blob"):
         Field(**settings)
+
+
+def test_hidden_levels_say_nothing_and_learn_nothing():
+    field = small_field()
+    everything = field.density(points())
+    field.release(0.0)  # the coarsest of three is always open
+    coarse = field.density(points())
+    with torch.no_grad():
+        for level in field.encoding.layout.levels[1:]:
+            field.encoding.table[level.offset : level.offset + level.size] += 1.0
+    torch.testing.assert_close(field.density(points()), coarse, rtol=0, atol=0)
+    field.density(points()).sum().backward()
+    first = field.encoding.layout.levels[0]
+    assert field.encoding.table.grad[: first.size].any()
+    assert not field.encoding.table.grad[first.size :].any()
+    assert not torch.equal(coarse, everything)
+
+
+def test_a_level_fades_in():
+    field, opened = small_field(), small_field()
+    field.release(1.5 / 3)
+    with torch.no_grad():
+        second = opened.encoding.layout.levels[1]
+        opened.encoding.table[second.offset : second.offset + second.size] *= 0.5
+        opened.encoding.table[second.offset + second.size :] = 0.0
+    torch.testing.assert_close(field.density(points()), opened.density(points()))
+
+
+def test_open_levels_are_part_of_the_state():
+    field, other = small_field(), small_field()
+    field.release(0.5)
+    other.load_state_dict(field.state_dict())
+    torch.testing.assert_close(other.density(points()), field.density(points()), rtol=0, atol=0)

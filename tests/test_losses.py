@@ -3,7 +3,13 @@ import math
 import pytest
 import torch
 
-from dreamfusion.losses import entropy_loss, opacity_loss, orientation_loss
+from dreamfusion.losses import (
+    entropy_loss,
+    opacity_loss,
+    orientation_loss,
+    smoothness_loss,
+    sparsity_loss,
+)
 
 
 def test_opacity_loss_values():
@@ -36,6 +42,27 @@ def test_orientation_punishes_only_normals_that_face_away():
     assert normals.grad[0].abs().sum() == 0 and normals.grad[1].abs().sum() > 0
 
 
-@pytest.mark.parametrize("loss", [opacity_loss, entropy_loss])
+def test_sparsity_is_a_cauchy_loss():
+    density = torch.tensor([0.0, 2.0, 1e30], requires_grad=True)
+    loss = sparsity_loss(density[:2])
+    assert loss.item() == pytest.approx(math.log(9) / 2)
+    sparsity_loss(density).backward()
+    # Its pull fades where there is much density: d/ds log(1 + 2 s^2) = 4 s / (1 + 2 s^2).
+    assert density.grad.tolist() == pytest.approx([0, 8 / 9 / 3, 0], abs=1e-6)
+    assert sparsity_loss(torch.zeros(0)).item() == 0
+
+
+def test_smoothness_compares_unit_normals_and_turns_them_alone():
+    normals = torch.tensor([[0.0, 0, 1], [0, 1, 0]], requires_grad=True)
+    nearby = torch.tensor([[0.0, 0, 1], [0, -1, 0]], requires_grad=True)
+    weights = torch.tensor([0.5, 0.25], requires_grad=True)
+    loss = smoothness_loss(weights, normals, nearby, n_rays=2)
+    assert loss.item() == pytest.approx(0.25 * 4 / 2)
+    loss.backward()
+    assert weights.grad is None
+    assert normals.grad[0].abs().sum() == 0 and nearby.grad[1].abs().sum() > 0
+
+
+@pytest.mark.parametrize("loss", [opacity_loss, entropy_loss, sparsity_loss])
 def test_nan_is_not_hidden(loss):
     assert loss(torch.tensor([0.5, torch.nan])).isnan()

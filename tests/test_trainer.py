@@ -63,7 +63,7 @@ def run(state, prior, config, steps=None):
 
 
 def tensors(state):
-    parts = (state.field, state.background, state.occupancy)
+    parts = (state.field, state.shown, state.background, state.occupancy)
     found = [value for part in parts for value in part.state_dict().values()]
     for _, entry in sorted(state.optimizer.state_dict()["state"].items()):
         found += [entry[key] for key in sorted(entry)]
@@ -76,9 +76,17 @@ def assert_same(a, b):
     assert all(torch.equal(x, y) for x, y in pairs)
 
 
-@pytest.mark.parametrize("kind", ["plain", "learned"])
-def test_stopped_and_resumed_equals_never_stopped_to_the_bit(prior, folder, tmp_path, kind):
-    config = tiny(prior, {"background": {"kind": kind}})
+UNUSUAL = {
+    "background": {"kind": "learned"},
+    "optimizer": {"ema": 0.9, "warmup_steps": 5},
+    "field": {"released": {"start": 0.3, "end": 1}},
+    "losses": {"smoothness": 0.1},
+}
+
+
+@pytest.mark.parametrize("changes", [{}, UNUSUAL], ids=["usual", "unusual"])
+def test_stopped_and_resumed_equals_never_stopped_to_the_bit(prior, folder, tmp_path, changes):
+    config = tiny(prior, changes)
     whole = new_state(config, "cpu")
     expected = run(whole, prior, config)
 
@@ -103,7 +111,8 @@ def test_the_seed_decides(prior):
         return state
 
     assert_same(table(1), table(1))
-    assert not torch.equal(tensors(table(1))[0], tensors(table(2))[0])
+    first, second = (table(seed).field.encoding.table for seed in (1, 2))
+    assert not torch.equal(first, second)
 
 
 def test_an_estimate_changes_nothing(prior):
@@ -160,7 +169,8 @@ def test_lights_shadings_and_backgrounds_follow_their_settings(prior):
 CHANGES = [
     "seed=1", "prior.negative_prompt=mug", "sds.guidance=3", "sds.t_min=0.4", "sds.t_max=0.6",
     "sds.weighting=uniform", "camera.views=3", "camera.elevation_deg=[0, 1]",
-    "camera.distance=[2, 2.1]", "camera.fov_y_deg=[60, 61]", "camera.position_jitter=0.1",
+    "camera.distance=[2, 2.1]", "camera.fov_y_deg=[60, 61]",
+    "camera.fov_y_deg=null camera.focal_length=[1, 1.1]", "camera.position_jitter=0.1",
     "camera.look_at_jitter=0.1", "camera.up_jitter=0.1", "render.resolution=24",
     "render.step_size=0.05", "render.min_transmittance=0.4", "shading.lambertian=0",
     "shading.textureless=1", "shading.ambient=0.8", "shading.light_distance=[1, 1.1]",
@@ -173,6 +183,8 @@ CHANGES = [
     "field.blob_scale=5", "field.blob_radius=0.3", "field.normal_epsilon=0.1",
     "occupancy.resolution=8", "occupancy.threshold=3", "occupancy.decay=0.01",
     "occupancy.update_every=2", "losses.opacity=1", "losses.entropy=5", "losses.orientation=99",
+    "losses.sparsity=1", "losses.smoothness=9", "field.released=0.4",
+    "optimizer.warmup_steps=9", "optimizer.ema=0.5",
     "optimizer.grid_lr=0.1", "optimizer.network_lr=0.1", "optimizer.scale=0.5",
     "optimizer.beta1=0.5", "optimizer.beta2=0.5", "optimizer.epsilon=0.1",
     "optimizer.epsilon=0.1 optimizer.max_gradient_norm=0.0001",
@@ -192,7 +204,7 @@ def test_every_setting_of_a_step_changes_something(prior):
         config = override(lit, parse_assignments(changes))
         state = new_state(config, "cpu")
         run(state, prior, config)
-        parts = (state.field, state.background)
+        parts = (state.shown, state.background)
         return [value for part in parts for value in part.state_dict().values()]
 
     def same(a, b):
@@ -206,13 +218,45 @@ def test_every_setting_of_a_step_changes_something(prior):
     unread = [
         change
         for change, result in outcomes.items()
-        if same(outcomes[change.split()[0]] if len(re.findall("=", change)) > 1 else base, result)
+        if same(outcomes.get(change.split()[0], base) if " " in change else base, result)
     ]
     assert not unread
 
     changed = {part.split("=")[0] for change in CHANGES for part in change.split()}
     missing = {name for name, _, _ in settings(lit)} - changed - ELSEWHERE
     assert not missing
+
+
+def test_the_average_follows_the_field_from_behind(prior):
+    config = tiny(prior, {"optimizer": {"ema": 0.9}})
+    state = new_state(config, "cpu")
+    start = state.field.encoding.table.detach().clone()
+    run(state, prior, config, steps=1)
+    first = state.field.encoding.table.detach()
+    torch.testing.assert_close(state.shown.encoding.table, 0.1 * start + 0.9 * first)
+    assert state.shown is not state.field
+
+
+def test_the_learning_rate_warms_up(prior):
+    config = tiny(prior, {"optimizer": {"warmup_steps": 4, "scale": 0.5}})
+    state = new_state(config, "cpu")
+    rates = []
+    for _ in train(state, prior, config):
+        rates.append(state.optimizer.param_groups[0]["lr"] / config.optimizer.grid_lr)
+    assert rates == pytest.approx([0.125, 0.25, 0.375, 0.5, 0.5, 0.5, 0.5, 0.5])
+
+
+def test_levels_open_from_coarse_to_fine(prior):
+    config = tiny(prior, {"field": {"released": {"start": 0, "end": 1}}, "steps": 4})
+    state = new_state(config, "cpu")
+    layout = state.field.encoding.layout
+    moved = []
+    for _ in train(state, prior, config):
+        table = state.field.encoding.table.grad
+        levels = [table[level.offset : level.offset + level.size] for level in layout.levels]
+        moved.append([bool(level.any()) for level in levels])
+    assert moved[0] == [True, False, False]
+    assert moved[-1] == [True, True, True]
 
 
 def test_resolution_is_a_multiple_of_eight(prior):
