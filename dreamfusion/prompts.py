@@ -8,6 +8,7 @@ here knows of cameras or models. Angles are degrees, in the frame of `cameras.py
 from __future__ import annotations
 
 import difflib
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -134,15 +135,7 @@ def view_prompt(
 ) -> str:
     """`prompt` with the words for this view and this shading (any real azimuth; elevation in
     [-90, 90])."""
-    azimuth = min(vocabulary.azimuth, key=lambda view: _angle(azimuth_deg, view.center_deg)).text
-    above = _elevation_view(vocabulary, elevation_deg)
-    filled = vocabulary.template.format(
-        prompt=prompt,
-        azimuth="" if above is not None and above.alone else azimuth,
-        elevation="" if above is None else above.text,
-        shading=vocabulary.shading.get(shading, ""),
-    )
-    return ", ".join(part.strip() for part in filled.split(",") if part.strip())
+    return _fill(vocabulary, prompt, _nearest(vocabulary, azimuth_deg).text, elevation_deg, shading)
 
 
 def view_prompts(
@@ -159,10 +152,73 @@ def view_prompts(
     ]
 
 
+def blended_prompts(
+    vocabulary: ViewVocabulary,
+    prompt: str,
+    azimuth_deg: float,
+    elevation_deg: float,
+    shading: Shading = "albedo",
+) -> list[tuple[str, float]]:
+    """The prompts of the two views on either side of an azimuth, weighted by nearness; as (text,
+    weight) whose weights sum to 1. Mixing their embeddings so makes the text turn smoothly with
+    the camera, where `view_prompt` jumps. One alone where both read the same."""
+    offset = [(view.center_deg - azimuth_deg) % 360.0 for view in vocabulary.azimuth]
+    after = min(range(len(offset)), key=lambda i: offset[i])
+    before = max(range(len(offset)), key=lambda i: offset[i])
+    gap = offset[after] + 360.0 - offset[before]
+    share = (360.0 - offset[before]) / gap  # of the way from `before` to `after`
+    mixed: dict[str, float] = {}
+    for view, weight in ((before, 1.0 - share), (after, share)):
+        text = _fill(vocabulary, prompt, vocabulary.azimuth[view].text, elevation_deg, shading)
+        mixed[text] = mixed.get(text, 0.0) + weight
+    return [(text, weight) for text, weight in mixed.items() if weight > 0.0]
+
+
+def opposing_prompts(
+    vocabulary: ViewVocabulary,
+    prompt: str,
+    azimuth_deg: float,
+    elevation_deg: float,
+    shading: Shading = "albedo",
+) -> list[tuple[str, float]]:
+    """The prompts of the other sides (front, left, back, right), which a picture from here should
+    not show: (text, weight in [0, 1]), for Perp-Neg (Armandpour et al. 2023).
+
+    The weight, (1 - cos(angle to that side)) / 2, is 1 for the opposite side. Sides that read like
+    this view are left out; so are all where the elevation's words stand alone ("overhead view").
+    """
+    own = view_prompt(vocabulary, prompt, azimuth_deg, elevation_deg, shading)
+    weights: dict[str, float] = {}
+    for side in (0.0, 90.0, 180.0, 270.0):
+        text = view_prompt(vocabulary, prompt, side, elevation_deg, shading)
+        weight = (1.0 - math.cos(math.radians(azimuth_deg - side))) / 2.0
+        if text != own:
+            weights[text] = min(weight, weights.get(text, 1.0))  # "side view" is left and right
+    return list(weights.items())
+
+
 def slug(prompt: str) -> str:
     """A folder name for a prompt: lower-case words joined by hyphens, at most 60 characters."""
     words = re.findall(r"[^\W_]+", prompt.lower())
     return "-".join(words)[:60].rstrip("-") or "object"
+
+
+def _fill(
+    vocabulary: ViewVocabulary, prompt: str, azimuth: str, elevation_deg: float, shading: Shading
+) -> str:
+    """The vocabulary's template with these words in their places."""
+    above = _elevation_view(vocabulary, elevation_deg)
+    filled = vocabulary.template.format(
+        prompt=prompt,
+        azimuth="" if above is not None and above.alone else azimuth,
+        elevation="" if above is None else above.text,
+        shading=vocabulary.shading.get(shading, ""),
+    )
+    return ", ".join(part.strip() for part in filled.split(",") if part.strip())
+
+
+def _nearest(vocabulary: ViewVocabulary, azimuth_deg: float) -> AzimuthView:
+    return min(vocabulary.azimuth, key=lambda view: _angle(azimuth_deg, view.center_deg))
 
 
 def _angle(a_deg: float, b_deg: float) -> float:

@@ -4,6 +4,8 @@ from dreamfusion.prompts import (
     PAPER_VIEWS,
     PromptError,
     ViewVocabulary,
+    blended_prompts,
+    opposing_prompts,
     slug,
     view_prompt,
     view_prompts,
@@ -105,3 +107,34 @@ def test_prompts_that_say_nothing_are_refused(prompt):
 )
 def test_slugs_are_safe_folder_names(prompt, name):
     assert slug(prompt) == name
+
+
+@pytest.mark.parametrize("azimuth", [-720.0, -10.0, 0.0, 30.0, 90.0, 135.0, 269.9, 359.999, 1000.0])
+@pytest.mark.parametrize("vocabulary", [PAPER_VIEWS, TOY], ids=["paper", "own"])
+def test_blended_prompts_mix_the_two_neighbours_by_nearness(vocabulary, azimuth):
+    mixed = dict(blended_prompts(vocabulary, "a cat", azimuth, 10.0))
+    assert sum(mixed.values()) == pytest.approx(1.0)
+    nearest = view_prompt(vocabulary, "a cat", azimuth, 10.0)
+    assert max(mixed.values()) == pytest.approx(mixed[nearest])
+
+
+def test_blended_prompts_are_exact_at_and_between_views():
+    assert blended_prompts(PAPER_VIEWS, "a cat", 90.0, 0.0) == [("a cat, side view", 1.0)]
+    assert blended_prompts(PAPER_VIEWS, "a cat", -60.0, 0.0) == [
+        ("a cat, side view", pytest.approx(2 / 3)),
+        ("a cat, front view", pytest.approx(1 / 3)),
+    ]
+    assert blended_prompts(PAPER_VIEWS, "a cat", 20.0, 70.0) == [("a cat, overhead view", 1.0)]
+
+
+def test_opposing_prompts_weigh_most_what_is_farthest_away():
+    assert opposing_prompts(PAPER_VIEWS, "a cat", 0.0, 0.0) == [
+        ("a cat, side view", pytest.approx(0.5)),
+        ("a cat, back view", pytest.approx(1.0)),
+    ]
+    weights = dict(opposing_prompts(PAPER_VIEWS, "a cat", 120.0, 0.0))
+    assert weights == {
+        "a cat, front view": pytest.approx(0.75),
+        "a cat, back view": pytest.approx(0.25),
+    }
+    assert opposing_prompts(PAPER_VIEWS, "a cat", 120.0, 80.0) == []
