@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dreamfusion import __version__
-from dreamfusion.config import Config, build_config, parse_assignments, read_yaml, to_mapping
+from dreamfusion.config import Config, build_config, parse_assignments, to_mapping, to_yaml
 from dreamfusion.errors import UserError
+from dreamfusion.presets import describe_preset, preset_names, read_settings
 from dreamfusion.prompts import slug, view_prompts
 from dreamfusion.runs import RunFolder, create_run, free_path, open_run
 
@@ -55,6 +56,14 @@ class MeshFormat(str, Enum):
     obj = "obj"
     ply = "ply"
     stl = "stl"
+
+
+class OriginChoice(Enum):
+    """Where a mesh's origin lies: the middle of its box, of the box's base, or the scene's."""
+
+    center = "center"
+    base = "base"
+    scene = "scene"
 
 
 class Mode(str, Enum):
@@ -124,7 +133,8 @@ def train(
     seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
     steps: StepsOption = None,
     config: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="YAML file of settings.")
+        str | None,
+        typer.Option(metavar="PRESET|FILE", help="Settings: see `dreamfusion configs`."),
     ] = None,
     set_: Annotated[
         list[str] | None,
@@ -143,7 +153,7 @@ def train(
     if prior is not None:
         options["prior"] = {"name": prior}
     settings = build_config(
-        read_yaml(config) if config is not None else {}, parse_assignments(set_ or []), options
+        read_settings(config) if config is not None else {}, parse_assignments(set_ or []), options
     )
     _optimise(settings, out or Path("runs") / slug(prompt))
 
@@ -166,14 +176,35 @@ def export(
         int | None,
         typer.Option(min=8, max=1024, help="Cells across the box. [default: as configured]"),
     ] = None,
+    faces: Annotated[
+        int | None, typer.Option(min=4, help="Faces at most. [default: as configured]")
+    ] = None,
+    texture: Annotated[
+        int | None,
+        typer.Option(min=0, max=16384, help="Texels a side; 0: none. [default: as configured]"),
+    ] = None,
+    threshold: Annotated[
+        float | None, typer.Option(help="Density of the surface. [default: found]")
+    ] = None,
+    origin: Annotated[
+        OriginChoice, typer.Option(help="What lies at the origin.")
+    ] = OriginChoice.center,
 ) -> None:
     """Write the mesh of a run to DIR/mesh/model.FORMAT."""
     run, settings, state = _load(run_dir)
     from dreamfusion.session import write_model
 
-    path = run.mesh / f"model.{format_.value}"
-    write_model(path, state, resolution=resolution or settings.output.mesh_resolution)
-    print(path)
+    output = settings.output
+    for path in write_model(
+        run.mesh / f"model.{format_.value}",
+        state,
+        resolution=resolution or output.mesh_resolution,
+        faces=faces or output.mesh_faces,
+        texture=output.texture_size if texture is None else texture,
+        threshold=threshold,
+        origin=origin.value,
+    ):
+        print(path)
 
 
 @app.command()
@@ -274,6 +305,22 @@ def vocabulary(prior: PriorOption = None) -> None:
         print(f"ignored: {', '.join(fillers)}")
 
 
+@app.command()
+def configs(
+    name: Annotated[
+        str | None, typer.Argument(metavar="[PRESET|FILE]", help="Print it, every setting named.")
+    ] = None,
+) -> None:
+    """List the presets, or print one with all its settings."""
+    if name is not None:
+        print(to_yaml(build_config(read_settings(name))), end="")
+        return
+    width = max(map(len, preset_names()))
+    for preset in preset_names():
+        print(f"{preset:{width}}  {describe_preset(preset)}")
+    print("\nto use one: dreamfusion train PROMPT --config PRESET")
+
+
 def _check_prompt(config: Config) -> str:
     """Refuse what the prior cannot read before anything heavy is imported; how it reads it."""
     from dreamfusion.priors import find_prior, read_card
@@ -339,7 +386,13 @@ def _finish(run: RunFolder, config: Config, state: TrainState) -> None:
     write_turntable(
         run.video, state, config, mode="color", frames=output.video_frames, size=output.video_size
     )
-    model = write_model(run.mesh / "model.glb", state, resolution=output.mesh_resolution)
+    model, *_ = write_model(
+        run.mesh / "model.glb",
+        state,
+        resolution=output.mesh_resolution,
+        faces=output.mesh_faces,
+        texture=output.texture_size,
+    )
     print(f"mesh      {model}")
     print(f"video     {run.video}")
     print(f"previews  {run.previews}")

@@ -1,14 +1,11 @@
-"""From a field to a triangle mesh, and from a mesh to a file.
+"""From a field to a triangle mesh.
 
 A mesh is in the scene's frame (+Y up, facing +Z), which is glTF's: nothing is converted.
 """
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,8 +17,6 @@ from .occupancy import OccupancyGrid
 from .renderer import Scene
 from .sampling import march_rays
 from .volume import render_weights
-
-FORMATS = ("glb", "obj", "ply", "stl")
 
 # Beyond these (in powers of e above or below the threshold) density counts as solid or empty.
 _CLIP = 3.0
@@ -93,14 +88,13 @@ def extract_mesh(
     resolution: int = 128,
     threshold: float | None = None,
     smoothing: float = 1.0,
-    center: bool = True,
 ) -> Mesh:
     """The surface of the field's largest solid piece, with its colours.
 
     resolution: marching-cubes samples along each side of the box. threshold: density of the
     surface; found from the field where None. smoothing: standard deviation of a blur before the
-    surface is drawn, in samples; 0 for none. center: move the middle of its bounding box to the
-    origin. Crumbs are dropped and hollows filled. Raises MeshError rather than return nothing.
+    surface is drawn, in samples; 0 for none. Crumbs are dropped and hollows filled. The mesh lies
+    where the field is. Raises MeshError rather than return nothing.
     """
     if resolution < 8:
         raise MeshError(f"a mesh needs a resolution of at least 8, not {resolution}")
@@ -112,8 +106,6 @@ def extract_mesh(
     vertices = (mesh_vertices + 0.5) * (2.0 / resolution) - 1.0
     normals = vertex_normals(vertices, faces)
     colors = surface_colors(field, vertices, normals, device=occupancy.density.device)
-    if center:
-        vertices = vertices - (vertices.max(axis=0) + vertices.min(axis=0)) / 2.0
     return Mesh(vertices=vertices, faces=faces, colors=colors)
 
 
@@ -246,52 +238,3 @@ def surface_colors(
         seen = (weights[..., None] * albedo).sum(dim=1) / weights.sum(dim=1, keepdim=True)
         colors.append(seen.clamp(0.0, 1.0).cpu())
     return torch.cat(colors).double().numpy()
-
-
-def write_mesh(mesh: Mesh, path: Path | str) -> None:
-    """Write a mesh as the path's suffix says: .glb, .obj, .ply or .stl (which has no colours).
-
-    The file appears complete or not at all. OBJ and PLY hold sRGB colours, GLB linear ones, as
-    the glTF standard asks (viewers convert them back), with a matt material.
-    """
-    import trimesh
-
-    path = Path(path)
-    kind = path.suffix.lower().removeprefix(".")
-    if kind not in FORMATS:
-        raise MeshError(f"cannot write a mesh as {path.name!r}: use one of {', '.join(FORMATS)}")
-    if len(mesh.faces) == 0:
-        raise MeshError("the mesh is empty")
-    colors = _srgb_to_linear(mesh.colors) if kind == "glb" else mesh.colors
-    rgba = np.concatenate([colors, np.ones_like(colors[:, :1])], axis=1)
-    model = trimesh.Trimesh(
-        mesh.vertices,
-        mesh.faces,
-        vertex_colors=(rgba * 255.0).round().astype(np.uint8),
-        vertex_normals=vertex_normals(mesh.vertices, mesh.faces),
-        process=False,
-    )
-    data: Any
-    if kind == "glb":
-        data = trimesh.exchange.gltf.export_glb(
-            trimesh.Scene({"model": model}), include_normals=True, tree_postprocessor=_matt
-        )
-    else:
-        data = model.export(file_type=kind)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_bytes(data.encode() if isinstance(data, str) else data)
-    temporary.replace(path)
-
-
-def _matt(tree: dict[str, Any]) -> None:
-    """Give the glTF's primitives a matt material: without one, they are metal by the standard."""
-    tree["materials"] = [{"pbrMetallicRoughness": {"metallicFactor": 0.0, "roughnessFactor": 1.0}}]
-    for item in tree["meshes"]:
-        for primitive in item["primitives"]:
-            primitive["material"] = 0
-
-
-def _srgb_to_linear(colors: NDArray[np.float64]) -> NDArray[np.float64]:
-    """IEC 61966-2-1."""
-    return np.where(colors <= 0.04045, colors / 12.92, ((colors + 0.055) / 1.055) ** 2.4)

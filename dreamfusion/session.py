@@ -16,7 +16,8 @@ from dreamfusion.cameras import Cameras, turntable_cameras
 from dreamfusion.checkpoint import load_checkpoint, save_checkpoint
 from dreamfusion.config import Config, ConfigError
 from dreamfusion.media import contact_sheet, write_mp4, write_png
-from dreamfusion.mesh import extract_mesh, write_mesh
+from dreamfusion.mesh import extract_mesh
+from dreamfusion.meshfile import TEXTURED, Origin, place, write_mesh
 from dreamfusion.renderer import ImageMode, render_image
 from dreamfusion.runs import MetricsLog, RunFolder
 from dreamfusion.trainer import StepMetrics, TrainState, new_state, train
@@ -100,10 +101,31 @@ def write_turntable(
     return path
 
 
-def write_model(path: Path, state: TrainState, *, resolution: int) -> Path:
-    """The scene as a mesh, in the format that the suffix of `path` names."""
-    write_mesh(extract_mesh(state.shown, state.occupancy, resolution=resolution), path)
-    return path
+def write_model(
+    path: Path,
+    state: TrainState,
+    *,
+    resolution: int,
+    faces: int,
+    texture: int,
+    threshold: float | None = None,
+    origin: Origin = "center",
+) -> list[Path]:
+    """The scene as a mesh, in the format that the suffix of `path` names; the files written.
+
+    resolution: marching-cubes cells across the box. faces: at most about so many. texture: texels
+    a side, 0 for colours at vertices instead, which formats without textures get anyway.
+    threshold: density of the surface; found where None. origin: see `meshfile.place`.
+    """
+    from dreamfusion.texture import bake, decimate
+
+    mesh = extract_mesh(state.shown, state.occupancy, resolution=resolution, threshold=threshold)
+    mesh = decimate(mesh, faces)
+    if texture == 0 or path.suffix.lower().removeprefix(".") not in TEXTURED:
+        return write_mesh(place(mesh, origin), path)
+    device = state.occupancy.density.device
+    baked = bake(state.shown, mesh, size=texture, device=device)
+    return write_mesh(place(baked, origin), path)
 
 
 def show_cameras(n: int, config: Config) -> Cameras:

@@ -23,7 +23,7 @@ TINY = {
     "occupancy": {"resolution": 16, "update_every": 3},
     "output": {
         "checkpoint_every": 4, "preview_every": 3, "video_frames": 4, "video_size": 32,
-        "mesh_resolution": 24,
+        "mesh_resolution": 24, "texture_size": 64,
     },
 }  # fmt: skip
 
@@ -188,9 +188,21 @@ def test_export_and_render(train, tmp_path, capsys):
     capsys.readouterr()
     for kind in ("obj", "ply", "stl", "glb"):
         assert main(["export", "run", "--format", kind, "--resolution", "16"]) == 0
-        assert capsys.readouterr().out == f"run/mesh/model.{kind}\n"
+        beside = ["png", "mtl"] if kind == "obj" else []
+        files = [f"run/mesh/model.{suffix}" for suffix in (kind, *beside)]
+        assert capsys.readouterr().out.splitlines() == files
         mesh = trimesh.load(tmp_path / "run" / "mesh" / f"model.{kind}", force="mesh")
         assert len(mesh.faces) > 10
+    small = ["--faces", "40", "--texture", "0", "--origin", "base", "--threshold", "0.5"]
+    assert main(["export", "run", *small]) == 0
+    mesh = trimesh.load(tmp_path / "run" / "mesh" / "model.glb", force="mesh")
+    assert len(mesh.faces) <= 40
+    assert mesh.bounds[0, 1] == pytest.approx(0, abs=1e-6)
+    assert mesh.visual.material.baseColorTexture is None
+    capsys.readouterr()
+    assert main(["export", "run", "--threshold", "1e9"]) == 2
+    assert "no density exceeds" in capsys.readouterr().err
+    capsys.readouterr()
     for mode in ("color", "normals", "depth", "textureless"):
         assert main(["render", "run", "--mode", mode, "--frames", "2", "--size", "32"]) == 0
         assert capsys.readouterr().out == f"run/render-{mode}.mp4\n"

@@ -11,8 +11,8 @@ from dreamfusion.mesh import (
     MeshError,
     extract_mesh,
     find_threshold,
-    write_mesh,
 )
+from dreamfusion.meshfile import place, write_mesh
 from dreamfusion.occupancy import OccupancyGrid
 
 
@@ -83,7 +83,7 @@ def test_threshold_gives_the_rendered_silhouette_whatever_the_density(peak, widt
 
 def test_crumbs_are_dropped_and_hollows_filled():
     field = Balls([[0.0, 0, 0, 0.5], [0.8, 0.8, 0.8, 0.12]], hollow=0.3)
-    mesh = as_trimesh(extract(field, center=False))
+    mesh = as_trimesh(extract(field))
     assert mesh.body_count == 1
     assert np.abs(mesh.vertices).max() < 0.55
     assert mesh.volume == pytest.approx(4 / 3 * np.pi * 0.5**3, rel=0.06)
@@ -91,9 +91,13 @@ def test_crumbs_are_dropped_and_hollows_filled():
 
 def test_centered_or_in_place():
     field = Balls([[0.3, -0.2, 0.1, 0.4]])
-    placed, centered = extract(field, center=False), extract(field)
-    assert np.abs(placed.vertices.mean(0) - [0.3, -0.2, 0.1]).max() < 0.02
-    assert np.abs(centered.vertices.max(0) + centered.vertices.min(0)).max() < 1e-9
+    mesh = extract(field)
+    assert np.abs(mesh.vertices.mean(0) - [0.3, -0.2, 0.1]).max() < 0.02
+    assert place(mesh, "scene") is mesh
+    centered, standing = place(mesh, "center").vertices, place(mesh, "base").vertices
+    np.testing.assert_allclose(centered.max(0) + centered.min(0), 0, atol=1e-9)
+    assert standing[:, 1].min() == 0
+    np.testing.assert_allclose((standing.max(0) + standing.min(0))[[0, 2]], 0, atol=1e-9)
 
 
 def test_colors_are_those_seen_and_sides_are_not_swapped():

@@ -194,6 +194,7 @@ ELSEWHERE = {
     "prompt", "steps", "device", "prior.name", "prior.dtype", "field.backend",
     "output.checkpoint_every", "output.checkpoints_kept", "output.preview_every",
     "output.video_frames", "output.video_size", "output.mesh_resolution",
+    "output.mesh_faces", "output.texture_size",
 }  # fmt: skip
 
 

@@ -1,0 +1,133 @@
+"""Meshes on disk. Every format gets the scene's axes: +Y up, facing +Z, one unit a scene unit."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from .mesh import Mesh, MeshError, vertex_normals
+from .texture import TexturedMesh
+
+FORMATS = ("glb", "obj", "ply", "stl")
+TEXTURED = ("glb", "obj")  # formats that can hold a texture
+
+Origin = Literal["base", "center", "scene"]
+AnyMesh = TypeVar("AnyMesh", Mesh, TexturedMesh)
+
+
+def place(mesh: AnyMesh, origin: Origin) -> AnyMesh:
+    """The mesh moved so that the origin is the middle of its bounding box ("center") or of that
+    box's lower side ("base"), or left where the field has it ("scene")."""
+    if origin == "scene":
+        return mesh
+    low, high = mesh.vertices.min(axis=0), mesh.vertices.max(axis=0)
+    middle = (low + high) / 2.0
+    if origin == "base":
+        middle[1] = low[1]
+    return dataclasses.replace(mesh, vertices=mesh.vertices - middle)
+
+
+def write_mesh(mesh: Mesh | TexturedMesh, path: Path | str) -> list[Path]:
+    """Write a mesh as the path's suffix says: .glb, .obj, .ply or .stl; the files written.
+
+    GLB and OBJ hold a texture where the mesh has one (OBJ in a .mtl and a .png beside it); PLY has
+    colours at vertices, STL none. Colours at vertices are sRGB in OBJ and PLY and linear in GLB, as
+    the glTF standard asks. The material is matt. Files appear complete or not at all.
+    """
+    path = Path(path)
+    kind = path.suffix.lower().removeprefix(".")
+    if kind not in FORMATS:
+        raise MeshError(f"cannot write a mesh as {path.name!r}: use one of {', '.join(FORMATS)}")
+    if len(mesh.faces) == 0:
+        raise MeshError("the mesh is empty")
+    if isinstance(mesh, TexturedMesh):
+        if kind not in TEXTURED:
+            raise MeshError(f"a texture cannot be written as {kind}: use one of glb, obj")
+        files = _textured_files(mesh, path, kind)
+    else:
+        files = {path: _colored_bytes(mesh, kind)}
+    # The file that names the others comes last.
+    for file, data in reversed(list(files.items())):
+        _write(file, data)
+    return list(files)
+
+
+def _colored_bytes(mesh: Mesh, kind: str) -> bytes:
+    import trimesh
+
+    colors = _srgb_to_linear(mesh.colors) if kind == "glb" else mesh.colors
+    rgba = np.concatenate([colors, np.ones_like(colors[:, :1])], axis=1)
+    model = trimesh.Trimesh(
+        mesh.vertices,
+        mesh.faces,
+        vertex_colors=(rgba * 255.0).round().astype(np.uint8),
+        vertex_normals=vertex_normals(mesh.vertices, mesh.faces),
+        process=False,
+    )
+    if kind == "glb":
+        return _glb(model, _matt)
+    data = model.export(file_type=kind)
+    return data.encode() if isinstance(data, str) else bytes(data)
+
+
+def _textured_files(mesh: TexturedMesh, path: Path, kind: str) -> dict[Path, bytes]:
+    import trimesh
+
+    picture = Image.fromarray(mesh.texture)
+    material: Any
+    if kind == "glb":
+        material = trimesh.visual.material.PBRMaterial(
+            name="albedo", baseColorTexture=picture, metallicFactor=0.0, roughnessFactor=1.0
+        )
+    else:
+        material = trimesh.visual.material.SimpleMaterial(
+            image=picture, diffuse=[255] * 4, ambient=[255] * 4, specular=[0, 0, 0, 255]
+        )
+    model = trimesh.Trimesh(
+        mesh.vertices,
+        mesh.faces,
+        vertex_normals=mesh.normals,
+        visual=trimesh.visual.TextureVisuals(uv=mesh.uv, material=material),
+        process=False,
+    )
+    if kind == "glb":
+        return {path: _glb(model, None)}
+    material.name = path.stem
+    text, beside = trimesh.exchange.obj.export_obj(
+        model, include_normals=True, return_texture=True, mtl_name=f"{path.stem}.mtl"
+    )
+    return {path: text.encode()} | {path.with_name(name): data for name, data in beside.items()}
+
+
+def _glb(model: Any, postprocessor: Any) -> bytes:
+    import trimesh
+
+    return trimesh.exchange.gltf.export_glb(
+        trimesh.Scene({"model": model}), include_normals=True, tree_postprocessor=postprocessor
+    )
+
+
+def _matt(tree: dict[str, Any]) -> None:
+    """Give the glTF's primitives a matt material: without one, they are metal by the standard."""
+    tree["materials"] = [{"pbrMetallicRoughness": {"metallicFactor": 0.0, "roughnessFactor": 1.0}}]
+    for item in tree["meshes"]:
+        for primitive in item["primitives"]:
+            primitive["material"] = 0
+
+
+def _write(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_bytes(data)
+    temporary.replace(path)
+
+
+def _srgb_to_linear(colors: NDArray[np.float64]) -> NDArray[np.float64]:
+    """IEC 61966-2-1."""
+    return np.where(colors <= 0.04045, colors / 12.92, ((colors + 0.055) / 1.055) ** 2.4)

@@ -1,0 +1,74 @@
+"""Triangles to pixels, with a depth buffer: for textures and for pictures of meshes, without GL."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+
+def rasterize(
+    corners: NDArray[np.float64],
+    inverse_depth: NDArray[np.float64],
+    height: int,
+    width: int,
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Which triangle is seen at each pixel's centre, (height, width), -1 for none; and where in
+    it: weights (height, width, 3) of its corners, correct under perspective.
+
+    corners: (f, 3, 2), (x, y) in pixels, y downwards; the centre of pixel (i, j) is
+    (j + 0.5, i + 0.5). inverse_depth: (f, 3), 1 / depth of the corners; the largest wins, and
+    triangles with a corner that is not positive (behind the eye) are left out. Points on an edge
+    belong to the triangle; both windings are drawn.
+    """
+    face_of = np.full((height, width), -1, dtype=np.int64)
+    weights = np.zeros((height, width, 3))
+    nearest = np.zeros((height, width))
+    _fill(
+        np.ascontiguousarray(corners, dtype=np.float64),
+        np.ascontiguousarray(inverse_depth, dtype=np.float64),
+        face_of,
+        weights,
+        nearest,
+    )
+    return face_of, weights
+
+
+@njit(cache=True)
+def _fill(corners: Any, inverse_depth: Any, face_of: Any, weights: Any, nearest: Any) -> None:
+    height, width = face_of.shape
+    for face in range(corners.shape[0]):
+        ia, ib, ic = inverse_depth[face, 0], inverse_depth[face, 1], inverse_depth[face, 2]
+        if min(ia, ib, ic) <= 0.0:
+            continue
+        ax, ay = corners[face, 0, 0] - 0.5, corners[face, 0, 1] - 0.5
+        bx, by = corners[face, 1, 0] - 0.5, corners[face, 1, 1] - 0.5
+        cx, cy = corners[face, 2, 0] - 0.5, corners[face, 2, 1] - 0.5
+        area = (bx - ax) * (cy - ay) - (by - ay) * (cx - ax)
+        if area == 0.0 or not math.isfinite(area):
+            continue
+        first, last = (
+            max(math.ceil(min(ay, by, cy)), 0),
+            min(math.floor(max(ay, by, cy)), height - 1),
+        )
+        left, right = (
+            max(math.ceil(min(ax, bx, cx)), 0),
+            min(math.floor(max(ax, bx, cx)), width - 1),
+        )
+        for y in range(first, last + 1):
+            for x in range(left, right + 1):
+                a = ((bx - x) * (cy - y) - (by - y) * (cx - x)) / area
+                b = ((cx - x) * (ay - y) - (cy - y) * (ax - x)) / area
+                c = 1.0 - a - b
+                if a < 0.0 or b < 0.0 or c < 0.0:
+                    continue
+                near = a * ia + b * ib + c * ic  # 1 / depth is linear on the picture
+                if near > nearest[y, x]:
+                    nearest[y, x] = near
+                    face_of[y, x] = face
+                    weights[y, x, 0] = a * ia / near
+                    weights[y, x, 1] = b * ib / near
+                    weights[y, x, 2] = c * ic / near
