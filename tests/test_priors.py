@@ -1,6 +1,7 @@
 """Priors of the very classes that real ones have, tiny and random, through the real loader."""
 
 import gc
+import json
 import shutil
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import weakref
 import pytest
 import torch
 from tiny_priors import save_latent_prior, save_pixel_prior, save_sd3_prior, save_xl_prior
+from transformers import CLIPTextModel
 
 from dreamfusion.priors import PriorError, find_prior, load_prior, read_card, text
 from dreamfusion.priors.model import _vae_dtype, choose_dtype
@@ -175,12 +177,16 @@ def test_offloading_leaves_the_decoder_on_the_cpu(folders):
     assert plain.vae.decoder.conv_in.weight.device.type == "meta"
 
 
-def test_an_offloaded_text_encoder_goes_back_to_the_cpu(folders):
-    folder = find_prior(str(folders["latent"]))
-    for offload, where in ((True, "cpu"), (False, "meta")):
-        encoders = text.TextEncoders(folder, device="meta", dtype=torch.float32, offload=offload)
-        assert encoders.encode(["a mug"]).tokens.device.type == "meta"
-        assert encoders._encoders["text_encoder"].model.device.type == where
+@pytest.mark.parametrize(("offload", "moves"), [(True, ["cuda", "cpu"]), (False, ["cuda"])])
+def test_an_offloaded_text_encoder_goes_back_to_the_cpu(folders, monkeypatch, offload, moves):
+    found = []
+    monkeypatch.setattr(CLIPTextModel, "to", lambda self, device: found.append(device))
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    encoders = text.TextEncoders(
+        find_prior(str(folders["latent"])), device="cuda", dtype=torch.float32, offload=offload
+    )
+    encoders.encode(["a mug", "a chair"])
+    assert found == moves
 
 
 def test_only_the_denoiser_is_compiled_and_only_if_asked(folders, monkeypatch):
@@ -212,9 +218,7 @@ def test_half_precision_agrees_with_full(folders):
     )  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("native", "expected"), [(True, torch.bfloat16), (False, torch.float16)]
-)
+@pytest.mark.parametrize(("native", "expected"), [(True, torch.bfloat16), (False, torch.float16)])
 def test_precision_by_device(monkeypatch, native, expected):
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: native)
     assert choose_dtype("auto", "cuda:0") == expected
@@ -222,10 +226,14 @@ def test_precision_by_device(monkeypatch, native, expected):
     assert choose_dtype("float16", "cpu") == torch.float16
 
 
-def test_an_autoencoder_that_overflows_stays_in_full_precision(folders):
-    """Only one that says so itself: the older ones say nothing, and diffusers then assumes it."""
-    for kind, expected in (("sdxl", torch.float32), ("latent", torch.float16)):
-        folder = find_prior(str(folders[kind]))
+def test_an_autoencoder_that_overflows_stays_in_full_precision(broken):
+    """Only one whose file says so: those of the first models are silent, and mean no."""
+    path = broken / "vae" / "config.json"
+    content = json.loads(path.read_text())
+    del content["force_upcast"]
+    for entry, expected in (({"force_upcast": True}, torch.float32), ({}, torch.float16)):
+        path.write_text(json.dumps(content | entry))
+        folder = find_prior(str(broken))
         assert _vae_dtype(folder, torch.float16, "cuda") == expected
         assert _vae_dtype(folder, torch.float16, "cpu") == torch.float32
 

@@ -141,7 +141,9 @@ def reference_gradient(pipeline, kind, images, guidance, result):
                 else:
                     extra = None
                     if pooled is not None:
-                        ids = pipeline._get_add_time_ids((16, 16), (0, 0), (16, 16), torch.float32, 8)
+                        ids = pipeline._get_add_time_ids(
+                            (16, 16), (0, 0), (16, 16), torch.float32, 8
+                        )
                         extra = {"text_embeds": pooled, "time_ids": ids}
                     output = pipeline.unet(noisy, t, tokens, added_cond_kwargs=extra).sample
                 outputs.append(output[:, : clean.shape[1]])

@@ -125,7 +125,7 @@ def save_sd3_prior(folder: Path, *, t5: bool) -> Path:
     ).save_pretrained(folder / "vae")  # fmt: skip
     FlowMatchEulerDiscreteScheduler(shift=3.0).save_pretrained(folder / "scheduler")
     missing = () if t5 else ("text_encoder_3", "tokenizer_3")
-    _save_index(folder, "StableDiffusion3Pipeline", **dict.fromkeys(missing, [None, None]))
+    _save_index(folder, "StableDiffusion3Pipeline", **{key: [None, None] for key in missing})
     return folder
 
 

@@ -19,6 +19,10 @@ from dreamfusion.priors.memory import check_memory, estimate_memory
 from dreamfusion.priors.schedule import NoiseSchedule, read_schedule
 from dreamfusion.priors.text import TextEncoders
 
+# The halves of an autoencoder. Training never uses the second.
+ENCODER = ("encoder", "quant_conv")
+DECODER = ("decoder", "post_quant_conv")
+
 
 class DiffusionPrior:
     """What SDS needs of a model: see `diffusion.NoisePredictor`; and text embeddings.
@@ -81,10 +85,10 @@ class DiffusionPrior:
         if self.vae is not None:
             config = self.vae.config
             latents = encoded / config.scaling_factor + (config.shift_factor or 0.0)
-            _move_decoder(self.vae, self.device)
+            _move(self.vae, DECODER, self.device)
             encoded = self.vae.decode(latents.to(self.vae.dtype)).sample.float()
             if self.offload:
-                _move_decoder(self.vae, "cpu")
+                _move(self.vae, DECODER, "cpu")
         return (encoded / 2.0 + 0.5).clamp(0.0, 1.0)
 
     @torch.no_grad()
@@ -160,9 +164,8 @@ def load(
     vae = None
     if "vae" in folder.components:
         vae = load_part(folder, "vae", diffusers, _vae_dtype(folder, precision, device))
-        vae.to(device)
-        if offload:
-            _move_decoder(vae, "cpu")
+        _move(vae, ENCODER, device)
+        _move(vae, DECODER, "cpu" if offload else device)
         if vae_checkpointing:
             vae.enable_gradient_checkpointing()
         if vae_slicing:
@@ -210,8 +213,8 @@ def _vae_dtype(folder: PriorFolder, dtype: torch.dtype, device: str) -> torch.dt
     return torch.float32 if upcast else dtype
 
 
-def _move_decoder(vae: Any, device: torch.device | str) -> None:
-    """The half of an autoencoder that training never uses."""
-    vae.decoder.to(device)
-    if vae.post_quant_conv is not None:
-        vae.post_quant_conv.to(device)
+def _move(vae: Any, parts: tuple[str, ...], device: torch.device | str) -> None:
+    for part in parts:
+        module = getattr(vae, part)
+        if module is not None:
+            module.to(device)

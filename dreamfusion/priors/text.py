@@ -80,8 +80,9 @@ class TextEncoders:
             # prompts came with it.
             answers = [read(encoder(prompt, **options)) for prompt in prompts]
             if keep:
-                encoder.model.to("cpu" if self.offload else self.device)
                 self._encoders[name] = encoder
+                if self.offload:
+                    encoder.model.to("cpu")
             del encoder
             if self.device.startswith("cuda"):
                 torch.cuda.empty_cache()
