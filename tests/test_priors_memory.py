@@ -6,8 +6,11 @@ import shutil
 import pytest
 import torch
 from diffusers import AutoencoderKL
-from tiny_priors import save_sd3_prior, save_xl_prior
+from tiny_priors import save_pixel_prior, save_sd3_prior, save_xl_prior
 
+from dreamfusion import cli, priors, trainer
+from dreamfusion.cli import main
+from dreamfusion.config import build_config
 from dreamfusion.errors import UserError
 from dreamfusion.memory import explain_out_of_memory
 from dreamfusion.priors import PriorError, find_prior, load_prior
@@ -131,3 +134,25 @@ def test_running_out_of_memory_is_one_line_with_what_to_change():
     )
     with pytest.raises(RuntimeError, match="something else"), explain_out_of_memory():
         raise RuntimeError("something else")
+
+
+def test_the_command_line_says_it_too(tmp_path, monkeypatch, capsys):
+    def full(*arguments):
+        raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 20.00 MiB …")
+
+    monkeypatch.setattr(trainer, "compute_loss", full)
+    prior = save_pixel_prior(tmp_path / "pixel")
+    run = str(tmp_path / "run")
+    assert main(["train", "a red corgi", "--prior", str(prior), "--out", run]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: the GPU ran out of memory; lower") and error.count("\n") == 1
+
+
+def test_settings_reach_the_prior(monkeypatch):
+    monkeypatch.setattr(priors, "load_prior", lambda name, **options: options)
+    asked = {"vae_checkpointing": True, "vae_slicing": True, "offload": True, "compile": True}
+    for options, value in ((asked, True), ({}, False)):
+        config = build_config({"device": "cpu", "prior": {"dtype": "float32", **options}})
+        assert cli._load_prior(config, views=3) == {
+            "device": "cpu", "dtype": "float32", "views": 3, **dict.fromkeys(asked, value)
+        }  # fmt: skip

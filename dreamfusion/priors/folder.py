@@ -8,7 +8,13 @@ from pathlib import Path
 
 from dreamfusion.priors import hub
 from dreamfusion.priors.files import PriorError, count_weights, read_json
-from dreamfusion.priors.layout import INDEX, choose_weights, components_of, weights_stem
+from dreamfusion.priors.layout import (
+    INDEX,
+    TOKENIZER_FILES,
+    choose_weights,
+    components_of,
+    weights_stem,
+)
 
 DEFAULT_ON_CUDA = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 
@@ -70,6 +76,12 @@ def inspect(path: Path, name: str, *, half: bool) -> PriorFolder:
     for component in components:
         if not (path / component).is_dir():
             raise PriorError(f"{name} is incomplete: there is no folder {path / component}")
+        if component.startswith("tokenizer") and not any(
+            (path / component / file).is_file() for file in TOKENIZER_FILES
+        ):
+            raise PriorError(
+                f"{name} is incomplete: there is no {path / component / 'tokenizer.json'}"
+            )
         if weights_stem(component) is None:
             continue
         _check_file(path / component / "config.json", name)

@@ -39,6 +39,8 @@ LAYOUTS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
 }
 # Stable Diffusion 3 was trained to do without its largest text encoder.
 OPTIONAL = ("text_encoder_3", "tokenizer_3")
+# A tokenizer's folder holds one of these. Without any, transformers would make an empty tokenizer.
+TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "spiece.model")
 
 
 def components_of(index: Mapping[str, object], name: str) -> tuple[str, dict[str, str]]:
