@@ -325,18 +325,33 @@ def _check_prompt(config: Config) -> str:
     """Refuse what the prior cannot read before anything heavy is imported; how it reads it."""
     from dreamfusion.priors import find_prior, read_card
 
-    card = read_card(find_prior(config.prior.name).path)
+    name, device = config.prior.name, "cpu"
+    if name != "embedded" and not Path(name).is_dir():
+        # What `auto` means, and which files of a hub's model are fetched, depends on the device.
+        from dreamfusion.session import choose_device
+
+        device = choose_device(config.device)
+    card = read_card(find_prior(name, device=device, dtype=config.prior.dtype).path)
     if config.prior.negative_prompt:
         card.vocabulary.canonical(config.prior.negative_prompt)
     return card.vocabulary.canonical(config.prompt)
 
 
-def _load_prior(config: Config) -> DiffusionPrior:
+def _load_prior(config: Config, *, views: int | None = None) -> DiffusionPrior:
+    """views: pictures a step, if there will be steps: they must fit into a GPU's memory."""
     from dreamfusion.priors import load_prior
     from dreamfusion.session import choose_device
 
-    device = choose_device(config.device)
-    return load_prior(config.prior.name, device=device, dtype=config.prior.dtype)
+    return load_prior(
+        config.prior.name,
+        device=choose_device(config.device),
+        dtype=config.prior.dtype,
+        views=views,
+        vae_checkpointing=config.prior.vae_checkpointing,
+        vae_slicing=config.prior.vae_slicing,
+        offload=config.prior.offload,
+        compile=config.prior.compile,
+    )
 
 
 def _load(run_dir: Path) -> tuple[RunFolder, Config, TrainState]:
@@ -354,12 +369,13 @@ def _optimise(config: Config, where: Path | RunFolder) -> None:
     print(f"prompt    {config.prompt}, read as: {_check_prompt(config)}", flush=True)
 
     from dreamfusion.checkpoint import checkpoints
+    from dreamfusion.memory import explain_out_of_memory
     from dreamfusion.session import choose_device, load_state, optimise
     from dreamfusion.trainer import estimate_seconds, new_state, resolve
 
     device = choose_device(config.device)
-    with _stoppable() as stopping:
-        prior = _load_prior(config)
+    with _stoppable() as stopping, explain_out_of_memory():
+        prior = _load_prior(config, views=config.camera.views)
         config = resolve(config, prior, device)
         _print_machine(config, prior)
         run = where if isinstance(where, RunFolder) else create_run(where)

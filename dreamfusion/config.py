@@ -45,9 +45,17 @@ class PriorConfig:
 
     name: str = _setting("auto", "embedded, a diffusers folder, a hub id, or auto")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = _setting(
-        "auto", "precision of the U-Net; auto: half where the device is fast at it"
+        "auto", "precision of the denoiser; auto: half where the device is fast at it"
     )
     negative_prompt: str = _setting("", "what the picture should not show")
+    vae_checkpointing: bool = _setting(
+        False, "recompute a latent prior's encoder in the backward pass: less memory, slower"
+    )
+    vae_slicing: bool = _setting(
+        False, "encode one picture at a time: with vae_checkpointing still less memory"
+    )
+    offload: bool = _setting(False, "keep on the CPU what is not at work: text encoders, decoder")
+    compile: bool = _setting(False, "torch.compile the denoiser: minutes at first, then faster")
 
 
 @dataclass(frozen=True)

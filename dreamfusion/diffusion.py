@@ -6,12 +6,53 @@ alpha^2 + sigma^2 = 1; for rectified flows alpha + sigma = 1. Nothing here depen
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
 
 Prediction = Literal["epsilon", "v_prediction", "sample", "flow"]
+
+
+@dataclass(frozen=True)
+class TextEmbedding:
+    """What a model makes of n texts. Only the model that made it knows what the numbers mean.
+
+    tokens: (n, length, width), what its attention looks at.
+    pooled: (n, width'), each text as one vector, for models that want that too.
+    """
+
+    tokens: Tensor
+    pooled: Tensor | None = None
+
+    def __len__(self) -> int:
+        return self.tokens.shape[0]
+
+    def expand(self, n: int) -> TextEmbedding:
+        """The same for n texts, if this is of one text or of n already; ValueError otherwise."""
+        if len(self) not in (1, n):
+            raise ValueError(f"{len(self)} texts cannot stand for {n} pictures")
+        return self._map(lambda values: values.expand(n, *values.shape[1:]))
+
+    def lerp(self, other: TextEmbedding, weight: float | Tensor) -> TextEmbedding:
+        """self + weight (other - self), text by text; weight is one number or (n,) numbers."""
+        amount = torch.as_tensor(weight, dtype=self.tokens.dtype, device=self.tokens.device)
+        return self._map(lambda a, b: a + amount.reshape(-1, *[1] * (a.dim() - 1)) * (b - a), other)
+
+    @staticmethod
+    def cat(parts: Sequence[TextEmbedding]) -> TextEmbedding:
+        """All texts of embeddings that one model made, in order."""
+        first, *others = parts
+        return first._map(lambda *values: torch.cat(values), *others)
+
+    def _map(self, function: Callable[..., Tensor], *others: TextEmbedding) -> TextEmbedding:
+        """`function` of the tokens, and of the pooled vectors where there are any."""
+        tokens = function(self.tokens, *(other.tokens for other in others))
+        if self.pooled is None:
+            return TextEmbedding(tokens)
+        return TextEmbedding(tokens, function(self.pooled, *(other.pooled for other in others)))
 
 
 class NoisePredictor(Protocol):
@@ -30,8 +71,8 @@ class NoisePredictor(Protocol):
         """(n, 3, h, w) pictures in [0, 1] as what the model denoises, (n, c, h', w')."""
         ...
 
-    def predict(self, noisy: Tensor, timesteps: Tensor, text: Tensor) -> Tensor:
-        """The raw prediction (n, c, h', w') for timesteps (n,) and text (n, tokens, width)."""
+    def predict(self, noisy: Tensor, timesteps: Tensor, text: TextEmbedding) -> Tensor:
+        """The raw prediction (n, c, h', w') for timesteps (n,), int64, and n texts."""
         ...
 
 
@@ -39,8 +80,8 @@ def guided_prediction(
     prior: NoisePredictor,
     noisy: Tensor,
     timesteps: Tensor,
-    text: Tensor,
-    unconditional: Tensor,
+    text: TextEmbedding,
+    unconditional: TextEmbedding,
     guidance: float,
 ) -> Tensor:
     """uncond + guidance (text - uncond), both from one call of the prior with a batch of 2n.
@@ -48,7 +89,7 @@ def guided_prediction(
     Without need for one of them (guidance 1 or 0) the other is predicted alone.
     """
     n = noisy.shape[0]
-    text, unconditional = text.expand(n, -1, -1), unconditional.expand(n, -1, -1)
+    text, unconditional = text.expand(n), unconditional.expand(n)
     if guidance == 1.0:
         return prior.predict(noisy, timesteps, text)
     if guidance == 0.0:
@@ -56,7 +97,7 @@ def guided_prediction(
     both = prior.predict(
         torch.cat([noisy, noisy]),
         torch.cat([timesteps, timesteps]),
-        torch.cat([unconditional, text]),
+        TextEmbedding.cat([unconditional, text]),
     )
     without_text, with_text = both.chunk(2)
     return without_text + guidance * (with_text - without_text)

@@ -19,7 +19,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from dreamfusion.diffusion import NoisePredictor, add_noise, guided_prediction, to_noise
+from dreamfusion.diffusion import (
+    NoisePredictor,
+    TextEmbedding,
+    add_noise,
+    guided_prediction,
+    to_noise,
+)
 
 Weighting = Literal["sigma2", "uniform", "snr"]
 
@@ -45,8 +51,8 @@ class SDSResult:
 def sds(
     prior: NoisePredictor,
     images: Tensor,
-    text: Tensor,
-    unconditional: Tensor,
+    text: TextEmbedding,
+    unconditional: TextEmbedding,
     *,
     guidance: float,
     t_range: tuple[float, float],
@@ -55,7 +61,7 @@ def sds(
 ) -> SDSResult:
     """SDS for pictures (n, 3, h, w) in [0, 1], summed over them: divide the loss by n for a mean.
 
-    text, unconditional: embeddings (n, tokens, width), or (1, tokens, width) for all pictures.
+    text, unconditional: of n texts, or of one text for all pictures.
     guidance: s >= 0; 1 is no guidance, 0 ignores the text.
     t_range: least and greatest noise level in [0, 1]; each picture draws its own in between.
     generator: on the CPU; the one source of randomness, whatever the device of the pictures.

@@ -66,7 +66,7 @@ def main() -> None:
         train_step(state, prior, config)
 
     n = config.camera.views
-    text = prior.encode_text([prior.card.vocabulary.canonical(args.prompt)]).expand(2 * n, -1, -1)
+    text = prior.encode_text([prior.card.vocabulary.canonical(args.prompt)]).expand(2 * n)
     shape = prior.encode_image(torch.zeros(1, 3, prior.image_size, prior.image_size)).shape[1:]
     noisy = torch.randn(2 * n, *shape, device=device)
     timesteps = torch.full((2 * n,), 500, device=device)

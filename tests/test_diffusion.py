@@ -2,7 +2,7 @@ import pytest
 import torch
 from diffusers import DDPMScheduler
 
-from dreamfusion.diffusion import add_noise, to_noise, to_sample
+from dreamfusion.diffusion import TextEmbedding, add_noise, to_noise, to_sample
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
@@ -39,3 +39,28 @@ def test_flow_conversions_invert_each_other():
     noisy = add_noise(x, noise, 1 - sigma, sigma)
     torch.testing.assert_close(to_noise(noise - x, noisy, 1 - sigma, sigma, "flow"), noise)
     torch.testing.assert_close(to_sample(noise - x, noisy, 1 - sigma, sigma, "flow"), x)
+
+
+@pytest.mark.parametrize("pooled", [True, False])
+def test_texts_are_repeated_joined_and_mixed(pooled):
+    def text(n):
+        return TextEmbedding(torch.randn(n, 4, 8), torch.randn(n, 3) if pooled else None)
+
+    def parts(text):
+        assert (text.pooled is not None) == pooled
+        return (text.tokens, text.pooled) if pooled else (text.tokens,)
+
+    one, two, other = text(1), text(2), text(2)
+    for got, x in zip(parts(one.expand(3)), parts(one), strict=True):
+        assert torch.equal(got, torch.cat([x, x, x]))
+    for got, x, y in zip(parts(TextEmbedding.cat([one, two])), parts(one), parts(two), strict=True):
+        assert torch.equal(got, torch.cat([x, y]))
+    for got, x, y in zip(parts(two.lerp(other, 0.25)), parts(two), parts(other), strict=True):
+        torch.testing.assert_close(got, 0.75 * x + 0.25 * y)
+    mixed = two.lerp(other, torch.tensor([0.0, 2.0]))
+    for got, x, y in zip(parts(mixed), parts(two), parts(other), strict=True):
+        assert torch.equal(got[0], x[0])
+        torch.testing.assert_close(got[1], 2 * y[1] - x[1])
+    assert len(mixed) == 2 and len(one) == 1
+    with pytest.raises(ValueError, match="2 texts cannot stand for 3 pictures"):
+        two.expand(3)

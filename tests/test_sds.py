@@ -4,7 +4,7 @@ import pytest
 import torch
 from diffusers import DDPMScheduler
 
-from dreamfusion.diffusion import guided_prediction
+from dreamfusion.diffusion import TextEmbedding, guided_prediction
 from dreamfusion.sds import sample_timesteps, sds, weight
 
 
@@ -45,11 +45,11 @@ class NetworkPrior(GaussianPrior):
     def predict(self, noisy, timesteps, text):
         assert not torch.is_grad_enabled()
         self.batches.append(noisy.shape[0])
-        return self.network(noisy) * text.mean(dim=(1, 2))[:, None, None, None]
+        return self.network(noisy) * text.tokens.mean(dim=(1, 2))[:, None, None, None]
 
 
-TEXT = torch.full((1, 4, 8), 2.0)
-NOTHING = torch.full((1, 4, 8), 0.5)
+TEXT = TextEmbedding(torch.full((1, 4, 8), 2.0))
+NOTHING = TextEmbedding(torch.full((1, 4, 8), 0.5))
 
 
 def run(prior, images, seed=0, **options):

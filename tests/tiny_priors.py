@@ -6,49 +6,140 @@ import json
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, DDPMScheduler, PNDMScheduler, UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    DDPMScheduler,
+    EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    PNDMScheduler,
+    SD3Transformer2DModel,
+    UNet2DConditionModel,
+)
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+    T5Config,
+    T5EncoderModel,
+    T5Tokenizer,
+)
 
 WORDS = ["a", "red", "blue", "green", "corgi", "mug", "chair", "flat", "clay", "from", "above"]
 WORDS += ["front", "back", "left", "right", "side", "overhead", "view", "below"]
 WIDTH = 16
+POOLED = 8
+SD_BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 
 
 def save_pixel_prior(folder: Path, *, size: int = 16, prediction: str = "v_prediction") -> Path:
-    """An IFPipeline-like prior: pixels, six channels out, with a card of its own."""
+    """An IFPipeline like the embedded prior: pixels, CLIP, six channels out, a card of its own."""
     torch.manual_seed(0)
-    _save_common(folder)
+    _save_clip(folder)
     _unet(3, 6, size).save_pretrained(folder / "unet")
     DDPMScheduler(beta_schedule="squaredcos_cap_v2", prediction_type=prediction).save_pretrained(
         folder / "scheduler"
     )
-    _save_index(folder, "IFPipeline", {"scheduler": ["diffusers", "DDPMScheduler"]})
+    _save_index(folder, "IFPipeline")
     (folder / "dreamfusion.json").write_text(json.dumps(card()))
     return folder
 
 
-def save_latent_prior(folder: Path) -> Path:
-    """A StableDiffusionPipeline-like prior: an autoencoder, and a scheduler other than DDPM."""
-    torch.manual_seed(1)
-    _save_common(folder)
-    _unet(4, 4, 8).save_pretrained(folder / "unet")
-    AutoencoderKL(
-        block_out_channels=(8, 8),
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        latent_channels=4,
-        norm_num_groups=4,
-        sample_size=16,
-    ).save_pretrained(folder / "vae")
-    PNDMScheduler(
-        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear"
+def save_deepfloyd_prior(folder: Path) -> Path:
+    """An IFPipeline as DeepFloyd's: T5, projected text, learned variances."""
+    torch.manual_seed(2)
+    _save_t5(folder, "", 24)
+    more = {"encoder_hid_dim": 24, "encoder_hid_dim_type": "text_proj"}
+    more |= {"addition_embed_type": "text", "addition_embed_type_num_heads": 2}
+    _unet(3, 6, 16, **more).save_pretrained(folder / "unet")
+    DDPMScheduler(
+        beta_schedule="squaredcos_cap_v2", variance_type="learned_range", thresholding=True
     ).save_pretrained(folder / "scheduler")
-    _save_index(
-        folder,
-        "StableDiffusionPipeline",
-        {"scheduler": ["diffusers", "PNDMScheduler"], "vae": ["diffusers", "AutoencoderKL"]},
-    )
+    _save_index(folder, "IFPipeline")
     return folder
+
+
+def save_latent_prior(folder: Path, *, v_prediction: bool = False) -> Path:
+    """A StableDiffusionPipeline: version 1 with its PNDM scheduler, or, as version 2 at 768
+    pixels, with v-prediction and here also with betas rescaled to zero terminal SNR."""
+    torch.manual_seed(1)
+    _save_clip(folder)
+    _unet(4, 4, 8).save_pretrained(folder / "unet")
+    _vae(scaling_factor=0.18215).save_pretrained(folder / "vae")
+    if v_prediction:
+        DDIMScheduler(
+            **SD_BETAS, prediction_type="v_prediction", rescale_betas_zero_snr=True
+        ).save_pretrained(folder / "scheduler")
+    else:
+        PNDMScheduler(**SD_BETAS).save_pretrained(folder / "scheduler")
+    _save_index(folder, "StableDiffusionPipeline")
+    return folder
+
+
+def save_xl_prior(folder: Path) -> Path:
+    """A StableDiffusionXLPipeline: two CLIPs, pooled text, sizes, an autoencoder to upcast."""
+    torch.manual_seed(3)
+    _save_clip(folder)
+    _save_clip(folder, "_2", projected=True)
+    _unet(
+        4, 4, 8, cross_attention_dim=2 * WIDTH, addition_embed_type="text_time",
+        addition_time_embed_dim=4, projection_class_embeddings_input_dim=6 * 4 + POOLED,
+    ).save_pretrained(folder / "unet")  # fmt: skip
+    _vae(scaling_factor=0.13025, force_upcast=True).save_pretrained(folder / "vae")
+    EulerDiscreteScheduler(**SD_BETAS, timestep_spacing="leading").save_pretrained(
+        folder / "scheduler"
+    )
+    _save_index(folder, "StableDiffusionXLPipeline", force_zeros_for_empty_prompt=True)
+    return folder
+
+
+def save_sd3_prior(folder: Path, *, t5: bool) -> Path:
+    """A StableDiffusion3Pipeline: a transformer, a rectified flow, and T5 or none."""
+    torch.manual_seed(4)
+    width = 40
+    _save_clip(folder, projected=True)
+    _save_clip(folder, "_2", projected=True)
+    if t5:
+        _save_t5(folder, "_3", width)
+    transformer = SD3Transformer2DModel(
+        sample_size=8,
+        patch_size=2,
+        in_channels=4,
+        out_channels=4,
+        num_layers=2,
+        attention_head_dim=8,
+        num_attention_heads=2,
+        joint_attention_dim=width,
+        caption_projection_dim=16,
+        pooled_projection_dim=2 * POOLED,
+        pos_embed_max_size=8,
+    )
+    # Some of its weights begin at zero, and would leave the text unread.
+    for parameter in transformer.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    transformer.save_pretrained(folder / "transformer")
+    _vae(
+        scaling_factor=1.5305, shift_factor=0.0609, use_quant_conv=False,
+        use_post_quant_conv=False, force_upcast=True,
+    ).save_pretrained(folder / "vae")  # fmt: skip
+    FlowMatchEulerDiscreteScheduler(shift=3.0).save_pretrained(folder / "scheduler")
+    missing = () if t5 else ("text_encoder_3", "tokenizer_3")
+    _save_index(folder, "StableDiffusion3Pipeline", **{key: [None, None] for key in missing})
+    return folder
+
+
+# One of each kind that is supported, by a name for test ids.
+PRIORS = {
+    "sd": save_latent_prior,
+    "sd-v": lambda folder: save_latent_prior(folder, v_prediction=True),
+    "sdxl": save_xl_prior,
+    "if-t5": save_deepfloyd_prior,
+    "if-clip": save_pixel_prior,
+    "if-clip-sample": lambda folder: save_pixel_prior(folder, prediction="sample"),
+    "sd3": lambda folder: save_sd3_prior(folder, t5=False),
+    "sd3-t5": lambda folder: save_sd3_prior(folder, t5=True),
+}
 
 
 def card() -> dict[str, object]:
@@ -76,7 +167,8 @@ def card() -> dict[str, object]:
     }
 
 
-def _unet(channels: int, out_channels: int, size: int) -> UNet2DConditionModel:
+def _unet(channels: int, out_channels: int, size: int, **more: object) -> UNet2DConditionModel:
+    options = {"cross_attention_dim": WIDTH, **more}
     return UNet2DConditionModel(
         sample_size=size,
         in_channels=channels,
@@ -85,18 +177,30 @@ def _unet(channels: int, out_channels: int, size: int) -> UNet2DConditionModel:
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
         layers_per_block=1,
-        cross_attention_dim=WIDTH,
         attention_head_dim=2,
         norm_num_groups=4,
+        **options,
     )
 
 
-def _save_common(folder: Path) -> None:
+def _vae(**options: object) -> AutoencoderKL:
+    return AutoencoderKL(
+        block_out_channels=(8, 8),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        latent_channels=4,
+        norm_num_groups=4,
+        sample_size=16,
+        **options,
+    )
+
+
+def _save_clip(folder: Path, suffix: str = "", *, projected: bool = False) -> None:
     tokens = [f"{word}</w>" for word in [*WORDS, ","]]
     letters = [chr(code) for code in range(97, 123)]
     vocabulary = [*letters, *(f"{letter}</w>" for letter in letters), *tokens]
     vocabulary = list(dict.fromkeys([*vocabulary, "<|startoftext|>", "<|endoftext|>"]))
-    tokenizer_folder = folder / "tokenizer"
+    tokenizer_folder = folder / f"tokenizer{suffix}"
     tokenizer_folder.mkdir(parents=True)
     (tokenizer_folder / "vocab.json").write_text(
         json.dumps({token: i for i, token in enumerate(vocabulary)})
@@ -105,30 +209,58 @@ def _save_common(folder: Path) -> None:
     CLIPTokenizer.from_pretrained(
         tokenizer_folder, model_max_length=77, local_files_only=True
     ).save_pretrained(tokenizer_folder)
+    config = CLIPTextConfig(
+        vocab_size=len(vocabulary),
+        hidden_size=WIDTH,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        projection_dim=POOLED,
+        max_position_embeddings=77,
+        bos_token_id=vocabulary.index("<|startoftext|>"),
+        eos_token_id=vocabulary.index("<|endoftext|>"),
+        pad_token_id=vocabulary.index("<|endoftext|>"),
+    )
+    model = (CLIPTextModelWithProjection if projected else CLIPTextModel)(config)
     # Saved in half precision, as many models on the hub are.
-    CLIPTextModel(
-        CLIPTextConfig(
-            vocab_size=len(vocabulary),
-            hidden_size=WIDTH,
-            intermediate_size=32,
-            num_hidden_layers=1,
-            num_attention_heads=2,
-            max_position_embeddings=77,
-            bos_token_id=vocabulary.index("<|startoftext|>"),
-            eos_token_id=vocabulary.index("<|endoftext|>"),
-            pad_token_id=vocabulary.index("<|endoftext|>"),
+    model.half().save_pretrained(folder / f"text_encoder{suffix}")
+
+
+def _save_t5(folder: Path, suffix: str, width: int) -> None:
+    pieces = ["<pad>", "</s>", "<unk>", "\u2581", *(f"\u2581{word}" for word in WORDS), ","]
+    T5Tokenizer(
+        vocab=[(piece, -float(i)) for i, piece in enumerate(pieces)], model_max_length=77
+    ).save_pretrained(folder / f"tokenizer{suffix}")
+    T5EncoderModel(
+        T5Config(
+            vocab_size=len(pieces) + 100,
+            d_model=width,
+            d_kv=8,
+            d_ff=32,
+            num_layers=2,
+            num_heads=2,
+            feed_forward_proj="gated-gelu",
         )
-    ).half().save_pretrained(folder / "text_encoder")
+    ).save_pretrained(folder / f"text_encoder{suffix}")
 
 
-def _save_index(folder: Path, pipeline: str, more: dict[str, list[str]]) -> None:
-    index = {
-        "_class_name": pipeline,
-        "_diffusers_version": "0.42.1",
-        "unet": ["diffusers", "UNet2DConditionModel"],
-        "text_encoder": ["transformers", "CLIPTextModel"],
-        "tokenizer": ["transformers", "CLIPTokenizer"],
-        "safety_checker": [None, None],
-        **more,
-    }
-    (folder / "model_index.json").write_text(json.dumps(index))
+def _save_index(folder: Path, pipeline: str, **more: object) -> None:
+    """A model_index.json of what the folder holds."""
+    index: dict[str, object] = {"_class_name": pipeline, "_diffusers_version": "0.42.1"}
+    for component in sorted(path.name for path in folder.iterdir() if path.is_dir()):
+        config = folder / component / "config.json"
+        if component == "scheduler":
+            config = folder / component / "scheduler_config.json"
+        if component.startswith("tokenizer"):
+            config = folder / component / "tokenizer_config.json"
+        content = json.loads(config.read_text())
+        cls = content.get("_class_name") or content.get("tokenizer_class")
+        cls = cls or content["architectures"][0]
+        library = "transformers" if component.startswith(("text", "token")) else "diffusers"
+        index[component] = [library, cls]
+    if pipeline in ("IFPipeline", "StableDiffusionPipeline"):
+        index |= {"safety_checker": [None, None], "feature_extractor": [None, None]}
+        index["requires_safety_checker"] = False
+    if pipeline == "IFPipeline":
+        index["watermarker"] = [None, None]
+    (folder / "model_index.json").write_text(json.dumps(index | more))

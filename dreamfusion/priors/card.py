@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dreamfusion.priors.folder import CARD, PriorError, one_line, read_json
+from dreamfusion.priors.files import PriorError, one_line, read_json
+from dreamfusion.priors.layout import CARD
 from dreamfusion.prompts import PAPER_VIEWS, ViewVocabulary
 
 FORMAT = 1

@@ -5,25 +5,30 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import diffusers
 import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
-from diffusers.utils import logging as diffusers_logging
 from torch import Tensor
-from transformers import CLIPTextModel, CLIPTokenizer
-from transformers.utils import logging as transformers_logging
 
-from dreamfusion.diffusion import Prediction
+from dreamfusion.diffusion import Prediction, TextEmbedding
 from dreamfusion.priors.card import PriorCard
-from dreamfusion.priors.folder import PriorError, PriorFolder, one_line
-from dreamfusion.prompts import PromptError
+from dreamfusion.priors.files import read_json
+from dreamfusion.priors.folder import PriorFolder
+from dreamfusion.priors.loading import load_part, quiet
+from dreamfusion.priors.memory import check_memory, estimate_memory
+from dreamfusion.priors.schedule import NoiseSchedule, read_schedule
+from dreamfusion.priors.text import TextEncoders
+
+# The halves of an autoencoder. Training never uses the second.
+ENCODER = ("encoder", "quant_conv")
+DECODER = ("decoder", "post_quant_conv")
 
 
 class DiffusionPrior:
     """What SDS needs of a model: see `diffusion.NoisePredictor`; and text embeddings.
 
-    A pixel model denoises the picture itself, a latent one what its autoencoder makes of it; that
-    is the only difference between the two. Nothing in it requires gradients.
+    A pixel model denoises the picture itself, a latent one what its autoencoder makes of it. The
+    denoiser is a U-Net or a transformer. Nothing in any of them requires gradients.
 
     image_size: height and width of the pictures it judges, in pixels.
     channels: of what it denoises. A U-Net that returns more (DeepFloyd's also predicts variances)
@@ -38,33 +43,30 @@ class DiffusionPrior:
         *,
         name: str,
         card: PriorCard,
-        unet: Any,
-        text_encoder: Any,
-        tokenizer: Any,
-        scheduler_config: dict[str, Any],
+        denoiser: Any,
+        schedule: NoiseSchedule,
+        text: TextEncoders,
         vae: Any | None,
+        offload: bool = False,
     ) -> None:
         self.name = name
         self.card = card
-        self.unet = unet
-        self.text_encoder = text_encoder
-        self.tokenizer = tokenizer
+        self.denoiser = denoiser
+        self.schedule = schedule
+        self.text = text
         self.vae = vae
-        self.scheduler_config = scheduler_config
-        self.device: torch.device = unet.device
-        self.dtype: torch.dtype = unet.dtype
-        self.channels: int = unet.config.in_channels
+        self.offload = offload
+        self.device: torch.device = denoiser.device
+        self.dtype: torch.dtype = denoiser.dtype
+        self.channels: int = denoiser.config.in_channels
         shrink = 1 if vae is None else 2 ** (len(vae.config.block_out_channels) - 1)
-        self.image_size: int = unet.config.sample_size * shrink
-        scheduler = DDPMScheduler.from_config(scheduler_config)
-        self.prediction: Prediction = scheduler.config.prediction_type
-        cumulative = scheduler.alphas_cumprod.double()
-        self.alphas = cumulative.sqrt().float().to(self.device)
-        self.sigmas = (1.0 - cumulative).sqrt().float().to(self.device)
-        self._embeddings: dict[str, Tensor] = {}
+        self.image_size: int = denoiser.config.sample_size * shrink
+        self.prediction: Prediction = schedule.prediction
+        self.alphas, self.sigmas = schedule.alphas, schedule.sigmas
+        self._is_unet = isinstance(denoiser, diffusers.UNet2DConditionModel)
 
     def encode_image(self, images: Tensor) -> Tensor:
-        """(n, 3, h, w) pictures in [0, 1] of any size as what the U-Net denoises: resized to
+        """(n, 3, h, w) pictures in [0, 1] of any size as what the model denoises: resized to
         `image_size` and mapped to [-1, 1]; for a latent model the mean of their latents then.
         Differentiable, float32."""
         size = (self.image_size, self.image_size)
@@ -74,86 +76,116 @@ class DiffusionPrior:
         images = images * 2.0 - 1.0
         if self.vae is None:
             return images
-        latents = self.vae.encode(images.to(self.vae.dtype)).latent_dist.mode()
-        return latents.float() * self.vae.config.scaling_factor
+        latents = self.vae.encode(images.to(self.vae.dtype)).latent_dist.mode().float()
+        return (latents - (self.vae.config.shift_factor or 0.0)) * self.vae.config.scaling_factor
 
     @torch.no_grad()
     def decode_image(self, encoded: Tensor) -> Tensor:
         """The pictures (n, 3, image_size, image_size) in [0, 1] that `encode_image` came from."""
         if self.vae is not None:
-            latents = encoded / self.vae.config.scaling_factor
+            config = self.vae.config
+            latents = encoded / config.scaling_factor + (config.shift_factor or 0.0)
+            _move(self.vae, DECODER, self.device)
             encoded = self.vae.decode(latents.to(self.vae.dtype)).sample.float()
+            if self.offload:
+                _move(self.vae, DECODER, "cpu")
         return (encoded / 2.0 + 0.5).clamp(0.0, 1.0)
 
     @torch.no_grad()
-    def predict(self, noisy: Tensor, timesteps: Tensor, text: Tensor) -> Tensor:
-        """The U-Net's raw prediction, float32 (n, channels, h, w); see `NoisePredictor`."""
+    def predict(self, noisy: Tensor, timesteps: Tensor, text: TextEmbedding) -> Tensor:
+        """The denoiser's raw prediction, float32 (n, channels, h, w); see `NoisePredictor`."""
+        times, tokens = self.schedule.times[timesteps], text.tokens.to(self.dtype)
+        pooled = None if text.pooled is None else text.pooled.to(self.dtype)
+        if not self._is_unet:
+            noisy = noisy.to(self.dtype)
+            return self.denoiser(noisy, tokens, pooled, times, return_dict=False)[0].float()
+        extra = None
+        if pooled is not None:
+            # Stable Diffusion XL asks for the picture's size before and after a crop, and where
+            # that began: it is whole.
+            whole = (self.image_size, self.image_size, 0, 0, self.image_size, self.image_size)
+            sizes = torch.tensor(whole, dtype=self.dtype, device=self.device)
+            extra = {"text_embeds": pooled, "time_ids": sizes.expand(len(text), -1)}
         noisy = noisy.to(self.dtype, memory_format=torch.channels_last)
-        output = self.unet(noisy, timesteps, text.to(self.dtype), return_dict=False)[0]
+        output = self.denoiser(noisy, times, tokens, added_cond_kwargs=extra, return_dict=False)[0]
         return output[:, : self.channels].float()
 
-    def encode_text(self, prompts: Sequence[str]) -> Tensor:
-        """Embeddings (n, tokens, width) of n prompts; each distinct prompt is encoded once.
+    def prepare(self, prompts: Sequence[str]) -> None:
+        """Encode these prompts and free the text encoders; see `TextEncoders.prepare`."""
+        self.text.prepare(prompts)
 
-        Each is encoded by itself, so that its embedding does not depend, in the last bit, on which
-        others came with it. Raises PromptError for a prompt with more words than the model reads.
-        """
-        for prompt in prompts:
-            if prompt not in self._embeddings:
-                self._embeddings[prompt] = self._encode(prompt)
-        return torch.cat([self._embeddings[prompt] for prompt in prompts])
-
-    @torch.no_grad()
-    def _encode(self, prompt: str) -> Tensor:
-        limit = min(
-            self.tokenizer.model_max_length, self.text_encoder.config.max_position_embeddings
-        )
-        needed = len(self.tokenizer(prompt).input_ids)
-        if needed > limit:
-            raise PromptError(
-                f"the prompt is too long: {needed} tokens with its view words, {limit} can be read"
-            )
-        tokens = self.tokenizer(prompt, padding="max_length", max_length=limit, return_tensors="pt")
-        return self.text_encoder(tokens.input_ids.to(self.device)).last_hidden_state
+    def encode_text(self, prompts: Sequence[str]) -> TextEmbedding:
+        """Embeddings of n prompts, each distinct one encoded once; see `TextEncoders.encode`."""
+        return self.text.encode(prompts)
 
 
-def load(folder: PriorFolder, card: PriorCard, *, device: str, dtype: str) -> DiffusionPrior:
+def load(
+    folder: PriorFolder,
+    card: PriorCard,
+    *,
+    device: str,
+    dtype: str,
+    prompts: Sequence[str] | None,
+    views: int | None,
+    vae_checkpointing: bool,
+    vae_slicing: bool,
+    offload: bool,
+    compile: bool,
+) -> DiffusionPrior:
     """Load every component from the folder; see `priors.load_prior`."""
-    _quiet()
-    loaders = {
-        "unet": UNet2DConditionModel,
-        "text_encoder": CLIPTextModel,
-        "tokenizer": CLIPTokenizer,
-        "vae": AutoencoderKL,
-    }
-    parts: dict[str, Any] = {"vae": None}
-    for component, cls in loaders.items():
-        if component == "vae" and folder.space == "pixel":
-            continue
-        named = folder.components[component].removesuffix("Fast")
-        if named != cls.__name__:
-            raise PriorError(
-                f"{folder.name}: its {component} is a {named}, only {cls.__name__} is supported"
-            )
-        parts[component] = _load_part(folder, component, cls)
-    try:
-        config = DDPMScheduler.load_config(folder.path / "scheduler", local_files_only=True)
-        DDPMScheduler.from_config(config)
-    except Exception as error:
-        raise PriorError(f"{folder.name}: cannot read its scheduler: {one_line(error)}") from error
+    quiet()
+    precision = choose_dtype(dtype, device)
+    on_cuda = device.startswith("cuda")
+    if views is not None and on_cuda:
+        needed = estimate_memory(
+            folder,
+            views=views,
+            dtype=precision,
+            vae_dtype=_vae_dtype(folder, precision, device),
+            prepared=prompts is not None,
+            offload=offload,
+            vae_checkpointing=vae_checkpointing,
+            vae_slicing=vae_slicing,
+        )
+        check_memory(needed, free=torch.cuda.mem_get_info(device)[0], name=folder.name)
+    schedule = read_schedule(folder, device)
+    text = TextEncoders(
+        folder, device=device, dtype=precision if on_cuda else torch.float32, offload=offload
+    )
+    if prompts is not None:
+        text.prepare(prompts)
 
-    for component in ("unet", "text_encoder", "vae"):
-        if parts[component] is not None:
-            # Folders may hold half precision, which some of the loaders keep.
-            parts[component].requires_grad_(False).eval().to(device, torch.float32)
-    parts["unet"].to(unet_dtype(dtype, device), memory_format=torch.channels_last)
-    return DiffusionPrior(name=folder.name, card=card, scheduler_config=dict(config), **parts)
+    name = "unet" if "unet" in folder.components else "transformer"
+    denoiser = load_part(folder, name, diffusers, precision)
+    layout = torch.channels_last if name == "unet" else torch.preserve_format
+    denoiser.to(device, memory_format=layout)
+    if compile:
+        denoiser.compile()
+    vae = None
+    if "vae" in folder.components:
+        vae = load_part(folder, "vae", diffusers, _vae_dtype(folder, precision, device))
+        _move(vae, ENCODER, device)
+        _move(vae, DECODER, "cpu" if offload else device)
+        if vae_checkpointing:
+            vae.enable_gradient_checkpointing()
+        if vae_slicing:
+            vae.enable_slicing()
+    return DiffusionPrior(
+        name=folder.name,
+        card=card,
+        denoiser=denoiser,
+        schedule=schedule,
+        text=text,
+        vae=vae,
+        offload=offload,
+    )
 
 
-def unet_dtype(dtype: str, device: str) -> torch.dtype:
-    """The precision for the U-Net: as asked, or for `auto` half where the device is fast at it.
+def choose_dtype(dtype: str, device: str) -> torch.dtype:
+    """The precision of the denoiser: as asked, or for `auto` half where the device is fast at it.
 
-    On a CPU that is bfloat16 with instructions for it; without them it would be emulated.
+    On CUDA that is bfloat16, whose range is float32's, or float16 on GPUs older than it. On a CPU
+    it is bfloat16 with instructions for it; without them it would be emulated.
     """
     if dtype != "auto":
         return {
@@ -162,30 +194,27 @@ def unet_dtype(dtype: str, device: str) -> torch.dtype:
             "float16": torch.float16,
         }[dtype]
     if device.startswith("cuda"):
-        return torch.float16
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if native else torch.float16
     probe = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
     if device.startswith("cpu") and probe is not None and probe():
         return torch.bfloat16
     return torch.float32
 
 
-def _load_part(folder: PriorFolder, component: str, cls: Any) -> Any:
-    """One component. The libraries raise many kinds of errors for broken files; all of
-    them mean the same to a user."""
-    path = folder.path / component
-    options: dict[str, Any] = {} if component == "tokenizer" else {"use_safetensors": True}
-    try:
-        return cls.from_pretrained(path, local_files_only=True, **options)
-    except Exception as error:
-        raise PriorError(
-            f"{folder.name}: its {component} in {path} cannot be loaded: {one_line(error)}"
-        ) from error
+def _vae_dtype(folder: PriorFolder, dtype: torch.dtype, device: str) -> torch.dtype:
+    """The denoiser's precision on CUDA, but float32 for an autoencoder that says force_upcast (XL's
+    overflows in float16), and float32 elsewhere."""
+    path = folder.path / "vae" / "config.json"
+    if "vae" not in folder.components or not device.startswith("cuda"):
+        return torch.float32
+    # Diffusers fills in true where the file says nothing; the older models then mean no such thing.
+    upcast = read_json(path, f"{folder.name} is broken").get("force_upcast", False)
+    return torch.float32 if upcast else dtype
 
 
-def _quiet() -> None:
-    """No warnings about unused settings of foreign schedulers, no progress bars: only the command
-    line writes to the terminal."""
-    diffusers_logging.set_verbosity_error()
-    diffusers_logging.disable_progress_bar()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
+def _move(vae: Any, parts: tuple[str, ...], device: torch.device | str) -> None:
+    for part in parts:
+        module = getattr(vae, part)
+        if module is not None:
+            module.to(device)

@@ -1,4 +1,4 @@
-"""Ordinary ancestral sampling: what a prior draws for a prompt, without any 3D."""
+"""Ordinary sampling: what a prior draws for a prompt, without any 3D."""
 
 from __future__ import annotations
 
@@ -6,34 +6,45 @@ import torch
 from diffusers import DDPMScheduler
 from torch import Tensor
 
-from dreamfusion.diffusion import guided_prediction
+from dreamfusion.diffusion import TextEmbedding, guided_prediction
 from dreamfusion.priors.model import DiffusionPrior
 
 
 @torch.no_grad()
 def sample_images(
     prior: DiffusionPrior,
-    text: Tensor,
-    unconditional: Tensor,
+    text: TextEmbedding,
+    unconditional: TextEmbedding,
     *,
     guidance: float,
     steps: int,
     generator: torch.Generator,
 ) -> Tensor:
-    """n pictures (n, 3, size, size) in [0, 1] for embeddings (n, tokens, width), by DDPM.
+    """n pictures (n, 3, size, size) in [0, 1] for n texts, by DDPM, or by Euler's method for a
+    rectified flow.
 
-    unconditional: (1, tokens, width) or as text. guidance: s of uncond + s (text - uncond).
+    unconditional: of one text or n. guidance: s of uncond + s (text - uncond).
     steps: denoising steps, at most as many as the model has timesteps. generator: on the CPU.
     """
+    n, size = len(text), prior.denoiser.config.sample_size
+    noisy = torch.randn((n, prior.channels, size, size), generator=generator).to(prior.device)
+
+    def predict(timestep: int) -> Tensor:
+        timesteps = torch.full((n,), timestep, device=prior.device)
+        return guided_prediction(prior, noisy, timesteps, text, unconditional, guidance)
+
+    steps = min(steps, len(prior.sigmas))
+    if prior.prediction == "flow":
+        last = len(prior.sigmas) - 1
+        order = [round(last - i * (last + 1) / steps) for i in range(steps)]
+        levels = [*prior.sigmas[order].tolist(), 0.0]
+        for timestep, sigma, lower in zip(order, levels, levels[1:], strict=False):
+            noisy = noisy + (lower - sigma) * predict(timestep)
+        return prior.decode_image(noisy)
     scheduler = DDPMScheduler.from_config(
-        prior.scheduler_config, variance_type="fixed_small", timestep_spacing="trailing"
+        prior.schedule.config, variance_type="fixed_small", timestep_spacing="trailing"
     )
-    scheduler.set_timesteps(min(steps, scheduler.config.num_train_timesteps))
-    size = prior.unet.config.sample_size
-    shape = (text.shape[0], prior.channels, size, size)
-    noisy = torch.randn(shape, generator=generator).to(prior.device)
-    for timestep in scheduler.timesteps:
-        timesteps = timestep.expand(shape[0]).to(prior.device)
-        prediction = guided_prediction(prior, noisy, timesteps, text, unconditional, guidance)
-        noisy = scheduler.step(prediction, int(timestep), noisy, generator=generator).prev_sample
+    scheduler.set_timesteps(steps)
+    for timestep in scheduler.timesteps.tolist():
+        noisy = scheduler.step(predict(timestep), timestep, noisy, generator=generator).prev_sample
     return prior.decode_image(noisy)
