@@ -19,12 +19,12 @@ import typer
 from dreamfusion import __version__
 from dreamfusion.config import Config, build_config, parse_assignments, to_mapping, to_yaml
 from dreamfusion.errors import UserError
-from dreamfusion.presets import describe_preset, preset_names, read_settings
+from dreamfusion.presets import describe_preset, preset_for, preset_names, read_settings
 from dreamfusion.prompts import slug, view_prompts
 from dreamfusion.runs import RunFolder, create_run, free_path, open_run
 
 if TYPE_CHECKING:
-    from dreamfusion.priors import DiffusionPrior
+    from dreamfusion.priors import DiffusionPrior, PriorFolder
     from dreamfusion.trainer import StepMetrics, TrainState
 
 USER_ERROR = 2
@@ -134,7 +134,10 @@ def train(
     steps: StepsOption = None,
     config: Annotated[
         str | None,
-        typer.Option(metavar="PRESET|FILE", help="Settings: see `dreamfusion configs`."),
+        typer.Option(
+            metavar="PRESET|FILE",
+            help="See `dreamfusion configs`. [default: the prior's]",
+        ),
     ] = None,
     set_: Annotated[
         list[str] | None,
@@ -152,10 +155,12 @@ def train(
     }
     if prior is not None:
         options["prior"] = {"name": prior}
-    settings = build_config(
-        read_settings(config) if config is not None else {}, parse_assignments(set_ or []), options
-    )
-    _optimise(settings, out or Path("runs") / slug(prompt))
+    changes = (parse_assignments(set_ or []), options)
+    if config is None:
+        folder = _find_prior(build_config(*changes))
+        config = preset_for(folder.pipeline, has_card=folder.has_card)
+        print(f"preset    {config}")
+    _optimise(build_config(read_settings(config), *changes), out or Path("runs") / slug(prompt))
 
 
 @app.command()
@@ -259,7 +264,7 @@ def sample(
     from dreamfusion.media import contact_sheet, write_png
     from dreamfusion.priors.sampling import sample_images
 
-    model = _load_prior(settings)
+    model = _load_prior(settings, to_train=False)
     vocabulary = model.card.vocabulary
     azimuth = [360.0 * i / count for i in range(count)]
     texts = view_prompts(vocabulary, vocabulary.canonical(prompt), azimuth, [15.0] * count)
@@ -321,9 +326,9 @@ def configs(
     print("\nto use one: dreamfusion train PROMPT --config PRESET")
 
 
-def _check_prompt(config: Config) -> str:
-    """Refuse what the prior cannot read before anything heavy is imported; how it reads it."""
-    from dreamfusion.priors import find_prior, read_card
+def _find_prior(config: Config) -> PriorFolder:
+    """The prior's folder; nothing heavy is imported for one that lies here."""
+    from dreamfusion.priors import find_prior
 
     name, device = config.prior.name, "cpu"
     if name != "embedded" and not Path(name).is_dir():
@@ -331,22 +336,31 @@ def _check_prompt(config: Config) -> str:
         from dreamfusion.session import choose_device
 
         device = choose_device(config.device)
-    card = read_card(find_prior(name, device=device, dtype=config.prior.dtype).path)
+    return find_prior(name, device=device, dtype=config.prior.dtype)
+
+
+def _check_prompt(config: Config) -> str:
+    """Refuse what the prior cannot read before anything heavy is imported; how it reads it."""
+    from dreamfusion.priors import read_card
+
+    card = read_card(_find_prior(config).path)
     if config.prior.negative_prompt:
         card.vocabulary.canonical(config.prior.negative_prompt)
     return card.vocabulary.canonical(config.prompt)
 
 
-def _load_prior(config: Config, *, views: int | None = None) -> DiffusionPrior:
-    """views: pictures a step, if there will be steps: they must fit into a GPU's memory."""
-    from dreamfusion.priors import load_prior
+def _load_prior(config: Config, *, to_train: bool) -> DiffusionPrior:
+    """to_train: there will be steps, whose texts are known and which must fit into the memory."""
+    from dreamfusion.priors import load_prior, read_card
     from dreamfusion.session import choose_device
+    from dreamfusion.trainer import texts_of
 
     return load_prior(
         config.prior.name,
         device=choose_device(config.device),
         dtype=config.prior.dtype,
-        views=views,
+        prompts=texts_of(read_card(_find_prior(config).path), config) if to_train else None,
+        views=config.camera.views if to_train else None,
         vae_checkpointing=config.prior.vae_checkpointing,
         vae_slicing=config.prior.vae_slicing,
         offload=config.prior.offload,
@@ -375,7 +389,7 @@ def _optimise(config: Config, where: Path | RunFolder) -> None:
 
     device = choose_device(config.device)
     with _stoppable() as stopping, explain_out_of_memory():
-        prior = _load_prior(config, views=config.camera.views)
+        prior = _load_prior(config, to_train=True)
         config = resolve(config, prior, device)
         _print_machine(config, prior)
         run = where if isinstance(where, RunFolder) else create_run(where)
@@ -444,6 +458,8 @@ def _print_machine(config: Config, prior: DiffusionPrior) -> None:
     threads = f", {torch.get_num_threads()} threads" if config.device == "cpu" else ""
     print(f"prior     {prior.name} ({kind}, {prior.image_size} x {prior.image_size})")
     print(f"device    {config.device}{threads}, {config.prior.dtype}", flush=True)
+    if prior.expected_memory is not None:
+        print(f"memory    about {prior.expected_memory / 2**30:.1f} GiB of the GPU's (an estimate)")
 
 
 def _print_plan(run: RunFolder, config: Config, state: TrainState, seconds: float) -> None:

@@ -48,6 +48,12 @@ class PriorConfig:
         "auto", "precision of the denoiser; auto: half where the device is fast at it"
     )
     negative_prompt: str = _setting("", "what the picture should not show")
+    view_prompts: Literal["nearest", "blended", "off"] = _setting(
+        "nearest", "the text says which side is seen: the nearest, a mix of two, or not at all"
+    )
+    perp_neg: float = _setting(
+        0.0, "weight of Perp-Neg against the other sides, a cure for Janus; 0: off", low=0, high=10
+    )
     vae_checkpointing: bool = _setting(
         False, "recompute a latent prior's encoder in the backward pass: less memory, slower"
     )

@@ -55,6 +55,14 @@ class TextEmbedding:
         return TextEmbedding(tokens, function(self.pooled, *(other.pooled for other in others)))
 
 
+@dataclass(frozen=True)
+class Opposed:
+    """A text that n pictures should not show, and how much each should not: weight (n,), >= 0."""
+
+    text: TextEmbedding
+    weight: Tensor
+
+
 class NoisePredictor(Protocol):
     """What SDS and sampling ask of a diffusion model.
 
@@ -83,24 +91,43 @@ def guided_prediction(
     text: TextEmbedding,
     unconditional: TextEmbedding,
     guidance: float,
+    opposed: Sequence[Opposed] = (),
 ) -> Tensor:
     """uncond + guidance (text - uncond), both from one call of the prior with a batch of 2n.
 
     Without need for one of them (guidance 1 or 0) the other is predicted alone.
+
+    opposed: what the pictures should not show. Each takes part with the part of its direction that
+    is perpendicular to the text's (Perp-Neg, Armandpour et al. 2023, eq. 6), so that it cannot
+    cancel what the two have in common:
+
+        uncond + guidance (d - sum_i w_i (d_i - (d_i . d / |d|^2) d)),   d = text - uncond
     """
     n = noisy.shape[0]
     text, unconditional = text.expand(n), unconditional.expand(n)
-    if guidance == 1.0:
+    if guidance == 1.0 and not opposed:
         return prior.predict(noisy, timesteps, text)
     if guidance == 0.0:
         return prior.predict(noisy, timesteps, unconditional)
-    both = prior.predict(
-        torch.cat([noisy, noisy]),
-        torch.cat([timesteps, timesteps]),
-        TextEmbedding.cat([unconditional, text]),
-    )
-    without_text, with_text = both.chunk(2)
-    return without_text + guidance * (with_text - without_text)
+    texts = [unconditional, text, *(other.text.expand(n) for other in opposed)]
+    without_text, with_text, *others = prior.predict(
+        torch.cat([noisy] * len(texts)),
+        torch.cat([timesteps] * len(texts)),
+        TextEmbedding.cat(texts),
+    ).chunk(len(texts))
+    direction = toward = with_text - without_text
+    for other, prediction in zip(opposed, others, strict=True):
+        weight = other.weight.to(direction)[:, None, None, None]
+        direction = direction - weight * _perpendicular(prediction - without_text, toward)
+    return without_text + guidance * direction
+
+
+def _perpendicular(a: Tensor, b: Tensor) -> Tensor:
+    """The part of each picture of a, (n, c, h, w), that is perpendicular to that of b."""
+    dims = (1, 2, 3)
+    squared = b.square().sum(dims, keepdim=True)
+    along = (a * b).sum(dims, keepdim=True) / squared.clamp(min=torch.finfo(b.dtype).tiny)
+    return a - along * b
 
 
 def add_noise(x: Tensor, noise: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:

@@ -14,6 +14,21 @@ def preset_names() -> list[str]:
     return sorted(path.stem for path in _folder().glob("*.yaml"))
 
 
+def preset_for(pipeline: str, *, has_card: bool) -> str:
+    """The preset that suits a prior of a diffusers pipeline class, where the user chose none.
+
+    has_card: the prior says itself how to speak to it, as the embedded one does.
+    """
+    if has_card:
+        return "embedded"
+    return {
+        "IFPipeline": "deepfloyd-if",
+        "StableDiffusionPipeline": "stable-diffusion",
+        "StableDiffusion3Pipeline": "stable-diffusion",
+        "StableDiffusionXLPipeline": "sdxl",
+    }[pipeline]
+
+
 def describe_preset(name: str) -> str:
     """The one line that a preset says of itself: the comment that its file begins with."""
     return _path(name).read_text(encoding="utf-8").splitlines()[0].removeprefix("#").strip()

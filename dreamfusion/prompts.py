@@ -197,6 +197,20 @@ def opposing_prompts(
     return list(weights.items())
 
 
+def all_prompts(vocabulary: ViewVocabulary, prompt: str) -> list[str]:
+    """Every text that any view and shading can ask for, so that all can be encoded beforehand."""
+    elevations = [0.0, *(view.min_deg for view in vocabulary.elevation)]
+    elevations += [max(view.max_deg, -90.0) for view in vocabulary.elevation]
+    shadings: tuple[Shading, ...] = ("albedo", "lambertian", "textureless")
+    texts = [
+        _fill(vocabulary, prompt, view.text, elevation, shading)
+        for shading in shadings
+        for elevation in elevations
+        for view in vocabulary.azimuth
+    ]
+    return list(dict.fromkeys(texts))
+
+
 def slug(prompt: str) -> str:
     """A folder name for a prompt: lower-case words joined by hyphens, at most 60 characters."""
     words = re.findall(r"[^\W_]+", prompt.lower())

@@ -13,6 +13,7 @@ the other one in use, text + s' (text - uncond), is the same at s' = s - 1.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -21,6 +22,7 @@ from torch import Tensor
 
 from dreamfusion.diffusion import (
     NoisePredictor,
+    Opposed,
     TextEmbedding,
     add_noise,
     guided_prediction,
@@ -57,6 +59,7 @@ def sds(
     guidance: float,
     t_range: tuple[float, float],
     weighting: Weighting = "sigma2",
+    opposed: Sequence[Opposed] = (),
     generator: torch.Generator,
 ) -> SDSResult:
     """SDS for pictures (n, 3, h, w) in [0, 1], summed over them: divide the loss by n for a mean.
@@ -64,6 +67,7 @@ def sds(
     text, unconditional: of n texts, or of one text for all pictures.
     guidance: s >= 0; 1 is no guidance, 0 ignores the text.
     t_range: least and greatest noise level in [0, 1]; each picture draws its own in between.
+    opposed: texts that the pictures should not show; see `diffusion.guided_prediction`.
     generator: on the CPU; the one source of randomness, whatever the device of the pictures.
     """
     encoded = prior.encode_image(images)
@@ -73,7 +77,9 @@ def sds(
     alpha, sigma = _at(prior.alphas, timesteps), _at(prior.sigmas, timesteps)
     with torch.no_grad():
         noisy = add_noise(encoded.detach(), noise, alpha, sigma)
-        prediction = guided_prediction(prior, noisy, timesteps, text, unconditional, guidance)
+        prediction = guided_prediction(
+            prior, noisy, timesteps, text, unconditional, guidance, opposed
+        )
         predicted_noise = to_noise(prediction, noisy, alpha, sigma, prior.prediction)
         gradient = weight(alpha, sigma, weighting) * (predicted_noise - noise)
     return SDSResult(

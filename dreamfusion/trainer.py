@@ -14,6 +14,7 @@ from torch import Tensor
 from dreamfusion.background import Background, LearnedBackground
 from dreamfusion.cameras import Cameras, generate_rays, sample_cameras
 from dreamfusion.config import Config, override
+from dreamfusion.diffusion import Opposed, TextEmbedding
 from dreamfusion.errors import UserError
 from dreamfusion.field import Field
 from dreamfusion.hashgrid import HashGrid
@@ -25,14 +26,14 @@ from dreamfusion.losses import (
     sparsity_loss,
 )
 from dreamfusion.occupancy import OccupancyGrid
-from dreamfusion.prompts import view_prompts
+from dreamfusion.prompts import all_prompts, blended_prompts, opposing_prompts, view_prompt
 from dreamfusion.renderer import RenderOutput, render
 from dreamfusion.schedules import Schedule
 from dreamfusion.sds import sds
 from dreamfusion.shading import Shading
 
 if TYPE_CHECKING:
-    from dreamfusion.priors import DiffusionPrior
+    from dreamfusion.priors import DiffusionPrior, PriorCard
 
 T = TypeVar("T")
 
@@ -178,7 +179,7 @@ def compute_loss(
     """
     views = sample_views(state, config, step, generator)
     out = render_views(state, config, views, generator)
-    text = prior.encode_text(_prompts(prior, config, views))
+    text, opposed = describe_views(prior, config, views)
     unconditional = prior.encode_text([config.prior.negative_prompt])
     guidance = config.sds.guidance.at(step, config.steps)
     distilled = sds(
@@ -192,6 +193,7 @@ def compute_loss(
             config.sds.t_max.at(step, config.steps),
         ),
         weighting=config.sds.weighting,
+        opposed=opposed,
         generator=generator,
     )
     sds_norm = float(distilled.gradient.square().mean().sqrt())
@@ -249,6 +251,49 @@ def sample_views(state: TrainState, config: Config, step: int, generator: torch.
     return Views(
         cameras.to(device), render_size(config, step), kind, light_position.to(device), background
     )
+
+
+def describe_views(
+    prior: DiffusionPrior, config: Config, views: Views
+) -> tuple[TextEmbedding, list[Opposed]]:
+    """What the prior is told of each view, and what each should not show (Perp-Neg)."""
+    vocabulary, how = prior.card.vocabulary, config.prior
+    prompt = vocabulary.canonical(config.prompt)
+    places = list(
+        zip(views.cameras.azimuth_deg.tolist(), views.cameras.elevation_deg.tolist(), strict=True)
+    )
+    mixed = [[(prompt, 1.0)]] * len(places)
+    if how.view_prompts == "nearest":
+        mixed = [
+            [(view_prompt(vocabulary, prompt, *place, views.shading), 1.0)] for place in places
+        ]
+    elif how.view_prompts == "blended":
+        mixed = [blended_prompts(vocabulary, prompt, *place, views.shading) for place in places]
+    # Of at most two texts a view, the share of the second.
+    text = prior.encode_text([texts[0][0] for texts in mixed]).lerp(
+        prior.encode_text([texts[-1][0] for texts in mixed]),
+        torch.tensor([texts[-1][1] if len(texts) > 1 else 0.0 for texts in mixed]),
+    )
+    if how.perp_neg == 0.0 or how.view_prompts == "off":
+        return text, []
+    others = [opposing_prompts(vocabulary, prompt, *place, views.shading) for place in places]
+    opposed = []
+    for i in range(max(map(len, others))):
+        # A view with fewer other sides opposes its own text, with no weight.
+        pairs = [
+            found[i] if i < len(found) else (own[0][0], 0.0)
+            for found, own in zip(others, mixed, strict=True)
+        ]
+        weight = torch.tensor([how.perp_neg * weight for _, weight in pairs])
+        opposed.append(Opposed(prior.encode_text([text for text, _ in pairs]), weight))
+    return text, opposed
+
+
+def texts_of(card: PriorCard, config: Config) -> list[str]:
+    """Every text that a run will ask its prior about, for `DiffusionPrior.prepare`."""
+    prompt = card.vocabulary.canonical(config.prompt)
+    seen = [prompt] if config.prior.view_prompts == "off" else all_prompts(card.vocabulary, prompt)
+    return [*seen, config.prior.negative_prompt]
 
 
 def render_size(config: Config, step: int) -> int:
@@ -419,17 +464,6 @@ def _diverged(step: int, timesteps: list[int], what: str, norm: float) -> Traini
     return TrainingError(
         f"training diverged in step {step + 1} (timesteps {timesteps}): the norm of {what} is "
         f"{norm}; lower optimizer.grid_lr or sds.guidance, or set optimizer.max_gradient_norm"
-    )
-
-
-def _prompts(prior: DiffusionPrior, config: Config, views: Views) -> list[str]:
-    vocabulary = prior.card.vocabulary
-    return view_prompts(
-        vocabulary,
-        vocabulary.canonical(config.prompt),
-        views.cameras.azimuth_deg.tolist(),
-        views.cameras.elevation_deg.tolist(),
-        views.shading,
     )
 
 

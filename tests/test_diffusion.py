@@ -2,7 +2,14 @@ import pytest
 import torch
 from diffusers import DDPMScheduler
 
-from dreamfusion.diffusion import TextEmbedding, add_noise, to_noise, to_sample
+from dreamfusion.diffusion import (
+    Opposed,
+    TextEmbedding,
+    add_noise,
+    guided_prediction,
+    to_noise,
+    to_sample,
+)
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
@@ -64,3 +71,36 @@ def test_texts_are_repeated_joined_and_mixed(pooled):
     assert len(mixed) == 2 and len(one) == 1
     with pytest.raises(ValueError, match="2 texts cannot stand for 3 pictures"):
         two.expand(3)
+
+
+class Table:
+    """Predicts for each text what its (only) token says, whatever the picture."""
+
+    def predict(self, noisy, timesteps, text):
+        return text.tokens.reshape(-1, 1, 1, 2).expand(len(noisy), 1, 1, 2)
+
+
+def said(*rows):
+    return TextEmbedding(torch.tensor(rows, dtype=torch.float32)[:, None])
+
+
+def test_perp_neg_takes_away_only_what_is_perpendicular():
+    noisy, times = torch.zeros(2, 1, 1, 2), torch.zeros(2, dtype=torch.int64)
+    nothing, text = said([1.0, 1.0]), said([3.0, 1.0])  # the text's direction is (2, 0)
+    other = said([5.0, 4.0], [5.0, 4.0])  # direction (4, 3): (0, 3) of it is perpendicular
+    opposed = [Opposed(other, torch.tensor([0.5, 0.0]))]
+    found = guided_prediction(Table(), noisy, times, text, nothing, 10.0, opposed)
+    expected = torch.tensor([[1 + 10 * 2.0, 1 - 10 * 0.5 * 3.0], [1 + 10 * 2.0, 1.0]])
+    torch.testing.assert_close(found[:, 0, 0], expected)
+
+
+def test_opposing_the_text_itself_changes_nothing():
+    noisy, times = torch.zeros(1, 1, 1, 2), torch.zeros(1, dtype=torch.int64)
+    nothing, text = said([1.0, 1.0]), said([3.0, -1.0])
+    for own in (text, nothing):  # and opposing nothing, whose direction is zero
+        opposed = [Opposed(own, torch.ones(1)), Opposed(own, torch.ones(1))]
+        found = guided_prediction(Table(), noisy, times, text, nothing, 1.0, opposed)
+        torch.testing.assert_close(found[:, 0, 0], torch.tensor([[3.0, -1.0]]))
+    alike = [Opposed(nothing, torch.ones(1))]
+    found = guided_prediction(Table(), noisy, times, nothing, nothing, 7.0, alike)
+    assert found.isfinite().all()

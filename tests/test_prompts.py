@@ -4,6 +4,7 @@ from dreamfusion.prompts import (
     PAPER_VIEWS,
     PromptError,
     ViewVocabulary,
+    all_prompts,
     blended_prompts,
     opposing_prompts,
     slug,
@@ -138,3 +139,15 @@ def test_opposing_prompts_weigh_most_what_is_farthest_away():
         "a cat, back view": pytest.approx(0.25),
     }
     assert opposing_prompts(PAPER_VIEWS, "a cat", 120.0, 80.0) == []
+
+
+@pytest.mark.parametrize("vocabulary", [PAPER_VIEWS, TOY], ids=["paper", "own"])
+def test_all_prompts_holds_whatever_any_view_asks_for(vocabulary):
+    known = set(all_prompts(vocabulary, "a cat"))
+    for shading in ("albedo", "lambertian", "textureless"):
+        for elevation in range(-90, 91, 5):
+            for azimuth in range(0, 360, 5):
+                place = (vocabulary, "a cat", azimuth, elevation, shading)
+                asked = {view_prompt(*place)}
+                asked |= {text for text, _ in blended_prompts(*place) + opposing_prompts(*place)}
+                assert asked <= known

@@ -9,6 +9,7 @@ from pathlib import Path
 from dreamfusion.priors import hub
 from dreamfusion.priors.files import PriorError, count_weights, read_json
 from dreamfusion.priors.layout import (
+    CARD,
     INDEX,
     TOKENIZER_FILES,
     choose_weights,
@@ -36,6 +37,11 @@ class PriorFolder:
     components: dict[str, str]
     variants: dict[str, str | None]
     weights: dict[str, int]
+
+    @property
+    def has_card(self) -> bool:
+        """Whether the prior says itself how to speak to it; see `card.read_card`."""
+        return (self.path / CARD).is_file()
 
 
 def find_prior(name: str, *, device: str = "cpu", dtype: str = "auto") -> PriorFolder:

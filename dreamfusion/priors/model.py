@@ -33,6 +33,7 @@ class DiffusionPrior:
     image_size: height and width of the pictures it judges, in pixels.
     channels: of what it denoises. A U-Net that returns more (DeepFloyd's also predicts variances)
         has the rest cut off.
+    expected_memory: bytes of GPU memory that a step is expected to take, if that is known.
 
     The components are diffusers' and transformers' (`load` says which); their attributes come from
     configurations at run time, which is why the types say nothing.
@@ -48,8 +49,10 @@ class DiffusionPrior:
         text: TextEncoders,
         vae: Any | None,
         offload: bool = False,
+        expected_memory: int | None = None,
     ) -> None:
         self.name = name
+        self.expected_memory = expected_memory
         self.card = card
         self.denoiser = denoiser
         self.schedule = schedule
@@ -136,6 +139,7 @@ def load(
     quiet()
     precision = choose_dtype(dtype, device)
     on_cuda = device.startswith("cuda")
+    needed = None
     if views is not None and on_cuda:
         needed = estimate_memory(
             folder,
@@ -178,6 +182,7 @@ def load(
         text=text,
         vae=vae,
         offload=offload,
+        expected_memory=needed,
     )
 
 
