@@ -159,8 +159,8 @@ def train(
     if config is None:
         folder = _find_prior(build_config(*changes))
         config = preset_for(folder.pipeline, has_card=folder.has_card)
-        print(f"preset    {config}")
-    _optimise(build_config(read_settings(config), *changes), out or Path("runs") / slug(prompt))
+    settings = build_config(read_settings(config), *changes)
+    _optimise(settings, out or Path("runs") / slug(prompt), source=config)
 
 
 @app.command()
@@ -377,10 +377,15 @@ def _load(run_dir: Path) -> tuple[RunFolder, Config, TrainState]:
     return run, config, load_state(run, config, choose_device("auto"))
 
 
-def _optimise(config: Config, where: Path | RunFolder) -> None:
-    """Train from the start in a new folder at `where`, or go on with the run that is there."""
+def _optimise(config: Config, where: Path | RunFolder, *, source: str | None = None) -> None:
+    """Train from the start in a new folder at `where`, or go on with the run that is there.
+
+    source: the preset or file that the settings came from.
+    """
     started = time.monotonic()
     print(f"prompt    {config.prompt}, read as: {_check_prompt(config)}", flush=True)
+    if source is not None:
+        print(f"settings  {source}, --set and options over it")
 
     from dreamfusion.checkpoint import checkpoints
     from dreamfusion.memory import explain_out_of_memory

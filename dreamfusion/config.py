@@ -48,7 +48,7 @@ class PriorConfig:
         "auto", "precision of the denoiser; auto: half where the device is fast at it"
     )
     negative_prompt: str = _setting("", "what the picture should not show")
-    view_prompts: Literal["nearest", "blended", "off"] = _setting(
+    view_prompts: Literal["nearest", "blended", "none"] = _setting(
         "nearest", "the text says which side is seen: the nearest, a mix of two, or not at all"
     )
     perp_neg: float = _setting(

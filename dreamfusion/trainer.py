@@ -274,7 +274,7 @@ def describe_views(
         prior.encode_text([texts[-1][0] for texts in mixed]),
         torch.tensor([texts[-1][1] if len(texts) > 1 else 0.0 for texts in mixed]),
     )
-    if how.perp_neg == 0.0 or how.view_prompts == "off":
+    if how.perp_neg == 0.0 or how.view_prompts == "none":
         return text, []
     others = [opposing_prompts(vocabulary, prompt, *place, views.shading) for place in places]
     opposed = []
@@ -292,7 +292,7 @@ def describe_views(
 def texts_of(card: PriorCard, config: Config) -> list[str]:
     """Every text that a run will ask its prior about, for `DiffusionPrior.prepare`."""
     prompt = card.vocabulary.canonical(config.prompt)
-    seen = [prompt] if config.prior.view_prompts == "off" else all_prompts(card.vocabulary, prompt)
+    seen = [prompt] if config.prior.view_prompts == "none" else all_prompts(card.vocabulary, prompt)
     return [*seen, config.prior.negative_prompt]
 
 

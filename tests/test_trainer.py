@@ -168,7 +168,7 @@ def test_lights_shadings_and_backgrounds_follow_their_settings(prior):
 
 CHANGES = [
     "seed=1", "prior.negative_prompt=mug", "prior.view_prompts=blended",
-    "prior.view_prompts=off", "prior.perp_neg=2",
+    "prior.view_prompts=none", "prior.perp_neg=2",
     "sds.guidance=3", "sds.t_min=0.4", "sds.t_max=0.6",
     "sds.weighting=uniform", "camera.views=3", "camera.elevation_deg=[0, 1]",
     "camera.distance=[2, 2.1]", "camera.fov_y_deg=[60, 61]",
