@@ -274,6 +274,30 @@ def vocabulary(prior: PriorOption = None) -> None:
         print(f"ignored: {', '.join(fillers)}")
 
 
+@app.command()
+def doctor(
+    json_: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Say what this machine has, and whether a run can start on it."""
+    from dreamfusion.doctor import can_run, examine
+
+    findings = examine(Path("runs"))
+    ready = can_run(findings)
+    if json_:
+        import dataclasses
+        import json
+
+        report = {"can_run": ready, "findings": [dataclasses.asdict(found) for found in findings]}
+        print(json.dumps(report, indent=2))
+    else:
+        for found in findings:
+            print(f"{found.mark:<8} {found.name:<14}  {found.text}")
+        verdict = "a run can start here" if ready else "no run can start here: mend the problems"
+        print(f"{verdict} (what is missing is optional)")
+    if not ready:
+        raise typer.Exit(USER_ERROR)
+
+
 def _check_prompt(config: Config) -> str:
     """Refuse what the prior cannot read before anything heavy is imported; how it reads it."""
     from dreamfusion.priors import find_prior, read_card

@@ -180,6 +180,7 @@ CHANGES = [
 # Read elsewhere: by the loaders, and by what writes the files.
 ELSEWHERE = {
     "prompt", "steps", "device", "prior.name", "prior.dtype", "field.backend",
+    "render.backend",
     "output.checkpoint_every", "output.checkpoints_kept", "output.preview_every",
     "output.video_frames", "output.video_size", "output.mesh_resolution",
 }  # fmt: skip
