@@ -171,7 +171,8 @@ def _choose(
     found = probe(requested)
     if found.problem is not None:
         raise AcceleratorError(
-            f"{requested} cannot be used: {found.problem}; mend it or set {setting}=auto"
+            f"{requested} cannot be used: {found.problem}; install or mend it, or set "
+            f"{setting}=auto"
         )
     # The interpreter takes tensors of any device.
     anywhere = requested == "triton" and interpreted()

@@ -29,7 +29,7 @@ LAYOUTS = {
     "one-cell": layout_of(1, 4, 8, 1, 1),
     "big-tables": layout_of(2, 2, 19, 64, 2048),
     "eight-features": layout_of(3, 8, 10, 5, 19),
-    "finest-table-there-is": layout_of(1, 1, 22, 8192, 8192),
+    "finest-level": layout_of(1, 1, 20, 8192, 8192),
 }
 
 

@@ -16,8 +16,8 @@ def occupied_ball(resolution: int = 16, radius: float = 0.5) -> OccupancyGrid:
     return grid
 
 
-def many_rays() -> Rays:
-    views = generate_rays(turntable_cameras(3, distance=2.0), 24, 24).flatten()
+def many_rays(size: int = 24) -> Rays:
+    views = generate_rays(turntable_cameras(3, distance=2.0), size, size).flatten()
     special = torch.tensor(
         [[0.0, 0, 3], [0, 0, 0], [5, 5, 5], [2.0, 0, 3], [0, 0.3, -3], [1.0, 0, 3]]
     )
@@ -32,28 +32,31 @@ def walls_of_glass(resolution: int = 16) -> OccupancyGrid:
     return grid
 
 
+# With the least transmittance of each.
 GRIDS = {
-    "full": lambda: OccupancyGrid(resolution=16),
-    "ball": occupied_ball,
-    "glass": walls_of_glass,
-    "one-cell": lambda: OccupancyGrid(resolution=1),
+    "full": (lambda: OccupancyGrid(resolution=16), 1e-3),
+    "ball": (occupied_ball, 1e-3),
+    "glass": (walls_of_glass, 1e-3),
+    "glass-that-ends-no-ray": (walls_of_glass, 0.0),
+    "one-cell": (lambda: OccupancyGrid(resolution=1), 0.5),
 }
 
 
 @every_marching
-@pytest.mark.parametrize("seed", [None, 1, 2, 3])
+@pytest.mark.parametrize("seed", [None, 1])
 @pytest.mark.parametrize("name", GRIDS)
-@pytest.mark.parametrize("min_transmittance", [0.0, 1e-3])
-def test_backends_give_the_reference_samples(backend, device, name, seed, min_transmittance):
+def test_backends_give_the_reference_samples(backend, device, name, seed):
     skip_if_absent(backend, device)
-    rays, grid = many_rays(), GRIDS[name]()
+    rays = many_rays(10)
+    make_grid, min_transmittance = GRIDS[name]
+    grid = make_grid()
 
     def march(device, backend):
         generator = None if seed is None else torch.Generator().manual_seed(seed)
         return march_rays(
             Rays(rays.origins.to(device), rays.directions.to(device)),
             grid.to(device),
-            step=0.05,
+            step=0.07,
             min_transmittance=min_transmittance,
             generator=generator,
             backend=backend,
@@ -61,7 +64,7 @@ def test_backends_give_the_reference_samples(backend, device, name, seed, min_tr
 
     # The same device divides by the same rounding.
     expected, found = march(device, "reference"), march(device, backend)
-    assert len(expected) > 1000
+    assert len(expected) > 500
     assert found.offsets[-1] == len(found)
     if backend == "nerfacc":
         assert_nearly_the_same(found, expected)
@@ -139,7 +142,7 @@ def test_nothing_is_sampled_where_nothing_is_occupied(backend, device):
     skip_if_absent(backend, device)
     grid = OccupancyGrid(resolution=8)
     grid.update(lambda p: torch.zeros(len(p)), torch.Generator().manual_seed(0))
-    rays = many_rays()
+    rays = many_rays(4)
     samples = march_rays(
         Rays(rays.origins.to(device), rays.directions.to(device)),
         grid.to(device),
@@ -179,7 +182,7 @@ def test_bad_arguments_are_refused():
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_rays_that_are_not_finite_are_refused(backend, device, bad):
     skip_if_absent(backend, device)
-    rays = many_rays()
+    rays = many_rays(4)
     rays.directions[7, 1] = bad
     broken = Rays(rays.origins.to(device), rays.directions.to(device))
     with pytest.raises(ValueError, match="finite"):

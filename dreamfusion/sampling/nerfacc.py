@@ -27,7 +27,7 @@ def march_nerfacc(
     the border of two cells may fall to either. It knows no floor: rays end by that of occupied
     cells alone, never sooner than the reference's.
     """
-    near, _ = box_interval(origins, directions)
+    near, far = box_interval(origins, directions)
     box = torch.tensor([[-1.0, -1.0, -1.0, 1.0, 1.0, 1.0]], device=origins.device)
     _, found, _ = traverse_grids(
         origins,
@@ -37,6 +37,10 @@ def march_nerfacc(
         # The first interval's middle is the first sample.
         near_planes=near + (jitter - 0.5) * step,
         step_size=step,
+        # Its own intersection is NaN for rays that lie in a face of the box.
+        t_sorted=torch.stack([near, far], dim=1),
+        t_indices=torch.tensor([0, 1], device=origins.device).expand(len(origins), 2),
+        hits=(far > near)[:, None],
     )
     t, ray_index = found.vals, found.ray_indices
     positions = origins[ray_index] + t[:, None] * directions[ray_index]
