@@ -199,6 +199,7 @@ def test_the_command_line_says_in_one_line_what_cannot_be_used(
 ):
     monkeypatch.chdir(tmp_path)
     prior = str(save_pixel_prior(tmp_path / "prior"))
+    capsys.readouterr()  # what was printed before
     command = ["train", "a red mug", "--prior", prior, "--device", "cpu", "--steps", "2"]
     assert main([*command, "--set", "field.backend=tinycudann"]) == 2
     assert capsys.readouterr().err == (

@@ -27,6 +27,7 @@ def cache(tmp_path, monkeypatch):
 
 def report(capsys, status=0):
     """What `dreamfusion doctor` prints: lines by what they are about, as (mark, text)."""
+    capsys.readouterr()  # what was printed before
     assert main(["doctor"]) == status
     captured = capsys.readouterr()
     assert captured.err == ""
