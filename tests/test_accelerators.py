@@ -1,4 +1,7 @@
+import os
+import subprocess
 import sys
+from pathlib import Path
 
 import fake_packages
 import pytest
@@ -82,6 +85,19 @@ def test_triton_works_in_its_interpreter():
     assert probe("triton").problem is None
     config = build_config({"field": {"backend": "triton"}, "render": {"backend": "triton"}})
     assert chosen_backends(config, "cpu") == Backends("triton", "triton", "reference", ())
+
+
+def test_triton_kernels_compile_to_machine_code_without_a_gpu(tmp_path):
+    pytest.importorskip("triton", minversion="3.4", reason="needs Triton 3.4")
+    environment = os.environ | {"TRITON_CACHE_DIR": str(tmp_path)}
+    environment.pop("TRITON_INTERPRET", None)
+    script = Path(__file__).parent / "compile_kernels.py"
+    command = [sys.executable, "-W", "error::UserWarning", script, "80", "90"]
+    result = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert result.returncode == 0, result.stderr
+    lines = [line.split() for line in result.stdout.splitlines()]
+    assert [name for name, *_ in lines] == ["_encode", "_encode", "_march", "_march"] * 2
+    assert all(int(size) > 1000 for *_, size in lines)
 
 
 @pytest.mark.gpu

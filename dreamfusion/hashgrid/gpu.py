@@ -128,6 +128,8 @@ def _launch(
             WIDTH=triton.next_power_of_2(layout.n_features),
             BACKWARD=backward,
             BLOCK=_BLOCK,
+            # Rounding as in the reference.
+            enable_fp_fusion=False,
         )
 
 
