@@ -17,7 +17,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dreamfusion import __version__
-from dreamfusion.config import Config, build_config, parse_assignments, to_mapping, to_yaml
+from dreamfusion.config import (
+    Config,
+    build_config,
+    override,
+    parse_assignments,
+    to_mapping,
+    to_yaml,
+)
 from dreamfusion.errors import UserError
 from dreamfusion.presets import describe_preset, preset_for, preset_names, read_settings
 from dreamfusion.prompts import slug, view_prompts
@@ -326,6 +333,30 @@ def configs(
     print("\nto use one: dreamfusion train PROMPT --config PRESET")
 
 
+@app.command()
+def doctor(
+    json_: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Say what this machine has, and whether a run can start on it."""
+    from dreamfusion.doctor import can_run, examine
+
+    findings = examine(Path("runs"))
+    ready = can_run(findings)
+    if json_:
+        import dataclasses
+        import json
+
+        report = {"can_run": ready, "findings": [dataclasses.asdict(found) for found in findings]}
+        print(json.dumps(report, indent=2))
+    else:
+        for found in findings:
+            print(f"{found.mark:<8} {found.name:<14}  {found.text}")
+        verdict = "a run can start here" if ready else "no run can start here: mend the problems"
+        print(f"{verdict} (what is missing is optional)")
+    if not ready:
+        raise typer.Exit(USER_ERROR)
+
+
 def _find_prior(config: Config) -> PriorFolder:
     """The prior's folder; nothing heavy is imported for one that lies here."""
     from dreamfusion.priors import find_prior
@@ -371,7 +402,9 @@ def _load_prior(config: Config, *, to_train: bool) -> DiffusionPrior:
 def _load(run_dir: Path) -> tuple[RunFolder, Config, TrainState]:
     """A run's newest scene, on whatever device is here."""
     run = open_run(run_dir)
-    config = run.read_config()
+    # Backends that were forced for training may not be here.
+    here = {"field": {"backend": "auto"}, "render": {"backend": "auto"}}
+    config = override(run.read_config(), here)
     from dreamfusion.session import choose_device, load_state
 
     return run, config, load_state(run, config, choose_device("auto"))
@@ -459,10 +492,16 @@ def _stoppable() -> Iterator[Callable[[], bool]]:
 def _print_machine(config: Config, prior: DiffusionPrior) -> None:
     import torch
 
+    from dreamfusion.accelerators import chosen_backends
+
     kind = "latents" if prior.vae is not None else "pixels"
     threads = f", {torch.get_num_threads()} threads" if config.device == "cpu" else ""
     print(f"prior     {prior.name} ({kind}, {prior.image_size} x {prior.image_size})")
     print(f"device    {config.device}{threads}, {config.prior.dtype}", flush=True)
+    backends = chosen_backends(config, config.device)
+    print(f"backends  {backends}")
+    for problem in backends.passed_over:
+        print(f"          {problem}")
     if prior.expected_memory is not None:
         print(f"memory    about {prior.expected_memory / 2**30:.1f} GiB of the GPU's (an estimate)")
 

@@ -112,6 +112,9 @@ class RenderConfig:
     min_transmittance: float = _setting(
         1e-3, "samples that less of the light reaches are left out", low=0, high=0.5
     )
+    backend: Literal["auto", "reference", "numba", "triton", "nerfacc"] = _setting(
+        "auto", "what marches rays; reference: torch; auto: the first that works on the device"
+    )
 
 
 @dataclass(frozen=True)
@@ -171,8 +174,8 @@ class FieldConfig:
     normal_epsilon: float = _setting(
         0.01, "half the spacing of the taps that normals are taken with", low=1e-4, high=0.2
     )
-    backend: Literal["auto", "reference", "numba"] = _setting(
-        "auto", "implementation of the encoding: plain torch, or compiled for the CPU"
+    backend: Literal["auto", "reference", "numba", "triton", "tinycudann"] = _setting(
+        "auto", "what encodes; reference: torch; auto: the first that works on the device"
     )
 
 

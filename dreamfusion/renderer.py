@@ -12,7 +12,7 @@ from .background import Background, background_color
 from .cameras import Cameras, Rays, generate_rays
 from .field import FieldOutput
 from .occupancy import OccupancyGrid
-from .sampling import Samples, march_rays
+from .sampling import Samples, SamplingBackend, march_rays
 from .shading import Shading, color_depth, color_normals, lambertian
 from .volume import accumulate, render_weights
 
@@ -78,6 +78,7 @@ def render(
     step_size: float = 0.03,
     min_transmittance: float = 1e-3,
     min_normal_weight: float = 2e-2,
+    backend: SamplingBackend = "auto",
 ) -> RenderOutput:
     """Render rays of batch shape (views, ...) or (views,); differentiable in field and background.
 
@@ -88,6 +89,7 @@ def render(
     step_size: distance of samples, scene units. min_transmittance: see `sampling.march_rays`.
     min_normal_weight: samples of less weight get no normal of their
     own, but the mean shade of their ray.
+    backend: what marches and composites: see `march_rays` and `render_weights`.
     """
     if shading not in ("albedo", "lambertian", "textureless"):
         raise ValueError(f"unknown shading {shading!r}")
@@ -99,9 +101,10 @@ def render(
         step=step_size,
         min_transmittance=min_transmittance,
         generator=generator,
+        backend=backend,
     )
     output = field(samples.positions)
-    ray_weights = render_weights(output.density, samples)
+    ray_weights = render_weights(output.density, samples, backend=backend)
     weights = ray_weights.weights
 
     surface = None
@@ -191,12 +194,13 @@ def render_image(
     background: Background | None = None,
     step_size: float = 0.02,
     rays_per_chunk: int = 16384,
+    backend: SamplingBackend = "auto",
 ) -> Tensor:
     """Pictures (n, height, width, 3) in [0, 1], on the CPU, without gradients or jitter.
 
     mode: "color" is softly lit from the camera's upper left, "albedo" unlit, "textureless" the
     same light on white clay, "normals" and "depth" as colours. background: white where None;
-    "normals" and "depth" ignore it. rays_per_chunk bounds memory.
+    "normals" and "depth" ignore it. rays_per_chunk bounds memory. backend: see `render`.
     """
     if mode not in ("color", "albedo", "normals", "depth", "textureless"):
         raise ValueError(f"unknown mode {mode!r}")
@@ -235,6 +239,7 @@ def render_image(
                 diffuse=diffuse,
                 with_normals=mode == "normals",
                 step_size=step_size,
+                backend=backend,
             )
             if mode == "normals" and out.normals is not None:
                 parts.append(color_normals(out.normals, out.opacity))

@@ -153,4 +153,5 @@ def _show(state: TrainState, config: Config, n: int, size: int, mode: ImageMode)
         mode=mode,
         background=torch.tensor(config.background.color, device=device),
         step_size=config.render.step_size,
+        backend=config.render.backend,
     )

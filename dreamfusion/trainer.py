@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import Tensor
 
+from dreamfusion.accelerators import chosen_backends
 from dreamfusion.background import Background, LearnedBackground
 from dreamfusion.cameras import Cameras, generate_rays, sample_cameras
 from dreamfusion.config import Config, override
@@ -97,7 +98,11 @@ class StepMetrics:
 
 
 def new_state(config: Config, device: str) -> TrainState:
-    """The state before the first step; everything random in it comes from `config.seed`."""
+    """The state before the first step; everything random in it comes from `config.seed`.
+
+    Raises AcceleratorError where the configuration names a backend that cannot be used.
+    """
+    chosen_backends(config, device)
     generator = torch.Generator().manual_seed(config.seed)
     encoding = HashGrid(
         n_levels=config.field.levels,
@@ -318,6 +323,7 @@ def render_views(
         generator=generator,
         step_size=config.render.step_size,
         min_transmittance=config.render.min_transmittance,
+        backend=config.render.backend,
     )
 
 

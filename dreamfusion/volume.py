@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .sampling import Samples
+from .accelerators import compositing_backend
+from .sampling import Samples, SamplingBackend
 
 
 @dataclass(frozen=True)
@@ -23,17 +24,23 @@ class RayWeights:
     final_transmittance: Tensor
 
 
-def render_weights(density: Tensor, samples: Samples) -> RayWeights:
+def render_weights(
+    density: Tensor, samples: Samples, *, backend: SamplingBackend = "auto"
+) -> RayWeights:
     """w_i = T_i (1 - exp(-sigma_i delta)), T_i = exp(-sum_{j<i} sigma_j delta).
 
     density: (m,), non-negative, one for each sample. For instance two samples of sigma delta = 1
     have T = (1, e^-1) and w = (0.632, 0.233), and e^-2 = 0.135 passes. Infinite density is a wall,
     with finite gradients; NaN stays NaN for the rest of its ray.
+    backend: as `march_rays` takes it; "nerfacc" composites by nerfacc's scan too, and everything
+    else is plain torch. Raises AcceleratorError where nerfacc is asked for and cannot be used.
     """
     n_rays = samples.n_rays
     if len(samples) == 0:
         empty = density * 1.0
         return RayWeights(empty, empty, density.new_ones(n_rays) + density.sum())
+    if compositing_backend(backend, density.device.type) == "nerfacc":
+        return _nerfacc_weights(density, samples)
     optical = density * samples.step
     # Samples are padded to (rays with samples, most samples on a ray) for the scan alone: one scan
     # over all rays would lose a ray's own sums in those of the rays before it.
@@ -53,6 +60,24 @@ def render_weights(density: Tensor, samples: Samples) -> RayWeights:
     # Padding is zero, so the last column is the whole ray's sum.
     final = density.new_ones(n_rays).index_copy(0, hit.nonzero()[:, 0], torch.exp(-depth[:, -1]))
     return RayWeights(weights, transmittance, final)
+
+
+def _nerfacc_weights(density: Tensor, samples: Samples) -> RayWeights:
+    """As `render_weights`, for at least one sample."""
+    from nerfacc import render_weight_from_density
+
+    # Only lengths matter. Differences of distances would lose digits.
+    start = torch.zeros_like(density)
+    weights, transmittance, _ = render_weight_from_density(
+        start,
+        start + samples.step,
+        density,
+        ray_indices=samples.ray_index,
+        n_rays=samples.n_rays,
+    )
+    depth = density.new_zeros(samples.n_rays)
+    depth = depth.index_add(0, samples.ray_index, density * samples.step)
+    return RayWeights(weights, transmittance, torch.exp(-depth))
 
 
 def accumulate(weights: Tensor, values: Tensor, samples: Samples) -> Tensor:

@@ -1,5 +1,6 @@
 #!/usr/bin/env python
-"""Time the parts of a step: the prior's forward pass, rendering, and whole SDS steps.
+"""Time the parts of a step: the prior's forward pass, rendering, whole SDS steps, and the encoding
+by every backend that works on the device.
 
     python -m scripts.bench --prompt "a corgi" --warm-up 60
 
@@ -17,15 +18,19 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from typing import get_args
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # share the cores: before torch is loaded
 
 import torch
 
+from dreamfusion.accelerators import AcceleratorError, chosen_backends, encoding_backend
 from dreamfusion.config import build_config
+from dreamfusion.hashgrid import Backend, encode
 from dreamfusion.priors import load_prior
 from dreamfusion.session import choose_device
 from dreamfusion.trainer import (
+    TrainState,
     compute_loss,
     new_state,
     render_views,
@@ -46,6 +51,30 @@ def median_seconds(work: Callable[[], object], repeats: int, device: str) -> flo
         if i >= 2:
             times.append(time.perf_counter() - started)
     return statistics.median(times)
+
+
+def encoding_rows(state: TrainState, repeats: int, device: str) -> list[str]:
+    """A table: what each backend encodes, forward and backward, in points a second."""
+    grid = state.field.encoding
+    generator = torch.Generator().manual_seed(0)
+    points = (torch.rand(1 << 17, 3, generator=generator) * 2 - 1).to(device)
+    kind, features = torch.device(device).type, grid.layout.n_features
+    lines = [f"| encoding of {len(points)} points | million points/s |", "|---|---|"]
+    for backend in get_args(Backend):
+        if backend == "auto":
+            continue
+        try:
+            encoding_backend(backend, kind, features)
+        except AcceleratorError:
+            continue  # not here
+
+        def work(backend=backend) -> None:  # type: ignore[no-untyped-def]
+            encode(points, grid.table, grid.layout, backend=backend).sum().backward()
+
+        seconds = median_seconds(work, repeats, device)
+        grid.table.grad = None
+        lines.append(f"| {backend} | {len(points) / seconds / 1e6:.2f} |")
+    return lines
 
 
 def main() -> None:
@@ -107,7 +136,8 @@ def main() -> None:
     unit = 1 << 30 if sys.platform == "darwin" else 1 << 20
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
     where = torch.cuda.get_device_name() if device.startswith("cuda") else platform.processor()
-    print("\n".join(lines))
+    print("\n".join([*lines, "", *encoding_rows(state, args.repeats, device)]))
+    print(f"\n{chosen_backends(config, device)}", end="")
     print(
         f"\n{device}, {where or platform.machine()}, {torch.get_num_threads()} threads, torch "
         f"{torch.__version__}, prior {prior.name} in {prior.dtype}; peak memory {peak:.2f} GiB"

@@ -1,7 +1,12 @@
-"""What must be set before libraries are imported: tests never reach for the network, and threads
-wait asleep (see cli.main)."""
+"""What must be set before libraries are imported: tests never reach for the network, threads wait
+asleep (see cli.main), and without a GPU Triton's kernels run in its interpreter."""
 
 import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import torch
+
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"

@@ -1,7 +1,9 @@
 import pytest
 import torch
+from backends import every_encoding, skip_if_absent
 
-from dreamfusion.hashgrid import HashGrid, encode, encode_reference
+from dreamfusion.accelerators import AcceleratorError
+from dreamfusion.hashgrid import HashGrid, HashGridLayout, encode, encode_reference
 from dreamfusion.hashgrid.layout import make_layout
 
 # Three levels are dense, two are hashed.
@@ -10,29 +12,93 @@ LAYOUT = make_layout(
 )
 
 
-def random_problem(n: int = 3000) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    generator = torch.Generator().manual_seed(0)
+def layout_of(n_levels: int, n_features: int, log2: int, base: int, finest: int) -> HashGridLayout:
+    return make_layout(
+        n_levels=n_levels,
+        n_features=n_features,
+        log2_table_size=log2,
+        base_resolution=base,
+        max_resolution=finest,
+    )
+
+
+LAYOUTS = {
+    "mixed": LAYOUT,
+    "one-dense-level": layout_of(1, 2, 12, 6, 6),
+    "one-hashed-level": layout_of(1, 1, 8, 30, 30),
+    "one-cell": layout_of(1, 4, 8, 1, 1),
+    "big-tables": layout_of(2, 2, 19, 64, 2048),
+    "eight-features": layout_of(3, 8, 10, 5, 19),
+    "finest-level": layout_of(1, 1, 20, 8192, 8192),
+}
+
+
+def random_problem(
+    n: int = 3000, layout: HashGridLayout = LAYOUT, seed: int = 0
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
     points = torch.rand(n, 3, generator=generator) * 2.2 - 1.1  # some lie outside the box
     points[:4] = torch.tensor([[-1.0, -1, -1], [1, 1, 1], [0, 0, 0], [1, -1, 0]])
-    table = torch.randn(LAYOUT.n_rows, LAYOUT.n_features, generator=generator)
-    grad = torch.randn(n, LAYOUT.n_outputs, generator=generator)
+    table = torch.randn(layout.n_rows, layout.n_features, generator=generator)
+    grad = torch.randn(n, layout.n_outputs, generator=generator)
     return points, table, grad
 
 
-@pytest.mark.parametrize("backend", ["reference", "numba"])
-def test_backends_agree_with_float64_reference_values_and_gradients(backend):
-    points, table, grad = random_problem()
+def assert_agrees_with_float64(backend, device, points, table, grad, layout):
+    """Values and gradient of a backend against the reference in float64, of the same points."""
     exact_table = table.double().requires_grad_()
-    # The points in float32, so that cells are the same.
-    exact = encode_reference(points.double(), exact_table, LAYOUT)
+    exact = encode_reference(points.double(), exact_table, layout)
     exact.backward(grad.double())
 
-    table.requires_grad_()
-    out = encode(points, table, LAYOUT, backend=backend)
-    out.backward(grad)
-    # Positions are scaled in float32: a coordinate is off by up to 1e-7 times 40 cells.
-    torch.testing.assert_close(out.double(), exact, atol=3e-5, rtol=1e-5)
-    torch.testing.assert_close(table.grad.double(), exact_table.grad, atol=3e-4, rtol=1e-5)
+    leaf = table.to(device, copy=True).requires_grad_()
+    out = encode(points.to(device), leaf, layout, backend=backend)
+    out.backward(grad.to(device))
+    assert out.dtype == torch.float32 and leaf.grad.dtype == torch.float32
+    # Positions are scaled in float32: a coordinate is off by up to 1e-7 times the cells a side.
+    coordinate = 1e-6 * max(1, layout.levels[-1].resolution)
+    torch.testing.assert_close(out.double().cpu(), exact, atol=coordinate, rtol=1e-5)
+    torch.testing.assert_close(
+        leaf.grad.double().cpu(), exact_table.grad, atol=10 * coordinate, rtol=1e-5
+    )
+
+
+@every_encoding
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_backends_agree_with_float64_reference_values_and_gradients(backend, device, name, seed):
+    skip_if_absent(backend, device)
+    points, table, grad = random_problem(300, LAYOUTS[name], seed)
+    assert_agrees_with_float64(backend, device, points, table, grad, LAYOUTS[name])
+
+
+@every_encoding
+@pytest.mark.parametrize("seed", [3, 4])
+def test_backends_agree_on_faces_edges_and_vertices(backend, device, seed):
+    skip_if_absent(backend, device)
+    points, table, grad = random_problem(300, LAYOUT, seed)
+    faces = torch.tensor([-1.0, -1.0 + 1e-7, -0.5, 0.0, 0.5, 1.0 - 1e-7, 1.0])
+    picked = torch.randint(7, (300, 3), generator=torch.Generator().manual_seed(seed))
+    points[:200] = faces[picked[:200]]
+    points[200:, 1] = faces[picked[200:, 1]]
+    assert_agrees_with_float64(backend, device, points, table, grad, LAYOUT)
+
+
+@every_encoding
+def test_a_gradient_that_lies_otherwise_in_memory_is_read_right(backend, device):
+    skip_if_absent(backend, device)
+    points, table, grad = random_problem(300)
+    strided = grad.t().contiguous().t()
+    apart = torch.stack([points, points], dim=1)[:, 0]
+    assert not strided.is_contiguous() and not apart.is_contiguous()
+    assert_agrees_with_float64(backend, device, apart, table, strided, LAYOUT)
+
+
+@every_encoding
+def test_many_points_in_one_cell_add_up(backend, device):
+    skip_if_absent(backend, device)
+    layout = LAYOUTS["one-cell"]
+    points, table, grad = random_problem(1000, layout)
+    assert_agrees_with_float64(backend, device, points, table, grad.abs(), layout)
 
 
 def test_reference_point_gradient_is_the_derivative():
@@ -42,8 +108,9 @@ def test_reference_point_gradient_is_the_derivative():
     assert torch.autograd.gradcheck(lambda p: encode_reference(p, table, LAYOUT), (points,))
 
 
-@pytest.mark.parametrize("backend", ["reference", "numba"])
-def test_vertices_return_their_own_features_on_dense_levels(backend):
+@every_encoding
+def test_vertices_return_their_own_features_on_dense_levels(backend, device):
+    skip_if_absent(backend, device)
     layout = make_layout(
         n_levels=1, n_features=2, log2_table_size=12, base_resolution=4, max_resolution=4
     )
@@ -51,7 +118,8 @@ def test_vertices_return_their_own_features_on_dense_levels(backend):
     ticks = torch.linspace(-1, 1, 5)
     z, y, x = torch.meshgrid(ticks, ticks, ticks, indexing="ij")
     points = torch.stack([x, y, z], -1).reshape(-1, 3)
-    torch.testing.assert_close(encode(points, table, layout, backend=backend), table)
+    out = encode(points.to(device), table.to(device), layout, backend=backend)
+    torch.testing.assert_close(out.cpu(), table)
 
 
 def test_backward_gives_the_same_bits_for_any_number_of_threads():
@@ -72,42 +140,64 @@ def test_backward_gives_the_same_bits_for_any_number_of_threads():
         assert torch.equal(leaf_grad, results[0][1])
 
 
-@pytest.mark.parametrize("backend", ["reference", "numba"])
-@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_non_finite_points_never_crash_and_nan_is_not_hidden(backend, bad):
+@every_encoding
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_non_finite_points_never_crash_and_nan_is_not_hidden(backend, device, bad):
+    skip_if_absent(backend, device)
     _, table, _ = random_problem(8)
     points = torch.zeros(3, 3)
     points[1, 2] = bad
-    out = encode(points, table, LAYOUT, backend=backend)
+    out = encode(points.to(device), table.to(device), LAYOUT, backend=backend).cpu()
     assert out[[0, 2]].isfinite().all()
     assert out[1].isnan().all() == (bad != bad)
 
 
-@pytest.mark.parametrize("backend", ["reference", "numba"])
-def test_no_points_are_fine(backend):
-    _, table, _ = random_problem(8)
-    table.requires_grad_()
-    out = encode(torch.zeros(0, 3), table, LAYOUT, backend=backend)
+@every_encoding
+def test_no_points_are_fine(backend, device):
+    skip_if_absent(backend, device)
+    table = random_problem(8)[1].to(device).requires_grad_()
+    out = encode(torch.zeros(0, 3, device=device), table, LAYOUT, backend=backend)
     assert out.shape == (0, LAYOUT.n_outputs)
     out.sum().backward()
     assert table.grad.abs().sum() == 0
 
 
-def test_numba_refuses_a_point_gradient_and_auto_provides_it():
+@pytest.mark.parametrize("backend", ["numba", "triton"])
+def test_kernels_refuse_a_point_gradient_and_auto_provides_it(backend):
+    skip_if_absent(backend, "cpu")
     points, table, _ = random_problem(8)
     points.requires_grad_()
     with pytest.raises(ValueError, match="no gradient for points"):
-        encode(points, table, LAYOUT, backend="numba")
+        encode(points, table, LAYOUT, backend=backend)
     encode(points, table, LAYOUT).sum().backward()
     assert points.grad.abs().sum() > 0
 
 
-def test_numba_refuses_other_types():
+@pytest.mark.parametrize("backend", ["numba", "triton"])
+def test_kernels_refuse_other_types_and_shapes(backend):
+    skip_if_absent(backend, "cpu")
     points, table, _ = random_problem(8)
     with pytest.raises(ValueError, match="float32"):
-        encode(points.double(), table, LAYOUT, backend="numba")
+        encode(points.double(), table, LAYOUT, backend=backend)
+    with pytest.raises(ValueError, match="float32"):
+        encode(points, table.double(), LAYOUT, backend=backend)
+    with pytest.raises(ValueError, match=r"points must be \(m, 3\)"):
+        encode(points[:, :2], table, LAYOUT, backend=backend)
+    with pytest.raises(ValueError, match="table must be"):
+        encode(points, table[1:], LAYOUT, backend=backend)
+
+
+def test_an_unknown_backend_is_refused():
+    points, table, _ = random_problem(8)
     with pytest.raises(ValueError, match="backend must be"):
         encode(points, table, LAYOUT, backend="cuda")
+
+
+def test_tinycudann_takes_its_own_numbers_of_features_only():
+    layout = layout_of(2, 3, 8, 2, 4)
+    points, table, _ = random_problem(8, layout)
+    with pytest.raises(AcceleratorError, match=r"takes field\.features of 1, 2, 4 or 8, not 3; "):
+        encode(points, table, layout, backend="tinycudann")
 
 
 def test_layout_reaches_the_finest_resolution_and_fits_the_table():

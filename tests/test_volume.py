@@ -2,6 +2,7 @@ import math
 
 import pytest
 import torch
+from backends import every_compositing, skip_if_absent
 
 from dreamfusion.sampling import Samples
 from dreamfusion.volume import accumulate, render_weights
@@ -31,6 +32,66 @@ def test_weights_and_final_transmittance_sum_to_one(scale):
     total = accumulate(result.weights, torch.ones(len(samples), 1), samples)[:, 0]
     torch.testing.assert_close(total + result.final_transmittance, torch.ones(len(COUNTS)))
     assert (result.final_transmittance[[1, 4]] == 1).all()
+
+
+def on(device: str, samples: Samples) -> Samples:
+    return Samples(
+        positions=samples.positions.to(device),
+        t=samples.t.to(device),
+        ray_index=samples.ray_index.to(device),
+        offsets=samples.offsets.to(device),
+        step=samples.step,
+    )
+
+
+@every_compositing
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("counts", [COUNTS, [1], [0, 0, 5], [40] * 30], ids=str)
+@pytest.mark.parametrize("scale", [0.0, 1e-3, 10.0, 1e4])
+def test_backends_agree_with_float64_reference_values_and_gradients(
+    backend, device, seed, counts, scale
+):
+    skip_if_absent(backend, device)
+    samples = pack(counts)
+    generator = torch.Generator().manual_seed(seed)
+    density = scale * torch.rand(len(samples), generator=generator)
+    upstream = torch.rand(len(samples), generator=generator)
+
+    def outcome(density, samples, backend):
+        density = density.clone().requires_grad_()
+        out = render_weights(density, samples, backend=backend)
+        up = upstream.to(density)
+        loss = (out.weights * up).sum() + out.final_transmittance.square().sum()
+        loss.backward()
+        parts = (out.weights, out.transmittance, out.final_transmittance, density.grad)
+        return [part.detach().cpu().double() for part in parts]
+
+    exact = outcome(density.double(), samples, "reference")
+    found = outcome(density.to(device), on(device, samples), backend)
+    for a, b in zip(found, exact, strict=True):
+        torch.testing.assert_close(a, b, atol=2e-6, rtol=1e-4)
+
+
+@every_compositing
+def test_no_samples_on_any_backend(backend, device):
+    skip_if_absent(backend, device)
+    density = torch.zeros(0, device=device, requires_grad=True)
+    result = render_weights(density, on(device, pack([0, 0])), backend=backend)
+    assert result.final_transmittance.tolist() == [1, 1]
+    result.final_transmittance.sum().backward()
+
+
+def test_nerfacc_defines_weights_as_we_do():
+    nerfacc = pytest.importorskip("nerfacc")
+    samples = pack([20] * 6)
+    density = random_density(30.0).repeat(4)[:120]
+    ours = render_weights(density, samples)
+    starts, ends = samples.t_start.view(6, 20), samples.t_end.view(6, 20)
+    weights, transmittance, _ = nerfacc.render_weight_from_density(
+        starts, ends, density.view(6, 20)
+    )
+    torch.testing.assert_close(ours.weights.view(6, 20), weights, atol=1e-5, rtol=1e-3)
+    torch.testing.assert_close(ours.transmittance.view(6, 20), transmittance, atol=1e-5, rtol=1e-3)
 
 
 def test_constant_density_has_the_closed_form():

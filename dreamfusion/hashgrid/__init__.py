@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
+from ..accelerators import encoding_backend
 from .layout import HashGridLayout, Level, make_layout
 from .reference import encode_reference
 
 __all__ = ["Backend", "HashGrid", "HashGridLayout", "Level", "encode", "encode_reference"]
 
-Backend = Literal["auto", "numba", "reference"]
+Backend = Literal["auto", "reference", "numba", "triton", "tinycudann"]
 
 
 def encode(
@@ -20,20 +21,32 @@ def encode(
 ) -> Tensor:
     """Encode points (m, 3) of the box [-1, 1]^3 into (m, layout.n_outputs).
 
-    backend: "reference" is plain torch and runs anywhere; "numba" is the CPU's fast path (float32,
-    no gradient for points); "auto" takes numba wherever it can.
+    backend: "reference" is plain torch and runs anywhere; "numba" is the CPU's fast path, "triton"
+    and "tinycudann" are CUDA's (float32, no gradient for points); "auto" takes the first of them
+    that works, and the reference where none does or points ask for a gradient.
+    Raises AcceleratorError where `backend` is an accelerator that cannot be used here.
     """
+    if backend not in get_args(Backend):
+        raise ValueError(f"backend must be one of {get_args(Backend)}, not {backend!r}")
     if backend == "auto":
-        on_cpu = points.device.type == "cpu" and table.device.type == "cpu"
         single = points.dtype == torch.float32 and table.dtype == torch.float32
-        backend = "numba" if on_cpu and single and not points.requires_grad else "reference"
-    if backend == "reference":
-        return encode_reference(points, table, layout)
-    if backend == "numba":
+        together = points.device == table.device
+        if points.requires_grad or not single or not together:
+            backend = "reference"
+    chosen = encoding_backend(backend, table.device.type, layout.n_features)
+    if chosen == "numba":
         from .compiled import encode_numba
 
         return encode_numba(points, table, layout)
-    raise ValueError(f"backend must be 'auto', 'numba' or 'reference', not {backend!r}")
+    if chosen == "triton":
+        from .gpu import encode_triton
+
+        return encode_triton(points, table, layout)
+    if chosen == "tinycudann":
+        from .tcnn import encode_tinycudann
+
+        return encode_tinycudann(points, table, layout)
+    return encode_reference(points, table, layout)
 
 
 class HashGrid(nn.Module):

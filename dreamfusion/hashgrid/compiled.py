@@ -17,7 +17,7 @@ from torch import Tensor
 
 from .._threads import ranges, run_all
 from .layout import HashGridLayout
-from .reference import PRIMES
+from .reference import PRIMES, check_inputs
 
 _PRIME_Y, _PRIME_Z = PRIMES[1], PRIMES[2]
 # Points are taken in blocks, level by level, so that a level's rows stay in the cache.
@@ -157,24 +157,9 @@ class _Encode(torch.autograd.Function):
 def encode_numba(points: Tensor, table: Tensor, layout: HashGridLayout) -> Tensor:
     """As `encode_reference`, for float32 tensors on the CPU, differentiable in the table only.
 
-    Raises ValueError where points ask for a gradient (it would silently be missing) or a tensor
-    is not float32 on the CPU.
+    Raises ValueError for others: see `check_inputs`.
     """
-    if points.requires_grad and torch.is_grad_enabled():
-        raise ValueError(
-            "the numba hash grid gives no gradient for points; use backend='reference', "
-            "or finite differences"
-        )
-    for name, tensor in (("points", points), ("table", table)):
-        if tensor.dtype != torch.float32 or tensor.device.type != "cpu":
-            raise ValueError(
-                f"the numba hash grid takes float32 on the CPU; {name} is {tensor.dtype} "
-                f"on {tensor.device}; use backend='reference'"
-            )
-    if points.ndim != 2 or points.shape[1] != 3:
-        raise ValueError(f"points must be (m, 3), not {tuple(points.shape)}")
-    if tuple(table.shape) != (layout.n_rows, layout.n_features):
-        raise ValueError(
-            f"table must be {(layout.n_rows, layout.n_features)}, not {tuple(table.shape)}"
-        )
+    check_inputs("numba", points, table, layout)
+    if table.device.type != "cpu":
+        raise ValueError(f"the numba hash grid runs on the CPU; the tensors are on {table.device}")
     return _Encode.apply(points.detach().contiguous(), table.contiguous(), layout)

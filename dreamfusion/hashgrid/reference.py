@@ -42,3 +42,29 @@ def encode_reference(points: Tensor, table: Tensor, layout: HashGridLayout) -> T
             features = features + weight[:, None] * table[level.offset + row]
         outputs.append(features)
     return torch.cat(outputs, dim=-1)
+
+
+def check_inputs(backend: str, points: Tensor, table: Tensor, layout: HashGridLayout) -> None:
+    """Refuse what the fast backends do not take. They are for float32 tensors on one device, and
+    give no gradient for points.
+
+    Raises ValueError: points ask for a gradient (it would silently be missing), or a tensor has
+    another type, shape or device.
+    """
+    if points.requires_grad and torch.is_grad_enabled():
+        raise ValueError(
+            f"the {backend} hash grid gives no gradient for points; use backend='reference', "
+            "or finite differences"
+        )
+    for name, tensor in (("points", points), ("table", table)):
+        if tensor.dtype != torch.float32 or tensor.device != table.device:
+            raise ValueError(
+                f"the {backend} hash grid takes float32 tensors on one device; {name} is "
+                f"{tensor.dtype} on {tensor.device}; use backend='reference'"
+            )
+    if points.ndim != 2 or points.shape[1] != 3:
+        raise ValueError(f"points must be (m, 3), not {tuple(points.shape)}")
+    if tuple(table.shape) != (layout.n_rows, layout.n_features):
+        raise ValueError(
+            f"table must be {(layout.n_rows, layout.n_features)}, not {tuple(table.shape)}"
+        )

@@ -88,14 +88,11 @@ def march_numba(
     step: float,
     max_depth: float,
 ) -> Samples:
-    """As `sampling.march_rays`, for float32 tensors on the CPU."""
+    """As `sampling.march_rays`, for finite float32 tensors on the CPU."""
     n = origins.shape[0]
-    finite = origins.isfinite().all() and directions.isfinite().all() and jitter.isfinite().all()
-    if not finite:
-        raise ValueError("rays and jitter must be finite")
     rays = (
-        origins.detach().contiguous().numpy(),
-        directions.detach().contiguous().numpy(),
+        origins.contiguous().numpy(),
+        directions.contiguous().numpy(),
         jitter.contiguous().numpy(),
         occupancy.occupied.contiguous().numpy(),
         occupancy.floor.contiguous().numpy(),
