@@ -359,11 +359,20 @@ def make_models(tokenizer: CLIPTokenizer, seed: int) -> tuple[CLIPTextModel, UNe
 
 
 def load_weights(folder: Path, text_encoder: CLIPTextModel, unet: UNet2DConditionModel) -> None:
-    """Take over the weights of a prior that this script saved."""
+    """Take over the weights of a prior that this script saved, perhaps in an earlier version:
+    those that still fit. The others stay as they were drawn, and are named."""
     saved_text = CLIPTextModel.from_pretrained(folder, subfolder="text_encoder")
     saved_unet = UNet2DConditionModel.from_pretrained(folder, subfolder="unet")
-    text_encoder.load_state_dict(saved_text.float().state_dict())
-    unet.load_state_dict(saved_unet.float().state_dict())
+    for model, saved in ((text_encoder, saved_text), (unet, saved_unet)):
+        weights, own = saved.float().state_dict(), model.state_dict()
+        fitting = {
+            name: value
+            for name, value in weights.items()
+            if name in own and value.shape == own[name].shape
+        }
+        model.load_state_dict(own | fitting)
+        for name in sorted(own.keys() - fitting.keys()):
+            print(f"drawn anew: {name}", flush=True)
 
 
 def noise_schedule() -> DDPMScheduler:

@@ -88,10 +88,12 @@ def test_a_run_writes_and_names_everything(train, tmp_path, capsys, prior):
     run = tmp_path / "runs" / "a-red-puppy"
     lines = out.splitlines()
     assert lines[0] == "prompt    a red puppy, read as: red corgi"
-    assert lines[1] == f"prior     {prior} (pixels, 16 x 16)"
-    assert lines[2].startswith("device    cpu, ")
-    assert lines[3] == "run       runs/a-red-puppy"
-    assert lines[4].startswith("steps     6, 2 views each; expected ")
+    assert lines[1].startswith("settings  ") and "tiny.yaml" in lines[1]
+    assert lines[2] == f"prior     {prior} (pixels, 16 x 16)"
+    assert lines[3].startswith("device    cpu, ")
+    assert lines[4] == "backends  encoding: numba, marching: numba, compositing: torch"
+    assert lines[5] == "run       runs/a-red-puppy"
+    assert lines[6].startswith("steps     6, 2 views each; expected ")
     assert "step 6/6" in out
     for name in ("video.mp4", "mesh/model.glb", "config.yaml", "metrics.jsonl", "previews"):
         assert f"runs/a-red-puppy/{name}" in out

@@ -97,7 +97,7 @@ def test_a_model_of_the_hub_is_found(capsys, cache):
     hub_model(cache, "someone/tiny-sd", save_latent_prior)
     mark, text = report(capsys)["hub model"]
     assert mark == "ok"
-    assert text.startswith("--prior someone/tiny-sd (latent, ")
+    assert text.startswith("--prior someone/tiny-sd (StableDiffusionPipeline, ")
 
 
 def test_models_that_cannot_be_used_say_why(capsys, cache):
