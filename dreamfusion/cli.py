@@ -85,6 +85,8 @@ class Mode(str, Enum):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; the exit status. User errors are one line on stderr and status 2."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    if os.environ.get("RANK", "0") != "0":
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 -- until the process ends
     # Before torch is loaded: threads that wait asleep instead of spinning. On a machine that has
     # anything else to do, spinning makes a step ten times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -422,27 +424,35 @@ def _optimise(config: Config, where: Path | RunFolder, *, source: str | None = N
 
     from dreamfusion.checkpoint import checkpoints
     from dreamfusion.memory import explain_out_of_memory
+    from dreamfusion.parallel import any_process, from_first, is_first, process_group, share
     from dreamfusion.session import choose_device, load_state, optimise
     from dreamfusion.trainer import estimate_seconds, new_state, resolve
 
     device = choose_device(config.device)
-    with _stoppable() as stopping, explain_out_of_memory():
+    with _stoppable() as stopping, explain_out_of_memory(), process_group(device):
+        share(config.camera.views)
         prior = _load_prior(config, to_train=True)
         config = resolve(config, prior, device)
         _print_machine(config, prior)
-        run = where if isinstance(where, RunFolder) else create_run(where)
+        if isinstance(where, RunFolder):
+            run = where
+        else:
+            run = RunFolder(from_first(create_run(where).path if is_first() else where))
         # A run that was killed before its first checkpoint begins again, from the same seed.
         begun = bool(checkpoints(run.checkpoints))
         state = load_state(run, config, device) if begun else new_state(config, device)
         if config.steps < state.step:
             raise UserError(f"{run.path} is at step {state.step}, beyond {config.steps}")
-        run.write_config(config)
+        if is_first():
+            run.write_config(config)
         _print_plan(run, config, state, estimate_seconds(state, prior, config))
-        _show_progress(optimise(run, state, prior, config, stop=stopping), config.steps, state.step)
+        steps = optimise(run, state, prior, config, stop=lambda: any_process(stopping(), device))
+        _show_progress(steps, config.steps, state.step)
         if state.step < config.steps:
             print(f"stopped at step {state.step}; to go on: dreamfusion resume {run.path}")
             raise typer.Exit(INTERRUPTED)
-        _finish(run, config, state)
+        if is_first():
+            _finish(run, config, state)
     print(f"{_duration(time.monotonic() - started)} in all")
 
 

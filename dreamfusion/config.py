@@ -196,7 +196,7 @@ class LossConfig:
     opacity: Schedule = _setting(Schedule.constant(0.0), "sparsity: sqrt(opacity^2 + .01)", low=0)
     entropy: Schedule = _setting(Schedule(0.003, 0.03), "undecided opacity", low=0)
     sparsity: Schedule = _setting(
-        Schedule.constant(0.0), "density anywhere: log(1 + 2 density^2)", low=0
+        Schedule.constant(0.0), "density anywhere: log(1 + 2 density^2) at samples", low=0
     )
     orientation: Schedule = _setting(
         Schedule.constant(0.0), "normals that look away from the camera, in lit steps", low=0

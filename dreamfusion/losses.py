@@ -23,12 +23,13 @@ def entropy_loss(opacity: Tensor) -> Tensor:
     return -(p * torch.log2(p) + (1.0 - p) * torch.log2(1.0 - p)).mean()
 
 
-def sparsity_loss(density: Tensor) -> Tensor:
-    """Mean of log(1 + 2 density^2) over samples, the Cauchy loss of SNeRG (Hedman et al., eq. 9).
+def sparsity_loss(density: Tensor, *, n_rays: int) -> Tensor:
+    """Sum of log(1 + 2 density^2) over samples, per ray; the Cauchy loss of SNeRG (Hedman et al.,
+    eq. 9). Unlike `opacity_loss` it also thins what nobody sees.
 
-    density: (m,), non-negative. Unlike `opacity_loss` it also thins what nobody sees. 0 if m is 0.
+    density: (m,) of the samples, non-negative. The sum is divided by `n_rays`.
     """
-    return torch.log1p(2.0 * density.square()).sum() / max(density.numel(), 1)
+    return torch.log1p(2.0 * density.square()).sum() / n_rays
 
 
 def smoothness_loss(weights: Tensor, normals: Tensor, nearby: Tensor, *, n_rays: int) -> Tensor:

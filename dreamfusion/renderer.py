@@ -12,6 +12,7 @@ from .background import Background, background_color
 from .cameras import Cameras, Rays, generate_rays
 from .field import FieldOutput
 from .occupancy import OccupancyGrid
+from .randomness import Generators
 from .sampling import Samples, SamplingBackend, march_rays
 from .shading import Shading, color_depth, color_normals, lambertian
 from .volume import accumulate, render_weights
@@ -74,7 +75,7 @@ def render(
     ambient: float = 0.1,
     diffuse: float = 0.9,
     with_normals: bool = False,
-    generator: torch.Generator | None = None,
+    generator: Generators | None = None,
     step_size: float = 0.03,
     min_transmittance: float = 1e-3,
     min_normal_weight: float = 2e-2,
@@ -85,7 +86,8 @@ def render(
     background: see `background.Background`. shading: "albedo" is unlit; "lambertian" and
     "textureless" (white) need light_position, (3,) or (views, 3), world frame.
     ambient, diffuse: shares of light. with_normals: composite normals for "albedo" too.
-    generator: jitters the samples; None puts them in the middle of their steps.
+    generator: jitters the samples, or one for each view; None puts them in the middle of their
+    steps.
     step_size: distance of samples, scene units. min_transmittance: see `sampling.march_rays`.
     min_normal_weight: samples of less weight get no normal of their
     own, but the mean shade of their ray.

@@ -28,6 +28,7 @@ from dreamfusion.diffusion import (
     guided_prediction,
     to_noise,
 )
+from dreamfusion.randomness import Generators, randint, randn
 
 Weighting = Literal["sigma2", "uniform", "snr"]
 
@@ -60,7 +61,7 @@ def sds(
     t_range: tuple[float, float],
     weighting: Weighting = "sigma2",
     opposed: Sequence[Opposed] = (),
-    generator: torch.Generator,
+    generator: Generators,
 ) -> SDSResult:
     """SDS for pictures (n, 3, h, w) in [0, 1], summed over them: divide the loss by n for a mean.
 
@@ -68,12 +69,13 @@ def sds(
     guidance: s >= 0; 1 is no guidance, 0 ignores the text.
     t_range: least and greatest noise level in [0, 1]; each picture draws its own in between.
     opposed: texts that the pictures should not show; see `diffusion.guided_prediction`.
-    generator: on the CPU; the one source of randomness, whatever the device of the pictures.
+    generator: on the CPU, or one for each picture; the one source of randomness, whatever the
+    device of the pictures.
     """
     encoded = prior.encode_image(images)
     n, device = encoded.shape[0], encoded.device
     timesteps = sample_timesteps(n, t_range, prior.alphas.shape[0], generator).to(device)
-    noise = torch.randn(encoded.shape, generator=generator).to(device)
+    noise = randn(encoded.shape, generator).to(device)
     alpha, sigma = _at(prior.alphas, timesteps), _at(prior.sigmas, timesteps)
     with torch.no_grad():
         noisy = add_noise(encoded.detach(), noise, alpha, sigma)
@@ -93,13 +95,13 @@ def distillation_loss(encoded: Tensor, gradient: Tensor) -> Tensor:
 
 
 def sample_timesteps(
-    n: int, t_range: tuple[float, float], n_timesteps: int, generator: torch.Generator
+    n: int, t_range: tuple[float, float], n_timesteps: int, generator: Generators
 ) -> Tensor:
     """(n,) int64 timesteps, uniform between the two fractions of `n_timesteps`, ends included."""
     low, high = (
         min(max(round(fraction * n_timesteps), 0), n_timesteps - 1) for fraction in t_range
     )
-    return torch.randint(low, max(low, high) + 1, (n,), generator=generator)
+    return randint(low, max(low, high) + 1, (n,), generator)
 
 
 def weight(alpha: Tensor, sigma: Tensor, kind: Weighting) -> Tensor:

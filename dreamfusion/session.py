@@ -18,6 +18,7 @@ from dreamfusion.config import Config, ConfigError
 from dreamfusion.media import contact_sheet, write_mp4, write_png
 from dreamfusion.mesh import extract_mesh
 from dreamfusion.meshfile import TEXTURED, Origin, place, write_mesh
+from dreamfusion.parallel import is_first, own_device
 from dreamfusion.renderer import ImageMode, render_image
 from dreamfusion.runs import MetricsLog, RunFolder
 from dreamfusion.trainer import StepMetrics, TrainState, new_state, train
@@ -34,7 +35,8 @@ TURN_SECONDS = 4
 def choose_device(name: str) -> str:
     """A device that is there: auto takes CUDA where it can. Raises ConfigError."""
     if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    name = own_device(name)
     kind = name.partition(":")[0]
     there = {
         "cpu": True,
@@ -61,8 +63,12 @@ def optimise(
 ) -> Iterator[StepMetrics]:
     """Train to `config.steps` or until `stop`, with logs, previews and checkpoints on the way.
 
-    Ends with a checkpoint of the very last step in either case.
+    Ends with a checkpoint of the very last step in either case. Of several processes the first
+    alone writes.
     """
+    if not is_first():
+        yield from train(state, prior, config, stop=stop)
+        return
     saved = state.step
     with MetricsLog(run.metrics, after=state.step) as log:
         for metrics in train(state, prior, config, stop=stop):

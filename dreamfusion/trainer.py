@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -27,7 +28,9 @@ from dreamfusion.losses import (
     sparsity_loss,
 )
 from dreamfusion.occupancy import OccupancyGrid
+from dreamfusion.parallel import average_gradients, share
 from dreamfusion.prompts import all_prompts, blended_prompts, opposing_prompts, view_prompt
+from dreamfusion.randomness import Generators
 from dreamfusion.renderer import RenderOutput, render
 from dreamfusion.schedules import Schedule
 from dreamfusion.sds import sds
@@ -74,6 +77,18 @@ class Views:
     shading: Shading
     light_position: Tensor
     background: Background
+
+    def __getitem__(self, which: slice) -> Views:
+        """Some of the views."""
+        background = self.background
+        if isinstance(background, Tensor) and background.ndim == 2:
+            background = background[which]
+        return dataclasses.replace(
+            self,
+            cameras=self.cameras[which],
+            light_position=self.light_position[which],
+            background=background,
+        )
 
 
 @dataclass(frozen=True)
@@ -159,6 +174,7 @@ def train_step(state: TrainState, prior: DiffusionPrior, config: Config) -> Step
     loss, metrics = compute_loss(state, prior, config, state.step, state.generator)
     state.optimizer.zero_grad(set_to_none=True)
     loss.backward()
+    average_gradients(p for group in state.optimizer.param_groups for p in group["params"])
     gradient_norm = _update(state, config, metrics["timesteps"])
 
     state.step += 1
@@ -179,11 +195,15 @@ def compute_loss(
 ) -> tuple[Tensor, dict[str, Any]]:
     """The loss of `step` and what there is to tell of it. Changes nothing but the generator.
 
-    The distillation term is a mean over views, pixels and channels, so that the regularisers weigh
-    the same against it at any resolution of the prior.
+    Of several processes each has its share of the views, and tells of these. The distillation
+    term is a mean over views, pixels and channels, so that the regularisers weigh the same against
+    it at any resolution of the prior.
     """
-    views = sample_views(state, config, step, generator)
-    out = render_views(state, config, views, generator)
+    mine = share(config.camera.views)
+    views = sample_views(state, config, step, generator)[mine]
+    seeds = torch.randint(2**62, (config.camera.views,), generator=generator)[mine]
+    own = [torch.Generator().manual_seed(seed) for seed in seeds.tolist()]
+    out = render_views(state, config, views, own)
     text, opposed = describe_views(prior, config, views)
     unconditional = prior.encode_text([config.prior.negative_prompt])
     guidance = config.sds.guidance.at(step, config.steps)
@@ -199,7 +219,7 @@ def compute_loss(
         ),
         weighting=config.sds.weighting,
         opposed=opposed,
-        generator=generator,
+        generator=own,
     )
     sds_norm = float(distilled.gradient.square().mean().sqrt())
     if not sds_norm < float("inf"):
@@ -307,9 +327,12 @@ def render_size(config: Config, step: int) -> int:
 
 
 def render_views(
-    state: TrainState, config: Config, views: Views, generator: torch.Generator
+    state: TrainState, config: Config, views: Views, generator: Generators
 ) -> RenderOutput:
-    """Render a step's views, differentiably: pixels are (n, size, size, ...)."""
+    """Render a step's views, differentiably: pixels are (n, size, size, ...).
+
+    generator: jitters the samples; one, or one for each view.
+    """
     ambient = _known(config.shading.ambient)
     return render(
         state.field,
@@ -346,7 +369,7 @@ def regularisation(
     if weight(schedules.opacity) > 0:
         loss = loss + weight(schedules.opacity) * opacity_loss(out.opacity)
     if weight(schedules.sparsity) > 0:
-        loss = loss + weight(schedules.sparsity) * sparsity_loss(out.density)
+        loss = loss + weight(schedules.sparsity) * sparsity_loss(out.density, n_rays=n_rays)
     if out.surface is None:
         return loss
     surface = out.surface

@@ -10,6 +10,7 @@ import torch
 from ..accelerators import marching_backend
 from ..cameras import Rays
 from ..occupancy import OccupancyGrid
+from ..randomness import Generators, rand
 from .reference import box_interval, march_reference
 from .samples import Samples
 
@@ -24,7 +25,7 @@ def march_rays(
     *,
     step: float,
     min_transmittance: float = 1e-3,
-    generator: torch.Generator | None = None,
+    generator: Generators | None = None,
     backend: SamplingBackend = "auto",
 ) -> Samples:
     """Samples at equal steps from where each ray enters the box, in occupied cells only.
@@ -32,8 +33,9 @@ def march_rays(
     rays: (n, 3) origins and unit directions, finite. step: scene units, positive.
     min_transmittance: a ray ends where the occupancy grid's floor lets less light than this pass;
     0 never ends it.
-    generator: on the CPU, shifts all samples of a ray by a random part of a step; None puts them
-    in the middle of their steps. No gradient flows to the rays.
+    generator: on the CPU, or one for each equal part of the rays; shifts all samples of a ray by
+    a random part of a step; None puts them in the middle of their steps. No gradient flows to the
+    rays.
     backend: "reference" is plain torch and runs anywhere; "numba" is the CPU's fast path, "triton"
     and "nerfacc" are CUDA's (float32); "auto" takes the first of them that works, else the
     reference. Raises AcceleratorError where `backend` is an accelerator that cannot be used here.
@@ -52,7 +54,7 @@ def march_rays(
     if generator is None:
         jitter = torch.full((n,), 0.5, dtype=origins.dtype)
     else:
-        jitter = torch.rand(n, generator=generator, dtype=origins.dtype)
+        jitter = rand((n,), generator, origins.dtype)
     rays_and_grid = (
         origins.detach(),
         directions.detach(),
