@@ -1,11 +1,13 @@
 #!/usr/bin/env python
-"""Time the parts of a step: the prior's forward pass, rendering, whole SDS steps, and the encoding
-by every backend that works on the device.
+"""Time the parts of a step: the prior's forward pass, its autoencoder, rendering, whole SDS steps,
+and the encoding by every backend that works on the device.
 
-    python -m scripts.bench --prompt "a corgi" --warm-up 60
+    python -m scripts.bench                        # the embedded prior
+    python -m scripts.bench --random full          # Stable Diffusion 1.5's size, random weights
+    python -m scripts.bench --random tiny          # the same classes, to try the script on a CPU
 
-The scene is trained for `--warm-up` steps first, so that rays meet a real object. Prints a
-Markdown table; every figure is the median of `--repeats`.
+The scene is trained for `--warm-up` steps first, so that rays meet a real object. Settings are the
+prior's preset. Prints Markdown tables; every figure is the median of `--repeats`.
 """
 
 from __future__ import annotations
@@ -16,18 +18,28 @@ import platform
 import resource
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import get_args
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # share the cores: before torch is loaded
 
 import torch
+from diffusers import (
+    AutoencoderKL,
+    DDPMScheduler,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from dreamfusion.accelerators import AcceleratorError, chosen_backends, encoding_backend
 from dreamfusion.config import build_config
 from dreamfusion.hashgrid import Backend, encode
-from dreamfusion.priors import load_prior
+from dreamfusion.presets import preset_for, read_preset
+from dreamfusion.priors import find_prior, load_prior
 from dreamfusion.session import choose_device
 from dreamfusion.trainer import (
     TrainState,
@@ -77,24 +89,92 @@ def encoding_rows(state: TrainState, repeats: int, device: str) -> list[str]:
     return lines
 
 
+def save_random_pipeline(folder: Path, *, full: bool) -> None:
+    """A StableDiffusionPipeline of random weights, in half precision: timings do not care.
+
+    full: with the numbers of Stable Diffusion 1.5 (860 million weights in the U-Net); else tiny.
+    """
+    width = 768 if full else 32
+    # CLIP's vocabulary is not ours to ship; ours takes its place before as large an embedding.
+    tokenizer = CLIPTokenizer.from_pretrained(find_prior("embedded").path / "tokenizer")
+    text_encoder = CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=49408,
+            hidden_size=width,
+            intermediate_size=4 * width,
+            num_hidden_layers=12 if full else 1,
+            num_attention_heads=12 if full else 2,
+            max_position_embeddings=77,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+        )
+    )
+    unet = UNet2DConditionModel(
+        sample_size=64 if full else 8,
+        block_out_channels=(320, 640, 1280, 1280) if full else (32, 32, 32, 32),
+        cross_attention_dim=width,
+        attention_head_dim=8,  # heads, in spite of its name
+    )
+    vae = AutoencoderKL(
+        sample_size=512 if full else 64,
+        block_out_channels=(128, 256, 512, 512) if full else (32, 32, 32, 32),
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        layers_per_block=2,
+        latent_channels=4,
+    )
+    scheduler = DDPMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        steps_offset=1,
+    )
+    StableDiffusionPipeline(
+        vae=vae.half(),
+        text_encoder=text_encoder.half(),
+        tokenizer=tokenizer,
+        unet=unet.half(),
+        scheduler=scheduler,
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    ).save_pretrained(folder)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--prompt", default="a corgi")
     parser.add_argument("--prior", default="embedded")
+    parser.add_argument("--random", choices=("full", "tiny"), help="in place of --prior")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--warm-up", type=int, default=60, help="training steps before timing")
     parser.add_argument("--repeats", type=int, default=9)
     args = parser.parse_args()
 
+    with tempfile.TemporaryDirectory(prefix="dreamfusion-bench-") as scratch:
+        if args.random is not None:
+            save_random_pipeline(Path(scratch), full=args.random == "full")
+        measure(args, args.prior if args.random is None else scratch)
+
+
+def measure(args: argparse.Namespace, name: str) -> None:
+    """Print the tables for the prior `name`."""
     device = choose_device(args.device)
-    prior = load_prior(args.prior, device=device)
-    config = build_config({"prompt": args.prompt, "steps": max(args.warm_up, 1)})
-    config = resolve(config, prior, device)
+    folder = find_prior(name, device=device)
+    prior = load_prior(name, device=device)
+    preset = read_preset(preset_for(folder.pipeline, has_card=folder.has_card))
+    # A run's last step, as long as that run is: every loss is on.
+    layers = (preset, {"prompt": args.prompt})
+    config = resolve(build_config(*layers), prior, device)
     state = new_state(config, device)
     for _ in range(args.warm_up):
         train_step(state, prior, config)
 
+    if device.startswith("cuda"):
+        torch.cuda.reset_peak_memory_stats()
     n = config.camera.views
+    prior.encode_text([prior.card.vocabulary.canonical(args.prompt)])
     text = prior.encode_text([prior.card.vocabulary.canonical(args.prompt)]).expand(2 * n)
     shape = prior.encode_image(torch.zeros(1, 3, prior.image_size, prior.image_size)).shape[1:]
     noisy = torch.randn(2 * n, *shape, device=device)
@@ -106,25 +186,36 @@ def main() -> None:
         "|---|---|---|",
         f"| prior, forward, {n} views with guidance ({2 * n} pictures) | {forward:.3f} | 1.00 |",
     ]
-    for size in (32, prior.image_size if prior.vae is None else 64):
+    autoencoder = 0.0
+    if prior.vae is not None:
+        pictures = torch.rand(n, 3, 64, 64, device=device, requires_grad=True)
+        autoencoder = median_seconds(
+            lambda: prior.encode_image(pictures).sum().backward(), args.repeats, device
+        )
+        lines.append(
+            f"| autoencoder, {n} pictures at {prior.image_size}², forward + backward | "
+            f"{autoencoder:.3f} | {autoencoder / forward:.2f} |"
+        )
+    for size in (32, 64):
         for lit in (0.0, 1.0):
             kind = "lambertian" if lit else "albedo"
             settings = build_config(
+                *layers,
                 {
-                    "prompt": args.prompt,
                     "render": {"resolution": size},
                     "shading": {"lambertian": lit, "textureless": 0.0},
-                }
+                },
             )
             settings = resolve(settings, prior, device)
             generator = torch.Generator().manual_seed(0)
 
             def draw(settings=settings, generator=generator) -> None:  # type: ignore[no-untyped-def]
-                views = sample_views(state, settings, 0, generator)
+                views = sample_views(state, settings, settings.steps - 1, generator)
                 render_views(state, settings, views, generator).rgb.sum().backward()
 
             def step(settings=settings, generator=generator) -> None:  # type: ignore[no-untyped-def]
-                compute_loss(state, prior, settings, 0, generator)[0].backward()
+                loss, _ = compute_loss(state, prior, settings, settings.steps - 1, generator)
+                loss.backward()
 
             for name, work in (("render, forward + backward", draw), ("SDS step", step)):
                 seconds = median_seconds(work, args.repeats, device)
@@ -133,8 +224,12 @@ def main() -> None:
                     f"| {name}, {n} views at {size}², {kind} | {seconds:.3f} | "
                     f"{seconds / forward:.2f} |"
                 )
+            rest = 1.0 - (forward + autoencoder) / seconds
+            lines.append(f"| of that step not the prior, {size}², {kind} | {rest:.0%} | |")
     unit = 1 << 30 if sys.platform == "darwin" else 1 << 20
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+    if device.startswith("cuda"):
+        peak = torch.cuda.max_memory_allocated() / (1 << 30)
     where = torch.cuda.get_device_name() if device.startswith("cuda") else platform.processor()
     print("\n".join([*lines, "", *encoding_rows(state, args.repeats, device)]))
     print(f"\n{chosen_backends(config, device)}", end="")
