@@ -69,7 +69,7 @@ class SDSConfig:
     """Score Distillation Sampling."""
 
     guidance: Schedule = _setting(
-        Schedule.constant(7.5), "classifier-free guidance s: uncond + s (text - uncond)", low=0
+        Schedule.constant(4.0), "classifier-free guidance s: uncond + s (text - uncond)", low=0
     )
     t_min: Schedule = _setting(
         Schedule.constant(0.02), "least noise level, as a fraction of all", low=0, high=1

@@ -90,7 +90,7 @@ It exists so that `dreamfusion` works at once, offline; it is no general image m
   lights and on plain backgrounds, seen from elevations of {low:.0f} to {high:.0f} degrees. No
   picture, model or text of anybody else's was used.
 - **Training**: {pictures:,} pictures, {hours:.1f} hours on {where} (shared with other work), torch
-  {torch}, by `scripts/train_embedded_prior.py`.
+  {torch}, by `scripts/train_embedded_prior.py`{before}.
 - **Held out**: {held} of {pairs} pairs of noun and colour were never shown
   (`held_out_pairs.csv`), to measure composition by.
 
@@ -468,8 +468,13 @@ def save_pipeline(
     (folder / "held_out_pairs.csv").write_text("noun,color\n" + pairs)
 
 
-def write_card(folder: Path, *, pictures: int, seconds: float, device: torch.device) -> None:
-    """README.md of the prior: what it is, from what, how long and where it was trained."""
+def write_card(
+    folder: Path, *, pictures: int, seconds: float, device: torch.device, before: str
+) -> None:
+    """README.md of the prior: what it is, from what, how long and where it was trained.
+
+    before: what went before this training, or nothing.
+    """
     sizes = {
         name: (folder / name).stat().st_size / 1e6
         for name in (
@@ -495,6 +500,7 @@ def write_card(folder: Path, *, pictures: int, seconds: float, device: torch.dev
             hours=seconds / 3600,
             where=where,
             torch=torch.__version__,
+            before=before,
             nouns=", ".join(noun.name for noun in NOUNS),
             n_nouns=len(NOUNS),
             colors=", ".join(COLORS),
@@ -537,6 +543,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--sheet-steps", type=int, default=25, help="denoising steps of a sheet")
     parser.add_argument("--work", type=Path, default=Path(".training/embedded-prior"))
     parser.add_argument("--init", type=Path, help="start from a saved prior's weights")
+    parser.add_argument("--began-with", help="what --init had learned, for the model card")
     parser.add_argument("--out", type=Path, default=Path("assets/embedded-prior"))
     return parser.parse_args()
 
@@ -666,6 +673,7 @@ def main() -> None:
         pictures=seen,
         seconds=spent + time.time() - started,
         device=device,
+        before=f"; it began with {args.began_with}" if args.began_with else "",
     )
     print(f"saved {args.out}")
 
