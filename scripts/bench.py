@@ -35,7 +35,12 @@ from diffusers import (
 )
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from dreamfusion.accelerators import AcceleratorError, chosen_backends, encoding_backend
+from dreamfusion.accelerators import (
+    AcceleratorError,
+    chosen_backends,
+    encoding_backend,
+    interpreted,
+)
 from dreamfusion.config import build_config
 from dreamfusion.hashgrid import Backend, encode
 from dreamfusion.presets import preset_for, read_preset
@@ -73,8 +78,8 @@ def encoding_rows(state: TrainState, repeats: int, device: str) -> list[str]:
     kind, features = torch.device(device).type, grid.layout.n_features
     lines = [f"| encoding of {len(points)} points | million points/s |", "|---|---|"]
     for backend in get_args(Backend):
-        if backend == "auto":
-            continue
+        if backend == "auto" or (backend == "triton" and interpreted()):
+            continue  # an interpreter's time says nothing
         try:
             encoding_backend(backend, kind, features)
         except AcceleratorError:
