@@ -152,7 +152,12 @@ def test_settings_reach_the_prior(monkeypatch):
     monkeypatch.setattr(priors, "load_prior", lambda name, **options: options)
     asked = {"vae_checkpointing": True, "vae_slicing": True, "offload": True, "compile": True}
     for options, value in ((asked, True), ({}, False)):
-        config = build_config({"device": "cpu", "prior": {"dtype": "float32", **options}})
-        assert cli._load_prior(config, views=3) == {
-            "device": "cpu", "dtype": "float32", "views": 3, **dict.fromkeys(asked, value)
+        prior = {"name": "embedded", "dtype": "float32", **options}
+        config = build_config({"device": "cpu", "prompt": "a mug", "prior": prior})
+        found = cli._load_prior(config, to_train=True)
+        texts = found.pop("prompts")
+        assert len(texts) > 100 and "" in texts and all("mug" in text for text in texts if text)
+        assert found == {
+            "device": "cpu", "dtype": "float32", "views": 4, **dict.fromkeys(asked, value)
         }  # fmt: skip
+        assert cli._load_prior(config, to_train=False)["prompts"] is None

@@ -71,13 +71,15 @@ def test_held_out_pairs_are_never_captioned(pictures: ToyPictures):
 def test_a_resumed_training_equals_one_that_was_not_stopped(tmp_path: Path):
     def train(work: str, steps: int) -> dict[str, torch.Tensor]:
         command = [sys.executable, "-m", "scripts.train_embedded_prior", "--steps", str(steps)]
-        options = "--decay-steps 0 --batch 2 --views-per-noun 8 --sheet-steps 1 --device cpu"
+        options = "--decay-steps 0 --half-steps 3 --batch 2 --views-per-noun 8 --sheet-steps 1"
         folders = ["--work", str(tmp_path / work), "--out", str(tmp_path / work / "out")]
-        subprocess.run([*command, *options.split(), *folders], cwd=ROOT, check=True)
+        subprocess.run(
+            [*command, *options.split(), "--device", "cpu", *folders], cwd=ROOT, check=True
+        )
         return torch.load(tmp_path / work / "state.pt", weights_only=True)["average"]
 
     train("stopped", 2)
     resumed, straight = train("stopped", 4), train("straight", 4)
     assert all(torch.equal(resumed[name], straight[name]) for name in straight)
     card = (tmp_path / "stopped" / "out" / "README.md").read_text()
-    assert "8 pictures" in card
+    assert "14 pictures" in card  # three steps of four at half size, one of two
