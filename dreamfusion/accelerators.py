@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from dreamfusion.errors import UserError
+from dreamfusion.errors import UserError, one_line
 
 if TYPE_CHECKING:
     from dreamfusion.config import Config
@@ -104,7 +104,7 @@ def probe(name: str) -> Accelerator:
     # Compiled packages fail to load in every way there is: ImportError, OSError, RuntimeError of a
     # driver, CalledProcessError of a compiler. The reason is kept and shown, not hidden.
     except Exception as error:
-        return Accelerator(name, version, _one_line(error))
+        return Accelerator(name, version, one_line(f"{type(error).__name__}: {error}", 160))
     return Accelerator(name, version, None)
 
 
@@ -196,11 +196,6 @@ def _version(name: str) -> str:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
         return "of unknown version"
-
-
-def _one_line(error: Exception, limit: int = 160) -> str:
-    text = " ".join(f"{type(error).__name__}: {error}".split())
-    return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
 def _try_encoding(encode: Callable[[Tensor, Tensor, HashGridLayout], Tensor], device: str) -> None:

@@ -5,3 +5,9 @@ from __future__ import annotations
 
 class UserError(Exception):
     """Base of every error whose message is meant for the user: one line, and what to do."""
+
+
+def one_line(error: BaseException | str, limit: int = 200) -> str:
+    """A message, or an exception's, on one line of at most `limit` characters."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= limit else text[: limit - 1] + "…"

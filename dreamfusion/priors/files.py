@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from dreamfusion.errors import UserError
+from dreamfusion.errors import UserError, one_line
 
 
 class PriorError(UserError):
@@ -47,9 +47,3 @@ def count_weights(path: Path) -> int:
     if size != 8 + length + end:
         raise problem
     return weights
-
-
-def one_line(error: BaseException, limit: int = 200) -> str:
-    """An exception's message on one line of at most `limit` characters."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= limit else text[: limit - 1] + "…"

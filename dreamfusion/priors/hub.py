@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dreamfusion.priors.files import PriorError, one_line, read_json
+from dreamfusion.errors import one_line
+from dreamfusion.priors.files import PriorError, read_json
 from dreamfusion.priors.layout import CARD, INDEX, choose_weights, components_of, weights_stem
 
 # Ids that thousands of tutorials name, gone from the hub, and where the same weights live.

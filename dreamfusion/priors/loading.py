@@ -9,7 +9,8 @@ import torch
 from diffusers.utils import logging as diffusers_logging
 from transformers.utils import logging as transformers_logging
 
-from dreamfusion.priors.files import PriorError, one_line
+from dreamfusion.errors import one_line
+from dreamfusion.priors.files import PriorError
 from dreamfusion.priors.folder import PriorFolder
 
 

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from dreamfusion.diffusion import Prediction
-from dreamfusion.priors.files import PriorError, one_line
+from dreamfusion.errors import one_line
+from dreamfusion.priors.files import PriorError
 from dreamfusion.priors.folder import PriorFolder
 
 
