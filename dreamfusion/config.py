@@ -149,6 +149,9 @@ class BackgroundConfig:
     color: tuple[float, float, float] = _setting(
         (1.0, 1.0, 1.0), "the colour of kind fixed, and of previews", low=0, high=1
     )
+    brightness: Range | None = _setting(
+        None, "range of each channel of a random colour; null: the prior's, or 0..1", low=0, high=1
+    )
     plain_share: float = _setting(
         0.5, "share of steps in which kind learned makes way for a random colour", low=0, high=1
     )

@@ -267,8 +267,9 @@ def sample_views(state: TrainState, config: Config, step: int, generator: torch.
     if lit < shading.lambertian.at(step, config.steps):
         bare_share = shading.textureless.at(step, config.steps)
         kind = "textureless" if bare < bare_share else "lambertian"
-    colors = torch.rand(n, 3, generator=generator).to(device)
-    background: Background = colors
+    low, high = _known(config.background.brightness)
+    colors = low + (high - low) * torch.rand(n, 3, generator=generator)
+    background: Background = colors.to(device)
     if config.background.kind == "fixed":
         background = torch.tensor(config.background.color, device=device)
     elif config.background.kind == "learned" and plain >= config.background.plain_share:
@@ -431,8 +432,8 @@ def estimate_seconds(state: TrainState, prior: DiffusionPrior, config: Config) -
 
 
 def resolve(config: Config, prior: DiffusionPrior, device: str) -> Config:
-    """The configuration with every choice made: what the prior knows of cameras and lights takes
-    the place of null, and names that of auto. The prompt stays as typed."""
+    """The configuration with every choice made: what the prior knows of cameras, lights and
+    backgrounds takes the place of null, and names that of auto. The prompt stays as typed."""
     ranges, light, shading = prior.card.camera, prior.card.light, config.shading
     chosen = {
         "device": device,
@@ -453,6 +454,7 @@ def resolve(config: Config, prior: DiffusionPrior, device: str) -> Config:
             ),
             "light_distance": shading.light_distance or light.distance,
         },
+        "background": {"brightness": config.background.brightness or prior.card.background},
     }
     return override(config, chosen)
 

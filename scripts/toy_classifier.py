@@ -20,6 +20,7 @@ from scripts.train_embedded_prior import ToyPictures, random_palette, render_geo
 
 NOUN_NAMES = [noun.name for noun in NOUNS]
 COLOR_NAMES = list(PALETTE)
+WHITE, ANY = (1.0, 1.0), (0.0, 1.0)  # backgrounds
 SEED = 20_001  # not the prior's: other shapes, other views
 
 
@@ -53,7 +54,7 @@ def examples(
     ]
     pictures = toy.draw(
         rows,
-        [random_palette(name, 0.04, rng) for name in names],
+        [random_palette(name, 0.04, WHITE if rng.random() < 0.5 else ANY, rng) for name in names],
         list(rng.choice(["albedo", "lambertian"], n, p=[0.4, 0.6])),
         g.towards_camera[rows] + rng.normal(0, 0.6, (n, 3)),
         rng.uniform(0.4, 0.8, n),

@@ -12,8 +12,9 @@ trains is a pixel-space text-to-image diffusion model, 64x64, v-prediction: a sm
 UNet2DConditionModel with a CLIPTextModel trained along with it. Working files (geometry of the
 data, training state, sample sheets) go to `--work`, the model to `--out` when all steps are done.
 
-The first `--half-steps` are taken at half the size, on twice as many pictures each: words, shapes
-and colours are learned there at a quarter of the price, as Stable Diffusion learned them at 256.
+Before that, in `--word-steps`, the text encoder learns alone what its words look like, from
+thumbnails without noise (`learn_words`); Stable Diffusion's had learned from pictures too, by CLIP.
+The first `--half-steps` are taken at half the size, on twice as many pictures each.
 
 The learning rate is constant after its warm-up and falls linearly to zero over the last
 `--decay-steps`: to go on from a finished state, ask for more steps; to end early, for fewer.
@@ -31,6 +32,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -73,7 +75,11 @@ CAMERA: dict[str, Any] = {
     "fov_y_deg": [40.0, 40.0],
 }
 LIGHT: dict[str, Any] = {"ambient": 0.4, "direction_std": 0.6, "distance": [8.0, 8.0]}
+# Plain, each channel by chance in this range. Not all of [0, 1]: where there is much noise nobody
+# can know a background, and its part of the loss would drown what the words have to say.
+BACKGROUND: tuple[float, float] = (0.5, 1.0)
 SHADING_SHARES = {"albedo": 0.35, "lambertian": 0.45, "textureless": 0.2}
+THUMBNAIL = 16
 MAX_TOKENS = 77  # what diffusers' IFPipeline pads prompts to
 CARD = """# The embedded prior
 
@@ -97,7 +103,7 @@ It exists so that `dreamfusion` works at once, offline; it is no general image m
 ## Vocabulary
 
 `dreamfusion.json` holds it: every word that a prompt may use, the words for sixteen azimuths, five
-elevations and three shadings, and the cameras and lights it was trained with.
+elevations and three shadings, and the cameras, lights and backgrounds it was trained with.
 
 Nouns: {nouns}.
 
@@ -206,20 +212,30 @@ class ToyPictures:
         """The batch of a step: pictures (b, 3, size, size) in [0, 1], and captions."""
         rng = np.random.default_rng([self.seed, 1, step, self.rank])
         shrink = 2 if step < self.half_steps else 1
-        batch = self.batch * shrink
+        pictures, captions = self._captioned(self.batch * shrink, shrink, BACKGROUND, rng)
+        return pictures, ["" if rng.random() < 0.12 else text for text in captions]
+
+    def thumbnails(self, step: int, batch: int) -> tuple[Tensor, list[str]]:
+        """Small pictures (batch, 3, THUMBNAIL, THUMBNAIL) before gray, and captions."""
+        rng = np.random.default_rng([self.seed, 2, step, self.rank])
+        return self._captioned(batch, SIZE // THUMBNAIL, (0.5, 0.5), rng)
+
+    def _captioned(
+        self, batch: int, shrink: int, background: tuple[float, float], rng: np.random.Generator
+    ) -> tuple[Tensor, list[str]]:
         rows = rng.integers(len(self.geometry.noun), size=batch)
         shadings = rng.choice(list(SHADING_SHARES), batch, p=list(SHADING_SHARES.values()))
         palettes, captions = [], []
         for row, shading in zip(rows, shadings, strict=True):
             color, text = self._caption(int(row), str(shading), rng)
-            palettes.append(random_palette(color, 0.02, rng))
-            captions.append("" if rng.random() < 0.12 else text)
+            palettes.append(random_palette(color, 0.02, background, rng))
+            captions.append(text)
         towards_light = self.geometry.towards_camera[rows] + rng.normal(
             0, LIGHT["direction_std"], (batch, 3)
         )
         ambient = np.full(batch, LIGHT["ambient"])
-        drawn = self.draw(rows, palettes, list(shadings), towards_light, ambient, shrink)
-        return drawn, captions
+        pictures = self.draw(rows, palettes, list(shadings), towards_light, ambient, shrink)
+        return pictures, captions
 
     def draw(
         self,
@@ -264,23 +280,16 @@ class ToyPictures:
         return color or noun.color, text
 
 
-def random_palette(color: str, spread: float, rng: np.random.Generator) -> NDArray[np.float32]:
-    """The palette with `color` as main colour, each a little off, and a random background."""
+def random_palette(
+    color: str, spread: float, background: tuple[float, float], rng: np.random.Generator
+) -> NDArray[np.float32]:
+    """The palette with `color` as main colour, each a little off, and a random background, each
+    of its channels in the range given."""
     palette = PALETTE_TABLE.copy()
     palette[COLOR_INDEX["main"]] = palette[COLOR_INDEX[color]]
     palette = np.clip(palette + rng.normal(0, spread, palette.shape), 0, 1).astype(np.float32)
-    palette[0] = random_background(rng)
+    palette[0] = rng.uniform(*background, size=3)
     return palette
-
-
-def random_background(rng: np.random.Generator) -> NDArray[np.float32]:
-    """A plain colour: white or a gray in four cases of ten, else anything."""
-    kind = rng.random()
-    if kind < 0.2:
-        return np.ones(3, np.float32)
-    if kind < 0.4:
-        return np.full(3, rng.random(), np.float32)
-    return rng.random(3).astype(np.float32)
 
 
 def make_tokenizer() -> CLIPTokenizer:
@@ -325,8 +334,8 @@ def make_models(tokenizer: CLIPTokenizer, seed: int) -> tuple[CLIPTextModel, UNe
         CLIPTextConfig(
             vocab_size=len(tokenizer),
             hidden_size=128,
-            intermediate_size=256,
-            num_hidden_layers=2,
+            intermediate_size=512,
+            num_hidden_layers=3,
             num_attention_heads=4,
             max_position_embeddings=MAX_TOKENS,
             bos_token_id=tokenizer.bos_token_id,
@@ -334,6 +343,10 @@ def make_models(tokenizer: CLIPTokenizer, seed: int) -> tuple[CLIPTextModel, UNe
             pad_token_id=tokenizer.pad_token_id,
         )
     )
+    # Order says nothing at first, so that the padding is the same all along, as long as it may be.
+    for name, parameter in text_encoder.named_parameters():
+        if name.endswith("position_embedding.weight"):
+            nn.init.zeros_(parameter)
     # Thin at the top, where pixels are many, and wide at the bottom: on two CPU cores this is
     # what trains and runs fastest for its quality. The prompt also joins the time embedding
     # (addition_embed_type="text", as in DeepFloyd IF), so that every block hears it; that must be
@@ -358,21 +371,78 @@ def make_models(tokenizer: CLIPTokenizer, seed: int) -> tuple[CLIPTextModel, UNe
     return text_encoder, unet
 
 
-def load_weights(folder: Path, text_encoder: CLIPTextModel, unet: UNet2DConditionModel) -> None:
-    """Take over the weights of a prior that this script saved, perhaps in an earlier version:
-    those that still fit. The others stay as they were drawn, and are named."""
-    saved_text = CLIPTextModel.from_pretrained(folder, subfolder="text_encoder")
-    saved_unet = UNet2DConditionModel.from_pretrained(folder, subfolder="unet")
-    for model, saved in ((text_encoder, saved_text), (unet, saved_unet)):
-        weights, own = saved.float().state_dict(), model.state_dict()
-        fitting = {
-            name: value
-            for name, value in weights.items()
-            if name in own and value.shape == own[name].shape
-        }
-        model.load_state_dict(own | fitting)
-        for name in sorted(own.keys() - fitting.keys()):
-            print(f"drawn anew: {name}", flush=True)
+def load_weights(folder: Path, unet: UNet2DConditionModel) -> None:
+    """Take over the U-Net of a prior that this script saved, perhaps in an earlier version: the
+    weights that still fit. The others stay as they were drawn, and are named."""
+    weights = UNet2DConditionModel.from_pretrained(folder, subfolder="unet").float().state_dict()
+    own = unet.state_dict()
+    fitting = {
+        name: value
+        for name, value in weights.items()
+        if name in own and value.shape == own[name].shape
+    }
+    unet.load_state_dict(own | fitting)
+    for name in sorted(own.keys() - fitting.keys()):
+        print(f"drawn anew: {name}", flush=True)
+
+
+def learn_words(
+    toys: ToyPictures,
+    tokenizer: CLIPTokenizer,
+    text_encoder: CLIPTextModel,
+    *,
+    steps: int,
+    batch: int,
+    peak: float,
+    world: int,
+) -> None:
+    """Teach the text encoder alone to foretell thumbnails from captions, by least squares.
+
+    A view word means something only together with a noun, so at first the diffusion loss hardly
+    has a gradient for it, and that little drowns in noise: after 50,000 noisy pictures the views
+    were still not told apart. Without noise, hundreds of captions a step cost little, and the
+    text that the U-Net then gets says what is to be seen.
+    """
+    device = text_encoder.device
+    width = text_encoder.config.hidden_size
+    head = nn.Sequential(
+        nn.Linear(width, 512), nn.SiLU(), nn.Linear(512, 3 * THUMBNAIL**2), nn.Unflatten(1, (3, -1))
+    ).to(device)
+    both = nn.ModuleList([text_encoder, head])
+    optimizer = torch.optim.AdamW(both.parameters(), lr=peak, betas=(0.9, 0.99), weight_decay=0.01)
+    queue = prefetch(lambda step: toys.thumbnails(step, batch), 0, steps)
+    losses: list[float] = []
+    started = time.time()
+    for step in range(steps):
+        pictures, captions = queue.get()
+        ids = tokenizer(
+            captions, padding="max_length", max_length=16, truncation=True, return_tensors="pt"
+        ).input_ids
+        # Any token from the end of the text on: all of them have seen all of it.
+        end = (ids == tokenizer.eos_token_id).int().argmax(dim=1)
+        generator = torch.Generator().manual_seed((toys.seed * 1_000_003 + step) * world)
+        chance = torch.rand(batch, generator=generator)
+        chosen = end + (chance * (ids.shape[1] - end)).long()
+        hidden = text_encoder(ids.to(device)).last_hidden_state
+        foretold = head(hidden[torch.arange(batch), chosen.to(device)])
+        loss = (foretold - (pictures * 2 - 1).flatten(2)).square().mean()
+        if not torch.isfinite(loss):
+            sys.exit(f"words, step {step}: the loss is {loss.item()}")
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, steps, 200, steps // 3, peak)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        if world > 1:
+            average_gradients(both, world)
+        nn.utils.clip_grad_norm_(both.parameters(), 1.0)
+        optimizer.step()
+        losses.append(loss.item())
+        if toys.rank == 0 and (step + 1) % 100 == 0:
+            seconds = time.time() - started
+            print(
+                f"words {step + 1}/{steps}: loss {np.mean(losses[-100:]):.4f}, {seconds:.0f} s",
+                flush=True,
+            )
 
 
 def noise_schedule() -> DDPMScheduler:
@@ -385,7 +455,9 @@ def noise_schedule() -> DDPMScheduler:
     )
 
 
-def prefetch(pictures: ToyPictures, start: int, stop: int) -> Queue[Any]:
+def prefetch(
+    pictures: Callable[[int], tuple[Tensor, list[str]]], start: int, stop: int
+) -> Queue[Any]:
     """A queue that a thread fills with the batches of steps start .. stop - 1."""
     queue: Queue[Any] = Queue(maxsize=4)
 
@@ -462,7 +534,7 @@ def save_pipeline(
         requires_safety_checker=False,
     )
     pipeline.save_pretrained(folder, safe_serialization=True)
-    vocabulary = vocabulary_file(CAMERA, LIGHT)
+    vocabulary = vocabulary_file(CAMERA, LIGHT, BACKGROUND)
     (folder / "dreamfusion.json").write_text(json.dumps(vocabulary, indent=1) + "\n")
     pairs = "".join(f"{noun},{color}\n" for noun, color in held_out_pairs())
     (folder / "held_out_pairs.csv").write_text("noun,color\n" + pairs)
@@ -530,6 +602,7 @@ def learning_rate(step: int, steps: int, warmup: int, decay: int, peak: float) -
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--steps", type=int, default=20000)
+    parser.add_argument("--word-steps", type=int, default=4000, help="of the text encoder alone")
     parser.add_argument("--half-steps", type=int, default=5000, help="first steps at half size")
     parser.add_argument("--decay-steps", type=int, default=1500)
     parser.add_argument("--batch", type=int, default=16)
@@ -564,14 +637,32 @@ def main() -> None:
     geometry = render_geometry(args.views_per_noun, args.seed, args.work)
     if world > 1 and rank == 0:
         dist.barrier()
+    toys = ToyPictures(
+        geometry, args.batch, args.seed, rank=rank, half_steps=args.half_steps, device=device
+    )
     tokenizer = make_tokenizer()
     text_encoder, unet = make_models(tokenizer, args.seed)
     if args.init is not None:
-        load_weights(args.init, text_encoder, unet)
+        load_weights(args.init, unet)
     models = nn.ModuleDict({"text_encoder": text_encoder, "unet": unet}).to(device)
     if device.type == "cpu":  # measured: a quarter less time each than the defaults
         unet.set_attn_processor(AttnProcessor())
         text_encoder.set_attn_implementation("eager")
+    state_file, words_file = args.work / "state.pt", args.work / "words.pt"
+    if words_file.exists():
+        text_encoder.load_state_dict(torch.load(words_file, weights_only=True))
+    elif not state_file.exists():
+        learn_words(
+            toys,
+            tokenizer,
+            text_encoder,
+            steps=args.word_steps,
+            batch=12 * args.batch,
+            peak=1.5 * args.learning_rate,
+            world=world,
+        )
+        if rank == 0:
+            torch.save(text_encoder.state_dict(), words_file)
     average = copy.deepcopy(models).requires_grad_(False)
     print(f"{sum(p.numel() for p in models.parameters()) / 1e6:.1f} M parameters", flush=True)
     optimizer = torch.optim.AdamW(
@@ -581,7 +672,7 @@ def main() -> None:
         weight_decay=0.01,
         fused=True,
     )
-    state_file, first, spent, seen = args.work / "state.pt", 0, 0.0, 0
+    first, spent, seen = 0, 0.0, 0
     if state_file.exists():
         state = torch.load(state_file, map_location=device, weights_only=True)
         models.load_state_dict(state["models"])
@@ -595,9 +686,6 @@ def main() -> None:
     scheduler = noise_schedule()
     alpha = scheduler.alphas_cumprod.sqrt().to(device)
     sigma = (1 - scheduler.alphas_cumprod).sqrt().to(device)
-    toys = ToyPictures(
-        geometry, args.batch, args.seed, rank=rank, half_steps=args.half_steps, device=device
-    )
     queue = prefetch(toys, first, args.steps)
     losses: list[float] = []
     started, seen_before = time.time(), seen

@@ -32,7 +32,7 @@ def test_it_is_small_enough_to_ship():
 
 def test_its_words_and_held_out_pairs_are_those_of_the_toy_world():
     card = json.loads((FOLDER / "dreamfusion.json").read_text())
-    assert card == vocabulary_file(card["camera"], card["light"])
+    assert card == vocabulary_file(card["camera"], card["light"], card["background"])
     with (FOLDER / "held_out_pairs.csv").open() as file:
         assert [(row["noun"], row["color"]) for row in csv.DictReader(file)] == held_out_pairs()
 

@@ -258,6 +258,7 @@ def test_a_card_sets_views_words_and_cameras(folders):
     assert [view.text for view in card.vocabulary.azimuth][1] == "left view"
     assert card.camera.distance == (2.5, 3.0)
     assert card.light.ambient == 0.4 and card.light.direction_std == 0.6
+    assert card.background == (0.25, 0.75) and read_card(folders["latent"]).background == (0, 1)
     assert card.kinds["colors"] == ("red", "blue", "green")
     assert read_card(folders["latent"]).vocabulary == PAPER_VIEWS
 
@@ -274,6 +275,11 @@ def test_a_card_sets_views_words_and_cameras(folders):
             '{"format": 1, "views": {"azimuth": [{"center_deg": 0, "text": "x"}]},'
             ' "camera": {"distance": [3, 2]}}',
             "3 is greater than 2",
+        ),
+        (
+            '{"format": 1, "views": {"azimuth": [{"center_deg": 0, "text": "x"}]},'
+            ' "background": [0, 255]}',
+            "background: 0, 255 is no range in [0, 1]",
         ),
     ],
 )

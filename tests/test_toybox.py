@@ -172,7 +172,7 @@ def test_held_out_pairs_are_a_tenth_and_never_natural():
 
 
 def test_vocabulary_file_speaks_as_the_captions_do():
-    vocabulary = ViewVocabulary.from_mapping(vocabulary_file({}, {}))
+    vocabulary = ViewVocabulary.from_mapping(vocabulary_file({}, {}, (0, 1)))
     assert len(vocabulary.azimuth) == len(AZIMUTH_WORDS)
     for typed, meant in {
         "a corgi": "corgi",

@@ -159,6 +159,10 @@ def test_lights_shadings_and_backgrounds_follow_their_settings(prior):
     directions = torch.nn.functional.normalize(views.cameras.positions, dim=-1)
     torch.testing.assert_close(views.light_position, 2 * directions)
     assert views.background.shape == (2, 3)
+    assert views.background.min() >= 0.25 and views.background.max() <= 0.75  # the prior's
+    config = tiny(prior, {"background": {"brightness": [0.9, 0.9]}})
+    background = sample_views(state, config, 0, generator).background
+    torch.testing.assert_close(background, torch.full((2, 3), 0.9))
 
     config = tiny(prior, {"background": {"kind": "learned", "plain_share": 0}})
     assert sample_views(state, config, 0, generator).background is state.background
@@ -177,6 +181,7 @@ CHANGES = [
     "render.step_size=0.05", "render.min_transmittance=0.4", "shading.lambertian=0",
     "shading.textureless=1", "shading.ambient=0.8", "shading.light_distance=[1, 1.1]",
     "shading.light_spread=2", "background.kind=fixed", "background.kind=learned",
+    "background.brightness=[0, 0.1]",
     "background.kind=fixed background.color=[0, 0, 0]",
     "background.kind=learned background.plain_share=1",
     "background.kind=learned optimizer.background_lr=0.5", "field.levels=4", "field.features=1",
@@ -276,6 +281,7 @@ def test_resolve_fills_in_what_the_prior_knows(prior, folder):
     assert config.camera.fov_y_deg == (38, 42)
     assert config.shading.ambient == 0.4 and config.shading.light_spread == 0.6
     assert config.shading.light_distance == prior.card.light.distance
+    assert config.background.brightness == (0.25, 0.75)
     assert config.prior.name == str(folder) and config.prior.dtype in ("float32", "bfloat16")
     with pytest.raises(ValueError, match="not resolved"):
         train_step(new_state(config, "cpu"), prior, build_config(TINY))

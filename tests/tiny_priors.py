@@ -160,6 +160,7 @@ def card() -> dict[str, object]:
         },
         "shading": {"albedo": "flat", "lambertian": "", "textureless": "clay"},
         "light": {"ambient": 0.4, "direction_std": 0.6},
+        "background": [0.25, 0.75],
         "nouns": ["corgi", "mug", "chair"],
         "colors": ["red", "blue", "green"],
         "camera": {"distance": [2.5, 3.0], "fov_y_deg": [38, 42], "elevation_deg": [-10, 50]},

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dreamfusion.priors.files import PriorError, one_line, read_json
+from dreamfusion.errors import one_line
+from dreamfusion.priors.files import PriorError, read_json
 from dreamfusion.priors.layout import CARD
 from dreamfusion.prompts import PAPER_VIEWS, ViewVocabulary
 
@@ -44,12 +45,14 @@ class Light:
 class PriorCard:
     """What a prior says of itself.
 
+    background: range of each channel of the plain backgrounds that suit it, in [0, 1].
     kinds: lists of the words that it was trained on, by what they are ("nouns", "colors", …).
     """
 
     vocabulary: ViewVocabulary = PAPER_VIEWS
     camera: CameraRanges = CameraRanges()
     light: Light = Light()
+    background: Range = (0.0, 1.0)
     kinds: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
@@ -73,12 +76,20 @@ def read_card(folder: Path) -> PriorCard:
             vocabulary,
             CameraRanges(**_numbers(content.get("camera", {}))),
             Light(**_numbers(content.get("light", {}))),
+            _background(content.get("background", [0, 1])),
             {key: tuple(content[key]) for key in KINDS if key in content},
         )
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         raise PriorError(
             f"{path} is malformed: {type(error).__name__}: {one_line(error)}"
         ) from None
+
+
+def _background(value: Any) -> Range:
+    low, high = value
+    if not 0 <= low <= high <= 1:
+        raise ValueError(f"background: {low}, {high} is no range in [0, 1]")
+    return float(low), float(high)
 
 
 def _numbers(content: Mapping[str, Any]) -> dict[str, Any]:

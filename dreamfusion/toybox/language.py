@@ -101,7 +101,9 @@ def known_words() -> dict[str, str]:
     return words
 
 
-def vocabulary_file(camera: dict[str, Any], light: dict[str, Any]) -> dict[str, Any]:
+def vocabulary_file(
+    camera: dict[str, Any], light: dict[str, Any], background: tuple[float, float]
+) -> dict[str, Any]:
     """The content of a prior's `dreamfusion.json` (read by `dreamfusion.prompts`)."""
     step = 360.0 / len(AZIMUTH_WORDS)
     lows = [low for low, _ in ELEVATION_WORDS]
@@ -125,6 +127,7 @@ def vocabulary_file(camera: dict[str, Any], light: dict[str, Any]) -> dict[str, 
         "prompt_template": TEMPLATE,
         "camera": camera,
         "light": light,
+        "background": list(background),
     }
 
 
