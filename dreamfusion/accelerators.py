@@ -100,7 +100,9 @@ def probe(name: str) -> Accelerator:
     device = "cuda" if on_gpu else "cpu"
     try:
         importlib.import_module(name)
-        _TRIALS[name](device)
+        # The first to ask may be rendering a picture, without gradients.
+        with torch.inference_mode(False), torch.enable_grad():
+            _TRIALS[name](device)
     # Compiled packages fail to load in every way there is: ImportError, OSError, RuntimeError of a
     # driver, CalledProcessError of a compiler. The reason is kept and shown, not hidden.
     except Exception as error:

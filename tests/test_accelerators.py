@@ -78,6 +78,13 @@ def test_numba_works_here_and_is_what_a_cpu_uses():
     assert str(chosen) == "encoding: numba, marching: numba, compositing: torch"
 
 
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_who_asks_without_gradients_learns_the_same(mode):
+    probe.cache_clear()
+    with mode():
+        assert encoding_backend("auto", "cpu", 4) == "numba"
+
+
 def test_triton_works_in_its_interpreter():
     pytest.importorskip("triton")
     if torch.cuda.is_available():
