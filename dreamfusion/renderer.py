@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -14,10 +14,18 @@ from .field import FieldOutput
 from .occupancy import OccupancyGrid
 from .randomness import Generators
 from .sampling import Samples, SamplingBackend, march_rays
-from .shading import Shading, color_depth, color_normals, lambertian
+from .shading import (
+    IMAGE_MODES,
+    SHOW_LIGHT,
+    ImageMode,
+    Shading,
+    color_depth,
+    color_normals,
+    lambertian,
+    show_light_position,
+    with_alpha,
+)
 from .volume import accumulate, render_weights
-
-ImageMode = Literal["color", "albedo", "normals", "depth", "textureless"]
 
 
 class Scene(Protocol):
@@ -193,50 +201,40 @@ def render_image(
     height: int,
     width: int,
     mode: ImageMode = "color",
-    background: Background | None = None,
     step_size: float = 0.02,
     rays_per_chunk: int = 16384,
     backend: SamplingBackend = "auto",
 ) -> Tensor:
-    """Pictures (n, height, width, 3) in [0, 1], on the CPU, without gradients or jitter.
+    """RGBA pictures (n, height, width, 4) to show, on the CPU, without gradients or jitter.
 
     mode: "color" is softly lit from the camera's upper left, "albedo" unlit, "textureless" the
-    same light on white clay, "normals" and "depth" as colours. background: white where None;
-    "normals" and "depth" ignore it. rays_per_chunk bounds memory. backend: see `render`.
+    same light on white clay, "normals" and "depth" as colours. Alpha is the opacity, straight:
+    see `shading.over`. rays_per_chunk bounds memory. backend: see `render`.
     """
-    if mode not in ("color", "albedo", "normals", "depth", "textureless"):
+    if mode not in IMAGE_MODES:
         raise ValueError(f"unknown mode {mode!r}")
     shading: Shading = "albedo"
     if mode == "color":
         shading = "lambertian"
     elif mode == "textureless":
         shading = "textureless"
-    ambient, diffuse = (0.7, 0.3) if mode == "color" else (0.3, 0.7)
-    device = cameras.fov_y_deg.device
-    if background is None:
-        background = torch.ones(3, device=device)
+    ambient, diffuse = SHOW_LIGHT.get(mode, (1.0, 0.0))
+    black = torch.zeros(3, device=cameras.fov_y_deg.device)
     pictures = []
     for i in range(len(cameras)):
         one = cameras[i : i + 1]
         rays = generate_rays(one, height, width).flatten()
-        plain = background
-        if isinstance(background, Tensor) and background.ndim == 2:
-            plain = background[i]
         transform = one.T_world_camera[0]
-        light = transform[:3, 3] + transform[:3, 1] - 0.7 * transform[:3, 0]
         parts = []
         for start in range(0, height * width, rays_per_chunk):
-            part = Rays(
-                rays.origins[start : start + rays_per_chunk],
-                rays.directions[start : start + rays_per_chunk],
-            )
+            part = slice(start, start + rays_per_chunk)
             out = render(
                 field,
                 occupancy,
-                part,
-                background=plain,
+                Rays(rays.origins[part], rays.directions[part]),
+                background=black,
                 shading=shading,
-                light_position=light,
+                light_position=show_light_position(transform),
                 ambient=ambient,
                 diffuse=diffuse,
                 with_normals=mode == "normals",
@@ -244,12 +242,11 @@ def render_image(
                 backend=backend,
             )
             if mode == "normals" and out.normals is not None:
-                parts.append(color_normals(out.normals, out.opacity))
+                color = color_normals(out.normals)
             elif mode == "depth":
-                middle = float(transform[:3, 3].norm())
-                near, far = max(middle - 1.0, 0.0), middle + 1.0
-                parts.append(color_depth(out.depth, out.opacity, near=near, far=far))
+                color = color_depth(out.depth, transform)
             else:
-                parts.append(out.rgb)
-        pictures.append(torch.cat(parts).reshape(height, width, 3))
-    return torch.stack(pictures).clamp(0.0, 1.0).cpu()
+                color = out.rgb / out.opacity[:, None].clamp(min=1e-6)
+            parts.append(with_alpha(color, out.opacity))
+        pictures.append(torch.cat(parts).reshape(height, width, 4))
+    return torch.stack(pictures).cpu()

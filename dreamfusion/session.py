@@ -21,6 +21,7 @@ from dreamfusion.meshfile import TEXTURED, Origin, place, write_mesh
 from dreamfusion.parallel import is_first, own_device
 from dreamfusion.renderer import ImageMode, render_image
 from dreamfusion.runs import MetricsLog, RunFolder
+from dreamfusion.shading import over
 from dreamfusion.trainer import StepMetrics, TrainState, new_state, train
 
 if TYPE_CHECKING:
@@ -150,14 +151,14 @@ def show_cameras(n: int, config: Config) -> Cameras:
 def _show(state: TrainState, config: Config, n: int, size: int, mode: ImageMode) -> torch.Tensor:
     """(n, size, size, 3) pictures around the object, on the background of the settings."""
     device = state.occupancy.density.device
-    return render_image(
+    rgba = render_image(
         state.shown,
         state.occupancy,
         show_cameras(n, config).to(device),
         height=size,
         width=size,
         mode=mode,
-        background=torch.tensor(config.background.color, device=device),
         step_size=config.render.step_size,
         backend=config.render.backend,
     )
+    return over(rgba, torch.tensor(config.background.color))

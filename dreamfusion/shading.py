@@ -1,4 +1,8 @@
-"""Light on surfaces, and pictures of quantities that are not colours."""
+"""Light on surfaces, how results are shown, and pictures of quantities that are not colours.
+
+A picture to show is RGBA, (..., 4) in [0, 1], with straight (not premultiplied) alpha; what has
+no opacity is black.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,13 @@ import torch
 from torch import Tensor
 
 Shading = Literal["albedo", "lambertian", "textureless"]
+ImageMode = Literal["color", "albedo", "normals", "depth", "textureless"]
+IMAGE_MODES: tuple[ImageMode, ...] = ("color", "albedo", "normals", "depth", "textureless")
+# Shares (ambient, diffuse) of the light that results are shown in; albedo has none.
+SHOW_LIGHT: dict[ImageMode, tuple[float, float]] = {
+    "color": (0.7, 0.3),
+    "textureless": (0.3, 0.7),
+}
 
 
 def lambertian(
@@ -26,17 +37,35 @@ def lambertian(
     return ambient + diffuse * (normals * towards).sum(dim=-1).clamp(min=0.0)
 
 
-def color_normals(normals: Tensor, opacity: Tensor) -> Tensor:
-    """Normals (..., 3) as colours in [0, 1]: x red, y green, z blue, on white.
+def show_light_position(T_world_camera: Tensor) -> Tensor:
+    """Where the light of a shown picture is, (3,): at the camera's upper left, a unit away.
 
-    normals: composited, so their length is at most opacity (...,).
+    T_world_camera: (4, 4).
     """
-    unit = torch.nn.functional.normalize(normals, dim=-1)
-    solid = opacity[..., None].clamp(0.0, 1.0)
-    return (unit * 0.5 + 0.5) * solid + (1.0 - solid)
+    return T_world_camera[:3, 3] + T_world_camera[:3, 1] - 0.7 * T_world_camera[:3, 0]
 
 
-def color_depth(depth: Tensor, opacity: Tensor, *, near: float, far: float) -> Tensor:
-    """Depth (...,) as grey (..., 3): white at `near`, dark at `far`, on black."""
+def color_normals(normals: Tensor) -> Tensor:
+    """Normals (..., 3) of any length as colours in [0, 1]: x red, y green, z blue."""
+    return torch.nn.functional.normalize(normals, dim=-1) * 0.5 + 0.5
+
+
+def color_depth(depth: Tensor, T_world_camera: Tensor) -> Tensor:
+    """Depth (...,) as grey (..., 3): white a unit nearer than the world's origin, dark a unit
+    farther. T_world_camera: (4, 4)."""
+    middle = float(T_world_camera[:3, 3].norm())
+    near, far = max(middle - 1.0, 0.0), middle + 1.0
     grey = 1.0 - 0.85 * ((depth - near) / (far - near)).clamp(0.0, 1.0)
-    return (grey * opacity.clamp(0.0, 1.0))[..., None].expand(*depth.shape, 3)
+    return grey[..., None].expand(*depth.shape, 3)
+
+
+def with_alpha(color: Tensor, opacity: Tensor) -> Tensor:
+    """RGBA (..., 4) of straight colours (..., 3) and opacity (...,), black where there is none."""
+    alpha = opacity[..., None].clamp(0.0, 1.0)
+    return torch.cat([color.clamp(0.0, 1.0) * (alpha > 0), alpha], dim=-1)
+
+
+def over(rgba: Tensor, background: Tensor) -> Tensor:
+    """RGBA pictures (..., 4) on a background that broadcasts with (..., 3): (..., 3)."""
+    alpha = rgba[..., 3:]
+    return rgba[..., :3] * alpha + background * (1.0 - alpha)

@@ -35,6 +35,7 @@ from dreamfusion.mesh import density_grid, find_threshold, largest_solid
 from dreamfusion.renderer import render_image
 from dreamfusion.runs import open_run
 from dreamfusion.session import load_state, show_cameras
+from dreamfusion.shading import over
 from dreamfusion.toybox import ToyObject, make_object
 from dreamfusion.toybox.language import held_out_pairs
 from scripts.toy_classifier import COLOR_NAMES, NOUN_NAMES, ToyClassifier, train_classifier
@@ -185,7 +186,7 @@ def measure(
     iou, yaw, scale = best_overlap(predicted, truth)
 
     def pictures(mode: str, size: int) -> Tensor:
-        return render_image(
+        rgba = render_image(
             state.shown,
             state.occupancy,
             cameras,
@@ -193,6 +194,7 @@ def measure(
             width=size,
             mode=mode,  # type: ignore[arg-type]
         )
+        return over(rgba, torch.ones(3))
 
     noun, color = classify(classifier, pictures("color", VIEW_SIZE), toy)
     rows = [torch.cat(list(pictures(mode, 96)), dim=1) for mode in ("color", "normals")]

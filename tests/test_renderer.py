@@ -146,11 +146,13 @@ def test_images_of_all_modes(mode):
     image = render_image(
         ball, occupied_by(ball), cameras, height=16, width=24, mode=mode, rays_per_chunk=100
     )
-    assert image.shape == (2, 16, 24, 3)
+    assert image.shape == (2, 16, 24, 4)
     assert image.min() >= 0 and image.max() <= 1
-    assert (image[0, 8, 12] - image[0, 0, 0]).abs().sum() > 0.2
+    assert (image[0, 0, 0] == 0).all()
+    assert image[0, 8, 12, 3] > 0.9 and image[0, 8, 12, :3].sum() > 0.2
     if mode == "normals":
-        torch.testing.assert_close(image[0, 8, 12], torch.tensor([0.5, 0.5, 1.0]), atol=0.1, rtol=0)
+        front = torch.tensor([0.5, 0.5, 1.0])
+        torch.testing.assert_close(image[0, 8, 12, :3], front, atol=0.1, rtol=0)
 
 
 def test_image_does_not_depend_on_chunks():

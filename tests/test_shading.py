@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from dreamfusion.shading import color_depth, color_normals, lambertian
+from dreamfusion.cameras import turntable_cameras
+from dreamfusion.shading import color_depth, color_normals, lambertian, over, with_alpha
 
 
 def test_lambertian_is_full_towards_the_light_and_ambient_away_from_it():
@@ -22,9 +23,18 @@ def test_a_point_light_is_seen_from_each_position():
 
 def test_pictures_of_quantities_stay_in_range():
     normals = torch.tensor([[0.0, 0, 0.5], [0, 0, 0]])
-    opacity = torch.tensor([1.0, 0.0])
     torch.testing.assert_close(
-        color_normals(normals, opacity), torch.tensor([[0.5, 0.5, 1.0], [1, 1, 1]])
+        color_normals(normals), torch.tensor([[0.5, 0.5, 1.0], [0.5, 0.5, 0.5]])
     )
-    depth = color_depth(torch.tensor([1.0, 9.0]), opacity, near=1.0, far=3.0)
-    assert depth.tolist() == [[1, 1, 1], [0, 0, 0]]
+    camera = turntable_cameras(1, distance=2.0).T_world_camera[0]
+    depth = color_depth(torch.tensor([0.0, 1.0, 2.0, 3.0, 9.0]), camera)[:, 0]
+    torch.testing.assert_close(depth, torch.tensor([1, 1, 0.575, 0.15, 0.15]))
+
+
+def test_what_is_not_there_shows_the_background():
+    color = torch.tensor([[1.0, 0.5, 2.0], [0.3, 0.3, 0.3], [1.0, 0.0, 0.0]])
+    rgba = with_alpha(color, torch.tensor([1.0, 0.0, 0.25]))
+    torch.testing.assert_close(rgba[1], torch.zeros(4))
+    green = torch.tensor([0.0, 1.0, 0.0])
+    expected = torch.tensor([[1.0, 0.5, 1.0], [0, 1, 0], [0.25, 0.75, 0]])
+    torch.testing.assert_close(over(rgba, green), expected)

@@ -1,0 +1,105 @@
+"""What a mesh is worth: its topology and size, and how far it looks like the scene it came from."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .cameras import Cameras
+from .mesh import Mesh
+from .meshrender import render_mesh
+from .occupancy import OccupancyGrid
+from .renderer import Scene, render_image
+from .shading import over
+from .texture import TexturedMesh
+
+# Below these a mesh is said to fall short of its scene.
+LOW_PSNR_DB = 20.0
+LOW_IOU = 0.9
+
+
+@dataclass(frozen=True)
+class Topology:
+    """vertices, faces: how many. components: pieces that hang together. watertight: every edge
+    belongs to two faces of one orientation. genus: holes through it, all pieces together, or None
+    where it is not watertight. volume: enclosed, cubic scene units (of no meaning unless
+    watertight). size: of the bounding box, (x, y, z), scene units.
+    """
+
+    vertices: int
+    faces: int
+    components: int
+    watertight: bool
+    genus: int | None
+    volume: float
+    size: tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How alike mesh and scene look, over all views: the peak signal-to-noise ratio in dB of
+    colour pictures on white, and the mean intersection over union of silhouettes (alpha > 1/2)."""
+
+    psnr_db: float
+    silhouette_iou: float
+
+    @property
+    def good(self) -> bool:
+        """Whether the mesh shows what the scene shows."""
+        return self.psnr_db >= LOW_PSNR_DB and self.silhouette_iou >= LOW_IOU
+
+
+def topology(mesh: Mesh) -> Topology:
+    """Count and measure a mesh whose vertices are shared by the faces that meet there."""
+    import trimesh
+
+    model = trimesh.Trimesh(mesh.vertices, mesh.faces, process=False)
+    labels = trimesh.graph.connected_component_labels(
+        model.face_adjacency, node_count=len(mesh.faces)
+    )
+    components = int(labels.max()) + 1
+    watertight = bool(model.is_watertight and model.is_winding_consistent)
+    # Euler: vertices - edges + faces = 2 (components - genus), for closed surfaces.
+    euler = len(np.unique(mesh.faces)) - len(model.edges_unique) + len(mesh.faces)
+    x, y, z = (float(side) for side in np.ptp(mesh.vertices, axis=0))
+    return Topology(
+        vertices=len(mesh.vertices),
+        faces=len(mesh.faces),
+        components=components,
+        watertight=watertight,
+        genus=components - euler // 2 if watertight else None,
+        volume=float(model.volume),
+        size=(x, y, z),
+    )
+
+
+def agreement(
+    mesh: Mesh | TexturedMesh,
+    field: Scene,
+    occupancy: OccupancyGrid,
+    cameras: Cameras,
+    *,
+    size: int = 128,
+) -> Agreement:
+    """Compare pictures of `size` pixels a side of a mesh and of the scene it was taken from.
+
+    The mesh lies where the scene has it (not yet moved to its origin).
+    """
+    scene = render_image(field, occupancy, cameras, height=size, width=size)
+    pictures = render_mesh(mesh, cameras, height=size, width=size)
+    return compare(scene, pictures)
+
+
+def compare(expected: Tensor, found: Tensor) -> Agreement:
+    """The agreement of two stacks of RGBA pictures (n, h, w, 4)."""
+    white = torch.ones(3)
+    error = float((over(expected, white) - over(found, white)).square().mean())
+    solid, covered = expected[..., 3] > 0.5, found[..., 3] > 0.5
+    both = (solid & covered).sum(dim=(1, 2))
+    either = (solid | covered).sum(dim=(1, 2)).clamp(min=1)
+    psnr = math.inf if error == 0 else -10.0 * math.log10(error)
+    return Agreement(psnr, float((both / either).mean()))

@@ -1,0 +1,122 @@
+"""Pictures of meshes, and how they are checked against the scene."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+import trimesh
+from test_mesh import Balls, extract, occupied_by
+
+from dreamfusion.cameras import generate_rays, turntable_cameras
+from dreamfusion.mesh import Mesh
+from dreamfusion.meshcheck import agreement, compare, topology
+from dreamfusion.meshrender import render_mesh, sample_texture
+from dreamfusion.renderer import render_image
+from dreamfusion.shading import IMAGE_MODES
+from dreamfusion.texture import bake
+
+
+class Smooth(Balls):
+    """Balls with normals, of a colour that is a smooth function of place."""
+
+    def normals(self, points):
+        with torch.enable_grad():
+            points = points.detach().requires_grad_(True)
+            (gradient,) = torch.autograd.grad(self.distance(points).sum(), points)
+        return torch.nn.functional.normalize(gradient, dim=-1)
+
+    def __call__(self, points):
+        out = super().__call__(points)
+        return type(out)(out.density, 0.5 + 0.4 * torch.sin(4.0 * points))
+
+
+SCENE = Smooth([[0.25, 0.1, -0.1, 0.35], [-0.3, -0.2, 0.2, 0.3], [0.0, 0.0, 0.0, 0.3]])
+
+
+@pytest.fixture(scope="module")
+def mesh() -> Mesh:
+    return extract(SCENE, resolution=96)
+
+
+@pytest.fixture(scope="module")
+def baked(mesh):
+    return bake(SCENE, mesh, size=256)
+
+
+@pytest.mark.parametrize("mode", IMAGE_MODES)
+def test_a_mesh_looks_like_its_scene_in_every_mode(mesh, baked, mode):
+    cameras = turntable_cameras(3, elevation_deg=25.0)
+    expected = render_image(
+        SCENE, occupied_by(SCENE), cameras, height=48, width=64, mode=mode, step_size=0.005
+    )
+    for model in (mesh, baked):
+        found = render_mesh(model, cameras, height=48, width=64, mode=mode)
+        assert found.shape == (3, 48, 64, 4)
+        seen = compare(expected, found)
+        assert seen.silhouette_iou > 0.97
+        assert seen.psnr_db > 24
+        # Apart from the outline, where half a pixel makes the difference.
+        inside = (expected[..., 3] > 0.99) & (found[..., 3] > 0.99)
+        assert (expected - found)[inside].abs().mean() < 0.02
+
+
+def test_a_point_appears_where_its_ray_goes():
+    cameras = turntable_cameras(3, elevation_deg=40.0)
+    rays = generate_rays(cameras, 12, 16)
+    for view, row, column in ((0, 2, 3), (1, 11, 0), (2, 6, 15)):
+        at = (rays.origins + 2.5 * rays.directions)[view, row, column].double().numpy()
+        right, up, _ = cameras.T_world_camera[view, :3, :3].T.double().numpy()
+        corners = np.stack([at - 0.02 * right - 0.02 * up, at + 0.02 * right - 0.02 * up,
+                            at + 0.03 * up])  # fmt: skip
+        dot = Mesh(corners, np.array([[0, 1, 2]]), np.ones((3, 3)))
+        alpha = render_mesh(dot, cameras[view : view + 1], height=12, width=16, supersample=5)
+        assert alpha[0, ..., 3].nonzero().tolist() == [[row, column]]
+
+
+def test_what_is_behind_the_camera_is_not_seen(mesh):
+    inside = turntable_cameras(2, distance=0.01)
+    assert render_mesh(mesh, inside, height=16, width=16).isfinite().all()
+    behind = Mesh(mesh.vertices + np.array([0, 0, 9]), mesh.faces, mesh.colors)
+    pictures = render_mesh(behind, turntable_cameras(1), height=16, width=16)
+    assert not pictures.any()
+
+
+def test_a_texture_is_linear_between_texels_and_clamped_at_the_border():
+    texture = np.array([[[0] * 3, [100] * 3], [[200] * 3, [255] * 3]], dtype=np.uint8)
+    uv = np.array([[0.25, 0.75], [0.5, 0.75], [0.25, 0.5], [0.0, 0.0], [1.0, 0.0]])
+    values = sample_texture(texture, uv)[:, 0] * 255
+    assert values.tolist() == pytest.approx([0, 50, 100, 200, 255])
+
+
+def test_topology_of_known_solids():
+    def of(model):
+        colors = np.ones((len(model.vertices), 3))
+        return topology(Mesh(np.asarray(model.vertices), np.asarray(model.faces), colors))
+
+    box = of(trimesh.creation.box((1, 2, 3)))
+    assert (box.vertices, box.faces, box.components, box.watertight, box.genus) == (
+        8, 12, 1, True, 0,
+    )  # fmt: skip
+    assert box.volume == pytest.approx(6) and box.size == pytest.approx((1, 2, 3))
+    assert of(trimesh.creation.torus(1, 0.3)).genus == 1
+    two = of(trimesh.creation.torus(1, 0.3) + trimesh.creation.box().apply_translation([5, 0, 0]))
+    assert (two.components, two.genus, two.watertight) == (2, 1, True)
+    ball = trimesh.creation.icosphere(2)
+    ball.update_faces(np.arange(len(ball.faces)) > 0)
+    opened = of(ball)
+    assert not opened.watertight and opened.genus is None
+
+
+def test_agreement_sees_what_is_wrong(mesh):
+    cameras = turntable_cameras(4)
+    grid = occupied_by(SCENE)
+    good = agreement(mesh, SCENE, grid, cameras, size=48)
+    assert good.good and good.psnr_db > 25 and good.silhouette_iou > 0.95
+    moved = Mesh(mesh.vertices + np.array([0.2, 0, 0]), mesh.faces, mesh.colors)
+    assert not agreement(moved, SCENE, grid, cameras, size=48).good
+    inverted = Mesh(mesh.vertices, mesh.faces, 1 - mesh.colors)
+    bad = agreement(inverted, SCENE, grid, cameras, size=48)
+    assert bad.silhouette_iou == good.silhouette_iou and bad.psnr_db < 20 and not bad.good
+    picture = torch.rand(1, 4, 4, 4)
+    assert compare(picture, picture).psnr_db == math.inf
