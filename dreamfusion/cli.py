@@ -25,21 +25,26 @@ from dreamfusion.config import (
     to_mapping,
     to_yaml,
 )
+from dreamfusion.console import Console, duration
 from dreamfusion.errors import UserError
 from dreamfusion.presets import describe_preset, preset_for, preset_names, read_settings
 from dreamfusion.prompts import slug, view_prompts
 from dreamfusion.runs import RunFolder, create_run, free_path, open_run
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from dreamfusion.priors import DiffusionPrior, PriorFolder
-    from dreamfusion.trainer import StepMetrics, TrainState
+    from dreamfusion.session import Export
+    from dreamfusion.trainer import TrainState
+    from dreamfusion.turntable import Draw
 
 USER_ERROR = 2
 INTERRUPTED = 130
 
 app = typer.Typer(
     help="Text to 3D by Score Distillation Sampling (DreamFusion).",
-    add_completion=False,
+    epilog="Exit status: 0 done, 2 an error that you can mend, 130 stopped by Ctrl-C.",
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
@@ -53,6 +58,12 @@ DeviceOption = Annotated[
 PriorOption = Annotated[
     str | None,
     typer.Option(metavar="PRIOR", help="auto, embedded, a diffusers folder or a hub id."),
+]
+QuietOption = Annotated[
+    bool, typer.Option("--quiet", help="Print only the paths of what was written.")
+]
+JsonOption = Annotated[
+    bool, typer.Option("--json", help="Print one JSON object; all else goes to standard error.")
 ]
 
 
@@ -74,12 +85,22 @@ class OriginChoice(Enum):
 
 
 class Mode(str, Enum):
-    """What a rendered video shows."""
+    """What a picture shows; grid: the others side by side."""
 
     color = "color"
     normals = "normals"
     depth = "depth"
     textureless = "textureless"
+    grid = "grid"
+
+
+class PictureFormat(str, Enum):
+    """How a turntable is written."""
+
+    mp4 = "mp4"
+    gif = "gif"
+    webp = "webp"
+    png = "png"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -132,7 +153,7 @@ def root(
     """Text to 3D by Score Distillation Sampling (DreamFusion)."""
 
 
-@app.command()
+@app.command(epilog='Example: dreamfusion train "a red mug" --steps 500 --seed 1')
 def train(
     prompt: PromptArgument,
     out: Annotated[
@@ -154,8 +175,11 @@ def train(
     ] = None,
     prior: PriorOption = None,
     device: DeviceOption = None,
+    quiet: QuietOption = False,
+    json_: JsonOption = False,
 ) -> None:
     """Make a 3D object from a prompt."""
+    console = Console(quiet=quiet, json=json_)
     options: dict[str, Any] = {"prompt": prompt}
     options |= {
         key: value
@@ -169,20 +193,27 @@ def train(
         folder = _find_prior(build_config(*changes))
         config = preset_for(folder.pipeline, has_card=folder.has_card)
     settings = build_config(read_settings(config), *changes)
-    _optimise(settings, out or Path("runs") / slug(prompt), source=config)
+    _optimise(console, settings, out or Path("runs") / slug(prompt), source=config)
 
 
-@app.command()
-def resume(run_dir: RunArgument, steps: StepsOption = None, device: DeviceOption = None) -> None:
+@app.command(epilog="Example: dreamfusion resume runs/a-corgi --steps 1000")
+def resume(
+    run_dir: RunArgument,
+    steps: StepsOption = None,
+    device: DeviceOption = None,
+    quiet: QuietOption = False,
+    json_: JsonOption = False,
+) -> None:
     """Go on with a run exactly where it stopped."""
+    console = Console(quiet=quiet, json=json_)
     run = open_run(run_dir)
     settings = run.read_config()
     changes: dict[str, Any] = {} if steps is None else {"steps": steps}
     changes |= {} if device is None else {"device": device}
-    _optimise(build_config(to_mapping(settings), changes), run)
+    _optimise(console, build_config(to_mapping(settings), changes), run)
 
 
-@app.command()
+@app.command(epilog="Example: dreamfusion export runs/a-corgi --format obj --faces 5000")
 def export(
     run_dir: RunArgument,
     format_: Annotated[MeshFormat, typer.Option("--format", help="File format.")] = MeshFormat.glb,
@@ -203,28 +234,46 @@ def export(
     origin: Annotated[
         OriginChoice, typer.Option(help="What lies at the origin.")
     ] = OriginChoice.center,
+    quiet: QuietOption = False,
+    json_: JsonOption = False,
 ) -> None:
-    """Write the mesh of a run to DIR/mesh/model.FORMAT."""
+    """Write the mesh of a run to DIR/mesh/model.FORMAT, and say what it is worth."""
+    console = Console(quiet=quiet, json=json_)
     run, settings, state = _load(run_dir)
     from dreamfusion.session import write_model
 
-    output = settings.output
-    for path in write_model(
+    written = write_model(
         run.mesh / f"model.{format_.value}",
         state,
-        resolution=resolution or output.mesh_resolution,
-        faces=faces or output.mesh_faces,
-        texture=output.texture_size if texture is None else texture,
+        settings,
+        resolution=resolution,
+        faces=faces,
+        texture=texture,
         threshold=threshold,
         origin=origin.value,
-    ):
-        print(path)
+        say=lambda stage: console.say(f"          {stage}"),
+    )
+    _print_mesh(console, written)
+    console.result(_mesh_report(written))
 
 
-@app.command()
+@app.command(epilog="Example: dreamfusion render runs/a-corgi --mode grid --format webp")
 def render(
     run_dir: RunArgument,
-    mode: Annotated[Mode, typer.Option(help="What to show.")] = Mode.color,
+    mode: Annotated[Mode, typer.Option(help="What to show; grid: all of them.")] = Mode.color,
+    mesh: Annotated[
+        bool, typer.Option("--mesh", help="Show DIR/mesh/model.glb, not the scene itself.")
+    ] = False,
+    format_: Annotated[
+        PictureFormat, typer.Option("--format", help="A video, an animation, or frames.")
+    ] = PictureFormat.mp4,
+    background: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COLOR",
+            help="white, black, transparent or #rrggbb. [default: as configured]",
+        ),
+    ] = None,
     frames: Annotated[
         int | None, typer.Option(min=1, max=10000, help="Frames. [default: as configured]")
     ] = None,
@@ -232,23 +281,45 @@ def render(
         int | None,
         typer.Option(min=16, max=4096, help="Pixels a side. [default: as configured]"),
     ] = None,
+    quiet: QuietOption = False,
+    json_: JsonOption = False,
 ) -> None:
-    """Write a turntable of a run to DIR/render-MODE.mp4."""
-    run, settings, state = _load(run_dir)
-    from dreamfusion.session import write_turntable
+    """Write a turntable of a run to DIR/render-MODE.FORMAT."""
+    console = Console(quiet=quiet, json=json_)
+    run = open_run(run_dir)
+    settings = run.read_config()
+    from dreamfusion.turntable import parse_background
 
-    write_turntable(
-        path := run.path / f"render-{mode.value}.mp4",
-        state,
+    behind = parse_background(background or _hex(settings.background.color))
+    if mesh:
+        from dreamfusion.meshfile import read_glb
+        from dreamfusion.session import draw_mesh
+
+        model = run.mesh / "model.glb"
+        if not model.exists():
+            raise UserError(f"there is no {model}; write it with: dreamfusion export {run.path}")
+        draw = draw_mesh(read_glb(model))
+    else:
+        from dreamfusion.session import draw_scene
+
+        _, here, state = _load(run_dir)
+        draw = draw_scene(state, here)
+    name = f"render-{mode.value}" + ("-mesh" if mesh else "")
+    files = _write_turntable(
+        console,
+        run.path / f"{name}.{format_.value}",
         settings,
-        mode=mode.value,
-        frames=frames or settings.output.video_frames,
+        draw,
+        modes=[m.value for m in Mode if mode in (m, Mode.grid) and m != Mode.grid],
+        count=frames or settings.output.video_frames,
         size=size or settings.output.video_size,
+        background=behind,
     )
-    print(path)
+    console.say(f"pictures  {files[0]}" + (f" to {files[-1].name}" if len(files) > 1 else ""))
+    console.result({"files": files})
 
 
-@app.command()
+@app.command(epilog='Example: dreamfusion sample "a red mug" --count 4')
 def sample(
     prompt: PromptArgument,
     out: Annotated[
@@ -261,8 +332,11 @@ def sample(
     seed: Annotated[int, typer.Option(min=0, help="Seed of the noise.")] = 0,
     prior: PriorOption = None,
     device: DeviceOption = None,
+    quiet: QuietOption = False,
+    json_: JsonOption = False,
 ) -> None:
     """Let the prior draw the prompt, view by view: what it thinks before you spend time."""
+    console = Console(quiet=quiet, json=json_)
     changes: dict[str, Any] = {"prompt": prompt, "prior": {"name": prior or "auto"}}
     settings = build_config(changes, {"device": device or "auto"})
     _check_prompt(settings)
@@ -288,8 +362,9 @@ def sample(
     target = free_path(target, suffix=target.suffix)
     write_png(contact_sheet(pictures.movedim(1, -1), columns=min(count, 8)), target)
     for text in dict.fromkeys(texts):
-        print(f"  {text}")
-    print(target)
+        console.say(f"          {text}")
+    console.say(f"pictures  {target}")
+    console.result({"files": [target], "prompts": texts})
 
 
 @app.command()
@@ -412,15 +487,17 @@ def _load(run_dir: Path) -> tuple[RunFolder, Config, TrainState]:
     return run, config, load_state(run, config, choose_device("auto"))
 
 
-def _optimise(config: Config, where: Path | RunFolder, *, source: str | None = None) -> None:
+def _optimise(
+    console: Console, config: Config, where: Path | RunFolder, *, source: str | None = None
+) -> None:
     """Train from the start in a new folder at `where`, or go on with the run that is there.
 
     source: the preset or file that the settings came from.
     """
     started = time.monotonic()
-    print(f"prompt    {config.prompt}, read as: {_check_prompt(config)}", flush=True)
+    console.say(f"prompt    {config.prompt}, read as: {_check_prompt(config)}")
     if source is not None:
-        print(f"settings  {source}, --set and options over it")
+        console.say(f"settings  {source}, --set and options over it")
 
     from dreamfusion.checkpoint import checkpoints
     from dreamfusion.memory import explain_out_of_memory
@@ -433,7 +510,7 @@ def _optimise(config: Config, where: Path | RunFolder, *, source: str | None = N
         share(config.camera.views)
         prior = _load_prior(config, to_train=True)
         config = resolve(config, prior, device)
-        _print_machine(config, prior)
+        _print_machine(console, config, prior)
         if isinstance(where, RunFolder):
             run = where
         else:
@@ -445,38 +522,96 @@ def _optimise(config: Config, where: Path | RunFolder, *, source: str | None = N
             raise UserError(f"{run.path} is at step {state.step}, beyond {config.steps}")
         if is_first():
             run.write_config(config)
-        _print_plan(run, config, state, estimate_seconds(state, prior, config))
+        _print_plan(console, run, config, state, estimate_seconds(state, prior, config))
         steps = optimise(run, state, prior, config, stop=lambda: any_process(stopping(), device))
-        _show_progress(steps, config.steps, state.step)
+        console.steps(steps, total=config.steps, done=state.step)
         if state.step < config.steps:
-            print(f"stopped at step {state.step}; to go on: dreamfusion resume {run.path}")
+            console.say(f"stopped at step {state.step}; to go on: dreamfusion resume {run.path}")
+            console.result({"run": run.path, "step": state.step, "finished": False})
             raise typer.Exit(INTERRUPTED)
-        if is_first():
-            _finish(run, config, state)
-    print(f"{_duration(time.monotonic() - started)} in all")
+        report = _finish(console, run, config, state) if is_first() else {}
+    seconds = time.monotonic() - started
+    console.say(f"{duration(seconds)} in all")
+    console.result(report | {"seconds": round(seconds, 1)})
 
 
-def _finish(run: RunFolder, config: Config, state: TrainState) -> None:
-    """Make and name the video and the mesh of a trained run."""
-    from dreamfusion.session import write_model, write_turntable
+def _finish(console: Console, run: RunFolder, config: Config, state: TrainState) -> dict[str, Any]:
+    """Make and name the video and the mesh of a trained run; the report of them."""
+    from dreamfusion.session import draw_scene, write_model
+    from dreamfusion.turntable import parse_background
 
     output = config.output
-    write_turntable(
-        run.video, state, config, mode="color", frames=output.video_frames, size=output.video_size
+    _write_turntable(
+        console,
+        run.video,
+        config,
+        draw_scene(state, config),
+        modes=["color"],
+        count=output.video_frames,
+        size=output.video_size,
+        background=parse_background(_hex(config.background.color)),
     )
-    model, *_ = write_model(
-        run.mesh / "model.glb",
-        state,
-        resolution=output.mesh_resolution,
-        faces=output.mesh_faces,
-        texture=output.texture_size,
+    written = write_model(run.mesh / "model.glb", state, config)
+    _print_mesh(console, written)
+    console.say(f"video     {run.video}")
+    console.say(f"previews  {run.previews}")
+    console.say(f"settings  {run.config}")
+    console.say(f"metrics   {run.metrics}")
+    console.say(f"to go on  dreamfusion resume {run.path} --steps {config.steps * 2}")
+    report = {"run": run.path, "step": state.step, "finished": True, "video": run.video}
+    return report | _mesh_report(written)
+
+
+def _write_turntable(
+    console: Console,
+    path: Path,
+    config: Config,
+    draw: Draw,
+    *,
+    modes: list[Any],
+    count: int,
+    size: int,
+    background: Tensor | None,
+) -> list[Path]:
+    from dreamfusion.session import show_cameras
+    from dreamfusion.turntable import turn, write_turn
+
+    pictures = turn(draw, show_cameras(count, config), size=size, modes=modes)
+    pictures = console.track(pictures, count, "pictures")
+    return write_turn(pictures, path, count=count, background=background)
+
+
+def _print_mesh(console: Console, written: Export) -> None:
+    """Name the files of a mesh, and say what it is worth."""
+    shape, looks = written.topology, written.agreement
+    closed = f"watertight, genus {shape.genus}" if shape.watertight else "not watertight"
+    pieces = "1 piece" if shape.components == 1 else f"{shape.components} pieces"
+    size = " x ".join(f"{side:.2f}" for side in shape.size)
+    for i, file in enumerate(written.files):
+        console.say(f"{'' if i else 'mesh':<10}{file}")
+    console.say(f"          {shape.vertices:,} vertices, {shape.faces:,} faces, {pieces}, {closed}")
+    console.say(f"          size {size}, volume {shape.volume:.3f}")
+    console.say(
+        f"          looks like the scene: PSNR {looks.psnr_db:.1f} dB, silhouettes' IoU "
+        f"{looks.silhouette_iou:.3f}"
     )
-    print(f"mesh      {model}")
-    print(f"video     {run.video}")
-    print(f"previews  {run.previews}")
-    print(f"settings  {run.config}")
-    print(f"metrics   {run.metrics}")
-    print(f"to go on  dreamfusion resume {run.path} --steps {config.steps * 2}")
+    if not looks.good:
+        console.say(
+            "          that is far from the scene: train for more steps, or export with a higher "
+            "--resolution, more --faces or another --threshold"
+        )
+
+
+def _mesh_report(written: Export) -> dict[str, Any]:
+    """What `_print_mesh` says, for scripts."""
+    from dataclasses import asdict
+
+    checks = asdict(written.topology) | asdict(written.agreement)
+    return {"mesh": written.files, "checks": checks}
+
+
+def _hex(color: Sequence[float]) -> str:
+    return "#" + "".join(f"{round(255 * channel):02x}" for channel in color)
 
 
 @contextmanager
@@ -499,98 +634,33 @@ def _stoppable() -> Iterator[Callable[[], bool]]:
             signal.signal(number, handler)
 
 
-def _print_machine(config: Config, prior: DiffusionPrior) -> None:
+def _print_machine(console: Console, config: Config, prior: DiffusionPrior) -> None:
     import torch
 
     from dreamfusion.accelerators import chosen_backends
 
     kind = "latents" if prior.vae is not None else "pixels"
     threads = f", {torch.get_num_threads()} threads" if config.device == "cpu" else ""
-    print(f"prior     {prior.name} ({kind}, {prior.image_size} x {prior.image_size})")
-    print(f"device    {config.device}{threads}, {config.prior.dtype}", flush=True)
+    console.say(f"prior     {prior.name} ({kind}, {prior.image_size} x {prior.image_size})")
+    console.say(f"device    {config.device}{threads}, {config.prior.dtype}")
     backends = chosen_backends(config, config.device)
-    print(f"backends  {backends}")
+    console.say(f"backends  {backends}")
     for problem in backends.passed_over:
-        print(f"          {problem}")
+        console.say(f"          {problem}")
     if prior.expected_memory is not None:
-        print(f"memory    about {prior.expected_memory / 2**30:.1f} GiB of the GPU's (an estimate)")
+        gib = prior.expected_memory / 2**30
+        console.say(f"memory    about {gib:.1f} GiB of the GPU's (an estimate)")
 
 
-def _print_plan(run: RunFolder, config: Config, state: TrainState, seconds: float) -> None:
+def _print_plan(
+    console: Console, run: RunFolder, config: Config, state: TrainState, seconds: float
+) -> None:
     steps = f"{config.steps}" if state.step == 0 else f"{state.step} to {config.steps}"
-    print(f"run       {run.path}")
-    print(f"steps     {steps}, {config.camera.views} views each; expected {_duration(seconds)}")
-    print(
+    console.say(f"run       {run.path}")
+    console.say(
+        f"steps     {steps}, {config.camera.views} views each; expected {duration(seconds)}"
+    )
+    console.say(
         "shown     covered: share of the picture that is object; undecided: 0 when every pixel is\n"
-        "          solid or empty, 1 at worst; push: how strongly the prior asks for changes",
-        flush=True,
+        "          solid or empty, 1 at worst; push: how strongly the prior asks for changes"
     )
-
-
-def _describe(metrics: StepMetrics) -> str:
-    return (
-        f"covered {metrics.opacity:.0%}  undecided {metrics.entropy:.2f}  "
-        f"push {metrics.sds_norm:.2f}"
-    )
-
-
-def _show_progress(steps: Iterator[StepMetrics], total: int, done: int) -> None:
-    """A bar on a terminal, a line now and then elsewhere."""
-    if not sys.stdout.isatty():
-        _show_lines(steps, total, done)
-        return
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (
-        TextColumn("step {task.completed:.0f}/{task.total:.0f}"),
-        BarColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[rate]:.1f} steps/s  {task.fields[note]}"),
-    )
-    rate = _Rate()
-    with Progress(*columns) as progress:
-        task = progress.add_task("", total=total, completed=done, rate=0.0, note="")
-        for metrics in steps:
-            progress.update(
-                task, completed=metrics.step, rate=rate.after(), note=_describe(metrics)
-            )
-
-
-def _show_lines(steps: Iterator[StepMetrics], total: int, done: int) -> None:
-    rate = _Rate()
-    every = max(1, min(50, total // 20))
-    for metrics in steps:
-        speed = rate.after()
-        if metrics.step % every == 0 or metrics.step in (done + 1, total):
-            left = _duration((total - metrics.step) / speed)
-            print(
-                f"step {metrics.step}/{total}  {speed:.1f} steps/s  {left} left  "
-                f"{_describe(metrics)}",
-                flush=True,
-            )
-
-
-class _Rate:
-    """Steps per second, smoothed over about the last ten."""
-
-    def __init__(self) -> None:
-        self._last = time.monotonic()
-        self._seconds: float | None = None
-
-    def after(self) -> float:
-        """The rate, called once after each step."""
-        now = time.monotonic()
-        seconds, self._last = now - self._last, now
-        before = seconds if self._seconds is None else self._seconds
-        self._seconds = 0.9 * before + 0.1 * seconds
-        return 1.0 / max(self._seconds, 1e-9)
-
-
-def _duration(seconds: float) -> str:
-    """ "8 s", "2 min 5 s" or "3 h 10 min"."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 
 def to_bytes(images: Tensor) -> NDArray[np.uint8]:
-    """Images (..., h, w, 3) in [0, 1] as bytes. Raises ValueError where a value is not finite."""
+    """Images (..., h, w, 3) or (..., 4) in [0, 1] as bytes.
+
+    Raises ValueError where a value is not finite.
+    """
     images = images.detach().float().cpu()
     if not bool(images.isfinite().all()):
         raise ValueError("a picture holds a value that is not finite")
@@ -40,7 +46,7 @@ def contact_sheet(images: Tensor, *, columns: int, gap: int = 2, fill: float = 1
 
 
 def write_png(image: Tensor, path: Path | str) -> None:
-    """Write an image (h, w, 3) in [0, 1]. The file appears complete or not at all."""
+    """Write an image (h, w, 3) or (h, w, 4) in [0, 1]. The file appears complete or not at all."""
     import imageio.v3 as imageio
 
     path = Path(path)
@@ -49,36 +55,83 @@ def write_png(image: Tensor, path: Path | str) -> None:
     temporary.replace(path)
 
 
-def write_mp4(frames: Tensor, path: Path | str, *, fps: int = 30) -> None:
-    """Write frames (n, h, w, 3) in [0, 1] as H.264, which every browser and player shows.
+def write_mp4(frames: Iterable[Tensor], path: Path | str, *, fps: int = 30) -> None:
+    """Write frames (h, w, 3) in [0, 1] as H.264, which every browser and player shows.
 
     Odd sizes lose their last row or column, as the format's chroma needs even ones. The file
     appears complete or not at all.
     """
     import imageio_ffmpeg
 
-    if frames.ndim != 4 or len(frames) == 0 or min(frames.shape[1:3]) < 2:
-        raise ValueError(f"a video takes (n, h, w, 3) frames, not {tuple(frames.shape)}")
     path = Path(path)
     temporary = _temporary(path)
-    height, width = (side // 2 * 2 for side in frames.shape[1:3])
-    writer = imageio_ffmpeg.write_frames(
-        str(temporary),
-        (width, height),
-        fps=fps,
-        codec="libx264",
-        pix_fmt_out="yuv420p",
-        quality=8,
-        macro_block_size=2,
-        ffmpeg_log_level="error",
-    )
-    writer.send(None)
+    writer: Any = None
     try:
-        for frame in frames[:, :height, :width]:
-            writer.send(to_bytes(frame).tobytes())
+        for frame in frames:
+            if frame.ndim != 3 or frame.shape[-1] != 3 or min(frame.shape[:2]) < 2:
+                raise ValueError(f"a video takes (h, w, 3) frames, not {tuple(frame.shape)}")
+            height, width = (side // 2 * 2 for side in frame.shape[:2])
+            if writer is None:
+                writer = imageio_ffmpeg.write_frames(
+                    str(temporary),
+                    (width, height),
+                    fps=fps,
+                    codec="libx264",
+                    pix_fmt_out="yuv420p",
+                    quality=8,
+                    macro_block_size=2,
+                    ffmpeg_log_level="error",
+                )
+                writer.send(None)
+            writer.send(to_bytes(frame[:height, :width]).tobytes())
     finally:
-        writer.close()
+        if writer is not None:
+            writer.close()
+    if writer is None:
+        raise ValueError("a video needs at least one frame")
     temporary.replace(path)
+
+
+def write_animation(frames: Iterable[Tensor], path: Path | str, *, fps: int = 30) -> None:
+    """Write frames (h, w, 3) or (h, w, 4) in [0, 1] as an endless GIF or WebP, by the suffix.
+
+    GIF knows 256 colours, and of transparency only whether; browsers show at most 50 frames a
+    second of it. The file appears complete or not at all.
+    """
+    path = Path(path)
+    pictures = (Image.fromarray(to_bytes(frame)) for frame in frames)
+    first = next(pictures, None)
+    if first is None:
+        raise ValueError("an animation needs at least one frame")
+    options: dict[str, Any] = {"quality": 90, "method": 2}
+    if path.suffix.lower() == ".gif":
+        options = {"disposal": 2, "optimize": False}
+    temporary = _temporary(path)
+    first.save(
+        temporary,
+        save_all=True,
+        append_images=pictures,
+        duration=max(20, round(1000 / fps)),
+        loop=0,
+        **options,
+    )
+    temporary.replace(path)
+
+
+def write_frames(frames: Iterable[Tensor], folder: Path | str) -> list[Path]:
+    """Write frames (h, w, 3) or (h, w, 4) as folder/frame_0000.png and so on; the files.
+
+    Frames beyond the last, of an earlier animation there, are removed.
+    """
+    folder = Path(folder)
+    written = []
+    for i, frame in enumerate(frames):
+        written.append(folder / f"frame_{i:04d}.png")
+        write_png(frame, written[-1])
+    for old in folder.glob("frame_*.png"):
+        if old not in written:
+            old.unlink()
+    return written
 
 
 def _temporary(path: Path) -> Path:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from .errors import one_line
 from .mesh import Mesh, MeshError, vertex_normals
 from .texture import TexturedMesh
 
@@ -18,7 +19,7 @@ FORMATS = ("glb", "obj", "ply", "stl")
 TEXTURED = ("glb", "obj")  # formats that can hold a texture
 
 Origin = Literal["base", "center", "scene"]
-AnyMesh = TypeVar("AnyMesh", Mesh, TexturedMesh)
+AnyMesh = TypeVar("AnyMesh", bound=Mesh | TexturedMesh)
 
 
 def place(mesh: AnyMesh, origin: Origin) -> AnyMesh:
@@ -56,6 +57,34 @@ def write_mesh(mesh: Mesh | TexturedMesh, path: Path | str) -> list[Path]:
     for file, data in reversed(list(files.items())):
         _write(file, data)
     return list(files)
+
+
+def read_glb(path: Path | str) -> Mesh | TexturedMesh:
+    """A mesh that `write_mesh` wrote as .glb. Raises MeshError for one that cannot be read."""
+    import trimesh
+
+    path = Path(path)
+    try:
+        scene = trimesh.load(path, file_type="glb", process=False)
+        (model,) = scene.geometry.values()
+        vertices = np.asarray(model.vertices, dtype=np.float64)
+        faces = np.asarray(model.faces, dtype=np.int64)
+        material = getattr(model.visual, "material", None)
+        picture = getattr(material, "baseColorTexture", None)
+        if picture is not None:
+            return TexturedMesh(
+                vertices=vertices,
+                faces=faces,
+                normals=np.asarray(model.vertex_normals, dtype=np.float64),
+                uv=np.asarray(model.visual.uv, dtype=np.float64),
+                texture=np.asarray(picture.convert("RGB")),
+            )
+        linear = model.visual.vertex_attributes["color"][:, :3].astype(np.float64) / 255.0
+        return Mesh(vertices, faces, _linear_to_srgb(linear))
+    # Whatever a reader stumbles over in a file that is no GLB: it has no error of its own.
+    except Exception as error:
+        reason = one_line(error, 120)
+        raise MeshError(f"cannot read the mesh {path} ({reason}); export it again") from None
 
 
 def _colored_bytes(mesh: Mesh, kind: str) -> bytes:
@@ -131,3 +160,8 @@ def _write(path: Path, data: bytes) -> None:
 def _srgb_to_linear(colors: NDArray[np.float64]) -> NDArray[np.float64]:
     """IEC 61966-2-1."""
     return np.where(colors <= 0.04045, colors / 12.92, ((colors + 0.055) / 1.055) ** 2.4)
+
+
+def _linear_to_srgb(colors: NDArray[np.float64]) -> NDArray[np.float64]:
+    """IEC 61966-2-1."""
+    return np.where(colors <= 0.0031308, colors * 12.92, 1.055 * colors ** (1 / 2.4) - 0.055)

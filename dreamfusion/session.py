@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,22 +16,26 @@ import torch
 from dreamfusion.cameras import Cameras, turntable_cameras
 from dreamfusion.checkpoint import load_checkpoint, save_checkpoint
 from dreamfusion.config import Config, ConfigError
-from dreamfusion.media import contact_sheet, write_mp4, write_png
-from dreamfusion.mesh import extract_mesh
+from dreamfusion.media import contact_sheet, write_png
+from dreamfusion.mesh import Mesh, extract_mesh
+from dreamfusion.meshcheck import Agreement, Topology, agreement, topology
 from dreamfusion.meshfile import TEXTURED, Origin, place, write_mesh
+from dreamfusion.meshrender import render_mesh
 from dreamfusion.parallel import is_first, own_device
-from dreamfusion.renderer import ImageMode, render_image
+from dreamfusion.renderer import render_image
 from dreamfusion.runs import MetricsLog, RunFolder
-from dreamfusion.shading import over
+from dreamfusion.shading import ImageMode, over
+from dreamfusion.texture import TexturedMesh, bake, decimate
 from dreamfusion.trainer import StepMetrics, TrainState, new_state, train
+from dreamfusion.turntable import Draw, turn
 
 if TYPE_CHECKING:
     from dreamfusion.priors import DiffusionPrior
 
 PREVIEW_SIZE = 96
 PREVIEW_VIEWS = 4
+CHECK_VIEWS = 8
 SHOW_ELEVATION_DEG = 15.0
-TURN_SECONDS = 4
 
 
 def choose_device(name: str) -> str:
@@ -94,45 +99,65 @@ def load_state(run: RunFolder, config: Config, device: str) -> TrainState:
 def write_preview(run: RunFolder, state: TrainState, config: Config) -> Path:
     """A row of views, 90 degrees apart, front first; named by the step."""
     path = run.previews / f"step_{state.step:07d}.png"
-    pictures = _show(state, config, PREVIEW_VIEWS, PREVIEW_SIZE, "color")
+    views = turn(
+        draw_scene(state, config),
+        show_cameras(PREVIEW_VIEWS, config),
+        size=PREVIEW_SIZE,
+        modes=["color"],
+    )
+    pictures = over(torch.stack(list(views)), torch.tensor(config.background.color))
     write_png(contact_sheet(pictures, columns=PREVIEW_VIEWS), path)
     return path
 
 
-def write_turntable(
-    path: Path, state: TrainState, config: Config, *, mode: ImageMode, frames: int, size: int
-) -> Path:
-    """A video once around the object, `frames` pictures of `size` pixels a side."""
-    fps = max(12, round(frames / TURN_SECONDS))
-    write_mp4(_show(state, config, frames, size, mode), path, fps=fps)
-    return path
+@dataclass(frozen=True)
+class Export:
+    """files: what was written, the model first. topology: of the mesh. agreement: how far it
+    looks like the scene."""
+
+    files: list[Path]
+    topology: Topology
+    agreement: Agreement
 
 
 def write_model(
     path: Path,
     state: TrainState,
+    config: Config,
     *,
-    resolution: int,
-    faces: int,
-    texture: int,
+    resolution: int | None = None,
+    faces: int | None = None,
+    texture: int | None = None,
     threshold: float | None = None,
     origin: Origin = "center",
-) -> list[Path]:
-    """The scene as a mesh, in the format that the suffix of `path` names; the files written.
+    say: Callable[[str], None] = lambda stage: None,
+) -> Export:
+    """The scene as a mesh, in the format that the suffix of `path` names, and what it is worth.
 
     resolution: marching-cubes cells across the box. faces: at most about so many. texture: texels
-    a side, 0 for colours at vertices instead, which formats without textures get anyway.
-    threshold: density of the surface; found where None. origin: see `meshfile.place`.
+    a side, 0 for colours at vertices instead, which formats without textures get anyway. What is
+    None is as configured. threshold: density of the surface; found where None. origin: see
+    `meshfile.place`. say: is told each stage as it begins.
     """
-    from dreamfusion.texture import bake, decimate
-
-    mesh = extract_mesh(state.shown, state.occupancy, resolution=resolution, threshold=threshold)
-    mesh = decimate(mesh, faces)
-    if texture == 0 or path.suffix.lower().removeprefix(".") not in TEXTURED:
-        return write_mesh(place(mesh, origin), path)
+    output = config.output
+    size = output.texture_size if texture is None else texture
+    say("finding the surface")
+    mesh = extract_mesh(
+        state.shown,
+        state.occupancy,
+        resolution=resolution or output.mesh_resolution,
+        threshold=threshold,
+    )
+    mesh = decimate(mesh, faces or output.mesh_faces)
     device = state.occupancy.density.device
-    baked = bake(state.shown, mesh, size=texture, device=device)
-    return write_mesh(place(baked, origin), path)
+    model: Mesh | TexturedMesh = mesh
+    if size > 0 and path.suffix.lower().removeprefix(".") in TEXTURED:
+        say("baking the texture")
+        model = bake(state.shown, mesh, size=size, device=device)
+    files = write_mesh(place(model, origin), path)
+    say("comparing with the scene")
+    cameras = show_cameras(CHECK_VIEWS, config).to(device)
+    return Export(files, topology(mesh), agreement(model, state.shown, state.occupancy, cameras))
 
 
 def show_cameras(n: int, config: Config) -> Cameras:
@@ -148,17 +173,29 @@ def show_cameras(n: int, config: Config) -> Cameras:
     )
 
 
-def _show(state: TrainState, config: Config, n: int, size: int, mode: ImageMode) -> torch.Tensor:
-    """(n, size, size, 3) pictures around the object, on the background of the settings."""
+def draw_scene(state: TrainState, config: Config) -> Draw:
+    """What draws the scene of `state`."""
     device = state.occupancy.density.device
-    rgba = render_image(
-        state.shown,
-        state.occupancy,
-        show_cameras(n, config).to(device),
-        height=size,
-        width=size,
-        mode=mode,
-        step_size=config.render.step_size,
-        backend=config.render.backend,
-    )
-    return over(rgba, torch.tensor(config.background.color))
+
+    def draw(cameras: Cameras, size: int, mode: ImageMode) -> torch.Tensor:
+        return render_image(
+            state.shown,
+            state.occupancy,
+            cameras.to(device),
+            height=size,
+            width=size,
+            mode=mode,
+            step_size=config.render.step_size,
+            backend=config.render.backend,
+        )
+
+    return draw
+
+
+def draw_mesh(mesh: Mesh | TexturedMesh) -> Draw:
+    """What draws a mesh."""
+
+    def draw(cameras: Cameras, size: int, mode: ImageMode) -> torch.Tensor:
+        return render_mesh(mesh, cameras, height=size, width=size, mode=mode)
+
+    return draw

@@ -10,6 +10,7 @@ import time
 import pytest
 import trimesh
 import yaml
+from PIL import Image
 from safetensors.torch import load_file
 from tiny_priors import save_latent_prior, save_pixel_prior
 
@@ -192,7 +193,9 @@ def test_export_and_render(train, tmp_path, capsys):
         assert main(["export", "run", "--format", kind, "--resolution", "16"]) == 0
         beside = ["png", "mtl"] if kind == "obj" else []
         files = [f"run/mesh/model.{suffix}" for suffix in (kind, *beside)]
-        assert capsys.readouterr().out.splitlines() == files
+        out = capsys.readouterr().out
+        assert [line.split()[-1] for line in out.splitlines() if "run/mesh" in line] == files
+        assert "looks like the scene: PSNR " in out and " faces, 1 piece, " in out
         mesh = trimesh.load(tmp_path / "run" / "mesh" / f"model.{kind}", force="mesh")
         assert len(mesh.faces) > 10
     small = ["--faces", "40", "--texture", "0", "--origin", "base", "--threshold", "0.5"]
@@ -205,10 +208,71 @@ def test_export_and_render(train, tmp_path, capsys):
     assert main(["export", "run", "--threshold", "1e9"]) == 2
     assert "no density exceeds" in capsys.readouterr().err
     capsys.readouterr()
-    for mode in ("color", "normals", "depth", "textureless"):
-        assert main(["render", "run", "--mode", mode, "--frames", "2", "--size", "32"]) == 0
+    for mode in ("color", "normals", "depth", "textureless", "grid"):
+        command = ["render", "run", "--mode", mode, "--frames", "2", "--size", "32", "--quiet"]
+        assert main(command) == 0
         assert capsys.readouterr().out == f"run/render-{mode}.mp4\n"
         assert (tmp_path / "run" / f"render-{mode}.mp4").stat().st_size > 500
+
+
+def test_render_formats_backgrounds_and_meshes(train, tmp_path, capsys):
+    assert train("--out", "run", steps=2) == 0
+    run = tmp_path / "run"
+    small = ["--frames", "3", "--size", "32"]
+    capsys.readouterr()
+    assert main(["render", "run", "--format", "png", "--background", "transparent", *small]) == 0
+    assert "pictures  run/render-color/frame_0000.png to frame_0002.png" in capsys.readouterr().out
+    with Image.open(run / "render-color" / "frame_0001.png") as picture:
+        assert picture.mode == "RGBA" and picture.getpixel((0, 0))[3] == 0
+    assert (
+        main(["render", "run", "--format", "png", "--background", "#ff8000", "--frames", "1"]) == 0
+    )
+    with Image.open(run / "render-color.png") as picture:
+        assert picture.getpixel((0, 0)) == (255, 128, 0) and picture.size == (32, 32)
+    capsys.readouterr()
+    assert (
+        main(["render", "run", "--mesh", "--mode", "grid", "--format", "gif", "--json", *small])
+        == 0
+    )
+    captured = capsys.readouterr()
+    assert json.loads(captured.out) == {"files": ["run/render-grid-mesh.gif"]}
+    assert "pictures  run/render-grid-mesh.gif" in captured.err
+    with Image.open(run / "render-grid-mesh.gif") as animation:
+        assert animation.n_frames == 3 and animation.size == (64, 64)
+
+    for options, message in (
+        (["--background", "transparent"], "an mp4 cannot be transparent; use --format webp, "),
+        (["--background", "mauve"], "a background is white, black, transparent or #rrggbb, "),
+        (["--mesh"], "there is no run/mesh/model.glb; write it with: dreamfusion export run"),
+        (["--mesh"], "cannot read the mesh run/mesh/model.glb ("),
+    ):
+        model = run / "mesh" / "model.glb"
+        model.unlink(missing_ok=True)
+        if "cannot read" in message:
+            model.write_bytes(b"glTF no more")
+        assert main(["render", "run", *options, *small]) == 2
+        error = capsys.readouterr().err
+        assert error.startswith(f"error: {message}") and error.count("\n") == 1
+
+
+def test_scripts_get_one_object_or_paths_alone(train, tmp_path, capsys):
+    assert train("--json", steps=2) == 0
+    captured = capsys.readouterr()
+    report = json.loads(captured.out)
+    assert captured.out.count("\n") == 1 and "step 2/2" in captured.err
+    assert report["run"] == "runs/a-red-puppy" and report["finished"] and report["step"] == 2
+    assert report["mesh"] == ["runs/a-red-puppy/mesh/model.glb"]
+    assert report["checks"]["watertight"] is True and report["checks"]["faces"] > 10
+    assert main(["resume", report["run"], "--steps", "3", "--quiet"]) == 0
+    captured = capsys.readouterr()
+    assert captured.err == "" and set(captured.out.splitlines()) == {
+        "runs/a-red-puppy", "runs/a-red-puppy/video.mp4", "runs/a-red-puppy/mesh/model.glb",
+    }  # fmt: skip
+    assert main(["export", report["run"], "--json", "--format", "ply"]) == 0
+    captured = capsys.readouterr()
+    exported = json.loads(captured.out)
+    assert exported["mesh"] == ["runs/a-red-puppy/mesh/model.ply"]
+    assert exported["checks"]["vertices"] > 10 and "finding the surface" in captured.err
 
 
 @pytest.mark.parametrize("kind", ["pixel", "latent"])
@@ -219,7 +283,7 @@ def test_sample_draws_a_sheet(kind, prior, tmp_path, capsys, monkeypatch):
     assert main(command) == 0
     out = capsys.readouterr().out
     assert ("red mug, left view" if kind == "pixel" else "a red mug, side view") in out
-    assert out.endswith("samples/a-red-mug.png\n")
+    assert out.endswith("pictures  samples/a-red-mug.png\n")
     assert (tmp_path / "samples" / "a-red-mug.png").exists()
     assert main(command) == 0
     assert capsys.readouterr().out.endswith("samples/a-red-mug-2.png\n")

@@ -3,8 +3,16 @@ import imageio_ffmpeg
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from dreamfusion.media import contact_sheet, to_bytes, write_mp4, write_png
+from dreamfusion.media import (
+    contact_sheet,
+    to_bytes,
+    write_animation,
+    write_frames,
+    write_mp4,
+    write_png,
+)
 
 
 def test_png_round_trip_leaves_one_file(tmp_path):
@@ -38,6 +46,38 @@ def test_mp4_has_all_frames_and_their_colors(tmp_path, size):
     assert read.shape == (6, size[0] // 2 * 2, size[1] // 2 * 2, 3)
     assert abs(read[5, 8, 8, 0] / 255 - 1) < 0.1 and read[0, 8, 8, 0] < 25
     assert [file.name for file in tmp_path.iterdir()] == ["a.mp4"]
+
+
+@pytest.mark.parametrize("kind", ["gif", "webp"])
+def test_animations_turn_for_ever_and_can_be_transparent(tmp_path, kind):
+    frames = torch.zeros(3, 16, 24, 4)
+    frames[:, 4:12, 4:20] = torch.tensor([1.0, 0, 0, 1])
+    frames[1, 4:12, 4:20] = torch.tensor([0.0, 0, 1, 1])
+    frames[:, 3, 4:20] = torch.tensor([0.0, 0, 0, 0.25])  # a soft edge, as pictures have
+    path = tmp_path / f"a.{kind}"
+    write_animation(frames, path, fps=10)
+    with Image.open(path) as animation:
+        assert animation.n_frames == 3 and animation.info["loop"] == 0
+        for i, color in enumerate([(255, 0, 0), (0, 0, 255), (255, 0, 0)]):
+            animation.seek(i)
+            picture = np.asarray(animation.convert("RGBA")).astype(int)
+            assert animation.info["duration"] == 100
+            assert np.abs(picture[8, 12, :3] - color).max() < 12 and picture[8, 12, 3] == 255
+            assert picture[0, 0, 3] == 0
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+    with pytest.raises(ValueError, match="at least one frame"):
+        write_animation([], path)
+
+
+def test_a_shorter_animation_leaves_no_old_frames(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    write_frames(torch.zeros(3, 4, 4, 3), tmp_path)
+    files = write_frames(torch.ones(2, 4, 4, 4), tmp_path)
+    assert [file.name for file in files] == ["frame_0000.png", "frame_0001.png"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == [
+        "frame_0000.png", "frame_0001.png", "notes.txt",
+    ]  # fmt: skip
+    assert imageio.imread(files[1]).shape == (4, 4, 4)
 
 
 def test_values_that_are_not_finite_are_refused():

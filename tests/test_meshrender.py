@@ -11,6 +11,7 @@ from test_mesh import Balls, extract, occupied_by
 from dreamfusion.cameras import generate_rays, turntable_cameras
 from dreamfusion.mesh import Mesh
 from dreamfusion.meshcheck import agreement, compare, topology
+from dreamfusion.meshfile import read_glb, write_mesh
 from dreamfusion.meshrender import render_mesh, sample_texture
 from dreamfusion.renderer import render_image
 from dreamfusion.shading import IMAGE_MODES
@@ -59,6 +60,15 @@ def test_a_mesh_looks_like_its_scene_in_every_mode(mesh, baked, mode):
         # Apart from the outline, where half a pixel makes the difference.
         inside = (expected[..., 3] > 0.99) & (found[..., 3] > 0.99)
         assert (expected - found)[inside].abs().mean() < 0.02
+
+
+@pytest.mark.parametrize("textured", [True, False])
+def test_a_mesh_read_back_looks_as_it_was_written(mesh, baked, textured, tmp_path):
+    model = baked if textured else mesh
+    write_mesh(model, tmp_path / "a.glb")
+    cameras = turntable_cameras(2)
+    again = render_mesh(read_glb(tmp_path / "a.glb"), cameras, height=32, width=32)
+    assert compare(render_mesh(model, cameras, height=32, width=32), again).psnr_db > 45
 
 
 def test_a_point_appears_where_its_ray_goes():
