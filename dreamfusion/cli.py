@@ -418,6 +418,10 @@ def _optimise(config: Config, where: Path | RunFolder, *, source: str | None = N
     source: the preset or file that the settings came from.
     """
     started = time.monotonic()
+    if config.logging.tensorboard:
+        from dreamfusion.eventlog import require_tensorboard
+
+        require_tensorboard()
     print(f"prompt    {config.prompt}, read as: {_check_prompt(config)}", flush=True)
     if source is not None:
         print(f"settings  {source}, --set and options over it")
