@@ -249,6 +249,25 @@ def render(
 
 
 @app.command()
+def report(
+    run_dirs: Annotated[
+        list[Path], typer.Argument(metavar="DIR...", help="The folders of one or more runs.")
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Page to write. [default: DIR/report.html; of several: report.html]",
+        ),
+    ] = None,
+) -> None:
+    """Write one HTML page on a run, or on several side by side, that needs no network."""
+    from dreamfusion.report import write_report
+
+    print(write_report(run_dirs, out))
+
+
+@app.command()
 def sample(
     prompt: PromptArgument,
     out: Annotated[
