@@ -121,7 +121,7 @@ def _grid(x: _Axis, y: _Axis) -> str:
             f'<text x="{_LEFT - 7}" y="{at + 4:.1f}" text-anchor="end">{number(value)}</text>'
         )
     bottom = HEIGHT - _BOTTOM
-    for value in ticks(x.low, x.high):
+    for value in ticks(x.low, x.high, most=7):
         if value != int(value):
             continue
         parts.append(
@@ -140,7 +140,9 @@ def _lines(series: Series, x: _Axis, y: _Axis) -> str:
         at = f'cx="{x.at(series.steps[0]):.1f}" cy="{y.at(series.values[0]):.1f}"'
         return f'<circle {at} r="3" style="fill:{color}"/>'
     every = -(-n // _MOST_POINTS)
-    smoothed = smooth(series.values, n // 30)
+    # What takes few values is set by a schedule, not measured: it is drawn as it is.
+    measured = len(set(series.values)) > n // 10
+    smoothed = smooth(series.values, n // 30 if measured else 0)
     raw, strong = (_path(series.steps, values, every, x, y) for values in (series.values, smoothed))
     faint = f'<path class="raw" style="stroke:{color}" d="{raw}"/>' if n >= 30 else ""
     return (

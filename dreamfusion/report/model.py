@@ -68,9 +68,11 @@ def pack(model: Model) -> dict[str, Any]:
     """The model as viewer.js takes it: base64 arrays, small enough for a page."""
     low, span, positions = _quantise(model.vertices)
     wide = len(model.vertices) > 2**16
+    middle = (model.vertices.min(axis=0) + model.vertices.max(axis=0)) / 2.0
     packed: dict[str, Any] = {
         "low": low,
         "span": span,
+        "radius": float(np.linalg.norm(model.vertices - middle, axis=1).max()),
         "positions": _base64(positions),
         "normals": _base64((np.clip(model.normals, -1, 1) * 127).round().astype(np.int8)),
         "wide": wide,

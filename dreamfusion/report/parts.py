@@ -19,7 +19,7 @@ from dreamfusion.schedules import Schedule
 # What is known of a metric, in the order in which curves are shown; others follow.
 METRICS = {
     "loss": ("Loss", ""),
-    "sds_norm": ("Push of the prior", "RMS of w(t) (ê − e): how strongly changes are asked for"),
+    "sds_norm": ("Push of the prior", "how strongly it asks for changes: RMS of w(t) (ê − e)"),
     "gradient_norm": ("Gradient norm", "of all parameters, before clipping"),
     "opacity": ("Covered", "share of the picture that is object"),
     "entropy": ("Undecided", "bits of a pixel's opacity: 0 is solid or empty, 1 the worst"),

@@ -105,7 +105,7 @@
     const gl = canvas.getContext("webgl2", { antialias: true });
     if (!gl) throw Error("this browser has no WebGL 2");
     const camera = { ...FRONT, look: 0 };
-    const radius = Math.hypot(...model.span) / 2;
+    const radius = model.radius || 1;
     const target = model.low.map((low, i) => low + model.span[i] / 2);
     let program, length, pending = false;
 
@@ -117,7 +117,7 @@
       gl.viewport(0, 0, canvas.width, canvas.height);
       gl.clear(gl.COLOR_BUFFER_BIT | gl.DEPTH_BUFFER_BIT);
       const at = (name) => gl.getUniformLocation(program, name);
-      const distance = 1.05 * radius / Math.sin(FOV / 2) / camera.zoom;
+      const distance = 1.2 * radius / Math.sin(FOV / 2) / camera.zoom;
       const near = Math.max(distance - 1.1 * radius, distance / 100);
       gl.uniformMatrix4fv(at("view"), false, viewMatrix(camera, target, distance));
       gl.uniformMatrix4fv(at("projection"), false,
