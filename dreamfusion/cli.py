@@ -319,6 +319,30 @@ def render(
     console.result({"files": files})
 
 
+@app.command(epilog="Example: dreamfusion report runs/a-corgi runs/a-red-mug --out both.html")
+def report(
+    run_dirs: Annotated[
+        list[Path], typer.Argument(metavar="DIR...", help="The folders of one or more runs.")
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Page to write. [default: DIR/report.html; of several: report.html]",
+        ),
+    ] = None,
+    quiet: QuietOption = False,
+    json_: JsonOption = False,
+) -> None:
+    """Write one HTML page on a run, or on several side by side, that needs no network."""
+    from dreamfusion.report import write_report
+
+    console = Console(quiet=quiet, json=json_)
+    page = write_report(run_dirs, out)
+    console.say(f"report    {page}")
+    console.result({"files": [page]})
+
+
 @app.command(epilog='Example: dreamfusion sample "a red mug" --count 4')
 def sample(
     prompt: PromptArgument,
@@ -495,6 +519,10 @@ def _optimise(
     source: the preset or file that the settings came from.
     """
     started = time.monotonic()
+    if config.logging.tensorboard:
+        from dreamfusion.eventlog import require_tensorboard
+
+        require_tensorboard()
     console.say(f"prompt    {config.prompt}, read as: {_check_prompt(config)}")
     if source is not None:
         console.say(f"settings  {source}, --set and options over it")
@@ -557,6 +585,7 @@ def _finish(console: Console, run: RunFolder, config: Config, state: TrainState)
     console.say(f"previews  {run.previews}")
     console.say(f"settings  {run.config}")
     console.say(f"metrics   {run.metrics}")
+    console.say(f"to show   dreamfusion report {run.path}")
     console.say(f"to go on  dreamfusion resume {run.path} --steps {config.steps * 2}")
     report = {"run": run.path, "step": state.step, "finished": True, "video": run.video}
     return report | _mesh_report(written)

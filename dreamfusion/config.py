@@ -244,6 +244,15 @@ class OutputConfig:
 
 
 @dataclass(frozen=True)
+class LoggingConfig:
+    """What is logged besides metrics.jsonl."""
+
+    tensorboard: bool = _setting(
+        False, "metrics and previews for TensorBoard too; needs dreamfusion[tensorboard]"
+    )
+
+
+@dataclass(frozen=True)
 class Config:
     """A whole run."""
 
@@ -262,6 +271,7 @@ class Config:
     losses: LossConfig = _section(LossConfig)
     optimizer: OptimizerConfig = _section(OptimizerConfig)
     output: OutputConfig = _section(OutputConfig)
+    logging: LoggingConfig = _section(LoggingConfig)
 
 
 def build_config(*layers: Mapping[str, Any]) -> Config:

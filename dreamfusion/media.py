@@ -13,6 +13,13 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+# Unless a video says how its colours are meant, browsers guess those of old television, and red
+# turns orange. These are what sRGB calls its own, with the matrix of HD.
+_COLORS = (
+    "scale=out_color_matrix=bt709,"
+    "setparams=colorspace=bt709:color_primaries=bt709:color_trc=iec61966-2-1"
+)
+
 
 def to_bytes(images: Tensor) -> NDArray[np.uint8]:
     """Images (..., h, w, 3) or (..., 4) in [0, 1] as bytes.
@@ -80,6 +87,7 @@ def write_mp4(frames: Iterable[Tensor], path: Path | str, *, fps: int = 30) -> N
                     pix_fmt_out="yuv420p",
                     quality=8,
                     macro_block_size=2,
+                    output_params=["-vf", _COLORS],
                     ffmpeg_log_level="error",
                 )
                 writer.send(None)

@@ -55,6 +55,11 @@ class RunFolder:
         """Exported meshes."""
         return self.path / "mesh"
 
+    @property
+    def tensorboard(self) -> Path:
+        """TensorBoard's event files, where the settings want them."""
+        return self.path / "tensorboard"
+
     def read_config(self) -> Config:
         """The configuration that the run was started with."""
         return build_config(read_yaml(self.config))
@@ -140,6 +145,21 @@ class MetricsLog:
         trace: TracebackType | None,
     ) -> None:
         self._file.close()
+
+
+def scalars(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """What of a step's metrics is a curve: its numbers, and the mean of a list of numbers.
+
+    >>> scalars({"step": 3, "shading": "albedo", "size": 32, "timesteps": [100, 300]})
+    {'size': 32.0, 'timesteps': 200.0}
+    """
+    found: dict[str, float] = {}
+    for name, value in metrics.items():
+        values = value if isinstance(value, list) else [value]
+        numbers = [v for v in values if isinstance(v, (int, float)) and not isinstance(v, bool)]
+        if name != "step" and numbers and len(numbers) == len(values):
+            found[name] = float(sum(numbers)) / len(numbers)
+    return found
 
 
 def _lines(path: Path) -> list[str]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ import torch
 from dreamfusion.cameras import Cameras, turntable_cameras
 from dreamfusion.checkpoint import load_checkpoint, save_checkpoint
 from dreamfusion.config import Config, ConfigError
+from dreamfusion.eventlog import EventLog
 from dreamfusion.media import contact_sheet, write_png
 from dreamfusion.mesh import Mesh, extract_mesh
 from dreamfusion.meshcheck import Agreement, Topology, agreement, topology
@@ -76,12 +78,22 @@ def optimise(
         yield from train(state, prior, config, stop=stop)
         return
     saved = state.step
-    with MetricsLog(run.metrics, after=state.step) as log:
+    wanted = config.logging.tensorboard
+    with (
+        MetricsLog(run.metrics, after=saved) as log,
+        EventLog(run.tensorboard, after=saved) if wanted else nullcontext() as events,
+    ):
         for metrics in train(state, prior, config, stop=stop):
             log.write(dataclasses.asdict(metrics))
+            if events is not None:
+                events.write(dataclasses.asdict(metrics))
             if state.step % config.output.preview_every == 0:
-                write_preview(run, state, config)
+                preview = write_preview(run, state, config)
+                if events is not None:
+                    events.write_picture(preview, state.step)
             if state.step % config.output.checkpoint_every == 0:
+                if events is not None:
+                    events.flush()
                 save_checkpoint(run.checkpoints, state, keep=config.output.checkpoints_kept)
                 saved = state.step
             yield metrics

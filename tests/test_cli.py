@@ -69,7 +69,16 @@ def test_help_comes_at_once_and_imports_nothing_heavy():
         result = subprocess.run(command, capture_output=True, text=True, check=True)
         best = min(best, time.monotonic() - started)
     assert best < 0.5
-    for command in ("train", "resume", "export", "render", "sample", "vocabulary", "--version"):
+    for command in (
+        "train",
+        "resume",
+        "export",
+        "render",
+        "sample",
+        "report",
+        "vocabulary",
+        "--version",
+    ):
         assert command in result.stdout
     code = (
         "import sys; from dreamfusion.cli import main; main(['--help']);"

@@ -1,3 +1,5 @@
+import subprocess
+
 import imageio.v3 as imageio
 import imageio_ffmpeg
 import numpy as np
@@ -78,6 +80,19 @@ def test_a_shorter_animation_leaves_no_old_frames(tmp_path):
         "frame_0000.png", "frame_0001.png", "notes.txt",
     ]  # fmt: skip
     assert imageio.imread(files[1]).shape == (4, 4, 4)
+
+
+def test_mp4_says_how_its_colors_are_meant(tmp_path):
+    """Without, Chromium shows this red as (0.83, 0.11, 0.07)."""
+    color = torch.tensor([0.88, 0.0, 0.08])
+    write_mp4(color.expand(2, 32, 32, 3), tmp_path / "a.mp4")
+    ffmpeg = [imageio_ffmpeg.get_ffmpeg_exe(), "-i", tmp_path / "a.mp4"]
+    shown = subprocess.run(
+        [*ffmpeg, "-f", "rawvideo", "-pix_fmt", "rgb24", "-"], capture_output=True, check=True
+    )
+    assert b"yuv420p(tv, bt709/bt709/iec61966-2-1" in shown.stderr
+    pixel = np.frombuffer(shown.stdout, np.uint8).reshape(2, 32, 32, 3)[0, 16, 16] / 255
+    assert np.abs(pixel - color.numpy()).max() < 0.02
 
 
 def test_values_that_are_not_finite_are_refused():

@@ -1,0 +1,44 @@
+"""A page on a run, or on several side by side, in one file that needs no network."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from dreamfusion.errors import UserError
+from dreamfusion.report.gather import gather
+from dreamfusion.report.page import GENERATOR, page
+from dreamfusion.runs import free_path
+
+__all__ = ["write_report"]
+
+
+def write_report(run_dirs: Sequence[Path], out: Path | None = None) -> Path:
+    """Write the report on the runs in these folders; its path.
+
+    out: where to. None: `report.html` in the one run's folder, where an older report makes way,
+    or in the working directory for several. Anything else that is there stays, and the next free
+    name is taken. Raises UserError for a folder that holds no run.
+    """
+    if not run_dirs:
+        raise UserError("a report needs the folder of a run")
+    runs = [gather(path) for path in run_dirs]
+    default = run_dirs[0] / "report.html" if len(runs) == 1 else Path("report.html")
+    target = default if out is None else out.expanduser()
+    if target.is_dir():
+        raise UserError(f"{target} is a folder: name a file, like {target / 'report.html'}")
+    if not (out is None and len(runs) == 1 and _is_report(target)):
+        target = free_path(target, suffix=target.suffix)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    temporary.write_text(page(runs), encoding="utf-8")
+    temporary.replace(target)
+    return target
+
+
+def _is_report(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    with path.open(encoding="utf-8", errors="replace") as file:
+        return GENERATOR in file.read(1000)

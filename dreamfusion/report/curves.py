@@ -1,0 +1,161 @@
+"""Curves as inline SVG, drawn without any library and shown without any script."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+
+WIDTH, HEIGHT = 420, 220
+_LEFT, _RIGHT, _TOP, _BOTTOM = 50, 10, 10, 36
+_MOST_POINTS = 400
+COLORS = 8  # that style.css names --s0 to --s7
+
+
+@dataclass(frozen=True)
+class Series:
+    """A line: what it is called, which colour it has, where it goes."""
+
+    label: str
+    color: int
+    steps: Sequence[float]
+    values: Sequence[float]
+
+
+@dataclass(frozen=True)
+class _Axis:
+    """Maps values to pixels: `low` to `start`, `high` to `end`; in powers of ten where `log`."""
+
+    low: float
+    high: float
+    start: float
+    end: float
+    log: bool = False
+
+    def at(self, value: float) -> float:
+        low, high = (
+            (math.log10(self.low), math.log10(self.high)) if self.log else (self.low, self.high)
+        )
+        value = math.log10(value) if self.log else value
+        return self.start + (self.end - self.start) * (value - low) / (high - low)
+
+
+def chart(series: Sequence[Series], title: str) -> str:
+    """An SVG of the series over the step. Each is drawn faint as it is, and strong smoothed.
+
+    title: for who cannot see it. The axis of values is logarithmic where they are positive and
+    span more than two powers of ten.
+    """
+    values = [value for one in series for value in one.values]
+    steps = [step for one in series for step in one.steps]
+    x = _Axis(min(steps), max(max(steps), min(steps) + 1), _LEFT, WIDTH - _RIGHT)
+    y = _value_axis(values)
+    lines = "".join(_lines(one, x, y) for one in series)
+    return (
+        f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
+        f'aria-label="{escape(title)}">{_grid(x, y)}{lines}</svg>'
+    )
+
+
+def ticks(low: float, high: float, most: int = 5) -> list[float]:
+    """Round numbers between low and high, at most about `most`.
+
+    >>> ticks(0, 10), ticks(1, 120)
+    ([0.0, 2.0, 4.0, 6.0, 8.0, 10.0], [50.0, 100.0])
+    """
+    rough = (high - low) / most
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough * 0.999)
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    return [float(f"{n * step:.12g}") for n in range(first, last + 1)]
+
+
+def powers(low: float, high: float) -> list[float]:
+    """The powers of ten from low to high, thinned out where there are many."""
+    first, last = math.ceil(math.log10(low) - 1e-9), math.floor(math.log10(high) + 1e-9)
+    every = max(1, (last - first + 1) // 5)
+    return [10.0**n for n in range(first, last + 1, every)]
+
+
+def smooth(values: Sequence[float], reach: int) -> list[float]:
+    """Means over each value and `reach` neighbours to both sides, fewer at the ends."""
+    sums = [0.0]
+    for value in values:
+        sums.append(sums[-1] + value)
+    result = []
+    for i in range(len(values)):
+        near = min(reach, i, len(values) - 1 - i)
+        result.append((sums[i + near + 1] - sums[i - near]) / (2 * near + 1))
+    return result
+
+
+def number(value: float) -> str:
+    """A short way to write a number: 0.25, 12, 1.5k, 2M, 1e-05."""
+    for size, letter in ((1e6, "M"), (1e3, "k")):
+        if abs(value) >= size:
+            return f"{value / size:.3g}{letter}"
+    return f"{value:.3g}"
+
+
+def _value_axis(values: Sequence[float]) -> _Axis:
+    low, high = min(values), max(values)
+    bottom, top = HEIGHT - _BOTTOM, _TOP
+    if low > 0 and high / low > 100:
+        return _Axis(
+            10 ** math.floor(math.log10(low)), 10 ** math.ceil(math.log10(high)), bottom, top, True
+        )
+    if low == high:
+        margin = abs(low) or 1.0
+        return _Axis(low - margin, high + margin, bottom, top)
+    low = 0.0 if 0 < low < 0.4 * high else low
+    return _Axis(low, high + 0.04 * (high - low), bottom, top)
+
+
+def _grid(x: _Axis, y: _Axis) -> str:
+    parts = []
+    for value in powers(y.low, y.high) if y.log else ticks(y.low, y.high):
+        at = y.at(value)
+        parts.append(
+            f'<path class="grid" d="M{_LEFT} {at:.1f}H{WIDTH - _RIGHT}"/>'
+            f'<text x="{_LEFT - 7}" y="{at + 4:.1f}" text-anchor="end">{number(value)}</text>'
+        )
+    bottom = HEIGHT - _BOTTOM
+    for value in ticks(x.low, x.high, most=7):
+        if value != int(value):
+            continue
+        parts.append(
+            f'<text x="{x.at(value):.1f}" y="{bottom + 17}" text-anchor="middle">'
+            f"{number(value)}</text>"
+        )
+    parts.append(f'<path class="axis" d="M{_LEFT} {bottom}H{WIDTH - _RIGHT}"/>')
+    parts.append(f'<text x="{WIDTH - _RIGHT}" y="{HEIGHT - 4}" text-anchor="end">step</text>')
+    return "".join(parts)
+
+
+def _lines(series: Series, x: _Axis, y: _Axis) -> str:
+    color = f"var(--s{series.color % COLORS})"
+    n = len(series.values)
+    if n == 1:
+        at = f'cx="{x.at(series.steps[0]):.1f}" cy="{y.at(series.values[0]):.1f}"'
+        return f'<circle {at} r="3" style="fill:{color}"/>'
+    every = -(-n // _MOST_POINTS)
+    # What takes few values is set by a schedule, not measured: it is drawn as it is.
+    measured = len(set(series.values)) > n // 10
+    smoothed = smooth(series.values, n // 30 if measured else 0)
+    raw, strong = (_path(series.steps, values, every, x, y) for values in (series.values, smoothed))
+    faint = f'<path class="raw" style="stroke:{color}" d="{raw}"/>' if n >= 30 else ""
+    return (
+        f"<g><title>{escape(series.label)}</title>{faint}"
+        f'<path class="line" style="stroke:{color}" d="{strong}"/></g>'
+    )
+
+
+def _path(steps: Sequence[float], values: Sequence[float], every: int, x: _Axis, y: _Axis) -> str:
+    """Through each bucket of `every` points, at its least and its greatest value."""
+    points: list[str] = []
+    for i in range(0, len(values), every):
+        bucket = range(i, min(i + every, len(values)))
+        ends = {min(bucket, key=values.__getitem__), max(bucket, key=values.__getitem__)}
+        points += [f"{x.at(steps[j]):.1f} {y.at(values[j]):.1f}" for j in sorted(ends)]
+    return "M" + "L".join(points)

@@ -1,0 +1,273 @@
+"""What a run's folder holds, read for a report. No torch: a run that still trains is not disturbed.
+
+Whatever is missing or broken becomes a note that names the command which makes it; only a folder
+without a readable config.yaml is an error.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shlex
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from PIL import Image
+
+from dreamfusion.config import Config, ConfigError
+from dreamfusion.errors import one_line
+from dreamfusion.report.model import Model, ModelError, read_model
+from dreamfusion.runs import RunFolder, open_run, scalars
+
+MOST_PREVIEWS = 12
+MOST_BYTES = 64_000_000  # of a video
+_ALIVE_SECONDS = 60.0  # a run whose log is younger may still be training
+
+Part = Literal["run", "mesh", "video", "previews", "metrics"]
+
+
+@dataclass(frozen=True)
+class Note:
+    """Something that is missing or broken, and the command that mends it, if one does."""
+
+    part: Part
+    text: str
+    command: str | None = None
+
+
+@dataclass(frozen=True)
+class Preview:
+    """A row of views at a step, as a PNG."""
+
+    step: int
+    data: bytes
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
+class Video:
+    """A turntable, as H.264 in MP4."""
+
+    title: str
+    data: bytes
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A number over the steps that have it."""
+
+    steps: tuple[int, ...]
+    values: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run as a report shows it.
+
+    step: the last one known of. version: of the package that trained it, where a checkpoint says.
+    """
+
+    path: Path
+    name: str
+    config: Config
+    version: str | None
+    step: int
+    curves: dict[str, Curve]
+    previews: tuple[Preview, ...]
+    videos: tuple[Video, ...]
+    model_file: str | None
+    model: Model | None
+    notes: tuple[Note, ...]
+
+    @property
+    def done(self) -> bool:
+        """Whether all steps are done."""
+        return self.step >= self.config.steps
+
+    @property
+    def step_seconds(self) -> tuple[float, ...]:
+        """How long each step took, where the metrics say so."""
+        return self.curves["seconds"].values if "seconds" in self.curves else ()
+
+
+def gather(path: Path) -> Run:
+    """Read the run in a folder. Raises RunError or ConfigError where there is none."""
+    folder = open_run(path)
+    try:
+        config = folder.read_config()
+    except ConfigError as error:
+        raise ConfigError(f"{folder.config}: {error}") from None
+    curves, metrics_notes = _curves(folder)
+    version, checkpoint_step = _newest_checkpoint(folder)
+    logged = max((curve.steps[-1] for curve in curves.values()), default=0)
+    step = max(checkpoint_step or 0, logged)
+    previews, preview_notes = _previews(folder)
+    videos, video_notes = _videos(folder, has_checkpoint=checkpoint_step is not None)
+    model_file, model, mesh_notes = _model(folder, has_checkpoint=checkpoint_step is not None)
+    return Run(
+        path=path,
+        name=path.resolve().name,
+        config=config,
+        version=version,
+        step=step,
+        curves=curves,
+        previews=previews,
+        videos=videos,
+        model_file=model_file,
+        model=model,
+        notes=(
+            *_state_notes(folder, step, config.steps),
+            *metrics_notes,
+            *preview_notes,
+            *video_notes,
+            *mesh_notes,
+        ),
+    )
+
+
+def thin(items: Iterable[Any], most: int) -> list[Any]:
+    """At most `most` of the items, evenly spread, the first and the last among them."""
+    items = list(items)
+    if len(items) <= most:
+        return items
+    return [items[round(i * (len(items) - 1) / (most - 1))] for i in range(most)]
+
+
+def _command(verb: str, folder: RunFolder) -> str:
+    return f"dreamfusion {verb} {shlex.quote(str(folder.path))}"
+
+
+def _state_notes(folder: RunFolder, step: int, steps: int) -> Iterator[Note]:
+    if step >= steps:
+        return
+    resume = _command("resume", folder)
+    try:
+        age = time.time() - folder.metrics.stat().st_mtime
+    except OSError:
+        age = math.inf
+    if age < _ALIVE_SECONDS:
+        text = (
+            f"Step {step} of {steps}; the log was written {max(age, 0):.0f} s before this page, so "
+            "the run may still be training. Should it have been stopped, this goes on:"
+        )
+    else:
+        text = f"Stopped at step {step} of {steps}. To go on:"
+    yield Note("run", text, resume)
+
+
+def _curves(folder: RunFolder) -> tuple[dict[str, Curve], list[Note]]:
+    try:
+        lines = folder.metrics.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    points: dict[str, dict[int, float]] = {}
+    broken = 0
+    for line in lines:
+        try:
+            record = json.loads(line)
+            step = int(record["step"])
+            found = scalars(record)
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
+            broken += 1
+            continue
+        for name, value in found.items():
+            if math.isfinite(value):
+                points.setdefault(name, {})[step] = value
+    curves = {
+        name: Curve(tuple(sorted(values)), tuple(values[step] for step in sorted(values)))
+        for name, values in points.items()
+    }
+    if broken:
+        text = f"{broken} of {len(lines)} lines of metrics.jsonl cannot be read and are left out."
+        return curves, [Note("metrics", text)]
+    if not curves:
+        return curves, [Note("metrics", "No step is logged yet.", _command("resume", folder))]
+    return curves, []
+
+
+def _newest_checkpoint(folder: RunFolder) -> tuple[str | None, int | None]:
+    """The version that wrote it, and its step."""
+    for path in sorted(folder.checkpoints.glob("step_*.json"), reverse=True):
+        try:
+            details = json.loads(path.read_text(encoding="utf-8"))
+            return str(details["dreamfusion"]), int(details["step"])
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    return None, None
+
+
+def _previews(folder: RunFolder) -> tuple[tuple[Preview, ...], list[Note]]:
+    found, broken = [], []
+    for path in thin(sorted(folder.previews.glob("step_*.png")), MOST_PREVIEWS):
+        try:
+            with Image.open(path) as image:
+                image.verify()
+                width, height = image.size
+            step = int(path.stem.removeprefix("step_"))
+            found.append(Preview(step, path.read_bytes(), width, height))
+        except (OSError, ValueError, SyntaxError):
+            broken.append(path.name)
+    if broken:
+        return tuple(found), [Note("previews", f"Cannot be read: {', '.join(broken)}")]
+    if not found:
+        text = "No preview yet: the first comes after output.preview_every steps."
+        return (), [Note("previews", text)]
+    return tuple(found), []
+
+
+def _videos(folder: RunFolder, *, has_checkpoint: bool) -> tuple[tuple[Video, ...], list[Note]]:
+    colored = [path for path in (folder.video, folder.path / "render-color.mp4") if path.is_file()]
+    newest = sorted(colored, key=lambda path: path.stat().st_mtime)[-1:]
+    titles = [(path, "Turntable") for path in newest]
+    titles += [
+        (path, mode.capitalize())
+        for mode in ("normals", "depth", "textureless")
+        if (path := folder.path / f"render-{mode}.mp4").is_file()
+    ]
+    found, notes = [], []
+    for path, title in titles:
+        size = path.stat().st_size
+        if size > MOST_BYTES:
+            text = f"{path.name} has {size / 1e6:.0f} MB, too much for a page; it lies in the run."
+            notes.append(Note("video", text))
+            continue
+        data = path.read_bytes()
+        if data[4:8] != b"ftyp":
+            notes.append(
+                Note("video", f"{path.name} is no video. Again:", _command("render", folder))
+            )
+            continue
+        found.append(Video(title, data))
+    if not titles:
+        notes.append(_missing("video", "video", "render", folder, has_checkpoint=has_checkpoint))
+    return tuple(found), notes
+
+
+def _model(
+    folder: RunFolder, *, has_checkpoint: bool
+) -> tuple[str | None, Model | None, list[Note]]:
+    files = [folder.mesh / f"model.{kind}" for kind in ("glb", "obj", "ply", "stl")]
+    file = next((path for path in files if path.is_file()), None)
+    if file is None:
+        missing = _missing("mesh", "mesh", "export", folder, has_checkpoint=has_checkpoint)
+        return None, None, [missing]
+    name = file.relative_to(folder.path).as_posix()
+    try:
+        return name, read_model(file), []
+    except ModelError as error:
+        text = f"{name} cannot be read ({one_line(error)}). To write it again:"
+        return name, None, [Note("mesh", text, _command("export", folder))]
+
+
+def _missing(part: Part, what: str, verb: str, folder: RunFolder, *, has_checkpoint: bool) -> Note:
+    if has_checkpoint:
+        return Note(
+            part, f"No {what} yet. To make one of the newest checkpoint:", _command(verb, folder)
+        )
+    return Note(
+        part, f"No {what} and no checkpoint yet; training makes them:", _command("resume", folder)
+    )

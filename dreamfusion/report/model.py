@@ -1,0 +1,171 @@
+"""A mesh file as a report shows it: checked by trimesh, and packed small for the viewer."""
+
+from __future__ import annotations
+
+import base64
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from dreamfusion.errors import UserError, one_line
+
+MOST_FACES = 2_000_000  # more would make a page that browsers refuse
+_MOST_TEXELS = 2048  # a side
+_MOST_PNG = 1_500_000  # bytes; a texture that takes more becomes a JPEG
+
+
+class ModelError(UserError):
+    """A mesh that cannot be read."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """Triangles to be shown.
+
+    vertices, normals: (v, 3). faces: (f, 3). Either uv, (v, 2) with v up, and a texture, or
+    colors, (v, 3) sRGB bytes, or neither. checks: what trimesh finds, as (name, finding) to print.
+    """
+
+    vertices: NDArray[np.float64]
+    normals: NDArray[np.float64]
+    faces: NDArray[np.int64]
+    uv: NDArray[np.float64] | None
+    texture: Image.Image | None
+    colors: NDArray[np.uint8] | None
+    checks: tuple[tuple[str, str], ...]
+
+
+def read_model(path: Path) -> Model:
+    """Read a mesh of any format that `dreamfusion export` writes. Raises ModelError."""
+    try:
+        mesh = _load(path)
+        if len(mesh.faces) == 0 or not np.isfinite(mesh.vertices).all():
+            raise ModelError("it holds no faces" if len(mesh.faces) == 0 else "it is not finite")
+        uv = getattr(mesh.visual, "uv", None)
+        texture = None if uv is None else _texture(mesh.visual.material)
+        colors = None
+        if texture is None:
+            uv, colors = None, _colors(mesh, linear=path.suffix.lower() == ".glb")
+        return Model(
+            vertices=np.asarray(mesh.vertices),
+            normals=np.asarray(mesh.vertex_normals),
+            faces=np.asarray(mesh.faces),
+            uv=None if uv is None else np.asarray(uv),
+            texture=texture,
+            colors=colors,
+            checks=_checks(mesh, texture, colors, path.stat().st_size),
+        )
+    except Exception as error:  # readers of broken files raise whatever their parsers do
+        raise ModelError(one_line(error)) from None
+
+
+def pack(model: Model) -> dict[str, Any]:
+    """The model as viewer.js takes it: base64 arrays, small enough for a page."""
+    low, span, positions = _quantise(model.vertices)
+    wide = len(model.vertices) > 2**16
+    middle = (model.vertices.min(axis=0) + model.vertices.max(axis=0)) / 2.0
+    packed: dict[str, Any] = {
+        "low": low,
+        "span": span,
+        "radius": float(np.linalg.norm(model.vertices - middle, axis=1).max()),
+        "positions": _base64(positions),
+        "normals": _base64((np.clip(model.normals, -1, 1) * 127).round().astype(np.int8)),
+        "wide": wide,
+        "indices": _base64(model.faces.astype("<u4" if wide else "<u2")),
+    }
+    if model.uv is not None and model.texture is not None:
+        uv_low, uv_span, uv = _quantise(model.uv)
+        packed |= {"uvLow": uv_low, "uvSpan": uv_span, "uv": _base64(uv)}
+        packed["texture"] = _picture(model.texture)
+    else:
+        grey = np.full(model.vertices.shape, 200, np.uint8)
+        packed["colors"] = _base64(grey if model.colors is None else model.colors)
+    return packed
+
+
+def _load(path: Path) -> Any:
+    import trimesh
+
+    mesh = trimesh.load(path, force="mesh", process=False)
+    if mesh.visual.kind == "texture" and mesh.visual.uv is None:
+        # Beside a material, trimesh drops colours at vertices.
+        mesh = trimesh.load(path, force="mesh", process=False, skip_materials=True)
+    return mesh
+
+
+def _texture(material: Any) -> Image.Image | None:
+    for name in ("baseColorTexture", "image"):
+        picture = getattr(material, name, None)
+        if picture is not None:
+            return picture.convert("RGB")
+    return None
+
+
+def _colors(mesh: Any, *, linear: bool) -> NDArray[np.uint8] | None:
+    """sRGB at vertices; glTF keeps them linear."""
+    if mesh.visual.kind != "vertex":
+        return None
+    colors = np.asarray(mesh.visual.vertex_colors)[:, :3]
+    if not linear:
+        return colors.astype(np.uint8)
+    values = colors / 255.0
+    encoded = np.where(
+        values <= 0.0031308, 12.92 * values, 1.055 * np.maximum(values, 1e-9) ** (1 / 2.4) - 0.055
+    )
+    return (encoded * 255.0).round().astype(np.uint8)
+
+
+def _checks(
+    mesh: Any, texture: Image.Image | None, colors: NDArray[np.uint8] | None, size: int
+) -> tuple[tuple[str, str], ...]:
+    """Seams of the texture, where vertices occur twice, count as closed."""
+    import trimesh
+
+    closed = trimesh.Trimesh(mesh.vertices, mesh.faces, process=False)
+    closed.merge_vertices()
+    watertight = bool(closed.is_watertight)
+    if texture is not None:
+        look = f"texture, {texture.width} × {texture.height}"
+    else:
+        look = "none" if colors is None else "at vertices"
+    checks = [
+        ("Vertices", f"{len(mesh.vertices):,}"),
+        ("Faces", f"{len(mesh.faces):,}"),
+        ("Watertight", "yes" if watertight else "no"),
+        ("Faces agree on outside", "yes" if closed.is_winding_consistent else "no"),
+        ("Parts", f"{closed.body_count:,}"),
+        ("Width × height × depth", " × ".join(f"{side:.2f}" for side in mesh.extents)),
+        ("Volume", f"{closed.volume:.3f}" if watertight else "unknown: not watertight"),
+        ("Colour", look),
+        ("File", f"{size / 1e6:.1f} MB" if size >= 1e6 else f"{size / 1e3:.0f} kB"),
+    ]
+    return tuple(checks)
+
+
+def _quantise(values: NDArray[np.float64]) -> tuple[list[float], list[float], NDArray[np.uint16]]:
+    """Each column's least value, its range, and the values as 16-bit fractions of it."""
+    low, span = values.min(axis=0), np.ptp(values, axis=0)
+    fractions = (values - low) / np.where(span > 0, span, 1.0)
+    return low.tolist(), span.tolist(), (fractions * 65535).round().astype("<u2")
+
+
+def _picture(texture: Image.Image) -> str:
+    """A data URI."""
+    if max(texture.size) > _MOST_TEXELS:
+        texture = texture.copy()
+        texture.thumbnail((_MOST_TEXELS, _MOST_TEXELS))
+    buffer, kind = io.BytesIO(), "png"
+    texture.save(buffer, "PNG", optimize=True)
+    if buffer.tell() > _MOST_PNG:
+        buffer, kind = io.BytesIO(), "jpeg"
+        texture.save(buffer, "JPEG", quality=92)
+    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def _base64(array: NDArray[Any]) -> str:
+    return base64.b64encode(np.ascontiguousarray(array).tobytes()).decode()
