@@ -8,7 +8,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from enum import Enum
 from pathlib import Path
 from types import FrameType
@@ -20,7 +20,6 @@ from dreamfusion import __version__
 from dreamfusion.config import (
     Config,
     build_config,
-    override,
     parse_assignments,
     to_mapping,
     to_yaml,
@@ -38,6 +37,7 @@ if TYPE_CHECKING:
     from dreamfusion.session import Export
     from dreamfusion.trainer import TrainState
     from dreamfusion.turntable import Draw
+    from dreamfusion.viewer.page import Page
 
 USER_ERROR = 2
 INTERRUPTED = 130
@@ -58,6 +58,9 @@ DeviceOption = Annotated[
 PriorOption = Annotated[
     str | None,
     typer.Option(metavar="PRIOR", help="auto, embedded, a diffusers folder or a hub id."),
+]
+ViewOption = Annotated[
+    bool, typer.Option("--view", help="Show the run in the browser while it trains.")
 ]
 QuietOption = Annotated[
     bool, typer.Option("--quiet", help="Print only the paths of what was written.")
@@ -175,6 +178,7 @@ def train(
     ] = None,
     prior: PriorOption = None,
     device: DeviceOption = None,
+    view: ViewOption = False,
     quiet: QuietOption = False,
     json_: JsonOption = False,
 ) -> None:
@@ -193,7 +197,8 @@ def train(
         folder = _find_prior(build_config(*changes))
         config = preset_for(folder.pipeline, has_card=folder.has_card)
     settings = build_config(read_settings(config), *changes)
-    _optimise(console, settings, out or Path("runs") / slug(prompt), source=config)
+    where = out or Path("runs") / slug(prompt)
+    _optimise(console, settings, where, source=config, view=view)
 
 
 @app.command(epilog="Example: dreamfusion resume runs/a-corgi --steps 1000")
@@ -201,6 +206,7 @@ def resume(
     run_dir: RunArgument,
     steps: StepsOption = None,
     device: DeviceOption = None,
+    view: ViewOption = False,
     quiet: QuietOption = False,
     json_: JsonOption = False,
 ) -> None:
@@ -210,7 +216,7 @@ def resume(
     settings = run.read_config()
     changes: dict[str, Any] = {} if steps is None else {"steps": steps}
     changes |= {} if device is None else {"device": device}
-    _optimise(console, build_config(to_mapping(settings), changes), run)
+    _optimise(console, build_config(to_mapping(settings), changes), run, view=view)
 
 
 @app.command(epilog="Example: dreamfusion export runs/a-corgi --format obj --faces 5000")
@@ -317,6 +323,37 @@ def render(
     )
     console.say(f"pictures  {files[0]}" + (f" to {files[-1].name}" if len(files) > 1 else ""))
     console.result({"files": files})
+
+
+@app.command(epilog="Example: dreamfusion view runs/a-corgi --open")
+def view(
+    run_dir: RunArgument,
+    port: Annotated[
+        int | None,
+        typer.Option(min=0, max=65535, help="0: any. [default: the first free one from 8080]"),
+    ] = None,
+    host: Annotated[
+        str, typer.Option(help="Address to listen at; 0.0.0.0 lets other machines in.")
+    ] = "127.0.0.1",
+    open_: Annotated[
+        bool, typer.Option("--open/--no-open", help="Open the page in a browser here.")
+    ] = False,
+) -> None:
+    """Show a run in the browser, while it trains or after; Ctrl-C ends it."""
+    console = Console()
+    run = open_run(run_dir)
+    from dreamfusion.viewer.serve import check_viewable, serve_run
+
+    check_viewable(run)
+    try:
+        with _interruptible(), _page(console, run.path.name, "Ctrl-C ends it", host, port) as page:
+            if open_:
+                import webbrowser
+
+                webbrowser.open(page.url)
+            serve_run(page, run)
+    except KeyboardInterrupt:
+        console.say("closed")
 
 
 @app.command(epilog="Example: dreamfusion report runs/a-corgi runs/a-red-mug --out both.html")
@@ -503,20 +540,50 @@ def _load_prior(config: Config, *, to_train: bool) -> DiffusionPrior:
 def _load(run_dir: Path) -> tuple[RunFolder, Config, TrainState]:
     """A run's newest scene, on whatever device is here."""
     run = open_run(run_dir)
-    # Backends that were forced for training may not be here.
-    here = {"field": {"backend": "auto"}, "render": {"backend": "auto"}}
-    config = override(run.read_config(), here)
-    from dreamfusion.session import choose_device, load_state
+    from dreamfusion.session import choose_device, load_state, runnable_here
 
+    config = runnable_here(run.read_config())
     return run, config, load_state(run, config, choose_device("auto"))
 
 
+@contextmanager
+def _page(
+    console: Console, title: str, until: str, host: str = "127.0.0.1", port: int | None = None
+) -> Iterator[Page]:
+    """A page in the browser for the time of the block, whose address is said."""
+    from dreamfusion.viewer.page import Page
+
+    page = Page(f"dreamfusion: {title}", host=host, port=port)
+    try:
+        console.say(f"view      {page.url} ({until})")
+        yield page
+    finally:
+        page.close()
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Ctrl-C and a polite kill raise KeyboardInterrupt, even where a shell had them ignored."""
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, signal.default_int_handler) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def _optimise(
-    console: Console, config: Config, where: Path | RunFolder, *, source: str | None = None
+    console: Console,
+    config: Config,
+    where: Path | RunFolder,
+    *,
+    source: str | None = None,
+    view: bool = False,
 ) -> None:
     """Train from the start in a new folder at `where`, or go on with the run that is there.
 
-    source: the preset or file that the settings came from.
+    source: the preset or file that the settings came from. view: with a page in the browser.
     """
     started = time.monotonic()
     if config.logging.tensorboard:
@@ -534,7 +601,15 @@ def _optimise(
     from dreamfusion.trainer import estimate_seconds, new_state, resolve
 
     device = choose_device(config.device)
-    with _stoppable() as stopping, explain_out_of_memory(), process_group(device):
+    with (
+        _stoppable() as stopping,
+        explain_out_of_memory(),
+        process_group(device),
+        ExitStack() as pages,
+    ):
+        page = None
+        if view and is_first():
+            page = pages.enter_context(_page(console, config.prompt, "until the run ends"))
         share(config.camera.views)
         prior = _load_prior(config, to_train=True)
         config = resolve(config, prior, device)
@@ -552,12 +627,18 @@ def _optimise(
             run.write_config(config)
         _print_plan(console, run, config, state, estimate_seconds(state, prior, config))
         steps = optimise(run, state, prior, config, stop=lambda: any_process(stopping(), device))
+        if page is not None:
+            from dreamfusion.viewer.serve import watch
+
+            steps = watch(page, run, state, config, steps)
         console.steps(steps, total=config.steps, done=state.step)
         if state.step < config.steps:
             console.say(f"stopped at step {state.step}; to go on: dreamfusion resume {run.path}")
             console.result({"run": run.path, "step": state.step, "finished": False})
             raise typer.Exit(INTERRUPTED)
         report = _finish(console, run, config, state) if is_first() else {}
+        if page is not None:
+            console.say(f"to look   dreamfusion view {run.path} (the page closes with the run)")
     seconds = time.monotonic() - started
     console.say(f"{duration(seconds)} in all")
     console.result(report | {"seconds": round(seconds, 1)})

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -22,24 +25,45 @@ Origin = Literal["base", "center", "scene"]
 AnyMesh = TypeVar("AnyMesh", bound=Mesh | TexturedMesh)
 
 
+@dataclass(frozen=True)
+class Provenance:
+    """Where a model was cut out; GLB files keep it, in `asset.extras` as glTF allows.
+
+    step: of the run. moved_from: the point of the scene that became the model's origin.
+    """
+
+    step: int
+    moved_from: tuple[float, float, float]
+
+
+def origin_of(mesh: Mesh | TexturedMesh, origin: Origin) -> NDArray[np.float64]:
+    """The point (3,) of the scene that `place` makes the origin."""
+    if origin == "scene":
+        return np.zeros(3)
+    low, high = mesh.vertices.min(axis=0), mesh.vertices.max(axis=0)
+    middle = (low + high) / 2.0
+    if origin == "base":
+        middle[1] = low[1]
+    return middle
+
+
 def place(mesh: AnyMesh, origin: Origin) -> AnyMesh:
     """The mesh moved so that the origin is the middle of its bounding box ("center") or of that
     box's lower side ("base"), or left where the field has it ("scene")."""
     if origin == "scene":
         return mesh
-    low, high = mesh.vertices.min(axis=0), mesh.vertices.max(axis=0)
-    middle = (low + high) / 2.0
-    if origin == "base":
-        middle[1] = low[1]
-    return dataclasses.replace(mesh, vertices=mesh.vertices - middle)
+    return dataclasses.replace(mesh, vertices=mesh.vertices - origin_of(mesh, origin))
 
 
-def write_mesh(mesh: Mesh | TexturedMesh, path: Path | str) -> list[Path]:
+def write_mesh(
+    mesh: Mesh | TexturedMesh, path: Path | str, *, provenance: Provenance | None = None
+) -> list[Path]:
     """Write a mesh as the path's suffix says: .glb, .obj, .ply or .stl; the files written.
 
     GLB and OBJ hold a texture where the mesh has one (OBJ in a .mtl and a .png beside it); PLY has
     colours at vertices, STL none. Colours at vertices are sRGB in OBJ and PLY and linear in GLB, as
-    the glTF standard asks. The material is matt. Files appear complete or not at all.
+    the glTF standard asks. The material is matt. GLB keeps `provenance`. Files appear complete or
+    not at all.
     """
     path = Path(path)
     kind = path.suffix.lower().removeprefix(".")
@@ -47,10 +71,12 @@ def write_mesh(mesh: Mesh | TexturedMesh, path: Path | str) -> list[Path]:
         raise MeshError(f"cannot write a mesh as {path.name!r}: use one of {', '.join(FORMATS)}")
     if len(mesh.faces) == 0:
         raise MeshError("the mesh is empty")
-    if isinstance(mesh, TexturedMesh):
-        if kind not in TEXTURED:
-            raise MeshError(f"a texture cannot be written as {kind}: use one of glb, obj")
-        files = _textured_files(mesh, path, kind)
+    if isinstance(mesh, TexturedMesh) and kind not in TEXTURED:
+        raise MeshError(f"a texture cannot be written as {kind}: use one of glb, obj")
+    if kind == "glb":
+        files = {path: glb_bytes(mesh, provenance)}
+    elif isinstance(mesh, TexturedMesh):
+        files = _obj_files(mesh, path)
     else:
         files = {path: _colored_bytes(mesh, kind)}
     # The file that names the others comes last.
@@ -87,59 +113,90 @@ def read_glb(path: Path | str) -> Mesh | TexturedMesh:
         raise MeshError(f"cannot read the mesh {path} ({reason}); export it again") from None
 
 
-def _colored_bytes(mesh: Mesh, kind: str) -> bytes:
+def glb_bytes(mesh: Mesh | TexturedMesh, provenance: Provenance | None = None) -> bytes:
+    """A mesh as a binary glTF file."""
     import trimesh
 
-    colors = _srgb_to_linear(mesh.colors) if kind == "glb" else mesh.colors
+    matt: Callable[[dict[str, Any]], None] | None = None
+    if isinstance(mesh, TexturedMesh):
+        material = trimesh.visual.material.PBRMaterial(
+            name="albedo",
+            baseColorTexture=Image.fromarray(mesh.texture),
+            metallicFactor=0.0,
+            roughnessFactor=1.0,
+        )
+        model = _textured(mesh, material)
+    else:
+        model, matt = _colored(mesh, _srgb_to_linear(mesh.colors)), _matt
+
+    def finish(tree: dict[str, Any]) -> None:
+        if matt is not None:
+            matt(tree)
+        if provenance is not None:
+            tree["asset"]["extras"] = {"dreamfusion": dataclasses.asdict(provenance)}
+
+    return trimesh.exchange.gltf.export_glb(
+        trimesh.Scene({"model": model}), include_normals=True, tree_postprocessor=finish
+    )
+
+
+def read_provenance(glb: bytes) -> Provenance | None:
+    """Where the model of a GLB file was cut out, or None where the file does not say."""
+    # 12 bytes of header, then the JSON chunk: its length, its type, its text.
+    length = int.from_bytes(glb[12:16], "little")
+    try:
+        found = json.loads(glb[20 : 20 + length])["asset"]["extras"]["dreamfusion"]
+        x, y, z = map(float, found["moved_from"])
+        return Provenance(int(found["step"]), (x, y, z))
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def _colored_bytes(mesh: Mesh, kind: str) -> bytes:
+    data = _colored(mesh, mesh.colors).export(file_type=kind)
+    return data.encode() if isinstance(data, str) else bytes(data)
+
+
+def _colored(mesh: Mesh, colors: NDArray[np.float64]) -> Any:
+    import trimesh
+
     rgba = np.concatenate([colors, np.ones_like(colors[:, :1])], axis=1)
-    model = trimesh.Trimesh(
+    return trimesh.Trimesh(
         mesh.vertices,
         mesh.faces,
         vertex_colors=(rgba * 255.0).round().astype(np.uint8),
         vertex_normals=vertex_normals(mesh.vertices, mesh.faces),
         process=False,
     )
-    if kind == "glb":
-        return _glb(model, _matt)
-    data = model.export(file_type=kind)
-    return data.encode() if isinstance(data, str) else bytes(data)
 
 
-def _textured_files(mesh: TexturedMesh, path: Path, kind: str) -> dict[Path, bytes]:
+def _textured(mesh: TexturedMesh, material: Any) -> Any:
     import trimesh
 
-    picture = Image.fromarray(mesh.texture)
-    material: Any
-    if kind == "glb":
-        material = trimesh.visual.material.PBRMaterial(
-            name="albedo", baseColorTexture=picture, metallicFactor=0.0, roughnessFactor=1.0
-        )
-    else:
-        material = trimesh.visual.material.SimpleMaterial(
-            image=picture, diffuse=[255] * 4, ambient=[255] * 4, specular=[0, 0, 0, 255]
-        )
-    model = trimesh.Trimesh(
+    return trimesh.Trimesh(
         mesh.vertices,
         mesh.faces,
         vertex_normals=mesh.normals,
         visual=trimesh.visual.TextureVisuals(uv=mesh.uv, material=material),
         process=False,
     )
-    if kind == "glb":
-        return {path: _glb(model, None)}
+
+
+def _obj_files(mesh: TexturedMesh, path: Path) -> dict[Path, bytes]:
+    import trimesh
+
+    material = trimesh.visual.material.SimpleMaterial(
+        image=Image.fromarray(mesh.texture),
+        diffuse=[255] * 4,
+        ambient=[255] * 4,
+        specular=[0, 0, 0, 255],
+    )
+    model = _textured(mesh, material)
     material.name = path.stem
     text, beside = trimesh.exchange.obj.export_obj(
         model, include_normals=True, return_texture=True, mtl_name=f"{path.stem}.mtl"
     )
     return {path: text.encode()} | {path.with_name(name): data for name, data in beside.items()}
-
-
-def _glb(model: Any, postprocessor: Any) -> bytes:
-    import trimesh
-
-    return trimesh.exchange.gltf.export_glb(
-        trimesh.Scene({"model": model}), include_normals=True, tree_postprocessor=postprocessor
-    )
 
 
 def _matt(tree: dict[str, Any]) -> None:

@@ -16,12 +16,12 @@ import torch
 
 from dreamfusion.cameras import Cameras, turntable_cameras
 from dreamfusion.checkpoint import load_checkpoint, save_checkpoint
-from dreamfusion.config import Config, ConfigError
+from dreamfusion.config import Config, ConfigError, override
 from dreamfusion.eventlog import EventLog
 from dreamfusion.media import contact_sheet, write_png
 from dreamfusion.mesh import Mesh, extract_mesh
 from dreamfusion.meshcheck import Agreement, Topology, agreement, topology
-from dreamfusion.meshfile import TEXTURED, Origin, place, write_mesh
+from dreamfusion.meshfile import TEXTURED, Origin, Provenance, origin_of, place, write_mesh
 from dreamfusion.meshrender import render_mesh
 from dreamfusion.parallel import is_first, own_device
 from dreamfusion.renderer import render_image
@@ -101,6 +101,12 @@ def optimise(
         save_checkpoint(run.checkpoints, state, keep=config.output.checkpoints_kept)
 
 
+def runnable_here(config: Config) -> Config:
+    """A run's settings for looking at it: backends that were forced for training may not be
+    on this machine."""
+    return override(config, {"field": {"backend": "auto"}, "render": {"backend": "auto"}})
+
+
 def load_state(run: RunFolder, config: Config, device: str) -> TrainState:
     """The state at the run's newest checkpoint. Raises CheckpointError."""
     state = new_state(config, device)
@@ -166,7 +172,8 @@ def write_model(
     if size > 0 and path.suffix.lower().removeprefix(".") in TEXTURED:
         say("baking the texture")
         model = bake(state.shown, mesh, size=size, device=device)
-    files = write_mesh(place(model, origin), path)
+    x, y, z = origin_of(model, origin).tolist()
+    files = write_mesh(place(model, origin), path, provenance=Provenance(state.step, (x, y, z)))
     say("comparing with the scene")
     cameras = show_cameras(CHECK_VIEWS, config).to(device)
     return Export(files, topology(mesh), agreement(model, state.shown, state.occupancy, cameras))

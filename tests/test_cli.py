@@ -76,6 +76,7 @@ def test_help_comes_at_once_and_imports_nothing_heavy():
         "render",
         "sample",
         "report",
+        "view",
         "vocabulary",
         "--version",
     ):

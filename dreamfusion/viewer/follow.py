@@ -1,0 +1,87 @@
+"""What a run's folder has to tell while another process may be writing to it."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from dreamfusion.checkpoint import CheckpointError, checkpoints
+from dreamfusion.runs import RunFolder
+from dreamfusion.session import load_state, runnable_here
+from dreamfusion.trainer import TrainState
+
+
+class Follower:
+    """Loads a run's newest checkpoint, again whenever a newer one has appeared.
+
+    device: where the scene goes. load: brings a newest checkpoint into memory (for tests).
+    """
+
+    def __init__(
+        self,
+        run: RunFolder,
+        device: str,
+        *,
+        load: Callable[[RunFolder, str], TrainState] | None = None,
+    ) -> None:
+        self._run, self._device = run, device
+        self._load = load or load_newest
+        self._seen: tuple[str, int] | None = None
+        self.problem = ""
+
+    def newer(self) -> TrainState | None:
+        """The scene of the newest checkpoint, or None if it was given out before.
+
+        A checkpoint that vanishes while it is read (training keeps only a few) or that cannot be
+        read leaves a line in `problem`, and is tried again when the folder changes.
+        """
+        newest = self._newest()
+        if newest is None or newest == self._seen:
+            return None
+        try:
+            state = self._load(self._run, self._device)
+        except CheckpointError as error:
+            if self._newest() == newest:  # not a race: it will be the same the next time
+                self._seen = newest
+                self.problem = str(error)
+            return None
+        self._seen, self.problem = newest, ""
+        return state
+
+    def _newest(self) -> tuple[str, int] | None:
+        """Name and time of the newest checkpoint: a run that began again may write an old name."""
+        found = checkpoints(self._run.checkpoints)
+        try:
+            return (found[-1].name, os.stat(found[-1]).st_mtime_ns) if found else None
+        except FileNotFoundError:
+            return None
+
+
+def load_newest(run: RunFolder, device: str) -> TrainState:
+    """The state at the newest checkpoint. Raises CheckpointError."""
+    return load_state(run, runnable_here(run.read_config()), device)
+
+
+def previews(run: RunFolder) -> list[Path]:
+    """The pictures from along the way, oldest first."""
+    return sorted(run.previews.glob("step_*.png"))
+
+
+def preview_step(path: Path) -> int:
+    """The step that a preview's name gives."""
+    return int(path.stem.removeprefix("step_"))
+
+
+def last_metrics(run: RunFolder) -> dict[str, Any] | None:
+    """The newest whole line of the run's metrics, or None."""
+    try:
+        with run.metrics.open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - 8192))
+            lines = file.read().split(b"\n")[:-1]
+        found = json.loads(lines[-1]) if lines else None
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None

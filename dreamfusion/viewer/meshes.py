@@ -1,0 +1,69 @@
+"""The mesh on the page: the run's own model, or one extracted at a threshold."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from dreamfusion.mesh import Mesh, extract_mesh
+from dreamfusion.meshfile import glb_bytes, read_glb, read_provenance
+from dreamfusion.occupancy import OccupancyGrid
+from dreamfusion.renderer import Scene
+from dreamfusion.texture import TexturedMesh
+
+EXTRACT_RESOLUTION = 80  # a second or two on two cores, at any threshold
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is looked at: a scene, as it is after `step` steps."""
+
+    step: int
+    field: Scene
+    occupancy: OccupancyGrid
+
+
+@dataclass(frozen=True)
+class ShownMesh:
+    """A mesh where the NeRF is.
+
+    glb: the coloured model as a file. position: where its origin lies in the scene. mesh: the same
+    model in the scene's frame; only its shape matters. name: what it is.
+    """
+
+    glb: bytes
+    position: tuple[float, float, float]
+    mesh: Mesh | TexturedMesh
+    name: str
+
+
+def extracted(
+    subject: Subject, threshold: float, resolution: int = EXTRACT_RESOLUTION
+) -> ShownMesh:
+    """The surface of density `threshold`, coloured at its vertices. Raises MeshError."""
+    mesh = extract_mesh(
+        subject.field, subject.occupancy, resolution=resolution, threshold=threshold
+    )
+    name = f"{len(mesh.faces)} faces at density {threshold:.3g}"
+    return ShownMesh(glb_bytes(mesh), (0.0, 0.0, 0.0), mesh, name)
+
+
+def read_model(path: Path, step: int) -> ShownMesh | None:
+    """The run's own textured model, if there is one and it is of that step.
+
+    A model whose file does not say where in the scene it was cut out (it came from an older
+    version or another program) is left aside: it could not be laid over the NeRF.
+    """
+    try:
+        origin = read_provenance(path.read_bytes())
+    except OSError:
+        return None
+    if origin is None or origin.step != step:
+        return None
+    mesh = read_glb(path)
+    in_scene = dataclasses.replace(mesh, vertices=mesh.vertices + np.asarray(origin.moved_from))
+    name = f"{path.name}, {len(mesh.faces)} faces"
+    return ShownMesh(path.read_bytes(), origin.moved_from, in_scene, name)

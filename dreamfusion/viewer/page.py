@@ -1,0 +1,246 @@
+"""The page itself: a thin layer over viser, an optional package that is imported here alone.
+
+viser runs its server in a thread of its own. Everything that it calls here is a coroutine, which
+it runs in that thread's event loop: these only note what visitors do, for `Stage.work` to read.
+"""
+
+from __future__ import annotations
+
+import math
+import socket
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dreamfusion.cameras import Cameras
+from dreamfusion.errors import UserError, one_line
+from dreamfusion.shading import SHOW_LIGHT
+from dreamfusion.viewer.follow import preview_step
+from dreamfusion.viewer.meshes import ShownMesh
+from dreamfusion.viewer.pose import Pose, light_of
+from dreamfusion.viewer.stage import Choice, Picture
+
+HOST, PORT = "127.0.0.1", 8080
+_KINDS = ("NeRF", "mesh")
+_MODES = ("color", "normals", "depth", "textureless")
+# The light of shown pictures, whose shares are sRGB's; three.js wants them linear, and a white
+# surface returns 1 / pi of what reaches it.
+_AMBIENT = math.pi * SHOW_LIGHT["color"][0] ** 2.2
+
+
+class ViewerError(UserError):
+    """A page that cannot be served."""
+
+
+class Page:
+    """A page that is being served from the moment it is made; a `stage.Screen`.
+
+    host: the address to listen at; 127.0.0.1 is reached from this machine only. port: None takes
+    the first free one from 8080 on, 0 any free one; another one must be free. Raises ViewerError.
+    """
+
+    def __init__(self, title: str, *, host: str = HOST, port: int | None = None) -> None:
+        viser = _import_viser()
+        port = _free_port(host, port)
+        with _silent():
+            self._server: Any = viser.ViserServer(host=host, port=port, label=title, verbose=False)
+        # A visitor could otherwise have the page tunnelled to the public.
+        self._server.request_share_url = lambda verbose=True: None
+        self._poses: dict[int, Pose] = {}
+        self._lights: dict[int, Any] = {}
+        self._previews: list[Path] = []
+        self._glb: Any = None
+        self.woken = threading.Event()
+        self._furnish()
+        self._server.on_client_connect(self._welcome)
+        self._server.on_client_disconnect(self._forget)
+
+    @property
+    def url(self) -> str:
+        """The page's address."""
+        host = self._server.get_host()
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+        return f"http://{f'[{host}]' if ':' in host else host}:{self._server.get_port()}"
+
+    def close(self) -> None:
+        """Stop serving."""
+        with _silent():
+            self._server.stop()
+
+    def start_at(self, camera: Cameras) -> None:
+        """Let new visitors stand where this camera is, looking at the origin."""
+        first = self._server.initial_camera
+        first.position = tuple(camera.positions[0].tolist())
+        first.look_at = (0.0, 0.0, 0.0)
+        first.fov = math.radians(float(camera.fov_y_deg[0]))
+
+    def tell(self, text: str) -> None:
+        """Say how the run stands, in Markdown."""
+        if self._status.content != text:
+            self._status.content = text
+
+    def offer_previews(self, paths: Sequence[Path]) -> None:
+        """Offer these pictures on the slider, which stays at the newest if it was there."""
+        if not paths or list(paths) == self._previews:
+            return
+        at_end = self._slider.value >= len(self._previews) - 1
+        self._previews = list(paths)
+        self._slider.max = len(paths) - 1
+        self._slider.visible = self._preview.visible = True
+        if at_end:
+            self._slider.value = len(paths) - 1
+        self._put_preview()
+
+    # What `stage.Screen` asks for.
+
+    def visitors(self) -> Mapping[int, Pose]:
+        return self._poses.copy()
+
+    def choice(self) -> Choice:
+        kind = "nerf" if self._kind.value == "NeRF" else "mesh"
+        return Choice(kind, self._mode.value, float(self._octaves.value))  # type: ignore[arg-type]
+
+    def show_picture(self, visitor: int, picture: Picture) -> None:
+        client = self._server.get_clients().get(visitor)
+        if client is not None:
+            client.scene.set_background_image(picture, format="png")
+
+    def show_mesh(self, mesh: ShownMesh | None) -> None:
+        if self._glb is not None:
+            self._glb.remove()
+            self._glb = None
+        if mesh is not None:
+            self._glb = self._server.scene.add_glb(
+                "/mesh",
+                glb_data=mesh.glb,
+                position=mesh.position,
+                cast_shadow=False,
+                receive_shadow=False,
+            )
+
+    def say(self, text: str) -> None:
+        self._note.content = text
+
+    def _furnish(self) -> None:
+        """Set up what is on the page before anything is shown."""
+        gui, scene = self._server.gui, self._server.scene
+        scene.set_up_direction("+y")
+        scene.world_axes.visible = False
+        scene.configure_default_lights(False)
+        scene.configure_environment_map(None)
+        scene.add_light_ambient("/ambient", intensity=_AMBIENT)
+        gui.configure_theme(show_logo=False, show_share_button=False, control_width="medium")
+        self._status = gui.add_markdown("")
+        self._kind = gui.add_dropdown("show", _KINDS, initial_value="NeRF")
+        self._mode = gui.add_dropdown("mode", _MODES, initial_value="color")
+        self._octaves = gui.add_slider(
+            "threshold",
+            min=-4.0,
+            max=4.0,
+            step=0.25,
+            initial_value=0.0,
+            hint="The mesh's density, in powers of two from the one that is found",
+        )
+        self._note = gui.add_markdown("")
+        self._slider = gui.add_slider(
+            "preview", min=0, max=1, step=1, initial_value=0, visible=False, hint="Along the way"
+        )
+        self._preview = gui.add_image(
+            np.full((8, 8, 3), 255, np.uint8), label="", format="png", visible=False
+        )
+        for control in (self._kind, self._mode, self._octaves):
+            control.on_update(self._wake)
+        self._slider.on_update(self._turn_preview)
+
+    async def _wake(self, event: Any) -> None:
+        self.woken.set()
+
+    async def _turn_preview(self, event: Any) -> None:
+        self._put_preview()
+
+    def _put_preview(self) -> None:
+        import imageio.v3 as imageio
+
+        path = self._previews[min(int(self._slider.value), len(self._previews) - 1)]
+        try:
+            picture = imageio.imread(path)[..., :3]
+        except (OSError, ValueError):
+            return  # deleted by whoever owns the run
+        self._preview.label = f"step {preview_step(path)}"
+        self._preview.image = picture
+
+    async def _welcome(self, client: Any) -> None:
+        """Follow a new visitor's camera, with a light of their own."""
+        self._lights[client.client_id] = client.scene.add_light_point(
+            "/light", intensity=math.pi - _AMBIENT, decay=0.0
+        )
+        client.camera.on_update(self._follow)
+        await self._follow(client.camera)
+
+    async def _follow(self, camera: Any) -> None:
+        # In the event loop, so that no part of the camera changes while it is read.
+        if camera.image_height <= 0 or camera.image_width <= 0:
+            return
+        w, x, y, z = camera.wxyz.tolist()
+        at = camera.position.tolist()
+        pose = Pose((w, x, y, z), (at[0], at[1], at[2]), float(camera.fov), float(camera.aspect))
+        who = camera.client.client_id
+        if who in self._lights and self._poses.get(who) != pose:
+            self._lights[who].position = light_of(pose)
+            self._poses[who] = pose
+            self.woken.set()
+
+    async def _forget(self, client: Any) -> None:
+        self._lights.pop(client.client_id, None)
+        self._poses.pop(client.client_id, None)
+
+
+def _import_viser() -> Any:
+    try:
+        import viser
+    except ImportError as error:
+        raise ViewerError(
+            f"the page needs viser ({one_line(error)}): pip install 'dreamfusion[viewer]'"
+        ) from None
+    return viser
+
+
+def _free_port(host: str, port: int | None) -> int:
+    """A port that can be listened at. viser would take another one than asked for, unsaid."""
+    wanted = range(PORT, PORT + 100) if port is None else [port]
+    for number in wanted:
+        try:
+            family, kind, _, _, address = socket.getaddrinfo(
+                host, number, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            )[0]
+            with socket.socket(family, kind) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind(address)
+                return int(probe.getsockname()[1])
+        except socket.gaierror as error:
+            raise ViewerError(f"cannot listen at {host}: {one_line(error)}") from None
+        except OSError as error:
+            problem = error.strerror or str(error)
+    raise ViewerError(
+        f"cannot listen at {host}, port {wanted[-1]}: {problem}; choose another with --port, or 0 "
+        "for any free one"
+        if port is not None
+        else f"cannot listen at {host}, ports {wanted[0]} to {wanted[-1]}: {problem}"
+    )
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """viser prints to rich's console when it starts and stops; only our command line prints."""
+    import rich
+
+    console = rich.get_console()
+    before, console.quiet = console.quiet, True
+    try:
+        yield
+    finally:
+        console.quiet = before

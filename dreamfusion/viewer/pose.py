@@ -1,0 +1,60 @@
+"""A visitor's camera. The one place that knows the viewer's convention for cameras.
+
+viser gives a camera as a unit quaternion (w, x, y, z) and a position, both camera to world, of an
+OpenCV camera: x right, y down, z forward. Ours are OpenGL's: x right, y up, z backward. The world
+is the same: the page is told that +Y is up, and nothing is turned.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from dreamfusion.cameras import Cameras
+from dreamfusion.shading import show_light_position
+
+Vector = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Pose:
+    """Where a visitor stands and looks.
+
+    wxyz: unit quaternion, camera (OpenCV) to world. position: world frame. fov_y: full vertical
+    field of view, radians. aspect: width of the picture over its height.
+    """
+
+    wxyz: tuple[float, float, float, float]
+    position: Vector
+    fov_y: float
+    aspect: float = 1.0
+
+
+def cameras_of(pose: Pose) -> Cameras:
+    """The visitor's camera as one of ours, a batch of one, on the CPU."""
+    w, x, y, z = (part / math.hypot(*pose.wxyz) for part in pose.wxyz)
+    right = (1 - 2 * (y * y + z * z), 2 * (x * y + w * z), 2 * (x * z - w * y))
+    down = (2 * (x * y - w * z), 1 - 2 * (x * x + z * z), 2 * (y * z + w * x))
+    forward = (2 * (x * z + w * y), 2 * (y * z - w * x), 1 - 2 * (x * x + y * y))
+    transform = torch.eye(4)
+    transform[:3, 0] = torch.tensor(right)
+    transform[:3, 1] = -torch.tensor(down)
+    transform[:3, 2] = -torch.tensor(forward)
+    transform[:3, 3] = torch.tensor(pose.position)
+    distance = math.hypot(*pose.position)
+    height = pose.position[1] / distance if distance > 0 else 0.0
+    return Cameras(
+        transform[None],
+        torch.tensor([math.degrees(pose.fov_y)]),
+        torch.tensor([math.degrees(math.atan2(pose.position[0], pose.position[2]))]),
+        torch.tensor([math.degrees(math.asin(max(-1.0, min(1.0, height))))]),
+        torch.tensor([distance]),
+    )
+
+
+def light_of(pose: Pose) -> Vector:
+    """Where pictures for this camera have their light."""
+    x, y, z = show_light_position(cameras_of(pose).T_world_camera[0]).tolist()
+    return x, y, z

@@ -1,0 +1,124 @@
+"""A page for the folder of a run, and a page for a run while it trains."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+
+from dreamfusion.checkpoint import CheckpointError, checkpoints
+from dreamfusion.config import Config
+from dreamfusion.runs import RunFolder
+from dreamfusion.session import choose_device, runnable_here, show_cameras
+from dreamfusion.trainer import StepMetrics, TrainState
+from dreamfusion.viewer.follow import Follower, last_metrics, previews
+from dreamfusion.viewer.meshes import Subject, read_model
+from dreamfusion.viewer.page import Page
+from dreamfusion.viewer.stage import Stage
+
+LOOK_SECONDS = 1.0  # between looks into the folder of a run
+SHARE = 0.25  # of the time between steps that the page may take while training
+LIVE_REST_SECONDS = 0.4  # that one picture may take while training
+
+
+def check_viewable(run: RunFolder) -> None:
+    """Raises CheckpointError where there is nothing to look at yet."""
+    if not checkpoints(run.checkpoints):
+        every = run.read_config().output.checkpoint_every
+        raise CheckpointError(
+            f"{run.path} has no checkpoint yet: the first comes after {every} steps, or when the "
+            "run is stopped"
+        )
+
+
+def serve_run(page: Page, run: RunFolder, *, stop: Callable[[], bool] = lambda: False) -> None:
+    """Show a run's newest checkpoint on a page, and every newer one, until `stop` or Ctrl-C.
+
+    Raises CheckpointError where the first one cannot be read.
+    """
+    config = runnable_here(run.read_config())
+    page.start_at(show_cameras(1, config))
+    follower = Follower(run, choose_device("auto"))
+    stage = Stage(page, config, own_model=lambda step: read_model(run.mesh / "model.glb", step))
+    shown, looked = -1, float("-inf")
+    while not stop():
+        if time.monotonic() - looked >= LOOK_SECONDS:
+            state = follower.newer()
+            if state is not None:
+                shown = state.step
+                stage.show(subject_of(state))
+            elif shown < 0 and follower.problem:
+                raise CheckpointError(follower.problem)
+            page.offer_previews(previews(run))
+            page.tell(_status(config, run, shown, follower.problem))
+            looked = time.monotonic()
+        page.woken.clear()
+        if not stage.work():
+            page.woken.wait(0.1)
+
+
+def watch(
+    page: Page,
+    run: RunFolder,
+    state: TrainState,
+    config: Config,
+    steps: Iterable[StepMetrics],
+    *,
+    clock: Callable[[], float] = time.monotonic,
+) -> Iterator[StepMetrics]:
+    """The same steps, with the page kept up to date between them, in this thread.
+
+    Nothing is drawn where nobody looks; otherwise at most one picture or mesh between two steps,
+    and then no more until training has had three times as long. Drawing changes nothing of the
+    state, least of all its generator.
+    """
+    page.start_at(show_cameras(1, config))
+    stage = Stage(page, config, rest_seconds=LIVE_REST_SECONDS, clock=clock)
+    page.tell(f"**{config.prompt}**\n\nwaiting for the first step")
+    idle_until = told = float("-inf")
+    for metrics in steps:
+        now = clock()
+        if now - told >= LOOK_SECONDS or state.step >= config.steps:
+            page.tell(_live_status(config, metrics))
+            page.offer_previews(previews(run))
+            told = now
+        if now >= idle_until:
+            stage.show(subject_of(state))
+            if stage.work():
+                spent = clock() - now
+                idle_until = clock() + spent * (1 / SHARE - 1)
+        yield metrics
+    page.tell(f"**{config.prompt}**\n\nstep {state.step} of {config.steps}: training has ended")
+
+
+def subject_of(state: TrainState) -> Subject:
+    """What there is to look at in a state of training."""
+    return Subject(state.step, state.shown, state.occupancy)
+
+
+def _status(config: Config, run: RunFolder, shown: int, problem: str) -> str:
+    metrics = last_metrics(run)
+    step = metrics.get("step", shown) if metrics else shown
+    lines = [f"**{config.prompt}**", f"checkpoint of step {shown}, of {config.steps}"]
+    if metrics and step > shown:
+        lines.append(f"the run is at step {step}: {_describe(metrics)}")
+    if problem:
+        lines.append(problem)
+    return "\n\n".join(lines)
+
+
+def _live_status(config: Config, metrics: StepMetrics) -> str:
+    about = {
+        "opacity": metrics.opacity, "entropy": metrics.entropy, "sds_norm": metrics.sds_norm
+    }  # fmt: skip
+    return (
+        f"**{config.prompt}**\n\nstep {metrics.step} of {config.steps}, {metrics.seconds:.1f} s\n\n"
+        f"{_describe(about)}"
+    )
+
+
+def _describe(metrics: dict[str, float]) -> str:
+    """As the command line says it."""
+    return (
+        f"covered {metrics.get('opacity', 0.0):.0%}, undecided {metrics.get('entropy', 0.0):.2f}, "
+        f"push {metrics.get('sds_norm', 0.0):.2f}"
+    )
