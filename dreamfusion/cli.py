@@ -8,7 +8,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager, nullcontext
 from enum import Enum
 from pathlib import Path
 from types import FrameType
@@ -548,7 +548,11 @@ def _load(run_dir: Path) -> tuple[RunFolder, Config, TrainState]:
 
 @contextmanager
 def _page(
-    console: Console, title: str, until: str, host: str = "127.0.0.1", port: int | None = None
+    console: Console,
+    title: str,
+    until: str = "until the run ends",
+    host: str = "127.0.0.1",
+    port: int | None = None,
 ) -> Iterator[Page]:
     """A page in the browser for the time of the block, whose address is said."""
     from dreamfusion.viewer.page import Page
@@ -594,22 +598,18 @@ def _optimise(
     if source is not None:
         console.say(f"settings  {source}, --set and options over it")
 
-    from dreamfusion.checkpoint import checkpoints
     from dreamfusion.memory import explain_out_of_memory
     from dreamfusion.parallel import any_process, from_first, is_first, process_group, share
-    from dreamfusion.session import choose_device, load_state, optimise
-    from dreamfusion.trainer import estimate_seconds, new_state, resolve
+    from dreamfusion.session import choose_device, optimise
+    from dreamfusion.trainer import estimate_seconds, resolve
 
     device = choose_device(config.device)
     with (
         _stoppable() as stopping,
         explain_out_of_memory(),
         process_group(device),
-        ExitStack() as pages,
+        _page(console, config.prompt) if view and is_first() else nullcontext() as page,
     ):
-        page = None
-        if view and is_first():
-            page = pages.enter_context(_page(console, config.prompt, "until the run ends"))
         share(config.camera.views)
         prior = _load_prior(config, to_train=True)
         config = resolve(config, prior, device)
@@ -618,11 +618,7 @@ def _optimise(
             run = where
         else:
             run = RunFolder(from_first(create_run(where).path if is_first() else where))
-        # A run that was killed before its first checkpoint begins again, from the same seed.
-        begun = bool(checkpoints(run.checkpoints))
-        state = load_state(run, config, device) if begun else new_state(config, device)
-        if config.steps < state.step:
-            raise UserError(f"{run.path} is at step {state.step}, beyond {config.steps}")
+        state = _state_of(run, config, device)
         if is_first():
             run.write_config(config)
         _print_plan(console, run, config, state, estimate_seconds(state, prior, config))
@@ -637,11 +633,23 @@ def _optimise(
             console.result({"run": run.path, "step": state.step, "finished": False})
             raise typer.Exit(INTERRUPTED)
         report = _finish(console, run, config, state) if is_first() else {}
-        if page is not None:
-            console.say(f"to look   dreamfusion view {run.path} (the page closes with the run)")
     seconds = time.monotonic() - started
     console.say(f"{duration(seconds)} in all")
     console.result(report | {"seconds": round(seconds, 1)})
+
+
+def _state_of(run: RunFolder, config: Config, device: str) -> TrainState:
+    """The state to go on from. A run that was killed before its first checkpoint begins again, from
+    the same seed."""
+    from dreamfusion.checkpoint import checkpoints
+    from dreamfusion.session import load_state
+    from dreamfusion.trainer import new_state
+
+    begun = bool(checkpoints(run.checkpoints))
+    state = load_state(run, config, device) if begun else new_state(config, device)
+    if config.steps < state.step:
+        raise UserError(f"{run.path} is at step {state.step}, beyond {config.steps}")
+    return state
 
 
 def _finish(console: Console, run: RunFolder, config: Config, state: TrainState) -> dict[str, Any]:
@@ -667,6 +675,7 @@ def _finish(console: Console, run: RunFolder, config: Config, state: TrainState)
     console.say(f"settings  {run.config}")
     console.say(f"metrics   {run.metrics}")
     console.say(f"to show   dreamfusion report {run.path}")
+    console.say(f"to look   dreamfusion view {run.path}")
     console.say(f"to go on  dreamfusion resume {run.path} --steps {config.steps * 2}")
     report = {"run": run.path, "step": state.step, "finished": True, "video": run.video}
     return report | _mesh_report(written)
