@@ -6,7 +6,7 @@
 # OUT gets tests.txt, bench.md and embedded-prior/; OUT/work keeps the training's state: run again to
 # go on. Each part runs even if the one before it fails; the exit status is that of the worst.
 # To try it on a CPU: BENCH="--random tiny --warm-up 1 --repeats 1" scripts/gpu_session.sh /tmp/out \
-#   --steps 2 --decay-steps 0 --batch 2 --half-steps 0 --views-per-noun 8 --sheet-steps 1
+#   --steps 2 --word-steps 2 --decay-steps 0 --batch 2 --half-steps 0 --views-per-noun 8 --sheet-steps 1
 set -u
 cd "$(dirname "$0")/.."
 out=$1

@@ -80,6 +80,7 @@ LIGHT: dict[str, Any] = {"ambient": 0.4, "direction_std": 0.6, "distance": [8.0,
 BACKGROUND: tuple[float, float] = (0.5, 1.0)
 SHADING_SHARES = {"albedo": 0.35, "lambertian": 0.45, "textureless": 0.2}
 THUMBNAIL = 16
+WORD_BATCH = 12  # captions in a step of the text encoder alone, for each picture of a later batch
 MAX_TOKENS = 77  # what diffusers' IFPipeline pads prompts to
 CARD = """# The embedded prior
 
@@ -95,8 +96,9 @@ It exists so that `dreamfusion` works at once, offline; it is no general image m
 - **Data**: {n_nouns} kinds of procedural objects (`dreamfusion/toybox`), in varied shapes, colours,
   lights and on plain backgrounds, seen from elevations of {low:.0f} to {high:.0f} degrees. No
   picture, model or text of anybody else's was used.
-- **Training**: {pictures:,} pictures, {hours:.1f} hours on {where} (shared with other work), torch
-  {torch}, by `scripts/train_embedded_prior.py`{before}.
+- **Training**: the text encoder alone, on {thumbnails:,} captions of thumbnails; then both, on
+  {pictures:,} pictures, {hours:.1f} hours on {where} (shared with other work), torch {torch}, by
+  `scripts/train_embedded_prior.py`{before}.
 - **Held out**: {held} of {pairs} pairs of noun and colour were never shown
   (`held_out_pairs.csv`), to measure composition by.
 
@@ -116,7 +118,7 @@ materials. It draws what the toy world's shapes look like, at 64 pixels.
 
 ## Samples
 
-Ordinary DDIM samples, guidance 4, eight azimuths a row, 45 degrees apart:
+Ordinary DDIM samples, guidance 2, eight azimuths a row, 45 degrees apart:
 
 ![samples](samples.png)
 """
@@ -395,8 +397,9 @@ def learn_words(
     batch: int,
     peak: float,
     world: int,
-) -> None:
-    """Teach the text encoder alone to foretell thumbnails from captions, by least squares.
+) -> float:
+    """Teach the text encoder alone to foretell thumbnails from captions, by least squares; the
+    mean error of the last steps.
 
     A view word means something only together with a noun, so at first the diffusion loss hardly
     has a gradient for it, and that little drowns in noise: after 50,000 noisy pictures the views
@@ -443,6 +446,7 @@ def learn_words(
                 f"words {step + 1}/{steps}: loss {np.mean(losses[-100:]):.4f}, {seconds:.0f} s",
                 flush=True,
             )
+    return float(np.mean(losses[-10:]))
 
 
 def noise_schedule() -> DDPMScheduler:
@@ -484,7 +488,7 @@ def sample_sheet(
     file: Path,
     *,
     autocast: Any,
-    guidance: float = 4.0,
+    guidance: float = 2.0,
     steps: int,
     size: int = SIZE,
 ) -> None:
@@ -541,11 +545,17 @@ def save_pipeline(
 
 
 def write_card(
-    folder: Path, *, pictures: int, seconds: float, device: torch.device, before: str
+    folder: Path,
+    *,
+    thumbnails: int,
+    pictures: int,
+    seconds: float,
+    device: torch.device,
+    before: str,
 ) -> None:
     """README.md of the prior: what it is, from what, how long and where it was trained.
 
-    before: what went before this training, or nothing.
+    thumbnails, pictures: how many were seen. before: what went before, or nothing.
     """
     sizes = {
         name: (folder / name).stat().st_size / 1e6
@@ -568,6 +578,7 @@ def write_card(
     (folder / "README.md").write_text(
         CARD.format(
             megabytes=sum(sizes.values()),
+            thumbnails=thumbnails,
             pictures=pictures,
             hours=seconds / 3600,
             where=where,
@@ -657,7 +668,7 @@ def main() -> None:
             tokenizer,
             text_encoder,
             steps=args.word_steps,
-            batch=12 * args.batch,
+            batch=WORD_BATCH * args.batch,
             peak=1.5 * args.learning_rate,
             world=world,
         )
@@ -758,6 +769,7 @@ def main() -> None:
     shutil.copyfile(args.work / f"sheet-{args.steps:06d}.png", args.out / "samples.png")
     write_card(
         args.out,
+        thumbnails=args.word_steps * WORD_BATCH * args.batch * world,
         pictures=seen,
         seconds=spent + time.time() - started,
         device=device,

@@ -11,7 +11,13 @@ import torch
 
 from dreamfusion.toybox import NOUNS
 from dreamfusion.toybox.language import caption_words, held_out_pairs
-from scripts.train_embedded_prior import ToyPictures, make_tokenizer, render_geometry
+from scripts.train_embedded_prior import (
+    ToyPictures,
+    learn_words,
+    make_models,
+    make_tokenizer,
+    render_geometry,
+)
 
 ROOT = Path(__file__).parent.parent
 
@@ -66,12 +72,28 @@ def test_held_out_pairs_are_never_captioned(pictures: ToyPictures):
     assert seen > 500
 
 
+def test_the_text_encoder_learns_what_its_words_look_like(pictures: ToyPictures):
+    tokenizer = make_tokenizer()
+    text_encoder, _ = make_models(tokenizer, 0)
+    before = [parameter.clone() for parameter in text_encoder.parameters()]
+    options = {"batch": 32, "peak": 2e-3, "world": 1}
+    first = learn_words(pictures, tokenizer, text_encoder, steps=1, **options)
+    last = learn_words(pictures, tokenizer, text_encoder, steps=60, **options)
+    assert last < 0.65 * first
+    after = text_encoder.parameters()
+    assert all(p.isfinite().all() for p in text_encoder.parameters())
+    assert any(not torch.equal(p, q) for p, q in zip(before, after, strict=True))
+    small, captions = pictures.thumbnails(0, 5)
+    assert small.shape == (5, 3, 16, 16) and len(captions) == 5 and all(captions)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_resumed_training_equals_one_that_was_not_stopped(tmp_path: Path):
     def train(work: str, steps: int) -> dict[str, torch.Tensor]:
         command = [sys.executable, "-m", "scripts.train_embedded_prior", "--steps", str(steps)]
-        options = "--decay-steps 0 --half-steps 3 --batch 2 --views-per-noun 8 --sheet-steps 1"
+        options = "--decay-steps 0 --word-steps 2 --half-steps 3 --batch 2 --sheet-steps 1"
+        command += ["--views-per-noun", "8"]
         folders = ["--work", str(tmp_path / work), "--out", str(tmp_path / work / "out")]
         subprocess.run(
             [*command, *options.split(), "--device", "cpu", *folders], cwd=ROOT, check=True
