@@ -245,7 +245,8 @@ def export(
 ) -> None:
     """Write the mesh of a run to DIR/mesh/model.FORMAT, and say what it is worth."""
     console = Console(quiet=quiet, json=json_)
-    run, settings, state = _load(run_dir)
+    run = open_run(run_dir)
+    settings, state = _load(run, run.read_config())
     from dreamfusion.session import write_model
 
     written = write_model(
@@ -308,7 +309,7 @@ def render(
     else:
         from dreamfusion.session import draw_scene
 
-        _, here, state = _load(run_dir)
+        here, state = _load(run, settings)
         draw = draw_scene(state, here)
     name = f"render-{mode.value}" + ("-mesh" if mesh else "")
     files = _write_turntable(
@@ -537,13 +538,12 @@ def _load_prior(config: Config, *, to_train: bool) -> DiffusionPrior:
     )
 
 
-def _load(run_dir: Path) -> tuple[RunFolder, Config, TrainState]:
-    """A run's newest scene, on whatever device is here."""
-    run = open_run(run_dir)
+def _load(run: RunFolder, config: Config) -> tuple[Config, TrainState]:
+    """A run's newest scene, and its settings, on whatever device is here."""
     from dreamfusion.session import choose_device, load_state, runnable_here
 
-    config = runnable_here(run.read_config())
-    return run, config, load_state(run, config, choose_device("auto"))
+    config = runnable_here(config)
+    return config, load_state(run, config, choose_device("auto"))
 
 
 @contextmanager

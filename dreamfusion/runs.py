@@ -40,6 +40,10 @@ class RunFolder:
         """A row of views now and then."""
         return self.path / "previews"
 
+    def preview_files(self) -> list[Path]:
+        """The previews that are there, oldest first."""
+        return sorted(self.previews.glob("step_*.png"))
+
     @property
     def metrics(self) -> Path:
         """One line of JSON a step."""
@@ -69,6 +73,11 @@ class RunFolder:
         temporary = self.path / ".config.yaml.tmp"
         temporary.write_text(to_yaml(config), encoding="utf-8")
         os.replace(temporary, self.config)
+
+
+def preview_step(path: Path) -> int:
+    """The step that a preview's name gives. Raises ValueError for another file's name."""
+    return int(path.stem.removeprefix("step_"))
 
 
 def free_path(path: Path, *, suffix: str = "") -> Path:

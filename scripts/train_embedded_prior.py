@@ -431,14 +431,8 @@ def learn_words(
         loss = (foretold - (pictures * 2 - 1).flatten(2)).square().mean()
         if not torch.isfinite(loss):
             sys.exit(f"words, step {step}: the loss is {loss.item()}")
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, steps, 200, steps // 3, peak)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        if world > 1:
-            average_gradients(both, world)
-        nn.utils.clip_grad_norm_(both.parameters(), 1.0)
-        optimizer.step()
+        rate = learning_rate(step, steps, 200, steps // 3, peak)
+        descend(loss, both, optimizer, rate=rate, world=world)
         losses.append(loss.item())
         if toys.rank == 0 and (step + 1) % 100 == 0:
             seconds = time.time() - started
@@ -606,6 +600,20 @@ def average_gradients(models: nn.Module, world: int) -> None:
         gradient.copy_(part.reshape(gradient.shape))
 
 
+def descend(
+    loss: Tensor, models: nn.Module, optimizer: torch.optim.Optimizer, *, rate: float, world: int
+) -> None:
+    """A step down `loss` at a learning rate, with the gradients of all processes, clipped."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    if world > 1:
+        average_gradients(models, world)
+    nn.utils.clip_grad_norm_(models.parameters(), 1.0)
+    optimizer.step()
+
+
 def learning_rate(step: int, steps: int, warmup: int, decay: int, peak: float) -> float:
     return peak * min(1.0, (step + 1) / warmup, max(steps - step, 1) / max(decay, 1))
 
@@ -660,9 +668,10 @@ def main() -> None:
         unet.set_attn_processor(AttnProcessor())
         text_encoder.set_attn_implementation("eager")
     state_file, words_file = args.work / "state.pt", args.work / "words.pt"
-    if words_file.exists():
+    begins = not state_file.exists()  # a state holds the text encoder, too
+    if begins and words_file.exists():
         text_encoder.load_state_dict(torch.load(words_file, weights_only=True))
-    elif not state_file.exists():
+    elif begins:
         learn_words(
             toys,
             tokenizer,
@@ -717,14 +726,8 @@ def main() -> None:
         loss = (predicted.float() - v).square().mean()
         if not torch.isfinite(loss):
             sys.exit(f"step {step}: the loss is {loss.item()}")
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, args.steps, 200, args.decay_steps, args.learning_rate)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        if world > 1:
-            average_gradients(models, world)
-        nn.utils.clip_grad_norm_(models.parameters(), 1.0)
-        optimizer.step()
+        rate = learning_rate(step, args.steps, 200, args.decay_steps, args.learning_rate)
+        descend(loss, models, optimizer, rate=rate, world=world)
         keep = min(args.ema, (step + 1) / (step + 10))
         with torch.no_grad():
             torch._foreach_lerp_(list(average.parameters()), list(models.parameters()), 1 - keep)

@@ -18,11 +18,11 @@ from dreamfusion.cli import main
 from dreamfusion.config import Config, build_config
 from dreamfusion.priors import load_prior
 from dreamfusion.renderer import render_image
-from dreamfusion.runs import RunFolder
+from dreamfusion.runs import RunFolder, preview_step
 from dreamfusion.session import write_model
 from dreamfusion.shading import over
 from dreamfusion.trainer import new_state, resolve, train
-from dreamfusion.viewer.follow import Follower, last_metrics, preview_step, previews
+from dreamfusion.viewer.follow import Follower, last_metrics
 from dreamfusion.viewer.meshes import extracted, read_model
 from dreamfusion.viewer.pose import Pose, cameras_of, light_of
 from dreamfusion.viewer.serve import watch
@@ -38,13 +38,7 @@ TINY = {
 }
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Pictures this small gain nothing from more, and lose a lot on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def orbit(azimuth, elevation, distance=2.5, fov=40.0):
@@ -277,11 +271,11 @@ def test_a_checkpoint_that_vanishes_while_it_is_read_is_no_problem(tmp_path):
 
 def test_previews_and_metrics_of_a_growing_run(tmp_path):
     run = RunFolder(tmp_path)
-    assert previews(run) == [] and last_metrics(run) is None
+    assert run.preview_files() == [] and last_metrics(run) is None
     run.previews.mkdir()
     for step in (100, 20):
         (run.previews / f"step_{step:07d}.png").write_bytes(b"")
-    assert [preview_step(path) for path in previews(run)] == [20, 100]
+    assert [preview_step(path) for path in run.preview_files()] == [20, 100]
     run.metrics.write_text('{"step": 1}\n{"step": 2}\n{"step": 3, "cut')
     assert last_metrics(run) == {"step": 2}
     run.metrics.write_text(json.dumps({"step": 1, "long": "x" * 9000}) + "\n")

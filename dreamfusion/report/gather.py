@@ -20,7 +20,7 @@ from PIL import Image
 from dreamfusion.config import Config, ConfigError
 from dreamfusion.errors import one_line
 from dreamfusion.report.model import Model, ModelError, read_model
-from dreamfusion.runs import RunFolder, open_run, scalars
+from dreamfusion.runs import RunFolder, open_run, preview_step, scalars
 
 MOST_PREVIEWS = 12
 MOST_BYTES = 64_000_000  # of a video
@@ -202,13 +202,12 @@ def _newest_checkpoint(folder: RunFolder) -> tuple[str | None, int | None]:
 
 def _previews(folder: RunFolder) -> tuple[tuple[Preview, ...], list[Note]]:
     found, broken = [], []
-    for path in thin(sorted(folder.previews.glob("step_*.png")), MOST_PREVIEWS):
+    for path in thin(folder.preview_files(), MOST_PREVIEWS):
         try:
             with Image.open(path) as image:
                 image.verify()
                 width, height = image.size
-            step = int(path.stem.removeprefix("step_"))
-            found.append(Preview(step, path.read_bytes(), width, height))
+            found.append(Preview(preview_step(path), path.read_bytes(), width, height))
         except (OSError, ValueError, SyntaxError):
             broken.append(path.name)
     if broken:

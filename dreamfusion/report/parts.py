@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Any
 
+from dreamfusion import console
 from dreamfusion.config import Config, settings
 from dreamfusion.report.curves import COLORS, Series, chart, number
 from dreamfusion.report.gather import Curve, Part, Preview, Run, Video
@@ -207,13 +208,8 @@ def dot(i: int) -> str:
 
 
 def duration(seconds: float) -> str:
-    """ "8.1 s", "2 min 5 s" or "3 h 10 min"."""
-    if seconds < 59.5:
-        return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
-    whole = round(seconds)
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
+    """As the console says it, but to a tenth where it is short: "8.1 s"."""
+    return f"{seconds:.2g} s" if seconds < 10 else console.duration(seconds)
 
 
 def data_uri(kind: str, data: bytes) -> str:

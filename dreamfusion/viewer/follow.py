@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from dreamfusion.checkpoint import CheckpointError, checkpoints
@@ -63,16 +62,6 @@ class Follower:
 def load_newest(run: RunFolder, device: str) -> TrainState:
     """The state at the newest checkpoint. Raises CheckpointError."""
     return load_state(run, runnable_here(run.read_config()), device)
-
-
-def previews(run: RunFolder) -> list[Path]:
-    """The pictures from along the way, oldest first."""
-    return sorted(run.previews.glob("step_*.png"))
-
-
-def preview_step(path: Path) -> int:
-    """The step that a preview's name gives."""
-    return int(path.stem.removeprefix("step_"))
 
 
 def last_metrics(run: RunFolder) -> dict[str, Any] | None:

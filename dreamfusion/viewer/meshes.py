@@ -58,12 +58,13 @@ def read_model(path: Path, step: int) -> ShownMesh | None:
     version or another program) is left aside: it could not be laid over the NeRF.
     """
     try:
-        origin = read_provenance(path.read_bytes())
+        glb = path.read_bytes()
     except OSError:
         return None
+    origin = read_provenance(glb)
     if origin is None or origin.step != step:
         return None
     mesh = read_glb(path)
     in_scene = dataclasses.replace(mesh, vertices=mesh.vertices + np.asarray(origin.moved_from))
     name = f"{path.name}, {len(mesh.faces)} faces"
-    return ShownMesh(path.read_bytes(), origin.moved_from, in_scene, name)
+    return ShownMesh(glb, origin.moved_from, in_scene, name)

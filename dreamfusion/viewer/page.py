@@ -18,8 +18,8 @@ import numpy as np
 
 from dreamfusion.cameras import Cameras
 from dreamfusion.errors import UserError, one_line
+from dreamfusion.runs import preview_step
 from dreamfusion.shading import SHOW_LIGHT
-from dreamfusion.viewer.follow import preview_step
 from dreamfusion.viewer.meshes import ShownMesh
 from dreamfusion.viewer.pose import Pose, light_of
 from dreamfusion.viewer.stage import Choice, Picture

@@ -10,7 +10,7 @@ from dreamfusion.config import Config
 from dreamfusion.runs import RunFolder
 from dreamfusion.session import choose_device, runnable_here, show_cameras
 from dreamfusion.trainer import StepMetrics, TrainState
-from dreamfusion.viewer.follow import Follower, last_metrics, previews
+from dreamfusion.viewer.follow import Follower, last_metrics
 from dreamfusion.viewer.meshes import Subject, read_model
 from dreamfusion.viewer.page import Page
 from dreamfusion.viewer.stage import Stage
@@ -48,7 +48,7 @@ def serve_run(page: Page, run: RunFolder, *, stop: Callable[[], bool] = lambda: 
                 stage.show(subject_of(state))
             elif shown < 0 and follower.problem:
                 raise CheckpointError(follower.problem)
-            page.offer_previews(previews(run))
+            page.offer_previews(run.preview_files())
             page.tell(_status(config, run, shown, follower.problem))
             looked = time.monotonic()
         page.woken.clear()
@@ -79,7 +79,7 @@ def watch(
         now = clock()
         if now - told >= LOOK_SECONDS or state.step >= config.steps:
             page.tell(_live_status(config, metrics))
-            page.offer_previews(previews(run))
+            page.offer_previews(run.preview_files())
             told = now
         if now >= idle_until:
             stage.show(subject_of(state))
