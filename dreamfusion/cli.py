@@ -299,13 +299,14 @@ def render(
 
     behind = parse_background(background or _hex(settings.background.color))
     if mesh:
-        from dreamfusion.meshfile import read_glb
+        from dreamfusion.meshfile import put_back, read_glb
         from dreamfusion.session import draw_mesh
 
         model = run.mesh / "model.glb"
         if not model.exists():
             raise UserError(f"there is no {model}; write it with: dreamfusion export {run.path}")
-        draw = draw_mesh(read_glb(model))
+        shape, provenance = read_glb(model)
+        draw = draw_mesh(put_back(shape, provenance) if provenance else shape)
     else:
         from dreamfusion.session import draw_scene
 

@@ -1,11 +1,10 @@
-"""What a mesh is worth: its topology and size, and how far it looks like the scene it came from."""
+"""How far a mesh looks like the scene it came from."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,23 +22,6 @@ LOW_IOU = 0.9
 
 
 @dataclass(frozen=True)
-class Topology:
-    """vertices, faces: how many. components: pieces that hang together. watertight: every edge
-    belongs to two faces of one orientation. genus: holes through it, all pieces together, or None
-    where it is not watertight. volume: enclosed, cubic scene units (of no meaning unless
-    watertight). size: of the bounding box, (x, y, z), scene units.
-    """
-
-    vertices: int
-    faces: int
-    components: int
-    watertight: bool
-    genus: int | None
-    volume: float
-    size: tuple[float, float, float]
-
-
-@dataclass(frozen=True)
 class Agreement:
     """How alike mesh and scene look, over all views: the peak signal-to-noise ratio in dB of
     colour pictures on white, and the mean intersection over union of silhouettes (alpha > 1/2)."""
@@ -51,30 +33,6 @@ class Agreement:
     def good(self) -> bool:
         """Whether the mesh shows what the scene shows."""
         return self.psnr_db >= LOW_PSNR_DB and self.silhouette_iou >= LOW_IOU
-
-
-def topology(mesh: Mesh) -> Topology:
-    """Count and measure a mesh whose vertices are shared by the faces that meet there."""
-    import trimesh
-
-    model = trimesh.Trimesh(mesh.vertices, mesh.faces, process=False)
-    labels = trimesh.graph.connected_component_labels(
-        model.face_adjacency, node_count=len(mesh.faces)
-    )
-    components = int(labels.max()) + 1
-    watertight = bool(model.is_watertight and model.is_winding_consistent)
-    # Euler: vertices - edges + faces = 2 (components - genus), for closed surfaces.
-    euler = len(np.unique(mesh.faces)) - len(model.edges_unique) + len(mesh.faces)
-    x, y, z = (float(side) for side in np.ptp(mesh.vertices, axis=0))
-    return Topology(
-        vertices=len(mesh.vertices),
-        faces=len(mesh.faces),
-        components=components,
-        watertight=watertight,
-        genus=components - euler // 2 if watertight else None,
-        volume=float(model.volume),
-        size=(x, y, z),
-    )
 
 
 def agreement(

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import json
+import io
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -16,6 +15,7 @@ from PIL import Image
 
 from .errors import one_line
 from .mesh import Mesh, MeshError, vertex_normals
+from .provenance import KEY, Provenance, read_provenance
 from .texture import TexturedMesh
 
 FORMATS = ("glb", "obj", "ply", "stl")
@@ -23,17 +23,6 @@ TEXTURED = ("glb", "obj")  # formats that can hold a texture
 
 Origin = Literal["base", "center", "scene"]
 AnyMesh = TypeVar("AnyMesh", bound=Mesh | TexturedMesh)
-
-
-@dataclass(frozen=True)
-class Provenance:
-    """Where a model was cut out; GLB files keep it, in `asset.extras` as glTF allows.
-
-    step: of the run. moved_from: the point of the scene that became the model's origin.
-    """
-
-    step: int
-    moved_from: tuple[float, float, float]
 
 
 def origin_of(mesh: Mesh | TexturedMesh, origin: Origin) -> NDArray[np.float64]:
@@ -85,32 +74,40 @@ def write_mesh(
     return list(files)
 
 
-def read_glb(path: Path | str) -> Mesh | TexturedMesh:
-    """A mesh that `write_mesh` wrote as .glb. Raises MeshError for one that cannot be read."""
+def read_glb(path: Path | str) -> tuple[Mesh | TexturedMesh, Provenance | None]:
+    """A mesh that `write_mesh` wrote as .glb, and where it comes from if the file says. Raises
+    MeshError for one that cannot be read."""
     import trimesh
 
     path = Path(path)
     try:
-        scene = trimesh.load(path, file_type="glb", process=False)
+        data = path.read_bytes()
+        scene = trimesh.load(io.BytesIO(data), file_type="glb", process=False)
         (model,) = scene.geometry.values()
         vertices = np.asarray(model.vertices, dtype=np.float64)
         faces = np.asarray(model.faces, dtype=np.int64)
         material = getattr(model.visual, "material", None)
         picture = getattr(material, "baseColorTexture", None)
-        if picture is not None:
-            return TexturedMesh(
-                vertices=vertices,
-                faces=faces,
-                normals=np.asarray(model.vertex_normals, dtype=np.float64),
-                uv=np.asarray(model.visual.uv, dtype=np.float64),
-                texture=np.asarray(picture.convert("RGB")),
-            )
-        linear = model.visual.vertex_attributes["color"][:, :3].astype(np.float64) / 255.0
-        return Mesh(vertices, faces, _linear_to_srgb(linear))
+        if picture is None:
+            linear = model.visual.vertex_attributes["color"][:, :3].astype(np.float64) / 255.0
+            return Mesh(vertices, faces, _linear_to_srgb(linear)), read_provenance(data)
+        mesh = TexturedMesh(
+            vertices=vertices,
+            faces=faces,
+            normals=np.asarray(model.vertex_normals, dtype=np.float64),
+            uv=np.asarray(model.visual.uv, dtype=np.float64),
+            texture=np.asarray(picture.convert("RGB")),
+        )
+        return mesh, read_provenance(data)
     # Whatever a reader stumbles over in a file that is no GLB: it has no error of its own.
     except Exception as error:
         reason = one_line(error, 120)
         raise MeshError(f"cannot read the mesh {path} ({reason}); export it again") from None
+
+
+def put_back(mesh: AnyMesh, provenance: Provenance) -> AnyMesh:
+    """The mesh where its scene has it: `place` undone."""
+    return dataclasses.replace(mesh, vertices=mesh.vertices + np.asarray(provenance.moved_from))
 
 
 def glb_bytes(mesh: Mesh | TexturedMesh, provenance: Provenance | None = None) -> bytes:
@@ -133,23 +130,11 @@ def glb_bytes(mesh: Mesh | TexturedMesh, provenance: Provenance | None = None) -
         if matt is not None:
             matt(tree)
         if provenance is not None:
-            tree["asset"]["extras"] = {"dreamfusion": dataclasses.asdict(provenance)}
+            tree["asset"]["extras"] = {KEY: dataclasses.asdict(provenance)}
 
     return trimesh.exchange.gltf.export_glb(
         trimesh.Scene({"model": model}), include_normals=True, tree_postprocessor=finish
     )
-
-
-def read_provenance(glb: bytes) -> Provenance | None:
-    """Where the model of a GLB file was cut out, or None where the file does not say."""
-    # 12 bytes of header, then the JSON chunk: its length, its type, its text.
-    length = int.from_bytes(glb[12:16], "little")
-    try:
-        found = json.loads(glb[20 : 20 + length])["asset"]["extras"]["dreamfusion"]
-        x, y, z = map(float, found["moved_from"])
-        return Provenance(int(found["step"]), (x, y, z))
-    except (ValueError, KeyError, TypeError):
-        return None
 
 
 def _colored_bytes(mesh: Mesh, kind: str) -> bytes:

@@ -6,6 +6,7 @@ Everything here is silent; the command line tells what happens.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -20,14 +21,16 @@ from dreamfusion.config import Config, ConfigError, override
 from dreamfusion.eventlog import EventLog
 from dreamfusion.media import contact_sheet, write_png
 from dreamfusion.mesh import Mesh, extract_mesh
-from dreamfusion.meshcheck import Agreement, Topology, agreement, topology
-from dreamfusion.meshfile import TEXTURED, Origin, Provenance, origin_of, place, write_mesh
+from dreamfusion.meshcheck import Agreement, agreement
+from dreamfusion.meshfile import TEXTURED, Origin, origin_of, place, write_mesh
 from dreamfusion.meshrender import render_mesh
 from dreamfusion.parallel import is_first, own_device
+from dreamfusion.provenance import Provenance
 from dreamfusion.renderer import render_image
 from dreamfusion.runs import MetricsLog, RunFolder
 from dreamfusion.shading import ImageMode, over
 from dreamfusion.texture import TexturedMesh, bake, decimate
+from dreamfusion.topology import Topology, topology
 from dreamfusion.trainer import StepMetrics, TrainState, new_state, train
 from dreamfusion.turntable import Draw, turn
 
@@ -172,11 +175,14 @@ def write_model(
     if size > 0 and path.suffix.lower().removeprefix(".") in TEXTURED:
         say("baking the texture")
         model = bake(state.shown, mesh, size=size, device=device)
-    x, y, z = origin_of(model, origin).tolist()
-    files = write_mesh(place(model, origin), path, provenance=Provenance(state.step, (x, y, z)))
     say("comparing with the scene")
     cameras = show_cameras(CHECK_VIEWS, config).to(device)
-    return Export(files, topology(mesh), agreement(model, state.shown, state.occupancy, cameras))
+    looks = agreement(model, state.shown, state.occupancy, cameras)
+    x, y, z = origin_of(model, origin).tolist()
+    psnr = looks.psnr_db if math.isfinite(looks.psnr_db) else None
+    provenance = Provenance(state.step, (x, y, z), psnr, looks.silhouette_iou)
+    files = write_mesh(place(model, origin), path, provenance=provenance)
+    return Export(files, topology(mesh.vertices, mesh.faces), looks)
 
 
 def show_cameras(n: int, config: Config) -> Cameras:

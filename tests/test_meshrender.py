@@ -5,14 +5,14 @@ import math
 import numpy as np
 import pytest
 import torch
-import trimesh
 from test_mesh import Balls, extract, occupied_by
 
 from dreamfusion.cameras import generate_rays, turntable_cameras
 from dreamfusion.mesh import Mesh
-from dreamfusion.meshcheck import agreement, compare, topology
-from dreamfusion.meshfile import read_glb, write_mesh
+from dreamfusion.meshcheck import agreement, compare
+from dreamfusion.meshfile import origin_of, place, put_back, read_glb, write_mesh
 from dreamfusion.meshrender import render_mesh, sample_texture
+from dreamfusion.provenance import Provenance
 from dreamfusion.renderer import render_image
 from dreamfusion.shading import IMAGE_MODES
 from dreamfusion.texture import bake
@@ -67,8 +67,20 @@ def test_a_mesh_read_back_looks_as_it_was_written(mesh, baked, textured, tmp_pat
     model = baked if textured else mesh
     write_mesh(model, tmp_path / "a.glb")
     cameras = turntable_cameras(2)
-    again = render_mesh(read_glb(tmp_path / "a.glb"), cameras, height=32, width=32)
+    again = render_mesh(read_glb(tmp_path / "a.glb")[0], cameras, height=32, width=32)
     assert compare(render_mesh(model, cameras, height=32, width=32), again).psnr_db > 45
+
+
+def test_a_placed_mesh_is_put_back_where_the_scene_has_it(mesh, tmp_path):
+    x, y, z = origin_of(mesh, "base").tolist()
+    provenance = Provenance(7, (x, y, z), 31.5, 0.96)
+    write_mesh(place(mesh, "base"), tmp_path / "a.glb", provenance=provenance)
+    found, said = read_glb(tmp_path / "a.glb")
+    assert said == provenance
+    assert found.vertices[:, 1].min() == pytest.approx(0, abs=1e-6)
+    assert np.allclose(put_back(found, said).vertices, mesh.vertices, atol=1e-6)
+    write_mesh(mesh, tmp_path / "b.glb")
+    assert read_glb(tmp_path / "b.glb")[1] is None
 
 
 def test_a_point_appears_where_its_ray_goes():
@@ -97,25 +109,6 @@ def test_a_texture_is_linear_between_texels_and_clamped_at_the_border():
     uv = np.array([[0.25, 0.75], [0.5, 0.75], [0.25, 0.5], [0.0, 0.0], [1.0, 0.0]])
     values = sample_texture(texture, uv)[:, 0] * 255
     assert values.tolist() == pytest.approx([0, 50, 100, 200, 255])
-
-
-def test_topology_of_known_solids():
-    def of(model):
-        colors = np.ones((len(model.vertices), 3))
-        return topology(Mesh(np.asarray(model.vertices), np.asarray(model.faces), colors))
-
-    box = of(trimesh.creation.box((1, 2, 3)))
-    assert (box.vertices, box.faces, box.components, box.watertight, box.genus) == (
-        8, 12, 1, True, 0,
-    )  # fmt: skip
-    assert box.volume == pytest.approx(6) and box.size == pytest.approx((1, 2, 3))
-    assert of(trimesh.creation.torus(1, 0.3)).genus == 1
-    two = of(trimesh.creation.torus(1, 0.3) + trimesh.creation.box().apply_translation([5, 0, 0]))
-    assert (two.components, two.genus, two.watertight) == (2, 1, True)
-    ball = trimesh.creation.icosphere(2)
-    ball.update_faces(np.arange(len(ball.faces)) > 0)
-    opened = of(ball)
-    assert not opened.watertight and opened.genus is None
 
 
 def test_agreement_sees_what_is_wrong(mesh):

@@ -16,6 +16,7 @@ from PIL import Image
 from dreamfusion.cli import main
 from dreamfusion.mesh import Mesh
 from dreamfusion.meshfile import write_mesh
+from dreamfusion.provenance import Provenance
 from dreamfusion.report.gather import gather, thin
 from dreamfusion.report.model import ModelError, pack, read_model
 from dreamfusion.texture import TexturedMesh
@@ -168,12 +169,18 @@ def test_colors_at_vertices_are_shown_as_they_were_made(tmp_path):
 
 
 def test_checks_of_a_closed_box(tmp_path):
-    write_mesh(colored_box(), tmp_path / "box.glb")
+    write_mesh(colored_box(), tmp_path / "box.ply")
+    assert "Of step" not in dict(read_model(tmp_path / "box.ply").checks)
+    provenance = Provenance(70, (0.0, 0.0, 0.0), psnr_db=27.41, silhouette_iou=0.9352)
+    write_mesh(colored_box(), tmp_path / "box.glb", provenance=provenance)
     checks = dict(read_model(tmp_path / "box.glb").checks)
-    assert checks["Watertight"] == "yes"
+    assert checks["Of step"] == "70"
+    assert checks["Against the scene, PSNR"] == "27.4 dB"
+    assert checks["Against the scene, silhouettes' IoU"] == "0.935"
+    assert checks["Watertight"] == "yes, genus 0"
     assert checks["Volume"] == "1.000"
     assert checks["Width × height × depth"] == "1.00 × 2.00 × 0.50"
-    assert (checks["Faces"], checks["Parts"], checks["Colour"]) == ("12", "1", "at vertices")
+    assert (checks["Faces"], checks["Pieces"], checks["Colour"]) == ("12", "1", "at vertices")
 
 
 @pytest.mark.parametrize("content", [b"", b"glTF", b"not a mesh at all" * 10])

@@ -1,4 +1,4 @@
-"""A mesh file as a report shows it: checked by trimesh, and packed small for the viewer."""
+"""A mesh file as a report shows it: checked, and packed small for the viewer."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from dreamfusion.errors import UserError, one_line
+from dreamfusion.provenance import read_provenance
+from dreamfusion.topology import topology
 
 MOST_FACES = 2_000_000  # more would make a page that browsers refuse
 _MOST_TEXELS = 2048  # a side
@@ -28,7 +30,7 @@ class Model:
     """Triangles to be shown.
 
     vertices, normals: (v, 3). faces: (f, 3). Either uv, (v, 2) with v up, and a texture, or
-    colors, (v, 3) sRGB bytes, or neither. checks: what trimesh finds, as (name, finding) to print.
+    colors, (v, 3) sRGB bytes, or neither. checks: what is found, as (name, finding) to print.
     """
 
     vertices: NDArray[np.float64]
@@ -58,7 +60,7 @@ def read_model(path: Path) -> Model:
             uv=None if uv is None else np.asarray(uv),
             texture=texture,
             colors=colors,
-            checks=_checks(mesh, texture, colors, path.stat().st_size),
+            checks=_checks(mesh, texture, colors, path.read_bytes()),
         )
     except Exception as error:  # readers of broken files raise whatever their parsers do
         raise ModelError(one_line(error)) from None
@@ -121,29 +123,31 @@ def _colors(mesh: Any, *, linear: bool) -> NDArray[np.uint8] | None:
 
 
 def _checks(
-    mesh: Any, texture: Image.Image | None, colors: NDArray[np.uint8] | None, size: int
+    mesh: Any, texture: Image.Image | None, colors: NDArray[np.uint8] | None, data: bytes
 ) -> tuple[tuple[str, str], ...]:
-    """Seams of the texture, where vertices occur twice, count as closed."""
-    import trimesh
-
-    closed = trimesh.Trimesh(mesh.vertices, mesh.faces, process=False)
-    closed.merge_vertices()
-    watertight = bool(closed.is_watertight)
+    """As (name, finding), of a mesh read from a file of the bytes `data`."""
+    shape = topology(np.asarray(mesh.vertices), np.asarray(mesh.faces))
     if texture is not None:
         look = f"texture, {texture.width} × {texture.height}"
     else:
         look = "none" if colors is None else "at vertices"
     checks = [
-        ("Vertices", f"{len(mesh.vertices):,}"),
-        ("Faces", f"{len(mesh.faces):,}"),
-        ("Watertight", "yes" if watertight else "no"),
-        ("Faces agree on outside", "yes" if closed.is_winding_consistent else "no"),
-        ("Parts", f"{closed.body_count:,}"),
-        ("Width × height × depth", " × ".join(f"{side:.2f}" for side in mesh.extents)),
-        ("Volume", f"{closed.volume:.3f}" if watertight else "unknown: not watertight"),
+        ("Vertices", f"{shape.vertices:,}"),
+        ("Faces", f"{shape.faces:,}"),
+        ("Watertight", f"yes, genus {shape.genus}" if shape.watertight else "no"),
+        ("Pieces", f"{shape.components:,}"),
+        ("Width × height × depth", " × ".join(f"{side:.2f}" for side in shape.size)),
+        ("Volume", f"{shape.volume:.3f}" if shape.watertight else "unknown: not watertight"),
         ("Colour", look),
-        ("File", f"{size / 1e6:.1f} MB" if size >= 1e6 else f"{size / 1e3:.0f} kB"),
+        ("File", f"{len(data) / 1e6:.1f} MB" if len(data) >= 1e6 else f"{len(data) / 1e3:.0f} kB"),
     ]
+    origin = read_provenance(data)
+    if origin is not None:
+        checks.append(("Of step", f"{origin.step:,}"))
+        if origin.psnr_db is not None:
+            checks.append(("Against the scene, PSNR", f"{origin.psnr_db:.1f} dB"))
+        if origin.silhouette_iou is not None:
+            checks.append(("Against the scene, silhouettes' IoU", f"{origin.silhouette_iou:.3f}"))
     return tuple(checks)
 
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from dreamfusion.mesh import Mesh, extract_mesh
-from dreamfusion.meshfile import glb_bytes, read_glb, read_provenance
+from dreamfusion.meshfile import glb_bytes, put_back, read_glb
 from dreamfusion.occupancy import OccupancyGrid
+from dreamfusion.provenance import read_provenance
 from dreamfusion.renderer import Scene
 from dreamfusion.texture import TexturedMesh
 
@@ -64,7 +62,6 @@ def read_model(path: Path, step: int) -> ShownMesh | None:
     origin = read_provenance(glb)
     if origin is None or origin.step != step:
         return None
-    mesh = read_glb(path)
-    in_scene = dataclasses.replace(mesh, vertices=mesh.vertices + np.asarray(origin.moved_from))
+    mesh, _ = read_glb(path)
     name = f"{path.name}, {len(mesh.faces)} faces"
-    return ShownMesh(glb, origin.moved_from, in_scene, name)
+    return ShownMesh(glb, origin.moved_from, put_back(mesh, origin), name)

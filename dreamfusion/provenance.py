@@ -1,0 +1,43 @@
+"""What a GLB file says of where it came from, in `asset.extras` as glTF allows."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+KEY = "dreamfusion"
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """step: of the run. moved_from: the point of the scene that became the model's origin.
+    psnr_db, silhouette_iou: how far the model looks like the scene, see `meshcheck.Agreement`;
+    None where that was not measured.
+    """
+
+    step: int
+    moved_from: tuple[float, float, float]
+    psnr_db: float | None = None
+    silhouette_iou: float | None = None
+
+
+def read_provenance(glb: bytes) -> Provenance | None:
+    """Where the model of a GLB file comes from, or None where the file does not say."""
+    # 12 bytes of header, then the JSON chunk: its length, its type, its text.
+    length = int.from_bytes(glb[12:16], "little")
+    try:
+        found = json.loads(glb[20 : 20 + length])["asset"]["extras"][KEY]
+        x, y, z = map(float, found["moved_from"])
+        return Provenance(
+            int(found["step"]),
+            (x, y, z),
+            _optional(found.get("psnr_db")),
+            _optional(found.get("silhouette_iou")),
+        )
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def _optional(value: Any) -> float | None:
+    return None if value is None else float(value)

@@ -1,0 +1,51 @@
+"""How a mesh hangs together: pieces, holes, whether it is closed; and how large it is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Topology:
+    """vertices, faces: how many. components: pieces that hang together. watertight: every edge
+    belongs to two faces of one orientation. genus: holes through it, all pieces together, or None
+    where it is not watertight. volume: enclosed, cubic scene units (of no meaning unless
+    watertight). size: of the bounding box, (x, y, z), scene units.
+    """
+
+    vertices: int
+    faces: int
+    components: int
+    watertight: bool
+    genus: int | None
+    volume: float
+    size: tuple[float, float, float]
+
+
+def topology(vertices: NDArray[np.float64], faces: NDArray[np.int64]) -> Topology:
+    """Count and measure a mesh, vertices (v, 3) and faces (f, 3) with f > 0. Vertices at one and
+    the same place, as along the seams of a texture, count as one."""
+    import trimesh
+
+    places, number = np.unique(vertices, axis=0, return_inverse=True)
+    faces = number.reshape(-1)[faces]
+    model = trimesh.Trimesh(places, faces, process=False)
+    labels = trimesh.graph.connected_component_labels(model.face_adjacency, node_count=len(faces))
+    components = int(labels.max()) + 1
+    watertight = bool(model.is_watertight and model.is_winding_consistent)
+    # Euler: vertices - edges + faces = 2 (components - genus), for closed surfaces.
+    euler = len(np.unique(faces)) - len(model.edges_unique) + len(faces)
+    a, b, c = np.moveaxis(places[faces], 1, 0)
+    x, y, z = (float(side) for side in np.ptp(vertices, axis=0))
+    return Topology(
+        vertices=len(vertices),
+        faces=len(faces),
+        components=components,
+        watertight=watertight,
+        genus=components - euler // 2 if watertight else None,
+        volume=float((a * np.cross(b, c)).sum() / 6.0),
+        size=(x, y, z),
+    )
