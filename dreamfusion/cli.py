@@ -77,6 +77,7 @@ class MeshFormat(str, Enum):
     obj = "obj"
     ply = "ply"
     stl = "stl"
+    usdz = "usdz"
 
 
 class OriginChoice(Enum):

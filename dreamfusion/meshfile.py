@@ -13,13 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from . import srgb
 from .errors import one_line
 from .mesh import Mesh, MeshError, vertex_normals
 from .provenance import KEY, Provenance, read_provenance
 from .texture import TexturedMesh
+from .usd import usdz_bytes
 
-FORMATS = ("glb", "obj", "ply", "stl")
-TEXTURED = ("glb", "obj")  # formats that can hold a texture
+FORMATS = ("glb", "obj", "ply", "stl", "usdz")
+TEXTURED = ("glb", "obj", "usdz")  # formats that can hold a texture
 
 Origin = Literal["base", "center", "scene"]
 AnyMesh = TypeVar("AnyMesh", bound=Mesh | TexturedMesh)
@@ -47,12 +49,12 @@ def place(mesh: AnyMesh, origin: Origin) -> AnyMesh:
 def write_mesh(
     mesh: Mesh | TexturedMesh, path: Path | str, *, provenance: Provenance | None = None
 ) -> list[Path]:
-    """Write a mesh as the path's suffix says: .glb, .obj, .ply or .stl; the files written.
+    """Write a mesh as the path's suffix says, one of FORMATS; the files written.
 
-    GLB and OBJ hold a texture where the mesh has one (OBJ in a .mtl and a .png beside it); PLY has
-    colours at vertices, STL none. Colours at vertices are sRGB in OBJ and PLY and linear in GLB, as
-    the glTF standard asks. The material is matt. GLB keeps `provenance`. Files appear complete or
-    not at all.
+    GLB, OBJ and USDZ hold a texture where the mesh has one (OBJ in a .mtl and a .png beside it);
+    PLY has colours at vertices, STL none. Colours at vertices are sRGB in OBJ and PLY and linear in
+    GLB and USDZ, as their standards ask. The material is matt. GLB keeps `provenance`. Files appear
+    complete or not at all. Raises MeshError, for USDZ where usd-core is not installed, too.
     """
     path = Path(path)
     kind = path.suffix.lower().removeprefix(".")
@@ -61,9 +63,11 @@ def write_mesh(
     if len(mesh.faces) == 0:
         raise MeshError("the mesh is empty")
     if isinstance(mesh, TexturedMesh) and kind not in TEXTURED:
-        raise MeshError(f"a texture cannot be written as {kind}: use one of glb, obj")
+        raise MeshError(f"a texture cannot be written as {kind}: use one of {', '.join(TEXTURED)}")
     if kind == "glb":
         files = {path: glb_bytes(mesh, provenance)}
+    elif kind == "usdz":
+        files = {path: usdz_bytes(mesh)}
     elif isinstance(mesh, TexturedMesh):
         files = _obj_files(mesh, path)
     else:
@@ -90,7 +94,7 @@ def read_glb(path: Path | str) -> tuple[Mesh | TexturedMesh, Provenance | None]:
         picture = getattr(material, "baseColorTexture", None)
         if picture is None:
             linear = model.visual.vertex_attributes["color"][:, :3].astype(np.float64) / 255.0
-            return Mesh(vertices, faces, _linear_to_srgb(linear)), read_provenance(data)
+            return Mesh(vertices, faces, srgb.from_linear(linear)), read_provenance(data)
         mesh = TexturedMesh(
             vertices=vertices,
             faces=faces,
@@ -124,7 +128,7 @@ def glb_bytes(mesh: Mesh | TexturedMesh, provenance: Provenance | None = None) -
         )
         model = _textured(mesh, material)
     else:
-        model, matt = _colored(mesh, _srgb_to_linear(mesh.colors)), _matt
+        model, matt = _colored(mesh, srgb.to_linear(mesh.colors)), _matt
 
     def finish(tree: dict[str, Any]) -> None:
         if matt is not None:
@@ -197,13 +201,3 @@ def _write(path: Path, data: bytes) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     temporary.write_bytes(data)
     temporary.replace(path)
-
-
-def _srgb_to_linear(colors: NDArray[np.float64]) -> NDArray[np.float64]:
-    """IEC 61966-2-1."""
-    return np.where(colors <= 0.04045, colors / 12.92, ((colors + 0.055) / 1.055) ** 2.4)
-
-
-def _linear_to_srgb(colors: NDArray[np.float64]) -> NDArray[np.float64]:
-    """IEC 61966-2-1."""
-    return np.where(colors <= 0.0031308, colors * 12.92, 1.055 * colors ** (1 / 2.4) - 0.055)

@@ -33,6 +33,7 @@ from dreamfusion.texture import TexturedMesh, bake, decimate
 from dreamfusion.topology import Topology, topology
 from dreamfusion.trainer import StepMetrics, TrainState, new_state, train
 from dreamfusion.turntable import Draw, turn
+from dreamfusion.usd import require_usd
 
 if TYPE_CHECKING:
     from dreamfusion.priors import DiffusionPrior
@@ -162,6 +163,8 @@ def write_model(
     """
     output = config.output
     size = output.texture_size if texture is None else texture
+    if path.suffix.lower() == ".usdz":
+        require_usd()
     say("finding the surface")
     mesh = extract_mesh(
         state.shown,

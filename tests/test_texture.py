@@ -1,9 +1,13 @@
 """Decimation, texture coordinates and baking."""
 
+import io
+
 import numpy as np
+import pygltflib
 import pytest
 import torch
 import trimesh
+from PIL import Image
 from test_mesh import Balls, as_trimesh, extract
 
 from dreamfusion.field import FieldOutput
@@ -113,6 +117,26 @@ def test_textured_files_load_again_upright_and_with_their_texture(baked, tmp_pat
     np.testing.assert_allclose(loaded.visual.uv, baked.uv, atol=1e-6)
     loaded.merge_vertices(merge_tex=True, merge_norm=True)
     assert loaded.is_watertight and loaded.volume > 0
+
+
+def test_another_reader_finds_the_same_glb(baked, tmp_path):
+    write_mesh(baked, tmp_path / "model.glb")
+    tree = pygltflib.GLTF2().load(tmp_path / "model.glb")
+    (mesh,), (material,) = tree.meshes, tree.materials
+    (primitive,) = mesh.primitives
+    positions = tree.accessors[primitive.attributes.POSITION]
+    assert positions.count == len(baked.vertices)
+    assert tree.accessors[primitive.indices].count == 3 * len(baked.faces)
+    np.testing.assert_allclose(positions.max, baked.vertices.max(axis=0), atol=1e-6)
+    assert primitive.attributes.NORMAL is not None
+    assert primitive.attributes.TEXCOORD_0 is not None
+    look = material.pbrMetallicRoughness
+    assert (look.metallicFactor, look.roughnessFactor) == (0, 1)
+    image = tree.images[tree.textures[look.baseColorTexture.index].source]
+    view = tree.bufferViews[image.bufferView]
+    png = tree.binary_blob()[view.byteOffset : view.byteOffset + view.byteLength]
+    with Image.open(io.BytesIO(png)) as picture:
+        assert np.array_equal(np.asarray(picture.convert("RGB")), baked.texture)
 
 
 @pytest.mark.parametrize("kind", ["ply", "stl"])

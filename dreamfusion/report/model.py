@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from dreamfusion import srgb
 from dreamfusion.errors import UserError, one_line
 from dreamfusion.provenance import read_provenance
 from dreamfusion.topology import topology
@@ -115,11 +116,7 @@ def _colors(mesh: Any, *, linear: bool) -> NDArray[np.uint8] | None:
     colors = np.asarray(mesh.visual.vertex_colors)[:, :3]
     if not linear:
         return colors.astype(np.uint8)
-    values = colors / 255.0
-    encoded = np.where(
-        values <= 0.0031308, 12.92 * values, 1.055 * np.maximum(values, 1e-9) ** (1 / 2.4) - 0.055
-    )
-    return (encoded * 255.0).round().astype(np.uint8)
+    return (srgb.from_linear(colors / 255.0) * 255.0).round().astype(np.uint8)
 
 
 def _checks(
