@@ -13,7 +13,7 @@ from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, Repo
 from tiny_priors import save_latent_prior, save_sd3_prior
 from transformers import CLIPTextModel
 
-from dreamfusion.priors import PriorError, find_prior, hub, load_prior
+from dreamfusion.priors import PriorError, find_prior, hub, layout, load_prior
 from dreamfusion.priors.layout import choose_weights
 
 UNET = "diffusion_pytorch_model"
@@ -291,6 +291,22 @@ def test_only_what_is_needed_is_fetched(online, device, dtype, variant):
             "text_encoder/config.json", f"text_encoder/model{variant}.safetensors",
         ]
     )  # fmt: skip
+
+
+def test_a_sentencepiece_tokenizer_names_what_reads_it_before_the_download(
+    online, latent, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(layout, "find_spec", lambda name: None)
+    folder = shutil.copytree(latent, tmp_path / "copy")
+    for tokenizer in (online.source / "tokenizer", folder / "tokenizer"):
+        for file in tokenizer.iterdir():
+            file.unlink()
+        (tokenizer / "spiece.model").write_bytes(b"pieces")
+    for name in ("someone/model", str(folder)):
+        with pytest.raises(PriorError, match=r"pip install 'dreamfusion\[deepfloyd\]'") as error:
+            load_prior(name, prompts=["a mug"])
+        assert f"{name}: its tokenizer is a sentencepiece model" in str(error.value)
+    assert online.fetched == ["model_index.json"]
 
 
 def test_what_is_in_the_cache_needs_no_network(online):

@@ -6,7 +6,14 @@ from pathlib import Path
 
 from dreamfusion.errors import one_line
 from dreamfusion.priors.files import PriorError, read_json
-from dreamfusion.priors.layout import CARD, INDEX, choose_weights, components_of, weights_stem
+from dreamfusion.priors.layout import (
+    CARD,
+    INDEX,
+    check_tokenizer,
+    choose_weights,
+    components_of,
+    weights_stem,
+)
 
 # Ids that thousands of tutorials name, gone from the hub, and where the same weights live.
 MOVED = {
@@ -50,6 +57,10 @@ def fetch(name: str, *, half: bool) -> Path:
         index = read_json(folder / INDEX, f"{name} is not a diffusers model")
         _, components = components_of(index, name)
         wanted = needed_files(files, components, half=half)
+        for component in components:
+            inside = [file.removeprefix(f"{component}/") for file in wanted]
+            if component.startswith("tokenizer"):
+                check_tokenizer(inside, f"{name}: its {component}")
         return Path(snapshot_download(name, allow_patterns=[INDEX, CARD, *wanted]))
     except PriorError:
         raise

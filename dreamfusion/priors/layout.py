@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
+from importlib.util import find_spec
 
 from dreamfusion.priors.files import PriorError
 
@@ -68,6 +69,17 @@ def components_of(index: Mapping[str, object], name: str) -> tuple[str, dict[str
             )
         found[component] = cls
     return pipeline, found
+
+
+def check_tokenizer(files: Collection[str], where: str) -> None:
+    """Whether a tokenizer of these files can be read: of a sentencepiece model alone, as DeepFloyd
+    IF has it, only with the library of that name. Raises PriorError, which starts with `where`."""
+    bare = "spiece.model" in files and "tokenizer.json" not in files
+    if bare and find_spec("sentencepiece") is None:
+        raise PriorError(
+            f"{where} is a sentencepiece model: install what reads it, "
+            "pip install 'dreamfusion[deepfloyd]'"
+        )
 
 
 def weights_stem(component: str) -> str | None:

@@ -12,6 +12,7 @@ from transformers.utils import logging as transformers_logging
 from dreamfusion.errors import one_line
 from dreamfusion.priors.files import PriorError
 from dreamfusion.priors.folder import PriorFolder
+from dreamfusion.priors.layout import check_tokenizer
 
 
 def load_part(
@@ -30,6 +31,9 @@ def load_part(
             "use_safetensors": True,
             "variant": folder.variants[component],
         }
+    if component.startswith("tokenizer"):
+        files = [file.name for file in path.iterdir()]
+        check_tokenizer(files, f"{folder.name}: its {component}")
     try:
         cls = getattr(library, folder.components[component])
         part = cls.from_pretrained(path, local_files_only=True, **options)
