@@ -345,9 +345,10 @@ def view(
     """Show a run in the browser, while it trains or after; Ctrl-C ends it."""
     console = Console()
     run = open_run(run_dir)
-    from dreamfusion.viewer.serve import check_viewable, serve_run
+    from dreamfusion.session import require_checkpoint
+    from dreamfusion.viewer.serve import serve_run
 
-    check_viewable(run)
+    require_checkpoint(run)
     try:
         with _interruptible(), _page(console, run.path.name, "Ctrl-C ends it", host, port) as page:
             if open_:

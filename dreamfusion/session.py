@@ -16,7 +16,12 @@ from typing import TYPE_CHECKING
 import torch
 
 from dreamfusion.cameras import Cameras, turntable_cameras
-from dreamfusion.checkpoint import load_checkpoint, save_checkpoint
+from dreamfusion.checkpoint import (
+    CheckpointError,
+    checkpoints,
+    load_checkpoint,
+    save_checkpoint,
+)
 from dreamfusion.config import Config, ConfigError, override
 from dreamfusion.eventlog import EventLog
 from dreamfusion.media import contact_sheet, write_png
@@ -111,8 +116,19 @@ def runnable_here(config: Config) -> Config:
     return override(config, {"field": {"backend": "auto"}, "render": {"backend": "auto"}})
 
 
+def require_checkpoint(run: RunFolder) -> None:
+    """Raises CheckpointError where there is nothing to look at yet."""
+    if not checkpoints(run.checkpoints):
+        every = run.read_config().output.checkpoint_every
+        raise CheckpointError(
+            f"{run.path} has no checkpoint yet: the first comes after {every} steps, or when the "
+            f"run is stopped; if it trains no more: dreamfusion resume {run.path}"
+        )
+
+
 def load_state(run: RunFolder, config: Config, device: str) -> TrainState:
     """The state at the run's newest checkpoint. Raises CheckpointError."""
+    require_checkpoint(run)
     state = new_state(config, device)
     load_checkpoint(run.checkpoints, state)
     return state

@@ -187,6 +187,43 @@ def test_killed_before_its_first_checkpoint_a_run_begins_again(train, tmp_path):
     assert all((expected[key] == found[key]).all() for key in expected)
 
 
+@pytest.mark.parametrize("command", ["export", "render", "view"])
+def test_a_run_without_a_checkpoint_says_what_is_missing(train, tmp_path, capsys, command):
+    assert train("--out", "run", steps=2) == 0
+    for file in (tmp_path / "run" / "checkpoints").iterdir():
+        file.unlink()
+    capsys.readouterr()
+    assert main([command, "run"]) == 2
+    assert capsys.readouterr().err == (
+        "error: run has no checkpoint yet: the first comes after 4 steps, or when the run is "
+        "stopped; if it trains no more: dreamfusion resume run\n"
+    )
+
+
+def test_commands_work_on_a_run_that_is_still_training(train, tmp_path, capsys, monkeypatch):
+    seen, step_once = {}, trainer.train_step
+
+    def step_and_look(state, prior, config):
+        metrics = step_once(state, prior, config)
+        if state.step == 6:  # the newest checkpoint is of step 4
+            capsys.readouterr()
+            for command in (
+                ["export", "run"],
+                ["render", "run", "--frames", "2"],
+                ["report", "run"],
+            ):
+                seen[command[0]] = (main(command), capsys.readouterr().out)
+        return metrics
+
+    monkeypatch.setattr(trainer, "train_step", step_and_look)
+    assert train("--out", "run", steps=8) == 0
+    assert {name: code for name, (code, _) in seen.items()} == dict.fromkeys(seen, 0)
+    assert "run/mesh/model.glb" in seen["export"][1]
+    assert "run/render-color.mp4" in seen["render"][1]
+    assert (tmp_path / "run" / "report.html").exists()
+    assert steps_of(tmp_path / "run") == list(range(1, 9))
+
+
 def test_a_terminal_gets_a_bar(train, capsys, monkeypatch):
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     assert train(steps=3) == 0

@@ -385,12 +385,7 @@ def bare_run(tmp_path, monkeypatch):
     return run
 
 
-def test_a_run_without_a_checkpoint_is_named_in_one_line(bare_run, capsys):
-    assert main(["view", "run"]) == 2
-    assert capsys.readouterr().err == (
-        "error: run has no checkpoint yet: the first comes after 100 steps, or when the run is "
-        "stopped\n"
-    )
+def test_a_run_that_is_not_there_is_named_in_one_line(bare_run, capsys):
     assert main(["view", "nowhere"]) == 2
     assert capsys.readouterr().err == "error: there is no folder nowhere\n"
 

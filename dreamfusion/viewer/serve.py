@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator
 
-from dreamfusion.checkpoint import CheckpointError, checkpoints
+from dreamfusion.checkpoint import CheckpointError
 from dreamfusion.config import Config
 from dreamfusion.runs import RunFolder
 from dreamfusion.session import choose_device, runnable_here, show_cameras
@@ -18,16 +18,6 @@ from dreamfusion.viewer.stage import Stage
 LOOK_SECONDS = 1.0  # between looks into the folder of a run
 SHARE = 0.25  # of the time between steps that the page may take while training
 LIVE_REST_SECONDS = 0.4  # that one picture may take while training
-
-
-def check_viewable(run: RunFolder) -> None:
-    """Raises CheckpointError where there is nothing to look at yet."""
-    if not checkpoints(run.checkpoints):
-        every = run.read_config().output.checkpoint_every
-        raise CheckpointError(
-            f"{run.path} has no checkpoint yet: the first comes after {every} steps, or when the "
-            "run is stopped"
-        )
 
 
 def serve_run(page: Page, run: RunFolder, *, stop: Callable[[], bool] = lambda: False) -> None:
