@@ -6,17 +6,16 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from dreamfusion import __version__
+from dreamfusion.conduct import check_prompt, conduct, load_prior_for, open_page, prior_folder
 from dreamfusion.config import (
     Config,
     build_config,
@@ -24,20 +23,15 @@ from dreamfusion.config import (
     to_mapping,
     to_yaml,
 )
-from dreamfusion.console import Console, duration
+from dreamfusion.console import Console
 from dreamfusion.errors import UserError
 from dreamfusion.presets import describe_preset, preset_for, preset_names, read_settings
 from dreamfusion.prompts import slug, view_prompts
-from dreamfusion.runs import RunFolder, create_run, free_path, open_run
+from dreamfusion.results import color_name, mesh_report, print_mesh, write_turntable
+from dreamfusion.runs import RunFolder, free_path, open_run
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from dreamfusion.priors import DiffusionPrior, PriorFolder
-    from dreamfusion.session import Export
     from dreamfusion.trainer import TrainState
-    from dreamfusion.turntable import Draw
-    from dreamfusion.viewer.page import Page
 
 USER_ERROR = 2
 INTERRUPTED = 130
@@ -195,11 +189,12 @@ def train(
         options["prior"] = {"name": prior}
     changes = (parse_assignments(set_ or []), options)
     if config is None:
-        folder = _find_prior(build_config(*changes))
+        folder = prior_folder(build_config(*changes))
         config = preset_for(folder.pipeline, has_card=folder.has_card)
     settings = build_config(read_settings(config), *changes)
     where = out or Path("runs") / slug(prompt)
-    _optimise(console, settings, where, source=config, view=view)
+    if not conduct(console, settings, where, source=config, view=view):
+        raise typer.Exit(INTERRUPTED)
 
 
 @app.command(epilog="Example: dreamfusion resume runs/a-corgi --steps 1000")
@@ -217,7 +212,8 @@ def resume(
     settings = run.read_config()
     changes: dict[str, Any] = {} if steps is None else {"steps": steps}
     changes |= {} if device is None else {"device": device}
-    _optimise(console, build_config(to_mapping(settings), changes), run, view=view)
+    if not conduct(console, build_config(to_mapping(settings), changes), run, view=view):
+        raise typer.Exit(INTERRUPTED)
 
 
 @app.command(epilog="Example: dreamfusion export runs/a-corgi --format obj --faces 5000")
@@ -261,8 +257,8 @@ def export(
         origin=origin.value,
         say=lambda stage: console.say(f"          {stage}"),
     )
-    _print_mesh(console, written)
-    console.result(_mesh_report(written))
+    print_mesh(console, written)
+    console.result(mesh_report(written))
 
 
 @app.command(epilog="Example: dreamfusion render runs/a-corgi --mode grid --format webp")
@@ -298,7 +294,7 @@ def render(
     settings = run.read_config()
     from dreamfusion.turntable import parse_background
 
-    behind = parse_background(background or _hex(settings.background.color))
+    behind = parse_background(background or color_name(settings.background.color))
     if mesh:
         from dreamfusion.meshfile import put_back, read_glb
         from dreamfusion.session import draw_mesh
@@ -314,7 +310,7 @@ def render(
         here, state = _load(run, settings)
         draw = draw_scene(state, here)
     name = f"render-{mode.value}" + ("-mesh" if mesh else "")
-    files = _write_turntable(
+    files = write_turntable(
         console,
         run.path / f"{name}.{format_.value}",
         settings,
@@ -350,7 +346,10 @@ def view(
 
     require_checkpoint(run)
     try:
-        with _interruptible(), _page(console, run.path.name, "Ctrl-C ends it", host, port) as page:
+        with (
+            _interruptible(),
+            open_page(console, run.path.name, "Ctrl-C ends it", host, port) as page,
+        ):
             if open_:
                 import webbrowser
 
@@ -404,7 +403,7 @@ def sample(
     console = Console(quiet=quiet, json=json_)
     changes: dict[str, Any] = {"prompt": prompt, "prior": {"name": prior or "auto"}}
     settings = build_config(changes, {"device": device or "auto"})
-    _check_prompt(settings)
+    check_prompt(settings)
     target = out or Path("samples") / f"{slug(prompt)}.png"
 
     import torch
@@ -412,7 +411,7 @@ def sample(
     from dreamfusion.media import contact_sheet, write_png
     from dreamfusion.priors.sampling import sample_images
 
-    model = _load_prior(settings, to_train=False)
+    model = load_prior_for(settings, to_train=False)
     vocabulary = model.card.vocabulary
     azimuth = [360.0 * i / count for i in range(count)]
     texts = view_prompts(vocabulary, vocabulary.canonical(prompt), azimuth, [15.0] * count)
@@ -499,73 +498,12 @@ def doctor(
         raise typer.Exit(USER_ERROR)
 
 
-def _find_prior(config: Config) -> PriorFolder:
-    """The prior's folder; nothing heavy is imported for one that lies here."""
-    from dreamfusion.priors import find_prior
-
-    name, device = config.prior.name, "cpu"
-    if name != "embedded" and not Path(name).is_dir():
-        # What `auto` means, and which files of a hub's model are fetched, depends on the device.
-        from dreamfusion.session import choose_device
-
-        device = choose_device(config.device)
-    return find_prior(name, device=device, dtype=config.prior.dtype)
-
-
-def _check_prompt(config: Config) -> str:
-    """Refuse what the prior cannot read before anything heavy is imported; how it reads it."""
-    from dreamfusion.priors import read_card
-
-    card = read_card(_find_prior(config).path)
-    if config.prior.negative_prompt:
-        card.vocabulary.canonical(config.prior.negative_prompt)
-    return card.vocabulary.canonical(config.prompt)
-
-
-def _load_prior(config: Config, *, to_train: bool) -> DiffusionPrior:
-    """to_train: there will be steps, whose texts are known and which must fit into the memory."""
-    from dreamfusion.priors import load_prior, read_card
-    from dreamfusion.session import choose_device
-    from dreamfusion.trainer import texts_of
-
-    return load_prior(
-        config.prior.name,
-        device=choose_device(config.device),
-        dtype=config.prior.dtype,
-        prompts=texts_of(read_card(_find_prior(config).path), config) if to_train else None,
-        views=config.camera.views if to_train else None,
-        vae_checkpointing=config.prior.vae_checkpointing,
-        vae_slicing=config.prior.vae_slicing,
-        offload=config.prior.offload,
-        compile=config.prior.compile,
-    )
-
-
 def _load(run: RunFolder, config: Config) -> tuple[Config, TrainState]:
     """A run's newest scene, and its settings, on whatever device is here."""
     from dreamfusion.session import choose_device, load_state, runnable_here
 
     config = runnable_here(config)
     return config, load_state(run, config, choose_device("auto"))
-
-
-@contextmanager
-def _page(
-    console: Console,
-    title: str,
-    until: str = "until the run ends",
-    host: str = "127.0.0.1",
-    port: int | None = None,
-) -> Iterator[Page]:
-    """A page in the browser for the time of the block, whose address is said."""
-    from dreamfusion.viewer.page import Page
-
-    page = Page(f"dreamfusion: {title}", host=host, port=port)
-    try:
-        console.say(f"view      {page.url} ({until})")
-        yield page
-    finally:
-        page.close()
 
 
 @contextmanager
@@ -578,211 +516,3 @@ def _interruptible() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _optimise(
-    console: Console,
-    config: Config,
-    where: Path | RunFolder,
-    *,
-    source: str | None = None,
-    view: bool = False,
-) -> None:
-    """Train from the start in a new folder at `where`, or go on with the run that is there.
-
-    source: the preset or file that the settings came from. view: with a page in the browser.
-    """
-    started = time.monotonic()
-    if config.logging.tensorboard:
-        from dreamfusion.eventlog import require_tensorboard
-
-        require_tensorboard()
-    console.say(f"prompt    {config.prompt}, read as: {_check_prompt(config)}")
-    if source is not None:
-        console.say(f"settings  {source}, --set and options over it")
-
-    from dreamfusion.memory import explain_out_of_memory
-    from dreamfusion.parallel import any_process, from_first, is_first, process_group, share
-    from dreamfusion.session import choose_device, optimise
-    from dreamfusion.trainer import estimate_seconds, resolve
-
-    device = choose_device(config.device)
-    with (
-        _stoppable() as stopping,
-        explain_out_of_memory(),
-        process_group(device),
-        _page(console, config.prompt) if view and is_first() else nullcontext() as page,
-    ):
-        share(config.camera.views)
-        prior = _load_prior(config, to_train=True)
-        config = resolve(config, prior, device)
-        _print_machine(console, config, prior)
-        if isinstance(where, RunFolder):
-            run = where
-        else:
-            run = RunFolder(from_first(create_run(where).path if is_first() else where))
-        state = _state_of(run, config, device)
-        if is_first():
-            run.write_config(config)
-        _print_plan(console, run, config, state, estimate_seconds(state, prior, config))
-        steps = optimise(run, state, prior, config, stop=lambda: any_process(stopping(), device))
-        if page is not None:
-            from dreamfusion.viewer.serve import watch
-
-            steps = watch(page, run, state, config, steps)
-        console.steps(steps, total=config.steps, done=state.step)
-        if state.step < config.steps:
-            console.say(f"stopped at step {state.step}; to go on: dreamfusion resume {run.path}")
-            console.result({"run": run.path, "step": state.step, "finished": False})
-            raise typer.Exit(INTERRUPTED)
-        report = _finish(console, run, config, state) if is_first() else {}
-    seconds = time.monotonic() - started
-    console.say(f"{duration(seconds)} in all")
-    console.result(report | {"seconds": round(seconds, 1)})
-
-
-def _state_of(run: RunFolder, config: Config, device: str) -> TrainState:
-    """The state to go on from. A run that was killed before its first checkpoint begins again, from
-    the same seed."""
-    from dreamfusion.checkpoint import checkpoints
-    from dreamfusion.session import load_state
-    from dreamfusion.trainer import new_state
-
-    begun = bool(checkpoints(run.checkpoints))
-    state = load_state(run, config, device) if begun else new_state(config, device)
-    if config.steps < state.step:
-        raise UserError(f"{run.path} is at step {state.step}, beyond {config.steps}")
-    return state
-
-
-def _finish(console: Console, run: RunFolder, config: Config, state: TrainState) -> dict[str, Any]:
-    """Make and name the video and the mesh of a trained run; the report of them."""
-    from dreamfusion.session import draw_scene, write_model
-    from dreamfusion.turntable import parse_background
-
-    output = config.output
-    _write_turntable(
-        console,
-        run.video,
-        config,
-        draw_scene(state, config),
-        modes=["color"],
-        count=output.video_frames,
-        size=output.video_size,
-        background=parse_background(_hex(config.background.color)),
-    )
-    written = write_model(run.mesh / "model.glb", state, config)
-    _print_mesh(console, written)
-    console.say(f"video     {run.video}")
-    console.say(f"previews  {run.previews}")
-    console.say(f"settings  {run.config}")
-    console.say(f"metrics   {run.metrics}")
-    console.say(f"to show   dreamfusion report {run.path}")
-    console.say(f"to look   dreamfusion view {run.path}")
-    console.say(f"to go on  dreamfusion resume {run.path} --steps {config.steps * 2}")
-    report = {"run": run.path, "step": state.step, "finished": True, "video": run.video}
-    return report | _mesh_report(written)
-
-
-def _write_turntable(
-    console: Console,
-    path: Path,
-    config: Config,
-    draw: Draw,
-    *,
-    modes: list[Any],
-    count: int,
-    size: int,
-    background: Tensor | None,
-) -> list[Path]:
-    from dreamfusion.session import show_cameras
-    from dreamfusion.turntable import turn, write_turn
-
-    pictures = turn(draw, show_cameras(count, config), size=size, modes=modes)
-    pictures = console.track(pictures, count, "pictures")
-    return write_turn(pictures, path, count=count, background=background)
-
-
-def _print_mesh(console: Console, written: Export) -> None:
-    """Name the files of a mesh, and say what it is worth."""
-    shape, looks = written.topology, written.agreement
-    closed = f"watertight, genus {shape.genus}" if shape.watertight else "not watertight"
-    pieces = "1 piece" if shape.components == 1 else f"{shape.components} pieces"
-    size = " x ".join(f"{side:.2f}" for side in shape.size)
-    for i, file in enumerate(written.files):
-        console.say(f"{'' if i else 'mesh':<10}{file}")
-    console.say(f"          {shape.vertices:,} vertices, {shape.faces:,} faces, {pieces}, {closed}")
-    console.say(f"          size {size}, volume {shape.volume:.3f}")
-    console.say(
-        f"          looks like the scene: PSNR {looks.psnr_db:.1f} dB, silhouettes' IoU "
-        f"{looks.silhouette_iou:.3f}"
-    )
-    if not looks.good:
-        console.say(
-            "          that is far from the scene: train for more steps, or export with a higher "
-            "--resolution, more --faces or another --threshold"
-        )
-
-
-def _mesh_report(written: Export) -> dict[str, Any]:
-    """What `_print_mesh` says, for scripts."""
-    from dataclasses import asdict
-
-    checks = asdict(written.topology) | asdict(written.agreement)
-    return {"mesh": written.files, "checks": checks}
-
-
-def _hex(color: Sequence[float]) -> str:
-    return "#" + "".join(f"{round(255 * channel):02x}" for channel in color)
-
-
-@contextmanager
-def _stoppable() -> Iterator[Callable[[], bool]]:
-    """Ctrl-C or a polite kill asks to stop after the current step; a second one stops at once."""
-    asked = False
-
-    def ask(signum: int, frame: FrameType | None) -> None:
-        nonlocal asked
-        if asked:
-            raise KeyboardInterrupt
-        asked = True
-        print("stopping after this step (again: at once)", file=sys.stderr, flush=True)
-
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: asked
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _print_machine(console: Console, config: Config, prior: DiffusionPrior) -> None:
-    import torch
-
-    from dreamfusion.accelerators import chosen_backends
-
-    kind = "latents" if prior.vae is not None else "pixels"
-    threads = f", {torch.get_num_threads()} threads" if config.device == "cpu" else ""
-    console.say(f"prior     {prior.name} ({kind}, {prior.image_size} x {prior.image_size})")
-    console.say(f"device    {config.device}{threads}, {config.prior.dtype}")
-    backends = chosen_backends(config, config.device)
-    console.say(f"backends  {backends}")
-    for problem in backends.passed_over:
-        console.say(f"          {problem}")
-    if prior.expected_memory is not None:
-        gib = prior.expected_memory / 2**30
-        console.say(f"memory    about {gib:.1f} GiB of the GPU's (an estimate)")
-
-
-def _print_plan(
-    console: Console, run: RunFolder, config: Config, state: TrainState, seconds: float
-) -> None:
-    steps = f"{config.steps}" if state.step == 0 else f"{state.step} to {config.steps}"
-    console.say(f"run       {run.path}")
-    console.say(
-        f"steps     {steps}, {config.camera.views} views each; expected {duration(seconds)}"
-    )
-    console.say(
-        "shown     covered: share of the picture that is object; undecided: 0 when every pixel is\n"
-        "          solid or empty, 1 at worst; push: how strongly the prior asks for changes"
-    )

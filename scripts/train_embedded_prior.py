@@ -122,7 +122,7 @@ materials. It draws what the toy world's shapes look like, at 64 pixels.
 
 ## Samples
 
-Ordinary DDIM samples, guidance 2, eight azimuths a row, 45 degrees apart:
+Ordinary ancestral samples, guidance 2, eight azimuths a row, 45 degrees apart:
 
 ![samples](samples.png)
 """
@@ -510,7 +510,10 @@ def sample_sheet(
 ) -> None:
     """A row a prompt, eight azimuths a row: what the prior has learned, to look at."""
     device = unet.device
-    scheduler = DDIMScheduler.from_config(noise_schedule().config)
+    scheduler = DDIMScheduler.from_config(
+        noise_schedule().config,
+        timestep_spacing="trailing",  # from noise alone
+    )
     scheduler.set_timesteps(steps)
     generator = torch.Generator().manual_seed(0)
     rows = []
@@ -530,7 +533,10 @@ def sample_sheet(
             with autocast():
                 out = unet(torch.cat([x, x]), t, text, return_dict=False)[0][:, :3].float()
             cond, uncond = out.chunk(2)
-            x = scheduler.step(uncond + guidance * (cond - uncond), t, x).prev_sample
+            # Fresh noise at every step (eta 1) mends what the steps before got wrong.
+            x = scheduler.step(
+                uncond + guidance * (cond - uncond), t, x, eta=1.0, generator=generator
+            ).prev_sample
         strip = (x.clamp(-1, 1) * 127.5 + 127.5).permute(0, 2, 3, 1).byte().cpu().numpy()
         label = Image.new("RGB", (96, size), "white")
         ImageDraw.Draw(label).text((2, size // 2 - 6), prompt, fill="black")

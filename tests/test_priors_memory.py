@@ -8,7 +8,7 @@ import torch
 from diffusers import AutoencoderKL
 from tiny_priors import save_pixel_prior, save_sd3_prior, save_xl_prior
 
-from dreamfusion import cli, priors, trainer
+from dreamfusion import conduct, priors, trainer
 from dreamfusion.cli import main
 from dreamfusion.config import build_config
 from dreamfusion.errors import UserError
@@ -154,10 +154,10 @@ def test_settings_reach_the_prior(monkeypatch):
     for options, value in ((asked, True), ({}, False)):
         prior = {"name": "embedded", "dtype": "float32", **options}
         config = build_config({"device": "cpu", "prompt": "a mug", "prior": prior})
-        found = cli._load_prior(config, to_train=True)
+        found = conduct.load_prior_for(config, to_train=True)
         texts = found.pop("prompts")
         assert len(texts) > 100 and "" in texts and all("mug" in text for text in texts if text)
         assert found == {
             "device": "cpu", "dtype": "float32", "views": 4, **dict.fromkeys(asked, value)
         }  # fmt: skip
-        assert cli._load_prior(config, to_train=False)["prompts"] is None
+        assert conduct.load_prior_for(config, to_train=False)["prompts"] is None
