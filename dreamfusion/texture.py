@@ -15,6 +15,7 @@ from .mesh import Mesh, MeshError, surface_colors, vertex_normals
 from .rasterize import rasterize
 from .renderer import Scene
 
+HASTE = (7, 5, 3, 2)  # how fast edge collapse lowers its standards; the last may leave many faces
 _PADDING = 4  # texels around each chart, so that no seam shows when the texture is made smaller
 
 
@@ -37,7 +38,8 @@ class TexturedMesh:
 def decimate(mesh: Mesh, n_faces: int) -> Mesh:
     """A mesh of at most about `n_faces` faces by quadric edge collapse; the same if it has fewer.
 
-    Colours are those of the nearest vertex before.
+    Colours are those of the nearest vertex before. Collapsing can pinch two sheets together, which
+    opens a closed mesh; where it does, it is tried again with less haste.
     """
     if n_faces < 4:
         raise MeshError(f"a mesh needs at least 4 faces, not {n_faces}")
@@ -46,11 +48,27 @@ def decimate(mesh: Mesh, n_faces: int) -> Mesh:
     import fast_simplification
     from scipy.spatial import cKDTree  # type: ignore[import-untyped]
 
-    vertices, faces = fast_simplification.simplify(
-        mesh.vertices.astype(np.float32), mesh.faces.astype(np.int32), target_count=n_faces
-    )
+    found = []
+    for haste in HASTE:
+        vertices, faces = fast_simplification.simplify(
+            mesh.vertices.astype(np.float32),
+            mesh.faces.astype(np.int32),
+            target_count=n_faces,
+            agg=haste,
+        )
+        found.append((vertices, faces))
+        if len(faces) <= n_faces and not _pinched(faces):
+            break
+    else:
+        vertices, faces = found[0]
     nearest = cKDTree(mesh.vertices).query(vertices)[1]
     return Mesh(vertices.astype(np.float64), faces.astype(np.int64), mesh.colors[nearest])
+
+
+def _pinched(faces: NDArray[np.int32]) -> bool:
+    """Whether more than two faces share an edge."""
+    edges = np.sort(faces[:, [[0, 1], [1, 2], [2, 0]]].reshape(-1, 2), axis=1)
+    return bool((np.unique(edges, axis=0, return_counts=True)[1] > 2).any())
 
 
 def bake(

@@ -29,6 +29,8 @@ for _ in range(3):
     optimizer.step()
 if not dist.is_initialized() or dist.get_rank() == dist.get_world_size() - 1:
     torch.save(model.state_dict(), sys.argv[1])
+if dist.is_initialized():
+    dist.destroy_process_group()
 """
 
 

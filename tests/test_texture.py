@@ -2,6 +2,7 @@
 
 import io
 
+import fast_simplification
 import numpy as np
 import pygltflib
 import pytest
@@ -47,6 +48,22 @@ def test_decimation_keeps_the_solid_and_its_colors(ball):
     assert decimate(ball, len(ball.faces)) is ball
     with pytest.raises(MeshError, match="at least 4"):
         decimate(ball, 3)
+
+
+def test_decimation_that_pinches_is_tried_with_less_haste(ball, monkeypatch):
+    tried = []
+
+    def simplify(vertices, faces, target_count, agg):
+        tried.append(agg)
+        if agg > 3:  # two sheets that meet in the edge from 0 to 1
+            return vertices[:6], np.array([[0, 1, 2], [1, 0, 3], [0, 1, 4], [1, 0, 5]], np.int32)
+        return real(vertices, faces, target_count=target_count, agg=agg)
+
+    real = fast_simplification.simplify
+    monkeypatch.setattr(fast_simplification, "simplify", simplify)
+    small = decimate(ball, 2000)
+    assert tried == [7, 5, 3]
+    assert as_trimesh(small).is_watertight and len(small.faces) <= 2000
 
 
 def test_charts_do_not_overlap_and_lie_in_the_square(ball):
