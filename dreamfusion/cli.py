@@ -6,8 +6,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,7 +14,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dreamfusion import __version__
-from dreamfusion.conduct import check_prompt, conduct, load_prior_for, open_page, prior_folder
+from dreamfusion.conduct import (
+    check_prompt,
+    conduct,
+    handling_stops,
+    load_prior_for,
+    open_page,
+    prior_folder,
+)
 from dreamfusion.config import (
     Config,
     build_config,
@@ -347,7 +353,7 @@ def view(
     require_checkpoint(run)
     try:
         with (
-            _interruptible(),
+            handling_stops(signal.default_int_handler),
             open_page(console, run.path.name, "Ctrl-C ends it", host, port) as page,
         ):
             if open_:
@@ -504,15 +510,3 @@ def _load(run: RunFolder, config: Config) -> tuple[Config, TrainState]:
 
     config = runnable_here(config)
     return config, load_state(run, config, choose_device("auto"))
-
-
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    """Ctrl-C and a polite kill raise KeyboardInterrupt, even where a shell had them ignored."""
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.signal(number, signal.default_int_handler) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -173,12 +173,19 @@ def _stoppable() -> Iterator[Callable[[], bool]]:
         asked = True
         print("stopping after this step (again: at once)", file=sys.stderr, flush=True)
 
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with handling_stops(ask):
         yield lambda: asked
+
+
+@contextmanager
+def handling_stops(handler: Callable[[int, FrameType | None], Any]) -> Iterator[None]:
+    """Ctrl-C and a polite kill call `handler`, even where a shell had them ignored."""
+    before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, earlier in before.items():
+            signal.signal(number, earlier)
 
 
 def _print_machine(console: Console, config: Config, prior: DiffusionPrior) -> None:

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .cameras import Cameras
-from .mesh import Mesh, vertex_normals
+from .mesh import Mesh
 from .rasterize import rasterize
 from .shading import (
     IMAGE_MODES,
@@ -20,7 +20,7 @@ from .shading import (
     show_light_position,
     with_alpha,
 )
-from .texture import TexturedMesh
+from .texture import TexturedMesh, smooth_normals
 
 
 def render_mesh(
@@ -39,11 +39,7 @@ def render_mesh(
     """
     if mode not in IMAGE_MODES:
         raise ValueError(f"unknown mode {mode!r}")
-    normals = (
-        mesh.normals
-        if isinstance(mesh, TexturedMesh)
-        else vertex_normals(mesh.vertices, mesh.faces)
-    )
+    normals = smooth_normals(mesh)
     pictures = []
     for i in range(len(cameras)):
         camera = cameras[i : i + 1].to("cpu")

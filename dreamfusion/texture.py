@@ -35,6 +35,13 @@ class TexturedMesh:
     texture: NDArray[np.uint8]
 
 
+def smooth_normals(mesh: Mesh | TexturedMesh) -> NDArray[np.float64]:
+    """Unit normals (v, 3) at the vertices: a textured mesh has its own, smooth across seams."""
+    if isinstance(mesh, TexturedMesh):
+        return mesh.normals
+    return vertex_normals(mesh.vertices, mesh.faces)
+
+
 def decimate(mesh: Mesh, n_faces: int) -> Mesh:
     """A mesh of at most about `n_faces` faces by quadric edge collapse; the same if it has fewer.
 
@@ -48,14 +55,10 @@ def decimate(mesh: Mesh, n_faces: int) -> Mesh:
     import fast_simplification
     from scipy.spatial import cKDTree  # type: ignore[import-untyped]
 
+    before = mesh.vertices.astype(np.float32), mesh.faces.astype(np.int32)
     found = []
     for haste in HASTE:
-        vertices, faces = fast_simplification.simplify(
-            mesh.vertices.astype(np.float32),
-            mesh.faces.astype(np.int32),
-            target_count=n_faces,
-            agg=haste,
-        )
+        vertices, faces = fast_simplification.simplify(*before, target_count=n_faces, agg=haste)
         found.append((vertices, faces))
         if len(faces) <= n_faces and not _pinched(faces):
             break

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from . import srgb
-from .mesh import Mesh, MeshError, vertex_normals
-from .texture import TexturedMesh
+from .mesh import Mesh, MeshError
+from .texture import TexturedMesh, smooth_normals
 
 
 def usdz_bytes(mesh: Mesh | TexturedMesh) -> bytes:
@@ -54,11 +54,7 @@ def _define_mesh(stage: Any, mesh: Mesh | TexturedMesh) -> Any:
 
     shape = UsdGeom.Mesh.Define(stage, "/Model/Mesh")
     points = mesh.vertices.astype(np.float32)
-    normals = (
-        mesh.normals
-        if isinstance(mesh, TexturedMesh)
-        else vertex_normals(mesh.vertices, mesh.faces)
-    )
+    normals = smooth_normals(mesh)
     shape.CreatePointsAttr(Vt.Vec3fArray.FromNumpy(points))
     shape.CreateFaceVertexCountsAttr(Vt.IntArray(len(mesh.faces), 3))
     shape.CreateFaceVertexIndicesAttr(Vt.IntArray.FromNumpy(mesh.faces.astype(np.int32).ravel()))

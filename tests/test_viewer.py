@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from test_trainer import tensors
 from tiny_priors import save_pixel_prior
 from viewer_scene import Balls, Clock, FakeScreen, pose_of, subject
 
@@ -307,14 +308,6 @@ class FakePage(FakeScreen):
 
     def offer_previews(self, paths):
         pass
-
-
-def tensors(state):
-    parts = (state.field, state.shown, state.background, state.occupancy)
-    found = [value for part in parts for value in part.state_dict().values()]
-    for _, entry in sorted(state.optimizer.state_dict()["state"].items()):
-        found += [entry[key] for key in sorted(entry)]
-    return [*found, state.generator.get_state()]
 
 
 @pytest.mark.parametrize("ema", [0.0, 0.9])
