@@ -18,8 +18,8 @@ from .renderer import Scene
 from .sampling import march_rays
 from .volume import render_weights
 
-# Beyond these (in powers of e above or below the threshold) density counts as solid or empty.
-_CLIP = 3.0
+# Smaller parts (in samples) that smoothing takes away stay away: specks and wisps, not thin parts.
+_SPECK = 8
 
 
 class MeshError(UserError):
@@ -132,11 +132,11 @@ def density_grid(
 
 
 def largest_solid(density: NDArray[np.float32], threshold: float) -> NDArray[np.float64]:
-    """The volume whose zero level is the surface: log(density / threshold), clipped, positive
+    """The volume whose zero level is the surface: density / threshold - 1, at most 1, positive
     inside the largest connected piece and its hollows, negative outside.
 
-    The logarithm makes the level cross cells about linearly, as marching cubes supposes: density
-    itself grows by powers through a surface.
+    Outside it is -1 and well inside 1, so that a blur leaves a flat surface where it was, however
+    dense what is behind it.
     """
     from scipy import ndimage  # type: ignore[import-untyped]
 
@@ -153,10 +153,10 @@ def largest_solid(density: NDArray[np.float32], threshold: float) -> NDArray[np.
     sizes[0] = 0
     piece = labels == sizes.argmax()
     filled = ndimage.binary_fill_holes(piece)
-    volume = np.log(np.maximum(density / threshold, 1e-9)).clip(-_CLIP, _CLIP)
+    volume = np.minimum(density.astype(np.float64) / threshold, 2.0) - 1.0
     # Other pieces become empty and hollows solid; what is near the surface keeps its value.
-    volume = np.where(solid & ~piece, -_CLIP, volume)
-    return np.where(filled & ~piece, _CLIP, volume)
+    volume = np.where(solid & ~piece, -1.0, volume)
+    return np.where(filled & ~piece, 1.0, volume)
 
 
 def surface(
@@ -168,11 +168,13 @@ def surface(
     from skimage.measure import marching_cubes
 
     # One empty layer around it closes surfaces at the box's faces.
-    padded = np.pad(volume, 1, constant_values=-_CLIP)
+    padded = np.pad(volume, 1, constant_values=-1.0)
     if smoothing > 0:
-        blurred = ndimage.gaussian_filter(padded, smoothing, mode="nearest")
-        # What is too thin to survive the blur is kept sharp.
-        padded = np.where(_lost(padded > 0, blurred > 0), padded, blurred)
+        smooth = ndimage.gaussian_filter(padded, smoothing, mode="nearest")
+        # What is too thin to survive the blur gets half of it.
+        thin = ndimage.gaussian_filter(padded, smoothing / 2, mode="nearest")
+        smooth = np.where(_lost(padded > 0, smooth > 0), thin, smooth)
+        padded = smooth if (smooth > 0).any() else padded
     vertices, faces, _, _ = marching_cubes(padded, level=0.0)
     mesh = trimesh.Trimesh(vertices, faces, process=False)
     labels = trimesh.graph.connected_component_labels(mesh.face_adjacency, node_count=len(faces))
@@ -188,10 +190,15 @@ def surface(
 
 
 def _lost(before: NDArray[np.bool_], after: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Where solid samples have no solid sample left within two of them, and around there."""
+    """Where parts of solid samples have no solid sample left within two of them, and around
+    there. Parts of fewer than `_SPECK` samples do not count."""
     from scipy import ndimage
 
     lost = before & ~ndimage.binary_dilation(after, iterations=2)
+    labels, _ = ndimage.label(lost, np.ones((3, 3, 3)))
+    large = np.bincount(labels.ravel()) >= _SPECK
+    large[0] = False
+    lost = large[labels]
     return ndimage.binary_dilation(lost, iterations=3) if lost.any() else lost
 
 

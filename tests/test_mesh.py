@@ -121,6 +121,24 @@ def test_thin_parts_survive_smoothing():
     assert np.ptp(mesh.vertices[:, 0]) > 1.4
 
 
+def test_wisps_are_smoothed_away_and_a_lone_speck_is_not():
+    ball, hairs = [0.0, 0, 0, 0.4], [[0.0, 0.4 + 0.02 * i, 0, 0.012] for i in range(4)]
+    mesh = extract(Balls([ball, *hairs], width=0.004), resolution=64)
+    assert mesh.vertices[:, 1].max() < 0.45
+    speck = extract_mesh(
+        Balls([[0.01, 0.01, 0.01, 0.03]]), occupied_by(Balls([ball])), resolution=48, threshold=100
+    )
+    assert as_trimesh(speck).is_watertight and np.ptp(speck.vertices, axis=0).max() < 0.2
+
+
+def test_smoothing_moves_no_surface_however_dense_the_inside():
+    for peak in (20.0, 1e4):
+        field = Balls([[0.0, 0, 0, 0.5]], peak=peak)
+        mesh = as_trimesh(extract(field, resolution=128, threshold=5.0))
+        radius = 0.5 + field.width * np.log(peak / 5.0 - 1.0)
+        assert np.linalg.norm(mesh.vertices, axis=1).mean() == pytest.approx(radius, abs=0.002)
+
+
 def test_empty_or_broken_scenes_say_so():
     with pytest.raises(MeshError, match="nothing in it is opaque"):
         extract(Balls([[0.0, 0, 0, 0.5]], peak=0.5))
