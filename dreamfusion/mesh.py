@@ -167,9 +167,11 @@ def surface(
     from scipy import ndimage
     from skimage.measure import marching_cubes
 
-    # One empty layer around it closes surfaces at the box's faces.
-    padded = np.pad(volume, 1, constant_values=-1.0)
+    # Empty layers around it close surfaces at the box's faces.
+    padded = np.pad(volume, 2, constant_values=-1.0)
     if smoothing > 0:
+        # Soft density is full of tunnels a sample or two wide.
+        padded = ndimage.grey_closing(padded, size=3)
         smooth = ndimage.gaussian_filter(padded, smoothing, mode="nearest")
         # What is too thin to survive the blur gets half of it.
         thin = ndimage.gaussian_filter(padded, smoothing / 2, mode="nearest")
@@ -181,7 +183,7 @@ def surface(
     faces = faces[labels == np.bincount(labels).argmax()].astype(np.int64)
     used, faces = np.unique(faces, return_inverse=True)
     faces = faces.reshape(-1, 3)
-    vertices = vertices[used].astype(np.float64) - 1.0
+    vertices = vertices[used].astype(np.float64) - 2.0
     corners = vertices[faces]
     signed_volume = np.einsum("fi,fi->", corners[:, 0], np.cross(corners[:, 1], corners[:, 2]))
     if signed_volume < 0:

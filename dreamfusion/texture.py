@@ -5,6 +5,7 @@ Texture coordinates are (u, v) in [0, 1], v up: (0, 0) is the lower left corner 
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +16,10 @@ from .mesh import Mesh, MeshError, surface_colors, vertex_normals
 from .rasterize import rasterize
 from .renderer import Scene
 
-HASTE = (7, 5, 3, 2)  # how fast edge collapse lowers its standards; the last may leave many faces
+# How fast edge collapse lowers its standards (the last may leave many faces), and of the faces
+# asked for what share it tries to leave: what pinches a mesh one way need not another way.
+HASTE = (7, 5, 3, 2)
+SHARES = (1.0, 0.95, 0.9, 0.85)
 _PADDING = 4  # texels around each chart, so that no seam shows when the texture is made smaller
 
 
@@ -46,7 +50,7 @@ def decimate(mesh: Mesh, n_faces: int) -> Mesh:
     """A mesh of at most about `n_faces` faces by quadric edge collapse; the same if it has fewer.
 
     Colours are those of the nearest vertex before. Collapsing can pinch two sheets together, which
-    opens a closed mesh; where it does, it is tried again with less haste.
+    opens a closed mesh; where it does, it is tried again with less haste, then with fewer faces.
     """
     if n_faces < 4:
         raise MeshError(f"a mesh needs at least 4 faces, not {n_faces}")
@@ -57,8 +61,9 @@ def decimate(mesh: Mesh, n_faces: int) -> Mesh:
 
     before = mesh.vertices.astype(np.float32), mesh.faces.astype(np.int32)
     found = []
-    for haste in HASTE:
-        vertices, faces = fast_simplification.simplify(*before, target_count=n_faces, agg=haste)
+    for share, haste in itertools.product(SHARES, HASTE):
+        target = max(4, int(share * n_faces))
+        vertices, faces = fast_simplification.simplify(*before, target_count=target, agg=haste)
         found.append((vertices, faces))
         if len(faces) <= n_faces and not _pinched(faces):
             break

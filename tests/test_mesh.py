@@ -14,6 +14,7 @@ from dreamfusion.mesh import (
 )
 from dreamfusion.meshfile import place, write_mesh
 from dreamfusion.occupancy import OccupancyGrid
+from dreamfusion.topology import topology
 
 
 class Balls:
@@ -119,6 +120,17 @@ def test_thin_parts_survive_smoothing():
     chain = [[x, 0.0, 0.0, 0.03] for x in np.linspace(0.0, 0.8, 41)]
     mesh = extract(Balls([[-0.4, 0, 0, 0.35], *chain], width=0.004), resolution=64, smoothing=1.5)
     assert np.ptp(mesh.vertices[:, 0]) > 1.4
+
+
+@pytest.mark.parametrize(("hole", "genus"), [(0.02, 0), (0.12, 1)])
+def test_pinholes_are_closed_and_holes_are_not(hole, genus):
+    class Bead(Balls):
+        def density(self, points: Tensor) -> Tensor:
+            inside = points[:, :2].norm(dim=-1) > hole
+            return super().density(points) * inside
+
+    mesh = extract(Bead([[0.0, 0, 0, 0.4]]), resolution=64)
+    assert topology(mesh.vertices, mesh.faces).genus == genus
 
 
 def test_wisps_are_smoothed_away_and_a_lone_speck_is_not():

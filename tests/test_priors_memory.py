@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from dreamfusion.config import build_config
 from dreamfusion.errors import UserError
 from dreamfusion.memory import explain_out_of_memory
 from dreamfusion.priors import PriorError, find_prior, load_prior
+from dreamfusion.priors.folder import PriorFolder
 from dreamfusion.priors.memory import (
     MARGIN,
     VAE_MAPS,
@@ -62,6 +64,37 @@ def test_more_views_take_more_and_every_option_takes_less(xl):
     plain, least = estimate(xl), {"vae_checkpointing": True, "vae_slicing": True}
     assert estimate(xl, **least) < estimate(xl, vae_checkpointing=True) < plain
     assert estimate(xl, dtype=HALF) < estimate(xl, dtype=FULL)
+
+
+# Of the published models: numbers in the denoiser and the autoencoder, and the latents' side.
+PUBLISHED = {
+    "Stable Diffusion 1.5": (859_520_964, 83_653_863, 64, HALF),
+    "Stable Diffusion XL": (2_567_463_684, 83_653_863, 128, FULL),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_the_readme_tells_the_estimates(tmp_path, name):
+    unet, vae, size, vae_dtype = PUBLISHED[name]
+    configs = {
+        "unet": {"sample_size": size, "block_out_channels": [320]},
+        "vae": {"block_out_channels": [128, 256, 512, 512]},
+    }
+    for component, config in configs.items():
+        (tmp_path / component).mkdir()
+        (tmp_path / component / "config.json").write_text(json.dumps(config))
+    # Text encoders are gone by then, and are smaller than the denoiser.
+    weights = {"unet": unet, "vae": vae, "text_encoder": 0}
+    folder = PriorFolder(name, tmp_path, "", dict.fromkeys(weights, ""), {}, weights)
+    saving = {"vae_checkpointing": True, "vae_slicing": True, "offload": True}
+    estimates = [
+        estimate(folder, views=views, vae_dtype=vae_dtype, prepared=True, **options)
+        for options in ({}, saving)
+        for views in (1, 4)
+    ]
+    row = "".join(f" {needed / 2**30:.1f} |" for needed in estimates)
+    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    assert f"| {name} |{row}\n" in readme
 
 
 def test_a_large_text_encoder_counts_where_it_is_the_peak(tmp_path):
