@@ -7,8 +7,8 @@ Each prompt is trained by the installed `dreamfusion` in a process of its own, s
 peak memory are a user's. Then each result is held against the toy world's own object (volume IoU
 and colour error, best over a rotation about the vertical axis and a scale), its pictures are shown
 to a classifier trained for the purpose (`scripts/toy_classifier.py`), and a table (Markdown, JSON)
-and a contact sheet are written: eight views a row, colour above, normals below. Run again, it
-keeps finished runs and goes on.
+and a contact sheet are written: eight views a row, colour above, normals below. What the export
+found of the mesh stands in the table, too. Run again, it keeps finished runs and goes on.
 """
 
 from __future__ import annotations
@@ -22,20 +22,24 @@ import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # share the cores: before torch is loaded
 
 import numpy as np
 import torch
+import trimesh
 from PIL import Image, ImageDraw
 from torch import Tensor
 
 from dreamfusion.cameras import Cameras
 from dreamfusion.mesh import density_grid, find_threshold, largest_solid
+from dreamfusion.provenance import read_provenance
 from dreamfusion.renderer import render_image
 from dreamfusion.runs import open_run
 from dreamfusion.session import load_state, show_cameras
 from dreamfusion.shading import over
+from dreamfusion.topology import topology
 from dreamfusion.toybox import ToyObject, make_object
 from dreamfusion.toybox.language import held_out_pairs
 from scripts.toy_classifier import COLOR_NAMES, NOUN_NAMES, ToyClassifier, train_classifier
@@ -68,12 +72,21 @@ PROMPTS: tuple[tuple[str, str | None], ...] = (
     ("cone", "blue"),
 )
 VIEWS, VIEW_SIZE, GRID = 8, 64, 64
+# Runs a command, its output on standard error, and prints its peak memory. A process of its own,
+# and a small one: a child's peak counts from what its parent holds when it is started.
+_MEASURED = """
+import resource, subprocess, sys
+code = subprocess.call(sys.argv[1:], stdout=sys.stderr)
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+sys.exit(code)
+"""
 
 
 @dataclass(frozen=True)
 class Result:
     """What was measured of one prompt. iou, noun, color: shares in [0, 1]; color_error: mean
-    absolute difference of sRGB albedo in [0, 1]; peak_gib: of the training process."""
+    absolute difference of sRGB albedo in [0, 1]; psnr_db, silhouette_iou: of the mesh against the
+    scene, as the export found them; peak_gib: of the training process."""
 
     prompt: str
     seed: int
@@ -84,6 +97,9 @@ class Result:
     color_error: float
     noun: float
     color: float
+    psnr_db: float
+    silhouette_iou: float
+    watertight: bool
     seconds: float
     peak_gib: float
 
@@ -97,14 +113,16 @@ def train_prompt(prompt: str, seed: int, folder: Path, extra: list[str]) -> tupl
     command = [sys.executable, "-m", "dreamfusion", "train", prompt, "--out", str(folder)]
     started = time.monotonic()
     with folder.with_suffix(".log").open("w") as log:
-        process = subprocess.Popen(
-            [*command, "--seed", str(seed), *extra], stdout=log, stderr=subprocess.STDOUT
+        process = subprocess.run(
+            [sys.executable, "-c", _MEASURED, *command, "--seed", str(seed), *extra],
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
         )
-        _, status, usage = os.wait4(process.pid, 0)
     seconds = time.monotonic() - started
-    if status != 0:
+    if process.returncode != 0:
         sys.exit(f"training {prompt!r} failed: see {folder.with_suffix('.log')}")
-    peak = usage.ru_maxrss / (1 << 30 if sys.platform == "darwin" else 1 << 20)
+    peak = int(process.stdout) / (1 << 30 if sys.platform == "darwin" else 1 << 20)
     note.write_text(json.dumps({"seconds": seconds, "peak_gib": peak}))
     return seconds, peak
 
@@ -172,8 +190,8 @@ def classify(classifier: ToyClassifier, pictures: Tensor, toy: ToyObject) -> tup
 
 def measure(
     run_dir: Path, toy: ToyObject, classifier: ToyClassifier, file: Path
-) -> dict[str, float]:
-    """Everything that the scene of a finished run is measured by; writes its pictures to `file`."""
+) -> dict[str, Any]:
+    """Everything that a finished run is measured by; writes pictures of its scene to `file`."""
     run = open_run(run_dir)
     config = run.read_config()
     state = load_state(run, config, "cpu")
@@ -206,6 +224,20 @@ def measure(
         "color_error": color_error(state.shown, predicted, toy, yaw, scale),
         "noun": noun,
         "color": color,
+        **check_mesh(run.mesh / "model.glb"),
+    }
+
+
+def check_mesh(file: Path) -> dict[str, Any]:
+    """What the mesh of a run says of its likeness to the scene, and whether it is watertight."""
+    origin = read_provenance(file.read_bytes())
+    if origin is None or origin.psnr_db is None or origin.silhouette_iou is None:
+        sys.exit(f"{file} does not say how far it looks like its scene: export it again")
+    mesh: Any = trimesh.load(file, force="mesh", process=False)
+    return {
+        "psnr_db": origin.psnr_db,
+        "silhouette_iou": origin.silhouette_iou,
+        "watertight": topology(np.asarray(mesh.vertices), np.asarray(mesh.faces)).watertight,
     }
 
 
@@ -213,29 +245,32 @@ def write_table(results: list[Result], out: Path) -> str:
     """table.md and results.json; returns the table."""
     lines = [
         "| prompt | pair seen in training | IoU | colour error | views: noun | views: colour "
-        "| seconds | GiB |",
-        "|---|---|---|---|---|---|---|---|",
+        "| mesh: PSNR, dB | mesh: IoU | watertight | seconds | GiB |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
-    for r in results:
-        lines.append(
-            f"| {r.prompt} | {'no' if r.held_out else 'yes'} | {r.iou:.2f} | {r.color_error:.3f} | "
-            f"{r.noun:.0%} | {r.color:.0%} | {r.seconds:.0f} | {r.peak_gib:.2f} |"
+
+    def row(name: str, seen: str, group: list[Result]) -> str:
+        def mean(key: str) -> float:
+            return float(np.mean([getattr(r, key) for r in group]))
+
+        closed = f"{sum(r.watertight for r in group)} of {len(group)}"
+        if len(group) == 1:
+            closed = "yes" if group[0].watertight else "no"
+        return (
+            f"| {name} | {seen} | {mean('iou'):.2f} | {mean('color_error'):.3f} | "
+            f"{mean('noun'):.0%} | {mean('color'):.0%} | {mean('psnr_db'):.1f} | "
+            f"{mean('silhouette_iou'):.3f} | {closed} | {mean('seconds'):.0f} | "
+            f"{mean('peak_gib'):.2f} |"
         )
+
+    lines += [row(r.prompt, "no" if r.held_out else "yes", [r]) for r in results]
     for name, group in (
         ("mean, seen pairs", [r for r in results if not r.held_out]),
         ("mean, unseen pairs", [r for r in results if r.held_out]),
         ("mean of all", results),
     ):
         if group:
-            mean = {
-                key: float(np.mean([getattr(r, key) for r in group]))
-                for key in ("iou", "color_error", "noun", "color", "seconds", "peak_gib")
-            }
-            lines.append(
-                f"| **{name}** | | {mean['iou']:.2f} | {mean['color_error']:.3f} | "
-                f"{mean['noun']:.0%} | {mean['color']:.0%} | {mean['seconds']:.0f} | "
-                f"{mean['peak_gib']:.2f} |"
-            )
+            lines.append(row(f"**{name}**", "", group))
     worst = min(results, key=lambda r: r.iou)
     lines.append(f"\nWorst IoU: {worst.iou:.2f} ({worst.prompt}).")
     text = "\n".join(lines) + "\n"
