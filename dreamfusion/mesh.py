@@ -20,6 +20,8 @@ from .volume import render_weights
 
 # Smaller parts (in samples) that smoothing takes away stay away: specks and wisps, not thin parts.
 _SPECK = 8
+# How far the surface's volume stays from zero at samples.
+_OFF_SAMPLES = 1e-3
 
 
 class MeshError(UserError):
@@ -177,6 +179,8 @@ def surface(
         thin = ndimage.gaussian_filter(padded, smoothing / 2, mode="nearest")
         smooth = np.where(_lost(padded > 0, smooth > 0), thin, smooth)
         padded = smooth if (smooth > 0).any() else padded
+    # A level that runs through a sample would put several vertices at that place.
+    padded = np.where(np.abs(padded) < _OFF_SAMPLES, _OFF_SAMPLES, padded)
     vertices, faces, _, _ = marching_cubes(padded, level=0.0)
     mesh = trimesh.Trimesh(vertices, faces, process=False)
     labels = trimesh.graph.connected_component_labels(mesh.face_adjacency, node_count=len(faces))

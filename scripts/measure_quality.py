@@ -188,9 +188,7 @@ def classify(classifier: ToyClassifier, pictures: Tensor, toy: ToyObject) -> tup
     return float(noun), float(color)
 
 
-def measure(
-    run_dir: Path, toy: ToyObject, classifier: ToyClassifier, file: Path
-) -> dict[str, Any]:
+def measure(run_dir: Path, toy: ToyObject, classifier: ToyClassifier, file: Path) -> dict[str, Any]:
     """Everything that a finished run is measured by; writes pictures of its scene to `file`."""
     run = open_run(run_dir)
     config = run.read_config()

@@ -11,6 +11,7 @@ from dreamfusion.mesh import (
     MeshError,
     extract_mesh,
     find_threshold,
+    surface,
 )
 from dreamfusion.meshfile import place, write_mesh
 from dreamfusion.occupancy import OccupancyGrid
@@ -141,6 +142,14 @@ def test_wisps_are_smoothed_away_and_a_lone_speck_is_not():
         Balls([[0.01, 0.01, 0.01, 0.03]]), occupied_by(Balls([ball])), resolution=48, threshold=100
     )
     assert as_trimesh(speck).is_watertight and np.ptp(speck.vertices, axis=0).max() < 0.2
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 1.0])
+def test_a_level_that_runs_through_samples_gives_a_closed_surface(smoothing):
+    x, y, z = np.meshgrid(*[np.arange(17) - 8.0] * 3, indexing="ij")
+    octahedron = np.clip(5.0 - np.abs(x) - np.abs(y) - np.abs(z), -1.0, 1.0)
+    found = topology(*surface(octahedron, smoothing))
+    assert (found.watertight, found.components, found.genus) == (True, 1, 0)
 
 
 def test_smoothing_moves_no_surface_however_dense_the_inside():
