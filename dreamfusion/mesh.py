@@ -175,9 +175,10 @@ def surface(
         # Soft density is full of tunnels a sample or two wide.
         padded = ndimage.grey_closing(padded, size=3)
         smooth = ndimage.gaussian_filter(padded, smoothing, mode="nearest")
-        # What is too thin to survive the blur gets half of it.
-        thin = ndimage.gaussian_filter(padded, smoothing / 2, mode="nearest")
-        smooth = np.where(_lost(padded > 0, smooth > 0), thin, smooth)
+        lost = _lost(padded > 0, smooth > 0)
+        if lost.any():  # what is too thin to survive the blur gets half of it
+            thin = ndimage.gaussian_filter(padded, smoothing / 2, mode="nearest")
+            smooth = np.where(lost, thin, smooth)
         padded = smooth if (smooth > 0).any() else padded
     # A level that runs through a sample would put several vertices at that place.
     padded = np.where(np.abs(padded) < _OFF_SAMPLES, _OFF_SAMPLES, padded)

@@ -2,11 +2,11 @@
 
 import json
 import shutil
-from pathlib import Path
 
 import pytest
 import torch
 from diffusers import AutoencoderKL
+from test_readme import README
 from tiny_priors import save_pixel_prior, save_sd3_prior, save_xl_prior
 
 from dreamfusion import conduct, priors, trainer
@@ -93,8 +93,7 @@ def test_the_readme_tells_the_estimates(tmp_path, name):
         for views in (1, 4)
     ]
     row = "".join(f" {needed / 2**30:.1f} |" for needed in estimates)
-    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
-    assert f"| {name} |{row}\n" in readme
+    assert f"| {name} |{row}\n" in README
 
 
 def test_a_large_text_encoder_counts_where_it_is_the_peak(tmp_path):
