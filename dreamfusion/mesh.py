@@ -20,6 +20,9 @@ from .volume import render_weights
 
 # Smaller parts (in samples) that smoothing takes away stay away: specks and wisps, not thin parts.
 _SPECK = 8
+# Pieces smaller than this share of the largest are crumbs. Measured on 24 scenes: noise stays below
+# 0.002, and what belongs to the object (the loose handle of a mug) begins at 0.02.
+_CRUMB = 0.01
 # How far the surface's volume stays from zero at samples.
 _OFF_SAMPLES = 1e-3
 
@@ -91,19 +94,20 @@ def extract_mesh(
     threshold: float | None = None,
     smoothing: float = 1.0,
 ) -> Mesh:
-    """The surface of the field's largest solid piece, with its colours.
+    """The surface of the field's largest solid piece, and of others not much smaller, in colours.
 
     resolution: marching-cubes samples along each side of the box. threshold: density of the
     surface; found from the field where None. smoothing: standard deviation of a blur before the
-    surface is drawn, in samples; 0 for none. Crumbs are dropped and hollows filled. The mesh lies
-    where the field is. Raises MeshError rather than return nothing.
+    surface is drawn, in samples; 0 for none. Crumbs (below a hundredth of the largest piece) are
+    dropped and hollows filled. The mesh lies where the field is. Raises MeshError rather than
+    return nothing.
     """
     if resolution < 8:
         raise MeshError(f"a mesh needs a resolution of at least 8, not {resolution}")
     if threshold is None:
         threshold = find_threshold(field, occupancy)
     density = density_grid(field, occupancy, resolution)
-    volume = largest_solid(density, threshold)
+    volume = solid_volume(density, threshold)
     mesh_vertices, faces = surface(volume, smoothing)
     vertices = (mesh_vertices + 0.5) * (2.0 / resolution) - 1.0
     normals = vertex_normals(vertices, faces)
@@ -133,9 +137,9 @@ def density_grid(
     return grid.reshape(resolution, resolution, resolution).cpu().numpy()
 
 
-def largest_solid(density: NDArray[np.float32], threshold: float) -> NDArray[np.float64]:
+def solid_volume(density: NDArray[np.float32], threshold: float) -> NDArray[np.float64]:
     """The volume whose zero level is the surface: density / threshold - 1, at most 1, positive
-    inside the largest connected piece and its hollows, negative outside.
+    inside the connected pieces that are no crumbs and their hollows, negative outside.
 
     Outside it is -1 and well inside 1, so that a blur leaves a flat surface where it was, however
     dense what is behind it.
@@ -153,18 +157,19 @@ def largest_solid(density: NDArray[np.float32], threshold: float) -> NDArray[np.
         )
     sizes = np.bincount(labels.ravel())
     sizes[0] = 0
-    piece = labels == sizes.argmax()
-    filled = ndimage.binary_fill_holes(piece)
+    pieces = (sizes >= _CRUMB * sizes.max())[labels] & solid
+    filled = ndimage.binary_fill_holes(pieces)
     volume = np.minimum(density.astype(np.float64) / threshold, 2.0) - 1.0
-    # Other pieces become empty and hollows solid; what is near the surface keeps its value.
-    volume = np.where(solid & ~piece, -1.0, volume)
-    return np.where(filled & ~piece, 1.0, volume)
+    # Crumbs become empty and hollows solid; what is near the surface keeps its value.
+    volume = np.where(solid & ~pieces, -1.0, volume)
+    return np.where(filled & ~pieces, 1.0, volume)
 
 
 def surface(
     volume: NDArray[np.float64], smoothing: float
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Vertices (v, 3), in samples, and faces (f, 3) of the zero level's largest closed surface."""
+    """Vertices (v, 3), in samples, and faces (f, 3) of the zero level's closed surfaces, outward,
+    without crumbs and what bounds hollows."""
     import trimesh
     from scipy import ndimage
     from skimage.measure import marching_cubes
@@ -185,15 +190,13 @@ def surface(
     vertices, faces, _, _ = marching_cubes(padded, level=0.0)
     mesh = trimesh.Trimesh(vertices, faces, process=False)
     labels = trimesh.graph.connected_component_labels(mesh.face_adjacency, node_count=len(faces))
-    faces = faces[labels == np.bincount(labels).argmax()].astype(np.int64)
+    a, b, c = np.moveaxis(vertices[faces].astype(np.float64), 1, 0)
+    enclosed = np.bincount(labels, (a * np.cross(b, c)).sum(axis=1)) / 6.0
+    if enclosed[np.abs(enclosed).argmax()] < 0:
+        faces, enclosed = faces[:, ::-1], -enclosed
+    faces = faces[(enclosed >= _CRUMB * enclosed.max())[labels]]
     used, faces = np.unique(faces, return_inverse=True)
-    faces = faces.reshape(-1, 3)
-    vertices = vertices[used].astype(np.float64) - 2.0
-    corners = vertices[faces]
-    signed_volume = np.einsum("fi,fi->", corners[:, 0], np.cross(corners[:, 1], corners[:, 2]))
-    if signed_volume < 0:
-        faces = faces[:, ::-1].copy()
-    return vertices, faces
+    return vertices[used].astype(np.float64) - 2.0, faces.reshape(-1, 3).astype(np.int64)
 
 
 def _lost(before: NDArray[np.bool_], after: NDArray[np.bool_]) -> NDArray[np.bool_]:

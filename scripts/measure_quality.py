@@ -33,7 +33,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from dreamfusion.cameras import Cameras
-from dreamfusion.mesh import density_grid, find_threshold, largest_solid
+from dreamfusion.mesh import density_grid, find_threshold, solid_volume
 from dreamfusion.provenance import read_provenance
 from dreamfusion.renderer import render_image
 from dreamfusion.runs import open_run
@@ -196,7 +196,7 @@ def measure(run_dir: Path, toy: ToyObject, classifier: ToyClassifier, file: Path
     cameras: Cameras = show_cameras(VIEWS, config)
 
     threshold = find_threshold(state.shown, state.occupancy)
-    solid = largest_solid(density_grid(state.shown, state.occupancy, GRID), threshold) > 0
+    solid = solid_volume(density_grid(state.shown, state.occupancy, GRID), threshold) > 0
     predicted = torch.from_numpy(solid.astype(np.float32))
     truth = torch.from_numpy(toy.occupancy(GRID).astype(np.float32))
     iou, yaw, scale = best_overlap(predicted, truth)

@@ -83,12 +83,26 @@ def test_threshold_gives_the_rendered_silhouette_whatever_the_density(peak, widt
     assert abs(surface - rendered) < 0.02
 
 
-def test_crumbs_are_dropped_and_hollows_filled():
-    field = Balls([[0.0, 0, 0, 0.5], [0.8, 0.8, 0.8, 0.12]], hollow=0.3)
+@pytest.mark.parametrize(
+    "field",
+    [
+        Balls([[0.0, 0, 0, 0.5], [0.8, 0.8, 0.8, 0.09]]),
+        Balls([[0.0, 0, 0, 0.5]], hollow=0.3),
+    ],
+    ids=["crumb", "hollow"],
+)
+def test_crumbs_are_dropped_and_hollows_filled(field):
     mesh = as_trimesh(extract(field))
     assert mesh.body_count == 1
     assert np.abs(mesh.vertices).max() < 0.55
     assert mesh.volume == pytest.approx(4 / 3 * np.pi * 0.5**3, rel=0.06)
+
+
+def test_parts_that_hang_free_are_kept_and_all_face_outwards():
+    mesh = extract(Balls([[-0.3, 0, 0, 0.5], [0.6, 0, 0, 0.2], [0.6, 0.6, 0.6, 0.2]]))
+    found = topology(mesh.vertices, mesh.faces)
+    assert (found.watertight, found.components, found.genus) == (True, 3, 0)
+    assert found.volume == pytest.approx(4 / 3 * np.pi * (0.5**3 + 2 * 0.2**3), rel=0.08)
 
 
 def test_centered_or_in_place():
