@@ -7,8 +7,6 @@ there is whole, whenever the power went.
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +18,7 @@ from torch import Tensor, nn
 from dreamfusion import __version__
 from dreamfusion.errors import UserError
 from dreamfusion.trainer import TrainState
+from dreamfusion.wholefile import whole_file
 
 FORMAT = 1
 _MODULES = ("field", "average", "background", "occupancy")
@@ -31,11 +30,12 @@ class CheckpointError(UserError):
 
 def save_checkpoint(folder: Path, state: TrainState, *, keep: int) -> Path:
     """Write `state` into `folder` and delete all but the newest `keep`; the JSON file's path."""
-    folder.mkdir(parents=True, exist_ok=True)
     stem = folder / f"step_{state.step:07d}"
     details = {"format": FORMAT, "step": state.step, "dreamfusion": __version__}
-    _write(stem.with_suffix(".safetensors"), lambda path: save_file(_tensors(state), path))
-    _write(stem.with_suffix(".json"), lambda path: path.write_text(json.dumps(details) + "\n"))
+    with whole_file(stem.with_suffix(".safetensors")) as file:
+        save_file(_tensors(state), file)
+    with whole_file(stem.with_suffix(".json")) as file:
+        file.write_text(json.dumps(details) + "\n")
     for old in checkpoints(folder)[:-keep]:
         old.unlink()
         old.with_suffix(".safetensors").unlink(missing_ok=True)
@@ -101,12 +101,3 @@ def _restore(state: TrainState, tensors: dict[str, Tensor], step: int) -> None:
     state.optimizer.load_state_dict({"state": moments, "param_groups": groups})
     state.generator.set_state(tensors["generator"].to(torch.uint8))
     state.step = step
-
-
-def _write(path: Path, write: Callable[[Path], object]) -> None:
-    """Write a file so that it is either whole under its name or not there."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    write(temporary)
-    with temporary.open("rb") as file:
-        os.fsync(file.fileno())
-    os.replace(temporary, path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,8 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
+
+from .wholefile import whole_file
 
 # Unless a video says how its colours are meant, browsers guess those of old television, and red
 # turns orange. These are what sRGB calls its own, with the matrix of HD.
@@ -56,10 +57,8 @@ def write_png(image: Tensor, path: Path | str) -> None:
     """Write an image (h, w, 3) or (h, w, 4) in [0, 1]. The file appears complete or not at all."""
     import imageio.v3 as imageio
 
-    path = Path(path)
-    temporary = _temporary(path)
-    imageio.imwrite(temporary, to_bytes(image), extension=".png")
-    temporary.replace(path)
+    with whole_file(Path(path)) as file:
+        imageio.imwrite(file, to_bytes(image), extension=".png")
 
 
 def write_mp4(frames: Iterable[Tensor], path: Path | str, *, fps: int = 30) -> None:
@@ -68,10 +67,13 @@ def write_mp4(frames: Iterable[Tensor], path: Path | str, *, fps: int = 30) -> N
     Odd sizes lose their last row or column, as the format's chroma needs even ones. The file
     appears complete or not at all.
     """
+    with whole_file(Path(path)) as file:
+        _write_mp4(frames, file, fps)
+
+
+def _write_mp4(frames: Iterable[Tensor], file: Path, fps: int) -> None:
     import imageio_ffmpeg
 
-    path = Path(path)
-    temporary = _temporary(path)
     writer: Any = None
     try:
         for frame in frames:
@@ -80,7 +82,7 @@ def write_mp4(frames: Iterable[Tensor], path: Path | str, *, fps: int = 30) -> N
             height, width = (side // 2 * 2 for side in frame.shape[:2])
             if writer is None:
                 writer = imageio_ffmpeg.write_frames(
-                    str(temporary),
+                    str(file),
                     (width, height),
                     fps=fps,
                     codec="libx264",
@@ -97,7 +99,6 @@ def write_mp4(frames: Iterable[Tensor], path: Path | str, *, fps: int = 30) -> N
             writer.close()
     if writer is None:
         raise ValueError("a video needs at least one frame")
-    temporary.replace(path)
 
 
 def write_animation(frames: Iterable[Tensor], path: Path | str, *, fps: int = 30) -> None:
@@ -114,16 +115,15 @@ def write_animation(frames: Iterable[Tensor], path: Path | str, *, fps: int = 30
     options: dict[str, Any] = {"quality": 90, "method": 2}
     if path.suffix.lower() == ".gif":
         options = {"disposal": 2, "optimize": False}
-    temporary = _temporary(path)
-    first.save(
-        temporary,
-        save_all=True,
-        append_images=pictures,
-        duration=max(20, round(1000 / fps)),
-        loop=0,
-        **options,
-    )
-    temporary.replace(path)
+    with whole_file(path) as file:
+        first.save(
+            file,
+            save_all=True,
+            append_images=pictures,
+            duration=max(20, round(1000 / fps)),
+            loop=0,
+            **options,
+        )
 
 
 def write_frames(frames: Iterable[Tensor], folder: Path | str) -> list[Path]:
@@ -140,9 +140,3 @@ def write_frames(frames: Iterable[Tensor], folder: Path | str) -> list[Path]:
         if old not in written:
             old.unlink()
     return written
-
-
-def _temporary(path: Path) -> Path:
-    """A name beside `path` with its suffix, in a folder that exists."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import io
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -19,6 +18,7 @@ from .mesh import Mesh, MeshError, vertex_normals
 from .provenance import KEY, Provenance, read_provenance
 from .texture import TexturedMesh
 from .usd import usdz_bytes
+from .wholefile import whole_file
 
 FORMATS = ("glb", "obj", "ply", "stl", "usdz")
 TEXTURED = ("glb", "obj", "usdz")  # formats that can hold a texture
@@ -74,7 +74,8 @@ def write_mesh(
         files = {path: _colored_bytes(mesh, kind)}
     # The file that names the others comes last.
     for file, data in reversed(list(files.items())):
-        _write(file, data)
+        with whole_file(file) as temporary:
+            temporary.write_bytes(data)
     return list(files)
 
 
@@ -194,10 +195,3 @@ def _matt(tree: dict[str, Any]) -> None:
     for item in tree["meshes"]:
         for primitive in item["primitives"]:
             primitive["material"] = 0
-
-
-def _write(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_bytes(data)
-    temporary.replace(path)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 
 from dreamfusion.config import Config, build_config, read_yaml, to_yaml
 from dreamfusion.errors import UserError
+from dreamfusion.wholefile import whole_file
 
 
 class RunError(UserError):
@@ -70,9 +70,8 @@ class RunFolder:
 
     def write_config(self, config: Config) -> None:
         """Write the resolved configuration, whole or not at all."""
-        temporary = self.path / ".config.yaml.tmp"
-        temporary.write_text(to_yaml(config), encoding="utf-8")
-        os.replace(temporary, self.config)
+        with whole_file(self.config) as file:
+            file.write_text(to_yaml(config), encoding="utf-8")
 
 
 def preview_step(path: Path) -> int:
@@ -134,9 +133,8 @@ class MetricsLog:
 
     def __init__(self, path: Path, *, after: int) -> None:
         kept = [line for line in _lines(path) if _step_of(line) <= after]
-        temporary = path.with_name(f".{path.name}.tmp")
-        temporary.write_text("".join(kept), encoding="utf-8")
-        os.replace(temporary, path)
+        with whole_file(path) as file:
+            file.write_text("".join(kept), encoding="utf-8")
         self._file = path.open("a", encoding="utf-8")
 
     def write(self, metrics: Mapping[str, Any]) -> None:

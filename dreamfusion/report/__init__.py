@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from dreamfusion.errors import UserError
 from dreamfusion.report.gather import gather
 from dreamfusion.report.page import GENERATOR, page
 from dreamfusion.runs import free_path
+from dreamfusion.wholefile import whole_file
 
 __all__ = ["write_report"]
 
@@ -30,10 +30,8 @@ def write_report(run_dirs: Sequence[Path], out: Path | None = None) -> Path:
         raise UserError(f"{target} is a folder: name a file, like {target / 'report.html'}")
     if not (out is None and len(runs) == 1 and _is_report(target)):
         target = free_path(target, suffix=target.suffix)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    temporary.write_text(page(runs), encoding="utf-8")
-    temporary.replace(target)
+    with whole_file(target) as file:
+        file.write_text(page(runs), encoding="utf-8")
     return target
 
 
