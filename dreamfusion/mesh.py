@@ -157,7 +157,7 @@ def solid_volume(density: NDArray[np.float32], threshold: float) -> NDArray[np.f
         )
     sizes = np.bincount(labels.ravel())
     sizes[0] = 0
-    pieces = (sizes >= _CRUMB * sizes.max())[labels] & solid
+    pieces = (sizes >= _CRUMB * sizes.max())[labels]
     filled = ndimage.binary_fill_holes(pieces)
     volume = np.minimum(density.astype(np.float64) / threshold, 2.0) - 1.0
     # Crumbs become empty and hollows solid; what is near the surface keeps its value.
@@ -187,13 +187,13 @@ def surface(
         padded = smooth if (smooth > 0).any() else padded
     # A level that runs through a sample would put several vertices at that place.
     padded = np.where(np.abs(padded) < _OFF_SAMPLES, _OFF_SAMPLES, padded)
-    vertices, faces, _, _ = marching_cubes(padded, level=0.0)
+    # "ascent" turns the faces outwards: the volume is positive inside.
+    vertices, faces, _, _ = marching_cubes(padded, level=0.0, gradient_direction="ascent")
     mesh = trimesh.Trimesh(vertices, faces, process=False)
     labels = trimesh.graph.connected_component_labels(mesh.face_adjacency, node_count=len(faces))
-    a, b, c = np.moveaxis(vertices[faces].astype(np.float64), 1, 0)
-    enclosed = np.bincount(labels, (a * np.cross(b, c)).sum(axis=1)) / 6.0
-    if enclosed[np.abs(enclosed).argmax()] < 0:
-        faces, enclosed = faces[:, ::-1], -enclosed
+    a, b, c = np.moveaxis(mesh.triangles, 1, 0)
+    # Six times the volume that each piece encloses; less than nothing around a hollow.
+    enclosed = np.bincount(labels, (a * np.cross(b, c)).sum(axis=1))
     faces = faces[(enclosed >= _CRUMB * enclosed.max())[labels]]
     used, faces = np.unique(faces, return_inverse=True)
     return vertices[used].astype(np.float64) - 2.0, faces.reshape(-1, 3).astype(np.int64)

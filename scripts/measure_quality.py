@@ -28,13 +28,12 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # share the cores: before t
 
 import numpy as np
 import torch
-import trimesh
 from PIL import Image, ImageDraw
 from torch import Tensor
 
 from dreamfusion.cameras import Cameras
 from dreamfusion.mesh import density_grid, find_threshold, solid_volume
-from dreamfusion.provenance import read_provenance
+from dreamfusion.meshfile import read_glb
 from dreamfusion.renderer import render_image
 from dreamfusion.runs import open_run
 from dreamfusion.session import load_state, show_cameras
@@ -228,14 +227,13 @@ def measure(run_dir: Path, toy: ToyObject, classifier: ToyClassifier, file: Path
 
 def check_mesh(file: Path) -> dict[str, Any]:
     """What the mesh of a run says of its likeness to the scene, and whether it is watertight."""
-    origin = read_provenance(file.read_bytes())
+    mesh, origin = read_glb(file)
     if origin is None or origin.psnr_db is None or origin.silhouette_iou is None:
         sys.exit(f"{file} does not say how far it looks like its scene: export it again")
-    mesh: Any = trimesh.load(file, force="mesh", process=False)
     return {
         "psnr_db": origin.psnr_db,
         "silhouette_iou": origin.silhouette_iou,
-        "watertight": topology(np.asarray(mesh.vertices), np.asarray(mesh.faces)).watertight,
+        "watertight": topology(mesh.vertices, mesh.faces).watertight,
     }
 
 
