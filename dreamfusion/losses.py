@@ -32,7 +32,7 @@ def sparsity_loss(density: Tensor, *, n_rays: int) -> Tensor:
     return torch.log1p(2.0 * density.square()).sum() / n_rays
 
 
-def smoothness_loss(weights: Tensor, normals: Tensor, nearby: Tensor, *, n_rays: int) -> Tensor:
+def smoothness_loss(weights: Tensor, normals: Tensor, nearby: Tensor, *, n_rays: float) -> Tensor:
     """Neighbouring normals must agree: sum of w |n - n'|^2, per ray.
 
     weights: (k,) of the samples, constants here; normals, nearby: (k, 3), unit, at the samples and
