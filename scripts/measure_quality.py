@@ -305,7 +305,8 @@ def main() -> None:
 
     results, entries = [], []
     for noun, color in chosen:
-        prompt = f"a {color} {noun}" if color else f"a {noun}"
+        words = f"{color} {noun}" if color else noun
+        prompt = f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
         for seed in range(args.seeds):
             folder = args.out / f"{prompt.replace(' ', '-')}-{seed}"
             seconds, peak = train_prompt(prompt, seed, folder, args.extra)
