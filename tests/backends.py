@@ -22,15 +22,11 @@ every_compositing = everywhere(("reference",), ("reference", "nerfacc"))
 
 
 def skip_if_absent(backend: str, device: str) -> None:
-    """Skip what is not installed. What is installed and broken fails the test."""
+    """Skip what is not installed, or known not to run. What else is broken fails the test."""
     if backend != "reference" and importlib.util.find_spec(backend) is None:
         pytest.skip(f"{backend} is not installed")
-    if backend == "triton" and device == "cpu":
-        skip_if_not_interpreted()
-
-
-def skip_if_not_interpreted() -> None:
-    """Skip where Triton is for a GPU alone, or its interpreter is known not to run."""
+    if backend != "triton" or device != "cpu":
+        return
     if not interpreted():
         pytest.skip("Triton compiles here: its kernels are tested on the GPU (-m gpu)")
     # https://github.com/triton-lang/triton/issues/9171

@@ -6,7 +6,7 @@ from pathlib import Path
 import fake_packages
 import pytest
 import torch
-from backends import skip_if_not_interpreted
+from backends import skip_if_absent
 from test_hashgrid import LAYOUTS, assert_agrees_with_float64, random_problem
 from test_sampling import GRIDS, assert_nearly_the_same, many_rays
 from tiny_priors import save_pixel_prior
@@ -87,8 +87,7 @@ def test_who_asks_without_gradients_learns_the_same(mode):
 
 
 def test_triton_works_in_its_interpreter():
-    pytest.importorskip("triton")
-    skip_if_not_interpreted()
+    skip_if_absent("triton", "cpu")
     assert probe("triton").problem is None
     config = build_config({"field": {"backend": "triton"}, "render": {"backend": "triton"}})
     assert chosen_backends(config, "cpu") == Backends("triton", "triton", "reference", ())
