@@ -1,8 +1,11 @@
-"""Threads for the compiled CPU kernels.
+"""Threads for work on the CPU that falls into independent pieces.
 
-The numba kernels release the GIL and are handed disjoint pieces of work by a plain thread pool,
-as many threads as torch uses. Numba's own `prange` is not used: its thread pool is picked at run
-time among several, one of which aborts the process when two Python threads enter it at once.
+A plain thread pool takes the pieces: compiled kernels, which release the GIL, and torch's own
+operations on one piece each. Torch by itself parts every single operation among its threads and
+waits for all of them before the next, hundreds of times in a step; here they meet once, at the end.
+
+Numba's own `prange` is not used: its thread pool is picked at run time among several, one of which
+aborts the process when two Python threads enter it at once.
 """
 
 from __future__ import annotations
@@ -11,32 +14,34 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
+from threading import Barrier
+from typing import TypeVar
 
 import torch
 
-_pools: dict[int, ThreadPoolExecutor] = {}
+T = TypeVar("T")
+
+_pools: dict[tuple[int, int], ThreadPoolExecutor] = {}
 
 # Threads do not survive a fork: a child that reused its parent's pool would wait forever.
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_pools.clear)
 
 
-def run_all(jobs: Sequence[Callable[[], None]]) -> None:
-    """Run every job, on `torch.get_num_threads()` threads; the first exception is raised here.
+def run_all(jobs: Sequence[Callable[[], T]], *, torch_threads: int = 1) -> list[T]:
+    """Run every job, without gradients; their results in order. The first exception is raised here.
 
-    Jobs must write to disjoint memory, which also makes the result independent of their order
-    and of the number of threads.
+    They share the `torch.get_num_threads()` threads of the caller; each job has `torch_threads` of
+    them for torch's own operations. Jobs must write to disjoint memory, which also makes the
+    result independent of their order and of the number of threads.
     """
-    n_threads = min(torch.get_num_threads(), len(jobs))
+    n_threads = min(torch.get_num_threads() // torch_threads, len(jobs))
     if n_threads <= 1:
-        for job in jobs:
-            job()
-        return
-    if n_threads not in _pools:
-        _pools[n_threads] = ThreadPoolExecutor(n_threads, thread_name_prefix="dreamfusion")
-    futures = [_pools[n_threads].submit(job) for job in jobs]
-    for future in futures:
-        future.result()
+        with torch.no_grad():
+            return [job() for job in jobs]
+    pool = _pool(n_threads, torch_threads)
+    futures = [pool.submit(_without_gradients, job) for job in jobs]
+    return [future.result() for future in futures]
 
 
 def ranges(n: int, *, at_least: int) -> list[tuple[int, int]]:
@@ -44,3 +49,28 @@ def ranges(n: int, *, at_least: int) -> list[tuple[int, int]]:
     n_pieces = max(1, min(4 * torch.get_num_threads(), n // at_least))
     bounds = [n * i // n_pieces for i in range(n_pieces + 1)]
     return list(pairwise(bounds))
+
+
+def _pool(n_threads: int, torch_threads: int) -> ThreadPoolExecutor:
+    key = (n_threads, torch_threads)
+    if key not in _pools:
+        pool = ThreadPoolExecutor(n_threads, thread_name_prefix="dreamfusion")
+        everyone = Barrier(n_threads)
+
+        def begin() -> None:
+            torch.get_num_threads()  # a thread's first use of the number would undo what was set
+            torch.set_num_threads(torch_threads)
+            everyone.wait()
+
+        mine = torch.get_num_threads()
+        for future in [pool.submit(begin) for _ in range(n_threads)]:
+            future.result()
+        # The number is each thread's own, but new threads begin with the last that anyone set.
+        torch.set_num_threads(mine)
+        _pools[key] = pool
+    return _pools[key]
+
+
+def _without_gradients(job: Callable[[], T]) -> T:
+    with torch.no_grad():  # which is each thread's own
+        return job()

@@ -30,6 +30,10 @@ class TextEmbedding:
     def __len__(self) -> int:
         return self.tokens.shape[0]
 
+    def __getitem__(self, which: slice) -> TextEmbedding:
+        """Some of the texts."""
+        return self._map(lambda values: values[which])
+
     def expand(self, n: int) -> TextEmbedding:
         """The same for n texts, if this is of one text or of n already; ValueError otherwise."""
         if len(self) not in (1, n):

@@ -7,10 +7,16 @@ memory and back. Here only inputs and outputs touch it: backward computes the hi
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Callable
+from functools import partial
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+
+from ._threads import run_all
+
+T = TypeVar("T")
 
 _BLOCK = 8192
 
@@ -20,9 +26,12 @@ class _TwoLayers(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> Tensor:
         ctx.save_for_backward(x, w1, b1, w2)
         out = x.new_empty(x.shape[0], w2.shape[0])
-        for part, target in zip(x.split(_BLOCK), out.split(_BLOCK), strict=True):
+
+        def block(part: Tensor, target: Tensor) -> None:
             hidden = torch.addmm(b1, part, w1.t()).relu_()
             torch.addmm(b2, hidden, w2.t(), out=target)
+
+        _each(block, x, out)
         return out
 
     @staticmethod
@@ -31,17 +40,23 @@ class _TwoLayers(torch.autograd.Function):
         x, w1, b1, w2 = ctx.saved_tensors
         grad_out = grad_out.contiguous()
         grad_x = torch.empty_like(x)
-        grad_w1, grad_b1 = torch.zeros_like(w1), torch.zeros_like(b1)
-        grad_w2 = torch.zeros_like(w2)
-        blocks = zip(x.split(_BLOCK), grad_out.split(_BLOCK), grad_x.split(_BLOCK), strict=True)
-        for part, grad, target in blocks:
+
+        def block(part: Tensor, grad: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             hidden = torch.addmm(b1, part, w1.t()).relu_()
-            grad_w2.addmm_(grad.t(), hidden)
             grad_hidden = torch.ops.aten.threshold_backward(torch.mm(grad, w2), hidden, 0)
-            grad_b1 += grad_hidden.sum(0)
-            grad_w1.addmm_(grad_hidden.t(), part)
             torch.mm(grad_hidden, w1, out=target)
+            return grad_hidden.t() @ part, grad_hidden.sum(0), grad.t() @ hidden
+
+        of_weights = zip(*_each(block, x, grad_out, grad_x), strict=True)
+        grad_w1, grad_b1, grad_w2 = (torch.stack(parts).sum(0) for parts in of_weights)
         return grad_x, grad_w1, grad_b1, grad_w2, grad_out.sum(0)
+
+
+def _each(block: Callable[..., T], *tensors: Tensor) -> list[T]:
+    """`block` of the same rows of all tensors, block by block."""
+    parts = zip(*(tensor.split(_BLOCK) for tensor in tensors), strict=True)
+    jobs = [partial(block, *part) for part in parts]
+    return run_all(jobs) if tensors[0].device.type == "cpu" else [job() for job in jobs]
 
 
 def two_layers(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> Tensor:

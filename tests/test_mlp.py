@@ -1,3 +1,4 @@
+import pytest
 import torch
 
 from dreamfusion.mlp import TwoLayerPerceptron, two_layers
@@ -20,6 +21,25 @@ def test_agrees_with_plain_layers_in_float64_gradients_included():
     torch.testing.assert_close(out.double(), expected, atol=1e-4, rtol=1e-5)
     for leaf, reference in zip(leaves, exact, strict=True):
         torch.testing.assert_close(leaf.grad.double(), reference.grad, atol=2e-2, rtol=1e-3)
+
+
+@pytest.mark.parametrize("n_threads", [2, 3])
+def test_bits_do_not_depend_on_the_number_of_threads(n_threads, one_thread):
+    generator = torch.Generator().manual_seed(4)
+    shapes = [(30000, 7), (11, 7), (11,), (3, 11), (3,)]
+    tensors = [torch.randn(*shape, generator=generator) for shape in shapes]
+    grad = torch.randn(30000, 3, generator=generator)
+
+    def results():
+        leaves = [tensor.clone().requires_grad_() for tensor in tensors]
+        out = two_layers(*leaves)
+        out.backward(grad)
+        return [out.detach(), *(leaf.grad for leaf in leaves)]
+
+    expected = results()
+    torch.set_num_threads(n_threads)
+    for found, value in zip(results(), expected, strict=True):
+        assert torch.equal(found, value)
 
 
 def test_gradcheck():

@@ -55,6 +55,22 @@ def test_is_frozen_and_keeps_no_graph(prior):
     assert not text.tokens.requires_grad
 
 
+@pytest.mark.parametrize("n_threads", [2, 3, 4])
+def test_pictures_dealt_out_among_threads_are_judged_as_alone(prior, n_threads, one_thread):
+    size = prior.denoiser.config.sample_size
+    generator = torch.Generator().manual_seed(0)
+    noisy = torch.randn(6, prior.channels, size, size, generator=generator)
+    timesteps = torch.arange(6)
+    text = prior.encode_text(["a mug", "a chair", "red", "a mug", "a corgi", ""])
+    alone = [
+        prior.predict(noisy[i : i + 1], timesteps[i : i + 1], text[i : i + 1]) for i in range(6)
+    ]
+    torch.set_num_threads(n_threads)
+    torch.testing.assert_close(prior.predict(noisy, timesteps, text), torch.cat(alone))
+    of_one_text = prior.predict(noisy, timesteps, text[1:2])
+    torch.testing.assert_close(of_one_text[1:2], alone[1])
+
+
 def test_pictures_of_any_size_are_judged_at_the_models_own(prior):
     for size in (8, 16, 40):
         encoded = prior.encode_image(torch.rand(1, 3, size, size))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import diffusers
@@ -10,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dreamfusion._threads import run_all
 from dreamfusion.diffusion import Prediction, TextEmbedding
 from dreamfusion.priors.card import PriorCard
 from dreamfusion.priors.files import read_json
@@ -96,7 +99,20 @@ class DiffusionPrior:
 
     @torch.no_grad()
     def predict(self, noisy: Tensor, timesteps: Tensor, text: TextEmbedding) -> Tensor:
-        """The denoiser's raw prediction, float32 (n, channels, h, w); see `NoisePredictor`."""
+        """The denoiser's raw prediction, float32 (n, channels, h, w); see `NoisePredictor`.
+
+        On a CPU the pictures are dealt out evenly among its threads, or groups of threads.
+        """
+        n = len(noisy)
+        n_parts = math.gcd(n, torch.get_num_threads()) if self.device.type == "cpu" else 1
+        if n_parts <= 1:
+            return self._denoise(noisy, timesteps, text)
+        text, size = text.expand(n), n // n_parts
+        parts = [slice(i, i + size) for i in range(0, n, size)]
+        jobs = [partial(self._denoise, noisy[i], timesteps[i], text[i]) for i in parts]
+        return torch.cat(run_all(jobs, torch_threads=torch.get_num_threads() // n_parts))
+
+    def _denoise(self, noisy: Tensor, timesteps: Tensor, text: TextEmbedding) -> Tensor:
         times, tokens = self.schedule.times[timesteps], text.tokens.to(self.dtype)
         pooled = None if text.pooled is None else text.pooled.to(self.dtype)
         if not self._is_unet:
