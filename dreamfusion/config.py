@@ -188,7 +188,9 @@ class OccupancyConfig:
 
     resolution: int = _setting(64, "cells across the box", low=4, high=512)
     threshold: float = _setting(0.1, "density below which a cell is skipped", low=0)
-    decay: float = _setting(0.9, "how fast old densities are forgotten", low=0.01, high=0.999)
+    decay: float = _setting(
+        0.3, "factor on remembered densities at each update", low=0.01, high=0.999
+    )
     update_every: int = _setting(16, "steps between updates", low=1)
 
 

@@ -23,15 +23,15 @@ class OccupancyGrid(nn.Module):
 
     resolution: cells a side. threshold: density, per scene unit; at a step of 0.03 the default
     leaves out samples of opacity below 0.009. decay: factor on the kept maximum at each update,
-    in (0, 1). Buffers: `density` (r, r, r) float32, `floor` likewise,
-    `occupied` (r, r, r) bool.
+    in (0, 1); a slow one spends samples where density was long ago. Buffers: `density` (r, r, r)
+    float32, `floor` likewise, `occupied` (r, r, r) bool.
     """
 
     density: Tensor
     floor: Tensor
     occupied: Tensor
 
-    def __init__(self, *, resolution: int = 64, threshold: float = 0.3, decay: float = 0.9) -> None:
+    def __init__(self, *, resolution: int = 64, threshold: float = 0.3, decay: float = 0.3) -> None:
         super().__init__()
         if resolution < 1 or threshold < 0 or not 0 < decay < 1:
             raise ValueError(
