@@ -33,7 +33,7 @@ from dreamfusion.console import Console
 from dreamfusion.errors import UserError
 from dreamfusion.presets import describe_preset, preset_for, preset_names, read_settings
 from dreamfusion.prompts import slug, view_prompts
-from dreamfusion.results import color_name, mesh_report, print_mesh, write_turntable
+from dreamfusion.results import mesh_report, print_mesh, write_turntable
 from dreamfusion.runs import RunFolder, free_path, open_run
 
 if TYPE_CHECKING:
@@ -298,9 +298,13 @@ def render(
     console = Console(quiet=quiet, json=json_)
     run = open_run(run_dir)
     settings = run.read_config()
+    import torch
+
     from dreamfusion.turntable import parse_background
 
-    behind = parse_background(background or color_name(settings.background.color))
+    behind: torch.Tensor | None = torch.tensor(settings.background.color)
+    if background is not None:
+        behind = parse_background(background)
     if mesh:
         from dreamfusion.meshfile import put_back, read_glb
         from dreamfusion.session import draw_mesh

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from dreamfusion.config import Config
 from dreamfusion.console import Console, duration
 from dreamfusion.errors import UserError
-from dreamfusion.results import color_name, mesh_report, print_mesh, write_turntable
+from dreamfusion.results import mesh_report, print_mesh, write_turntable
 from dreamfusion.runs import RunFolder, create_run
 
 if TYPE_CHECKING:
@@ -222,8 +222,9 @@ def _print_plan(
 
 def _finish(console: Console, run: RunFolder, config: Config, state: TrainState) -> dict[str, Any]:
     """Make and name the video and the mesh of a trained run; the report of them."""
+    import torch
+
     from dreamfusion.session import draw_scene, write_model
-    from dreamfusion.turntable import parse_background
 
     output = config.output
     write_turntable(
@@ -234,7 +235,7 @@ def _finish(console: Console, run: RunFolder, config: Config, state: TrainState)
         modes=["color"],
         count=output.video_frames,
         size=output.video_size,
-        background=parse_background(color_name(config.background.color)),
+        background=torch.tensor(config.background.color),
     )
     written = write_model(run.mesh / "model.glb", state, config)
     print_mesh(console, written)

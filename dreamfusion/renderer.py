@@ -86,7 +86,7 @@ def render(
     generator: Generators | None = None,
     step_size: float = 0.03,
     min_transmittance: float = 1e-3,
-    min_normal_weight: float = 2e-2,
+    min_normal_weight: float = 5e-2,
     backend: SamplingBackend = "auto",
 ) -> RenderOutput:
     """Render rays of batch shape (views, ...) or (views,); differentiable in field and background.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -61,7 +60,3 @@ def mesh_report(written: Export) -> dict[str, Any]:
     """What `print_mesh` says, for scripts."""
     checks = asdict(written.topology) | asdict(written.agreement)
     return {"mesh": written.files, "checks": checks}
-
-
-def color_name(color: Sequence[float]) -> str:
-    return "#" + "".join(f"{round(255 * channel):02x}" for channel in color)

@@ -116,13 +116,13 @@ def save_random_pipeline(folder: Path, *, full: bool) -> None:
         )
     )
     unet = UNet2DConditionModel(
-        sample_size=64 if full else 8,
+        sample_size=64 if full else 16,  # 8 would end in one pixel, which has no norm by itself
         block_out_channels=(320, 640, 1280, 1280) if full else (32, 32, 32, 32),
         cross_attention_dim=width,
         attention_head_dim=8,  # heads, in spite of its name
     )
     vae = AutoencoderKL(
-        sample_size=512 if full else 64,
+        sample_size=512 if full else 128,
         block_out_channels=(128, 256, 512, 512) if full else (32, 32, 32, 32),
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,
