@@ -86,7 +86,7 @@ def render(
     generator: Generators | None = None,
     step_size: float = 0.03,
     min_transmittance: float = 1e-3,
-    min_normal_weight: float = 5e-2,
+    min_normal_weight: float = 2.0,
     backend: SamplingBackend = "auto",
 ) -> RenderOutput:
     """Render rays of batch shape (views, ...) or (views,); differentiable in field and background.
@@ -97,8 +97,8 @@ def render(
     generator: jitters the samples, or one for each view; None puts them in the middle of their
     steps.
     step_size: distance of samples, scene units. min_transmittance: see `sampling.march_rays`.
-    min_normal_weight: samples of less weight get no normal of their
-    own, but the mean shade of their ray.
+    min_normal_weight: samples of less weight per scene unit get no normal of their own, but the
+    mean shade of their ray.
     backend: what marches and composites: see `march_rays` and `render_weights`.
     """
     if shading not in ("albedo", "lambertian", "textureless"):
@@ -121,7 +121,8 @@ def render(
     normals = None
     color = output.albedo
     if shading != "albedo" or with_normals:
-        surface = _surface_samples(field, samples, weights, flat.directions, min_normal_weight)
+        least = min_normal_weight * step_size
+        surface = _surface_samples(field, samples, weights, flat.directions, least)
         picked = samples.ray_index[surface.index]
         normals = weights.new_zeros(samples.n_rays, 3).index_add(
             0, picked, surface.weights[:, None] * surface.normals
