@@ -40,7 +40,7 @@ def run_all(jobs: Sequence[Callable[[], T]], *, torch_threads: int = 1) -> list[
         with torch.no_grad():
             return [job() for job in jobs]
     pool = _pool(n_threads, torch_threads)
-    futures = [pool.submit(_without_gradients, job) for job in jobs]
+    futures = [pool.submit(job) for job in jobs]
     return [future.result() for future in futures]
 
 
@@ -60,17 +60,13 @@ def _pool(n_threads: int, torch_threads: int) -> ThreadPoolExecutor:
         def begin() -> None:
             torch.get_num_threads()  # a thread's first use of the number would undo what was set
             torch.set_num_threads(torch_threads)
+            torch.set_grad_enabled(False)
             everyone.wait()
 
         mine = torch.get_num_threads()
         for future in [pool.submit(begin) for _ in range(n_threads)]:
             future.result()
-        # The number is each thread's own, but new threads begin with the last that anyone set.
+        # Both are each thread's own, but a new thread begins with the last number that anyone set.
         torch.set_num_threads(mine)
         _pools[key] = pool
     return _pools[key]
-
-
-def _without_gradients(job: Callable[[], T]) -> T:
-    with torch.no_grad():  # which is each thread's own
-        return job()
