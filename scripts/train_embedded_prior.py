@@ -14,7 +14,8 @@ data, training state, sample sheets) go to `--work`, the model to `--out` when a
 
 Before that, in `--word-steps`, the text encoder learns alone what its words look like, from
 thumbnails without noise (`learn_words`); Stable Diffusion's had learned from pictures too, by CLIP.
-The first `--half-steps` are taken at half the size, on twice as many pictures each.
+The first `--half-steps` are taken at half the size, on twice as many pictures each; after them
+every other step is, so that the model remains a judge of both sizes.
 
 Then Muon (`scripts/muon.py`) trains both: what few pictures tell apart, a front from a back, has a
 small gradient, and with AdamW it was learned late. A step takes a third longer on two cores.
@@ -79,9 +80,14 @@ CAMERA: dict[str, Any] = {
     "fov_y_deg": [40.0, 40.0],
 }
 LIGHT: dict[str, Any] = {"ambient": 0.4, "direction_std": 0.6, "distance": [8.0, 8.0]}
-# Plain, each channel by chance in this range. Not all of [0, 1]: where there is much noise nobody
-# can know a background, and its part of the loss would drown what the words have to say.
-BACKGROUND: tuple[float, float] = (0.5, 1.0)
+# Plain, each channel by chance in this range: what is white or black must be seen against it, too.
+# A model that begins from nothing had better begin with a narrow one: where there is much noise
+# nobody can know a background, and its part of the loss drowns what the words have to say.
+BACKGROUND: tuple[float, float] = (0.1, 0.9)
+# How often a kind is shown, where that is not 1: faces take longer than solids to learn.
+SLOW = "corgi cat rabbit duck penguin owl bear pig elephant fish turtle dinosaur mug sofa airplane"
+QUICK = "ball cube cone cylinder pyramid apple banana carrot donut pumpkin star bottle"
+SHARES = {**dict.fromkeys(SLOW.split(), 1.5), **dict.fromkeys(QUICK.split(), 0.5)}
 SHADING_SHARES = {"albedo": 0.35, "lambertian": 0.45, "textureless": 0.2}
 THUMBNAIL = 16
 WORD_BATCH = 12  # captions in a step of the text encoder alone, for each picture of a later batch
@@ -194,7 +200,7 @@ class ToyPictures:
     """Training batches: the views of `geometry`, coloured, lit and put on backgrounds anew.
 
     What is drawn depends on seed, step and rank alone; the pictures are made on `device`. Before
-    step `half_steps` they are twice as many, at half the size.
+    step `half_steps`, and then in every other step, they are twice as many, at half the size.
     """
 
     def __init__(
@@ -213,11 +219,13 @@ class ToyPictures:
         self.color_index = torch.from_numpy(geometry.color_index).to(device)
         held = set(held_out_pairs())
         self.colors_of = [[c for c in COLORS if (n.name, c) not in held] for n in NOUNS]
+        shares = np.array([SHARES.get(noun.name, 1.0) for noun in NOUNS])[geometry.noun]
+        self.cumulative_shares = np.cumsum(shares / shares.sum())
 
     def __call__(self, step: int) -> tuple[Tensor, list[str]]:
         """The batch of a step: pictures (b, 3, size, size) in [0, 1], and captions."""
         rng = np.random.default_rng([self.seed, 1, step, self.rank])
-        shrink = 2 if step < self.half_steps else 1
+        shrink = 2 if step < self.half_steps or step % 2 else 1
         pictures, captions = self._captioned(self.batch * shrink, shrink, BACKGROUND, rng)
         return pictures, ["" if rng.random() < 0.12 else text for text in captions]
 
@@ -229,7 +237,7 @@ class ToyPictures:
     def _captioned(
         self, batch: int, shrink: int, background: tuple[float, float], rng: np.random.Generator
     ) -> tuple[Tensor, list[str]]:
-        rows = rng.integers(len(self.geometry.noun), size=batch)
+        rows = np.searchsorted(self.cumulative_shares, rng.random(batch) * (1 - 1e-9))
         shadings = rng.choice(list(SHADING_SHARES), batch, p=list(SHADING_SHARES.values()))
         palettes, captions = [], []
         for row, shading in zip(rows, shadings, strict=True):
@@ -395,19 +403,12 @@ def make_optimizers(models: nn.Module, rate: float) -> list[torch.optim.Optimize
     return [Muon(inner, lr=rate), adam]
 
 
-def load_weights(folder: Path, unet: UNet2DConditionModel) -> None:
-    """Take over the U-Net of a prior that this script saved, perhaps in an earlier version: the
-    weights that still fit. The others stay as they were drawn, and are named."""
-    weights = UNet2DConditionModel.from_pretrained(folder, subfolder="unet").float().state_dict()
-    own = unet.state_dict()
-    fitting = {
-        name: value
-        for name, value in weights.items()
-        if name in own and value.shape == own[name].shape
-    }
-    unet.load_state_dict(own | fitting)
-    for name in sorted(own.keys() - fitting.keys()):
-        print(f"drawn anew: {name}", flush=True)
+def load_weights(folder: Path, text_encoder: CLIPTextModel, unet: UNet2DConditionModel) -> None:
+    """Take over the models of a prior that this script saved. Their words must be the same."""
+    saved = UNet2DConditionModel.from_pretrained(folder, subfolder="unet")
+    unet.load_state_dict(saved.float().state_dict())
+    words = CLIPTextModel.from_pretrained(folder, subfolder="text_encoder")
+    text_encoder.load_state_dict(words.float().state_dict())
 
 
 def learn_words(
@@ -661,6 +662,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--ema", type=float, default=0.999)
+    parser.add_argument(
+        "--noise-power", type=float, default=2.0, help="timesteps are 1 - u^it of all; 1: uniform"
+    )
     parser.add_argument("--views-per-noun", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -696,13 +700,14 @@ def main() -> None:
     tokenizer = make_tokenizer()
     text_encoder, unet = make_models(tokenizer, args.seed)
     if args.init is not None:
-        load_weights(args.init, unet)
+        load_weights(args.init, text_encoder, unet)
     models = nn.ModuleDict({"text_encoder": text_encoder, "unet": unet}).to(device)
     if device.type == "cpu":  # measured: a quarter less time each than the defaults
         unet.set_attn_processor(AttnProcessor())
         text_encoder.set_attn_implementation("eager")
     state_file, words_file = args.work / "state.pt", args.work / "words.pt"
-    begins = not state_file.exists()  # a state holds the text encoder, too
+    # A state, or a saved prior, holds the text encoder, too.
+    begins = not state_file.exists() and args.init is None
     if begins and words_file.exists():
         text_encoder.load_state_dict(torch.load(words_file, weights_only=True))
     elif begins:
@@ -740,9 +745,9 @@ def main() -> None:
         pictures, captions = queue.get()
         x = pictures * 2 - 1
         generator = torch.Generator().manual_seed((args.seed * 1_000_003 + step) * world + rank)
-        # Half of the timesteps above 0.75, where the text alone says which shape, side and colour
+        # Many of the timesteps above 0.75, where the text alone says which shape, side and colour
         # there is; with less noise the picture tells, and the words are never learned.
-        u = 1.0 - torch.rand(len(x), generator=generator) ** 2
+        u = 1.0 - torch.rand(len(x), generator=generator) ** args.noise_power
         t = (u * (scheduler.config.num_train_timesteps - 1)).round().long().to(device)
         noise = torch.randn(x.shape, generator=generator).to(device)
         a, s = alpha[t][:, None, None, None], sigma[t][:, None, None, None]

@@ -19,6 +19,8 @@ from dreamfusion.toybox.language import (
     vocabulary_file,
 )
 from dreamfusion.toybox.objects import BOUNDING_RADIUS, COLOR_INDEX
+from dreamfusion.toybox.parts import ball, box
+from dreamfusion.toybox.sdf import part_table, signed_distance
 
 NAMES = [noun.name for noun in NOUNS]
 
@@ -189,3 +191,28 @@ def test_vocabulary_file_speaks_as_the_captions_do():
             assert told == expected
     with pytest.raises(PromptError, match=r"'corgy'.*corgi"):
         vocabulary.canonical("a corgy")
+
+
+def test_a_mug_is_white_and_brown_inside_and_hollow_above_its_coffee() -> None:
+    mug = make_object("mug", "red")
+
+    def placed(*points: tuple[float, float, float]) -> np.ndarray:
+        """From the frame of the mug's parts, in which its axis is x = z = 0."""
+        return (np.array(points, dtype=np.float32) - mug.centre) * mug.scale
+
+    assert (mug.signed_distance(placed((0, 0.8, 0), (0, 0.6, 0), (0.2, 0.7, 0.1))) > 0.02).all()
+    origins = placed((0.1, 3.0, 0.0), (-0.6, 1.5, 0.0))  # above; above and beside
+    directions = np.array([[0.0, -1.0, 0.0], [0.8, -0.6, 0.0]], dtype=np.float32)
+    seen = mug.trace(origins, directions).color_index
+    assert list(seen) == [COLOR_INDEX["brown"], COLOR_INDEX["white"]]
+
+
+def test_every_point_in_a_carving_is_outside() -> None:
+    """Deep in the solid that is carved as well, where the union alone is far below zero."""
+    body = box((0.0, 0.0, 0.0), (1.0, 1.0, 1.0), rounding=0.0)
+    hollow = ball((0.0, 0.0, 0.0), 0.9, "white", carve=True)
+    table = part_table([body, hollow], COLOR_INDEX)
+    points = np.random.default_rng(0).uniform(-0.5, 0.5, (500, 3)).astype(np.float32)
+    distance, color = signed_distance(table, points)
+    assert (distance > 0).all()
+    assert (color == COLOR_INDEX["white"]).all()

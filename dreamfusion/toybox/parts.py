@@ -2,7 +2,8 @@
 
 A part is a primitive solid in its own frame (centred, axis along y unless said otherwise), then
 rotated and moved. Parts are joined in order: an ordinary part by union, smooth over `blend`;
-a part with `carve=True` is subtracted from what stands before it.
+a part with `carve=True` is subtracted from what stands before it, and gives its colour to what it
+lays bare.
 """
 
 from __future__ import annotations

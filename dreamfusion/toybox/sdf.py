@@ -112,14 +112,17 @@ def _distance(table: NDArray[np.float32], x: float, y: float, z: float) -> tuple
     nearest = 1e9
     for i in range(table.shape[0]):
         row = table[i]
-        far = nearest + row[2] + row[21]  # beyond it the part can change nothing
+        carve = row[1] > 0.5
+        # Beyond it the part can change nothing.
+        far = row[21] if carve else nearest + row[2] + row[21]
         ex, ey, ez = x - row[4], y - row[5], z - row[6]
         if far > 0.0 and ex * ex + ey * ey + ez * ez > far * far:
             continue
         d = _primitive(row, x, y, z)
-        if row[1] > 0.5:
+        if carve:
             if -d > best:
-                best = -d
+                best = nearest = -d
+                color = int(row[3])
             continue
         if d < nearest:
             nearest = d
