@@ -2,6 +2,6 @@
 
 import sys
 
-from dreamfusion.cli import main
+from dreamfusion.cli.app import main
 
 sys.exit(main())

@@ -35,18 +35,14 @@ from diffusers import (
 )
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from dreamfusion.accelerators import (
-    AcceleratorError,
-    chosen_backends,
-    encoding_backend,
-    interpreted,
-)
-from dreamfusion.config import build_config
-from dreamfusion.hashgrid import Backend, encode
-from dreamfusion.presets import preset_for, read_preset
-from dreamfusion.priors import find_prior, load_prior
-from dreamfusion.session import choose_device
-from dreamfusion.trainer import (
+from dreamfusion.backends import AcceleratorError, interpreted
+from dreamfusion.config.presets import preset_for, read_preset
+from dreamfusion.config.schema import build_config
+from dreamfusion.diffusion.priors import find_prior, load_prior
+from dreamfusion.nerf.hashgrid import Backend, encode, encoding_backend
+from dreamfusion.nerf.operations import chosen_backends
+from dreamfusion.runs.session import choose_device
+from dreamfusion.training.step import (
     TrainState,
     compute_loss,
     new_state,
@@ -238,7 +234,7 @@ def measure(args: argparse.Namespace, name: str) -> None:
         peak = torch.cuda.max_memory_allocated() / (1 << 30)
     where = torch.cuda.get_device_name() if device.startswith("cuda") else platform.processor()
     print("\n".join([*lines, "", *encoding_rows(state, args.repeats, device)]))
-    print(f"\n{chosen_backends(config, device)}", end="")
+    print(f"\n{chosen_backends(config.field, config.render, device)}", end="")
     print(
         f"\n{device}, {where or platform.machine()}, {torch.get_num_threads()} threads, torch "
         f"{torch.__version__}, prior {prior.name} in {prior.dtype}; peak memory {peak:.2f} GiB"

@@ -31,14 +31,14 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from dreamfusion.cameras import Cameras
-from dreamfusion.mesh import density_grid, find_threshold, solid_volume
-from dreamfusion.meshfile import read_glb
-from dreamfusion.renderer import render_image
-from dreamfusion.runs import open_run
-from dreamfusion.session import load_state, show_cameras
-from dreamfusion.shading import over
-from dreamfusion.topology import topology
+from dreamfusion.graphics.cameras import Cameras
+from dreamfusion.graphics.shading import over
+from dreamfusion.mesh.extract import density_grid, find_threshold, solid_volume
+from dreamfusion.mesh.formats import read_glb
+from dreamfusion.mesh.topology import topology
+from dreamfusion.nerf.renderer import render_image
+from dreamfusion.runs.folder import open_run
+from dreamfusion.runs.session import load_state, show_cameras
 from dreamfusion.toybox import ToyObject, make_object
 from dreamfusion.toybox.language import held_out_pairs
 from scripts.toy_classifier import COLOR_NAMES, NOUN_NAMES, ToyClassifier, train_classifier

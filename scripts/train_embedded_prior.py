@@ -56,7 +56,7 @@ from tokenizers.pre_tokenizers import ByteLevel
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from dreamfusion.cameras import sample_cameras
+from dreamfusion.graphics.cameras import sample_cameras
 from dreamfusion.toybox import ADJECTIVES, COLORS, NOUNS, make_object, shade, view
 from dreamfusion.toybox.language import (
     SHADING_WORDS,

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from dreamfusion.cli import main
-
-ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+from dreamfusion.cli.app import main
+from tests.helpers import README, ROOT
 
 
 def test_python_examples_run(monkeypatch: pytest.MonkeyPatch):

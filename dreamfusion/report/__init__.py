@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from dreamfusion.errors import UserError
 from dreamfusion.report.gather import gather
 from dreamfusion.report.page import GENERATOR, page
-from dreamfusion.runs import free_path
-from dreamfusion.wholefile import whole_file
+from dreamfusion.runs.folder import free_path
+from dreamfusion.utils.errors import UserError
+from dreamfusion.utils.whole_file import whole_file
 
 __all__ = ["write_report"]
 

@@ -17,10 +17,10 @@ from typing import Any, Literal
 
 from PIL import Image
 
-from dreamfusion.config import Config, ConfigError
-from dreamfusion.errors import one_line
+from dreamfusion.config.schema import Config, ConfigError
 from dreamfusion.report.model import Model, ModelError, read_model
-from dreamfusion.runs import RunFolder, open_run, preview_step, scalars
+from dreamfusion.runs.folder import RunFolder, open_run, preview_step, scalars
+from dreamfusion.utils.errors import one_line
 
 MOST_PREVIEWS = 12
 MOST_BYTES = 64_000_000  # of a video

@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from dreamfusion import srgb
-from dreamfusion.errors import UserError, one_line
-from dreamfusion.provenance import read_provenance
-from dreamfusion.topology import topology
+from dreamfusion.graphics import srgb
+from dreamfusion.mesh.provenance import read_provenance
+from dreamfusion.mesh.topology import topology
+from dreamfusion.utils.errors import UserError, one_line
 
 MOST_FACES = 2_000_000  # more would make a page that browsers refuse
 _MOST_TEXELS = 2048  # a side

@@ -7,14 +7,14 @@ import datetime
 import hashlib
 from collections.abc import Sequence
 from html import escape
-from pathlib import Path
+from importlib.resources import files
 
 from dreamfusion import __version__
 from dreamfusion.report import parts
 from dreamfusion.report.gather import Run, thin
 
 GENERATOR = '<meta name="generator" content="dreamfusion report">'
-_HERE = Path(__file__).parent
+_HERE = files("dreamfusion.report")
 _PREVIEWS_BESIDE_OTHERS = 4
 
 

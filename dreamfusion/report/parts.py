@@ -10,12 +10,12 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Any
 
-from dreamfusion import console
-from dreamfusion.config import Config, settings
+from dreamfusion.cli import console
+from dreamfusion.config.schedules import Schedule
+from dreamfusion.config.schema import Config, settings
 from dreamfusion.report.curves import COLORS, Series, chart, number
 from dreamfusion.report.gather import Curve, Part, Preview, Run, Video
 from dreamfusion.report.model import MOST_FACES, pack
-from dreamfusion.schedules import Schedule
 
 # What is known of a metric, in the order in which curves are shown; others follow.
 METRICS = {

@@ -1,8 +1,15 @@
 """A toy world of procedural objects: data of the embedded prior, and ground truth to measure by."""
 
-from .nouns import NOUNS, Noun
-from .objects import ADJECTIVES, COLORS, PALETTE, GeometryBuffers, ToyObject, make_object
-from .render import picture, shade, view
+from dreamfusion.toybox.nouns import NOUNS, Noun
+from dreamfusion.toybox.objects import (
+    ADJECTIVES,
+    COLORS,
+    PALETTE,
+    GeometryBuffers,
+    ToyObject,
+    make_object,
+)
+from dreamfusion.toybox.render import picture, shade, view
 
 __all__ = [
     "ADJECTIVES",

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from .nouns import NOUNS
-from .objects import ADJECTIVES, COLORS
+from dreamfusion.toybox.nouns import NOUNS
+from dreamfusion.toybox.objects import ADJECTIVES, COLORS
 
 # Sixteen directions, counter-clockwise from the front as azimuth grows; one token each.
 AZIMUTH_WORDS: tuple[str, ...] = (

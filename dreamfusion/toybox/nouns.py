@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from .parts import Part, ball, box, cone, frustum, legs, limb, pair, torus, wedge
+from dreamfusion.toybox.parts import Part, ball, box, cone, frustum, legs, limb, pair, torus, wedge
 
 Draw = Callable[[float, float], float]
 Builder = Callable[[Draw], list[Part]]

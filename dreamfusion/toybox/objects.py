@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from . import sdf
-from .nouns import NOUNS, Noun
+from dreamfusion.toybox import sdf
+from dreamfusion.toybox.nouns import NOUNS, Noun
 
 # sRGB in [0, 1]. The first eleven are the colours that a prompt may ask for.
 PALETTE: dict[str, tuple[float, float, float]] = {

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..cameras import Cameras, generate_rays
-from .objects import PALETTE_TABLE, GeometryBuffers, ToyObject
+from dreamfusion.graphics.cameras import Cameras, generate_rays
+from dreamfusion.toybox.objects import PALETTE_TABLE, GeometryBuffers, ToyObject
 
 
 def view(obj: ToyObject, cameras: Cameras, size: int) -> GeometryBuffers:

@@ -13,7 +13,16 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from .parts import CONE, ELLIPSOID, FRUSTUM, LIMB, TORUS, WEDGE, Part, rotation_matrix
+from dreamfusion.toybox.parts import (
+    CONE,
+    ELLIPSOID,
+    FRUSTUM,
+    LIMB,
+    TORUS,
+    WEDGE,
+    Part,
+    rotation_matrix,
+)
 
 # Columns of a part table: kind, carve, blend, colour, centre (3), rotation (9), params (5), and the
 # radius of a sphere around the centre that holds the part.

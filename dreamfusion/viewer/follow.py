@@ -7,10 +7,10 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from dreamfusion.checkpoint import CheckpointError, checkpoints
-from dreamfusion.runs import RunFolder
-from dreamfusion.session import load_state, runnable_here
-from dreamfusion.trainer import TrainState
+from dreamfusion.runs.checkpoint import CheckpointError, checkpoints
+from dreamfusion.runs.folder import RunFolder
+from dreamfusion.runs.session import load_state, runnable_here
+from dreamfusion.training.step import TrainState
 
 
 class Follower:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from dreamfusion.mesh import Mesh, extract_mesh
-from dreamfusion.meshfile import glb_bytes, put_back, read_glb
-from dreamfusion.occupancy import OccupancyGrid
-from dreamfusion.provenance import read_provenance
-from dreamfusion.renderer import Scene
-from dreamfusion.texture import TexturedMesh
+from dreamfusion.mesh.extract import Mesh, extract_mesh
+from dreamfusion.mesh.formats import glb_bytes, put_back, read_glb
+from dreamfusion.mesh.provenance import read_provenance
+from dreamfusion.mesh.texture import TexturedMesh
+from dreamfusion.nerf.occupancy import OccupancyGrid
+from dreamfusion.nerf.renderer import Scene
 
 EXTRACT_RESOLUTION = 80  # a second or two on two cores, at any threshold
 

@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from dreamfusion.cameras import Cameras
-from dreamfusion.errors import UserError, one_line
-from dreamfusion.runs import preview_step
-from dreamfusion.shading import SHOW_LIGHT
+from dreamfusion.graphics.cameras import Cameras
+from dreamfusion.graphics.shading import SHOW_LIGHT
+from dreamfusion.runs.folder import preview_step
+from dreamfusion.utils.errors import UserError, one_line
 from dreamfusion.viewer.meshes import ShownMesh
 from dreamfusion.viewer.pose import Pose, light_of
 from dreamfusion.viewer.stage import Choice, Picture

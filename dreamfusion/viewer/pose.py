@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import torch
 
-from dreamfusion.cameras import Cameras
-from dreamfusion.shading import show_light_position
+from dreamfusion.graphics.cameras import Cameras
+from dreamfusion.graphics.shading import show_light_position
 
 Vector = tuple[float, float, float]
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator
 
-from dreamfusion.checkpoint import CheckpointError
-from dreamfusion.config import Config
-from dreamfusion.runs import RunFolder
-from dreamfusion.session import choose_device, runnable_here, show_cameras
-from dreamfusion.trainer import StepMetrics, TrainState
+from dreamfusion.config.schema import Config
+from dreamfusion.runs.checkpoint import CheckpointError
+from dreamfusion.runs.folder import RunFolder
+from dreamfusion.runs.session import choose_device, runnable_here, show_cameras
+from dreamfusion.training.step import StepMetrics, TrainState
 from dreamfusion.viewer.follow import Follower, last_metrics
 from dreamfusion.viewer.meshes import Subject, read_model
 from dreamfusion.viewer.page import Page

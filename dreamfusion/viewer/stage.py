@@ -18,13 +18,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dreamfusion.config import Config
-from dreamfusion.errors import UserError
-from dreamfusion.media import to_bytes
-from dreamfusion.mesh import find_threshold
-from dreamfusion.meshrender import render_mesh
-from dreamfusion.renderer import render_image
-from dreamfusion.shading import over
+from dreamfusion.config.schema import Config
+from dreamfusion.graphics.media import to_bytes
+from dreamfusion.graphics.shading import over
+from dreamfusion.mesh.extract import find_threshold
+from dreamfusion.mesh.renderer import render_mesh
+from dreamfusion.nerf.renderer import render_image
+from dreamfusion.utils.errors import UserError
 from dreamfusion.viewer.meshes import ShownMesh, Subject, extracted
 from dreamfusion.viewer.pose import Pose, cameras_of
 

@@ -1,0 +1,156 @@
+"""Optional accelerators: which are here, what each can do, and what a run uses.
+
+An `Operation` is work that plain torch does anywhere and that accelerators may do instead. Each
+module that has such work says so there, beside its kernels: nothing is imported from here.
+
+For each operation an accelerator is tried once a process, on a small problem whose answer the
+reference knows. One that is missing, does not load, does not compile or gives other numbers is
+passed over for this operation, and says why; at another it may still serve.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import importlib.util
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dreamfusion.utils.errors import UserError, one_line
+
+ACCELERATORS = ("numba", "triton", "tinycudann", "nerfacc")
+
+
+class AcceleratorError(UserError):
+    """An accelerator that the user asked for and that cannot be used."""
+
+
+@dataclass(frozen=True, eq=False)
+class Operation:
+    """Work that accelerators can do instead of plain torch.
+
+    name: what it is called in messages. setting: the setting that chooses who does it.
+    order: what "auto" tries on a kind of device, best first; after them comes the reference.
+    kernels: by accelerator, a function that imports and returns its kernel.
+    trial: runs a kernel on a device on a small problem; raises where its answer is not the
+        reference's.
+    """
+
+    name: str
+    setting: str
+    order: Mapping[str, tuple[str, ...]]
+    kernels: Mapping[str, Callable[[], Callable[..., Any]]]
+    trial: Callable[[Callable[..., Any], str], object]
+
+
+@dataclass(frozen=True)
+class Accelerator:
+    """What came of trying an accelerator at an operation.
+
+    version: None where it is not installed. problem: one line on why it cannot be used, or None.
+    """
+
+    name: str
+    version: str | None
+    problem: str | None
+
+    @property
+    def usable(self) -> bool:
+        """Whether it is installed and gave the right answer."""
+        return self.problem is None
+
+
+def interpreted() -> bool:
+    """Whether Triton runs its kernels in Python, which works on the CPU: TRITON_INTERPRET=1."""
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+@lru_cache
+def probe(operation: Operation, name: str) -> Accelerator:
+    """Try an accelerator, one of ACCELERATORS, at an operation. Tried once a process, then
+    remembered (`probe.cache_clear()` forgets). Never raises for what is wrong with it."""
+    if name not in operation.kernels:
+        raise ValueError(
+            f"{operation.name} is done by one of {', '.join(operation.kernels)}, not {name!r}"
+        )
+    if importlib.util.find_spec(name) is None:
+        return Accelerator(name, None, "not installed")
+    version = _version(name)
+    on_gpu = name != "numba" and not (name == "triton" and interpreted())
+    if on_gpu and not torch.cuda.is_available():
+        return Accelerator(name, version, "needs an NVIDIA GPU, and torch finds none")
+    try:
+        importlib.import_module(name)
+        # The first to ask may be rendering a picture, without gradients.
+        with torch.inference_mode(False), torch.enable_grad():
+            operation.trial(operation.kernels[name](), "cuda" if on_gpu else "cpu")
+    # Compiled packages fail to load in every way there is: ImportError, OSError, RuntimeError of a
+    # driver, CalledProcessError of a compiler. The reason is kept and shown, not hidden.
+    except Exception as error:
+        return Accelerator(name, version, one_line(f"{type(error).__name__}: {error}", 160))
+    return Accelerator(name, version, None)
+
+
+def choose(
+    operation: Operation, requested: str, device_type: str, *, unfit: tuple[str, ...] = ()
+) -> str:
+    """Who does an operation on a kind of device: `requested` if it can, for "auto" the first that
+    can, else "reference", which is plain torch.
+
+    unfit: accelerators that "auto" must not take. Raises AcceleratorError where `requested` is an
+    accelerator that cannot be used.
+    """
+    if requested == "reference":
+        return requested
+    if requested == "auto":
+        candidates = (n for n in operation.order.get(device_type, ()) if n not in unfit)
+        return next((n for n in candidates if probe(operation, n).usable), "reference")
+    found = probe(operation, requested)
+    if found.problem is not None:
+        raise AcceleratorError(
+            f"{requested} cannot be used: {found.problem}; install or mend it, or set "
+            f"{operation.setting}=auto"
+        )
+    # The interpreter takes tensors of any device.
+    anywhere = requested == "triton" and interpreted()
+    if requested not in operation.order.get(device_type, ()) and not anywhere:
+        raise AcceleratorError(
+            f"{requested} does not run on {device_type}; set {operation.setting}=auto"
+        )
+    return requested
+
+
+def passed_over(
+    operation: Operation, requested: str, device_type: str, chosen: str
+) -> tuple[str, ...]:
+    """One line for each installed accelerator that "auto" tried in vain on its way to `chosen`."""
+    if requested != "auto":
+        return ()
+    order = operation.order.get(device_type, ())
+    before = order[: order.index(chosen)] if chosen in order else order
+    return tuple(
+        f"{found.name} {found.version} is installed but cannot be used for {operation.name}: "
+        f"{found.problem}"
+        for found in (probe(operation, name) for name in before)
+        if found.problem is not None and found.version is not None
+    )
+
+
+def check_close(what: str, found: Tensor, expected: Tensor) -> None:
+    """For trials: raise unless two tensors agree but for rounding."""
+    worst = float((found - expected).abs().max())
+    if not worst <= 1e-3:
+        raise RuntimeError(f"its {what} differs from the reference's by {worst:g}")
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "of unknown version"

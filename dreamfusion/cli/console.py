@@ -1,0 +1,190 @@
+"""What the commands say, and how: for people on a terminal, for logs, or for scripts.
+
+Only this module and `cli` print. Results go to standard output; with `--json` everything else
+goes to standard error, so that the output is one JSON object. Imports nothing heavy.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from dreamfusion.training.step import StepMetrics
+
+T = TypeVar("T")
+SECONDS_BETWEEN_LINES = 5.0
+
+
+class Console:
+    """Says what happens.
+
+    quiet: nothing but the files written, one a line. json: one JSON object as the last line of
+    standard output.
+    """
+
+    def __init__(self, *, quiet: bool = False, json: bool = False) -> None:
+        self.quiet, self.json = quiet, json
+        self._stream = sys.stderr if json else sys.stdout
+
+    def say(self, text: str) -> None:
+        """A line for people."""
+        if not self.quiet:
+            print(text, file=self._stream, flush=True)
+
+    def result(self, report: Mapping[str, Any]) -> None:
+        """The end of a command: what was written, and what else there is to tell.
+
+        report: names to paths, lists of paths, numbers, texts or mappings of these. Quiet prints
+        the paths alone; people have read the rest already.
+        """
+        if self.json:
+            print(json.dumps(_plain(report)), flush=True)
+        elif self.quiet:
+            for path in _paths(report):
+                print(path, flush=True)
+
+    def track(self, items: Iterable[T], total: int, what: str) -> Iterator[T]:
+        """The items, with a bar on a terminal and a line now and then elsewhere."""
+        if self.quiet or total == 0:
+            yield from items
+        elif self._stream.isatty():
+            from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+
+            columns = (
+                TextColumn(what),
+                BarColumn(),
+                TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+                TimeRemainingColumn(),
+            )
+            with self._bar(*columns) as progress:
+                task = progress.add_task("", total=total)
+                for item in items:
+                    progress.advance(task)
+                    yield item
+        else:
+            due = _Due()
+            for done, item in enumerate(items, start=1):
+                if due(last=False):
+                    self.say(f"{what} {done}/{total}")
+                yield item
+
+    def steps(self, steps: Iterator[StepMetrics], *, total: int, done: int) -> None:
+        """Run the steps of a training of which `done` are done, and show how it goes."""
+        if self.quiet:
+            for _ in steps:
+                pass
+        elif self._stream.isatty():
+            self._steps_as_bar(steps, total, done)
+        else:
+            self._steps_as_lines(steps, total)
+
+    def _steps_as_bar(self, steps: Iterator[StepMetrics], total: int, done: int) -> None:
+        from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+
+        columns = (
+            TextColumn("step {task.completed:.0f}/{task.total:.0f}"),
+            BarColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[rate]:.1f} steps/s  {task.fields[note]}"),
+        )
+        rate = _Rate()
+        with self._bar(*columns) as progress:
+            task = progress.add_task("", total=total, completed=done, rate=0.0, note="")
+            for metrics in steps:
+                progress.update(
+                    task, completed=metrics.step, rate=rate.after(), note=_describe(metrics)
+                )
+
+    def _steps_as_lines(self, steps: Iterator[StepMetrics], total: int) -> None:
+        rate, due = _Rate(), _Due()
+        for metrics in steps:
+            speed = rate.after()
+            if due(last=metrics.step == total):
+                left = duration((total - metrics.step) / speed)
+                self.say(
+                    f"step {metrics.step}/{total}  {speed:.1f} steps/s  {left} left  "
+                    f"{_describe(metrics)}"
+                )
+
+    def _bar(self, *columns: Any) -> Any:
+        from rich.console import Console as RichConsole
+        from rich.progress import Progress
+
+        return Progress(*columns, console=RichConsole(file=self._stream))
+
+
+class _Due:
+    """Whether a line is due: the first, the last, and one every few seconds."""
+
+    def __init__(self) -> None:
+        self._next = -math.inf
+
+    def __call__(self, *, last: bool) -> bool:
+        now = time.monotonic()
+        if not last and now < self._next:
+            return False
+        self._next = now + SECONDS_BETWEEN_LINES
+        return True
+
+
+class _Rate:
+    """Steps per second, smoothed over about the last ten."""
+
+    def __init__(self) -> None:
+        self._last = time.monotonic()
+        self._seconds: float | None = None
+
+    def after(self) -> float:
+        """The rate, called once after each step."""
+        now = time.monotonic()
+        seconds, self._last = now - self._last, now
+        before = seconds if self._seconds is None else self._seconds
+        self._seconds = 0.9 * before + 0.1 * seconds
+        return 1.0 / max(self._seconds, 1e-9)
+
+
+def duration(seconds: float) -> str:
+    """ "8 s", "2 min 5 s" or "3 h 10 min"."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def _describe(metrics: StepMetrics) -> str:
+    return (
+        f"covered {metrics.opacity:.0%}  undecided {metrics.entropy:.2f}  "
+        f"push {metrics.sds_norm:.2f}"
+    )
+
+
+def _plain(value: Any) -> Any:
+    """What JSON can hold; numbers that are not finite as null."""
+    if isinstance(value, Mapping):
+        return {key: _plain(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(part) for part in value]
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def _paths(value: Any) -> Iterator[Path]:
+    if isinstance(value, Path):
+        yield value
+    elif isinstance(value, Mapping):
+        for part in value.values():
+            yield from _paths(part)
+    elif isinstance(value, (list, tuple)):
+        for part in value:
+            yield from _paths(part)

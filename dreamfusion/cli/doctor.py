@@ -1,0 +1,191 @@
+"""What this machine has, and whether a run can start on it. Reads and tries; prints nothing."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from dreamfusion import __version__
+from dreamfusion.backends import ACCELERATORS, interpreted, probe
+from dreamfusion.diffusion.priors import PriorError, find_prior
+from dreamfusion.nerf.operations import OPERATIONS
+
+Mark = Literal["ok", "missing", "problem"]
+
+GIB = 1 << 30
+# A run with the default settings writes some 20 MB; this leaves room for several.
+LEAST_FREE_DISK = GIB // 4
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report.
+
+    mark: "ok"; "missing", which a run can do without; or "problem", which stops every run.
+    """
+
+    mark: Mark
+    name: str
+    text: str
+
+
+def examine(runs: Path) -> list[Finding]:
+    """Everything there is to say of this machine; `runs` is where runs will be written."""
+    return [
+        Finding("ok", "dreamfusion", __version__),
+        Finding("ok", "python", f"{platform.python_version()}, {platform.platform()}"),
+        Finding("ok", "torch", f"{torch.__version__}, {_build()}"),
+        Finding("ok", "processor", f"{os.cpu_count()} cores, {torch.get_num_threads()} threads"),
+        *_memory(),
+        *_devices(),
+        *_accelerators(),
+        *_priors(),
+        _ffmpeg(),
+        _disk(runs),
+    ]
+
+
+def can_run(findings: list[Finding]) -> bool:
+    """Whether a run can start: nothing is a problem."""
+    return all(finding.mark != "problem" for finding in findings)
+
+
+def _build() -> str:
+    if torch.version.cuda is not None:
+        return f"built for CUDA {torch.version.cuda}"
+    return f"built for ROCm {torch.version.hip}" if torch.version.hip else "built without CUDA"
+
+
+def _memory() -> Iterator[Finding]:
+    """Free memory, where the system tells it without another package: Linux."""
+    path = Path("/proc/meminfo")
+    if path.is_file():
+        lines = dict(line.split(":", 1) for line in path.read_text().splitlines() if ":" in line)
+        free, total = (int(lines[key].split()[0]) * 1024 for key in ("MemAvailable", "MemTotal"))
+        yield Finding("ok", "memory", f"{free / GIB:.1f} GiB free of {total / GIB:.1f}")
+
+
+def _devices() -> Iterator[Finding]:
+    if torch.cuda.is_available():
+        for i in range(torch.cuda.device_count()):
+            major, minor = torch.cuda.get_device_capability(i)
+            free, total = torch.cuda.mem_get_info(i)
+            yield Finding(
+                "ok",
+                f"cuda:{i}",
+                f"{torch.cuda.get_device_name(i)}, {free / GIB:.1f} GiB free of "
+                f"{total / GIB:.1f}, compute capability {major}.{minor}",
+            )
+    elif shutil.which("nvidia-smi") and torch.version.cuda is None:
+        yield Finding(
+            "missing",
+            "cuda",
+            "there seems to be an NVIDIA driver, but this torch is built without CUDA; see "
+            "https://pytorch.org/get-started/locally",
+        )
+    else:
+        yield Finding("missing", "cuda", "torch finds no NVIDIA GPU; runs go on the processor")
+    if torch.backends.mps.is_available():
+        yield Finding("ok", "mps", "Apple GPU: selectable with --device mps, never tested by us")
+
+
+def _accelerators() -> Iterator[Finding]:
+    for name in ACCELERATORS:
+        found = {op.name: probe(op, name) for op in OPERATIONS if name in op.kernels}
+        works = [operation for operation, tried in found.items() if tried.usable]
+        problems: dict[str, list[str]] = {}
+        for operation, tried in found.items():
+            if tried.problem is not None:
+                problems.setdefault(tried.problem, []).append(operation)
+        texts = []
+        if works:
+            how = ", interpreted: slow" if name == "triton" and interpreted() else ""
+            texts.append(f"works for {', '.join(works)}{how}")
+        for problem, operations in problems.items():
+            texts.append(f"{', '.join(operations)}: {problem}" if works else problem)
+        version = next((tried.version for tried in found.values()), None)
+        mark: Mark = "ok" if not problems else "missing"
+        prefix = f"{version}: " if version is not None else ""
+        yield Finding(mark, name, prefix + "; ".join(texts))
+
+
+def _priors() -> Iterator[Finding]:
+    """The embedded prior, and the pipelines in Hugging Face's cache. One usable one is enough."""
+    models = list(_cached_models())
+    another = next((found.text for found in models if found.mark == "ok"), None)
+    try:
+        prior = find_prior("embedded")
+        yield Finding("ok", "embedded prior", f"whole, {prior.path}")
+    except PriorError as error:
+        mark: Mark = "problem" if another is None else "missing"
+        yield Finding(mark, "embedded prior", str(error))
+    yield from models
+
+
+def _cached_models() -> Iterator[Finding]:
+    from huggingface_hub import CacheNotFound, constants, scan_cache_dir
+
+    folder = Path(constants.HF_HUB_CACHE)
+    repos = []
+    # Without a cache there is nothing to scan, and the line below says so.
+    if folder.is_dir():
+        try:
+            repos = sorted(scan_cache_dir(folder).repos, key=lambda repo: repo.repo_id)
+        except (CacheNotFound, OSError) as error:
+            yield Finding("missing", "hub models", f"cannot read {folder}: {error}")
+            return
+    found = False
+    for repo in repos:
+        revision = max(repo.revisions, key=lambda revision: revision.last_modified, default=None)
+        if revision is None or not (revision.snapshot_path / "model_index.json").is_file():
+            continue
+        found = True
+        try:
+            prior = find_prior(str(revision.snapshot_path))
+        except PriorError as error:
+            text = str(error).replace(str(revision.snapshot_path.resolve()), repo.repo_id)
+            yield Finding("missing", "hub model", text)
+        else:
+            size = f"{repo.size_on_disk / GIB:.1f} GiB"
+            yield Finding("ok", "hub model", f"--prior {repo.repo_id} ({prior.pipeline}, {size})")
+    if not found:
+        yield Finding("missing", "hub models", f"no diffusers pipeline in {folder}")
+
+
+def _ffmpeg() -> Finding:
+    import imageio_ffmpeg
+
+    try:
+        path = imageio_ffmpeg.get_ffmpeg_exe()
+        return Finding("ok", "ffmpeg", f"{imageio_ffmpeg.get_ffmpeg_version()}, {path}")
+    # RuntimeError where there is none, OSError where it does not run.
+    except (RuntimeError, OSError) as error:
+        reason = " ".join(str(error).split())[:160]
+        return Finding("problem", "ffmpeg", f"{reason}; try: pip install -U imageio-ffmpeg")
+
+
+def _disk(runs: Path) -> Finding:
+    """Whether a folder can be made where runs go, and how much it may hold."""
+    there = runs.absolute()
+    while not there.exists():
+        there = there.parent
+    try:
+        with tempfile.TemporaryDirectory(dir=there):
+            free = shutil.disk_usage(there).free
+    except OSError as error:
+        return Finding(
+            "problem",
+            "disk",
+            f"cannot write in {there}: {error.strerror}; go to a folder of your own, or use --out",
+        )
+    if free < LEAST_FREE_DISK:
+        return Finding("problem", "disk", f"only {free / GIB:.2f} GiB free in {there}; make room")
+    return Finding("ok", "disk", f"{free / GIB:.1f} GiB free in {there}")

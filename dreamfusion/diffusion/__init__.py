@@ -1,0 +1,1 @@
+"""The judge: diffusion models, Score Distillation Sampling, and views put into words."""

@@ -1,0 +1,241 @@
+"""A frozen text-to-image diffusion model, in pixels or latents, loaded through diffusers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import diffusers
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dreamfusion.diffusion.core import Prediction, TextEmbedding
+from dreamfusion.diffusion.priors.card import PriorCard
+from dreamfusion.diffusion.priors.files import read_json
+from dreamfusion.diffusion.priors.loading import load_part, quiet
+from dreamfusion.diffusion.priors.memory import check_memory, estimate_memory
+from dreamfusion.diffusion.priors.resolve import PriorFolder
+from dreamfusion.diffusion.priors.schedule import NoiseSchedule, read_schedule
+from dreamfusion.diffusion.priors.text import TextEncoders
+from dreamfusion.utils.threads import run_all
+
+# The halves of an autoencoder. Training never uses the second.
+ENCODER = ("encoder", "quant_conv")
+DECODER = ("decoder", "post_quant_conv")
+
+
+class DiffusionPrior:
+    """What SDS needs of a model: see `diffusion.NoisePredictor`; and text embeddings.
+
+    A pixel model denoises the picture itself, a latent one what its autoencoder makes of it. The
+    denoiser is a U-Net or a transformer. Nothing in any of them requires gradients.
+
+    image_size: height and width of the pictures it judges, in pixels.
+    channels: of what it denoises. A U-Net that returns more (DeepFloyd's also predicts variances)
+        has the rest cut off.
+    expected_memory: bytes of GPU memory that a step is expected to take, if that is known.
+
+    The components are diffusers' and transformers' (`load` says which); their attributes come from
+    configurations at run time, which is why the types say nothing.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        card: PriorCard,
+        denoiser: Any,
+        schedule: NoiseSchedule,
+        text: TextEncoders,
+        vae: Any | None,
+        offload: bool = False,
+        expected_memory: int | None = None,
+    ) -> None:
+        self.name = name
+        self.expected_memory = expected_memory
+        self.card = card
+        self.denoiser = denoiser
+        self.schedule = schedule
+        self.text = text
+        self.vae = vae
+        self.offload = offload
+        self.device: torch.device = denoiser.device
+        self.dtype: torch.dtype = denoiser.dtype
+        self.channels: int = denoiser.config.in_channels
+        shrink = 1 if vae is None else 2 ** (len(vae.config.block_out_channels) - 1)
+        self.image_size: int = denoiser.config.sample_size * shrink
+        self.prediction: Prediction = schedule.prediction
+        self.alphas, self.sigmas = schedule.alphas, schedule.sigmas
+        self._is_unet = isinstance(denoiser, diffusers.UNet2DConditionModel)
+
+    def encode_image(self, images: Tensor) -> Tensor:
+        """(n, 3, h, w) pictures in [0, 1] of any size as what the model denoises: resized to
+        `image_size` and mapped to [-1, 1]; for a latent model the mean of their latents then.
+        Differentiable, float32."""
+        size = (self.image_size, self.image_size)
+        if tuple(images.shape[-2:]) != size:
+            shrinks = images.shape[-1] > self.image_size
+            images = F.interpolate(images, size, mode="bilinear", antialias=shrinks)
+        images = images * 2.0 - 1.0
+        if self.vae is None:
+            return images
+        latents = self.vae.encode(images.to(self.vae.dtype)).latent_dist.mode().float()
+        return (latents - (self.vae.config.shift_factor or 0.0)) * self.vae.config.scaling_factor
+
+    @torch.no_grad()
+    def decode_image(self, encoded: Tensor) -> Tensor:
+        """The pictures (n, 3, image_size, image_size) in [0, 1] that `encode_image` came from."""
+        if self.vae is not None:
+            config = self.vae.config
+            latents = encoded / config.scaling_factor + (config.shift_factor or 0.0)
+            _move(self.vae, DECODER, self.device)
+            encoded = self.vae.decode(latents.to(self.vae.dtype)).sample.float()
+            if self.offload:
+                _move(self.vae, DECODER, "cpu")
+        return (encoded / 2.0 + 0.5).clamp(0.0, 1.0)
+
+    @torch.no_grad()
+    def predict(self, noisy: Tensor, timesteps: Tensor, text: TextEmbedding) -> Tensor:
+        """The denoiser's raw prediction, float32 (n, channels, h, w); see `NoisePredictor`.
+
+        On a CPU the pictures are dealt out evenly among its threads, or groups of threads.
+        """
+        n, n_threads = len(noisy), torch.get_num_threads()
+        n_parts = math.gcd(n, n_threads) if self.device.type == "cpu" else 1
+        if n_parts == 1:
+            return self._denoise(noisy, timesteps, text)
+        text, size = text.expand(n), n // n_parts
+        parts = [slice(i, i + size) for i in range(0, n, size)]
+        jobs = [partial(self._denoise, noisy[i], timesteps[i], text[i]) for i in parts]
+        return torch.cat(run_all(jobs, torch_threads=n_threads // n_parts))
+
+    def _denoise(self, noisy: Tensor, timesteps: Tensor, text: TextEmbedding) -> Tensor:
+        times, tokens = self.schedule.times[timesteps], text.tokens.to(self.dtype)
+        pooled = None if text.pooled is None else text.pooled.to(self.dtype)
+        if not self._is_unet:
+            noisy = noisy.to(self.dtype)
+            return self.denoiser(noisy, tokens, pooled, times, return_dict=False)[0].float()
+        extra = None
+        if pooled is not None:
+            # Stable Diffusion XL asks for the picture's size before and after a crop, and where
+            # that began: it is whole.
+            whole = (self.image_size, self.image_size, 0, 0, self.image_size, self.image_size)
+            sizes = torch.tensor(whole, dtype=self.dtype, device=self.device)
+            extra = {"text_embeds": pooled, "time_ids": sizes.expand(len(text), -1)}
+        noisy = noisy.to(self.dtype, memory_format=torch.channels_last)
+        output = self.denoiser(noisy, times, tokens, added_cond_kwargs=extra, return_dict=False)[0]
+        return output[:, : self.channels].float()
+
+    def prepare(self, prompts: Sequence[str]) -> None:
+        """Encode these prompts and free the text encoders; see `TextEncoders.prepare`."""
+        self.text.prepare(prompts)
+
+    def encode_text(self, prompts: Sequence[str]) -> TextEmbedding:
+        """Embeddings of n prompts, each distinct one encoded once; see `TextEncoders.encode`."""
+        return self.text.encode(prompts)
+
+
+def load(
+    folder: PriorFolder,
+    card: PriorCard,
+    *,
+    device: str,
+    dtype: str,
+    prompts: Sequence[str] | None,
+    views: int | None,
+    vae_checkpointing: bool,
+    vae_slicing: bool,
+    offload: bool,
+    compile: bool,
+) -> DiffusionPrior:
+    """Load every component from the folder; see `priors.load_prior`."""
+    quiet()
+    precision = choose_dtype(dtype, device)
+    on_cuda = device.startswith("cuda")
+    needed = None
+    if views is not None and on_cuda:
+        needed = estimate_memory(
+            folder,
+            views=views,
+            dtype=precision,
+            vae_dtype=_vae_dtype(folder, precision, device),
+            prepared=prompts is not None,
+            offload=offload,
+            vae_checkpointing=vae_checkpointing,
+            vae_slicing=vae_slicing,
+        )
+        check_memory(needed, free=torch.cuda.mem_get_info(device)[0], name=folder.name)
+    schedule = read_schedule(folder, device)
+    text = TextEncoders(
+        folder, device=device, dtype=precision if on_cuda else torch.float32, offload=offload
+    )
+    if prompts is not None:
+        text.prepare(prompts)
+
+    name = "unet" if "unet" in folder.components else "transformer"
+    denoiser = load_part(folder, name, diffusers, precision)
+    layout = torch.channels_last if name == "unet" else torch.preserve_format
+    denoiser.to(device, memory_format=layout)
+    if compile:
+        denoiser.compile()
+    vae = None
+    if "vae" in folder.components:
+        vae = load_part(folder, "vae", diffusers, _vae_dtype(folder, precision, device))
+        _move(vae, ENCODER, device)
+        _move(vae, DECODER, "cpu" if offload else device)
+        if vae_checkpointing:
+            vae.enable_gradient_checkpointing()
+        if vae_slicing:
+            vae.enable_slicing()
+    return DiffusionPrior(
+        name=folder.name,
+        card=card,
+        denoiser=denoiser,
+        schedule=schedule,
+        text=text,
+        vae=vae,
+        offload=offload,
+        expected_memory=needed,
+    )
+
+
+def choose_dtype(dtype: str, device: str) -> torch.dtype:
+    """The precision of the denoiser: as asked, or for `auto` half where the device is fast at it.
+
+    On CUDA that is bfloat16, whose range is float32's, or float16 on GPUs older than it. On a CPU
+    it is bfloat16 with instructions for it; without them it would be emulated.
+    """
+    if dtype != "auto":
+        return {
+            "float32": torch.float32,
+            "bfloat16": torch.bfloat16,
+            "float16": torch.float16,
+        }[dtype]
+    if device.startswith("cuda"):
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if native else torch.float16
+    probe = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
+    if device.startswith("cpu") and probe is not None and probe():
+        return torch.bfloat16
+    return torch.float32
+
+
+def _vae_dtype(folder: PriorFolder, dtype: torch.dtype, device: str) -> torch.dtype:
+    """The denoiser's precision on CUDA, but float32 for an autoencoder that says force_upcast (XL's
+    overflows in float16), and float32 elsewhere."""
+    path = folder.path / "vae" / "config.json"
+    if "vae" not in folder.components or not device.startswith("cuda"):
+        return torch.float32
+    # Diffusers fills in true where the file says nothing; the older models then mean no such thing.
+    upcast = read_json(path, f"{folder.name} is broken").get("force_upcast", False)
+    return torch.float32 if upcast else dtype
+
+
+def _move(vae: Any, parts: tuple[str, ...], device: torch.device | str) -> None:
+    for part in parts:
+        module = getattr(vae, part)
+        if module is not None:
+            module.to(device)

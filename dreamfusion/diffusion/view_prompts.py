@@ -1,0 +1,268 @@
+"""View-dependent prompts: what to tell a prior about the side from which it sees the object.
+
+A prior that was trained on particular view words says so in its folder (`dreamfusion.json`); any
+other one is spoken to in the paper's four: front, side, back and overhead view. Pure text: nothing
+here knows of cameras or models. Angles are degrees, in the frame of `cameras.py`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from dreamfusion.utils.errors import UserError
+
+Shading = Literal["albedo", "lambertian", "textureless"]
+ANOTHER_PRIOR = "--prior stable-diffusion-v1-5/stable-diffusion-v1-5"
+
+
+class PromptError(UserError):
+    """A prompt that the prior cannot understand."""
+
+
+@dataclass(frozen=True)
+class AzimuthView:
+    """Text for the azimuths that are nearer to `center_deg` than to any other view's."""
+
+    center_deg: float
+    text: str
+
+
+@dataclass(frozen=True)
+class ElevationView:
+    """Text for min_deg <= elevation < max_deg. With `alone`, no azimuth text stands beside it."""
+
+    min_deg: float
+    max_deg: float
+    text: str
+    alone: bool = False
+
+
+@dataclass(frozen=True)
+class ViewVocabulary:
+    """How a prior is spoken to.
+
+    shading: the words that name a shading (none for one that is missing or empty).
+    template: with the places {prompt}, {azimuth}, {elevation}, {shading}; commas around places
+        that stay empty go away.
+    words: the words that the prior knows, each with the word that it was trained on ("puppy":
+        "corgi"), possibly empty for words that say nothing ("a"). None: it knows any word. Keys of
+        several words are matched before their parts.
+    """
+
+    azimuth: tuple[AzimuthView, ...]
+    elevation: tuple[ElevationView, ...]
+    shading: Mapping[str, str] = field(default_factory=dict)
+    template: str = "{prompt}, {azimuth}, {elevation}, {shading}"
+    words: Mapping[str, str] | None = None
+
+    @classmethod
+    def from_mapping(cls, content: Mapping[str, Any]) -> ViewVocabulary:
+        """From a prior's `dreamfusion.json`. Raises ValueError, KeyError or TypeError if that is
+        malformed; what it leaves out is as in the paper."""
+        views = content.get("views", {})
+        azimuth = [AzimuthView(float(v["center_deg"]), str(v["text"])) for v in views["azimuth"]]
+        elevation = [
+            ElevationView(
+                float(v["min_deg"]), float(v["max_deg"]), str(v["text"]), bool(v.get("alone"))
+            )
+            for v in views.get("elevation", [])
+        ]
+        if not azimuth:
+            raise ValueError("views.azimuth is empty")
+        template = str(content.get("prompt_template", cls.template))
+        template.format(prompt="", azimuth="", elevation="", shading="")
+        words = content.get("words")
+        return cls(
+            tuple(azimuth),
+            tuple(elevation),
+            dict(content.get("shading", {})),
+            template,
+            None if words is None else {str(k).lower(): str(v) for k, v in words.items()},
+        )
+
+    def canonical(self, prompt: str) -> str:
+        """`prompt` in the words that the prior was trained on.
+
+        Raises PromptError, naming the unknown words and the closest known ones.
+        """
+        if not prompt.strip():
+            raise PromptError("the prompt is empty")
+        if self.words is None:
+            return " ".join(prompt.split())
+        found, unknown = _look_up(re.findall(r"[a-z0-9]+", prompt.lower()), self.words)
+        if unknown:
+            raise PromptError(self._refusal(unknown))
+        if not found:
+            raise PromptError(f"the prompt {prompt!r} names nothing that this prior knows")
+        return " ".join(found)
+
+    def _refusal(self, unknown: Sequence[str]) -> str:
+        assert self.words is not None
+        meaningful = [word for word, meaning in self.words.items() if meaning]
+        close: list[str] = []
+        for word in unknown:
+            close += difflib.get_close_matches(word, meaningful, n=3, cutoff=0.5)
+        hint = f"closest known: {', '.join(dict.fromkeys(close))}; " if close else ""
+        return (
+            f"this prior does not know {', '.join(map(repr, dict.fromkeys(unknown)))}; {hint}"
+            "`dreamfusion vocabulary` lists all it knows; for any words use Stable Diffusion: "
+            f"{ANOTHER_PRIOR}"
+        )
+
+
+PAPER_VIEWS = ViewVocabulary(
+    azimuth=(
+        AzimuthView(0.0, "front view"),
+        AzimuthView(90.0, "side view"),
+        AzimuthView(180.0, "back view"),
+        AzimuthView(270.0, "side view"),
+    ),
+    elevation=(ElevationView(60.0, 90.0, "overhead view", alone=True),),
+)
+
+
+def view_prompt(
+    vocabulary: ViewVocabulary,
+    prompt: str,
+    azimuth_deg: float,
+    elevation_deg: float,
+    shading: Shading = "albedo",
+) -> str:
+    """`prompt` with the words for this view and this shading (any real azimuth; elevation in
+    [-90, 90])."""
+    return _fill(vocabulary, prompt, _nearest(vocabulary, azimuth_deg).text, elevation_deg, shading)
+
+
+def view_prompts(
+    vocabulary: ViewVocabulary,
+    prompt: str,
+    azimuth_deg: Sequence[float],
+    elevation_deg: Sequence[float],
+    shading: Shading = "albedo",
+) -> list[str]:
+    """One prompt for each view; see `view_prompt`."""
+    return [
+        view_prompt(vocabulary, prompt, azimuth, elevation, shading)
+        for azimuth, elevation in zip(azimuth_deg, elevation_deg, strict=True)
+    ]
+
+
+def blended_prompts(
+    vocabulary: ViewVocabulary,
+    prompt: str,
+    azimuth_deg: float,
+    elevation_deg: float,
+    shading: Shading = "albedo",
+) -> list[tuple[str, float]]:
+    """The prompts of the two views on either side of an azimuth, weighted by nearness; as (text,
+    weight) whose weights sum to 1. Mixing their embeddings so makes the text turn smoothly with
+    the camera, where `view_prompt` jumps. One alone where both read the same."""
+    offset = [(view.center_deg - azimuth_deg) % 360.0 for view in vocabulary.azimuth]
+    after = min(range(len(offset)), key=lambda i: offset[i])
+    before = max(range(len(offset)), key=lambda i: offset[i])
+    gap = offset[after] + 360.0 - offset[before]
+    share = (360.0 - offset[before]) / gap  # of the way from `before` to `after`
+    mixed: dict[str, float] = {}
+    for view, weight in ((before, 1.0 - share), (after, share)):
+        text = _fill(vocabulary, prompt, vocabulary.azimuth[view].text, elevation_deg, shading)
+        mixed[text] = mixed.get(text, 0.0) + weight
+    return [(text, weight) for text, weight in mixed.items() if weight > 0.0]
+
+
+def opposing_prompts(
+    vocabulary: ViewVocabulary,
+    prompt: str,
+    azimuth_deg: float,
+    elevation_deg: float,
+    shading: Shading = "albedo",
+) -> list[tuple[str, float]]:
+    """The prompts of the other sides (front, left, back, right), which a picture from here should
+    not show: (text, weight in [0, 1]), for Perp-Neg (Armandpour et al. 2023).
+
+    The weight, (1 - cos(angle to that side)) / 2, is 1 for the opposite side. Sides that read like
+    this view are left out; so are all where the elevation's words stand alone ("overhead view").
+    """
+    own = view_prompt(vocabulary, prompt, azimuth_deg, elevation_deg, shading)
+    weights: dict[str, float] = {}
+    for side in (0.0, 90.0, 180.0, 270.0):
+        text = view_prompt(vocabulary, prompt, side, elevation_deg, shading)
+        weight = (1.0 - math.cos(math.radians(azimuth_deg - side))) / 2.0
+        if text != own:
+            weights[text] = min(weight, weights.get(text, 1.0))  # "side view" is left and right
+    return list(weights.items())
+
+
+def all_prompts(vocabulary: ViewVocabulary, prompt: str) -> list[str]:
+    """Every text that any view and shading can ask for, so that all can be encoded beforehand."""
+    elevations = [0.0, *(view.min_deg for view in vocabulary.elevation)]
+    elevations += [max(view.max_deg, -90.0) for view in vocabulary.elevation]
+    shadings: tuple[Shading, ...] = ("albedo", "lambertian", "textureless")
+    texts = [
+        _fill(vocabulary, prompt, view.text, elevation, shading)
+        for shading in shadings
+        for elevation in elevations
+        for view in vocabulary.azimuth
+    ]
+    return list(dict.fromkeys(texts))
+
+
+def slug(prompt: str) -> str:
+    """A folder name for a prompt: lower-case words joined by hyphens, at most 60 characters."""
+    words = re.findall(r"[^\W_]+", prompt.lower())
+    return "-".join(words)[:60].rstrip("-") or "object"
+
+
+def _fill(
+    vocabulary: ViewVocabulary, prompt: str, azimuth: str, elevation_deg: float, shading: Shading
+) -> str:
+    """The vocabulary's template with these words in their places."""
+    above = _elevation_view(vocabulary, elevation_deg)
+    filled = vocabulary.template.format(
+        prompt=prompt,
+        azimuth="" if above is not None and above.alone else azimuth,
+        elevation="" if above is None else above.text,
+        shading=vocabulary.shading.get(shading, ""),
+    )
+    return ", ".join(part.strip() for part in filled.split(",") if part.strip())
+
+
+def _nearest(vocabulary: ViewVocabulary, azimuth_deg: float) -> AzimuthView:
+    return min(vocabulary.azimuth, key=lambda view: _angle(azimuth_deg, view.center_deg))
+
+
+def _angle(a_deg: float, b_deg: float) -> float:
+    """The angle between two directions, in [0, 180] degrees."""
+    return abs((a_deg - b_deg + 180.0) % 360.0 - 180.0)
+
+
+def _elevation_view(vocabulary: ViewVocabulary, elevation_deg: float) -> ElevationView | None:
+    for view in vocabulary.elevation:
+        at_the_top = elevation_deg == view.max_deg == 90.0
+        if view.min_deg <= elevation_deg < view.max_deg or at_the_top:
+            return view
+    return None
+
+
+def _look_up(tokens: Sequence[str], words: Mapping[str, str]) -> tuple[list[str], list[str]]:
+    """(what the tokens mean, the tokens that mean nothing), longest phrases first."""
+    longest = max((key.count(" ") + 1 for key in words), default=1)
+    found: list[str] = []
+    unknown: list[str] = []
+    position = 0
+    while position < len(tokens):
+        for length in range(min(longest, len(tokens) - position), 0, -1):
+            phrase = " ".join(tokens[position : position + length])
+            if phrase in words:
+                if words[phrase]:
+                    found.append(words[phrase])
+                position += length
+                break
+        else:
+            unknown.append(tokens[position])
+            position += 1
+    return found, unknown

@@ -1,0 +1,1 @@
+"""Cameras, light and pictures: knows no NeRF and no diffusion."""

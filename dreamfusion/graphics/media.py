@@ -1,0 +1,142 @@
+"""Pictures and videos on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from dreamfusion.utils.whole_file import whole_file
+
+# Unless a video says how its colours are meant, browsers guess those of old television, and red
+# turns orange. These are what sRGB calls its own, with the matrix of HD.
+_COLORS = (
+    "scale=out_color_matrix=bt709,"
+    "setparams=colorspace=bt709:color_primaries=bt709:color_trc=iec61966-2-1"
+)
+
+
+def to_bytes(images: Tensor) -> NDArray[np.uint8]:
+    """Images (..., h, w, 3) or (..., 4) in [0, 1] as bytes.
+
+    Raises ValueError where a value is not finite.
+    """
+    images = images.detach().float().cpu()
+    if not bool(images.isfinite().all()):
+        raise ValueError("a picture holds a value that is not finite")
+    return (images.clamp(0.0, 1.0) * 255.0).round().to(torch.uint8).numpy()
+
+
+def contact_sheet(images: Tensor, *, columns: int, gap: int = 2, fill: float = 1.0) -> Tensor:
+    """Images (n, h, w, 3) in rows of `columns`, as one image (H, W, 3) on the CPU.
+
+    gap: pixels between them, of grey level `fill`, which also fills places left over.
+    """
+    if images.ndim != 4 or images.shape[-1] != 3 or len(images) == 0:
+        raise ValueError(f"a contact sheet takes (n, h, w, 3) images, not {tuple(images.shape)}")
+    if columns < 1 or gap < 0:
+        raise ValueError("columns must be at least 1 and gap at least 0")
+    n, height, width, _ = images.shape
+    rows = -(-n // columns)
+    sheet = torch.full(
+        (rows * (height + gap) - gap, columns * (width + gap) - gap, 3), fill, dtype=torch.float32
+    )
+    for i, image in enumerate(images.detach().float().cpu()):
+        top, left = (i // columns) * (height + gap), (i % columns) * (width + gap)
+        sheet[top : top + height, left : left + width] = image
+    return sheet
+
+
+def write_png(image: Tensor, path: Path | str) -> None:
+    """Write an image (h, w, 3) or (h, w, 4) in [0, 1]. The file appears complete or not at all."""
+    import imageio.v3 as imageio
+
+    with whole_file(Path(path)) as file:
+        imageio.imwrite(file, to_bytes(image), extension=".png")
+
+
+def write_mp4(frames: Iterable[Tensor], path: Path | str, *, fps: int = 30) -> None:
+    """Write frames (h, w, 3) in [0, 1] as H.264, which every browser and player shows.
+
+    Odd sizes lose their last row or column, as the format's chroma needs even ones. The file
+    appears complete or not at all.
+    """
+    with whole_file(Path(path)) as file:
+        _write_mp4(frames, file, fps)
+
+
+def _write_mp4(frames: Iterable[Tensor], file: Path, fps: int) -> None:
+    import imageio_ffmpeg
+
+    writer: Any = None
+    try:
+        for frame in frames:
+            if frame.ndim != 3 or frame.shape[-1] != 3 or min(frame.shape[:2]) < 2:
+                raise ValueError(f"a video takes (h, w, 3) frames, not {tuple(frame.shape)}")
+            height, width = (side // 2 * 2 for side in frame.shape[:2])
+            if writer is None:
+                writer = imageio_ffmpeg.write_frames(
+                    str(file),
+                    (width, height),
+                    fps=fps,
+                    codec="libx264",
+                    pix_fmt_out="yuv420p",
+                    quality=8,
+                    macro_block_size=2,
+                    output_params=["-vf", _COLORS],
+                    ffmpeg_log_level="error",
+                )
+                writer.send(None)
+            writer.send(to_bytes(frame[:height, :width]).tobytes())
+    finally:
+        if writer is not None:
+            writer.close()
+    if writer is None:
+        raise ValueError("a video needs at least one frame")
+
+
+def write_animation(frames: Iterable[Tensor], path: Path | str, *, fps: int = 30) -> None:
+    """Write frames (h, w, 3) or (h, w, 4) in [0, 1] as an endless GIF or WebP, by the suffix.
+
+    GIF knows 256 colours, and of transparency only whether; browsers show at most 50 frames a
+    second of it. The file appears complete or not at all.
+    """
+    path = Path(path)
+    pictures = (Image.fromarray(to_bytes(frame)) for frame in frames)
+    first = next(pictures, None)
+    if first is None:
+        raise ValueError("an animation needs at least one frame")
+    options: dict[str, Any] = {"quality": 90, "method": 2}
+    if path.suffix.lower() == ".gif":
+        options = {"disposal": 2, "optimize": False}
+    with whole_file(path) as file:
+        first.save(
+            file,
+            save_all=True,
+            append_images=pictures,
+            duration=max(20, round(1000 / fps)),
+            loop=0,
+            **options,
+        )
+
+
+def write_frames(frames: Iterable[Tensor], folder: Path | str) -> list[Path]:
+    """Write frames (h, w, 3) or (h, w, 4) as folder/frame_0000.png and so on; the files.
+
+    Frames beyond the last, of an earlier animation there, are removed.
+    """
+    folder = Path(folder)
+    written = []
+    for i, frame in enumerate(frames):
+        written.append(folder / f"frame_{i:04d}.png")
+        write_png(frame, written[-1])
+    for old in folder.glob("frame_*.png"):
+        if old not in written:
+            old.unlink()
+    return written

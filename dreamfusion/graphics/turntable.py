@@ -1,0 +1,78 @@
+"""Pictures once around an object, of the scene or of its mesh, and files of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from dreamfusion.graphics.cameras import Cameras
+from dreamfusion.graphics.media import write_animation, write_frames, write_mp4, write_png
+from dreamfusion.graphics.shading import ImageMode, over
+from dreamfusion.utils.errors import UserError
+
+FORMATS = ("mp4", "gif", "webp", "png")
+TURN_SECONDS = 4
+# From one camera, a picture's size in pixels and a mode to RGBA (1, size, size, 4).
+Draw = Callable[[Cameras, int, ImageMode], Tensor]
+
+_NAMED = {"white": (1.0, 1.0, 1.0), "black": (0.0, 0.0, 0.0)}
+
+
+class RenderError(UserError):
+    """What was asked for cannot be drawn or written."""
+
+
+def parse_background(text: str) -> Tensor | None:
+    """The colour (3,) that "white", "black" or "#rrggbb" names; None for "transparent"."""
+    if text == "transparent":
+        return None
+    if text in _NAMED:
+        return torch.tensor(_NAMED[text])
+    digits = text.removeprefix("#")
+    if len(digits) == 6 and text.startswith("#"):
+        try:
+            return torch.tensor(list(bytes.fromhex(digits))) / 255.0
+        except ValueError:
+            pass
+    raise RenderError(f"a background is white, black, transparent or #rrggbb, not {text!r}")
+
+
+def turn(
+    draw: Draw, cameras: Cameras, *, size: int, modes: Sequence[ImageMode]
+) -> Iterator[Tensor]:
+    """A picture (h, w, 4) from each camera; of several modes, side by side in rows of two."""
+    for i in range(len(cameras)):
+        pictures = [draw(cameras[i : i + 1], size, mode)[0] for mode in modes]
+        rows = [torch.cat(pictures[k : k + 2], dim=1) for k in range(0, len(pictures), 2)]
+        yield torch.cat(rows, dim=0)
+
+
+def write_turn(
+    frames: Iterable[Tensor], path: Path, *, count: int, background: Tensor | None
+) -> list[Path]:
+    """Write `count` RGBA frames (h, w, 4) as the suffix of `path` says; the files written.
+
+    .mp4, .gif and .webp turn once in a few seconds; .png is a folder of frames named as `path`
+    without the suffix, or the one picture where there is but one frame. background: (3,), or None
+    for transparent, which videos cannot be: RenderError.
+    """
+    kind = path.suffix.removeprefix(".")
+    if kind not in FORMATS:
+        raise RenderError(f"cannot write pictures as {path.name!r}: use {', '.join(FORMATS)}")
+    if background is None and kind == "mp4":
+        raise RenderError("an mp4 cannot be transparent; use --format webp, gif or png")
+    if background is not None:
+        frames = (over(frame, background) for frame in frames)
+    fps = max(12, round(count / TURN_SECONDS))
+    if kind == "png" and count > 1:
+        return write_frames(frames, path.with_suffix(""))
+    if kind == "png":
+        write_png(next(iter(frames)), path)
+    elif kind == "mp4":
+        write_mp4(frames, path, fps=fps)
+    else:
+        write_animation(frames, path, fps=fps)
+    return [path]

@@ -1,0 +1,63 @@
+"""How far a mesh looks like the scene it came from."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dreamfusion.graphics.cameras import Cameras
+from dreamfusion.graphics.shading import over
+from dreamfusion.mesh.extract import Mesh
+from dreamfusion.mesh.renderer import render_mesh
+from dreamfusion.mesh.texture import TexturedMesh
+from dreamfusion.nerf.occupancy import OccupancyGrid
+from dreamfusion.nerf.renderer import Scene, render_image
+
+# Below these a mesh is said to fall short of its scene.
+LOW_PSNR_DB = 20.0
+LOW_IOU = 0.9
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How alike mesh and scene look, over all views: the peak signal-to-noise ratio in dB of
+    colour pictures on white, and the mean intersection over union of silhouettes (alpha > 1/2)."""
+
+    psnr_db: float
+    silhouette_iou: float
+
+    @property
+    def good(self) -> bool:
+        """Whether the mesh shows what the scene shows."""
+        return self.psnr_db >= LOW_PSNR_DB and self.silhouette_iou >= LOW_IOU
+
+
+def agreement(
+    mesh: Mesh | TexturedMesh,
+    field: Scene,
+    occupancy: OccupancyGrid,
+    cameras: Cameras,
+    *,
+    size: int = 128,
+) -> Agreement:
+    """Compare pictures of `size` pixels a side of a mesh and of the scene it was taken from.
+
+    The mesh lies where the scene has it (not yet moved to its origin).
+    """
+    scene = render_image(field, occupancy, cameras, height=size, width=size)
+    pictures = render_mesh(mesh, cameras, height=size, width=size)
+    return compare(scene, pictures)
+
+
+def compare(expected: Tensor, found: Tensor) -> Agreement:
+    """The agreement of two stacks of RGBA pictures (n, h, w, 4)."""
+    white = torch.ones(3)
+    error = float((over(expected, white) - over(found, white)).square().mean())
+    solid, covered = expected[..., 3] > 0.5, found[..., 3] > 0.5
+    both = (solid & covered).sum(dim=(1, 2))
+    either = (solid | covered).sum(dim=(1, 2)).clamp(min=1)
+    psnr = math.inf if error == 0 else -10.0 * math.log10(error)
+    return Agreement(psnr, float((both / either).mean()))

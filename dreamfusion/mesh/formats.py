@@ -1,0 +1,197 @@
+"""Meshes on disk. Every format gets the scene's axes: +Y up, facing +Z, one unit a scene unit."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from dreamfusion.graphics import srgb
+from dreamfusion.mesh.extract import Mesh, MeshError, vertex_normals
+from dreamfusion.mesh.provenance import KEY, Provenance, read_provenance
+from dreamfusion.mesh.texture import TexturedMesh
+from dreamfusion.mesh.usd import usdz_bytes
+from dreamfusion.utils.errors import one_line
+from dreamfusion.utils.whole_file import whole_file
+
+FORMATS = ("glb", "obj", "ply", "stl", "usdz")
+TEXTURED = ("glb", "obj", "usdz")  # formats that can hold a texture
+
+Origin = Literal["base", "center", "scene"]
+AnyMesh = TypeVar("AnyMesh", bound=Mesh | TexturedMesh)
+
+
+def origin_of(mesh: Mesh | TexturedMesh, origin: Origin) -> NDArray[np.float64]:
+    """The point (3,) of the scene that `place` makes the origin."""
+    if origin == "scene":
+        return np.zeros(3)
+    low, high = mesh.vertices.min(axis=0), mesh.vertices.max(axis=0)
+    middle = (low + high) / 2.0
+    if origin == "base":
+        middle[1] = low[1]
+    return middle
+
+
+def place(mesh: AnyMesh, origin: Origin) -> AnyMesh:
+    """The mesh moved so that the origin is the middle of its bounding box ("center") or of that
+    box's lower side ("base"), or left where the field has it ("scene")."""
+    if origin == "scene":
+        return mesh
+    return dataclasses.replace(mesh, vertices=mesh.vertices - origin_of(mesh, origin))
+
+
+def write_mesh(
+    mesh: Mesh | TexturedMesh, path: Path | str, *, provenance: Provenance | None = None
+) -> list[Path]:
+    """Write a mesh as the path's suffix says, one of FORMATS; the files written.
+
+    GLB, OBJ and USDZ hold a texture where the mesh has one (OBJ in a .mtl and a .png beside it);
+    PLY has colours at vertices, STL none. Colours at vertices are sRGB in OBJ and PLY and linear in
+    GLB and USDZ, as their standards ask. The material is matt. GLB keeps `provenance`. Files appear
+    complete or not at all. Raises MeshError, for USDZ where usd-core is not installed, too.
+    """
+    path = Path(path)
+    kind = path.suffix.lower().removeprefix(".")
+    if kind not in FORMATS:
+        raise MeshError(f"cannot write a mesh as {path.name!r}: use one of {', '.join(FORMATS)}")
+    if len(mesh.faces) == 0:
+        raise MeshError("the mesh is empty")
+    if isinstance(mesh, TexturedMesh) and kind not in TEXTURED:
+        raise MeshError(f"a texture cannot be written as {kind}: use one of {', '.join(TEXTURED)}")
+    if kind == "glb":
+        files = {path: glb_bytes(mesh, provenance)}
+    elif kind == "usdz":
+        files = {path: usdz_bytes(mesh)}
+    elif isinstance(mesh, TexturedMesh):
+        files = _obj_files(mesh, path)
+    else:
+        files = {path: _colored_bytes(mesh, kind)}
+    # The file that names the others comes last.
+    for file, data in reversed(list(files.items())):
+        with whole_file(file) as temporary:
+            temporary.write_bytes(data)
+    return list(files)
+
+
+def read_glb(path: Path | str) -> tuple[Mesh | TexturedMesh, Provenance | None]:
+    """A mesh that `write_mesh` wrote as .glb, and where it comes from if the file says. Raises
+    MeshError for one that cannot be read."""
+    import trimesh
+
+    path = Path(path)
+    try:
+        data = path.read_bytes()
+        scene = trimesh.load(io.BytesIO(data), file_type="glb", process=False)
+        (model,) = scene.geometry.values()
+        vertices = np.asarray(model.vertices, dtype=np.float64)
+        faces = np.asarray(model.faces, dtype=np.int64)
+        material = getattr(model.visual, "material", None)
+        picture = getattr(material, "baseColorTexture", None)
+        if picture is None:
+            linear = model.visual.vertex_attributes["color"][:, :3].astype(np.float64) / 255.0
+            return Mesh(vertices, faces, srgb.from_linear(linear)), read_provenance(data)
+        mesh = TexturedMesh(
+            vertices=vertices,
+            faces=faces,
+            normals=np.asarray(model.vertex_normals, dtype=np.float64),
+            uv=np.asarray(model.visual.uv, dtype=np.float64),
+            texture=np.asarray(picture.convert("RGB")),
+        )
+        return mesh, read_provenance(data)
+    # Whatever a reader stumbles over in a file that is no GLB: it has no error of its own.
+    except Exception as error:
+        reason = one_line(error, 120)
+        raise MeshError(f"cannot read the mesh {path} ({reason}); export it again") from None
+
+
+def put_back(mesh: AnyMesh, provenance: Provenance) -> AnyMesh:
+    """The mesh where its scene has it: `place` undone."""
+    return dataclasses.replace(mesh, vertices=mesh.vertices + np.asarray(provenance.moved_from))
+
+
+def glb_bytes(mesh: Mesh | TexturedMesh, provenance: Provenance | None = None) -> bytes:
+    """A mesh as a binary glTF file."""
+    import trimesh
+
+    matt: Callable[[dict[str, Any]], None] | None = None
+    if isinstance(mesh, TexturedMesh):
+        material = trimesh.visual.material.PBRMaterial(
+            name="albedo",
+            baseColorTexture=Image.fromarray(mesh.texture),
+            metallicFactor=0.0,
+            roughnessFactor=1.0,
+        )
+        model = _textured(mesh, material)
+    else:
+        model, matt = _colored(mesh, srgb.to_linear(mesh.colors)), _matt
+
+    def finish(tree: dict[str, Any]) -> None:
+        if matt is not None:
+            matt(tree)
+        if provenance is not None:
+            tree["asset"]["extras"] = {KEY: dataclasses.asdict(provenance)}
+
+    return trimesh.exchange.gltf.export_glb(
+        trimesh.Scene({"model": model}), include_normals=True, tree_postprocessor=finish
+    )
+
+
+def _colored_bytes(mesh: Mesh, kind: str) -> bytes:
+    data = _colored(mesh, mesh.colors).export(file_type=kind)
+    return data.encode() if isinstance(data, str) else bytes(data)
+
+
+def _colored(mesh: Mesh, colors: NDArray[np.float64]) -> Any:
+    import trimesh
+
+    rgba = np.concatenate([colors, np.ones_like(colors[:, :1])], axis=1)
+    return trimesh.Trimesh(
+        mesh.vertices,
+        mesh.faces,
+        vertex_colors=(rgba * 255.0).round().astype(np.uint8),
+        vertex_normals=vertex_normals(mesh.vertices, mesh.faces),
+        process=False,
+    )
+
+
+def _textured(mesh: TexturedMesh, material: Any) -> Any:
+    import trimesh
+
+    return trimesh.Trimesh(
+        mesh.vertices,
+        mesh.faces,
+        vertex_normals=mesh.normals,
+        visual=trimesh.visual.TextureVisuals(uv=mesh.uv, material=material),
+        process=False,
+    )
+
+
+def _obj_files(mesh: TexturedMesh, path: Path) -> dict[Path, bytes]:
+    import trimesh
+
+    material = trimesh.visual.material.SimpleMaterial(
+        image=Image.fromarray(mesh.texture),
+        diffuse=[255] * 4,
+        ambient=[255] * 4,
+        specular=[0, 0, 0, 255],
+    )
+    model = _textured(mesh, material)
+    material.name = path.stem
+    text, beside = trimesh.exchange.obj.export_obj(
+        model, include_normals=True, return_texture=True, mtl_name=f"{path.stem}.mtl"
+    )
+    return {path: text.encode()} | {path.with_name(name): data for name, data in beside.items()}
+
+
+def _matt(tree: dict[str, Any]) -> None:
+    """Give the glTF's primitives a matt material: without one, they are metal by the standard."""
+    tree["materials"] = [{"pbrMetallicRoughness": {"metallicFactor": 0.0, "roughnessFactor": 1.0}}]
+    for item in tree["meshes"]:
+        for primitive in item["primitives"]:
+            primitive["material"] = 0

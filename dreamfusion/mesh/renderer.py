@@ -1,0 +1,128 @@
+"""Pictures of a mesh, in the modes and the light of the scene's own, without GL or a display."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dreamfusion.graphics.cameras import Cameras
+from dreamfusion.graphics.rasterize import rasterize
+from dreamfusion.graphics.shading import (
+    IMAGE_MODES,
+    SHOW_LIGHT,
+    ImageMode,
+    color_depth,
+    color_normals,
+    lambertian,
+    show_light_position,
+    with_alpha,
+)
+from dreamfusion.mesh.extract import Mesh
+from dreamfusion.mesh.texture import TexturedMesh, smooth_normals
+
+
+def render_mesh(
+    mesh: Mesh | TexturedMesh,
+    cameras: Cameras,
+    *,
+    height: int,
+    width: int,
+    mode: ImageMode = "color",
+    supersample: int = 2,
+) -> Tensor:
+    """RGBA pictures (n, height, width, 4) of a mesh in the scene's frame, on the CPU.
+
+    Modes, light and alpha are those of `renderer.render_image`, so that the two can be compared.
+    supersample: samples along each side of a pixel, averaged.
+    """
+    if mode not in IMAGE_MODES:
+        raise ValueError(f"unknown mode {mode!r}")
+    normals = smooth_normals(mesh)
+    pictures = []
+    for i in range(len(cameras)):
+        camera = cameras[i : i + 1].to("cpu")
+        large = _draw(mesh, normals, camera, height * supersample, width * supersample, mode)
+        pictures.append(_shrink(large, supersample))
+    return torch.stack(pictures)
+
+
+def _draw(
+    mesh: Mesh | TexturedMesh,
+    normals: NDArray[np.float64],
+    camera: Cameras,
+    height: int,
+    width: int,
+    mode: ImageMode,
+) -> Tensor:
+    """RGBA (height, width, 4), one sample a pixel."""
+    transform = camera.T_world_camera[0]
+    corners, inverse_depth = _project(mesh.vertices, camera, height, width)
+    face_of, weights = rasterize(corners[mesh.faces], inverse_depth[mesh.faces], height, width)
+    seen = face_of >= 0
+    picked, share = mesh.faces[face_of[seen]], weights[seen]
+
+    def at_pixels(values: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.einsum("pk,pkc->pc", share, values[picked])
+
+    points = torch.from_numpy(at_pixels(mesh.vertices)).float()
+    normal = torch.nn.functional.normalize(torch.from_numpy(at_pixels(normals)).float(), dim=-1)
+    if mode == "normals":
+        color = color_normals(normal)
+    elif mode == "depth":
+        color = color_depth((points - transform[:3, 3]).norm(dim=-1), transform)
+    else:
+        color = torch.ones_like(points)
+        if mode != "textureless":
+            albedo = (
+                sample_texture(mesh.texture, at_pixels(mesh.uv))
+                if isinstance(mesh, TexturedMesh)
+                else at_pixels(mesh.colors)
+            )
+            color = torch.from_numpy(albedo).float()
+        if mode != "albedo":
+            ambient, diffuse = SHOW_LIGHT[mode]
+            light = show_light_position(transform).expand_as(points)
+            shade = lambertian(normal, points, light, ambient=ambient, diffuse=diffuse)
+            color = color * shade[:, None]
+    picture = torch.zeros(height, width, 4)
+    picture[torch.from_numpy(seen)] = with_alpha(color, torch.ones(len(color)))
+    return picture
+
+
+def _project(
+    vertices: NDArray[np.float64], camera: Cameras, height: int, width: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Vertices on the picture (v, 2), in pixels, and 1 / depth (v,), negative behind the camera:
+    the inverse of `cameras.generate_rays`."""
+    transform = camera.T_world_camera[0].double().numpy()
+    seen = (vertices - transform[:3, 3]) @ transform[:3, :3]
+    depth = -seen[:, 2]
+    depth = np.where(np.abs(depth) < 1e-9, 1e-9, depth)
+    focal = 0.5 * height / np.tan(0.5 * np.deg2rad(float(camera.fov_y_deg[0])))
+    x = 0.5 * width + focal * seen[:, 0] / depth
+    y = 0.5 * height - focal * seen[:, 1] / depth
+    return np.stack([x, y], axis=1), 1.0 / depth
+
+
+def sample_texture(texture: NDArray[np.uint8], uv: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Colours (p, 3) in [0, 1] of a texture (h, w, 3) at (p, 2), v up, linear between texels."""
+    height, width = texture.shape[:2]
+    x = np.clip(uv[:, 0] * width - 0.5, 0.0, width - 1.0)
+    y = np.clip((1.0 - uv[:, 1]) * height - 0.5, 0.0, height - 1.0)
+    left, top = np.floor(x).astype(int), np.floor(y).astype(int)
+    right, bottom = np.minimum(left + 1, width - 1), np.minimum(top + 1, height - 1)
+    across, down = (x - left)[:, None], (y - top)[:, None]
+    texels = texture.astype(np.float64) / 255.0
+    upper = texels[top, left] * (1 - across) + texels[top, right] * across
+    lower = texels[bottom, left] * (1 - across) + texels[bottom, right] * across
+    return upper * (1 - down) + lower * down
+
+
+def _shrink(rgba: Tensor, factor: int) -> Tensor:
+    """RGBA (h, w, 4) at 1 / factor of its size: mean opacity, mean colour of what is there."""
+    premultiplied = torch.cat([rgba[..., :3] * rgba[..., 3:], rgba[..., 3:]], dim=-1)
+    mean = torch.nn.functional.avg_pool2d(premultiplied.movedim(-1, 0)[None], factor)[0]
+    mean = mean.movedim(0, -1)
+    return with_alpha(mean[..., :3] / mean[..., 3:].clamp(min=1e-6), mean[..., 3])

@@ -1,0 +1,148 @@
+"""From a coloured mesh to one with a texture: fewer faces, a flat map of them, albedo baked on it.
+
+Texture coordinates are (u, v) in [0, 1], v up: (0, 0) is the lower left corner of the picture.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from dreamfusion.graphics.rasterize import rasterize
+from dreamfusion.mesh.extract import Mesh, MeshError, surface_colors, vertex_normals
+from dreamfusion.nerf.renderer import Scene
+
+# How fast edge collapse lowers its standards (the last may leave many faces), and of the faces
+# asked for what share it tries to leave: what pinches a mesh one way need not another way.
+HASTE = (7, 5, 3, 2)
+SHARES = (1.0, 0.95, 0.9, 0.85)
+_PADDING = 4  # texels around each chart, so that no seam shows when the texture is made smaller
+
+
+@dataclass(frozen=True)
+class TexturedMesh:
+    """Triangles with a texture.
+
+    vertices: (v, 3) float64, scene units; those on a seam occur once for each chart. faces: (f, 3)
+    int64, counter-clockwise from outside. normals: (v, 3), unit, smooth across seams. uv: (v, 2).
+    texture: (size, size, 3) sRGB bytes, without light, top row first.
+    """
+
+    vertices: NDArray[np.float64]
+    faces: NDArray[np.int64]
+    normals: NDArray[np.float64]
+    uv: NDArray[np.float64]
+    texture: NDArray[np.uint8]
+
+
+def smooth_normals(mesh: Mesh | TexturedMesh) -> NDArray[np.float64]:
+    """Unit normals (v, 3) at the vertices: a textured mesh has its own, smooth across seams."""
+    if isinstance(mesh, TexturedMesh):
+        return mesh.normals
+    return vertex_normals(mesh.vertices, mesh.faces)
+
+
+def decimate(mesh: Mesh, n_faces: int) -> Mesh:
+    """A mesh of at most about `n_faces` faces by quadric edge collapse; the same if it has fewer.
+
+    Colours are those of the nearest vertex before. Collapsing can pinch two sheets together, which
+    opens a closed mesh; where it does, it is tried again with less haste, then with fewer faces.
+    """
+    if n_faces < 4:
+        raise MeshError(f"a mesh needs at least 4 faces, not {n_faces}")
+    if len(mesh.faces) <= n_faces:
+        return mesh
+    import fast_simplification
+    from scipy.spatial import cKDTree  # type: ignore[import-untyped]
+
+    before = mesh.vertices.astype(np.float32), mesh.faces.astype(np.int32)
+    found = []
+    for share, haste in itertools.product(SHARES, HASTE):
+        target = max(4, int(share * n_faces))
+        vertices, faces = fast_simplification.simplify(*before, target_count=target, agg=haste)
+        found.append((vertices, faces))
+        if len(faces) <= n_faces and not _pinched(faces):
+            break
+    else:
+        vertices, faces = found[0]
+    nearest = cKDTree(mesh.vertices).query(vertices)[1]
+    return Mesh(vertices.astype(np.float64), faces.astype(np.int64), mesh.colors[nearest])
+
+
+def _pinched(faces: NDArray[np.int32]) -> bool:
+    """Whether more than two faces share an edge."""
+    edges = np.sort(faces[:, [[0, 1], [1, 2], [2, 0]]].reshape(-1, 2), axis=1)
+    return bool((np.unique(edges, axis=0, return_counts=True)[1] > 2).any())
+
+
+def bake(
+    field: Scene,
+    mesh: Mesh,
+    *,
+    size: int = 1024,
+    device: torch.device | str = "cpu",
+) -> TexturedMesh:
+    """`mesh` with a texture of `size` texels a side, baked from what is seen of the field.
+
+    The mesh lies where the field is (not yet moved to the origin). The field is asked at every
+    texel, so that the texture holds more than the vertices do. Raises MeshError for a size that
+    no texture can have.
+    """
+    if not 16 <= size <= 16384:
+        raise MeshError(f"a texture has 16 to 16384 texels a side, not {size}")
+    which, faces, uv = unwrap(mesh, size)
+    vertices = mesh.vertices[which]
+    normals = vertex_normals(mesh.vertices, mesh.faces)[which]
+    on_picture = np.stack([uv[:, 0], 1.0 - uv[:, 1]], axis=1) * size
+    face_of, weights = rasterize(on_picture[faces], np.ones((len(faces), 3)), size, size)
+    covered = face_of >= 0
+    corners = faces[face_of[covered]]
+    share = weights[covered][:, :, None]
+    points = (vertices[corners] * share).sum(axis=1)
+    outward = (normals[corners] * share).sum(axis=1)
+    outward /= np.maximum(np.linalg.norm(outward, axis=1, keepdims=True), 1e-12)
+    texture = np.zeros((size, size, 3))
+    texture[covered] = surface_colors(field, points, outward, device=device)
+    texture = pad(texture, covered)
+    return TexturedMesh(vertices, faces, normals, uv, (texture * 255.0).round().astype(np.uint8))
+
+
+def unwrap(
+    mesh: Mesh, size: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
+    """A flat map of the mesh: (which, faces, uv).
+
+    which: (v',) the mesh's vertex that each new one is a copy of. faces: (f, 3) in new vertices.
+    uv: (v', 2) in [0, 1]. Charts do not overlap, and lie apart by the padding at `size` texels.
+    """
+    import xatlas
+
+    atlas = xatlas.Atlas()
+    atlas.add_mesh(mesh.vertices.astype(np.float32), mesh.faces.astype(np.uint32))
+    charts, packing = xatlas.ChartOptions(), xatlas.PackOptions()
+    charts.max_boundary_length = 4.0  # scene units; without a bound its time grows steeply
+    packing.resolution, packing.padding, packing.bilinear = size, _PADDING, True
+    atlas.generate(chart_options=charts, pack_options=packing)
+    if atlas.atlas_count != 1:
+        raise MeshError(f"the mesh does not fit on one texture of {size} texels; ask for more")
+    which, faces, uv = atlas[0]
+    # xatlas takes the resolution as a wish, and scales both axes by their own size.
+    longest = max(atlas.width, atlas.height)
+    scale = np.array([atlas.width, atlas.height]) / longest
+    return which.astype(np.int64), faces.astype(np.int64), uv.astype(np.float64) * scale
+
+
+def pad(texture: NDArray[np.float64], covered: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """`texture` (h, w, 3) with each texel outside `covered` (h, w) as the nearest one inside."""
+    from scipy import ndimage  # type: ignore[import-untyped]
+
+    if not covered.any():
+        raise MeshError("no texel lies on the mesh: ask for a larger texture")
+    rows, columns = ndimage.distance_transform_edt(
+        ~covered, return_distances=False, return_indices=True
+    )
+    return texture[rows, columns]

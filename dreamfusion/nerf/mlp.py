@@ -1,0 +1,95 @@
+"""A two-layer perceptron for millions of points, computed in blocks that fit a core's cache.
+
+Layer by layer over all points, most of the time on a CPU goes into moving the hidden layer to
+memory and back. Here only inputs and outputs touch it: backward computes the hidden layer again.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from dreamfusion.utils.threads import run_all
+
+T = TypeVar("T")
+
+_BLOCK = 8192
+
+
+class _TwoLayers(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> Tensor:
+        ctx.save_for_backward(x, w1, b1, w2)
+        out = x.new_empty(x.shape[0], w2.shape[0])
+
+        def block(part: Tensor, target: Tensor) -> None:
+            hidden = torch.addmm(b1, part, w1.t()).relu_()
+            torch.addmm(b2, hidden, w2.t(), out=target)
+
+        _each(block, x, out)
+        return out
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        x, w1, b1, w2 = ctx.saved_tensors
+        grad_out = grad_out.contiguous()
+        grad_x = torch.empty_like(x)
+
+        def block(part: Tensor, grad: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            hidden = torch.addmm(b1, part, w1.t()).relu_()
+            grad_hidden = torch.ops.aten.threshold_backward(torch.mm(grad, w2), hidden, 0)
+            torch.mm(grad_hidden, w1, out=target)
+            return grad_hidden.t() @ part, grad_hidden.sum(0), grad.t() @ hidden
+
+        of_weights = zip(*_each(block, x, grad_out, grad_x), strict=True)
+        grad_w1, grad_b1, grad_w2 = (torch.stack(parts).sum(0) for parts in of_weights)
+        return grad_x, grad_w1, grad_b1, grad_w2, grad_out.sum(0)
+
+
+def _each(block: Callable[..., T], *tensors: Tensor) -> list[T]:
+    """`block` of the same rows of all tensors, block by block."""
+    parts = zip(*(tensor.split(_BLOCK) for tensor in tensors), strict=True)
+    jobs = [partial(block, *part) for part in parts]
+    return run_all(jobs) if tensors[0].device.type == "cpu" else [job() for job in jobs]
+
+
+def two_layers(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> Tensor:
+    """relu(x w1^T + b1) w2^T + b2. x: (m, i), w1: (h, i), w2: (o, h); returns (m, o)."""
+    if x.shape[0] == 0:
+        return torch.relu(x @ w1.t() + b1) @ w2.t() + b2
+    return _TwoLayers.apply(x.contiguous(), w1, b1, w2, b2)
+
+
+class TwoLayerPerceptron(nn.Module):
+    """One hidden layer of `n_hidden` rectified units; biases start at zero."""
+
+    def __init__(
+        self,
+        *,
+        n_inputs: int,
+        n_hidden: int,
+        n_outputs: int,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+
+        def uniform(rows: int, columns: int) -> nn.Parameter:
+            bound = math.sqrt(6.0 / columns)
+            start = torch.rand(rows, columns, generator=generator)
+            return nn.Parameter((2.0 * start - 1.0) * bound)
+
+        self.weight1 = uniform(n_hidden, n_inputs)
+        self.bias1 = nn.Parameter(torch.zeros(n_hidden))
+        self.weight2 = uniform(n_outputs, n_hidden)
+        self.bias2 = nn.Parameter(torch.zeros(n_outputs))
+
+    def forward(self, x: Tensor, *, n_outputs: int | None = None) -> Tensor:
+        """x: (m, n_inputs) -> (m, n_outputs); the first outputs only, where a number is given."""
+        w2, b2 = self.weight2[:n_outputs], self.bias2[:n_outputs]
+        return two_layers(x, self.weight1, self.bias1, w2, b2)

@@ -1,0 +1,253 @@
+"""From a field, an occupancy grid and rays to pixels: free functions, no state."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from dreamfusion.graphics.cameras import Cameras, Rays, generate_rays
+from dreamfusion.graphics.shading import (
+    IMAGE_MODES,
+    SHOW_LIGHT,
+    ImageMode,
+    Shading,
+    color_depth,
+    color_normals,
+    lambertian,
+    show_light_position,
+    with_alpha,
+)
+from dreamfusion.nerf.background import Background, background_color
+from dreamfusion.nerf.field import FieldOutput
+from dreamfusion.nerf.occupancy import OccupancyGrid
+from dreamfusion.nerf.ray_marching import MarchingBackend, Samples, march_rays
+from dreamfusion.nerf.volume import accumulate, render_weights
+from dreamfusion.utils.rng import Generators
+
+
+class Scene(Protocol):
+    """What the renderer asks of a field; points are (m, 3)."""
+
+    def __call__(self, points: Tensor) -> FieldOutput: ...
+
+    def density(self, points: Tensor) -> Tensor: ...
+
+    def normals(self, points: Tensor) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class SurfaceSamples:
+    """The k samples that got a normal: those that matter to their pixel.
+
+    index: (k,) into the render's samples. weights: (k,). normals, directions (of view): (k, 3),
+    unit. All as `losses.orientation_loss` takes them.
+    """
+
+    index: Tensor
+    weights: Tensor
+    normals: Tensor
+    directions: Tensor
+
+
+@dataclass(frozen=True)
+class RenderOutput:
+    """Pixels of rays of batch shape (...), usually (views, height, width).
+
+    rgb: (..., 3) in [0, 1], background included. opacity: (...,). depth: (...,) mean distance
+    along the ray to what is seen, 0 where nothing is. normals: (..., 3) composited, world frame,
+    or None where they were not needed. samples: those that were rendered; density, weights: (m,)
+    theirs. surface: normals at samples, or None.
+    """
+
+    rgb: Tensor
+    opacity: Tensor
+    depth: Tensor
+    normals: Tensor | None
+    samples: Samples
+    density: Tensor
+    weights: Tensor
+    surface: SurfaceSamples | None
+
+
+def render(
+    field: Scene,
+    occupancy: OccupancyGrid,
+    rays: Rays,
+    *,
+    background: Background,
+    shading: Shading = "albedo",
+    light_position: Tensor | None = None,
+    ambient: float = 0.1,
+    diffuse: float = 0.9,
+    with_normals: bool = False,
+    generator: Generators | None = None,
+    step_size: float = 0.03,
+    min_transmittance: float = 1e-3,
+    min_normal_weight: float = 2.0,
+    backend: MarchingBackend = "auto",
+) -> RenderOutput:
+    """Render rays of batch shape (views, ...) or (views,); differentiable in field and background.
+
+    background: see `background.Background`. shading: "albedo" is unlit; "lambertian" and
+    "textureless" (white) need light_position, (3,) or (views, 3), world frame.
+    ambient, diffuse: shares of light. with_normals: composite normals for "albedo" too.
+    generator: jitters the samples, or one for each view; None puts them in the middle of their
+    steps.
+    step_size: distance of samples, scene units. min_transmittance: see `sampling.march_rays`.
+    min_normal_weight: samples of less weight per scene unit get no normal of their own, but the
+    mean shade of their ray.
+    backend: what marches and composites: see `march_rays` and `render_weights`.
+    """
+    if shading not in ("albedo", "lambertian", "textureless"):
+        raise ValueError(f"unknown shading {shading!r}")
+    batch, n_views = rays.origins.shape[:-1], rays.origins.shape[0]
+    flat = rays.flatten()
+    samples = march_rays(
+        flat,
+        occupancy,
+        step=step_size,
+        min_transmittance=min_transmittance,
+        generator=generator,
+        backend=backend,
+    )
+    output = field(samples.positions)
+    ray_weights = render_weights(output.density, samples, backend=backend)
+    weights = ray_weights.weights
+
+    surface = None
+    normals = None
+    color = output.albedo
+    if shading != "albedo" or with_normals:
+        least = min_normal_weight * step_size
+        surface = _surface_samples(field, samples, weights, flat.directions, least)
+        picked = samples.ray_index[surface.index]
+        normals = weights.new_zeros(samples.n_rays, 3).index_add(
+            0, picked, surface.weights[:, None] * surface.normals
+        )
+    if shading != "albedo" and surface is not None:
+        if light_position is None:
+            raise ValueError(f"shading={shading!r} needs a light_position")
+        light = _per_ray(light_position, n_views, samples.n_rays)
+        shade = _shade(samples, surface, light, ambient=ambient, diffuse=diffuse)
+        color = shade[:, None] * (color if shading == "lambertian" else torch.ones_like(color))
+
+    behind = background_color(background, flat.directions, n_views)
+    passed = ray_weights.final_transmittance
+    opacity = 1.0 - passed
+    rgb = accumulate(weights, color, samples) + passed[:, None] * behind
+    distance = accumulate(weights, samples.t[:, None], samples)[:, 0]
+    depth = distance / opacity.clamp(min=1e-6)
+    return RenderOutput(
+        rgb=rgb.reshape(*batch, 3),
+        opacity=opacity.reshape(batch),
+        depth=depth.reshape(batch),
+        normals=None if normals is None else normals.reshape(*batch, 3),
+        samples=samples,
+        density=output.density,
+        weights=weights,
+        surface=surface,
+    )
+
+
+def _surface_samples(
+    field: Scene, samples: Samples, weights: Tensor, directions: Tensor, min_weight: float
+) -> SurfaceSamples:
+    index = (~(weights.detach() < min_weight)).nonzero()[:, 0]
+    return SurfaceSamples(
+        index=index,
+        weights=weights[index],
+        normals=field.normals(samples.positions[index]),
+        directions=directions[samples.ray_index[index]],
+    )
+
+
+def _shade(
+    samples: Samples, surface: SurfaceSamples, light: Tensor, *, ambient: float, diffuse: float
+) -> Tensor:
+    """Shade (m,) of every sample; those without a normal take the mean of their ray's others."""
+    picked = samples.ray_index[surface.index]
+    own = lambertian(
+        surface.normals,
+        samples.positions[surface.index],
+        light[picked],
+        ambient=ambient,
+        diffuse=diffuse,
+    )
+    weights = surface.weights.detach()
+    total = weights.new_zeros(samples.n_rays).index_add(0, picked, weights)
+    summed = own.new_zeros(samples.n_rays).index_add(0, picked, weights * own)
+    # A ray of faint samples only is lit as if half facing the light.
+    mean = torch.where(total > 0, summed / total.clamp(min=1e-6), ambient + diffuse / 2)
+    return mean[samples.ray_index].index_copy(0, surface.index, own)
+
+
+def _per_ray(value: Tensor, n_views: int, n_rays: int) -> Tensor:
+    """A (3,) or (n_views, 3) tensor as (n_rays, 3)."""
+    if value.shape == (3,):
+        return value.expand(n_rays, 3)
+    if value.shape == (n_views, 3):
+        return value.repeat_interleave(n_rays // n_views, dim=0)
+    raise ValueError(f"light_position is (3,) or ({n_views}, 3), not {tuple(value.shape)}")
+
+
+@torch.no_grad()
+def render_image(
+    field: Scene,
+    occupancy: OccupancyGrid,
+    cameras: Cameras,
+    *,
+    height: int,
+    width: int,
+    mode: ImageMode = "color",
+    step_size: float = 0.02,
+    rays_per_chunk: int = 16384,
+    backend: MarchingBackend = "auto",
+) -> Tensor:
+    """RGBA pictures (n, height, width, 4) to show, on the CPU, without gradients or jitter.
+
+    mode: "color" is softly lit from the camera's upper left, "albedo" unlit, "textureless" the
+    same light on white clay, "normals" and "depth" as colours. Alpha is the opacity, straight:
+    see `shading.over`. rays_per_chunk bounds memory. backend: see `render`.
+    """
+    if mode not in IMAGE_MODES:
+        raise ValueError(f"unknown mode {mode!r}")
+    shading: Shading = "albedo"
+    if mode == "color":
+        shading = "lambertian"
+    elif mode == "textureless":
+        shading = "textureless"
+    ambient, diffuse = SHOW_LIGHT.get(mode, (1.0, 0.0))
+    black = torch.zeros(3, device=cameras.fov_y_deg.device)
+    pictures = []
+    for i in range(len(cameras)):
+        one = cameras[i : i + 1]
+        rays = generate_rays(one, height, width).flatten()
+        transform = one.T_world_camera[0]
+        parts = []
+        for start in range(0, height * width, rays_per_chunk):
+            part = slice(start, start + rays_per_chunk)
+            out = render(
+                field,
+                occupancy,
+                Rays(rays.origins[part], rays.directions[part]),
+                background=black,
+                shading=shading,
+                light_position=show_light_position(transform),
+                ambient=ambient,
+                diffuse=diffuse,
+                with_normals=mode == "normals",
+                step_size=step_size,
+                backend=backend,
+            )
+            if mode == "normals" and out.normals is not None:
+                color = color_normals(out.normals)
+            elif mode == "depth":
+                color = color_depth(out.depth, transform)
+            else:
+                color = out.rgb / out.opacity[:, None].clamp(min=1e-6)
+            parts.append(with_alpha(color, out.opacity))
+        pictures.append(torch.cat(parts).reshape(height, width, 4))
+    return torch.stack(pictures).cpu()

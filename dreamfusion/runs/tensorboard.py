@@ -1,0 +1,76 @@
+"""A run's log for TensorBoard: the metrics of every step and the previews, as event files.
+
+TensorBoard itself is optional (`pip install 'dreamfusion[tensorboard]'`); neither it nor torch is
+imported before a log is opened.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from dreamfusion.utils.errors import UserError
+from dreamfusion.runs.folder import scalars
+
+_FLUSH_SECONDS = 10
+
+
+class EventLogError(UserError):
+    """A log for TensorBoard that cannot be written."""
+
+
+def require_tensorboard() -> None:
+    """Raise EventLogError where TensorBoard is not installed. Imports nothing."""
+    if importlib.util.find_spec("tensorboard") is None:
+        raise EventLogError(
+            "logging.tensorboard needs TensorBoard: pip install 'dreamfusion[tensorboard]'"
+        )
+
+
+class EventLog:
+    """Writes event files to a folder; a context manager.
+
+    after: the last step that counts. TensorBoard forgets what the folder's older files hold of
+    later steps, left by a run that was killed after its last checkpoint: those are done again.
+    """
+
+    def __init__(self, folder: Path, *, after: int) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise EventLogError(
+                f"TensorBoard cannot be used ({error}): pip install 'dreamfusion[tensorboard]'"
+            ) from None
+        self._writer = SummaryWriter(str(folder), purge_step=after + 1, flush_secs=_FLUSH_SECONDS)
+
+    def write(self, metrics: Mapping[str, Any]) -> None:
+        """Log the metrics of a step, which they name."""
+        for name, value in scalars(metrics).items():
+            self._writer.add_scalar(f"train/{name}", value, metrics["step"])
+
+    def write_picture(self, path: Path, step: int) -> None:
+        """Log the picture in a file."""
+        import numpy as np
+        from PIL import Image
+
+        with Image.open(path) as image:
+            pixels = np.asarray(image.convert("RGB"))
+        self._writer.add_image("preview", pixels, step, dataformats="HWC")
+
+    def flush(self) -> None:
+        """Put on disk what was logged so far, so that a checkpoint never runs ahead of the log."""
+        self._writer.flush()
+
+    def __enter__(self) -> EventLog:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._writer.close()

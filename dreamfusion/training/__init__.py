@@ -1,0 +1,1 @@
+"""DreamFusion's optimisation."""

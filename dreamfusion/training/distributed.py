@@ -1,0 +1,93 @@
+"""Several processes, one GPU each: every one renders and judges its share of a step's views.
+
+    torchrun --nproc-per-node 2 -m dreamfusion train "a corgi" --set camera.views=4
+
+All processes hold the same scene and draw the same cameras; gradients are averaged, so that a step
+is the step that one process would take. Process 0 alone prints and writes. Without torchrun
+everything here does nothing.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+
+from dreamfusion.utils.errors import UserError
+
+T = TypeVar("T")
+
+
+def processes() -> int:
+    """How many processes work on this run."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def is_first() -> bool:
+    """Whether this process is the one that prints and writes."""
+    return not dist.is_initialized() or dist.get_rank() == 0
+
+
+@contextmanager
+def process_group(device: str) -> Iterator[None]:
+    """Join the processes that torchrun started, if it did, for the time of the block."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield
+        return
+    dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def own_device(device: str) -> str:
+    """This process' device: a GPU of its own, where `device` is one and torchrun started it."""
+    local = os.environ.get("LOCAL_RANK")
+    return f"cuda:{local}" if device.startswith("cuda") and local is not None else device
+
+
+def share(n: int) -> slice:
+    """Which of n views are this process'. Raises UserError if they cannot be shared equally."""
+    if not dist.is_initialized():
+        return slice(0, n)
+    if n % processes():
+        raise UserError(
+            f"{n} views cannot be split over {processes()} processes; set camera.views to a "
+            f"multiple of {processes()}"
+        )
+    size = n // processes()
+    return slice(dist.get_rank() * size, (dist.get_rank() + 1) * size)
+
+
+def average_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
+    """The mean of each gradient over all processes. Parameters without one are the same in all:
+    every process takes the same step, with views of its own."""
+    if not dist.is_initialized():
+        return
+    for parameter in parameters:
+        if parameter.grad is not None:
+            dist.all_reduce(parameter.grad)
+            parameter.grad /= processes()
+
+
+def any_process(flag: bool, device: str) -> bool:
+    """Whether the flag is true in any process, so that all do the same."""
+    if not dist.is_initialized():
+        return flag
+    told = torch.tensor(float(flag), device=device)
+    dist.all_reduce(told, op=dist.ReduceOp.MAX)
+    return bool(told)
+
+
+def from_first(value: T) -> T:
+    """What process 0 has in `value`; the others wait for it."""
+    if not dist.is_initialized():
+        return value
+    box = [value]
+    dist.broadcast_object_list(box, src=0)
+    return box[0]

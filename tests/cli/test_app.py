@@ -1,0 +1,403 @@
+"""The command line, in this process but for its start-up, with a tiny random prior."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import trimesh
+import yaml
+from PIL import Image
+from safetensors.torch import load_file
+
+from dreamfusion import __version__
+from dreamfusion.cli.app import main
+from dreamfusion.training import step as trainer
+from tests.helpers.tiny_priors import save_latent_prior, save_pixel_prior
+
+TINY = {
+    "camera": {"views": 2},
+    "render": {"resolution": 16},
+    "field": {"levels": 3, "features": 2, "log2_table_size": 10, "max_resolution": 32},
+    "occupancy": {"resolution": 16, "update_every": 3},
+    "output": {
+        "checkpoint_every": 4, "preview_every": 3, "video_frames": 4, "video_size": 32,
+        "mesh_resolution": 24, "texture_size": 64,
+    },
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def prior(tmp_path_factory):
+    return str(save_pixel_prior(tmp_path_factory.mktemp("prior") / "pixel"))
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory):
+    path = tmp_path_factory.mktemp("settings") / "tiny.yaml"
+    path.write_text(yaml.safe_dump(TINY))
+    return str(path)
+
+
+@pytest.fixture
+def train(prior, settings, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+
+    def run(*options, prompt="a red puppy", steps=6):
+        command = ["train", prompt, "--prior", prior, "--config", settings, "--steps", str(steps)]
+        return main([*command, *options])
+
+    return run
+
+
+def last_tensors(run):
+    newest = sorted((run / "checkpoints").glob("*.safetensors"))[-1]
+    return newest.name, load_file(newest)
+
+
+def steps_of(run):
+    return [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_help_comes_at_once_and_imports_nothing_heavy():
+    best = float("inf")
+    for _ in range(3):
+        started = time.monotonic()
+        command = [sys.executable, "-m", "dreamfusion", "--help"]
+        result = subprocess.run(command, capture_output=True, text=True, check=True)
+        best = min(best, time.monotonic() - started)
+    assert best < 0.5
+    for command in (
+        "train",
+        "resume",
+        "export",
+        "render",
+        "sample",
+        "report",
+        "view",
+        "vocabulary",
+        "--version",
+    ):
+        assert command in result.stdout
+    code = (
+        "import sys; from dreamfusion.cli.app import main; main(['--help']);"
+        "sys.exit(any(m in sys.modules for m in ('torch', 'numpy', 'diffusers', 'transformers')))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL).returncode == 0
+
+
+def test_version(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"dreamfusion {__version__}\n"
+
+
+def test_a_run_writes_and_names_everything(train, tmp_path, capsys, prior):
+    assert train() == 0
+    out = capsys.readouterr().out
+    run = tmp_path / "runs" / "a-red-puppy"
+    lines = out.splitlines()
+    assert lines[0] == "prompt    a red puppy, read as: red corgi"
+    assert lines[1].startswith("settings  ") and "tiny.yaml" in lines[1]
+    assert lines[2] == f"prior     {prior} (pixels, 16 x 16)"
+    assert lines[3].startswith("device    cpu, ")
+    assert lines[4] == "backends  encoding: numba, marching: numba, compositing: torch"
+    assert lines[5] == "run       runs/a-red-puppy"
+    assert lines[6].startswith("steps     6, 2 views each; expected ")
+    assert "step 6/6" in out
+    for name in ("video.mp4", "mesh/model.glb", "config.yaml", "metrics.jsonl", "previews"):
+        assert f"runs/a-red-puppy/{name}" in out
+        assert (run / name).exists()
+    assert steps_of(run) == [1, 2, 3, 4, 5, 6]
+    assert sorted(path.name for path in (run / "previews").iterdir()) == [
+        "step_0000003.png",
+        "step_0000006.png",
+    ]
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == [
+        f"step_000000{step}.{kind}" for step in (4, 6) for kind in ("json", "safetensors")
+    ]
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    assert config["prompt"] == "a red puppy"
+    assert config["prior"]["name"] == prior
+    assert config["camera"]["distance"] == [2.5, 3.0]
+    mesh = trimesh.load(run / "mesh" / "model.glb", force="mesh")
+    assert mesh.volume > 0
+
+
+def test_an_existing_run_is_never_overwritten(train, tmp_path, capsys):
+    assert train(steps=1) == 0
+    before = (tmp_path / "runs" / "a-red-puppy" / "metrics.jsonl").read_text()
+    assert train(steps=1) == 0
+    assert "run       runs/a-red-puppy-2\n" in capsys.readouterr().out
+    assert (tmp_path / "runs" / "a-red-puppy" / "metrics.jsonl").read_text() == before
+    assert train("--out", "elsewhere", steps=1) == 0
+    assert (tmp_path / "elsewhere" / "mesh" / "model.glb").exists()
+
+
+def test_interrupted_and_resumed_equals_uninterrupted(train, tmp_path, capsys, monkeypatch):
+    assert train("--out", "whole", steps=7) == 0
+    step = trainer.train_step
+
+    def interrupted(state, *arguments):
+        if state.step == 4:
+            os.kill(os.getpid(), signal.SIGINT)
+        return step(state, *arguments)
+
+    monkeypatch.setattr(trainer, "train_step", interrupted)
+    assert train("--out", "broken", steps=7) == 130
+    assert "stopped at step 5; to go on: dreamfusion resume broken" in capsys.readouterr().out
+    assert steps_of(tmp_path / "broken") == [1, 2, 3, 4, 5]
+    assert not (tmp_path / "broken" / "video.mp4").exists()
+
+    monkeypatch.setattr(trainer, "train_step", step)
+    assert main(["resume", "broken"]) == 0
+    assert "steps     5 to 7" in capsys.readouterr().out
+    assert steps_of(tmp_path / "broken") == [1, 2, 3, 4, 5, 6, 7]
+    assert (tmp_path / "broken" / "video.mp4").exists()
+    (name, whole), (other_name, other) = map(
+        last_tensors, (tmp_path / "whole", tmp_path / "broken")
+    )
+    assert name == other_name
+    assert whole.keys() == other.keys()
+    assert all((whole[key] == other[key]).all() for key in whole)
+    assert (tmp_path / "whole" / "mesh" / "model.glb").read_bytes() == (
+        tmp_path / "broken" / "mesh" / "model.glb"
+    ).read_bytes()
+
+
+def test_resume_with_more_steps(train, tmp_path, capsys):
+    assert train("--out", "run", steps=2) == 0
+    assert main(["resume", "run", "--steps", "4"]) == 0
+    assert steps_of(tmp_path / "run") == [1, 2, 3, 4]
+    assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["steps"] == 4
+    capsys.readouterr()
+    assert main(["resume", "run", "--steps", "3"]) == 2
+    assert capsys.readouterr().err == "error: run is at step 4, beyond 3\n"
+
+
+def test_killed_before_its_first_checkpoint_a_run_begins_again(train, tmp_path):
+    assert train("--out", "run", steps=2) == 0
+    _, expected = last_tensors(tmp_path / "run")
+    for file in (tmp_path / "run" / "checkpoints").iterdir():
+        file.unlink()
+    assert main(["resume", "run"]) == 0
+    assert steps_of(tmp_path / "run") == [1, 2]
+    _, found = last_tensors(tmp_path / "run")
+    assert all((expected[key] == found[key]).all() for key in expected)
+
+
+@pytest.mark.parametrize("command", ["export", "render", "view"])
+def test_a_run_without_a_checkpoint_says_what_is_missing(train, tmp_path, capsys, command):
+    assert train("--out", "run", steps=2) == 0
+    for file in (tmp_path / "run" / "checkpoints").iterdir():
+        file.unlink()
+    capsys.readouterr()
+    assert main([command, "run"]) == 2
+    assert capsys.readouterr().err == (
+        "error: run has no checkpoint yet: the first comes after 4 steps, or when the run is "
+        "stopped; if it trains no more: dreamfusion resume run\n"
+    )
+
+
+def test_commands_work_on_a_run_that_is_still_training(train, tmp_path, capsys, monkeypatch):
+    seen, step_once = {}, trainer.train_step
+
+    def step_and_look(state, prior, config):
+        metrics = step_once(state, prior, config)
+        if state.step == 6:  # the newest checkpoint is of step 4
+            capsys.readouterr()
+            for command in (
+                ["export", "run"],
+                ["render", "run", "--frames", "2"],
+                ["report", "run"],
+            ):
+                seen[command[0]] = (main(command), capsys.readouterr().out)
+        return metrics
+
+    monkeypatch.setattr(trainer, "train_step", step_and_look)
+    assert train("--out", "run", steps=8) == 0
+    assert {name: code for name, (code, _) in seen.items()} == dict.fromkeys(seen, 0)
+    assert "run/mesh/model.glb" in seen["export"][1]
+    assert "run/render-color.mp4" in seen["render"][1]
+    assert (tmp_path / "run" / "report.html").exists()
+    assert steps_of(tmp_path / "run") == list(range(1, 9))
+
+
+def test_a_terminal_gets_a_bar(train, capsys, monkeypatch):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    assert train(steps=3) == 0
+    out = capsys.readouterr().out
+    assert "step 3/3" in out
+    assert "steps/s" in out
+    assert "covered" in out
+
+
+def test_export_and_render(train, tmp_path, capsys):
+    assert train("--out", "run", steps=2) == 0
+    capsys.readouterr()
+    for kind in ("obj", "ply", "stl", "glb"):
+        assert main(["export", "run", "--format", kind, "--resolution", "16"]) == 0
+        beside = ["png", "mtl"] if kind == "obj" else []
+        files = [f"run/mesh/model.{suffix}" for suffix in (kind, *beside)]
+        out = capsys.readouterr().out
+        assert [line.split()[-1] for line in out.splitlines() if "run/mesh" in line] == files
+        assert "looks like the scene: PSNR " in out and " faces, 1 piece, " in out
+        mesh = trimesh.load(tmp_path / "run" / "mesh" / f"model.{kind}", force="mesh")
+        assert len(mesh.faces) > 10
+    small = ["--faces", "40", "--texture", "0", "--origin", "base", "--threshold", "0.5"]
+    assert main(["export", "run", *small]) == 0
+    mesh = trimesh.load(tmp_path / "run" / "mesh" / "model.glb", force="mesh")
+    assert len(mesh.faces) <= 40
+    assert mesh.bounds[0, 1] == pytest.approx(0, abs=1e-6)
+    assert mesh.visual.material.baseColorTexture is None
+    capsys.readouterr()
+    assert main(["export", "run", "--threshold", "1e9"]) == 2
+    assert "no density exceeds" in capsys.readouterr().err
+    capsys.readouterr()
+    for mode in ("color", "normals", "depth", "textureless", "grid"):
+        command = ["render", "run", "--mode", mode, "--frames", "2", "--size", "32", "--quiet"]
+        assert main(command) == 0
+        assert capsys.readouterr().out == f"run/render-{mode}.mp4\n"
+        assert (tmp_path / "run" / f"render-{mode}.mp4").stat().st_size > 500
+
+
+def test_render_formats_backgrounds_and_meshes(train, tmp_path, capsys):
+    assert train("--out", "run", steps=2) == 0
+    run = tmp_path / "run"
+    small = ["--frames", "3", "--size", "32"]
+    capsys.readouterr()
+    assert main(["render", "run", "--format", "png", "--background", "transparent", *small]) == 0
+    assert "pictures  run/render-color/frame_0000.png to frame_0002.png" in capsys.readouterr().out
+    with Image.open(run / "render-color" / "frame_0001.png") as picture:
+        assert picture.mode == "RGBA" and picture.getpixel((0, 0))[3] == 0
+    assert (
+        main(["render", "run", "--format", "png", "--background", "#ff8000", "--frames", "1"]) == 0
+    )
+    with Image.open(run / "render-color.png") as picture:
+        assert picture.getpixel((0, 0)) == (255, 128, 0) and picture.size == (32, 32)
+    capsys.readouterr()
+    assert (
+        main(["render", "run", "--mesh", "--mode", "grid", "--format", "gif", "--json", *small])
+        == 0
+    )
+    captured = capsys.readouterr()
+    assert json.loads(captured.out) == {"files": ["run/render-grid-mesh.gif"]}
+    assert "pictures  run/render-grid-mesh.gif" in captured.err
+    with Image.open(run / "render-grid-mesh.gif") as animation:
+        assert animation.n_frames == 3 and animation.size == (64, 64)
+
+    for options, message in (
+        (["--background", "transparent"], "an mp4 cannot be transparent; use --format webp, "),
+        (["--background", "mauve"], "a background is white, black, transparent or #rrggbb, "),
+        (["--mesh"], "there is no run/mesh/model.glb; write it with: dreamfusion export run"),
+        (["--mesh"], "cannot read the mesh run/mesh/model.glb ("),
+    ):
+        model = run / "mesh" / "model.glb"
+        model.unlink(missing_ok=True)
+        if "cannot read" in message:
+            model.write_bytes(b"glTF no more")
+        assert main(["render", "run", *options, *small]) == 2
+        error = capsys.readouterr().err
+        assert error.startswith(f"error: {message}") and error.count("\n") == 1
+
+
+def test_scripts_get_one_object_or_paths_alone(train, tmp_path, capsys):
+    assert train("--json", steps=2) == 0
+    captured = capsys.readouterr()
+    report = json.loads(captured.out)
+    assert captured.out.count("\n") == 1 and "step 2/2" in captured.err
+    assert report["run"] == "runs/a-red-puppy" and report["finished"] and report["step"] == 2
+    assert report["mesh"] == ["runs/a-red-puppy/mesh/model.glb"]
+    assert report["checks"]["watertight"] is True and report["checks"]["faces"] > 10
+    assert main(["resume", report["run"], "--steps", "3", "--quiet"]) == 0
+    captured = capsys.readouterr()
+    assert captured.err == "" and set(captured.out.splitlines()) == {
+        "runs/a-red-puppy", "runs/a-red-puppy/video.mp4", "runs/a-red-puppy/mesh/model.glb",
+    }  # fmt: skip
+    assert main(["export", report["run"], "--json", "--format", "ply"]) == 0
+    captured = capsys.readouterr()
+    exported = json.loads(captured.out)
+    assert exported["mesh"] == ["runs/a-red-puppy/mesh/model.ply"]
+    assert exported["checks"]["vertices"] > 10 and "finding the surface" in captured.err
+
+
+@pytest.mark.parametrize("kind", ["pixel", "latent"])
+def test_sample_draws_a_sheet(kind, prior, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = prior if kind == "pixel" else str(save_latent_prior(tmp_path / "latent"))
+    command = ["sample", "a red mug", "--prior", folder, "--count", "4", "--steps", "3"]
+    assert main(command) == 0
+    out = capsys.readouterr().out
+    assert ("red mug, left view" if kind == "pixel" else "a red mug, side view") in out
+    assert out.endswith("pictures  samples/a-red-mug.png\n")
+    assert (tmp_path / "samples" / "a-red-mug.png").exists()
+    assert main(command) == 0
+    assert capsys.readouterr().out.endswith("samples/a-red-mug-2.png\n")
+
+
+def test_vocabulary(prior, tmp_path, capsys):
+    assert main(["vocabulary", "--prior", prior]) == 0
+    out = capsys.readouterr().out
+    assert "nouns:\n  corgi (puppy)\n  mug\n  chair\ncolors:\n  red\n" in out
+    assert "ignored: a\n" in out
+    assert main(["vocabulary", "--prior", str(save_latent_prior(tmp_path / "latent"))]) == 0
+    assert "takes any words" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train"], "Missing argument 'prompt'."),
+        (["trian"], "No such command 'trian'."),
+        (["train", "a mug", "--steps", "0"], "steps must be between 1 and 10000000, not 0"),
+        (["train", "a mug", "--set", "stepps=3"], "unknown setting stepps; did you mean steps?"),
+        (["train", "a mug", "--set", "steps"], "--set takes KEY=VALUE, not 'steps'"),
+        (["train", "a mug", "--config", "no.yaml"], "no such configuration file: no.yaml"),
+        (["train", "a mug", "--prior", "./nowhere"], "no such prior: ./nowhere "),
+        (["train", "a dragon", "--prior", "PRIOR"], "this prior does not know 'dragon'; "),
+        (["train", " ", "--prior", "PRIOR"], "the prompt is empty"),
+        (["sample", "a dragon", "--prior", "PRIOR"], "this prior does not know 'dragon'; "),
+        (["train", "a mug", "--prior", "PRIOR", "--device", "tpu"], "device is auto, cpu, cuda, "),
+        (["resume", "nowhere"], "there is no folder nowhere"),
+        (["export", "."], ". holds no run: there is no config.yaml in it"),
+        (["render", ".", "--mode", "x-ray"], "Invalid value for '--mode'"),
+    ],
+)
+def test_user_errors_are_one_line_with_status_two(
+    arguments, message, prior, capsys, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    assert main([prior if part == "PRIOR" else part for part in arguments]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith(f"error: {message}")
+    assert captured.err.count("\n") == 1
+    assert captured.out == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unknown_word_is_refused_before_anything_heavy_is_imported(prior):
+    code = (
+        "import sys; from dreamfusion.cli.app import main;"
+        "status = main(['train', 'a dragon', '--prior', sys.argv[1]]);"
+        "sys.exit(status + 10 * ('torch' in sys.modules))"
+    )
+    command = [sys.executable, "-c", code, prior]
+    assert subprocess.run(command, stderr=subprocess.DEVNULL).returncode == 2
+
+
+def test_divergence_is_one_line(train, tmp_path, capsys, monkeypatch):
+    step = trainer.train_step
+
+    def spoiled(state, *arguments):
+        if state.step == 5:
+            state.field.mlp.weight1.data.fill_(float("nan"))
+        return step(state, *arguments)
+
+    monkeypatch.setattr(trainer, "train_step", spoiled)
+    assert train("--out", "run") == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: training diverged in step 6 (timesteps [")
+    assert error.count("\n") == 1
+    assert last_tensors(tmp_path / "run")[0] == "step_0000004.safetensors"

@@ -1,0 +1,185 @@
+import json
+import os
+import shutil
+import sys
+
+import imageio_ffmpeg
+import pytest
+import torch
+from huggingface_hub import constants
+
+from dreamfusion import __version__
+from dreamfusion.backends import Accelerator, probe
+from dreamfusion.cli import doctor
+from dreamfusion.cli.app import main
+from dreamfusion.diffusion.priors import resolve as folder
+from dreamfusion.nerf.operations import OPERATIONS
+from tests.helpers.tiny_priors import save_latent_prior
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    """An empty Hugging Face cache and an empty place for runs; no accelerator is tried for real."""
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(doctor, "probe", lambda operation, name: Accelerator(name, None, "not installed"))
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    return tmp_path / "hub"
+
+
+def report(capsys, status=0):
+    """What `dreamfusion doctor` prints: lines by what they are about, as (mark, text)."""
+    capsys.readouterr()  # what was printed before
+    assert main(["doctor"]) == status
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    *lines, verdict = captured.out.splitlines()
+    assert verdict.startswith("no run can start here" if status else "a run can start here")
+    found = {line[9:23].strip(): (line[:8].strip(), line[25:]) for line in lines}
+    assert len(found) == len(lines)
+    assert {mark for mark, _ in found.values()} <= {"ok", "missing", "problem"}
+    return found
+
+
+def hub_model(cache, name, save):
+    """A model in the cache as the hub's client lays it out: blobs, and links in a snapshot."""
+    root = cache / f"models--{name.replace('/', '--')}"
+    snapshot = root / "snapshots" / ("a" * 40)
+    save(root / "plain")
+    (root / "blobs").mkdir()
+    for i, file in enumerate(sorted(p for p in (root / "plain").rglob("*") if p.is_file())):
+        shutil.move(file, root / "blobs" / f"{i:064d}")
+        link = snapshot / file.relative_to(root / "plain")
+        link.parent.mkdir(parents=True, exist_ok=True)
+        os.symlink(root / "blobs" / f"{i:064d}", link)
+    shutil.rmtree(root / "plain")
+    (root / "refs").mkdir()
+    (root / "refs" / "main").write_text("a" * 40)
+    return snapshot
+
+
+def test_a_plain_machine_can_run(capsys, cache):
+    found = report(capsys)
+    assert found["dreamfusion"] == ("ok", __version__)
+    assert found["python"][1].startswith(f"{sys.version_info.major}.{sys.version_info.minor}.")
+    assert found["torch"][1].startswith(f"{torch.__version__}, built ")
+    assert f"{os.cpu_count()} cores" in found["processor"][1]
+    assert found["triton"] == ("missing", "not installed")
+    assert found["embedded prior"][0] == "ok"
+    assert found["hub models"] == ("missing", f"no diffusers pipeline in {cache}")
+    assert found["ffmpeg"][0] == "ok" and found["ffmpeg"][1].endswith(
+        imageio_ffmpeg.get_ffmpeg_exe()
+    )
+    assert found["disk"][0] == "ok" and "GiB free in" in found["disk"][1]
+    if not torch.cuda.is_available():
+        assert found["cuda"][0] == "missing"
+
+
+def test_json_says_the_same(capsys):
+    lines = report(capsys)
+    assert main(["doctor", "--json"]) == 0
+    content = json.loads(capsys.readouterr().out)
+    assert content["can_run"] is True
+    assert {found["name"] for found in content["findings"]} == set(lines)
+    assert all(set(found) == {"mark", "name", "text"} for found in content["findings"])
+
+
+def test_a_broken_accelerator_is_one_line_and_stops_nothing(capsys, monkeypatch):
+    def fail():
+        raise OSError("libllvm.so: wrong ELF class\nELFCLASS32")
+
+    for operation in OPERATIONS:
+        if "numba" in operation.kernels:
+            monkeypatch.setitem(operation.kernels, "numba", fail)
+    monkeypatch.setattr(doctor, "probe", probe.__wrapped__)
+    mark, text = report(capsys)["numba"]
+    assert mark == "missing"
+    assert text.endswith(": OSError: libllvm.so: wrong ELF class ELFCLASS32")
+
+
+def test_a_model_of_the_hub_is_found(capsys, cache):
+    hub_model(cache, "someone/tiny-sd", save_latent_prior)
+    mark, text = report(capsys)["hub model"]
+    assert mark == "ok"
+    assert text.startswith("--prior someone/tiny-sd (StableDiffusionPipeline, ")
+
+
+def test_models_that_cannot_be_used_say_why(capsys, cache):
+    def unsupported(path):
+        path.mkdir(parents=True)
+        (path / "model_index.json").write_text('{"_class_name": "FluxPipeline"}')
+
+    def no_pipeline(path):
+        path.mkdir(parents=True)
+        (path / "config.json").write_text("{}")
+
+    hub_model(cache, "someone/words", no_pipeline)
+    assert report(capsys)["hub models"][1] == f"no diffusers pipeline in {cache}"
+    hub_model(cache, "someone/flux", unsupported)
+    mark, text = report(capsys)["hub model"]
+    assert mark == "missing"
+    assert text.startswith("someone/flux is a FluxPipeline, which is not supported; ")
+
+
+def test_a_half_downloaded_model_is_named_incomplete(capsys, cache):
+    snapshot = hub_model(cache, "someone/tiny-sd", save_latent_prior)
+    for weights in (snapshot / "unet").glob("*.safetensors"):
+        weights.unlink()
+    mark, text = report(capsys)["hub model"]
+    assert mark == "missing"
+    assert text.startswith("someone/tiny-sd is incomplete: there is no ")
+
+
+def test_without_any_prior_no_run_can_start(capsys, cache, monkeypatch, tmp_path):
+    monkeypatch.setattr(folder, "_embedded", lambda: tmp_path / "nothing")
+    mark, text = report(capsys, status=2)["embedded prior"]
+    assert mark == "problem" and "model_index.json" in text
+    assert main(["doctor", "--json"]) == 2
+    assert json.loads(capsys.readouterr().out)["can_run"] is False
+
+    hub_model(cache, "someone/tiny-sd", save_latent_prior)
+    assert report(capsys)["embedded prior"][0] == "missing"
+
+
+def test_an_incomplete_embedded_prior_names_what_is_missing(capsys, monkeypatch, tmp_path):
+    prior = save_latent_prior(tmp_path / "prior")
+    (prior / "scheduler" / "scheduler_config.json").unlink()
+    monkeypatch.setattr(folder, "_embedded", lambda: prior)
+    assert "scheduler_config.json" in report(capsys, status=2)["embedded prior"][1]
+
+
+def test_a_folder_that_cannot_be_written_is_a_problem(capsys, monkeypatch):
+    with open("runs", "w"):
+        pass
+    mark, text = report(capsys, status=2)["disk"]
+    assert mark == "problem"
+    assert text.startswith("cannot write in ") and "Not a directory" in text
+    os.unlink("runs")
+    os.mkdir("runs")
+    os.chmod("runs", 0o500)
+    if os.geteuid() != 0:  # root may write anywhere
+        assert "Permission denied" in report(capsys, status=2)["disk"][1]
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="/proc is Linux's")
+def test_a_file_system_that_takes_no_files_is_a_problem(capsys, monkeypatch):
+    monkeypatch.chdir("/proc")
+    mark, text = report(capsys, status=2)["disk"]
+    assert mark == "problem" and text.startswith("cannot write in /proc: ")
+
+
+def test_a_full_disk_is_a_problem(capsys, monkeypatch):
+    usage = shutil.disk_usage(".")._replace(free=1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    assert report(capsys, status=2)["disk"][1].startswith("only 0.00 GiB free in ")
+
+
+def test_without_ffmpeg_no_run_can_start(capsys, monkeypatch):
+    def fail():
+        raise RuntimeError("No ffmpeg exe could be found.\nInstall ffmpeg")
+
+    monkeypatch.setattr(imageio_ffmpeg, "get_ffmpeg_exe", fail)
+    assert report(capsys, status=2)["ffmpeg"] == (
+        "problem",
+        "No ffmpeg exe could be found. Install ffmpeg; try: pip install -U imageio-ffmpeg",
+    )

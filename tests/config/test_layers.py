@@ -1,0 +1,129 @@
+import dataclasses
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from dreamfusion.config.schedules import Schedule
+from dreamfusion.config.schema import (
+    Config,
+    ConfigError,
+    build_config,
+    override,
+    parse_assignments,
+    read_yaml,
+    settings,
+    to_mapping,
+    to_yaml,
+)
+
+
+def test_round_trips_through_yaml():
+    config = build_config(
+        {"prompt": "a corgi", "camera": {"distance": [2, 3]}, "sds": {"guidance": {"end": 20}}}
+    )
+    assert build_config(yaml.safe_load(to_yaml(config))) == config
+    assert build_config(to_mapping(Config())) == Config()
+
+
+def test_layers_hold_only_differences():
+    config = build_config({"sds": {"guidance": 5}}, {"sds": {"weighting": "uniform"}})
+    assert config.sds.guidance == Schedule.constant(5.0)
+    assert config.sds.weighting == "uniform"
+    assert config.camera == Config().camera
+
+
+def test_a_config_is_frozen():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Config().steps = 3
+
+
+def test_every_setting_is_documented_on_one_line():
+    for name, _, doc in settings(Config()):
+        assert doc and "\n" not in doc, name
+
+
+def test_assignments_nest_and_read_yaml():
+    changes = parse_assignments(
+        ["sds.guidance=5", "camera.distance=[2, 3]", "sds.t_max.end=0.6", "optimizer.epsilon=1e-8"]
+    )
+    config = build_config(changes)
+    assert config.sds.guidance == Schedule.constant(5.0)
+    assert config.sds.t_max == dataclasses.replace(Config().sds.t_max, end=0.6)
+    assert config.camera.distance == (2.0, 3.0)
+    assert config.optimizer.epsilon == 1e-8
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"stps": 4}, "unknown setting stps; did you mean steps?"),
+        (
+            {"camera": {"distanse": [1, 2]}},
+            "unknown setting camera.distanse; did you mean camera.distance?",
+        ),
+        ({"guidance": 4}, "unknown setting guidance; did you mean sds.guidance?"),
+        ({"qqqqqq": 4}, "unknown setting qqqqqq"),
+        (
+            {"sds": {"t_max": {"ende": 1}}},
+            "unknown setting sds.t_max.ende; did you mean sds.t_max.end?",
+        ),
+        ({"steps": "many"}, "steps takes a whole number, not 'many'"),
+        ({"steps": True}, "steps takes a whole number, not True"),
+        ({"steps": 0}, "steps must be between 1 and 10000000, not 0"),
+        ({"optimizer": {"grid_lr": -1}}, "optimizer.grid_lr must be at least 0, not -1"),
+        ({"optimizer": {"grid_lr": "fast"}}, "optimizer.grid_lr takes a number, not 'fast'"),
+        ({"optimizer": 3}, "optimizer holds settings, not 3"),
+        ({"camera": {"distance": 2}}, "camera.distance takes 2 numbers like [1, 2]; not 2"),
+        ({"camera": {"distance": [3, 2]}}, "camera.distance: 3.0 is greater than 2.0"),
+        (
+            {"sds": {"weighting": "sgima2"}},
+            "sds.weighting is one of sigma2, uniform, snr; not 'sgima2'",
+        ),
+        ({"sds": {"t_max": {"begin": 2}}}, "sds.t_max: begin (2.0) comes after finish (1.0)"),
+        ({"sds": {"t_min": 0.7}}, "sds.t_min (0.7) must stay below sds.t_max (0.5)"),
+        ({"prior": {"name": 3}}, "prior.name takes text, not 3"),
+    ],
+)
+def test_errors_to_the_letter(changes, message):
+    with pytest.raises(ConfigError) as error:
+        build_config(changes)
+    assert str(error.value) == message
+
+
+@pytest.mark.parametrize("assignment", ["steps", "=3", "a.b=[1"])
+def test_malformed_assignments_are_refused(assignment):
+    with pytest.raises(ConfigError):
+        parse_assignments([assignment])
+
+
+def test_nan_is_out_of_range():
+    with pytest.raises(ConfigError, match="must be at least 0"):
+        build_config({"optimizer": {"grid_lr": float("nan")}})
+
+
+def test_unreadable_files_are_named(tmp_path):
+    with pytest.raises(ConfigError, match="no such configuration file"):
+        read_yaml(tmp_path / "absent.yaml")
+    broken = tmp_path / "broken.yaml"
+    broken.write_text("a: [1")
+    with pytest.raises(ConfigError, match="is not YAML") as error:
+        read_yaml(broken)
+    assert "\n" not in str(error.value)
+    broken.write_text("- 1")
+    with pytest.raises(ConfigError, match="must hold settings"):
+        read_yaml(broken)
+    broken.write_text("")
+    assert read_yaml(broken) == {}
+
+
+def test_override_does_not_touch_its_argument():
+    config = Config()
+    override(config, {"camera": {"views": 2}})
+    assert config == Config()
+
+
+def test_needs_no_torch():
+    code = "import sys, dreamfusion.config.schema, dreamfusion.diffusion.view_prompts; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -1,0 +1,61 @@
+"""Hash grids that every encoding is held to."""
+
+import torch
+
+from dreamfusion.nerf.hashgrid import HashGridLayout, encode, encode_reference
+from dreamfusion.nerf.hashgrid.layout import make_layout
+
+# Three levels are dense, two are hashed.
+LAYOUT = make_layout(
+    n_levels=5, n_features=4, log2_table_size=12, base_resolution=4, max_resolution=40
+)
+
+
+def layout_of(n_levels: int, n_features: int, log2: int, base: int, finest: int) -> HashGridLayout:
+    return make_layout(
+        n_levels=n_levels,
+        n_features=n_features,
+        log2_table_size=log2,
+        base_resolution=base,
+        max_resolution=finest,
+    )
+
+
+LAYOUTS = {
+    "mixed": LAYOUT,
+    "one-dense-level": layout_of(1, 2, 12, 6, 6),
+    "one-hashed-level": layout_of(1, 1, 8, 30, 30),
+    "one-cell": layout_of(1, 4, 8, 1, 1),
+    "big-tables": layout_of(2, 2, 19, 64, 2048),
+    "eight-features": layout_of(3, 8, 10, 5, 19),
+    "finest-level": layout_of(1, 1, 20, 8192, 8192),
+}
+
+
+def random_problem(
+    n: int = 3000, layout: HashGridLayout = LAYOUT, seed: int = 0
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    points = torch.rand(n, 3, generator=generator) * 2.2 - 1.1  # some lie outside the box
+    points[:4] = torch.tensor([[-1.0, -1, -1], [1, 1, 1], [0, 0, 0], [1, -1, 0]])
+    table = torch.randn(layout.n_rows, layout.n_features, generator=generator)
+    grad = torch.randn(n, layout.n_outputs, generator=generator)
+    return points, table, grad
+
+
+def assert_agrees_with_float64(backend, device, points, table, grad, layout):
+    """Values and gradient of a backend against the reference in float64, of the same points."""
+    exact_table = table.double().requires_grad_()
+    exact = encode_reference(points.double(), exact_table, layout)
+    exact.backward(grad.double())
+
+    leaf = table.to(device, copy=True).requires_grad_()
+    out = encode(points.to(device), leaf, layout, backend=backend)
+    out.backward(grad.to(device))
+    assert out.dtype == torch.float32 and leaf.grad.dtype == torch.float32
+    # Positions are scaled in float32: a coordinate is off by up to 1e-7 times the cells a side.
+    coordinate = 1e-6 * max(1, layout.levels[-1].resolution)
+    torch.testing.assert_close(out.double().cpu(), exact, atol=coordinate, rtol=1e-5)
+    torch.testing.assert_close(
+        leaf.grad.double().cpu(), exact_table.grad, atol=10 * coordinate, rtol=1e-5
+    )

@@ -1,0 +1,53 @@
+"""Fields whose shape is known, as scenes and as meshes."""
+
+import torch
+import trimesh
+from torch import Tensor
+
+from dreamfusion.mesh.extract import (
+    Mesh,
+    extract_mesh,
+)
+from dreamfusion.nerf.field import FieldOutput
+from dreamfusion.nerf.occupancy import OccupancyGrid
+
+
+class Balls:
+    """Balls (x, y, z, radius) whose density rises through the surface; red towards +Z."""
+
+    def __init__(self, balls, *, peak: float = 200.0, width: float = 0.002, hollow=0.0) -> None:
+        self.balls = torch.tensor(balls, dtype=torch.float32)
+        self.peak, self.width, self.hollow = peak, width, hollow
+
+    def distance(self, points: Tensor) -> Tensor:
+        to_centres = (points[:, None] - self.balls[:, :3]).norm(dim=-1)
+        outside = to_centres - self.balls[:, 3]
+        if self.hollow:
+            outside = torch.maximum(outside, self.hollow - to_centres)
+        return outside.amin(dim=1)
+
+    def density(self, points: Tensor) -> Tensor:
+        return self.peak * torch.sigmoid(-self.distance(points) / self.width)
+
+    def __call__(self, points: Tensor) -> FieldOutput:
+        front = (points[:, 2:] > 0).float()
+        red, blue = torch.tensor([0.9, 0.2, 0.1]), torch.tensor([0.1, 0.2, 0.8])
+        return FieldOutput(self.density(points), front * red + (1 - front) * blue)
+
+    def normals(self, points: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+def occupied_by(field) -> OccupancyGrid:
+    grid = OccupancyGrid(resolution=32)
+    for seed in range(2):
+        grid.update(field.density, torch.Generator().manual_seed(seed))
+    return grid
+
+
+def extract(field, **settings) -> Mesh:
+    return extract_mesh(field, occupied_by(field), **{"resolution": 48, **settings})
+
+
+def as_trimesh(mesh: Mesh) -> trimesh.Trimesh:
+    return trimesh.Trimesh(mesh.vertices, mesh.faces, process=False)

@@ -1,0 +1,163 @@
+"""Decimation, texture coordinates and baking."""
+
+import io
+
+import fast_simplification
+import numpy as np
+import pygltflib
+import pytest
+import torch
+import trimesh
+from PIL import Image
+
+from dreamfusion.graphics.rasterize import rasterize
+from dreamfusion.mesh.extract import Mesh, MeshError
+from dreamfusion.mesh.formats import place, write_mesh
+from dreamfusion.mesh.texture import bake, decimate, pad, unwrap
+from dreamfusion.nerf.field import FieldOutput
+from tests.helpers.solids import Balls, as_trimesh, extract
+
+
+class Striped(Balls):
+    """A ball whose colour is a smooth function of place, finer than the mesh's vertices tell."""
+
+    def color(self, points):
+        return 0.5 + 0.4 * torch.sin(points * 12.0)
+
+    def __call__(self, points):
+        return FieldOutput(self.density(points), self.color(points))
+
+
+@pytest.fixture(scope="module")
+def ball() -> Mesh:
+    return extract(Striped([[0.2, 0.1, 0.0, 0.5]]))
+
+
+@pytest.fixture(scope="module")
+def baked(ball):
+    return bake(Striped([[0.2, 0.1, 0.0, 0.5]]), decimate(ball, 1500), size=256)
+
+
+def test_decimation_keeps_the_solid_and_its_colors(ball):
+    small = decimate(ball, 600)
+    assert 500 < len(small.faces) <= 600
+    assert as_trimesh(small).is_watertight
+    assert as_trimesh(small).volume == pytest.approx(as_trimesh(ball).volume, rel=0.03)
+    nearest = np.argmin(np.linalg.norm(ball.vertices - small.vertices[0], axis=1))
+    np.testing.assert_array_equal(small.colors[0], ball.colors[nearest])
+    assert decimate(ball, len(ball.faces)) is ball
+    with pytest.raises(MeshError, match="at least 4"):
+        decimate(ball, 3)
+
+
+def test_decimation_that_pinches_is_tried_with_less_haste(ball, monkeypatch):
+    tried = []
+
+    def simplify(vertices, faces, target_count, agg):
+        tried.append(agg)
+        if agg > 3:  # two sheets that meet in the edge from 0 to 1
+            return vertices[:6], np.array([[0, 1, 2], [1, 0, 3], [0, 1, 4], [1, 0, 5]], np.int32)
+        return real(vertices, faces, target_count=target_count, agg=agg)
+
+    real = fast_simplification.simplify
+    monkeypatch.setattr(fast_simplification, "simplify", simplify)
+    small = decimate(ball, 2000)
+    assert tried == [7, 5, 3]
+    assert as_trimesh(small).is_watertight and len(small.faces) <= 2000
+
+
+def test_charts_do_not_overlap_and_lie_in_the_square(ball):
+    which, faces, uv = unwrap(ball, 256)
+    assert uv.min() >= 0 and uv.max() <= 1
+    assert set(which) == set(range(len(ball.vertices)))
+    np.testing.assert_array_equal(which[faces], ball.faces)
+    corners = uv[faces] * 512
+    area = 0.5 * np.abs(np.linalg.det(corners[:, 1:] - corners[:, :1]))
+    face_of, _ = rasterize(corners, np.ones((len(faces), 3)), 512, 512)
+    # Were charts to overlap, fewer texels would be covered than the triangles' areas add up to.
+    assert (face_of >= 0).sum() == pytest.approx(area.sum(), rel=0.02)
+
+
+def test_the_texture_shows_the_fields_color_at_every_point(baked):
+    rng = np.random.default_rng(0)
+    share = rng.dirichlet([1, 1, 1], size=len(baked.faces))[:, :, None]
+    points = (baked.vertices[baked.faces] * share).sum(1)
+    uv = (baked.uv[baked.faces] * share).sum(1)
+    column, row = (uv[:, 0] * 256).astype(int), ((1 - uv[:, 1]) * 256).astype(int)
+    seen = baked.texture[row, column] / 255
+    expected = Striped([[0, 0, 0, 1]]).color(torch.from_numpy(points)).numpy()
+    assert np.abs(seen - expected).mean() < 0.04
+    assert np.abs(seen - expected).max() < 0.25
+
+
+def test_normals_point_outward_and_agree_across_seams(baked):
+    outward = baked.vertices - [0.2, 0.1, 0.0]
+    outward /= np.linalg.norm(outward, axis=1, keepdims=True)
+    assert (baked.normals * outward).sum(1).min() > 0.95
+    np.testing.assert_allclose(np.linalg.norm(baked.normals, axis=1), 1, atol=1e-9)
+    _, copies = np.unique(baked.vertices.round(9), axis=0, return_inverse=True)
+    for normal in baked.normals.T:
+        low = np.full(copies.max() + 1, 2.0)
+        high = -low
+        np.minimum.at(low, copies.ravel(), normal)
+        np.maximum.at(high, copies.ravel(), normal)
+        assert (high - low).max() < 1e-9
+
+
+def test_padding_takes_the_nearest_color():
+    covered = np.zeros((5, 5), bool)
+    covered[2, 1] = covered[2, 3] = True
+    texture = np.zeros((5, 5, 3))
+    texture[2, 1], texture[2, 3] = 0.25, 0.75
+    padded = pad(texture, covered)
+    assert (padded[:, :2] == 0.25).all() and (padded[:, 3:] == 0.75).all()
+    with pytest.raises(MeshError, match="larger texture"):
+        pad(texture, np.zeros((5, 5), bool))
+
+
+@pytest.mark.parametrize("size", [15, 20000])
+def test_impossible_sizes_are_refused(ball, size):
+    with pytest.raises(MeshError, match="16 to 16384"):
+        bake(Striped([[0, 0, 0, 0.5]]), ball, size=size)
+
+
+@pytest.mark.parametrize("kind", ["glb", "obj"])
+def test_textured_files_load_again_upright_and_with_their_texture(baked, tmp_path, kind):
+    files = write_mesh(place(baked, "base"), tmp_path / f"ball.{kind}")
+    assert sorted(files) == sorted(tmp_path.iterdir())
+    loaded = trimesh.load(tmp_path / f"ball.{kind}", force="mesh")
+    assert loaded.bounds[0, 1] == pytest.approx(0, abs=1e-6)
+    assert loaded.bounds[1, 1] == pytest.approx(1.0, abs=0.03)
+    material = loaded.visual.material
+    picture = material.baseColorTexture if kind == "glb" else material.image
+    np.testing.assert_array_equal(np.asarray(picture.convert("RGB")), baked.texture)
+    np.testing.assert_allclose(loaded.visual.uv, baked.uv, atol=1e-6)
+    loaded.merge_vertices(merge_tex=True, merge_norm=True)
+    assert loaded.is_watertight and loaded.volume > 0
+
+
+def test_another_reader_finds_the_same_glb(baked, tmp_path):
+    write_mesh(baked, tmp_path / "model.glb")
+    tree = pygltflib.GLTF2().load(tmp_path / "model.glb")
+    (mesh,), (material,) = tree.meshes, tree.materials
+    (primitive,) = mesh.primitives
+    positions = tree.accessors[primitive.attributes.POSITION]
+    assert positions.count == len(baked.vertices)
+    assert tree.accessors[primitive.indices].count == 3 * len(baked.faces)
+    np.testing.assert_allclose(positions.max, baked.vertices.max(axis=0), atol=1e-6)
+    assert primitive.attributes.NORMAL is not None
+    assert primitive.attributes.TEXCOORD_0 is not None
+    look = material.pbrMetallicRoughness
+    assert (look.metallicFactor, look.roughnessFactor) == (0, 1)
+    image = tree.images[tree.textures[look.baseColorTexture.index].source]
+    view = tree.bufferViews[image.bufferView]
+    png = tree.binary_blob()[view.byteOffset : view.byteOffset + view.byteLength]
+    with Image.open(io.BytesIO(png)) as picture:
+        assert np.array_equal(np.asarray(picture.convert("RGB")), baked.texture)
+
+
+@pytest.mark.parametrize("kind", ["ply", "stl"])
+def test_formats_without_textures_refuse_one(baked, tmp_path, kind):
+    with pytest.raises(MeshError, match="glb, obj"):
+        write_mesh(baked, tmp_path / f"ball.{kind}")
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,280 @@
+"""Reports on runs made by hand: whole, partial and broken ones."""
+
+import base64
+import json
+import os
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import trimesh
+
+from dreamfusion.cli.app import main
+from dreamfusion.mesh.extract import Mesh
+from dreamfusion.mesh.formats import write_mesh
+from dreamfusion.mesh.provenance import Provenance
+from dreamfusion.report.gather import gather, thin
+from dreamfusion.report.model import ModelError, pack, read_model
+from tests.helpers.run_folders import VIDEO, make_run
+
+
+def colored_box():
+    box = trimesh.creation.box(extents=(1.0, 2.0, 0.5))
+    return Mesh(np.asarray(box.vertices), np.asarray(box.faces), np.full((8, 3), 0.5))
+
+
+def report(capsys, *arguments):
+    """The page, and where it lies."""
+    assert main(["report", *map(str, arguments), "--quiet"]) == 0
+    path = capsys.readouterr().out.removesuffix("\n")
+    with open(path, encoding="utf-8") as file:
+        return file.read(), path
+
+
+def shown_models(page):
+    found = re.findall(r'<script type="application/json" id="model-\d+">(.*?)</script>', page)
+    return [json.loads(data) for data in found]
+
+
+def decoded_vertices(model):
+    fractions = np.frombuffer(base64.b64decode(model["positions"]), "<u2").reshape(-1, 3) / 65535
+    return np.array(model["low"]) + fractions * np.array(model["span"])
+
+
+def decoded_faces(model):
+    kind = "<u4" if model["wide"] else "<u2"
+    return np.frombuffer(base64.b64decode(model["indices"]), kind).reshape(-1, 3)
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return make_run(tmp_path / "run")
+
+
+def test_a_whole_run_shows_everything(run, capsys):
+    page, path = report(capsys, "run")
+    assert path == "run/report.html"
+    assert "<h1>a red mug</h1>" in page
+    assert '<li class="done">40 of 40 steps</li>' in page
+    for chip in ("prior</span> auto", "device</span> cpu, auto", "dreamfusion</span> 0.0.7"):
+        assert chip in page
+    assert "<th>sds.guidance</th><td><code>9.5</code></td><td><code>4</code></td>" in page
+    differing, others = page.split("<details>")
+    assert "<th>sds.guidance</th>" not in others
+    assert "<th>camera.views</th>" in others and "<th>camera.views</th>" not in differing
+    for title in ("Push of the prior", "Gradient norm", "Covered"):
+        assert f"<b>{title}</b>" in page
+    assert page.count("<svg") == 3
+    assert "Guidance 4, Picture size 32, Seconds a step 0.5" in page
+    assert page.count("<img ") == 12
+    assert "step 1<" in page and "step 40<" in page
+    assert f'src="data:video/mp4;base64,{base64.b64encode(VIDEO).decode()}"' in page
+    assert "<dt>Faces</dt><dd>2</dd>" in page
+    assert "<dt>All steps</dt><dd>20 s</dd>" in page
+    assert "dreamfusion train &#x27;a red mug&#x27; --config run/config.yaml" in page
+    assert 'class="note"' not in page
+
+
+def test_nothing_is_fetched_and_no_foreign_script_runs(run, capsys):
+    page, _ = report(capsys, "run")
+    assert "http://" not in page and "https://" not in page
+    addresses = re.findall(r'(?:src|href)="([^"]*)"', page)
+    assert len(addresses) == 14
+    assert all(address.startswith("data:") for address in addresses)
+    assert not re.search(r"url\(|@import|import\(|fetch\(|XMLHttp", page)
+    assert "default-src 'none'" in page
+    assert "script-src 'sha256-" in page
+
+
+def test_everything_is_escaped(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    evil = "</title><script>alert(1)</script>\"'&"
+    make_run(tmp_path / "<b>x", prompt=evil, prior={"negative_prompt": evil, "name": "<i>p"})
+    make_run(tmp_path / "other", prompt="another")
+    for dirs in (["<b>x"], ["<b>x", "other"]):
+        page, _ = report(capsys, *dirs)
+        assert "<script>alert" not in page and "<b>x" not in page and "<i>p" not in page
+        assert page.split("</title>")[1].startswith("\n<style>")
+        assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
+
+
+def test_the_mesh_survives_packing(run, capsys):
+    page, _ = report(capsys, "run")
+    (model,) = shown_models(page)
+    expected = trimesh.load(run / "mesh" / "model.glb", force="mesh", process=False)
+    np.testing.assert_allclose(decoded_vertices(model), expected.vertices, atol=1e-4)
+    np.testing.assert_array_equal(decoded_faces(model), expected.faces)
+    normals = np.frombuffer(base64.b64decode(model["normals"]), np.int8).reshape(-1, 3)
+    np.testing.assert_array_equal(normals, np.tile([0, 0, 127], (4, 1)))
+    # v goes up, as y does here: the viewer turns the picture over for that.
+    uv = np.frombuffer(base64.b64decode(model["uv"]), "<u2").reshape(-1, 2) / 65535
+    np.testing.assert_allclose(uv[:, 1], decoded_vertices(model)[:, 1] / 2, atol=1e-4)
+    assert model["texture"].startswith("data:image/png;base64,")
+    assert model["radius"] == pytest.approx(2**0.5)
+
+
+def test_colors_at_vertices_are_shown_as_they_were_made(tmp_path):
+    for kind in ("glb", "ply", "obj"):
+        write_mesh(colored_box(), tmp_path / f"model.{kind}")
+        packed = pack(read_model(tmp_path / f"model.{kind}"))
+        colors = np.frombuffer(base64.b64decode(packed["colors"]), np.uint8)
+        assert np.abs(colors.astype(int) - 128).max() <= 1, kind
+        assert "texture" not in packed
+    write_mesh(colored_box(), tmp_path / "model.stl")
+    assert "colors" in pack(read_model(tmp_path / "model.stl"))
+
+
+def test_checks_of_a_closed_box(tmp_path):
+    write_mesh(colored_box(), tmp_path / "box.ply")
+    assert "Of step" not in dict(read_model(tmp_path / "box.ply").checks)
+    provenance = Provenance(70, (0.0, 0.0, 0.0), psnr_db=27.41, silhouette_iou=0.9352)
+    write_mesh(colored_box(), tmp_path / "box.glb", provenance=provenance)
+    checks = dict(read_model(tmp_path / "box.glb").checks)
+    assert checks["Of step"] == "70"
+    assert checks["Against the scene, PSNR"] == "27.4 dB"
+    assert checks["Against the scene, silhouettes' IoU"] == "0.935"
+    assert checks["Watertight"] == "yes, genus 0"
+    assert checks["Volume"] == "1.000"
+    assert checks["Width × height × depth"] == "1.00 × 2.00 × 0.50"
+    assert (checks["Faces"], checks["Pieces"], checks["Colour"]) == ("12", "1", "at vertices")
+
+
+@pytest.mark.parametrize("content", [b"", b"glTF", b"not a mesh at all" * 10])
+def test_an_unreadable_mesh_is_a_note(run, capsys, content):
+    (run / "mesh" / "model.glb").write_bytes(content)
+    with pytest.raises(ModelError):
+        read_model(run / "mesh" / "model.glb")
+    page, _ = report(capsys, "run")
+    assert "mesh/model.glb cannot be read (" in page
+    assert "<code>dreamfusion export run</code>" in page
+    assert '<canvas data-model="model' not in page
+
+
+def test_a_run_that_just_began_says_what_makes_the_rest(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my run").mkdir()
+    (tmp_path / "my run" / "config.yaml").write_text("prompt: a mug\n")
+    page, _ = report(capsys, "my run")
+    resume = "<code>dreamfusion resume &#x27;my run&#x27;</code>"
+    assert f"Stopped at step 0 of 330. To go on: {resume}" in page
+    assert f"No mesh and no checkpoint yet; training makes them: {resume}" in page
+    assert "No preview yet" in page
+    assert "No step is logged yet." in page
+    assert "<svg" not in page
+
+
+def test_a_stopped_run_names_export_and_render(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = make_run(tmp_path / "run", done=7)
+    (run / "video.mp4").unlink()
+    (run / "mesh" / "model.glb").unlink()
+    page, _ = report(capsys, "run")
+    assert '<li class="partial">7 of 40 steps</li>' in page
+    assert "may still be training" in page
+    os.utime(run / "metrics.jsonl", (1e9, 1e9))
+    page, _ = report(capsys, "run")
+    assert "Stopped at step 7 of 40. To go on: <code>dreamfusion resume run</code>" in page
+    assert "<code>dreamfusion export run</code>" in page
+    assert "<code>dreamfusion render run</code>" in page
+    assert "<video" not in page and '<canvas data-model="model' not in page
+    assert page.count("<svg") == 3
+
+
+def test_broken_files_are_named_and_left_out(run, capsys):
+    with (run / "metrics.jsonl").open("ab") as file:
+        file.write(
+            b'{"step": 41, "sds_norm": NaN}\n[1]\n{"step": "x"}\n\xff\xfe\n{"step": 42, "cut'
+        )
+    (run / "previews" / "step_0000001.png").write_bytes(b"\x89PNG")
+    (run / "previews" / "step_last.png").write_bytes(b"")
+    (run / "video.mp4").write_bytes(b"no video")
+    (run / "checkpoints" / "step_0000041.json").write_text("{")
+    page, _ = report(capsys, "run")
+    assert "4 of 45 lines of metrics.jsonl cannot be read and are left out." in page
+    assert "Cannot be read: step_0000001.png, step_last.png" in page
+    assert "video.mp4 is no video. Again: <code>dreamfusion render run</code>" in page
+    assert "nan" not in re.sub(r'"[^"]*"|<script.*', "", page, flags=re.DOTALL)
+    assert page.count("<svg") == 3
+
+
+def test_the_newest_video_and_other_modes_are_shown(run, capsys):
+    (run / "render-color.mp4").write_bytes(VIDEO + b"newer")
+    (run / "render-normals.mp4").write_bytes(VIDEO)
+    os.utime(run / "video.mp4", (1e9, 1e9))
+    page, _ = report(capsys, "run")
+    assert page.count("<video") == 2
+    assert base64.b64encode(VIDEO + b"newer").decode() in page
+    assert "<figcaption>Normals</figcaption>" in page
+
+
+def test_several_runs_stand_side_by_side(run, tmp_path, capsys):
+    make_run(tmp_path / "other", prompt="a blue chair", done=9, seed=3)
+    page, path = report(capsys, "run", "other")
+    assert path == "report.html"
+    assert page.count("<article") == 2
+    assert "<h2>a red mug</h2>" in page and "<h2>a blue chair</h2>" in page
+    assert len(shown_models(page)) == 2
+    assert page.count("<video") == 2
+    assert page.count("<svg") == 3  # the curves of both in one
+    first_chart = page.split("<svg")[1].split("</svg>")[0]
+    assert "<title>run</title>" in first_chart and "<title>other</title>" in first_chart
+    differing = page.split("Settings that differ")[1].split("<details>")[0]
+    assert "<th>seed</th><td><code>0</code></td><td class=changed><code>3</code></td>" in differing
+    assert "sds.guidance" not in differing
+    assert "<code>dreamfusion resume other</code>" in page
+    assert report(capsys, "run", "other")[1] == "report-2.html"
+
+
+def test_only_an_older_report_is_overwritten(run, tmp_path, capsys):
+    assert report(capsys, "run")[1] == report(capsys, "run")[1] == "run/report.html"
+    (run / "report.html").write_text("mine")
+    assert report(capsys, "run")[1] == "run/report-2.html"
+    assert (run / "report.html").read_text() == "mine"
+    assert report(capsys, "run", "--out", "new/page.html")[1] == "new/page.html"
+    assert report(capsys, "run", "--out", "new/page.html")[1] == "new/page-2.html"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "Missing argument 'DIR...'."),
+        (["nowhere"], "there is no folder nowhere"),
+        (["run", "."], ". holds no run: there is no config.yaml in it"),
+        (["run", "--out", "run"], "run is a folder: name a file, like run/report.html"),
+        (["spoiled"], "spoiled/config.yaml: unknown setting stepps; did you mean steps?"),
+        (["run", "--out", "run/config.yaml/page.html"], "File exists: run/config.yaml"),
+    ],
+)
+def test_user_errors_are_one_line(run, tmp_path, capsys, arguments, message):
+    (tmp_path / "spoiled").mkdir()
+    (tmp_path / "spoiled" / "config.yaml").write_text("stepps: 3\n")
+    assert main(["report", *arguments]) == 2
+    captured = capsys.readouterr()
+    assert captured.err == f"error: {message}\n"
+    assert captured.out == ""
+
+
+def test_torch_stays_out(run):
+    code = (
+        "import sys; from dreamfusion.cli.app import main; assert main(['report', 'run']) == 0;"
+        "sys.exit(any(m in sys.modules for m in ('torch', 'diffusers', 'transformers')))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL).returncode == 0
+
+
+def test_what_was_read_of_a_run(run):
+    read = gather(run)
+    assert read.done and read.step == 40 and read.version == "0.0.7"
+    assert read.curves["timesteps"].values == (150.0,) * 40
+    assert read.step_seconds == (0.5,) * 40
+    assert read.notes == ()
+    assert [preview.step for preview in read.previews][::11] == [1, 40]
+
+
+def test_thinning_keeps_both_ends():
+    assert thin(range(5), 12) == [0, 1, 2, 3, 4]
+    thinned = thin(range(100), 12)
+    assert len(thinned) == 12 and thinned[0] == 0 and thinned[-1] == 99

@@ -1,0 +1,60 @@
+import json
+
+import pytest
+
+from dreamfusion.config.schema import build_config
+from dreamfusion.runs.folder import MetricsLog, RunError, create_run, free_path, open_run
+
+
+def test_a_taken_name_is_never_taken_again(tmp_path):
+    names = []
+    for _ in range(3):
+        run = create_run(tmp_path / "runs" / "a-corgi")
+        run.config.write_text(f"# {len(names)}")
+        names.append(run.path.name)
+    assert names == ["a-corgi", "a-corgi-2", "a-corgi-3"]
+    assert (tmp_path / "runs" / "a-corgi" / "config.yaml").read_text() == "# 0"
+
+
+def test_an_empty_folder_is_taken_as_it_is(tmp_path):
+    assert create_run(tmp_path).path == tmp_path
+
+
+def test_a_file_in_the_way_is_left_alone(tmp_path):
+    (tmp_path / "x").write_text("mine")
+    assert create_run(tmp_path / "x").path == tmp_path / "x-2"
+    with pytest.raises(RunError, match="cannot create"):
+        create_run(tmp_path / "x" / "below-a-file")
+
+
+def test_free_names_keep_their_suffix(tmp_path):
+    (tmp_path / "sheet.png").write_text("")
+    assert free_path(tmp_path / "sheet.png", suffix=".png") == tmp_path / "sheet-2.png"
+
+
+def test_configuration_round_trips(tmp_path):
+    run = create_run(tmp_path / "run")
+    config = build_config({"prompt": "a corgi", "steps": 7})
+    run.write_config(config)
+    assert open_run(run.path).read_config() == config
+    assert [path.name for path in run.path.iterdir()] == ["config.yaml"]
+
+
+def test_a_folder_without_a_run_is_named(tmp_path):
+    with pytest.raises(RunError, match="there is no folder"):
+        open_run(tmp_path / "nothing")
+    with pytest.raises(RunError, match=r"holds no run: there is no config\.yaml in it"):
+        open_run(tmp_path)
+
+
+def test_the_log_drops_steps_that_will_be_done_again(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    with MetricsLog(path, after=0) as log:
+        for step in (1, 2, 3):
+            log.write({"step": step})
+    with path.open("a") as file:
+        file.write('{"step": 2, "cut')
+    with MetricsLog(path, after=2) as log:
+        log.write({"step": 3, "again": True})
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert lines == [{"step": 1}, {"step": 2}, {"step": 3, "again": True}]

@@ -1,0 +1,110 @@
+"""The log for TensorBoard, read back by TensorBoard."""
+
+import importlib.util
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from dreamfusion.runs import tensorboard as eventlog
+from dreamfusion.runs import session
+from dreamfusion.cli.app import main
+from dreamfusion.config.schema import build_config
+from dreamfusion.graphics.media import write_png
+from dreamfusion.runs.folder import create_run, scalars
+from dreamfusion.training.step import StepMetrics
+
+
+def read_back(folder):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    return EventAccumulator(str(folder), size_guidance={"scalars": 0, "images": 0}).Reload()
+
+
+def metrics_of(step):
+    return StepMetrics(step, 0.5, "albedo", 32, [100, 300], 4.0, step / 8, 1.0, 0.25, 0.5)
+
+
+@pytest.fixture
+def go_on(monkeypatch, tmp_path):
+    """Trains, with all but the logs left out, from one step to another or to where it is killed."""
+    pytest.importorskip("tensorboard")
+    run = create_run(tmp_path / "run")
+
+    def preview(run, state, config):
+        path = run.previews / f"step_{state.step:07d}.png"
+        write_png(torch.full((6, 8, 3), 0.5), path)
+        return path
+
+    monkeypatch.setattr(session, "write_preview", preview)
+    monkeypatch.setattr(session, "save_checkpoint", lambda *_, **__: run.checkpoints.mkdir())
+
+    def do(start, end, *, killed_after=None, **logging):
+        def train(state, prior, config, *, stop):
+            for state.step in range(start + 1, end + 1):
+                yield metrics_of(state.step)
+                if state.step == killed_after:
+                    raise RuntimeError("killed")
+
+        monkeypatch.setattr(session, "train", train)
+        changes = {"output": {"preview_every": 3, "checkpoint_every": 1000}, "logging": logging}
+        state = SimpleNamespace(step=start)
+        list(session.optimise(run, state, None, build_config(changes)))
+        return run
+
+    return do
+
+
+def test_scalars_are_the_numbers_and_the_means_of_lists():
+    metrics = {"step": 3, "flag": True, "shading": "albedo", "norm": 2, "timesteps": [1, 2]}
+    assert scalars(metrics) == {"norm": 2.0, "timesteps": 1.5}
+
+
+def test_metrics_and_previews_are_logged(go_on):
+    events = read_back(go_on(0, 6, tensorboard=True).tensorboard)
+    assert events.Tags()["scalars"] == [
+        "train/seconds", "train/size", "train/timesteps", "train/guidance", "train/sds_norm",
+        "train/gradient_norm", "train/opacity", "train/entropy",
+    ]  # fmt: skip
+    logged = events.Scalars("train/sds_norm")
+    assert [(event.step, event.value) for event in logged] == [(n, n / 8) for n in range(1, 7)]
+    pictures = events.Images("preview")
+    assert [(picture.step, picture.width, picture.height) for picture in pictures] == [
+        (3, 8, 6),
+        (6, 8, 6),
+    ]
+
+
+def test_a_killed_run_goes_on_in_the_same_log_without_doubled_steps(go_on):
+    with pytest.raises(RuntimeError, match="killed"):
+        go_on(0, 9, killed_after=7, tensorboard=True)
+    events = read_back(go_on(4, 9, tensorboard=True).tensorboard)
+    assert [event.step for event in events.Scalars("train/opacity")] == list(range(1, 10))
+    assert [picture.step for picture in events.Images("preview")] == [3, 6, 9]
+
+
+def test_without_the_setting_there_is_no_log(go_on):
+    assert not go_on(0, 2).tensorboard.exists()
+
+
+def test_without_the_package_nothing_starts(tmp_path, monkeypatch, capsys):
+    found = importlib.util.find_spec
+
+    def find_spec(name, *arguments):
+        return None if name == "tensorboard" else found(name, *arguments)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(eventlog.importlib.util, "find_spec", find_spec)
+    assert main(["train", "a red mug", "--set", "logging.tensorboard=true"]) == 2
+    captured = capsys.readouterr()
+    assert captured.err == (
+        "error: logging.tensorboard needs TensorBoard: pip install 'dreamfusion[tensorboard]'\n"
+    )
+    assert captured.out == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_wrong_value_is_named(capsys):
+    assert main(["train", "a red mug", "--set", "logging.tensorboard=3"]) == 2
+    expected = "error: logging.tensorboard takes true or false, not 3\n"
+    assert capsys.readouterr().err == expected

@@ -1,0 +1,106 @@
+"""The script that trains the embedded prior: deterministic, resumable, and never cheating."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from dreamfusion.toybox import NOUNS
+from dreamfusion.toybox.language import caption_words, held_out_pairs
+from scripts.train_embedded_prior import (
+    ToyPictures,
+    learn_words,
+    make_models,
+    make_tokenizer,
+    render_geometry,
+)
+from tests.helpers import ROOT
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> ToyPictures:
+    geometry = render_geometry(8, 0, tmp_path_factory.mktemp("geometry"))
+    return ToyPictures(geometry, 64, 0)
+
+
+def test_every_caption_word_is_one_token():
+    tokenizer = make_tokenizer()
+    for word in caption_words():
+        assert len(tokenizer(word).input_ids) == 3, word
+    together = tokenizer("tall red mug, front, high, lit").input_ids
+    assert len(together) == 2 + 6 + 3  # start and end, words, commas
+
+
+def test_the_tokenizer_is_the_same_in_every_process():
+    code = (
+        "from scripts.train_embedded_prior import make_tokenizer;"
+        "print(sorted(make_tokenizer().get_vocab().items()))"
+    )
+    printed = {
+        subprocess.run(
+            [sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True
+        ).stdout
+        for _ in range(2)
+    }
+    assert len(printed) == 1
+
+
+def test_batches_repeat_for_a_step_and_differ_between_steps(pictures: ToyPictures):
+    first, again, other = pictures(3), pictures(3), pictures(4)
+    assert torch.equal(first[0], again[0])
+    assert first[1] == again[1]
+    assert not torch.equal(first[0], other[0])
+    assert first[0].min() >= 0
+    assert first[0].max() <= 1
+
+
+def test_held_out_pairs_are_never_captioned(pictures: ToyPictures):
+    held = held_out_pairs()
+    nouns = sorted((noun.name for noun in NOUNS), key=len, reverse=True)
+    seen = 0
+    for step in range(12):
+        for text in pictures(step)[1]:
+            words = text.split(",")[0].split()
+            noun = next((n for n in nouns if all(w in words for w in n.split())), None)
+            seen += noun is not None
+            assert not any(n == noun and color in words for n, color in held), text
+    assert seen > 500
+
+
+def test_the_text_encoder_learns_what_its_words_look_like(pictures: ToyPictures):
+    tokenizer = make_tokenizer()
+    text_encoder, _ = make_models(tokenizer, 0)
+    before = [parameter.clone() for parameter in text_encoder.parameters()]
+    options = {"batch": 32, "peak": 2e-3, "world": 1}
+    first = learn_words(pictures, tokenizer, text_encoder, steps=1, **options)
+    last = learn_words(pictures, tokenizer, text_encoder, steps=60, **options)
+    assert last < 0.65 * first
+    after = text_encoder.parameters()
+    assert all(p.isfinite().all() for p in text_encoder.parameters())
+    assert any(not torch.equal(p, q) for p, q in zip(before, after, strict=True))
+    small, captions = pictures.thumbnails(0, 5)
+    assert small.shape == (5, 3, 16, 16) and len(captions) == 5 and all(captions)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_resumed_training_equals_one_that_was_not_stopped(tmp_path: Path):
+    def train(work: str, steps: int) -> dict[str, torch.Tensor]:
+        command = [sys.executable, "-m", "scripts.train_embedded_prior", "--steps", str(steps)]
+        options = "--decay-steps 0 --word-steps 2 --half-steps 3 --batch 2 --sheet-steps 1"
+        command += ["--views-per-noun", "8"]
+        folders = ["--work", str(tmp_path / work), "--out", str(tmp_path / work / "out")]
+        subprocess.run(
+            [*command, *options.split(), "--device", "cpu", *folders], cwd=ROOT, check=True
+        )
+        return torch.load(tmp_path / work / "state.pt", weights_only=True)["average"]
+
+    train("stopped", 2)
+    resumed, straight = train("stopped", 4), train("straight", 4)
+    assert all(torch.equal(resumed[name], straight[name]) for name in straight)
+    card = (tmp_path / "stopped" / "out" / "README.md").read_text()
+    assert "14 pictures" in card  # three steps of four at half size, one of two

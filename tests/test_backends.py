@@ -1,0 +1,326 @@
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from dreamfusion import backends
+from dreamfusion.backends import Accelerator, AcceleratorError, choose, probe
+from dreamfusion.cli.app import main
+from dreamfusion.config.schema import build_config
+from dreamfusion.nerf import hashgrid, volume
+from dreamfusion.nerf.hashgrid import ENCODING, encoding_backend
+from dreamfusion.nerf.hashgrid.trial import try_encoding
+from dreamfusion.nerf.operations import OPERATIONS, Backends, chosen_backends
+from dreamfusion.nerf.ray_marching import MARCHING
+from dreamfusion.nerf.ray_marching.reference import march_reference
+from dreamfusion.nerf.ray_marching.trial import try_marching
+from dreamfusion.nerf.volume import COMPOSITING, compositing_backend, render_weights
+from tests.helpers import ROOT, encodings, fake_packages
+from tests.helpers.backends import skip_if_absent
+from tests.helpers.encodings import LAYOUTS, assert_agrees_with_float64, random_problem
+from tests.helpers.marching import GRIDS, assert_nearly_the_same, many_rays
+from tests.helpers.tiny_priors import save_pixel_prior
+
+LIBRARY = "libcudart.so.99: cannot open shared object file:\n  no such file"
+
+
+def chosen_for(settings, device):
+    config = build_config(settings)
+    return chosen_backends(config.field, config.render, device)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_remembered():
+    probe.cache_clear()
+    yield
+    probe.cache_clear()
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """As if torch found a GPU, on which nothing must be run."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+
+
+@pytest.fixture
+def broken(monkeypatch, tmp_path, gpu):
+    """Triton does not compile, tinycudann and nerfacc do not load, all are installed."""
+
+    def fail():
+        raise RuntimeError("PTXAS error: Value 'sm_999' is not defined\nfor option 'gpu-name'")
+
+    for name in ("triton", "tinycudann", "nerfacc"):
+        body = "" if name == "triton" else f"raise ImportError({LIBRARY!r})\n"
+        (tmp_path / f"{name}.py").write_text(body)
+        for key in [key for key in sys.modules if key == name or key.startswith(f"{name}.")]:
+            monkeypatch.delitem(sys.modules, key)
+    monkeypatch.syspath_prepend(tmp_path)
+    for operation in (ENCODING, MARCHING):
+        monkeypatch.setitem(operation.kernels, "triton", fail)
+    yield
+    for name in ("triton", "tinycudann", "nerfacc"):
+        sys.modules.pop(name, None)
+
+
+@pytest.fixture
+def absent(monkeypatch):
+    """Nothing is installed."""
+    monkeypatch.setattr(
+        backends, "probe", lambda operation, name: Accelerator(name, None, "not installed")
+    )
+
+
+def test_numba_works_here_and_is_what_a_cpu_uses():
+    for operation in (ENCODING, MARCHING):
+        found = probe(operation, "numba")
+        assert found.usable and found.version[0].isdigit()
+    chosen = chosen_for({}, "cpu")
+    assert chosen == Backends("numba", "numba", "reference", ())
+    assert str(chosen) == "encoding: numba, marching: numba, compositing: torch"
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_who_asks_without_gradients_learns_the_same(mode):
+    probe.cache_clear()
+    with mode():
+        assert encoding_backend("auto", "cpu", 4) == "numba"
+
+
+def test_triton_works_in_its_interpreter():
+    skip_if_absent("triton", "cpu")
+    settings = {"field": {"backend": "triton"}, "render": {"backend": "triton"}}
+    assert chosen_for(settings, "cpu") == Backends("triton", "triton", "reference", ())
+
+
+def test_triton_kernels_compile_to_machine_code_without_a_gpu(tmp_path):
+    pytest.importorskip("triton", minversion="3.4", reason="needs Triton 3.4")
+    environment = os.environ | {"TRITON_CACHE_DIR": str(tmp_path)}
+    environment.pop("TRITON_INTERPRET", None)
+    script = ROOT / "tests" / "helpers" / "compile_kernels.py"
+    command = [sys.executable, "-W", "error::UserWarning", script, "80", "90"]
+    result = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert result.returncode == 0, result.stderr
+    lines = [line.split() for line in result.stdout.splitlines()]
+    assert [name for name, *_ in lines] == ["_encode", "_encode", "_march", "_march"] * 2
+    assert all(int(size) > 1000 for *_, size in lines)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(
+    ("operation", "name"),
+    [(operation, name) for operation in OPERATIONS for name in operation.kernels],
+    ids=lambda case: case if isinstance(case, str) else case.name,
+)
+def test_what_is_installed_works_on_the_gpu(operation, name):
+    found = probe(operation, name)
+    if found.version is None:
+        pytest.skip(f"{name} is not installed")
+    assert found.problem is None
+
+
+@pytest.mark.parametrize("name", ["triton", "tinycudann", "nerfacc"])
+def test_without_a_gpu_what_needs_one_says_so(name, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    operation = next(operation for operation in OPERATIONS if name in operation.kernels)
+    found = probe(operation, name)
+    assert found.problem in ("not installed", "needs an NVIDIA GPU, and torch finds none")
+    assert (found.problem == "not installed") == (found.version is None)
+
+
+def test_an_unknown_name_is_refused():
+    with pytest.raises(ValueError, match="encoding is done by one of numba, triton, tinycudann"):
+        probe(ENCODING, "nerfacc")
+
+
+def test_what_fails_to_load_is_told_in_one_line_and_passed_over(broken):
+    chosen = chosen_for({}, "cuda:1")
+    assert chosen.encoding == chosen.marching == chosen.compositing == "reference"
+    triton, tinycudann, triton_too, nerfacc = chosen.passed_over
+    assert triton.startswith("triton ") and tinycudann.startswith("tinycudann ")
+    problem = "RuntimeError: PTXAS error: Value 'sm_999'"
+    assert f"is installed but cannot be used for encoding: {problem}" in triton
+    assert f"is installed but cannot be used for ray marching: {problem}" in triton_too
+    reason = "ImportError: libcudart.so.99: cannot open shared object file: no such file"
+    assert tinycudann.endswith(f"is installed but cannot be used for encoding: {reason}")
+    assert nerfacc.endswith(reason)
+    assert "\n" not in "".join(chosen.passed_over)
+
+
+def test_what_is_not_installed_is_passed_over_in_silence(absent):
+    expected = Backends("reference", "reference", "reference", ())
+    assert chosen_for({}, "cuda") == expected
+
+
+@pytest.mark.parametrize("name", ["triton", "tinycudann", "nerfacc"])
+def test_what_was_asked_for_and_fails_is_an_error_of_one_line(broken, name):
+    section = "render" if name == "nerfacc" else "field"
+    with pytest.raises(AcceleratorError) as error:
+        chosen_for({section: {"backend": name}}, "cuda")
+    message = str(error.value)
+    assert message.startswith(f"{name} cannot be used: ")
+    assert message.endswith(f"; install or mend it, or set {section}.backend=auto")
+    assert "\n" not in message
+
+
+def test_an_accelerator_is_tried_once(broken, monkeypatch):
+    tries = []
+
+    def fail():
+        tries.append("triton")
+        raise RuntimeError("no")
+
+    monkeypatch.setitem(ENCODING.kernels, "triton", fail)
+    for _ in range(3):
+        assert encoding_backend("auto", "cuda", 4) == "reference"
+    assert tries == ["triton"]
+
+
+def test_what_fails_at_one_operation_still_serves_another(gpu, monkeypatch, tmp_path):
+    def fail(march, device):
+        raise RuntimeError("the marching kernel is broken")
+
+    (tmp_path / "triton.py").write_text("")
+    for key in [key for key in sys.modules if key.partition(".")[0] == "triton"]:
+        monkeypatch.delitem(sys.modules, key)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(ENCODING.kernels, "triton", lambda: hashgrid.encode_reference)
+    monkeypatch.setitem(MARCHING.kernels, "triton", lambda: march_reference)
+    real = torch.Tensor.to
+    monkeypatch.setattr(torch.Tensor, "to", lambda t, *a, **k: t if a == ("cuda",) else real(t, *a))
+    assert encoding_backend("auto", "cuda", 4) == "triton"
+    object.__setattr__(MARCHING, "trial", fail)
+    try:
+        assert probe(MARCHING, "triton").problem == "RuntimeError: the marching kernel is broken"
+    finally:
+        object.__setattr__(MARCHING, "trial", try_marching)
+    sys.modules.pop("triton", None)
+
+
+def test_the_order_of_auto(gpu, monkeypatch):
+    working = {"triton", "tinycudann", "nerfacc"}
+
+    def found(operation, name):
+        return Accelerator(name, "1", None if name in working else "broken")
+
+    monkeypatch.setattr(backends, "probe", found)
+    assert encoding_backend("auto", "cuda", 4) == choose(MARCHING, "auto", "cuda") == "triton"
+    working.remove("triton")
+    assert encoding_backend("auto", "cuda", 4) == "tinycudann"
+    assert encoding_backend("auto", "cuda", 3) == "reference"
+    assert choose(MARCHING, "auto", "cuda") == "nerfacc"
+    assert compositing_backend("auto", "cuda") == "reference"
+    assert compositing_backend("nerfacc", "cuda") == "nerfacc"
+    assert encoding_backend("auto", "mps", 4) == choose(MARCHING, "auto", "mps") == "reference"
+    with pytest.raises(
+        AcceleratorError, match=r"tinycudann does not run on cpu; set field\.backend"
+    ):
+        encoding_backend("tinycudann", "cpu", 4)
+    working.add("numba")
+    with pytest.raises(AcceleratorError, match=r"numba does not run on cuda; set render\.backend"):
+        choose(MARCHING, "numba", "cuda")
+
+
+def test_other_numbers_than_the_reference_are_not_accepted(gpu, monkeypatch):
+    def off_by_one(points, table, layout):
+        return hashgrid.encode_reference(points, table, layout) + 1.0
+
+    def no_gradient(points, table, layout):
+        return hashgrid.encode_reference(points, table, layout).detach().requires_grad_()
+
+    with pytest.raises(RuntimeError, match="its encoding differs from the reference's by 1"):
+        try_encoding(off_by_one, "cpu")
+    with pytest.raises(RuntimeError, match="it gives no gradient"):
+        try_encoding(no_gradient, "cpu")
+
+    def half(origins, *others):
+        samples = march_reference(origins, *others)
+        return samples.select(torch.arange(len(samples)) % 2 == 0)
+
+    with pytest.raises(RuntimeError, match=r"finds \d+ samples instead of \d+"):
+        try_marching(half, "cpu")
+
+
+def test_the_command_line_says_in_one_line_what_cannot_be_used(
+    absent, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    prior = str(save_pixel_prior(tmp_path / "prior"))
+    capsys.readouterr()  # what was printed before
+    command = ["train", "a red mug", "--prior", prior, "--device", "cpu", "--steps", "2"]
+    assert main([*command, "--set", "field.backend=tinycudann"]) == 2
+    assert capsys.readouterr().err == (
+        "error: tinycudann cannot be used: not installed; install or mend it, or set "
+        "field.backend=auto\n"
+    )
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_a_grid_of_tinycudann_for_each_level_is_our_encoding(name, seed, monkeypatch):
+    fake_packages.install(
+        monkeypatch, "tinycudann", "dreamfusion.nerf.hashgrid.tcnn", Encoding=fake_packages.Encoding
+    )
+    from dreamfusion.nerf.hashgrid import tcnn
+
+    def encode(points, table, layout, *, backend):
+        assert backend == "tinycudann"
+        return tcnn.encode_tinycudann(points, table, layout)
+
+    monkeypatch.setattr(encodings, "encode", encode)
+    layout = LAYOUTS[name]
+    points, table, grad = random_problem(300, layout, seed)
+    assert_agrees_with_float64("tinycudann", "cpu", points, table, grad, layout)
+
+
+def fake_nerfacc(monkeypatch):
+    fake_packages.install(
+        monkeypatch,
+        "nerfacc",
+        "dreamfusion.nerf.ray_marching.nerfacc",
+        traverse_grids=fake_packages.traverse_grids,
+        render_weight_from_density=fake_packages.render_weight_from_density,
+    )
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("name", GRIDS)
+def test_nerfacc_is_asked_for_the_samples_of_the_reference(name, seed, monkeypatch):
+    fake_nerfacc(monkeypatch)
+    from dreamfusion.nerf.ray_marching.nerfacc import march_nerfacc
+
+    rays = many_rays(5)
+    make_grid, min_transmittance = GRIDS[name]
+    jitter = torch.rand(len(rays.origins), generator=torch.Generator().manual_seed(seed))
+    max_depth = -torch.tensor(min_transmittance).log().item()
+    arguments = (rays.origins, rays.directions, jitter, make_grid(), 0.07, max_depth)
+    expected, found = march_reference(*arguments), march_nerfacc(*arguments)
+    assert len(expected) > 100
+    assert_nearly_the_same(found, expected)
+
+
+def test_nerfacc_is_asked_for_the_weights_of_the_reference(monkeypatch):
+    fake_nerfacc(monkeypatch)
+    monkeypatch.setattr(volume, "compositing_backend", lambda requested, device: requested)
+    from dreamfusion.nerf.ray_marching.nerfacc import weights_nerfacc
+
+    monkeypatch.setitem(COMPOSITING.kernels, "nerfacc", lambda: weights_nerfacc)
+    rays = many_rays(5)
+    jitter = torch.full((len(rays.origins),), 0.5)
+    samples = march_reference(
+        rays.origins, rays.directions, jitter, GRIDS["ball"][0](), 0.07, float("inf")
+    )
+    generator = torch.Generator().manual_seed(0)
+    density = 20.0 * torch.rand(len(samples), generator=generator)
+    upstream = torch.rand(len(samples), generator=generator)
+    results = []
+    for backend in ("nerfacc", "reference"):
+        leaf = density.clone().requires_grad_()
+        out = render_weights(leaf, samples, backend=backend)
+        ((out.weights * upstream).sum() + out.final_transmittance.square().sum()).backward()
+        results.append((out.weights, out.transmittance, out.final_transmittance, leaf.grad))
+    for found, expected in zip(*results, strict=True):
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)

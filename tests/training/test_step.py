@@ -1,0 +1,365 @@
+"""The optimisation and its checkpoints, with a tiny random prior."""
+
+import dataclasses
+import re
+
+import pytest
+import torch
+
+from dreamfusion.config.schema import build_config, override, parse_assignments, settings
+from dreamfusion.diffusion.priors import load_prior
+from dreamfusion.runs.checkpoint import (
+    CheckpointError,
+    checkpoints,
+    load_checkpoint,
+    save_checkpoint,
+)
+from dreamfusion.training.step import (
+    TrainingError,
+    estimate_seconds,
+    new_state,
+    render_size,
+    resolve,
+    sample_views,
+    train,
+    train_step,
+)
+from tests.helpers.states import tensors
+from tests.helpers.tiny_priors import save_latent_prior, save_pixel_prior
+
+TINY = {
+    "prompt": "a red puppy",
+    "steps": 8,
+    "camera": {"views": 2},
+    "render": {"resolution": {"start": 8, "end": 16, "begin": 0.5, "finish": 0.5}},
+    "shading": {"lambertian": 0.5, "textureless": 0.5},
+    "field": {"levels": 3, "features": 2, "log2_table_size": 10, "max_resolution": 32},
+    "occupancy": {"resolution": 16, "update_every": 3},
+}
+
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return save_pixel_prior(tmp_path_factory.mktemp("prior") / "pixel")
+
+
+@pytest.fixture(scope="module")
+def prior(folder):
+    return load_prior(str(folder))
+
+
+def tiny(prior, *changes):
+    return resolve(build_config(TINY, *changes), prior, "cpu")
+
+
+def run(state, prior, config, steps=None):
+    metrics = []
+    for one in train(state, prior, config, stop=lambda: state.step == steps):
+        metrics.append(dataclasses.replace(one, seconds=0.0))
+    return metrics
+
+
+def assert_same(a, b):
+    pairs = list(zip(tensors(a), tensors(b), strict=True))
+    assert len(pairs) > 10 and a.step == b.step
+    assert all(torch.equal(x, y) for x, y in pairs)
+
+
+UNUSUAL = {
+    "background": {"kind": "learned"},
+    "optimizer": {"ema": 0.9, "warmup_steps": 5},
+    "field": {"released": {"start": 0.3, "end": 1}},
+    "losses": {"smoothness": 0.1},
+}
+
+
+@pytest.mark.parametrize("changes", [{}, UNUSUAL], ids=["usual", "unusual"])
+def test_stopped_and_resumed_equals_never_stopped_to_the_bit(prior, folder, tmp_path, changes):
+    config = tiny(prior, changes)
+    whole = new_state(config, "cpu")
+    expected = run(whole, prior, config)
+
+    stopped = new_state(config, "cpu")
+    first = run(stopped, prior, config, steps=4)
+    save_checkpoint(tmp_path, stopped, keep=2)
+    # Another process would load the prior anew, start from another state and print an estimate.
+    again = new_state(dataclasses.replace(config, seed=9), "cpu")
+    load_checkpoint(tmp_path, again)
+    second_prior = load_prior(str(folder))
+    estimate_seconds(again, second_prior, config)
+    second = run(again, second_prior, config)
+    assert first + second == expected
+    assert_same(whole, again)
+
+
+def test_the_seed_decides(prior):
+    def table(seed):
+        config = tiny(prior, {"seed": seed, "steps": 2})
+        state = new_state(config, "cpu")
+        run(state, prior, config)
+        return state
+
+    assert_same(table(1), table(1))
+    first, second = (table(seed).field.encoding.table for seed in (1, 2))
+    assert not torch.equal(first, second)
+
+
+def test_an_estimate_changes_nothing(prior):
+    config = tiny(prior)
+    state, untouched = new_state(config, "cpu"), new_state(config, "cpu")
+    assert 0 < estimate_seconds(state, prior, config) < 100
+    pairs = zip(tensors(state), tensors(untouched), strict=True)
+    assert all(torch.equal(x, y) for x, y in pairs)
+
+
+def test_a_latent_prior_trains_too(tmp_path):
+    prior = load_prior(str(save_latent_prior(tmp_path / "latent")))
+    config = tiny(prior, {"steps": 2, "prompt": "anything at all"})
+    state = new_state(config, "cpu")
+    metrics = run(state, prior, config)
+    assert [one.step for one in metrics] == [1, 2]
+    assert all(one.gradient_norm > 0 for one in metrics)
+
+
+def test_the_schedules_reach_the_step(prior):
+    config = tiny(prior, {"sds": {"guidance": {"start": 2, "end": 4}, "t_max": 0.1}})
+    metrics = run(new_state(config, "cpu"), prior, config)
+    assert [one.size for one in metrics] == [8] * 4 + [16] * 4
+    assert metrics[0].guidance == 2 and metrics[-1].guidance == 4
+    assert max(max(one.timesteps) for one in metrics) <= 100
+
+
+def test_lights_shadings_and_backgrounds_follow_their_settings(prior):
+    def kinds(**changes):
+        config = tiny(prior, {"shading": changes})
+        state = new_state(config, "cpu")
+        generator = torch.Generator().manual_seed(0)
+        return {sample_views(state, config, 0, generator).shading for _ in range(40)}
+
+    assert kinds(lambertian=0.0) == {"albedo"}
+    assert kinds(lambertian=1.0, textureless=0.0) == {"lambertian"}
+    assert kinds(lambertian=1.0, textureless=1.0) == {"textureless"}
+    assert kinds(lambertian=0.5, textureless=0.5) == {"albedo", "lambertian", "textureless"}
+
+    generator = torch.Generator().manual_seed(0)
+    config = tiny(prior, {"shading": {"light_spread": 0, "light_distance": [2, 2]}})
+    state = new_state(config, "cpu")
+    views = sample_views(state, config, 0, generator)
+    directions = torch.nn.functional.normalize(views.cameras.positions, dim=-1)
+    torch.testing.assert_close(views.light_position, 2 * directions)
+    assert views.background.shape == (2, 3)
+    assert views.background.min() >= 0.25 and views.background.max() <= 0.75  # the prior's
+    config = tiny(prior, {"background": {"brightness": [0.9, 0.9]}})
+    background = sample_views(state, config, 0, generator).background
+    torch.testing.assert_close(background, torch.full((2, 3), 0.9))
+
+    config = tiny(prior, {"background": {"kind": "learned", "plain_share": 0}})
+    assert sample_views(state, config, 0, generator).background is state.background
+    config = tiny(prior, {"background": {"kind": "fixed", "color": [1, 0, 0]}})
+    assert sample_views(state, config, 0, generator).background.tolist() == [1, 0, 0]
+
+
+CHANGES = [
+    "seed=1", "prior.negative_prompt=mug", "prior.view_prompts=blended",
+    "prior.view_prompts=none", "prior.perp_neg=2",
+    "sds.guidance=3", "sds.t_min=0.4", "sds.t_max=0.6",
+    "sds.weighting=uniform", "camera.views=3", "camera.elevation_deg=[0, 1]",
+    "camera.distance=[2, 2.1]", "camera.fov_y_deg=[60, 61]",
+    "camera.fov_y_deg=null camera.focal_length=[1, 1.1]", "camera.position_jitter=0.1",
+    "camera.look_at_jitter=0.1", "camera.up_jitter=0.1", "render.resolution=24",
+    "render.step_size=0.05", "render.min_transmittance=0.4", "shading.lambertian=0",
+    "shading.textureless=1", "shading.ambient=0.8", "shading.light_distance=[1, 1.1]",
+    "shading.light_spread=2", "background.kind=fixed", "background.kind=learned",
+    "background.brightness=[0, 0.1]",
+    "background.kind=fixed background.color=[0, 0, 0]",
+    "background.kind=learned background.plain_share=1",
+    "background.kind=learned optimizer.background_lr=0.5", "field.levels=4", "field.features=1",
+    "field.log2_table_size=9", "field.base_resolution=4", "field.max_resolution=16",
+    "field.hidden=16", "field.density_activation=exp", "field.blob=gaussian",
+    "field.blob_scale=5", "field.blob_radius=0.3", "field.normal_epsilon=0.1",
+    "occupancy.resolution=8", "occupancy.threshold=3", "occupancy.decay=0.01",
+    "occupancy.update_every=2", "losses.opacity=1", "losses.entropy=5",
+    "field.blob_radius=0.3 losses.orientation=99",
+    "losses.sparsity=1", "losses.smoothness=9", "field.released=0.4",
+    "optimizer.warmup_steps=9", "optimizer.ema=0.5",
+    "optimizer.grid_lr=0.1", "optimizer.network_lr=0.1", "optimizer.scale=0.5",
+    "optimizer.beta1=0.5", "optimizer.beta2=0.5", "optimizer.epsilon=0.1",
+    "optimizer.epsilon=0.1 optimizer.max_gradient_norm=0.0001",
+]  # fmt: skip
+# Read elsewhere: by the loaders, and by what writes the files.
+ELSEWHERE = {
+    "prompt", "steps", "device", "prior.name", "prior.dtype", "field.backend",
+    "prior.vae_checkpointing", "prior.vae_slicing", "prior.offload", "prior.compile",
+    "render.backend",
+    "output.checkpoint_every", "output.checkpoints_kept", "output.preview_every",
+    "output.video_frames", "output.video_size", "output.mesh_resolution",
+    "output.mesh_faces", "output.texture_size", "logging.tensorboard",
+}  # fmt: skip
+
+
+def test_every_setting_of_a_step_changes_something(prior):
+    """A setting that nothing reads is the defect this looks for."""
+
+    def outcome(changes):
+        config = override(lit, parse_assignments(changes))
+        state = new_state(config, "cpu")
+        run(state, prior, config)
+        parts = (state.shown, state.background)
+        return [value for part in parts for value in part.state_dict().values()]
+
+    def same(a, b):
+        return all(x.shape == y.shape and torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+    lit = tiny(prior, {"steps": 5, "shading": {"lambertian": 1.0, "textureless": 0.0}})
+    base = outcome([])
+    assert same(base, outcome([]))
+    outcomes = {change: outcome(re.split(r" (?=[a-z])", change)) for change in CHANGES}
+    # A change that needs another one first is compared with that one alone.
+    unread = [
+        change
+        for change, result in outcomes.items()
+        if same(outcomes.get(change.split()[0], base) if " " in change else base, result)
+    ]
+    assert not unread
+
+    changed = {part.split("=")[0] for change in CHANGES for part in change.split()}
+    missing = {name for name, _, _ in settings(lit)} - changed - ELSEWHERE
+    assert not missing
+
+
+def test_the_average_follows_the_field_from_behind(prior):
+    config = tiny(prior, {"optimizer": {"ema": 0.9}})
+    state = new_state(config, "cpu")
+    start = state.field.encoding.table.detach().clone()
+    run(state, prior, config, steps=1)
+    first = state.field.encoding.table.detach()
+    torch.testing.assert_close(state.shown.encoding.table, 0.1 * start + 0.9 * first)
+    assert state.shown is not state.field
+
+
+def test_the_learning_rate_warms_up(prior):
+    config = tiny(prior, {"optimizer": {"warmup_steps": 4, "scale": 0.5}})
+    state = new_state(config, "cpu")
+    rates = []
+    for _ in train(state, prior, config):
+        rates.append(state.optimizer.param_groups[0]["lr"] / config.optimizer.grid_lr)
+    assert rates == pytest.approx([0.125, 0.25, 0.375, 0.5, 0.5, 0.5, 0.5, 0.5])
+
+
+def test_levels_open_from_coarse_to_fine(prior):
+    config = tiny(prior, {"field": {"released": {"start": 0, "end": 1}}, "steps": 4})
+    state = new_state(config, "cpu")
+    layout = state.field.encoding.layout
+    moved = []
+    for _ in train(state, prior, config):
+        table = state.field.encoding.table.grad
+        levels = [table[level.offset : level.offset + level.size] for level in layout.levels]
+        moved.append([bool(level.any()) for level in levels])
+    assert moved[0] == [True, False, False]
+    assert moved[-1] == [True, True, True]
+
+
+def test_resolution_is_a_multiple_of_eight(prior):
+    config = tiny(prior, {"render": {"resolution": {"start": 8, "end": 30, "begin": 0}}})
+    assert {render_size(config, step) for step in range(8)} <= {8, 16, 24, 32}
+
+
+def test_resolve_fills_in_what_the_prior_knows(prior, folder):
+    config = tiny(prior, {"camera": {"distance": [4, 5]}})
+    assert config.camera.distance == (4, 5)
+    assert config.camera.elevation_deg == (-10, 50)
+    assert config.camera.fov_y_deg == (38, 42)
+    assert config.shading.ambient == 0.4 and config.shading.light_spread == 0.6
+    assert config.shading.light_distance == prior.card.light.distance
+    assert config.background.brightness == (0.25, 0.75)
+    assert config.prior.name == str(folder) and config.prior.dtype in ("float32", "bfloat16")
+    with pytest.raises(ValueError, match="not resolved"):
+        train_step(new_state(config, "cpu"), prior, build_config(TINY))
+
+
+class BrokenPrior:
+    """Delegates to a real prior, whose predictions it spoils."""
+
+    def __init__(self, prior):
+        self._prior = prior
+
+    def __getattr__(self, name):
+        return getattr(self._prior, name)
+
+    def predict(self, *arguments):
+        return self._prior.predict(*arguments) * float("nan")
+
+
+def test_divergence_stops_before_the_parameters_are_touched(prior):
+    config = tiny(prior)
+    state, untouched = new_state(config, "cpu"), new_state(config, "cpu")
+    with pytest.raises(TrainingError) as error:
+        train_step(state, BrokenPrior(prior), config)
+    message = str(error.value)
+    assert message.startswith("training diverged in step 1 (timesteps [")
+    assert "the norm of the prior's gradient is nan" in message and "\n" not in message
+    assert_equal_fields(state, untouched)
+
+    with torch.no_grad():
+        state.field.mlp.weight1.mul_(float("inf"))
+    with pytest.raises(TrainingError, match="training diverged in step 1"):
+        train_step(state, prior, config)
+
+
+def assert_equal_fields(a, b):
+    pairs = zip(a.field.parameters(), b.field.parameters(), strict=True)
+    assert all(torch.equal(x, y) for x, y in pairs)
+
+
+def test_the_newest_checkpoints_stay(prior, tmp_path):
+    config = tiny(prior)
+    state = new_state(config, "cpu")
+    for _ in range(4):
+        train_step(state, prior, config)
+        save_checkpoint(tmp_path, state, keep=2)
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == [
+        "step_0000003.json", "step_0000003.safetensors",
+        "step_0000004.json", "step_0000004.safetensors",
+    ]  # fmt: skip
+    again = new_state(config, "cpu")
+    load_checkpoint(tmp_path, again)
+    assert again.step == 4
+
+
+def test_a_write_cut_short_leaves_the_checkpoint_before(prior, tmp_path):
+    config = tiny(prior)
+    state = new_state(config, "cpu")
+    train_step(state, prior, config)
+    save_checkpoint(tmp_path, state, keep=2)
+    # The power went after the tensors, before the JSON.
+    (tmp_path / "step_0000002.safetensors").write_bytes(b"half")
+    (tmp_path / ".step_0000003.safetensors.tmp").write_bytes(b"")
+    again = new_state(config, "cpu")
+    load_checkpoint(tmp_path, again)
+    assert again.step == 1
+
+
+def test_unusable_checkpoints_are_named(prior, tmp_path):
+    config = tiny(prior)
+    state = new_state(config, "cpu")
+    with pytest.raises(CheckpointError, match="there is no checkpoint in"):
+        load_checkpoint(tmp_path, state)
+    train_step(state, prior, config)
+    saved = save_checkpoint(tmp_path, state, keep=2)
+
+    other = new_state(tiny(prior, {"field": {"hidden": 16}}), "cpu")
+    with pytest.raises(CheckpointError, match=r"step_0000001\.json cannot be read") as error:
+        load_checkpoint(tmp_path, other)
+    assert "\n" not in str(error.value)
+
+    saved.with_suffix(".safetensors").write_bytes(b"broken")
+    with pytest.raises(CheckpointError, match=r"step_0000001\.json cannot be read"):
+        load_checkpoint(tmp_path, state)
+    saved.write_text('{"format": 7}')
+    with pytest.raises(CheckpointError):
+        load_checkpoint(tmp_path, state)
+    assert checkpoints(tmp_path) == [saved]

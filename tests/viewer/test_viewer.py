@@ -1,0 +1,398 @@
+"""What the viewer shows, without viser and without a browser."""
+
+import dataclasses
+import json
+import math
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from dreamfusion.cli.app import main
+from dreamfusion.config.schema import Config, build_config
+from dreamfusion.diffusion.priors import load_prior
+from dreamfusion.graphics.cameras import generate_rays, orbit_cameras
+from dreamfusion.graphics.shading import over
+from dreamfusion.nerf.renderer import render_image
+from dreamfusion.runs.checkpoint import CheckpointError, save_checkpoint
+from dreamfusion.runs.folder import RunFolder, preview_step
+from dreamfusion.runs.session import write_model
+from dreamfusion.training.step import new_state, resolve, train
+from dreamfusion.viewer.follow import Follower, last_metrics
+from dreamfusion.viewer.meshes import extracted, read_model
+from dreamfusion.viewer.pose import Pose, cameras_of, light_of
+from dreamfusion.viewer.serve import watch
+from dreamfusion.viewer.stage import Choice, Stage
+from tests.helpers.states import tensors
+from tests.helpers.tiny_priors import save_pixel_prior
+from tests.helpers.viewer_scene import Balls, Clock, FakeScreen, pose_of, subject
+
+TINY = {
+    "prompt": "a red puppy",
+    "steps": 6,
+    "camera": {"views": 2},
+    "render": {"resolution": 16},
+    "field": {"levels": 3, "features": 2, "log2_table_size": 10, "max_resolution": 32},
+    "occupancy": {"resolution": 16, "update_every": 3},
+}
+
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def orbit(azimuth, elevation, distance=2.5, fov=40.0):
+    return orbit_cameras(*(torch.tensor([v]) for v in (azimuth, elevation, distance, fov)))
+
+
+# --- cameras
+
+
+def test_an_unturned_camera_of_the_viewer_sees_as_opencv_says():
+    """x right, y down, z forward: from (0, 0, -3) it looks along +Z, with +Y at the bottom."""
+    pose = Pose((1.0, 0.0, 0.0, 0.0), (0.0, 0.0, -3.0), math.pi / 2, aspect=2.0)
+    rays = generate_rays(cameras_of(pose), 2, 4)
+    assert torch.allclose(rays.origins[0], torch.tensor([0.0, 0.0, -3.0]).expand(2, 4, 3))
+    directions = rays.directions[0] / rays.directions[0, ..., 2:]
+    assert directions[..., 0].tolist() == pytest.approx(
+        np.tile([-1.5, -0.5, 0.5, 1.5], (2, 1)), abs=1e-6
+    )
+    assert directions[..., 1].tolist() == pytest.approx(np.tile([[-0.5], [0.5]], (1, 4)), abs=1e-6)
+
+
+@pytest.mark.parametrize("azimuth", [0.0, 75.0, -130.0])
+@pytest.mark.parametrize("elevation", [-20.0, 15.0, 80.0])
+def test_the_viewers_cameras_see_along_the_same_rays_as_ours(azimuth, elevation):
+    ours = orbit(azimuth, elevation)
+    pose = pose_of(ours)
+    theirs = cameras_of(pose)
+    a, b = generate_rays(ours, 5, 8), generate_rays(theirs, 5, 8)
+    assert torch.allclose(a.origins, b.origins, atol=1e-6)
+    assert torch.allclose(a.directions, b.directions, atol=1e-6)
+    assert theirs.azimuth_deg.item() == pytest.approx(azimuth, abs=1e-3)
+    assert theirs.elevation_deg.item() == pytest.approx(elevation, abs=1e-3)
+    assert theirs.distance.item() == pytest.approx(2.5)
+    above_and_left = torch.tensor(light_of(pose)) - ours.positions[0]
+    in_camera = ours.T_world_camera[0, :3, :3].T @ above_and_left
+    assert in_camera.tolist() == pytest.approx([-0.7, 1.0, 0.0], abs=1e-5)
+
+
+# --- meshes
+
+
+def test_a_higher_threshold_gives_the_surface_of_that_density():
+    """The density is 20 exp(-20 d): twice as much lies log(2) / 20 further in."""
+    here = subject()
+    reach = {}
+    for density in (10.0, 20.0, 40.0):
+        mesh = extracted(here, density, resolution=64)
+        reach[density] = -mesh.mesh.vertices[:, 2].min()  # of the red ball, away from the others
+    for density, found in reach.items():
+        assert found == pytest.approx(0.4 - math.log(density / 20) / 20, abs=0.012)
+
+
+def test_the_runs_own_model_stands_where_the_nerf_is(tmp_path):
+    state = new_state(build_config(TINY), "cpu")
+    state.step = 5
+    here = subject(step=5)
+    state.field, state.average, state.occupancy = here.field, None, here.occupancy
+    path = tmp_path / "model.glb"
+    settings = {"resolution": 48, "faces": 2000, "texture": 64, "threshold": 20.0}
+    for origin in ("center", "base", "scene"):
+        write_model(path, state, Config(), origin=origin, **settings)
+        model = read_model(path, step=5)
+        fresh = extracted(here, 20.0, resolution=48)
+        for extreme in (np.min, np.max):
+            found, expected = (extreme(m.mesh.vertices, axis=0) for m in (model, fresh))
+            assert found == pytest.approx(expected, abs=0.02)
+    assert read_model(path, step=6) is None  # of another step
+    assert read_model(tmp_path / "none.glb", step=5) is None
+    path.write_bytes(b"no model")
+    assert read_model(path, step=5) is None
+
+
+# --- the stage
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+def stage_of(screen, clock, **settings):
+    stage = Stage(screen, Config(), clock=clock, **settings)
+    stage.show(subject())
+    return stage
+
+
+FRONT = pose_of(orbit(10.0, 15.0), aspect=1.5)
+SIDE = pose_of(orbit(80.0, 15.0), aspect=1.5)
+
+
+def run_to_rest(stage, clock):
+    clock.now += 10
+    for count in range(50):
+        if not stage.work():
+            return count
+    raise AssertionError("there is no end to the work")
+
+
+def test_nothing_is_done_where_nobody_looks(clock):
+    screen = FakeScreen(clock)
+    stage = stage_of(screen, clock)
+    assert not stage.work()
+    assert screen.pictures == [] and screen.meshes == []
+
+
+def test_a_picture_is_rough_first_and_sharper_at_rest(clock):
+    screen = FakeScreen(clock, FRONT)
+    stage = stage_of(screen, clock)
+    run_to_rest(stage, clock)
+    screen.pictures.clear()
+    screen.poses[0] = SIDE
+    clock.now += 1
+    assert stage.work()
+    clock.now += 0.01
+    assert not stage.work()  # it may still be moving
+    assert run_to_rest(stage, clock) >= 1
+    sizes = [picture.shape for _, picture in screen.pictures]
+    heights = [height for height, _, _ in sizes]
+    assert heights == sorted(heights) and heights[-1] > heights[0]
+    assert all(width == round(1.5 * height) for height, width, _ in sizes)
+    last = screen.pictures[-1][1]
+    rgba = render_image(
+        Balls(), subject().occupancy, cameras_of(SIDE),
+        height=last.shape[0], width=last.shape[1], step_size=Config().render.step_size,
+    )[0]  # fmt: skip
+    expected = over(rgba, torch.ones(3))
+    assert np.abs(last / 255.0 - expected.numpy()).max() < 0.003
+
+
+def test_every_visitor_gets_pictures_from_where_they_stand(clock):
+    screen = FakeScreen(clock, FRONT, SIDE)
+    stage = stage_of(screen, clock)
+    for _ in range(6):
+        stage.show(dataclasses.replace(subject(), step=stage._subject.step + 1))
+        clock.now += 1
+        assert stage.work()
+    assert [who for who, _ in screen.pictures] == [0, 1] * 3
+    del screen.poses[0]
+    screen.pictures.clear()
+    stage.show(subject(step=100))
+    run_to_rest(stage, clock)
+    assert {who for who, _ in screen.pictures} == {1}
+
+
+def test_a_choice_changes_the_picture_and_what_stands_in_the_scene(clock):
+    screen = FakeScreen(clock, FRONT)
+    stage = stage_of(screen, clock)
+    run_to_rest(stage, clock)
+    color = screen.pictures[-1][1]
+    screen.wanted = Choice(mode="normals")
+    run_to_rest(stage, clock)
+    normals = screen.pictures[-1][1]
+    assert normals.shape == color.shape and np.abs(1.0 * normals - color).mean() > 10
+    assert screen.meshes == []
+
+    screen.wanted = Choice("mesh", "color")
+    run_to_rest(stage, clock)
+    assert len(screen.meshes) == 1 and screen.meshes[0].glb[:4] == b"glTF"
+    assert screen.pictures[-1][1].shape == (2, 2, 3)  # a plain page behind it
+    assert screen.said[0] == "making the mesh …" and "faces at density" in screen.said[-1]
+
+    screen.wanted = Choice("mesh", "depth")
+    run_to_rest(stage, clock)
+    assert screen.meshes[-1] is None
+    depth = screen.pictures[-1][1]
+    middle = depth[depth.shape[0] // 2, depth.shape[1] // 2]
+    assert depth[0, 0].tolist() == [255] * 3 and 60 < middle[0] == middle[1] < 230
+
+
+def test_the_mesh_follows_the_threshold_once_it_rests(clock):
+    screen = FakeScreen(clock, FRONT)
+    stage = stage_of(screen, clock)
+    screen.wanted = Choice("mesh")
+    run_to_rest(stage, clock)
+    for octaves in (0.25, 0.5, 1.0):
+        screen.wanted = Choice("mesh", octaves=octaves)
+        clock.now += 0.2
+        assert not stage.work()
+    run_to_rest(stage, clock)
+    first, second = screen.meshes
+    assert second.mesh.vertices[:, 1].max() == pytest.approx(
+        first.mesh.vertices[:, 1].max() - math.log(2) / 20, abs=0.01
+    )
+    screen.wanted = Choice("mesh", octaves=10.0)
+    clock.now += 0.2
+    stage.work()
+    run_to_rest(stage, clock)
+    assert "no density exceeds" in screen.said[-1] and screen.meshes[-1] is None
+
+
+# --- a folder that another process writes to
+
+
+def test_newer_checkpoints_are_followed(tmp_path):
+    run, config = RunFolder(tmp_path), build_config(TINY)
+    run.write_config(config)
+    follower = Follower(run, "cpu")
+    assert follower.newer() is None and follower.problem == ""
+    state = new_state(config, "cpu")
+    for step in (3, 4):
+        state.step = step
+        save_checkpoint(run.checkpoints, state, keep=2)
+        assert follower.newer().step == step
+        assert follower.newer() is None
+    # A broken one is named, once, and what comes after it is taken.
+    for name in ("step_0000005.safetensors", "step_0000005.json"):
+        (run.checkpoints / name).write_text("{}")
+    assert follower.newer() is None
+    assert "step_0000005.json cannot be read" in follower.problem
+    state.step = 6
+    save_checkpoint(run.checkpoints, state, keep=2)
+    assert follower.newer().step == 6 and follower.problem == ""
+
+
+def test_a_checkpoint_that_vanishes_while_it_is_read_is_no_problem(tmp_path):
+    run = RunFolder(tmp_path)
+    run.checkpoints.mkdir()
+    (run.checkpoints / "step_0000001.json").write_text("{}")
+
+    def load(run, device):
+        (run.checkpoints / "step_0000001.json").unlink()
+        (run.checkpoints / "step_0000002.json").write_text("{}")
+        raise CheckpointError("gone")
+
+    follower = Follower(run, "cpu", load=load)
+    assert follower.newer() is None and follower.problem == ""
+    follower._load = lambda run, device: "the next"
+    assert follower.newer() == "the next"
+
+
+def test_previews_and_metrics_of_a_growing_run(tmp_path):
+    run = RunFolder(tmp_path)
+    assert run.preview_files() == [] and last_metrics(run) is None
+    run.previews.mkdir()
+    for step in (100, 20):
+        (run.previews / f"step_{step:07d}.png").write_bytes(b"")
+    assert [preview_step(path) for path in run.preview_files()] == [20, 100]
+    run.metrics.write_text('{"step": 1}\n{"step": 2}\n{"step": 3, "cut')
+    assert last_metrics(run) == {"step": 2}
+    run.metrics.write_text(json.dumps({"step": 1, "long": "x" * 9000}) + "\n")
+    assert last_metrics(run) is None
+
+
+# --- while training
+
+
+class FakePage(FakeScreen):
+    """A screen whose one visitor turns around all the time and tries everything."""
+
+    def __init__(self, clock):
+        super().__init__(clock, FRONT)
+        self.told, self.looks = [], 0
+
+    def visitors(self):
+        self.looks += 1
+        self.poses[0] = pose_of(orbit(35.0 * self.looks, 15.0))
+        kinds = [Choice(), Choice(mode="normals"), Choice("mesh"), Choice("mesh", "textureless")]
+        self.wanted = kinds[self.looks % 4]
+        return self.poses
+
+    def start_at(self, camera):
+        pass
+
+    def tell(self, text):
+        self.told.append(text)
+
+    def offer_previews(self, paths):
+        pass
+
+
+@pytest.mark.parametrize("ema", [0.0, 0.9])
+def test_a_run_is_the_same_to_the_bit_when_it_is_watched(tmp_path, ema):
+    prior = load_prior(str(save_pixel_prior(tmp_path / "prior")))
+    config = resolve(build_config(TINY, {"optimizer": {"ema": ema}}), prior, "cpu")
+    run = RunFolder(tmp_path)
+    alone, watched = new_state(config, "cpu"), new_state(config, "cpu")
+    torch.manual_seed(1)
+    expected = [dataclasses.replace(m, seconds=0.0) for m in train(alone, prior, config)]
+    globally = torch.get_rng_state()
+    torch.manual_seed(1)
+    clock = Clock()
+    page = FakePage(clock)
+    found = []
+    for metrics in watch(page, run, watched, config, train(watched, prior, config), clock=clock):
+        found.append(dataclasses.replace(metrics, seconds=0.0))
+        clock.now += 10
+    assert found == expected
+    assert len(page.pictures) >= 4 and page.meshes
+    pairs = list(zip(tensors(alone), tensors(watched), strict=True))
+    assert len(pairs) > 10
+    assert all(torch.equal(a, b) for a, b in pairs)
+    assert torch.equal(globally, torch.get_rng_state())
+    assert "step 1 of 6" in page.told[1] and "has ended" in page.told[-1]
+
+
+def test_the_page_takes_at_most_its_share_of_the_time():
+    clock, drawn = Clock(), []
+
+    class Slow(FakePage):
+        def show_picture(self, visitor, picture):
+            drawn.append(clock.now)
+            clock.now += 2.0
+
+    state = new_state(build_config(TINY), "cpu")
+
+    def steps():
+        for step in range(1, 41):
+            state.step = step
+            clock.now += 1.0
+            yield metrics_of(step)
+
+    page = Slow(clock)
+    page.wanted = Choice()
+    page.visitors = lambda: {0: pose_of(orbit(clock.now, 15.0))}
+    for _ in watch(page, RunFolder(Path(".")), state, build_config(TINY), steps(), clock=clock):
+        pass
+    assert len(drawn) >= 5
+    assert 2.0 * len(drawn) <= 0.25 * (clock.now - 100.0) + 2.0
+
+
+def metrics_of(step):
+    from dreamfusion.training.step import StepMetrics
+
+    return StepMetrics(step, 1.0, "albedo", 16, [1], 5.0, 0.1, 0.1, 0.2, 0.1)
+
+
+# --- the command line
+
+
+@pytest.fixture
+def bare_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = RunFolder(tmp_path / "run")
+    run.path.mkdir()
+    run.write_config(build_config(TINY))
+    return run
+
+
+def test_a_run_that_is_not_there_is_named_in_one_line(bare_run, capsys):
+    assert main(["view", "nowhere"]) == 2
+    assert capsys.readouterr().err == "error: there is no folder nowhere\n"
+
+
+def test_without_viser_one_line_says_what_to_install(bare_run, capsys, monkeypatch):
+    save_checkpoint(bare_run.checkpoints, new_state(build_config(TINY), "cpu"), keep=1)
+    monkeypatch.setitem(sys.modules, "viser", None)
+    prior = str(save_pixel_prior(bare_run.path / "prior"))
+    train = ["train", "a red puppy", "--prior", prior, "--view", "--out", "new"]
+    capsys.readouterr()
+    for command in (["view", "run"], train):
+        assert main(command) == 2
+        error = capsys.readouterr().err
+        assert error.startswith("error: the page needs viser (")
+        assert error.endswith("): pip install 'dreamfusion[viewer]'\n")
+        assert error.count("\n") == 1
+    assert not (bare_run.path.parent / "new").exists()
