@@ -20,7 +20,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import get_args
 
@@ -36,22 +36,15 @@ from diffusers import (
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from dreamfusion.backends import AcceleratorError, interpreted
-from dreamfusion.config.presets import preset_for, read_preset
-from dreamfusion.config.schema import build_config
-from dreamfusion.diffusion.priors import find_prior, load_prior
+from dreamfusion.config.layers import Layer, override
+from dreamfusion.diffusion.priors import load_prior, resolve_prior
 from dreamfusion.nerf.hashgrid import Backend, encode, encoding_backend
 from dreamfusion.nerf.operations import chosen_backends
-from dreamfusion.runs.session import choose_device
-from dreamfusion.training.step import (
-    TrainState,
-    compute_loss,
-    new_state,
-    render_views,
-    resolve,
-    sample_views,
-    texts_of,
-    train_step,
-)
+from dreamfusion.runs.plan import plan_run
+from dreamfusion.training.state import TrainState
+from dreamfusion.training.trainer import Trainer
+from dreamfusion.training.views import sample_views
+from dreamfusion.utils.devices import choose_device
 
 
 def median_seconds(work: Callable[[], object], repeats: int, device: str) -> float:
@@ -67,13 +60,14 @@ def median_seconds(work: Callable[[], object], repeats: int, device: str) -> flo
     return statistics.median(times)
 
 
-def encoding_rows(state: TrainState, repeats: int, device: str) -> list[str]:
-    """A table: what each backend encodes, forward and backward, in points a second."""
+def encoding_rows(state: TrainState, repeats: int, device: str) -> Iterator[str]:
+    """The rows of a table: what each backend encodes, forward and backward, in points a second."""
     grid = state.field.encoding
     generator = torch.Generator().manual_seed(0)
     points = (torch.rand(1 << 17, 3, generator=generator) * 2 - 1).to(device)
     kind, features = torch.device(device).type, grid.layout.n_features
-    lines = [f"| encoding of {len(points)} points | million points/s |", "|---|---|"]
+    yield f"| encoding of {len(points)} points | million points/s |"
+    yield "|---|---|"
     for backend in get_args(Backend):
         if backend == "auto" or (backend == "triton" and interpreted()):
             continue  # an interpreter's time says nothing
@@ -87,8 +81,7 @@ def encoding_rows(state: TrainState, repeats: int, device: str) -> list[str]:
 
         seconds = median_seconds(work, repeats, device)
         grid.table.grad = None
-        lines.append(f"| {backend} | {len(points) / seconds / 1e6:.2f} |")
-    return lines
+        yield f"| {backend} | {len(points) / seconds / 1e6:.2f} |"
 
 
 def save_random_pipeline(folder: Path, *, full: bool) -> None:
@@ -98,7 +91,7 @@ def save_random_pipeline(folder: Path, *, full: bool) -> None:
     """
     width = 768 if full else 32
     # CLIP's vocabulary is not ours to ship; ours takes its place before as large an embedding.
-    tokenizer = CLIPTokenizer.from_pretrained(find_prior("embedded").path / "tokenizer")
+    tokenizer = CLIPTokenizer.from_pretrained(resolve_prior("embedded").path / "tokenizer")
     text_encoder = CLIPTextModel(
         CLIPTextConfig(
             vocab_size=49408,
@@ -161,84 +154,76 @@ def main() -> None:
 
 
 def measure(args: argparse.Namespace, name: str) -> None:
-    """Print the tables for the prior `name`."""
+    """Print the tables for the prior `name`, each row as soon as it is measured."""
     device = choose_device(args.device)
-    folder = find_prior(name, device=device)
-    prior = load_prior(name, device=device)
-    preset = read_preset(preset_for(folder.pipeline, has_card=folder.has_card))
+    plan = plan_run(
+        [Layer("bench", {"prompt": args.prompt, "device": device, "prior": {"name": name}})]
+    )
+    assert plan.prior is not None
+    prior = load_prior(plan.prior, plan.config.prior, device=device)
     # A run's last step, as long as that run is: every loss is on.
-    layers = (preset, {"prompt": args.prompt})
-    config = resolve(build_config(*layers), prior, device)
-    prior.encode_text(texts_of(prior.card, config))  # a run has done that before it steps
-    state = new_state(config, device)
+    trainer = Trainer(plan.config, prior)
     for _ in range(args.warm_up):
-        train_step(state, prior, config)
+        trainer.step()
 
     if device.startswith("cuda"):
         torch.cuda.reset_peak_memory_stats()
-    n = config.camera.views
-    text = prior.encode_text([prior.card.vocabulary.canonical(args.prompt)]).expand(2 * n)
-    shape = prior.encode_image(torch.zeros(1, 3, prior.image_size, prior.image_size)).shape[1:]
-    noisy = torch.randn(2 * n, *shape, device=device)
+    n = plan.config.camera.views
+    text = prior.encode_text([plan.reading]).expand(2 * n)
+    blank = torch.zeros(1, 3, prior.image_size, prior.image_size, device=device)
+    noisy = torch.randn(2 * n, *prior.encode_image(blank).shape[1:], device=device)
     timesteps = torch.full((2 * n,), 500, device=device)
     forward = median_seconds(lambda: prior.predict(noisy, timesteps, text), args.repeats, device)
-
-    lines = [
-        "| what | seconds | ÷ prior |",
-        "|---|---|---|",
-        f"| prior, forward, {n} views with guidance ({2 * n} pictures) | {forward:.3f} | 1.00 |",
-    ]
+    print("| what | seconds | ÷ prior |\n|---|---|---|")
+    _row(f"prior, forward, {n} views with guidance ({2 * n} pictures)", forward, forward)
     autoencoder = 0.0
     if prior.vae is not None:
         pictures = torch.rand(n, 3, 64, 64, device=device, requires_grad=True)
         autoencoder = median_seconds(
             lambda: prior.encode_image(pictures).sum().backward(), args.repeats, device
         )
-        lines.append(
-            f"| autoencoder, {n} pictures at {prior.image_size}², forward + backward | "
-            f"{autoencoder:.3f} | {autoencoder / forward:.2f} |"
-        )
+        what = f"autoencoder, {n} pictures at {prior.image_size}², forward + backward"
+        _row(what, autoencoder, forward)
     for size in (32, 64):
         for lit in (0.0, 1.0):
+            shading = {"lambertian": lit, "textureless": 0.0}
+            settings = override(plan.config, {"render": {"resolution": size}, "shading": shading})
+            here = Trainer(settings, prior, trainer.state)
             kind = "lambertian" if lit else "albedo"
-            settings = build_config(
-                *layers,
-                {
-                    "render": {"resolution": size},
-                    "shading": {"lambertian": lit, "textureless": 0.0},
-                },
-            )
-            settings = resolve(settings, prior, device)
+            where = f"{n} views at {size}², {kind}"
             generator = torch.Generator().manual_seed(0)
 
-            def draw(settings=settings, generator=generator) -> None:  # type: ignore[no-untyped-def]
-                views = sample_views(state, settings, settings.steps - 1, generator)
-                render_views(state, settings, views, generator).rgb.sum().backward()
+            def draw(here=here, generator=generator) -> None:  # type: ignore[no-untyped-def]
+                last, own = here.config.steps - 1, here.state.background
+                views = sample_views(here.config, last, generator, own_background=own)
+                here.render(views, generator).rgb.sum().backward()
 
-            def step(settings=settings, generator=generator) -> None:  # type: ignore[no-untyped-def]
-                loss, _ = compute_loss(state, prior, settings, settings.steps - 1, generator)
-                loss.backward()
+            def step(here=here, generator=generator) -> None:  # type: ignore[no-untyped-def]
+                here.loss(here.config.steps - 1, generator)[0].backward()
 
-            for name, work in (("render, forward + backward", draw), ("SDS step", step)):
+            for what, work in (("render, forward + backward", draw), ("SDS step", step)):
                 seconds = median_seconds(work, args.repeats, device)
-                state.optimizer.zero_grad(set_to_none=True)
-                lines.append(
-                    f"| {name}, {n} views at {size}², {kind} | {seconds:.3f} | "
-                    f"{seconds / forward:.2f} |"
-                )
+                here.state.optimizer.zero_grad(set_to_none=True)
+                _row(f"{what}, {where}", seconds, forward)
             rest = 1.0 - (forward + autoencoder) / seconds
-            lines.append(f"| of that step not the prior, {size}², {kind} | {rest:.0%} | |")
+            print(f"| of that step not the prior, {size}², {kind} | {rest:.0%} | |", flush=True)
     unit = 1 << 30 if sys.platform == "darwin" else 1 << 20
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
     if device.startswith("cuda"):
         peak = torch.cuda.max_memory_allocated() / (1 << 30)
     where = torch.cuda.get_device_name() if device.startswith("cuda") else platform.processor()
-    print("\n".join([*lines, "", *encoding_rows(state, args.repeats, device)]))
-    print(f"\n{chosen_backends(config.field, config.render, device)}", end="")
+    print()
+    for line in encoding_rows(trainer.state, args.repeats, device):
+        print(line, flush=True)
+    print(f"\n{chosen_backends(plan.config.field, plan.config.render, device)}", end="")
     print(
         f"\n{device}, {where or platform.machine()}, {torch.get_num_threads()} threads, torch "
         f"{torch.__version__}, prior {prior.name} in {prior.dtype}; peak memory {peak:.2f} GiB"
     )
+
+
+def _row(what: str, seconds: float, forward: float) -> None:
+    print(f"| {what} | {seconds:.3f} | {seconds / forward:.2f} |", flush=True)
 
 
 if __name__ == "__main__":

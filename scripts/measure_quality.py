@@ -36,9 +36,10 @@ from dreamfusion.graphics.shading import over
 from dreamfusion.mesh.extract import density_grid, find_threshold, solid_volume
 from dreamfusion.mesh.formats import read_glb
 from dreamfusion.mesh.topology import topology
-from dreamfusion.nerf.renderer import render_image
-from dreamfusion.runs.folder import open_run
-from dreamfusion.runs.session import load_state, show_cameras
+from dreamfusion.nerf.renderer import RadianceField, render_image
+from dreamfusion.runs.checkpoint import load_state
+from dreamfusion.runs.folder import find_run
+from dreamfusion.runs.preview import show_cameras
 from dreamfusion.toybox import ToyObject, make_object
 from dreamfusion.toybox.language import held_out_pairs
 from scripts.toy_classifier import COLOR_NAMES, NOUN_NAMES, ToyClassifier, train_classifier
@@ -160,7 +161,7 @@ def best_overlap(predicted: Tensor, truth: Tensor) -> tuple[float, float, float]
 
 
 def color_error(
-    field: torch.nn.Module, solid: Tensor, toy: ToyObject, yaw_deg: float, scale: float
+    field: RadianceField, solid: Tensor, toy: ToyObject, yaw_deg: float, scale: float
 ) -> float:
     """Mean |difference| of albedo over surface points of the toy that the prediction also has."""
     vertices, _, colors = toy.mesh(64)
@@ -189,13 +190,13 @@ def classify(classifier: ToyClassifier, pictures: Tensor, toy: ToyObject) -> tup
 
 def measure(run_dir: Path, toy: ToyObject, classifier: ToyClassifier, file: Path) -> dict[str, Any]:
     """Everything that a finished run is measured by; writes pictures of its scene to `file`."""
-    run = open_run(run_dir)
+    run = find_run(run_dir)
     config = run.read_config()
     state = load_state(run, config, "cpu")
     cameras: Cameras = show_cameras(VIEWS, config)
 
-    threshold = find_threshold(state.shown, state.occupancy)
-    solid = solid_volume(density_grid(state.shown, state.occupancy, GRID), threshold) > 0
+    threshold = find_threshold(state.shown)
+    solid = solid_volume(density_grid(state.shown, GRID), threshold) > 0
     predicted = torch.from_numpy(solid.astype(np.float32))
     truth = torch.from_numpy(toy.occupancy(GRID).astype(np.float32))
     iou, yaw, scale = best_overlap(predicted, truth)
@@ -203,7 +204,6 @@ def measure(run_dir: Path, toy: ToyObject, classifier: ToyClassifier, file: Path
     def pictures(mode: str, size: int) -> Tensor:
         rgba = render_image(
             state.shown,
-            state.occupancy,
             cameras,
             height=size,
             width=size,
@@ -218,7 +218,7 @@ def measure(run_dir: Path, toy: ToyObject, classifier: ToyClassifier, file: Path
         "iou": iou,
         "yaw_deg": (yaw + 180) % 360 - 180,
         "scale": scale,
-        "color_error": color_error(state.shown, predicted, toy, yaw, scale),
+        "color_error": color_error(state.shown.field, predicted, toy, yaw, scale),
         "noun": noun,
         "color": color,
         **check_mesh(run.mesh / "model.glb"),

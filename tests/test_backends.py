@@ -8,7 +8,7 @@ import torch
 from dreamfusion import backends
 from dreamfusion.backends import Accelerator, AcceleratorError, choose, probe
 from dreamfusion.cli.app import main
-from dreamfusion.config.schema import build_config
+from dreamfusion.config.layers import build_config
 from dreamfusion.nerf import hashgrid, volume
 from dreamfusion.nerf.hashgrid import ENCODING, encoding_backend
 from dreamfusion.nerf.hashgrid.trial import try_encoding

@@ -10,15 +10,19 @@ import json
 import math
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from dreamfusion.training.pace import Pace
+from dreamfusion.utils.duration import duration
+
 if TYPE_CHECKING:
-    from dreamfusion.training.step import StepMetrics
+    from dreamfusion.training.trainer import StepMetrics
 
 T = TypeVar("T")
 SECONDS_BETWEEN_LINES = 5.0
+PREDICT_AFTER = 8  # steps, when their pace says how long a run will take
 
 
 class Console:
@@ -74,43 +78,63 @@ class Console:
                     self.say(f"{what} {done}/{total}")
                 yield item
 
-    def steps(self, steps: Iterator[StepMetrics], *, total: int, done: int) -> None:
-        """Run the steps of a training of which `done` are done, and show how it goes."""
-        if self.quiet:
-            for _ in steps:
-                pass
-        elif self._stream.isatty():
-            self._steps_as_bar(steps, total, done)
-        else:
-            self._steps_as_lines(steps, total)
+    def steps(
+        self, steps: Iterable[StepMetrics], *, sizes: Sequence[int], done: int
+    ) -> Iterator[StepMetrics]:
+        """The steps of a training of which `done` are done, as they are taken; shows how it goes.
 
-    def _steps_as_bar(self, steps: Iterator[StepMetrics], total: int, done: int) -> None:
-        from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+        sizes: of the pictures of every step, pixels, the first step's first.
+        """
+        if self.quiet:
+            yield from steps
+        elif self._stream.isatty():
+            yield from self._steps_as_bar(steps, sizes, done)
+        else:
+            yield from self._steps_as_lines(steps, sizes)
+
+    def _steps_as_bar(
+        self, steps: Iterable[StepMetrics], sizes: Sequence[int], done: int
+    ) -> Iterator[StepMetrics]:
+        from rich.progress import BarColumn, TextColumn
 
         columns = (
             TextColumn("step {task.completed:.0f}/{task.total:.0f}"),
             BarColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[rate]:.1f} steps/s  {task.fields[note]}"),
+            TextColumn("{task.fields[left]} left  {task.fields[rate]:.1f} steps/s"),
+            TextColumn("{task.fields[note]}"),
         )
-        rate = _Rate()
+        rate, pace = _Rate(), Pace()
         with self._bar(*columns) as progress:
-            task = progress.add_task("", total=total, completed=done, rate=0.0, note="")
+            task = progress.add_task(
+                "", total=len(sizes), completed=done, rate=0.0, left="?", note=""
+            )
             for metrics in steps:
+                pace.add(metrics.size, metrics.seconds)
                 progress.update(
-                    task, completed=metrics.step, rate=rate.after(), note=_describe(metrics)
+                    task,
+                    completed=metrics.step,
+                    rate=rate.after(),
+                    left=duration(pace.remaining(sizes[metrics.step :])),
+                    note=_describe(metrics),
                 )
+                yield metrics
 
-    def _steps_as_lines(self, steps: Iterator[StepMetrics], total: int) -> None:
-        rate, due = _Rate(), _Due()
+    def _steps_as_lines(
+        self, steps: Iterable[StepMetrics], sizes: Sequence[int]
+    ) -> Iterator[StepMetrics]:
+        rate, due, pace = _Rate(), _Due(), Pace()
         for metrics in steps:
             speed = rate.after()
-            if due(last=metrics.step == total):
-                left = duration((total - metrics.step) / speed)
+            pace.add(metrics.size, metrics.seconds)
+            left = duration(pace.remaining(sizes[metrics.step :]))
+            if pace.steps == PREDICT_AFTER:
+                self.say(f"expected  {left} more for the steps that remain")
+            if due(last=metrics.step == len(sizes)):
                 self.say(
-                    f"step {metrics.step}/{total}  {speed:.1f} steps/s  {left} left  "
+                    f"step {metrics.step}/{len(sizes)}  {speed:.1f} steps/s  {left} left  "
                     f"{_describe(metrics)}"
                 )
+            yield metrics
 
     def _bar(self, *columns: Any) -> Any:
         from rich.console import Console as RichConsole
@@ -149,20 +173,10 @@ class _Rate:
         return 1.0 / max(self._seconds, 1e-9)
 
 
-def duration(seconds: float) -> str:
-    """ "8 s", "2 min 5 s" or "3 h 10 min"."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
-
-
 def _describe(metrics: StepMetrics) -> str:
     return (
-        f"covered {metrics.opacity:.0%}  undecided {metrics.entropy:.2f}  "
-        f"push {metrics.sds_norm:.2f}"
+        f"opacity {metrics.opacity:.0%}  entropy {metrics.entropy:.2f}  "
+        f"SDS gradient {metrics.sds_gradient:.2f}"
     )
 
 

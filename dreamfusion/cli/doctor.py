@@ -13,10 +13,10 @@ from typing import Literal
 
 import torch
 
-from dreamfusion import __version__
 from dreamfusion.backends import ACCELERATORS, interpreted, probe
-from dreamfusion.diffusion.priors import PriorError, find_prior
+from dreamfusion.diffusion.priors import PriorError, resolve_prior
 from dreamfusion.nerf.operations import OPERATIONS
+from dreamfusion.utils.version import __version__
 
 Mark = Literal["ok", "missing", "problem"]
 
@@ -122,7 +122,7 @@ def _priors() -> Iterator[Finding]:
     models = list(_cached_models())
     another = next((found.text for found in models if found.mark == "ok"), None)
     try:
-        prior = find_prior("embedded")
+        prior = resolve_prior("embedded")
         yield Finding("ok", "embedded prior", f"whole, {prior.path}")
     except PriorError as error:
         mark: Mark = "problem" if another is None else "missing"
@@ -149,7 +149,7 @@ def _cached_models() -> Iterator[Finding]:
             continue
         found = True
         try:
-            prior = find_prior(str(revision.snapshot_path))
+            prior = resolve_prior(str(revision.snapshot_path))
         except PriorError as error:
             text = str(error).replace(str(revision.snapshot_path.resolve()), repo.repo_id)
             yield Finding("missing", "hub model", text)

@@ -1,38 +1,14 @@
-"""Writing what a trained scene gives, and saying what it is worth."""
+"""Saying what a mesh is worth."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dreamfusion.cli.console import Console
-from dreamfusion.config.schema import Config
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from dreamfusion.graphics.turntable import Draw
-    from dreamfusion.runs.session import Export
-
-
-def write_turntable(
-    console: Console,
-    path: Path,
-    config: Config,
-    draw: Draw,
-    *,
-    modes: list[Any],
-    count: int,
-    size: int,
-    background: Tensor | None,
-) -> list[Path]:
-    from dreamfusion.graphics.turntable import turn, write_turn
-    from dreamfusion.runs.session import show_cameras
-
-    pictures = turn(draw, show_cameras(count, config), size=size, modes=modes)
-    pictures = console.track(pictures, count, "pictures")
-    return write_turn(pictures, path, count=count, background=background)
+    from dreamfusion.runs.export import Export
 
 
 def print_mesh(console: Console, written: Export) -> None:

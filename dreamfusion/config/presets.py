@@ -1,18 +1,17 @@
-"""Presets: the files in `configs/`, each holding only what differs from the defaults."""
+"""Presets: the files in `configs/`, each holding only what differs from what it stands on."""
 
 from __future__ import annotations
 
 import difflib
 from pathlib import Path
-from typing import Any
 
-from dreamfusion.config.schema import ConfigError, read_yaml
+from dreamfusion.config.layers import ConfigError, Layer, read_yaml
 from dreamfusion.utils.resources import shipped
 
 
 def preset_names() -> list[str]:
     """The names of all presets, sorted."""
-    return sorted(path.stem for path in _folder().glob("*.yaml"))
+    return sorted(path.stem for path in shipped("configs").glob("*.yaml"))
 
 
 def preset_for(pipeline: str, *, has_card: bool) -> str:
@@ -35,20 +34,29 @@ def describe_preset(name: str) -> str:
     return _path(name).read_text(encoding="utf-8").splitlines()[0].removeprefix("#").strip()
 
 
-def read_preset(name: str) -> dict[str, Any]:
-    """The settings of a preset. Raises ConfigError for a name that there is none of."""
-    return read_yaml(_path(name))
+def read_settings(name_or_file: str) -> list[Layer]:
+    """The layers of a settings file (anything that exists or ends in .yaml or .yml) or of a preset,
+    lowest first: what stands in `extends` comes before the file that says so.
 
-
-def read_settings(name_or_file: str) -> dict[str, Any]:
-    """The settings in a file (anything that exists or ends in .yaml or .yml) or of a preset.
-
-    Raises ConfigError if there is neither.
+    Raises ConfigError for a name that there is nothing of, or presets that extend each other.
     """
     path = Path(name_or_file)
     if path.is_file() or path.suffix in (".yaml", ".yml"):
-        return read_yaml(path)
-    return read_preset(name_or_file)
+        return _read(path, f"file {name_or_file}", [])
+    return _read(_path(name_or_file), f"preset {name_or_file}", [])
+
+
+def _read(path: Path, name: str, above: list[str]) -> list[Layer]:
+    """The layers of one file. above: the names of those that stand on it."""
+    if name in above:
+        raise ConfigError(f"{' extends '.join([*above, name])}: that goes round in a circle")
+    settings = read_yaml(path)
+    base = settings.pop("extends", None)
+    if base is None:
+        return [Layer(name, settings)]
+    if not isinstance(base, str):
+        raise ConfigError(f"{path}: extends takes the name of a preset, not {base!r}")
+    return [*_read(_path(base), f"preset {base}", [*above, name]), Layer(name, settings)]
 
 
 def _path(name: str) -> Path:
@@ -57,8 +65,4 @@ def _path(name: str) -> Path:
         close = difflib.get_close_matches(name, names, n=1)
         hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(names)}"
         raise ConfigError(f"no preset and no file {name}; {hint}")
-    return _folder() / f"{name}.yaml"
-
-
-def _folder() -> Path:
-    return shipped("configs")
+    return shipped("configs") / f"{name}.yaml"

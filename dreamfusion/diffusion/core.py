@@ -30,8 +30,8 @@ class TextEmbedding:
     def __len__(self) -> int:
         return self.tokens.shape[0]
 
-    def __getitem__(self, which: slice) -> TextEmbedding:
-        """Some of the texts."""
+    def __getitem__(self, which: slice | Tensor) -> TextEmbedding:
+        """Some of the texts: a slice, or rows (m,) int64."""
         return self._map(lambda values: values[which])
 
     def expand(self, n: int) -> TextEmbedding:
@@ -60,7 +60,7 @@ class TextEmbedding:
 
 
 @dataclass(frozen=True)
-class Opposed:
+class NegativePrompt:
     """A text that n pictures should not show, and how much each should not: weight (n,), >= 0."""
 
     text: TextEmbedding
@@ -95,32 +95,32 @@ def guided_prediction(
     text: TextEmbedding,
     unconditional: TextEmbedding,
     guidance: float,
-    opposed: Sequence[Opposed] = (),
+    negative_prompts: Sequence[NegativePrompt] = (),
 ) -> Tensor:
     """uncond + guidance (text - uncond), both from one call of the prior with a batch of 2n.
 
     Without need for one of them (guidance 1 or 0) the other is predicted alone.
 
-    opposed: what the pictures should not show. Each takes part with the part of its direction that
-    is perpendicular to the text's (Perp-Neg, Armandpour et al. 2023, eq. 6), so that it cannot
-    cancel what the two have in common:
+    negative_prompts: what the pictures should not show. Each takes part with the part of its
+    direction that is perpendicular to the text's (Perp-Neg, Armandpour et al. 2023, eq. 6), so
+    that it cannot cancel what the two have in common:
 
         uncond + guidance (d - sum_i w_i (d_i - (d_i . d / |d|^2) d)),   d = text - uncond
     """
     n = noisy.shape[0]
     text, unconditional = text.expand(n), unconditional.expand(n)
-    if guidance == 1.0 and not opposed:
+    if guidance == 1.0 and not negative_prompts:
         return prior.predict(noisy, timesteps, text)
     if guidance == 0.0:
         return prior.predict(noisy, timesteps, unconditional)
-    texts = [unconditional, text, *(other.text.expand(n) for other in opposed)]
+    texts = [unconditional, text, *(other.text.expand(n) for other in negative_prompts)]
     without_text, with_text, *others = prior.predict(
         torch.cat([noisy] * len(texts)),
         torch.cat([timesteps] * len(texts)),
         TextEmbedding.cat(texts),
     ).chunk(len(texts))
     direction = toward = with_text - without_text
-    for other, prediction in zip(opposed, others, strict=True):
+    for other, prediction in zip(negative_prompts, others, strict=True):
         weight = other.weight.to(direction)[:, None, None, None]
         direction = direction - weight * _perpendicular(prediction - without_text, toward)
     return without_text + guidance * direction

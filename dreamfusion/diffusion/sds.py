@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 
 from dreamfusion.diffusion.core import (
+    NegativePrompt,
     NoisePredictor,
-    Opposed,
     TextEmbedding,
     add_noise,
     guided_prediction,
@@ -30,7 +30,7 @@ from dreamfusion.diffusion.core import (
 )
 from dreamfusion.utils.rng import Generators, randint, randn
 
-Weighting = Literal["sigma2", "uniform", "snr"]
+Weighting = Literal["sigma2", "uniform", "inverse_sqrt_snr"]
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class SDSResult:
     loss: scalar whose gradient with respect to the encoded pictures is exactly `gradient`. Its
         value means nothing.
     gradient: (n, c, h', w') w(t) (e_hat - e), detached.
-    timesteps: (n,) int64.
+    timesteps: (n,) int64, on the CPU.
     noise, predicted_noise: (n, c, h', w'), e and e_hat.
     """
 
@@ -60,7 +60,7 @@ def sds(
     guidance: float,
     t_range: tuple[float, float],
     weighting: Weighting = "sigma2",
-    opposed: Sequence[Opposed] = (),
+    negative_prompts: Sequence[NegativePrompt] = (),
     generator: Generators,
 ) -> SDSResult:
     """SDS for pictures (n, 3, h, w) in [0, 1], summed over them: divide the loss by n for a mean.
@@ -68,25 +68,24 @@ def sds(
     text, unconditional: of n texts, or of one text for all pictures.
     guidance: s >= 0; 1 is no guidance, 0 ignores the text.
     t_range: least and greatest noise level in [0, 1]; each picture draws its own in between.
-    opposed: texts that the pictures should not show; see `diffusion.guided_prediction`.
+    negative_prompts: texts that the pictures should not show; see `diffusion.guided_prediction`.
     generator: on the CPU, or one for each picture; the one source of randomness, whatever the
     device of the pictures.
     """
     encoded = prior.encode_image(images)
     n, device = encoded.shape[0], encoded.device
-    timesteps = sample_timesteps(n, t_range, prior.alphas.shape[0], generator).to(device)
+    drawn = sample_timesteps(n, t_range, prior.alphas.shape[0], generator)
+    timesteps = drawn.to(device)
     noise = randn(encoded.shape, generator).to(device)
     alpha, sigma = _at(prior.alphas, timesteps), _at(prior.sigmas, timesteps)
     with torch.no_grad():
         noisy = add_noise(encoded.detach(), noise, alpha, sigma)
         prediction = guided_prediction(
-            prior, noisy, timesteps, text, unconditional, guidance, opposed
+            prior, noisy, timesteps, text, unconditional, guidance, negative_prompts
         )
         predicted_noise = to_noise(prediction, noisy, alpha, sigma, prior.prediction)
         gradient = weight(alpha, sigma, weighting) * (predicted_noise - noise)
-    return SDSResult(
-        distillation_loss(encoded, gradient), gradient, timesteps, noise, predicted_noise
-    )
+    return SDSResult(distillation_loss(encoded, gradient), gradient, drawn, noise, predicted_noise)
 
 
 def distillation_loss(encoded: Tensor, gradient: Tensor) -> Tensor:
@@ -113,7 +112,7 @@ def weight(alpha: Tensor, sigma: Tensor, kind: Weighting) -> Tensor:
         return sigma**2
     if kind == "uniform":
         return torch.ones_like(sigma)
-    if kind == "snr":
+    if kind == "inverse_sqrt_snr":
         return (sigma / alpha).clamp(max=10.0)
     raise ValueError(f"unknown weighting {kind!r}")
 

@@ -174,7 +174,7 @@ def blended_prompts(
     return [(text, weight) for text, weight in mixed.items() if weight > 0.0]
 
 
-def opposing_prompts(
+def negative_view_prompts(
     vocabulary: ViewVocabulary,
     prompt: str,
     azimuth_deg: float,

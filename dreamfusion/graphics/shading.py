@@ -6,19 +6,54 @@ no opacity is black.
 
 from __future__ import annotations
 
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
+from dreamfusion.config.schema import ShadingConfig
+
 Shading = Literal["albedo", "lambertian", "textureless"]
 ImageMode = Literal["color", "albedo", "normals", "depth", "textureless"]
 IMAGE_MODES: tuple[ImageMode, ...] = ("color", "albedo", "normals", "depth", "textureless")
-# Shares (ambient, diffuse) of the light that results are shown in; albedo has none.
-SHOW_LIGHT: dict[ImageMode, tuple[float, float]] = {
-    "color": (0.7, 0.3),
-    "textureless": (0.3, 0.7),
-}
+# Ambient share of the light that results are shown in; the other modes have none.
+SHOW_AMBIENT: dict[ImageMode, float] = {"color": 0.7, "textureless": 0.3}
+
+
+@dataclass(frozen=True)
+class Lighting:
+    """The light of one or more views, and what it falls on.
+
+    shading: "albedo" is unlit; "lambertian" and "textureless" (white) need a position, (3,) or
+    (views, 3), world frame. ambient: share of the light that comes from everywhere, in [0, 1]; the
+    rest is diffuse.
+    """
+
+    shading: Shading = "albedo"
+    position: Tensor | None = None
+    ambient: float = ShadingConfig.ambient
+
+    def __post_init__(self) -> None:
+        if self.shading not in get_args(Shading):
+            raise ValueError(f"unknown shading {self.shading!r}")
+        if self.shading != "albedo" and self.position is None:
+            raise ValueError(f"shading={self.shading!r} needs a position of the light")
+
+    @property
+    def diffuse(self) -> float:
+        """The share of the light that comes from its position."""
+        return 1.0 - self.ambient
+
+    def to(self, device: torch.device) -> Lighting:
+        """The same light with its position on `device`."""
+        return self if self.position is None else replace(self, position=self.position.to(device))
+
+    def __getitem__(self, which: slice) -> Lighting:
+        """The light of some of the views."""
+        if self.position is None or self.position.ndim == 1:
+            return self
+        return replace(self, position=self.position[which])
 
 
 def lambertian(
@@ -26,8 +61,8 @@ def lambertian(
     positions: Tensor,
     light_position: Tensor,
     *,
-    ambient: float = 0.1,
-    diffuse: float = 0.9,
+    ambient: float,
+    diffuse: float,
 ) -> Tensor:
     """ambient + diffuse max(0, n . l), (m,), for a point light whose strength does not fall off.
 

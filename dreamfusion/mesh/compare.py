@@ -8,13 +8,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from dreamfusion.config.schema import RenderConfig
 from dreamfusion.graphics.cameras import Cameras
 from dreamfusion.graphics.shading import over
 from dreamfusion.mesh.extract import Mesh
 from dreamfusion.mesh.renderer import render_mesh
 from dreamfusion.mesh.texture import TexturedMesh
-from dreamfusion.nerf.occupancy import OccupancyGrid
-from dreamfusion.nerf.renderer import Scene, render_image
+from dreamfusion.nerf.renderer import render_image
+from dreamfusion.nerf.scene import Scene
 
 # Below these a mesh is said to fall short of its scene.
 LOW_PSNR_DB = 20.0
@@ -37,19 +38,20 @@ class Agreement:
 
 def agreement(
     mesh: Mesh | TexturedMesh,
-    field: Scene,
-    occupancy: OccupancyGrid,
+    scene: Scene,
     cameras: Cameras,
     *,
     size: int = 128,
+    options: RenderConfig | None = None,
 ) -> Agreement:
-    """Compare pictures of `size` pixels a side of a mesh and of the scene it was taken from.
+    """Compare pictures of `size` pixels a side of a mesh and of the scene it was taken from,
+    rendered as `options` say.
 
     The mesh lies where the scene has it (not yet moved to its origin).
     """
-    scene = render_image(field, occupancy, cameras, height=size, width=size)
+    expected = render_image(scene, cameras, height=size, width=size, options=options)
     pictures = render_mesh(mesh, cameras, height=size, width=size)
-    return compare(scene, pictures)
+    return compare(expected, pictures)
 
 
 def compare(expected: Tensor, found: Tensor) -> Agreement:

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from dreamfusion.config.schema import OutputConfig
 from dreamfusion.graphics.cameras import generate_rays, turntable_cameras
-from dreamfusion.nerf.occupancy import OccupancyGrid
 from dreamfusion.nerf.ray_marching import march_rays
-from dreamfusion.nerf.renderer import Scene
+from dreamfusion.nerf.scene import Scene
 from dreamfusion.nerf.volume import render_weights
 from dreamfusion.utils.errors import UserError
 
@@ -45,7 +45,7 @@ class Mesh:
 
 
 @torch.no_grad()
-def find_threshold(field: Scene, occupancy: OccupancyGrid, *, size: int = 64) -> float:
+def find_threshold(scene: Scene, *, size: int = 64) -> float:
     """The density whose surface has, from all around, the silhouette that the renders have.
 
     A ray meets the surface of threshold s just where the largest density along it exceeds s, so
@@ -54,16 +54,16 @@ def find_threshold(field: Scene, occupancy: OccupancyGrid, *, size: int = 64) ->
     one (in powers) is taken. Raises MeshError where no ray is opaque or a density is not finite.
     """
     largest, opaque = [], []
-    device = occupancy.density.device
+    device = scene.device
     for elevation_deg in (-25.0, 10.0, 50.0):
         cameras = turntable_cameras(4, elevation_deg=elevation_deg).to(device)
         samples = march_rays(
             generate_rays(cameras, size, size).flatten(),
-            occupancy,
+            scene.occupancy,
             step=0.015,
             min_transmittance=0.0,
         )
-        density = torch.cat([field.density(p) for p in samples.positions.split(1 << 17)])
+        density = torch.cat([scene.field.density(p) for p in samples.positions.split(1 << 17)])
         if not bool(density.isfinite().all()):
             raise MeshError("the scene's density is not finite: the run has diverged")
         passed = render_weights(density, samples).final_transmittance
@@ -87,40 +87,37 @@ def find_threshold(field: Scene, occupancy: OccupancyGrid, *, size: int = 64) ->
 
 
 def extract_mesh(
-    field: Scene,
-    occupancy: OccupancyGrid,
+    scene: Scene,
     *,
-    resolution: int = 128,
+    resolution: int = OutputConfig.mesh_resolution,
     threshold: float | None = None,
     smoothing: float = 1.0,
 ) -> Mesh:
-    """The surface of the field's largest solid piece, and of others not much smaller, in colours.
+    """The surface of the scene's largest solid piece, and of others not much smaller, in colours.
 
     resolution: marching-cubes samples along each side of the box. threshold: density of the
-    surface; found from the field where None. smoothing: standard deviation of a blur before the
+    surface; found where None. smoothing: standard deviation of a blur before the
     surface is drawn, in samples; 0 for none. Crumbs (below a hundredth of the largest piece) are
-    dropped and hollows filled. The mesh lies where the field is. Raises MeshError rather than
+    dropped and hollows filled. The mesh lies where the scene is. Raises MeshError rather than
     return nothing.
     """
     if resolution < 8:
         raise MeshError(f"a mesh needs a resolution of at least 8, not {resolution}")
     if threshold is None:
-        threshold = find_threshold(field, occupancy)
-    density = density_grid(field, occupancy, resolution)
+        threshold = find_threshold(scene)
+    density = density_grid(scene, resolution)
     volume = solid_volume(density, threshold)
     mesh_vertices, faces = surface(volume, smoothing)
     vertices = (mesh_vertices + 0.5) * (2.0 / resolution) - 1.0
     normals = vertex_normals(vertices, faces)
-    colors = surface_colors(field, vertices, normals, device=occupancy.density.device)
+    colors = surface_colors(scene, vertices, normals)
     return Mesh(vertices=vertices, faces=faces, colors=colors)
 
 
 @torch.no_grad()
-def density_grid(
-    field: Scene, occupancy: OccupancyGrid, resolution: int, *, chunk: int = 1 << 17
-) -> NDArray[np.float32]:
+def density_grid(scene: Scene, resolution: int, *, chunk: int = 1 << 17) -> NDArray[np.float32]:
     """Density at the centres of resolution^3 cells of the box, [x, y, z]; 0 where unoccupied."""
-    device = occupancy.density.device
+    device = scene.device
     axis = (torch.arange(resolution, device=device) + 0.5) * (2.0 / resolution) - 1.0
     grid = torch.zeros(resolution**3, device=device)
     rows = torch.arange(resolution**3, device=device)
@@ -129,9 +126,9 @@ def density_grid(
             [axis[part // resolution**2], axis[part // resolution % resolution],
              axis[part % resolution]], dim=-1,
         )  # fmt: skip
-        occupied = occupancy.is_occupied(points)
+        occupied = scene.occupancy.is_occupied(points)
         if bool(occupied.any()):
-            grid[part[occupied]] = field.density(points[occupied])
+            grid[part[occupied]] = scene.field.density(points[occupied])
     if not bool(grid.isfinite().all()):
         raise MeshError("the scene's density is not finite: the run has diverged")
     return grid.reshape(resolution, resolution, resolution).cpu().numpy()
@@ -225,11 +222,10 @@ def vertex_normals(vertices: NDArray[np.float64], faces: NDArray[np.int64]) -> N
 
 @torch.no_grad()
 def surface_colors(
-    field: Scene,
+    scene: Scene,
     vertices: NDArray[np.float64],
     normals: NDArray[np.float64],
     *,
-    device: torch.device | str = "cpu",
     reach: float = 0.06,
     n_samples: int = 9,
 ) -> NDArray[np.float64]:
@@ -238,6 +234,7 @@ def surface_colors(
     The look starts half of `reach` (scene units) outside and ends one `reach` inside. A field
     learns colours where rays end, which need not be just where the mesh's surface is.
     """
+    device = scene.device
     offsets = torch.linspace(0.5 * reach, -reach, n_samples, device=device)
     step = 1.5 * reach / (n_samples - 1)
     colors = []
@@ -246,7 +243,7 @@ def surface_colors(
         at = torch.as_tensor(vertices[part], dtype=torch.float32, device=device)
         along = torch.as_tensor(normals[part], dtype=torch.float32, device=device)
         points = (at[:, None] + offsets[:, None] * along[:, None]).clamp(-1.0, 1.0)
-        out = field(points.reshape(-1, 3))
+        out = scene.field(points.reshape(-1, 3))
         optical = out.density.reshape(-1, n_samples) * step
         before = torch.nn.functional.pad(optical.cumsum(dim=1)[:, :-1], (1, 0))
         # The small addend gives faint surfaces the plain mean.

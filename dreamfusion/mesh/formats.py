@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import io
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +18,9 @@ from dreamfusion.mesh.texture import TexturedMesh
 from dreamfusion.mesh.usd import usdz_bytes
 from dreamfusion.utils.errors import one_line
 from dreamfusion.utils.whole_file import whole_file
+
+if TYPE_CHECKING:
+    import trimesh
 
 FORMATS = ("glb", "obj", "ply", "stl", "usdz")
 TEXTURED = ("glb", "obj", "usdz")  # formats that can hold a texture
@@ -115,25 +117,28 @@ def put_back(mesh: AnyMesh, provenance: Provenance) -> AnyMesh:
     return dataclasses.replace(mesh, vertices=mesh.vertices + np.asarray(provenance.moved_from))
 
 
+def as_trimesh(mesh: Mesh | TexturedMesh) -> trimesh.Trimesh:
+    """A mesh as trimesh has it, with its texture or its colours (sRGB) at vertices."""
+    if isinstance(mesh, TexturedMesh):
+        return _textured(mesh, _albedo_material(mesh))
+    return _colored(mesh, mesh.colors)
+
+
 def glb_bytes(mesh: Mesh | TexturedMesh, provenance: Provenance | None = None) -> bytes:
     """A mesh as a binary glTF file."""
     import trimesh
 
-    matt: Callable[[dict[str, Any]], None] | None = None
-    if isinstance(mesh, TexturedMesh):
-        material = trimesh.visual.material.PBRMaterial(
-            name="albedo",
-            baseColorTexture=Image.fromarray(mesh.texture),
-            metallicFactor=0.0,
-            roughnessFactor=1.0,
-        )
-        model = _textured(mesh, material)
-    else:
-        model, matt = _colored(mesh, srgb.to_linear(mesh.colors)), _matt
+    textured = isinstance(mesh, TexturedMesh)
+    # glTF has colours at vertices in linear light.
+    model = (
+        as_trimesh(mesh)
+        if isinstance(mesh, TexturedMesh)
+        else _colored(mesh, srgb.to_linear(mesh.colors))
+    )
 
     def finish(tree: dict[str, Any]) -> None:
-        if matt is not None:
-            matt(tree)
+        if not textured:
+            _matt(tree)
         if provenance is not None:
             tree["asset"]["extras"] = {KEY: dataclasses.asdict(provenance)}
 
@@ -157,6 +162,17 @@ def _colored(mesh: Mesh, colors: NDArray[np.float64]) -> Any:
         vertex_colors=(rgba * 255.0).round().astype(np.uint8),
         vertex_normals=vertex_normals(mesh.vertices, mesh.faces),
         process=False,
+    )
+
+
+def _albedo_material(mesh: TexturedMesh) -> Any:
+    import trimesh
+
+    return trimesh.visual.material.PBRMaterial(
+        name="albedo",
+        baseColorTexture=Image.fromarray(mesh.texture),
+        metallicFactor=0.0,
+        roughnessFactor=1.0,
     )
 
 

@@ -11,7 +11,7 @@ from dreamfusion.graphics.cameras import Cameras
 from dreamfusion.graphics.rasterize import rasterize
 from dreamfusion.graphics.shading import (
     IMAGE_MODES,
-    SHOW_LIGHT,
+    SHOW_AMBIENT,
     ImageMode,
     color_depth,
     color_normals,
@@ -82,9 +82,9 @@ def _draw(
             )
             color = torch.from_numpy(albedo).float()
         if mode != "albedo":
-            ambient, diffuse = SHOW_LIGHT[mode]
+            ambient = SHOW_AMBIENT[mode]
             light = show_light_position(transform).expand_as(points)
-            shade = lambertian(normal, points, light, ambient=ambient, diffuse=diffuse)
+            shade = lambertian(normal, points, light, ambient=ambient, diffuse=1.0 - ambient)
             color = color * shade[:, None]
     picture = torch.zeros(height, width, 4)
     picture[torch.from_numpy(seen)] = with_alpha(color, torch.ones(len(color)))

@@ -9,12 +9,12 @@ import itertools
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
+from dreamfusion.config.schema import OutputConfig
 from dreamfusion.graphics.rasterize import rasterize
 from dreamfusion.mesh.extract import Mesh, MeshError, surface_colors, vertex_normals
-from dreamfusion.nerf.renderer import Scene
+from dreamfusion.nerf.scene import Scene
 
 # How fast edge collapse lowers its standards (the last may leave many faces), and of the faces
 # asked for what share it tries to leave: what pinches a mesh one way need not another way.
@@ -79,16 +79,10 @@ def _pinched(faces: NDArray[np.int32]) -> bool:
     return bool((np.unique(edges, axis=0, return_counts=True)[1] > 2).any())
 
 
-def bake(
-    field: Scene,
-    mesh: Mesh,
-    *,
-    size: int = 1024,
-    device: torch.device | str = "cpu",
-) -> TexturedMesh:
-    """`mesh` with a texture of `size` texels a side, baked from what is seen of the field.
+def bake(scene: Scene, mesh: Mesh, *, size: int = OutputConfig.texture_size) -> TexturedMesh:
+    """`mesh` with a texture of `size` texels a side, baked from what is seen of the scene.
 
-    The mesh lies where the field is (not yet moved to the origin). The field is asked at every
+    The mesh lies where the scene is (not yet moved to the origin). The field is asked at every
     texel, so that the texture holds more than the vertices do. Raises MeshError for a size that
     no texture can have.
     """
@@ -106,7 +100,7 @@ def bake(
     outward = (normals[corners] * share).sum(axis=1)
     outward /= np.maximum(np.linalg.norm(outward, axis=1, keepdims=True), 1e-12)
     texture = np.zeros((size, size, 3))
-    texture[covered] = surface_colors(field, points, outward, device=device)
+    texture[covered] = surface_colors(scene, points, outward)
     texture = pad(texture, covered)
     return TexturedMesh(vertices, faces, normals, uv, (texture * 255.0).round().astype(np.uint8))
 

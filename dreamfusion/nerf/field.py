@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from dreamfusion.config.schema import FieldConfig
 from dreamfusion.nerf.hashgrid import HashGrid
 from dreamfusion.nerf.mlp import TwoLayerPerceptron
 
@@ -52,20 +53,20 @@ class Field(nn.Module):
     normals are taken with, scene units; a little more than a finest cell, for smoothness.
     generator: draws the start values.
 
-    `release` hides the finest levels of the hash grid for a while (coarse to fine, as Neuralangelo
-    does); how many are open is part of the state.
+    `activate_levels` hides the finest levels of the hash grid for a while (coarse to fine, as
+    Neuralangelo does); how many are active is part of the state.
     """
 
     def __init__(
         self,
         *,
         encoding: HashGrid | None = None,
-        n_hidden: int = 64,
-        density_activation: DensityActivation = "softplus",
-        blob: Blob = "linear",
-        blob_scale: float = 10.0,
-        blob_radius: float = 0.5,
-        normal_epsilon: float = 0.02,
+        n_hidden: int = FieldConfig.hidden,
+        density_activation: DensityActivation = FieldConfig.density_activation,
+        blob: Blob = FieldConfig.blob,
+        blob_scale: float = FieldConfig.blob_scale,
+        blob_radius: float = FieldConfig.blob_radius,
+        normal_epsilon: float = FieldConfig.normal_epsilon,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
@@ -84,20 +85,20 @@ class Field(nn.Module):
         self.blob_scale = blob_scale
         self.blob_radius = blob_radius
         self.normal_epsilon = normal_epsilon
-        self._released = float(len(self.encoding.layout.levels))
+        self._active_levels = float(len(self.encoding.layout.levels))
 
-    def release(self, share: float) -> None:
-        """Open this share of the hash grid's levels, from the coarsest on; a level that the share
-        cuts is faded in. share: in [0, 1]; the coarsest level is always open."""
-        self._released = max(share * len(self.encoding.layout.levels), 1.0)
+    def activate_levels(self, share: float) -> None:
+        """Use this share of the hash grid's levels, from the coarsest on; a level that the share
+        cuts is faded in. share: in [0, 1]; the coarsest level is always active."""
+        self._active_levels = max(share * len(self.encoding.layout.levels), 1.0)
 
     def get_extra_state(self) -> Tensor:
-        """How many levels are open, for `state_dict`."""
-        return torch.tensor(self._released)
+        """How many levels are active, for `state_dict`."""
+        return torch.tensor(self._active_levels)
 
     def set_extra_state(self, state: Tensor) -> None:
-        """Open as many levels as `get_extra_state` said."""
-        self._released = float(state)
+        """Use as many levels as `get_extra_state` said."""
+        self._active_levels = float(state)
 
     def forward(self, points: Tensor) -> FieldOutput:
         """Density and albedo at points (m, 3) of the box."""
@@ -128,11 +129,11 @@ class Field(nn.Module):
     def _encode(self, points: Tensor) -> Tensor:
         encoded = self.encoding(points)
         layout = self.encoding.layout
-        if self._released >= len(layout.levels):
+        if self._active_levels >= len(layout.levels):
             return encoded
         levels = torch.arange(len(layout.levels), dtype=encoded.dtype, device=encoded.device)
-        open_share = (self._released - levels).clamp(0.0, 1.0)
-        return encoded * open_share.repeat_interleave(layout.n_features)
+        active_share = (self._active_levels - levels).clamp(0.0, 1.0)
+        return encoded * active_share.repeat_interleave(layout.n_features)
 
     def _blob_bias(self, points: Tensor) -> Tensor | float:
         if self.blob == "linear":

@@ -7,6 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from dreamfusion.config.schema import OccupancyConfig
+
 DensityFunction = Callable[[Tensor], Tensor]
 
 
@@ -21,9 +23,9 @@ class OccupancyGrid(nn.Module):
     It also keeps a floor: the least density that was last seen in a cell and its 26 neighbours.
     Rays end where the floor alone has swallowed the light, deep inside solid objects.
 
-    resolution: cells a side. threshold: density, per scene unit; at a step of 0.03 the default
-    leaves out samples of opacity below 0.009. decay: factor on the kept maximum at each update,
-    in (0, 1); a slow one spends samples where density was long ago. Buffers: `density` (r, r, r)
+    resolution: cells a side. threshold: density, per scene unit; at a step of 0.025 the default
+    leaves out samples of opacity below 0.0025. decay: factor on the kept maximum at each update, in
+    (0, 1); a slow one spends samples where density was long ago. Buffers: `density` (r, r, r)
     float32, `floor` likewise, `occupied` (r, r, r) bool.
     """
 
@@ -31,7 +33,13 @@ class OccupancyGrid(nn.Module):
     floor: Tensor
     occupied: Tensor
 
-    def __init__(self, *, resolution: int = 64, threshold: float = 0.3, decay: float = 0.3) -> None:
+    def __init__(
+        self,
+        *,
+        resolution: int = OccupancyConfig.resolution,
+        threshold: float = OccupancyConfig.threshold,
+        decay: float = OccupancyConfig.decay,
+    ) -> None:
         super().__init__()
         if resolution < 1 or threshold < 0 or not 0 < decay < 1:
             raise ValueError(

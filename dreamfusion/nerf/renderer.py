@@ -1,4 +1,4 @@
-"""From a field, an occupancy grid and rays to pixels: free functions, no state."""
+"""From a scene and rays to pixels: free functions, no state."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from dreamfusion.config.schema import RenderConfig
 from dreamfusion.graphics.cameras import Cameras, Rays, generate_rays
 from dreamfusion.graphics.shading import (
     IMAGE_MODES,
-    SHOW_LIGHT,
+    SHOW_AMBIENT,
     ImageMode,
+    Lighting,
     Shading,
     color_depth,
     color_normals,
@@ -23,19 +25,35 @@ from dreamfusion.graphics.shading import (
 from dreamfusion.nerf.background import Background, background_color
 from dreamfusion.nerf.field import FieldOutput
 from dreamfusion.nerf.occupancy import OccupancyGrid
-from dreamfusion.nerf.ray_marching import MarchingBackend, Samples, march_rays
+from dreamfusion.nerf.ray_marching import Samples, march_rays
 from dreamfusion.nerf.volume import accumulate, render_weights
 from dreamfusion.utils.rng import Generators
 
+# How a mode is lit, where it is not unlit.
+SHOWN_SHADINGS: dict[ImageMode, Shading] = {"color": "lambertian", "textureless": "textureless"}
 
-class Scene(Protocol):
-    """What the renderer asks of a field; points are (m, 3)."""
+
+class RadianceField(Protocol):
+    """What rendering and meshing ask of a field; points are (m, 3)."""
 
     def __call__(self, points: Tensor) -> FieldOutput: ...
 
     def density(self, points: Tensor) -> Tensor: ...
 
     def normals(self, points: Tensor) -> Tensor: ...
+
+
+class Renderable(Protocol):
+    """What rendering asks of a scene; see `scene.Scene`."""
+
+    @property
+    def field(self) -> RadianceField: ...
+
+    @property
+    def occupancy(self) -> OccupancyGrid: ...
+
+    @property
+    def device(self) -> torch.device: ...
 
 
 @dataclass(frozen=True)
@@ -73,65 +91,55 @@ class RenderOutput:
 
 
 def render(
-    field: Scene,
-    occupancy: OccupancyGrid,
+    scene: Renderable,
     rays: Rays,
     *,
     background: Background,
-    shading: Shading = "albedo",
-    light_position: Tensor | None = None,
-    ambient: float = 0.1,
-    diffuse: float = 0.9,
+    lighting: Lighting | None = None,
     with_normals: bool = False,
     generator: Generators | None = None,
-    step_size: float = 0.03,
-    min_transmittance: float = 1e-3,
+    options: RenderConfig | None = None,
     min_normal_weight: float = 2.0,
-    backend: MarchingBackend = "auto",
 ) -> RenderOutput:
     """Render rays of batch shape (views, ...) or (views,); differentiable in field and background.
 
-    background: see `background.Background`. shading: "albedo" is unlit; "lambertian" and
-    "textureless" (white) need light_position, (3,) or (views, 3), world frame.
-    ambient, diffuse: shares of light. with_normals: composite normals for "albedo" too.
-    generator: jitters the samples, or one for each view; None puts them in the middle of their
-    steps.
-    step_size: distance of samples, scene units. min_transmittance: see `sampling.march_rays`.
+    background: see `background.Background`. lighting: unlit where None. with_normals: composite
+    normals for "albedo" too. generator: jitters the samples, or one for each view; None puts them
+    in the middle of their steps.
+    options: distance of samples, the transmittance at which rays end, and what marches and
+    composites: see `march_rays` and `render_weights`; the defaults where None.
     min_normal_weight: samples of less weight per scene unit get no normal of their own, but the
     mean shade of their ray.
-    backend: what marches and composites: see `march_rays` and `render_weights`.
     """
-    if shading not in ("albedo", "lambertian", "textureless"):
-        raise ValueError(f"unknown shading {shading!r}")
+    lighting = Lighting() if lighting is None else lighting
+    options = RenderConfig() if options is None else options
+    field, shading = scene.field, lighting.shading
     batch, n_views = rays.origins.shape[:-1], rays.origins.shape[0]
     flat = rays.flatten()
     samples = march_rays(
         flat,
-        occupancy,
-        step=step_size,
-        min_transmittance=min_transmittance,
+        scene.occupancy,
+        step=options.step_size,
+        min_transmittance=options.min_transmittance,
         generator=generator,
-        backend=backend,
+        backend=options.backend,
     )
     output = field(samples.positions)
-    ray_weights = render_weights(output.density, samples, backend=backend)
+    ray_weights = render_weights(output.density, samples, backend=options.backend)
     weights = ray_weights.weights
 
     surface = None
     normals = None
     color = output.albedo
     if shading != "albedo" or with_normals:
-        least = min_normal_weight * step_size
+        least = min_normal_weight * options.step_size
         surface = _surface_samples(field, samples, weights, flat.directions, least)
         picked = samples.ray_index[surface.index]
         normals = weights.new_zeros(samples.n_rays, 3).index_add(
             0, picked, surface.weights[:, None] * surface.normals
         )
     if shading != "albedo" and surface is not None:
-        if light_position is None:
-            raise ValueError(f"shading={shading!r} needs a light_position")
-        light = _per_ray(light_position, n_views, samples.n_rays)
-        shade = _shade(samples, surface, light, ambient=ambient, diffuse=diffuse)
+        shade = _shade(samples, surface, lighting, n_views)
         color = shade[:, None] * (color if shading == "lambertian" else torch.ones_like(color))
 
     behind = background_color(background, flat.directions, n_views)
@@ -153,7 +161,7 @@ def render(
 
 
 def _surface_samples(
-    field: Scene, samples: Samples, weights: Tensor, directions: Tensor, min_weight: float
+    field: RadianceField, samples: Samples, weights: Tensor, directions: Tensor, min_weight: float
 ) -> SurfaceSamples:
     index = (~(weights.detach() < min_weight)).nonzero()[:, 0]
     return SurfaceSamples(
@@ -164,10 +172,10 @@ def _surface_samples(
     )
 
 
-def _shade(
-    samples: Samples, surface: SurfaceSamples, light: Tensor, *, ambient: float, diffuse: float
-) -> Tensor:
+def _shade(samples: Samples, surface: SurfaceSamples, lighting: Lighting, n_views: int) -> Tensor:
     """Shade (m,) of every sample; those without a normal take the mean of their ray's others."""
+    light = _per_ray(lighting.position, n_views, samples.n_rays)
+    ambient, diffuse = lighting.ambient, lighting.diffuse
     picked = samples.ray_index[surface.index]
     own = lambertian(
         surface.normals,
@@ -184,63 +192,54 @@ def _shade(
     return mean[samples.ray_index].index_copy(0, surface.index, own)
 
 
-def _per_ray(value: Tensor, n_views: int, n_rays: int) -> Tensor:
+def _per_ray(value: Tensor | None, n_views: int, n_rays: int) -> Tensor:
     """A (3,) or (n_views, 3) tensor as (n_rays, 3)."""
+    assert value is not None  # see Lighting
     if value.shape == (3,):
         return value.expand(n_rays, 3)
     if value.shape == (n_views, 3):
         return value.repeat_interleave(n_rays // n_views, dim=0)
-    raise ValueError(f"light_position is (3,) or ({n_views}, 3), not {tuple(value.shape)}")
+    raise ValueError(f"a light's position is (3,) or ({n_views}, 3), not {tuple(value.shape)}")
 
 
 @torch.no_grad()
 def render_image(
-    field: Scene,
-    occupancy: OccupancyGrid,
+    scene: Renderable,
     cameras: Cameras,
     *,
     height: int,
     width: int,
     mode: ImageMode = "color",
-    step_size: float = 0.02,
+    options: RenderConfig | None = None,
     rays_per_chunk: int = 16384,
-    backend: MarchingBackend = "auto",
 ) -> Tensor:
     """RGBA pictures (n, height, width, 4) to show, on the CPU, without gradients or jitter.
 
     mode: "color" is softly lit from the camera's upper left, "albedo" unlit, "textureless" the
     same light on white clay, "normals" and "depth" as colours. Alpha is the opacity, straight:
-    see `shading.over`. rays_per_chunk bounds memory. backend: see `render`.
+    see `shading.over`. options: see `render`. rays_per_chunk bounds memory.
     """
     if mode not in IMAGE_MODES:
         raise ValueError(f"unknown mode {mode!r}")
-    shading: Shading = "albedo"
-    if mode == "color":
-        shading = "lambertian"
-    elif mode == "textureless":
-        shading = "textureless"
-    ambient, diffuse = SHOW_LIGHT.get(mode, (1.0, 0.0))
-    black = torch.zeros(3, device=cameras.fov_y_deg.device)
+    shading = SHOWN_SHADINGS.get(mode, "albedo")
+    cameras = cameras.to(scene.device)
+    black = torch.zeros(3, device=scene.device)
     pictures = []
     for i in range(len(cameras)):
         one = cameras[i : i + 1]
         rays = generate_rays(one, height, width).flatten()
         transform = one.T_world_camera[0]
+        light = Lighting(shading, show_light_position(transform), SHOW_AMBIENT.get(mode, 1.0))
         parts = []
         for start in range(0, height * width, rays_per_chunk):
             part = slice(start, start + rays_per_chunk)
             out = render(
-                field,
-                occupancy,
+                scene,
                 Rays(rays.origins[part], rays.directions[part]),
                 background=black,
-                shading=shading,
-                light_position=show_light_position(transform),
-                ambient=ambient,
-                diffuse=diffuse,
+                lighting=light,
                 with_normals=mode == "normals",
-                step_size=step_size,
-                backend=backend,
+                options=options,
             )
             if mode == "normals" and out.normals is not None:
                 color = color_normals(out.normals)

@@ -11,7 +11,7 @@ from dreamfusion.runs.folder import free_path
 from dreamfusion.utils.errors import UserError
 from dreamfusion.utils.whole_file import whole_file
 
-__all__ = ["write_report"]
+__all__ = ["report_html", "write_report"]
 
 
 def write_report(run_dirs: Sequence[Path], out: Path | None = None) -> Path:
@@ -33,6 +33,12 @@ def write_report(run_dirs: Sequence[Path], out: Path | None = None) -> Path:
     with whole_file(target) as file:
         file.write_text(page(runs), encoding="utf-8")
     return target
+
+
+def report_html(run_dirs: Sequence[Path]) -> str:
+    """The report on the runs in these folders as one HTML document. Raises UserError for a folder
+    that holds no run."""
+    return page([gather(path) for path in run_dirs])
 
 
 def _is_report(path: Path) -> bool:

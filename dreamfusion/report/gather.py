@@ -17,9 +17,11 @@ from typing import Any, Literal
 
 from PIL import Image
 
-from dreamfusion.config.schema import Config, ConfigError
+from dreamfusion.config.layers import ConfigError
+from dreamfusion.config.schema import Config
 from dreamfusion.report.model import Model, ModelError, read_model
-from dreamfusion.runs.folder import RunFolder, open_run, preview_step, scalars
+from dreamfusion.runs.folder import RunFolder, find_run, preview_step
+from dreamfusion.runs.metrics import scalars
 from dreamfusion.utils.errors import one_line
 
 MOST_PREVIEWS = 12
@@ -96,7 +98,7 @@ class Run:
 
 def gather(path: Path) -> Run:
     """Read the run in a folder. Raises RunError or ConfigError where there is none."""
-    folder = open_run(path)
+    folder = find_run(path)
     try:
         config = folder.read_config()
     except ConfigError as error:

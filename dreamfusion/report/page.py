@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from html import escape
 from importlib.resources import files
 
-from dreamfusion import __version__
 from dreamfusion.report import parts
 from dreamfusion.report.gather import Run, thin
+from dreamfusion.utils.version import __version__
 
 GENERATOR = '<meta name="generator" content="dreamfusion report">'
 _HERE = files("dreamfusion.report")

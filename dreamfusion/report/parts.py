@@ -10,12 +10,13 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Any
 
-from dreamfusion.cli import console
+from dreamfusion.config.layers import settings
 from dreamfusion.config.schedules import Schedule
-from dreamfusion.config.schema import Config, settings
+from dreamfusion.config.schema import Config
 from dreamfusion.report.curves import COLORS, Series, chart, number
 from dreamfusion.report.gather import Curve, Part, Preview, Run, Video
 from dreamfusion.report.model import MOST_FACES, pack
+from dreamfusion.utils.duration import duration as whole_seconds
 
 # What is known of a metric, in the order in which curves are shown; others follow.
 METRICS = {
@@ -209,7 +210,7 @@ def dot(i: int) -> str:
 
 def duration(seconds: float) -> str:
     """As the console says it, but to a tenth where it is short: "8.1 s"."""
-    return f"{seconds:.2g} s" if seconds < 10 else console.duration(seconds)
+    return f"{seconds:.2g} s" if seconds < 10 else whole_seconds(seconds)
 
 
 def data_uri(kind: str, data: bytes) -> str:

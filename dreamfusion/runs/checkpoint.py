@@ -15,13 +15,16 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from dreamfusion import __version__
+from dreamfusion.config.layers import override
+from dreamfusion.config.schema import Config
+from dreamfusion.runs.folder import RunFolder
+from dreamfusion.training.state import TrainState, new_state
 from dreamfusion.utils.errors import UserError
-from dreamfusion.training.step import TrainState
+from dreamfusion.utils.version import __version__
 from dreamfusion.utils.whole_file import whole_file
 
 FORMAT = 1
-_MODULES = ("field", "average", "background", "occupancy")
+_MODULES = ("field", "ema_field", "background", "occupancy")
 
 
 class CheckpointError(UserError):
@@ -69,6 +72,30 @@ def load_checkpoint(folder: Path, state: TrainState) -> None:
         raise CheckpointError(
             f"{path} cannot be read ({reason}); delete it to go on from the one before"
         ) from None
+
+
+def runnable_here(config: Config) -> Config:
+    """A run's settings for looking at it: backends that were forced for training may not be
+    on this machine."""
+    return override(config, {"field": {"backend": "auto"}, "render": {"backend": "auto"}})
+
+
+def require_checkpoint(run: RunFolder) -> None:
+    """Raises CheckpointError where there is nothing to look at yet."""
+    if not checkpoints(run.checkpoints):
+        every = run.read_config().output.checkpoint_every
+        raise CheckpointError(
+            f"{run.path} has no checkpoint yet: the first comes after {every} steps, or when the "
+            f"run is stopped; if it trains no more: dreamfusion resume {run.path}"
+        )
+
+
+def load_state(run: RunFolder, config: Config, device: str) -> TrainState:
+    """The state at the run's newest checkpoint. Raises CheckpointError."""
+    require_checkpoint(run)
+    state = new_state(config, device)
+    load_checkpoint(run.checkpoints, state)
+    return state
 
 
 def _tensors(state: TrainState) -> dict[str, Tensor]:

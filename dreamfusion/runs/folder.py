@@ -1,16 +1,17 @@
-"""The folder of a run: what lies where, finding a free name, the log of metrics. No torch."""
+"""The folder of a run: what lies where, and finding a free name. No torch."""
 
 from __future__ import annotations
 
 import itertools
-import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
-from dreamfusion.config.schema import Config, build_config, read_yaml, to_yaml
+import yaml
+
+from dreamfusion.config.layers import ConfigError, Layer, build_config, read_yaml, to_yaml
+from dreamfusion.config.schema import Config
 from dreamfusion.utils.errors import UserError
 from dreamfusion.utils.whole_file import whole_file
 
@@ -29,6 +30,11 @@ class RunFolder:
     def config(self) -> Path:
         """The resolved configuration."""
         return self.path / "config.yaml"
+
+    @property
+    def layers(self) -> Path:
+        """Which layer each setting comes from."""
+        return self.path / "layers.yaml"
 
     @property
     def checkpoints(self) -> Path:
@@ -73,6 +79,35 @@ class RunFolder:
         with whole_file(self.config) as file:
             file.write_text(to_yaml(config), encoding="utf-8")
 
+    def read_layers(self) -> list[Layer]:
+        """The layers that the configuration was built from, lowest first; none where no file says.
+
+        Raises ConfigError for a file that is malformed.
+        """
+        if not self.layers.is_file():
+            return []
+        found = read_yaml(self.layers)
+        if not all(isinstance(settings, dict) for settings in found.values()):
+            raise ConfigError(f"{self.layers} must hold settings by the name of their layer")
+        return [Layer(str(name), settings) for name, settings in found.items()]
+
+    def layers_after(self, name: str, changes: Mapping[str, Any]) -> tuple[Layer, ...]:
+        """The layers with one more, `name` or "name 2", …, on top; as they were without changes."""
+        layers = self.read_layers()
+        if not changes:
+            return tuple(layers)
+        taken = {layer.name for layer in layers}
+        names = itertools.chain([name], (f"{name} {n}" for n in itertools.count(2)))
+        free = next(candidate for candidate in names if candidate not in taken)
+        return (*layers, Layer(free, changes))
+
+    def write_layers(self, layers: Sequence[Layer]) -> None:
+        """Write the layers that the configuration was built from, lowest first."""
+        content = {layer.name: dict(layer.settings) for layer in layers}
+        with whole_file(self.layers) as file:
+            text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=100)
+            file.write_text(text, encoding="utf-8")
+
 
 def preview_step(path: Path) -> int:
     """The step that a preview's name gives. Raises ValueError for another file's name."""
@@ -114,7 +149,7 @@ def create_run(path: Path) -> RunFolder:
         raise RunError(f"cannot create {path}: {error.strerror or error}") from None
 
 
-def open_run(path: Path) -> RunFolder:
+def find_run(path: Path) -> RunFolder:
     """The run at `path`. Raises RunError if there is none."""
     run = RunFolder(path)
     if not path.is_dir():
@@ -122,60 +157,3 @@ def open_run(path: Path) -> RunFolder:
     if not run.config.is_file():
         raise RunError(f"{path} holds no run: there is no config.yaml in it")
     return run
-
-
-class MetricsLog:
-    """Appends lines to a run's metrics.jsonl; a context manager.
-
-    after: the last step that counts. Lines of later steps, left by a run that was killed after
-    its last checkpoint, are dropped: those steps are done again.
-    """
-
-    def __init__(self, path: Path, *, after: int) -> None:
-        kept = [line for line in _lines(path) if _step_of(line) <= after]
-        with whole_file(path) as file:
-            file.write_text("".join(kept), encoding="utf-8")
-        self._file = path.open("a", encoding="utf-8")
-
-    def write(self, metrics: Mapping[str, Any]) -> None:
-        """Append one line, at once."""
-        self._file.write(json.dumps(metrics) + "\n")
-        self._file.flush()
-
-    def __enter__(self) -> MetricsLog:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._file.close()
-
-
-def scalars(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """What of a step's metrics is a curve: its numbers, and the mean of a list of numbers.
-
-    >>> scalars({"step": 3, "shading": "albedo", "size": 32, "timesteps": [100, 300]})
-    {'size': 32.0, 'timesteps': 200.0}
-    """
-    found: dict[str, float] = {}
-    for name, value in metrics.items():
-        values = value if isinstance(value, list) else [value]
-        numbers = [v for v in values if isinstance(v, (int, float)) and not isinstance(v, bool)]
-        if name != "step" and numbers and len(numbers) == len(values):
-            found[name] = float(sum(numbers)) / len(numbers)
-    return found
-
-
-def _lines(path: Path) -> list[str]:
-    return path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
-
-
-def _step_of(line: str) -> float:
-    """The step of a line; infinity for one that was cut short."""
-    try:
-        return float(json.loads(line)["step"]) if line.endswith("\n") else float("inf")
-    except (ValueError, KeyError, TypeError):
-        return float("inf")

@@ -12,8 +12,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from dreamfusion.runs.metrics import scalars
 from dreamfusion.utils.errors import UserError
-from dreamfusion.runs.folder import scalars
 
 _FLUSH_SECONDS = 10
 

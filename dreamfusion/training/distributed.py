@@ -45,12 +45,6 @@ def process_group(device: str) -> Iterator[None]:
         dist.destroy_process_group()
 
 
-def own_device(device: str) -> str:
-    """This process' device: a GPU of its own, where `device` is one and torchrun started it."""
-    local = os.environ.get("LOCAL_RANK")
-    return f"cuda:{local}" if device.startswith("cuda") and local is not None else device
-
-
 def share(n: int) -> slice:
     """Which of n views are this process'. Raises UserError if they cannot be shared equally."""
     if not dist.is_initialized():
@@ -65,8 +59,8 @@ def share(n: int) -> slice:
 
 
 def average_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
-    """The mean of each gradient over all processes. Parameters without one are the same in all:
-    every process takes the same step, with views of its own."""
+    """All-reduce gradients: the mean of each over all processes. Parameters without one are the
+    same in all: every process takes the same step, with views of its own."""
     if not dist.is_initialized():
         return
     for parameter in parameters:
@@ -76,7 +70,7 @@ def average_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
 
 
 def any_process(flag: bool, device: str) -> bool:
-    """Whether the flag is true in any process, so that all do the same."""
+    """All-reduce a flag: whether it is true in any process, so that all do the same."""
     if not dist.is_initialized():
         return flag
     told = torch.tensor(float(flag), device=device)
@@ -85,7 +79,7 @@ def any_process(flag: bool, device: str) -> bool:
 
 
 def from_first(value: T) -> T:
-    """What process 0 has in `value`; the others wait for it."""
+    """Broadcast what process 0 has in `value`; the others wait for it."""
     if not dist.is_initialized():
         return value
     box = [value]

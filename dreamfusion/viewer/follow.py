@@ -7,10 +7,9 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from dreamfusion.runs.checkpoint import CheckpointError, checkpoints
+from dreamfusion.runs.checkpoint import CheckpointError, checkpoints, load_state, runnable_here
 from dreamfusion.runs.folder import RunFolder
-from dreamfusion.runs.session import load_state, runnable_here
-from dreamfusion.training.step import TrainState
+from dreamfusion.training.state import TrainState
 
 
 class Follower:

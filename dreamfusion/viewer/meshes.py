@@ -9,8 +9,7 @@ from dreamfusion.mesh.extract import Mesh, extract_mesh
 from dreamfusion.mesh.formats import glb_bytes, put_back, read_glb
 from dreamfusion.mesh.provenance import read_provenance
 from dreamfusion.mesh.texture import TexturedMesh
-from dreamfusion.nerf.occupancy import OccupancyGrid
-from dreamfusion.nerf.renderer import Scene
+from dreamfusion.nerf.scene import Scene
 
 EXTRACT_RESOLUTION = 80  # a second or two on two cores, at any threshold
 
@@ -20,8 +19,7 @@ class Subject:
     """What is looked at: a scene, as it is after `step` steps."""
 
     step: int
-    field: Scene
-    occupancy: OccupancyGrid
+    scene: Scene
 
 
 @dataclass(frozen=True)
@@ -42,9 +40,7 @@ def extracted(
     subject: Subject, threshold: float, resolution: int = EXTRACT_RESOLUTION
 ) -> ShownMesh:
     """The surface of density `threshold`, coloured at its vertices. Raises MeshError."""
-    mesh = extract_mesh(
-        subject.field, subject.occupancy, resolution=resolution, threshold=threshold
-    )
+    mesh = extract_mesh(subject.scene, resolution=resolution, threshold=threshold)
     name = f"{len(mesh.faces)} faces at density {threshold:.3g}"
     return ShownMesh(glb_bytes(mesh), (0.0, 0.0, 0.0), mesh, name)
 

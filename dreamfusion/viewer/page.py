@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from dreamfusion.graphics.cameras import Cameras
-from dreamfusion.graphics.shading import SHOW_LIGHT
+from dreamfusion.graphics.shading import SHOW_AMBIENT
 from dreamfusion.runs.folder import preview_step
 from dreamfusion.utils.errors import UserError, one_line
 from dreamfusion.viewer.meshes import ShownMesh
@@ -29,7 +29,7 @@ _KINDS = ("NeRF", "mesh")
 _MODES = ("color", "normals", "depth", "textureless")
 # The light of shown pictures, whose shares are sRGB's; three.js wants them linear, and a white
 # surface returns 1 / pi of what reaches it.
-_AMBIENT = math.pi * SHOW_LIGHT["color"][0] ** 2.2
+_AMBIENT = math.pi * SHOW_AMBIENT["color"] ** 2.2
 
 
 class ViewerError(UserError):

@@ -6,10 +6,12 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 
 from dreamfusion.config.schema import Config
-from dreamfusion.runs.checkpoint import CheckpointError
+from dreamfusion.runs.checkpoint import CheckpointError, runnable_here
 from dreamfusion.runs.folder import RunFolder
-from dreamfusion.runs.session import choose_device, runnable_here, show_cameras
-from dreamfusion.training.step import StepMetrics, TrainState
+from dreamfusion.runs.preview import show_cameras
+from dreamfusion.training.state import TrainState
+from dreamfusion.training.trainer import StepMetrics
+from dreamfusion.utils.devices import choose_device
 from dreamfusion.viewer.follow import Follower, last_metrics
 from dreamfusion.viewer.meshes import Subject, read_model
 from dreamfusion.viewer.page import Page
@@ -82,7 +84,7 @@ def watch(
 
 def subject_of(state: TrainState) -> Subject:
     """What there is to look at in a state of training."""
-    return Subject(state.step, state.shown, state.occupancy)
+    return Subject(state.step, state.shown)
 
 
 def _status(config: Config, run: RunFolder, shown: int, problem: str) -> str:
@@ -98,8 +100,10 @@ def _status(config: Config, run: RunFolder, shown: int, problem: str) -> str:
 
 def _live_status(config: Config, metrics: StepMetrics) -> str:
     about = {
-        "opacity": metrics.opacity, "entropy": metrics.entropy, "sds_norm": metrics.sds_norm
-    }  # fmt: skip
+        "opacity": metrics.opacity,
+        "entropy": metrics.entropy,
+        "sds_gradient": metrics.sds_gradient,
+    }
     return (
         f"**{config.prompt}**\n\nstep {metrics.step} of {config.steps}, {metrics.seconds:.1f} s\n\n"
         f"{_describe(about)}"
@@ -109,6 +113,6 @@ def _live_status(config: Config, metrics: StepMetrics) -> str:
 def _describe(metrics: dict[str, float]) -> str:
     """As the command line says it."""
     return (
-        f"covered {metrics.get('opacity', 0.0):.0%}, undecided {metrics.get('entropy', 0.0):.2f}, "
-        f"push {metrics.get('sds_norm', 0.0):.2f}"
+        f"opacity {metrics.get('opacity', 0.0):.0%}, entropy {metrics.get('entropy', 0.0):.2f}, "
+        f"SDS gradient {metrics.get('sds_gradient', 0.0):.2f}"
     )

@@ -201,14 +201,12 @@ class Stage:
             rgba = render_mesh(self._mesh.mesh, camera, height=height, width=width, mode=mode)
         else:
             rgba = render_image(
-                subject.field,
-                subject.occupancy,
-                camera.to(subject.occupancy.density.device),
+                subject.scene,
+                camera,
                 height=height,
                 width=width,
                 mode=mode,
-                step_size=self._config.render.step_size,
-                backend=self._config.render.backend,
+                options=self._config.render,
             )
         return over(rgba[0], torch.tensor(self._config.background.color))
 
@@ -246,7 +244,7 @@ class Stage:
         if model is not None:
             return model
         if self._threshold is None or self._threshold[0] != subject.step:
-            self._threshold = subject.step, find_threshold(subject.field, subject.occupancy)
+            self._threshold = subject.step, find_threshold(subject.scene)
         return extracted(subject, self._threshold[1] * 2.0**octaves)
 
     def _stand_mesh(self) -> None:

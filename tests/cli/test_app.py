@@ -15,7 +15,8 @@ from safetensors.torch import load_file
 
 from dreamfusion import __version__
 from dreamfusion.cli.app import main
-from dreamfusion.training import step as trainer
+from dreamfusion.runs.folder import RunFolder
+from dreamfusion.training.trainer import Trainer
 from tests.helpers.tiny_priors import save_latent_prior, save_pixel_prior
 
 TINY = {
@@ -105,7 +106,7 @@ def test_a_run_writes_and_names_everything(train, tmp_path, capsys, prior):
     assert lines[3].startswith("device    cpu, ")
     assert lines[4] == "backends  encoding: numba, marching: numba, compositing: torch"
     assert lines[5] == "run       runs/a-red-puppy"
-    assert lines[6].startswith("steps     6, 2 views each; expected ")
+    assert lines[6] == "steps     6, 2 views each"
     assert "step 6/6" in out
     for name in ("video.mp4", "mesh/model.glb", "config.yaml", "metrics.jsonl", "previews"):
         assert f"runs/a-red-puppy/{name}" in out
@@ -138,20 +139,20 @@ def test_an_existing_run_is_never_overwritten(train, tmp_path, capsys):
 
 def test_interrupted_and_resumed_equals_uninterrupted(train, tmp_path, capsys, monkeypatch):
     assert train("--out", "whole", steps=7) == 0
-    step = trainer.train_step
+    step = Trainer.step
 
-    def interrupted(state, *arguments):
-        if state.step == 4:
+    def interrupted(trainer):
+        if trainer.state.step == 4:
             os.kill(os.getpid(), signal.SIGINT)
-        return step(state, *arguments)
+        return step(trainer)
 
-    monkeypatch.setattr(trainer, "train_step", interrupted)
+    monkeypatch.setattr(Trainer, "step", interrupted)
     assert train("--out", "broken", steps=7) == 130
     assert "stopped at step 5; to go on: dreamfusion resume broken" in capsys.readouterr().out
     assert steps_of(tmp_path / "broken") == [1, 2, 3, 4, 5]
     assert not (tmp_path / "broken" / "video.mp4").exists()
 
-    monkeypatch.setattr(trainer, "train_step", step)
+    monkeypatch.setattr(Trainer, "step", step)
     assert main(["resume", "broken"]) == 0
     assert "steps     5 to 7" in capsys.readouterr().out
     assert steps_of(tmp_path / "broken") == [1, 2, 3, 4, 5, 6, 7]
@@ -172,6 +173,9 @@ def test_resume_with_more_steps(train, tmp_path, capsys):
     assert main(["resume", "run", "--steps", "4"]) == 0
     assert steps_of(tmp_path / "run") == [1, 2, 3, 4]
     assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["steps"] == 4
+    layers = RunFolder(tmp_path / "run").read_layers()
+    assert [layer.name.split()[0] for layer in layers] == ["prior", "file", "command", "resume"]
+    assert layers[-1].settings == {"steps": 4}
     capsys.readouterr()
     assert main(["resume", "run", "--steps", "3"]) == 2
     assert capsys.readouterr().err == "error: run is at step 4, beyond 3\n"
@@ -202,11 +206,11 @@ def test_a_run_without_a_checkpoint_says_what_is_missing(train, tmp_path, capsys
 
 
 def test_commands_work_on_a_run_that_is_still_training(train, tmp_path, capsys, monkeypatch):
-    seen, step_once = {}, trainer.train_step
+    seen, step_once = {}, Trainer.step
 
-    def step_and_look(state, prior, config):
-        metrics = step_once(state, prior, config)
-        if state.step == 6:  # the newest checkpoint is of step 4
+    def step_and_look(trainer):
+        metrics = step_once(trainer)
+        if trainer.state.step == 6:  # the newest checkpoint is of step 4
             capsys.readouterr()
             for command in (
                 ["export", "run"],
@@ -216,7 +220,7 @@ def test_commands_work_on_a_run_that_is_still_training(train, tmp_path, capsys, 
                 seen[command[0]] = (main(command), capsys.readouterr().out)
         return metrics
 
-    monkeypatch.setattr(trainer, "train_step", step_and_look)
+    monkeypatch.setattr(Trainer, "step", step_and_look)
     assert train("--out", "run", steps=8) == 0
     assert {name: code for name, (code, _) in seen.items()} == dict.fromkeys(seen, 0)
     assert "run/mesh/model.glb" in seen["export"][1]
@@ -231,7 +235,7 @@ def test_a_terminal_gets_a_bar(train, capsys, monkeypatch):
     out = capsys.readouterr().out
     assert "step 3/3" in out
     assert "steps/s" in out
-    assert "covered" in out
+    assert "SDS gradient" in out
 
 
 def test_export_and_render(train, tmp_path, capsys):
@@ -388,14 +392,14 @@ def test_an_unknown_word_is_refused_before_anything_heavy_is_imported(prior):
 
 
 def test_divergence_is_one_line(train, tmp_path, capsys, monkeypatch):
-    step = trainer.train_step
+    step = Trainer.step
 
-    def spoiled(state, *arguments):
-        if state.step == 5:
-            state.field.mlp.weight1.data.fill_(float("nan"))
-        return step(state, *arguments)
+    def spoiled(trainer):
+        if trainer.state.step == 5:
+            trainer.state.field.mlp.weight1.data.fill_(float("nan"))
+        return step(trainer)
 
-    monkeypatch.setattr(trainer, "train_step", spoiled)
+    monkeypatch.setattr(Trainer, "step", spoiled)
     assert train("--out", "run") == 2
     error = capsys.readouterr().err
     assert error.startswith("error: training diverged in step 6 (timesteps [")

@@ -21,7 +21,9 @@ from tests.helpers.tiny_priors import save_latent_prior
 def cache(tmp_path, monkeypatch):
     """An empty Hugging Face cache and an empty place for runs; no accelerator is tried for real."""
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr(doctor, "probe", lambda operation, name: Accelerator(name, None, "not installed"))
+    monkeypatch.setattr(
+        doctor, "probe", lambda operation, name: Accelerator(name, None, "not installed")
+    )
     (tmp_path / "work").mkdir()
     monkeypatch.chdir(tmp_path / "work")
     return tmp_path / "hub"

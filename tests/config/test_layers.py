@@ -5,18 +5,21 @@ import sys
 import pytest
 import yaml
 
-from dreamfusion.config.schedules import Schedule
-from dreamfusion.config.schema import (
-    Config,
+from dreamfusion.config.layers import (
     ConfigError,
+    Layer,
     build_config,
+    nested,
     override,
     parse_assignments,
     read_yaml,
     settings,
+    sources,
     to_mapping,
     to_yaml,
 )
+from dreamfusion.config.schedules import Schedule
+from dreamfusion.config.schema import Config
 
 
 def test_round_trips_through_yaml():
@@ -79,7 +82,7 @@ def test_assignments_nest_and_read_yaml():
         ({"camera": {"distance": [3, 2]}}, "camera.distance: 3.0 is greater than 2.0"),
         (
             {"sds": {"weighting": "sgima2"}},
-            "sds.weighting is one of sigma2, uniform, snr; not 'sgima2'",
+            "sds.weighting is one of sigma2, uniform, inverse_sqrt_snr; not 'sgima2'",
         ),
         ({"sds": {"t_max": {"begin": 2}}}, "sds.t_max: begin (2.0) comes after finish (1.0)"),
         ({"sds": {"t_min": 0.7}}, "sds.t_min (0.7) must stay below sds.t_max (0.5)"),
@@ -125,5 +128,34 @@ def test_override_does_not_touch_its_argument():
 
 
 def test_needs_no_torch():
-    code = "import sys, dreamfusion.config.schema, dreamfusion.diffusion.view_prompts; sys.exit('torch' in sys.modules)"
+    code = "import sys, dreamfusion.runs.plan; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_sources_name_the_last_layer_that_has_a_setting():
+    layers = [
+        Layer("prior", {"camera": {"distance": [1, 2]}}),
+        Layer("preset", {"camera": {"views": 2}, "sds": {"guidance": {"end": 3}}}),
+        Layer("--set", {"camera": {"views": 3}}),
+    ]
+    build_config(*layers)
+    assert sources(layers) == {
+        "camera.distance": "prior", "camera.views": "--set", "sds.guidance": "preset",
+    }  # fmt: skip
+
+
+def test_dotted_names_nest():
+    assert nested({"sds.guidance": 8, "camera": {"views": 2}, "camera.distance": [1, 2]}) == {
+        "sds": {"guidance": 8},
+        "camera": {"views": 2, "distance": [1, 2]},
+    }
+    with pytest.raises(ConfigError, match=r"sds\.guidance: sds was given a value before"):
+        nested({"sds": 3, "sds.guidance": 8})
+
+
+def test_one_of_field_of_view_and_focal_length_is_null():
+    with pytest.raises(ConfigError, match="one of them must be null"):
+        build_config({"camera": {"focal_length": [1, 2]}})
+    with pytest.raises(ConfigError, match="one of them must be null"):
+        build_config({"camera": {"fov_y_deg": None}})
+    build_config({"camera": {"fov_y_deg": None, "focal_length": [1, 2]}})

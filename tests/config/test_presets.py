@@ -9,18 +9,26 @@ import torch
 import yaml
 
 from dreamfusion.cli.app import main
+from dreamfusion.config import presets
+from dreamfusion.config.layers import (
+    ConfigError,
+    Layer,
+    build_config,
+    override,
+    to_mapping,
+    to_yaml,
+)
 from dreamfusion.config.presets import (
     describe_preset,
     preset_for,
     preset_names,
-    read_preset,
     read_settings,
 )
 from dreamfusion.config.schedules import Schedule
-from dreamfusion.config.schema import ConfigError, build_config, override, to_mapping, to_yaml
-from dreamfusion.diffusion.priors import find_prior, load_prior
+from dreamfusion.diffusion.priors import load_prior, resolve_prior
 from dreamfusion.diffusion.priors.layout import LAYOUTS
-from dreamfusion.training.step import new_state, resolve, train
+from dreamfusion.training.state import new_state
+from dreamfusion.training.trainer import Trainer
 from tests.helpers.tiny_priors import (
     save_deepfloyd_prior,
     save_latent_prior,
@@ -42,6 +50,7 @@ PRIORS = {
     "sdxl": save_xl_prior,
     "stable-diffusion": save_latent_prior,
 }
+CARDS = {"ambient", "light_spread", "light_distance", "brightness"}
 # What makes a step small enough for a test, and nothing that a preset is about.
 SMALL = {
     "render": {"resolution": 16, "step_size": 0.05},
@@ -56,7 +65,7 @@ def test_these_presets_exist():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_preset_holds_only_what_differs_and_survives_a_round_trip(name):
-    config = build_config(read_preset(name))
+    config = build_config(*read_settings(name))
     assert config != build_config()
     assert build_config(yaml.safe_load(to_yaml(config))) == config
     assert 10 < len(describe_preset(name)) < 100
@@ -66,22 +75,23 @@ def test_a_preset_holds_only_what_differs_and_survives_a_round_trip(name):
             current = getattr(default, key)
             if dataclasses.is_dataclass(current) and not isinstance(current, Schedule):
                 yield from same_as_default(value, current)
-            elif to_mapping(override(default, {key: value}))[key] == to_mapping(default)[key]:
+            # A default may be said over what a prior's card says.
+            elif key not in CARDS and override(default, {key: value}) == default:
                 yield key
 
-    assert not list(same_as_default(read_preset(name), build_config()))
+    *below, own = read_settings(name)
+    assert not list(same_as_default(own.settings, build_config(*below)))
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_preset_takes_five_real_steps(name, tmp_path):
     prior = load_prior(str(PRIORS[name](tmp_path / "prior")))
-    config = override(build_config(read_preset(name), SMALL), {"prompt": "a red corgi"})
-    config = resolve(config, prior, "cpu")
+    config = override(build_config(*read_settings(name), SMALL), {"prompt": "a red corgi"})
     state = new_state(config, "cpu")
     before = state.field.encoding.table.detach().clone()
     # The schedules' ends, where the light is on and everything has its final weight, count too.
     state.step = config.steps - 5
-    found = [metrics.gradient_norm for metrics in train(state, prior, config)]
+    found = [metrics.gradient_norm for metrics in Trainer(config, prior, state)]
     assert len(found) == 5 and all(norm > 0 for norm in found)
     assert not torch.equal(before, state.field.encoding.table)
 
@@ -90,19 +100,48 @@ def test_each_class_of_pipeline_has_a_preset_of_its_own(tmp_path):
     assert {preset_for(name, has_card=False) for name in LAYOUTS} == {
         "stable-diffusion", "sdxl", "deepfloyd-if",
     }  # fmt: skip
-    folder = find_prior(str(save_pixel_prior(tmp_path / "prior")))
+    folder = resolve_prior(str(save_pixel_prior(tmp_path / "prior")))
     assert preset_for(folder.pipeline, has_card=folder.has_card) == "embedded"
 
 
 def test_settings_come_from_a_preset_or_a_file(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.yaml").write_text("steps: 7\n")
-    assert read_settings("mine.yaml") == {"steps": 7}
-    assert read_settings("sdxl") == read_preset("sdxl")
+    assert read_settings("mine.yaml") == [Layer("file mine.yaml", {"steps": 7})]
+    assert [layer.name for layer in read_settings("sdxl")] == [
+        "preset stable-diffusion", "preset sdxl",
+    ]  # fmt: skip
     with pytest.raises(ConfigError, match="no preset and no file sdx; did you mean sdxl"):
         read_settings("sdx")
     with pytest.raises(ConfigError, match="no such configuration file"):
         read_settings("missing.yaml")
+
+
+def test_a_file_may_stand_on_a_preset(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.yaml").write_text("extends: low-vram\nsteps: 7\n")
+    config = build_config(*read_settings("mine.yaml"))
+    assert config == override(build_config(*read_settings("low-vram")), {"steps": 7})
+    (tmp_path / "mine.yaml").write_text("extends: low-ram\n")
+    with pytest.raises(ConfigError, match="no preset and no file low-ram; did you mean low-vram"):
+        read_settings("mine.yaml")
+    (tmp_path / "mine.yaml").write_text("extends: [sdxl]\n")
+    with pytest.raises(ConfigError, match="extends takes the name of a preset"):
+        read_settings("mine.yaml")
+
+
+def test_presets_that_extend_each_other_are_refused(tmp_path, monkeypatch):
+    for name, base in (("one", "two"), ("two", "one")):
+        (tmp_path / f"{name}.yaml").write_text(f"extends: {base}\n")
+    monkeypatch.setattr(presets, "shipped", lambda folder: tmp_path)
+    with pytest.raises(ConfigError, match="preset one extends preset two extends preset one"):
+        read_settings("one")
+
+
+def test_a_correction_of_stable_diffusion_reaches_all_that_stand_on_it():
+    wanted = build_config(*read_settings("stable-diffusion")).losses
+    for name in ("sdxl", "deepfloyd-if", "low-vram"):
+        assert build_config(*read_settings(name)).losses == wanted
 
 
 def test_configs_lists_and_prints(capsys):
@@ -111,6 +150,6 @@ def test_configs_lists_and_prints(capsys):
     assert [line.split()[0] for line in out.splitlines()[: len(NAMES)]] == NAMES
     assert main(["configs", "low-vram"]) == 0
     printed = yaml.safe_load(capsys.readouterr().out)
-    assert printed == to_mapping(build_config(read_preset("low-vram")))
+    assert printed == to_mapping(build_config(*read_settings("low-vram")))
     assert main(["configs", "low-ram"]) == 2
     assert "did you mean low-vram" in capsys.readouterr().err

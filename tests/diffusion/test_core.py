@@ -3,7 +3,7 @@ import torch
 from diffusers import DDPMScheduler
 
 from dreamfusion.diffusion.core import (
-    Opposed,
+    NegativePrompt,
     TextEmbedding,
     add_noise,
     guided_prediction,
@@ -88,8 +88,8 @@ def test_perp_neg_takes_away_only_what_is_perpendicular():
     noisy, times = torch.zeros(2, 1, 1, 2), torch.zeros(2, dtype=torch.int64)
     nothing, text = said([1.0, 1.0]), said([3.0, 1.0])  # the text's direction is (2, 0)
     other = said([5.0, 4.0], [5.0, 4.0])  # direction (4, 3): (0, 3) of it is perpendicular
-    opposed = [Opposed(other, torch.tensor([0.5, 0.0]))]
-    found = guided_prediction(Table(), noisy, times, text, nothing, 10.0, opposed)
+    negatives = [NegativePrompt(other, torch.tensor([0.5, 0.0]))]
+    found = guided_prediction(Table(), noisy, times, text, nothing, 10.0, negatives)
     expected = torch.tensor([[1 + 10 * 2.0, 1 - 10 * 0.5 * 3.0], [1 + 10 * 2.0, 1.0]])
     torch.testing.assert_close(found[:, 0, 0], expected)
 
@@ -98,9 +98,9 @@ def test_opposing_the_text_itself_changes_nothing():
     noisy, times = torch.zeros(1, 1, 1, 2), torch.zeros(1, dtype=torch.int64)
     nothing, text = said([1.0, 1.0]), said([3.0, -1.0])
     for own in (text, nothing):  # and opposing nothing, whose direction is zero
-        opposed = [Opposed(own, torch.ones(1)), Opposed(own, torch.ones(1))]
-        found = guided_prediction(Table(), noisy, times, text, nothing, 1.0, opposed)
+        negatives = [NegativePrompt(own, torch.ones(1)), NegativePrompt(own, torch.ones(1))]
+        found = guided_prediction(Table(), noisy, times, text, nothing, 1.0, negatives)
         torch.testing.assert_close(found[:, 0, 0], torch.tensor([[3.0, -1.0]]))
-    alike = [Opposed(nothing, torch.ones(1))]
+    alike = [NegativePrompt(nothing, torch.ones(1))]
     found = guided_prediction(Table(), noisy, times, nothing, nothing, 7.0, alike)
     assert found.isfinite().all()

@@ -59,7 +59,7 @@ def run(prior, images, seed=0, **options):
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample", "flow"])
-@pytest.mark.parametrize("weighting", ["sigma2", "uniform", "snr"])
+@pytest.mark.parametrize("weighting", ["sigma2", "uniform", "inverse_sqrt_snr"])
 def test_gradient_at_the_image_is_w_times_noise_error(prediction, weighting):
     prior = NetworkPrior(prediction)
     images = torch.rand(3, 3, 8, 8, requires_grad=True)
@@ -78,7 +78,9 @@ def test_gradient_at_the_image_is_w_times_noise_error(prediction, weighting):
         "sample": (noisy - alpha * guided) / sigma,
         "flow": noisy + alpha * guided,
     }[prediction]
-    w = {"sigma2": sigma**2, "uniform": 1.0, "snr": (sigma / alpha).clamp(max=10)}[weighting]
+    w = {"sigma2": sigma**2, "uniform": 1.0, "inverse_sqrt_snr": (sigma / alpha).clamp(max=10)}[
+        weighting
+    ]
     torch.testing.assert_close(
         result.gradient, w * (expected_noise - result.noise), rtol=1e-5, atol=1e-5
     )
@@ -145,6 +147,6 @@ def test_weights():
     alpha, sigma = torch.tensor(0.6), torch.tensor(0.8)
     assert weight(alpha, sigma, "sigma2").item() == pytest.approx(0.64)
     assert weight(alpha, sigma, "uniform").item() == 1.0
-    assert weight(alpha, sigma, "snr").item() == pytest.approx(4 / 3)
-    assert weight(torch.tensor(0.0), torch.tensor(1.0), "snr").item() == 10.0
-    assert math.isfinite(weight(torch.tensor(1e-9), sigma, "snr").item())
+    assert weight(alpha, sigma, "inverse_sqrt_snr").item() == pytest.approx(4 / 3)
+    assert weight(torch.tensor(0.0), torch.tensor(1.0), "inverse_sqrt_snr").item() == 10.0
+    assert math.isfinite(weight(torch.tensor(1e-9), sigma, "inverse_sqrt_snr").item())

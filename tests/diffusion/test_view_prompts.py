@@ -6,7 +6,7 @@ from dreamfusion.diffusion.view_prompts import (
     ViewVocabulary,
     all_prompts,
     blended_prompts,
-    opposing_prompts,
+    negative_view_prompts,
     slug,
     view_prompt,
     view_prompts,
@@ -128,17 +128,17 @@ def test_blended_prompts_are_exact_at_and_between_views():
     assert blended_prompts(PAPER_VIEWS, "a cat", 20.0, 70.0) == [("a cat, overhead view", 1.0)]
 
 
-def test_opposing_prompts_weigh_most_what_is_farthest_away():
-    assert opposing_prompts(PAPER_VIEWS, "a cat", 0.0, 0.0) == [
+def test_negative_view_prompts_weigh_most_what_is_farthest_away():
+    assert negative_view_prompts(PAPER_VIEWS, "a cat", 0.0, 0.0) == [
         ("a cat, side view", pytest.approx(0.5)),
         ("a cat, back view", pytest.approx(1.0)),
     ]
-    weights = dict(opposing_prompts(PAPER_VIEWS, "a cat", 120.0, 0.0))
+    weights = dict(negative_view_prompts(PAPER_VIEWS, "a cat", 120.0, 0.0))
     assert weights == {
         "a cat, front view": pytest.approx(0.75),
         "a cat, back view": pytest.approx(0.25),
     }
-    assert opposing_prompts(PAPER_VIEWS, "a cat", 120.0, 80.0) == []
+    assert negative_view_prompts(PAPER_VIEWS, "a cat", 120.0, 80.0) == []
 
 
 @pytest.mark.parametrize("vocabulary", [PAPER_VIEWS, TOY], ids=["paper", "own"])
@@ -149,5 +149,7 @@ def test_all_prompts_holds_whatever_any_view_asks_for(vocabulary):
             for azimuth in range(0, 360, 5):
                 place = (vocabulary, "a cat", azimuth, elevation, shading)
                 asked = {view_prompt(*place)}
-                asked |= {text for text, _ in blended_prompts(*place) + opposing_prompts(*place)}
+                asked |= {
+                    text for text, _ in blended_prompts(*place) + negative_view_prompts(*place)
+                }
                 assert asked <= known

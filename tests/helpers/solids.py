@@ -10,6 +10,7 @@ from dreamfusion.mesh.extract import (
 )
 from dreamfusion.nerf.field import FieldOutput
 from dreamfusion.nerf.occupancy import OccupancyGrid
+from dreamfusion.nerf.scene import Scene
 
 
 class Balls:
@@ -45,8 +46,12 @@ def occupied_by(field) -> OccupancyGrid:
     return grid
 
 
+def scene_of(field) -> Scene:
+    return Scene(field, occupied_by(field))
+
+
 def extract(field, **settings) -> Mesh:
-    return extract_mesh(field, occupied_by(field), **{"resolution": 48, **settings})
+    return extract_mesh(scene_of(field), **{"resolution": 48, **settings})
 
 
 def as_trimesh(mesh: Mesh) -> trimesh.Trimesh:

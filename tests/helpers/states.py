@@ -2,7 +2,7 @@
 
 
 def tensors(state):
-    parts = (state.field, state.shown, state.background, state.occupancy)
+    parts = (state.field, state.shown.field, state.background, state.occupancy)
     found = [value for part in parts for value in part.state_dict().values()]
     for _, entry in sorted(state.optimizer.state_dict()["state"].items()):
         found += [entry[key] for key in sorted(entry)]

@@ -10,6 +10,7 @@ from torch import Tensor
 from dreamfusion.graphics.cameras import Cameras
 from dreamfusion.nerf.field import FieldOutput
 from dreamfusion.nerf.occupancy import OccupancyGrid
+from dreamfusion.nerf.scene import Scene
 from dreamfusion.viewer.meshes import Subject
 from dreamfusion.viewer.pose import Pose
 from dreamfusion.viewer.stage import Choice
@@ -46,7 +47,7 @@ def subject(step: int = 1, falloff: float = 20.0) -> Subject:
     grid = OccupancyGrid(resolution=32)
     for seed in range(2):
         grid.update(field.density, torch.Generator().manual_seed(seed))
-    return Subject(step, field, grid)
+    return Subject(step, Scene(field, grid))
 
 
 def pose_of(cameras: Cameras, aspect: float = 1.0) -> Pose:

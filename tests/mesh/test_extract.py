@@ -13,8 +13,9 @@ from dreamfusion.mesh.extract import (
 )
 from dreamfusion.mesh.formats import place, write_mesh
 from dreamfusion.mesh.topology import topology
+from dreamfusion.nerf.scene import Scene
 from dreamfusion.utils.errors import UserError
-from tests.helpers.solids import Balls, as_trimesh, extract, occupied_by
+from tests.helpers.solids import Balls, as_trimesh, extract, occupied_by, scene_of
 
 
 def test_a_ball_becomes_a_watertight_ball_with_outward_normals():
@@ -29,8 +30,7 @@ def test_a_ball_becomes_a_watertight_ball_with_outward_normals():
 @pytest.mark.parametrize("width", [0.003, 0.03])
 def test_threshold_gives_the_rendered_silhouette_whatever_the_density(peak, width):
     field = Balls([[0.0, 0, 0, 0.5]], peak=peak, width=width)
-    grid = occupied_by(field)
-    threshold = find_threshold(field, grid)
+    threshold = find_threshold(scene_of(field))
     # Where, along a diameter, the surface is; and where looking past gives an opacity of 1/2.
     r = torch.linspace(0.2, 0.95, 3001)
     along = torch.linspace(-1, 1, 801)
@@ -110,9 +110,8 @@ def test_wisps_are_smoothed_away_and_a_lone_speck_is_not():
     ball, hairs = [0.0, 0, 0, 0.4], [[0.0, 0.4 + 0.02 * i, 0, 0.012] for i in range(4)]
     mesh = extract(Balls([ball, *hairs], width=0.004), resolution=64)
     assert mesh.vertices[:, 1].max() < 0.45
-    speck = extract_mesh(
-        Balls([[0.01, 0.01, 0.01, 0.03]]), occupied_by(Balls([ball])), resolution=48, threshold=100
-    )
+    scene = Scene(Balls([[0.01, 0.01, 0.01, 0.03]]), occupied_by(Balls([ball])))
+    speck = extract_mesh(scene, resolution=48, threshold=100)
     assert as_trimesh(speck).is_watertight and np.ptp(speck.vertices, axis=0).max() < 0.2
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from dreamfusion.config.schema import RenderConfig
 from dreamfusion.graphics.cameras import generate_rays, turntable_cameras
 from dreamfusion.graphics.shading import IMAGE_MODES
 from dreamfusion.mesh.compare import agreement, compare
@@ -15,7 +16,7 @@ from dreamfusion.mesh.provenance import Provenance
 from dreamfusion.mesh.renderer import render_mesh, sample_texture
 from dreamfusion.mesh.texture import bake
 from dreamfusion.nerf.renderer import render_image
-from tests.helpers.solids import Balls, extract, occupied_by
+from tests.helpers.solids import Balls, extract, scene_of
 
 
 class Smooth(Balls):
@@ -42,15 +43,16 @@ def mesh() -> Mesh:
 
 @pytest.fixture(scope="module")
 def baked(mesh):
-    return bake(SCENE, mesh, size=256)
+    return bake(scene_of(SCENE), mesh, size=256)
 
 
 @pytest.mark.parametrize("mode", IMAGE_MODES)
 def test_a_mesh_looks_like_its_scene_in_every_mode(mesh, baked, mode):
     cameras = turntable_cameras(3, elevation_deg=25.0)
     expected = render_image(
-        SCENE, occupied_by(SCENE), cameras, height=48, width=64, mode=mode, step_size=0.005
-    )
+        scene_of(SCENE), cameras, height=48, width=64, mode=mode,
+        options=RenderConfig(step_size=0.005),
+    )  # fmt: skip
     for model in (mesh, baked):
         found = render_mesh(model, cameras, height=48, width=64, mode=mode)
         assert found.shape == (3, 48, 64, 4)
@@ -113,13 +115,13 @@ def test_a_texture_is_linear_between_texels_and_clamped_at_the_border():
 
 def test_agreement_sees_what_is_wrong(mesh):
     cameras = turntable_cameras(4)
-    grid = occupied_by(SCENE)
-    good = agreement(mesh, SCENE, grid, cameras, size=48)
+    scene = scene_of(SCENE)
+    good = agreement(mesh, scene, cameras, size=48)
     assert good.good and good.psnr_db > 25 and good.silhouette_iou > 0.95
     moved = Mesh(mesh.vertices + np.array([0.2, 0, 0]), mesh.faces, mesh.colors)
-    assert not agreement(moved, SCENE, grid, cameras, size=48).good
+    assert not agreement(moved, scene, cameras, size=48).good
     inverted = Mesh(mesh.vertices, mesh.faces, 1 - mesh.colors)
-    bad = agreement(inverted, SCENE, grid, cameras, size=48)
+    bad = agreement(inverted, scene, cameras, size=48)
     assert bad.silhouette_iou == good.silhouette_iou and bad.psnr_db < 20 and not bad.good
     picture = torch.rand(1, 4, 4, 4)
     assert compare(picture, picture).psnr_db == math.inf

@@ -15,7 +15,7 @@ from dreamfusion.mesh.extract import Mesh, MeshError
 from dreamfusion.mesh.formats import place, write_mesh
 from dreamfusion.mesh.texture import bake, decimate, pad, unwrap
 from dreamfusion.nerf.field import FieldOutput
-from tests.helpers.solids import Balls, as_trimesh, extract
+from tests.helpers.solids import Balls, as_trimesh, extract, scene_of
 
 
 class Striped(Balls):
@@ -35,7 +35,7 @@ def ball() -> Mesh:
 
 @pytest.fixture(scope="module")
 def baked(ball):
-    return bake(Striped([[0.2, 0.1, 0.0, 0.5]]), decimate(ball, 1500), size=256)
+    return bake(scene_of(Striped([[0.2, 0.1, 0.0, 0.5]])), decimate(ball, 1500), size=256)
 
 
 def test_decimation_keeps_the_solid_and_its_colors(ball):
@@ -118,7 +118,7 @@ def test_padding_takes_the_nearest_color():
 @pytest.mark.parametrize("size", [15, 20000])
 def test_impossible_sizes_are_refused(ball, size):
     with pytest.raises(MeshError, match="16 to 16384"):
-        bake(Striped([[0, 0, 0, 0.5]]), ball, size=size)
+        bake(scene_of(Striped([[0, 0, 0, 0.5]])), ball, size=size)
 
 
 @pytest.mark.parametrize("kind", ["glb", "obj"])

@@ -99,7 +99,7 @@ def test_bad_settings_are_refused(settings):
 def test_hidden_levels_say_nothing_and_learn_nothing():
     field = small_field()
     everything = field.density(points())
-    field.release(0.0)  # the coarsest of three is always open
+    field.activate_levels(0.0)  # the coarsest of three is always active
     coarse = field.density(points())
     with torch.no_grad():
         for level in field.encoding.layout.levels[1:]:
@@ -114,7 +114,7 @@ def test_hidden_levels_say_nothing_and_learn_nothing():
 
 def test_a_level_fades_in():
     field, opened = small_field(), small_field()
-    field.release(1.5 / 3)
+    field.activate_levels(1.5 / 3)
     with torch.no_grad():
         second = opened.encoding.layout.levels[1]
         opened.encoding.table[second.offset : second.offset + second.size] *= 0.5
@@ -124,6 +124,6 @@ def test_a_level_fades_in():
 
 def test_open_levels_are_part_of_the_state():
     field, other = small_field(), small_field()
-    field.release(0.5)
+    field.activate_levels(0.5)
     other.load_state_dict(field.state_dict())
     torch.testing.assert_close(other.density(points()), field.density(points()), rtol=0, atol=0)

@@ -2,11 +2,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from dreamfusion.config.schema import RenderConfig
 from dreamfusion.graphics.cameras import Rays, generate_rays, orbit_cameras, turntable_cameras
+from dreamfusion.graphics.shading import Lighting
 from dreamfusion.nerf.background import LearnedBackground
 from dreamfusion.nerf.field import Field, FieldOutput
 from dreamfusion.nerf.occupancy import OccupancyGrid
 from dreamfusion.nerf.renderer import render, render_image
+from dreamfusion.nerf.scene import Scene
 from dreamfusion.training.losses import orientation_loss
 
 RED = torch.tensor([0.9, 0.1, 0.2])
@@ -35,6 +38,14 @@ def occupied_by(field) -> OccupancyGrid:
     return grid
 
 
+def scene_of(field) -> Scene:
+    return Scene(field, occupied_by(field))
+
+
+def lit(shading: str, position: Tensor) -> Lighting:
+    return Lighting(shading, position, ambient=0.1)
+
+
 def rays(n_views: int = 2, size: int = 32) -> Rays:
     return generate_rays(turntable_cameras(n_views, elevation_deg=0.0), size, size)
 
@@ -44,7 +55,7 @@ BLUE = torch.tensor([0.0, 0.0, 1.0])
 
 def test_shapes_and_a_solid_ball_in_front_of_a_plain_background():
     ball = Ball()
-    out = render(ball, occupied_by(ball), rays(), background=BLUE)
+    out = render(scene_of(ball), rays(), background=BLUE)
     assert out.rgb.shape == (2, 32, 32, 3)
     assert out.opacity.shape == out.depth.shape == (2, 32, 32)
     assert out.normals is None and out.surface is None
@@ -57,7 +68,8 @@ def test_shapes_and_a_solid_ball_in_front_of_a_plain_background():
 
 def test_silhouette_has_the_area_of_the_ball():
     ball = Ball()
-    out = render(ball, occupied_by(ball), rays(1, 64), background=BLUE, step_size=0.01)
+    fine = RenderConfig(step_size=0.01)
+    out = render(scene_of(ball), rays(1, 64), background=BLUE, options=fine)
     # A ball of radius r at distance d covers a circle of tangent r / sqrt(d^2 - r^2).
     tangent = 0.5 / (2.8**2 - 0.25) ** 0.5
     pixels = torch.pi * (tangent / torch.tan(torch.deg2rad(torch.tensor(20.0))) * 32) ** 2
@@ -66,36 +78,32 @@ def test_silhouette_has_the_area_of_the_ball():
 
 def test_lambertian_is_bright_towards_the_light_only():
     ball = Ball()
-    grid = occupied_by(ball)
+    scene = scene_of(ball)
     lights = torch.tensor([[0.0, 0, 5], [0, 0, 5]])  # in front of view 0, behind view 1
-    out = render(ball, grid, rays(), background=BLUE, shading="lambertian", light_position=lights)
+    out = render(scene, rays(), background=BLUE, lighting=lit("lambertian", lights))
     torch.testing.assert_close(out.rgb[0, 16, 16], RED, atol=0.01, rtol=0)
     torch.testing.assert_close(out.rgb[1, 16, 16], 0.1 * RED, atol=0.01, rtol=0)
-    clay = render(ball, grid, rays(), background=BLUE, shading="textureless", light_position=lights)
+    clay = render(scene, rays(), background=BLUE, lighting=lit("textureless", lights))
     torch.testing.assert_close(clay.rgb[0, 16, 16], torch.ones(3), atol=0.01, rtol=0)
     assert out.normals[0, 16, 16, 2] > 0.99 and out.normals[1, 16, 16, 2] < -0.99
 
 
 def test_true_normals_of_what_is_seen_cost_no_orientation_loss():
     ball = Ball()
-    out = render(ball, occupied_by(ball), rays(), background=BLUE, with_normals=True)
+    out = render(scene_of(ball), rays(), background=BLUE, with_normals=True)
     s = out.surface
     # A first sample lies up to a step inside, where a grazing normal may face away a little.
     assert orientation_loss(s.weights, s.normals, s.directions, n_rays=2048) < 1e-3
 
 
 def test_light_needs_a_position_and_views_need_their_own():
-    ball = Ball()
-    grid = occupied_by(ball)
-    with pytest.raises(ValueError, match="needs a light_position"):
-        render(ball, grid, rays(), background=BLUE, shading="lambertian")
+    with pytest.raises(ValueError, match="needs a position of the light"):
+        Lighting("lambertian")
+    lights = lit("lambertian", torch.zeros(5, 3))
     with pytest.raises(ValueError, match=r"\(3,\) or \(2, 3\)"):
-        render(
-            ball, grid, rays(), background=BLUE, shading="lambertian",
-            light_position=torch.zeros(5, 3),
-        )  # fmt: skip
+        render(scene_of(Ball()), rays(), background=BLUE, lighting=lights)
     with pytest.raises(ValueError, match="unknown shading"):
-        render(ball, grid, rays(), background=BLUE, shading="phong")
+        lit("phong", torch.zeros(3))
 
 
 @pytest.mark.parametrize("shading", ["albedo", "lambertian", "textureless"])
@@ -106,8 +114,8 @@ def test_gradients_reach_everything_and_are_the_same_bits_twice(shading):
         field = Field(generator=generator)
         background = LearnedBackground(generator=generator)
         out = render(
-            field, occupied_by(field), rays(), background=background, shading=shading,
-            light_position=torch.tensor([1.0, 2, 3]), generator=generator,
+            scene_of(field), rays(), background=background, generator=generator,
+            lighting=lit(shading, torch.tensor([1.0, 2, 3])),
         )  # fmt: skip
         out.rgb.square().sum().backward()
         assert out.rgb.isfinite().all()
@@ -123,8 +131,8 @@ def test_rays_that_meet_nothing_see_the_background_and_still_have_a_graph():
     away = Rays(away.origins * 3, -away.directions)
     background = LearnedBackground()
     out = render(
-        field, OccupancyGrid(resolution=4), away, background=background,
-        shading="lambertian", light_position=torch.ones(3),
+        Scene(field, OccupancyGrid(resolution=4)), away, background=background,
+        lighting=lit("lambertian", torch.ones(3)),
     )  # fmt: skip
     out.rgb.sum().backward()
     assert len(out.samples) == 0 and (out.opacity == 0).all()
@@ -135,7 +143,7 @@ def test_a_nan_in_the_field_reaches_the_picture():
     field = Field(generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         field.encoding.table.fill_(torch.nan)
-    out = render(field, occupied_by(field), rays(), background=BLUE)
+    out = render(scene_of(field), rays(), background=BLUE)
     assert out.rgb.isnan().any()
 
 
@@ -144,7 +152,7 @@ def test_images_of_all_modes(mode):
     ball = Ball()
     cameras = orbit_cameras(*(torch.tensor([v, v]) for v in (0.0, 0.0, 2.8, 40.0)))
     image = render_image(
-        ball, occupied_by(ball), cameras, height=16, width=24, mode=mode, rays_per_chunk=100
+        scene_of(ball), cameras, height=16, width=24, mode=mode, rays_per_chunk=100
     )
     assert image.shape == (2, 16, 24, 4)
     assert image.min() >= 0 and image.max() <= 1
@@ -159,7 +167,7 @@ def test_image_does_not_depend_on_chunks():
     ball = Ball()
     cameras = turntable_cameras(1)
     images = [
-        render_image(ball, occupied_by(ball), cameras, height=16, width=16, rays_per_chunk=n)
+        render_image(scene_of(ball), cameras, height=16, width=16, rays_per_chunk=n)
         for n in (37, 256)
     ]
     torch.testing.assert_close(images[0], images[1])
@@ -168,7 +176,7 @@ def test_image_does_not_depend_on_chunks():
 def test_learns_a_colored_ball_from_pictures():
     generator = torch.Generator().manual_seed(0)
     ball, field = Ball(0.4), Field(generator=generator)
-    truth, grid = occupied_by(ball), occupied_by(field)
+    truth, learned = scene_of(ball), scene_of(field)
     optimizer = torch.optim.Adam(field.parameters(), 1e-2)
     for _ in range(25):
         angle = 360 * torch.rand(2, generator=generator)
@@ -176,10 +184,18 @@ def test_learns_a_colored_ball_from_pictures():
             angle, torch.full((2,), 20.0), torch.full((2,), 2.8), torch.full((2,), 40.0)
         )
         view = generate_rays(cameras, 24, 24)
-        target = render(ball, truth, view, background=BLUE).rgb
-        out = render(field, grid, view, background=BLUE, generator=generator)
+        target = render(truth, view, background=BLUE).rgb
+        out = render(learned, view, background=BLUE, generator=generator)
         loss = (out.rgb - target).square().mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
     assert loss < 0.004
+
+
+def test_a_scene_shows_itself_on_a_plain_background():
+    scene = scene_of(Ball())
+    pictures = scene.render(turntable_cameras(2), size=16, mode="albedo", background=(0, 0, 1))
+    assert pictures.shape == (2, 16, 16, 3)
+    torch.testing.assert_close(pictures[0, 0, 0], BLUE)
+    torch.testing.assert_close(pictures[1, 8, 8], RED, atol=1e-3, rtol=0)

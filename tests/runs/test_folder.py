@@ -2,8 +2,9 @@ import json
 
 import pytest
 
-from dreamfusion.config.schema import build_config
-from dreamfusion.runs.folder import MetricsLog, RunError, create_run, free_path, open_run
+from dreamfusion.config.layers import build_config
+from dreamfusion.runs.folder import RunError, create_run, find_run, free_path
+from dreamfusion.runs.metrics import MetricsLog
 
 
 def test_a_taken_name_is_never_taken_again(tmp_path):
@@ -36,15 +37,15 @@ def test_configuration_round_trips(tmp_path):
     run = create_run(tmp_path / "run")
     config = build_config({"prompt": "a corgi", "steps": 7})
     run.write_config(config)
-    assert open_run(run.path).read_config() == config
+    assert find_run(run.path).read_config() == config
     assert [path.name for path in run.path.iterdir()] == ["config.yaml"]
 
 
 def test_a_folder_without_a_run_is_named(tmp_path):
     with pytest.raises(RunError, match="there is no folder"):
-        open_run(tmp_path / "nothing")
+        find_run(tmp_path / "nothing")
     with pytest.raises(RunError, match=r"holds no run: there is no config\.yaml in it"):
-        open_run(tmp_path)
+        find_run(tmp_path)
 
 
 def test_the_log_drops_steps_that_will_be_done_again(tmp_path):

@@ -6,13 +6,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from dreamfusion.runs import tensorboard as eventlog
-from dreamfusion.runs import session
 from dreamfusion.cli.app import main
-from dreamfusion.config.schema import build_config
+from dreamfusion.config.layers import build_config
 from dreamfusion.graphics.media import write_png
-from dreamfusion.runs.folder import create_run, scalars
-from dreamfusion.training.step import StepMetrics
+from dreamfusion.runs import loop
+from dreamfusion.runs import tensorboard as eventlog
+from dreamfusion.runs.folder import create_run
+from dreamfusion.runs.metrics import scalars
+from dreamfusion.training.trainer import StepMetrics
 
 
 def read_back(folder):
@@ -22,7 +23,9 @@ def read_back(folder):
 
 
 def metrics_of(step):
-    return StepMetrics(step, 0.5, "albedo", 32, [100, 300], 4.0, step / 8, 1.0, 0.25, 0.5)
+    return StepMetrics(
+        step, 0.5, "albedo", 32, [100, 300], 4.0, step / 8, 1.0, 0.25, 0.5, 3.0, {"sds": 3.0}
+    )
 
 
 @pytest.fixture
@@ -36,20 +39,21 @@ def go_on(monkeypatch, tmp_path):
         write_png(torch.full((6, 8, 3), 0.5), path)
         return path
 
-    monkeypatch.setattr(session, "write_preview", preview)
-    monkeypatch.setattr(session, "save_checkpoint", lambda *_, **__: run.checkpoints.mkdir())
+    monkeypatch.setattr(loop, "write_preview", preview)
+    monkeypatch.setattr(loop, "save_checkpoint", lambda *_, **__: run.checkpoints.mkdir())
 
     def do(start, end, *, killed_after=None, **logging):
-        def train(state, prior, config, *, stop):
-            for state.step in range(start + 1, end + 1):
-                yield metrics_of(state.step)
-                if state.step == killed_after:
-                    raise RuntimeError("killed")
-
-        monkeypatch.setattr(session, "train", train)
-        changes = {"output": {"preview_every": 3, "checkpoint_every": 1000}, "logging": logging}
         state = SimpleNamespace(step=start)
-        list(session.optimise(run, state, None, build_config(changes)))
+
+        def step():
+            if state.step == killed_after:
+                raise RuntimeError("killed")
+            state.step += 1
+            return metrics_of(state.step)
+
+        changes = {"output": {"preview_every": 3, "checkpoint_every": 1000}, "logging": logging}
+        config = build_config({"steps": end}, changes)
+        list(loop.optimise(run, SimpleNamespace(state=state, config=config, step=step)))
         return run
 
     return do
@@ -63,10 +67,11 @@ def test_scalars_are_the_numbers_and_the_means_of_lists():
 def test_metrics_and_previews_are_logged(go_on):
     events = read_back(go_on(0, 6, tensorboard=True).tensorboard)
     assert events.Tags()["scalars"] == [
-        "train/seconds", "train/size", "train/timesteps", "train/guidance", "train/sds_norm",
-        "train/gradient_norm", "train/opacity", "train/entropy",
+        "train/seconds", "train/size", "train/timesteps", "train/guidance", "train/sds_gradient",
+        "train/gradient_norm", "train/opacity", "train/entropy", "train/loss",
+        "train/loss_sds",
     ]  # fmt: skip
-    logged = events.Scalars("train/sds_norm")
+    logged = events.Scalars("train/sds_gradient")
     assert [(event.step, event.value) for event in logged] == [(n, n / 8) for n in range(1, 7)]
     pictures = events.Images("preview")
     assert [(picture.step, picture.width, picture.height) for picture in pictures] == [

@@ -17,13 +17,14 @@ import torch
 from PIL import Image
 
 from dreamfusion.cli.app import main
-from dreamfusion.config.schema import Config, build_config
+from dreamfusion.config.layers import build_config
+from dreamfusion.config.schema import Config, RenderConfig
 from dreamfusion.graphics.cameras import orbit_cameras
 from dreamfusion.graphics.shading import over
 from dreamfusion.nerf.renderer import render_image
 from dreamfusion.runs.checkpoint import save_checkpoint
 from dreamfusion.runs.folder import RunFolder
-from dreamfusion.training.step import new_state
+from dreamfusion.training.state import new_state
 from dreamfusion.viewer.page import Page, ViewerError
 from dreamfusion.viewer.pose import cameras_of
 from dreamfusion.viewer.stage import Stage
@@ -191,9 +192,9 @@ def test_in_a_browser_the_page_shows_what_the_visitors_camera_sees(tmp_path):
 
     def picture_from(pose, mode):
         """The page's middle, 600 pixels a side, as `render_image` has it."""
-        field, occupancy, camera = here.field, here.occupancy, cameras_of(pose)
+        fine = RenderConfig(step_size=0.015)
         rgba = render_image(
-            field, occupancy, camera, height=150, width=150, mode=mode, step_size=0.015
+            here.scene, cameras_of(pose), height=150, width=150, mode=mode, options=fine
         )[0]
         picture = over(rgba, torch.ones(3))
         small = Image.fromarray((picture.numpy() * 255).astype(np.uint8))

@@ -11,15 +11,17 @@ import pytest
 import torch
 
 from dreamfusion.cli.app import main
-from dreamfusion.config.schema import Config, build_config
+from dreamfusion.config.layers import build_config
+from dreamfusion.config.schema import Config
 from dreamfusion.diffusion.priors import load_prior
 from dreamfusion.graphics.cameras import generate_rays, orbit_cameras
 from dreamfusion.graphics.shading import over
 from dreamfusion.nerf.renderer import render_image
 from dreamfusion.runs.checkpoint import CheckpointError, save_checkpoint
+from dreamfusion.runs.export import ExportOptions, write_model
 from dreamfusion.runs.folder import RunFolder, preview_step
-from dreamfusion.runs.session import write_model
-from dreamfusion.training.step import new_state, resolve, train
+from dreamfusion.training.state import new_state
+from dreamfusion.training.trainer import StepMetrics, Trainer
 from dreamfusion.viewer.follow import Follower, last_metrics
 from dreamfusion.viewer.meshes import extracted, read_model
 from dreamfusion.viewer.pose import Pose, cameras_of, light_of
@@ -27,7 +29,7 @@ from dreamfusion.viewer.serve import watch
 from dreamfusion.viewer.stage import Choice, Stage
 from tests.helpers.states import tensors
 from tests.helpers.tiny_priors import save_pixel_prior
-from tests.helpers.viewer_scene import Balls, Clock, FakeScreen, pose_of, subject
+from tests.helpers.viewer_scene import Clock, FakeScreen, pose_of, subject
 
 TINY = {
     "prompt": "a red puppy",
@@ -96,11 +98,11 @@ def test_the_runs_own_model_stands_where_the_nerf_is(tmp_path):
     state = new_state(build_config(TINY), "cpu")
     state.step = 5
     here = subject(step=5)
-    state.field, state.average, state.occupancy = here.field, None, here.occupancy
+    state.field, state.occupancy = here.scene.field, here.scene.occupancy
     path = tmp_path / "model.glb"
     settings = {"resolution": 48, "faces": 2000, "texture": 64, "threshold": 20.0}
     for origin in ("center", "base", "scene"):
-        write_model(path, state, Config(), origin=origin, **settings)
+        write_model(path, state, Config(), ExportOptions(origin=origin, **settings))
         model = read_model(path, step=5)
         fresh = extracted(here, 20.0, resolution=48)
         for extreme in (np.min, np.max):
@@ -162,8 +164,7 @@ def test_a_picture_is_rough_first_and_sharper_at_rest(clock):
     assert all(width == round(1.5 * height) for height, width, _ in sizes)
     last = screen.pictures[-1][1]
     rgba = render_image(
-        Balls(), subject().occupancy, cameras_of(SIDE),
-        height=last.shape[0], width=last.shape[1], step_size=Config().render.step_size,
+        subject().scene, cameras_of(SIDE), height=last.shape[0], width=last.shape[1],
     )[0]  # fmt: skip
     expected = over(rgba, torch.ones(3))
     assert np.abs(last / 255.0 - expected.numpy()).max() < 0.003
@@ -313,17 +314,18 @@ class FakePage(FakeScreen):
 @pytest.mark.parametrize("ema", [0.0, 0.9])
 def test_a_run_is_the_same_to_the_bit_when_it_is_watched(tmp_path, ema):
     prior = load_prior(str(save_pixel_prior(tmp_path / "prior")))
-    config = resolve(build_config(TINY, {"optimizer": {"ema": ema}}), prior, "cpu")
+    config = build_config(prior.card.settings, TINY, {"optimizer": {"ema": ema}})
     run = RunFolder(tmp_path)
     alone, watched = new_state(config, "cpu"), new_state(config, "cpu")
     torch.manual_seed(1)
-    expected = [dataclasses.replace(m, seconds=0.0) for m in train(alone, prior, config)]
+    expected = [dataclasses.replace(m, seconds=0.0) for m in Trainer(config, prior, alone)]
     globally = torch.get_rng_state()
     torch.manual_seed(1)
     clock = Clock()
     page = FakePage(clock)
     found = []
-    for metrics in watch(page, run, watched, config, train(watched, prior, config), clock=clock):
+    steps = Trainer(config, prior, watched)
+    for metrics in watch(page, run, watched, config, steps, clock=clock):
         found.append(dataclasses.replace(metrics, seconds=0.0))
         clock.now += 10
     assert found == expected
@@ -361,9 +363,7 @@ def test_the_page_takes_at_most_its_share_of_the_time():
 
 
 def metrics_of(step):
-    from dreamfusion.training.step import StepMetrics
-
-    return StepMetrics(step, 1.0, "albedo", 16, [1], 5.0, 0.1, 0.1, 0.2, 0.1)
+    return StepMetrics(step, 1.0, "albedo", 16, [1], 5.0, 0.1, 0.1, 0.2, 0.1, 0.3, {"sds": 0.3})
 
 
 # --- the command line

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from dreamfusion.config.layers import ConfigError, build_config
 from dreamfusion.diffusion.priors.files import PriorError, read_json
 from dreamfusion.diffusion.priors.layout import CARD
 from dreamfusion.diffusion.view_prompts import PAPER_VIEWS, ViewVocabulary
@@ -14,45 +15,23 @@ from dreamfusion.utils.errors import one_line
 
 FORMAT = 1
 KINDS = ("nouns", "colors", "adjectives")
-Range = tuple[float, float]
-
-
-@dataclass(frozen=True)
-class CameraRanges:
-    """Cameras that suit a prior: degrees and scene units.
-
-    Where a prior says nothing: these, near DreamFusion's (appendix A.2) but for a longer lens,
-    with which the whole object stays in the picture.
-    """
-
-    elevation_deg: Range = (-10.0, 60.0)
-    distance: Range = (2.6, 3.2)
-    fov_y_deg: Range = (35.0, 45.0)
-
-
-@dataclass(frozen=True)
-class Light:
-    """Lights that suit a prior: the ambient share (the rest is diffuse), the deviation of the
-    light's direction from the camera's, and its distance, scene units. By default DreamFusion's,
-    but farther away."""
-
-    ambient: float = 0.1
-    direction_std: float = 1.0
-    distance: Range = (4.0, 8.0)
+LIGHT_SETTINGS = {
+    "ambient": "ambient",
+    "direction_std": "light_spread",
+    "distance": "light_distance",
+}
 
 
 @dataclass(frozen=True)
 class PriorCard:
     """What a prior says of itself.
 
-    background: range of each channel of the plain backgrounds that suit it, in [0, 1].
+    settings: of cameras, lights and backgrounds that it knows, a layer of a run's configuration.
     kinds: lists of the words that it was trained on, by what they are ("nouns", "colors", …).
     """
 
     vocabulary: ViewVocabulary = PAPER_VIEWS
-    camera: CameraRanges = CameraRanges()
-    light: Light = Light()
-    background: Range = (0.0, 1.0)
+    settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     kinds: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
@@ -71,36 +50,23 @@ def read_card(folder: Path) -> PriorCard:
             "dreamfusion or the prior"
         )
     try:
-        vocabulary = ViewVocabulary.from_mapping(content)
-        return PriorCard(
-            vocabulary,
-            CameraRanges(**_numbers(content.get("camera", {}))),
-            Light(**_numbers(content.get("light", {}))),
-            _background(content.get("background", [0, 1])),
+        card = PriorCard(
+            ViewVocabulary.from_mapping(content),
+            _settings(content),
             {key: tuple(content[key]) for key in KINDS if key in content},
         )
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        build_config(card.settings)
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, ConfigError) as error:
         raise PriorError(
             f"{path} is malformed: {type(error).__name__}: {one_line(error)}"
         ) from None
+    return card
 
 
-def _background(value: Any) -> Range:
-    low, high = value
-    if not 0 <= low <= high <= 1:
-        raise ValueError(f"background: {low}, {high} is no range in [0, 1]")
-    return float(low), float(high)
-
-
-def _numbers(content: Mapping[str, Any]) -> dict[str, Any]:
-    """A mapping of names to numbers or to ranges [low, high], checked."""
-    result: dict[str, float | Range] = {}
-    for key, value in content.items():
-        if isinstance(value, list):
-            low, high = value
-            if low > high:
-                raise ValueError(f"{key}: {low} is greater than {high}")
-            result[key] = (float(low), float(high))
-        else:
-            result[key] = float(value)
-    return result
+def _settings(content: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The card's words for cameras, lights and backgrounds as settings of a run."""
+    light = {LIGHT_SETTINGS[key]: value for key, value in content.get("light", {}).items()}
+    settings = {"camera": dict(content.get("camera", {})), "shading": light}
+    if "background" in content:
+        settings["background"] = {"brightness": content["background"]}
+    return {section: values for section, values in settings.items() if values}

@@ -11,35 +11,35 @@ from transformers.utils import logging as transformers_logging
 
 from dreamfusion.diffusion.priors.files import PriorError
 from dreamfusion.diffusion.priors.layout import check_tokenizer
-from dreamfusion.diffusion.priors.resolve import PriorFolder
+from dreamfusion.diffusion.priors.resolve import ResolvedPrior
 from dreamfusion.utils.errors import one_line
 
 
 def load_part(
-    folder: PriorFolder, component: str, library: ModuleType, dtype: torch.dtype | None = None
+    prior: ResolvedPrior, component: str, library: ModuleType, dtype: torch.dtype | None = None
 ) -> Any:
     """A component on the CPU, frozen; or a tokenizer, for which there is no dtype.
 
     The libraries raise many kinds of errors for broken files; all of them mean the same to a user,
     and become a PriorError.
     """
-    path = folder.path / component
+    path = prior.path / component
     options: dict[str, Any] = {}
     if dtype is not None:
         options = {
             "torch_dtype": dtype,
             "use_safetensors": True,
-            "variant": folder.variants[component],
+            "variant": prior.variants[component],
         }
     if component.startswith("tokenizer"):
         files = [file.name for file in path.iterdir()]
-        check_tokenizer(files, f"{folder.name}: its {component}")
+        check_tokenizer(files, f"{prior.name}: its {component}")
     try:
-        cls = getattr(library, folder.components[component])
+        cls = getattr(library, prior.components[component])
         part = cls.from_pretrained(path, local_files_only=True, **options)
     except Exception as error:
         raise PriorError(
-            f"{folder.name}: its {component} in {path} cannot be loaded: {one_line(error)}"
+            f"{prior.name}: its {component} in {path} cannot be loaded: {one_line(error)}"
         ) from error
     return part if dtype is None else part.requires_grad_(False).eval()
 

@@ -12,8 +12,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from dreamfusion.config.schema import PriorConfig
 from dreamfusion.diffusion.priors.files import PriorError, read_json
-from dreamfusion.diffusion.priors.resolve import PriorFolder
+from dreamfusion.diffusion.priors.resolve import ResolvedPrior
 
 if TYPE_CHECKING:
     import torch
@@ -27,32 +28,30 @@ MARGIN = 0.5 * 2**30
 
 
 def estimate_memory(
-    folder: PriorFolder,
+    prior: ResolvedPrior,
+    options: PriorConfig,
     *,
     views: int,
     dtype: torch.dtype,
     vae_dtype: torch.dtype,
     prepared: bool = False,
-    offload: bool = False,
-    vae_checkpointing: bool = False,
-    vae_slicing: bool = False,
 ) -> int:
     """Bytes of GPU memory that the prior needs at most, for `views` pictures a step with guidance.
 
     dtype: of the denoiser and the text encoders. prepared: all texts are encoded before the
-    denoiser is loaded. The other options are `load_prior`'s.
+    denoiser is loaded. options: of offloading and of the autoencoder.
     """
-    name = "unet" if "unet" in folder.components else "transformer"
+    name = "unet" if "unet" in prior.components else "transformer"
     encoders = [
         count * dtype.itemsize
-        for component, count in folder.weights.items()
+        for component, count in prior.weights.items()
         if component.startswith("text_encoder")
     ]
-    models = folder.weights[name] * dtype.itemsize
-    models += folder.weights.get("vae", 0) * vae_dtype.itemsize
-    kept = 0 if prepared or offload else sum(encoders)
+    models = prior.weights[name] * dtype.itemsize
+    models += prior.weights.get("vae", 0) * vae_dtype.itemsize
+    kept = 0 if prepared or options.offload else sum(encoders)
 
-    config = read_json(folder.path / name / "config.json", f"{folder.name} is broken")
+    config = read_json(prior.path / name / "config.json", f"{prior.name} is broken")
     size = int(config["sample_size"])
     if name == "unet":
         picture = UNET_MAPS * config["block_out_channels"][0] * size**2
@@ -61,12 +60,12 @@ def estimate_memory(
         picture = TRANSFORMER_MAPS * width * (size // config["patch_size"]) ** 2
     # With text and without it; the autoencoder's activations are kept meanwhile.
     activations = 2 * views * picture * dtype.itemsize
-    if "vae" in folder.components:
-        vae = read_json(folder.path / "vae" / "config.json", f"{folder.name} is broken")
+    if "vae" in prior.components:
+        vae = read_json(prior.path / "vae" / "config.json", f"{prior.name} is broken")
         channels = vae["block_out_channels"]
         map_ = channels[0] * (size * 2 ** (len(channels) - 1)) ** 2 * vae_dtype.itemsize
-        if vae_checkpointing:
-            recomputed = VAE_MAPS_RECOMPUTED * map_ * (1 if vae_slicing else views)
+        if options.vae_checkpointing:
+            recomputed = VAE_MAPS_RECOMPUTED * map_ * (1 if options.vae_slicing else views)
             activations = VAE_MAPS_CHECKPOINTED * map_ * views + max(activations, recomputed)
         else:
             activations += VAE_MAPS * map_ * views

@@ -12,14 +12,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dreamfusion.config.schema import PriorConfig
 from dreamfusion.diffusion.core import Prediction, TextEmbedding
 from dreamfusion.diffusion.priors.card import PriorCard
-from dreamfusion.diffusion.priors.files import read_json
+from dreamfusion.diffusion.priors.files import PriorError, read_json
+from dreamfusion.diffusion.priors.layout import LAYOUTS
 from dreamfusion.diffusion.priors.loading import load_part, quiet
 from dreamfusion.diffusion.priors.memory import check_memory, estimate_memory
-from dreamfusion.diffusion.priors.resolve import PriorFolder
-from dreamfusion.diffusion.priors.schedule import NoiseSchedule, read_schedule
-from dreamfusion.diffusion.priors.text import TextEncoders
+from dreamfusion.diffusion.priors.resolve import ResolvedPrior, resolve_prior
+from dreamfusion.diffusion.priors.schedule import NoiseSchedule, read_schedule, schedule_of
+from dreamfusion.diffusion.priors.text import TextEncoders, encoders_of, encoders_of_pipe
 from dreamfusion.utils.threads import run_all
 
 # The halves of an autoencoder. Training never uses the second.
@@ -33,6 +35,7 @@ class DiffusionPrior:
     A pixel model denoises the picture itself, a latent one what its autoencoder makes of it. The
     denoiser is a U-Net or a transformer. Nothing in any of them requires gradients.
 
+    pipeline: class name of its diffusers pipeline.
     image_size: height and width of the pictures it judges, in pixels.
     channels: of what it denoises. A U-Net that returns more (DeepFloyd's also predicts variances)
         has the rest cut off.
@@ -46,6 +49,7 @@ class DiffusionPrior:
         self,
         *,
         name: str,
+        pipeline: str,
         card: PriorCard,
         denoiser: Any,
         schedule: NoiseSchedule,
@@ -54,7 +58,7 @@ class DiffusionPrior:
         offload: bool = False,
         expected_memory: int | None = None,
     ) -> None:
-        self.name = name
+        self.name, self.pipeline = name, pipeline
         self.expected_memory = expected_memory
         self.card = card
         self.denoiser = denoiser
@@ -70,6 +74,45 @@ class DiffusionPrior:
         self.prediction: Prediction = schedule.prediction
         self.alphas, self.sigmas = schedule.alphas, schedule.sigmas
         self._is_unet = isinstance(denoiser, diffusers.UNet2DConditionModel)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str = "embedded",
+        *,
+        device: str = "cpu",
+        dtype: str = "auto",
+        prompts: Sequence[str] | None = None,
+    ) -> DiffusionPrior:
+        """The prior `name`: embedded, a folder in diffusers' layout or a hub id; see
+        `priors.load_prior`. Raises PriorError."""
+        prior = resolve_prior(name, device=device, dtype=dtype)
+        return load(prior, PriorConfig(dtype=dtype), device=device, prompts=prompts)  # type: ignore[arg-type]
+
+    @classmethod
+    def from_pipe(cls, pipe: Any, *, card: PriorCard | None = None) -> DiffusionPrior:
+        """The prior that a loaded diffusers pipeline is, where it is and as precise as it is. Its
+        models are frozen, and shared with it. card: how to speak to it; the paper's four views
+        where None. Raises PriorError for a class or a scheduler that is not supported."""
+        kind = type(pipe).__name__
+        if kind not in LAYOUTS:
+            raise PriorError(f"a {kind} is not supported; use a {', '.join(LAYOUTS)}")
+        denoiser = pipe.unet if getattr(pipe, "unet", None) is not None else pipe.transformer
+        vae = getattr(pipe, "vae", None)
+        for module in (denoiser, vae):
+            if module is not None:
+                module.requires_grad_(False).eval()
+        name = str(pipe.config.get("_name_or_path") or kind)
+        scheduler = pipe.scheduler
+        return cls(
+            name=name,
+            pipeline=kind,
+            card=PriorCard() if card is None else card,
+            denoiser=denoiser,
+            schedule=schedule_of(scheduler, dict(scheduler.config), name, denoiser.device),
+            text=encoders_of_pipe(pipe),
+            vae=vae,
+        )
 
     def encode_image(self, images: Tensor) -> Tensor:
         """(n, 3, h, w) pictures in [0, 1] of any size as what the model denoises: resized to
@@ -139,65 +182,63 @@ class DiffusionPrior:
 
 
 def load(
-    folder: PriorFolder,
-    card: PriorCard,
+    prior: ResolvedPrior,
+    options: PriorConfig,
     *,
     device: str,
-    dtype: str,
-    prompts: Sequence[str] | None,
-    views: int | None,
-    vae_checkpointing: bool,
-    vae_slicing: bool,
-    offload: bool,
-    compile: bool,
+    prompts: Sequence[str] | None = None,
+    views: int | None = None,
 ) -> DiffusionPrior:
-    """Load every component from the folder; see `priors.load_prior`."""
+    """Load every component of a prior; see `priors.load_prior`."""
     quiet()
-    precision = choose_dtype(dtype, device)
+    precision = choose_dtype(options.dtype, device)
+    vae_precision = _vae_dtype(prior, precision, device)
     on_cuda = device.startswith("cuda")
     needed = None
     if views is not None and on_cuda:
         needed = estimate_memory(
-            folder,
+            prior,
+            options,
             views=views,
             dtype=precision,
-            vae_dtype=_vae_dtype(folder, precision, device),
+            vae_dtype=vae_precision,
             prepared=prompts is not None,
-            offload=offload,
-            vae_checkpointing=vae_checkpointing,
-            vae_slicing=vae_slicing,
         )
-        check_memory(needed, free=torch.cuda.mem_get_info(device)[0], name=folder.name)
-    schedule = read_schedule(folder, device)
-    text = TextEncoders(
-        folder, device=device, dtype=precision if on_cuda else torch.float32, offload=offload
+        check_memory(needed, free=torch.cuda.mem_get_info(device)[0], name=prior.name)
+    schedule = read_schedule(prior, device)
+    text = encoders_of(
+        prior,
+        device=device,
+        dtype=precision if on_cuda else torch.float32,
+        offload=options.offload,
     )
     if prompts is not None:
         text.prepare(prompts)
 
-    name = "unet" if "unet" in folder.components else "transformer"
-    denoiser = load_part(folder, name, diffusers, precision)
+    name = "unet" if "unet" in prior.components else "transformer"
+    denoiser = load_part(prior, name, diffusers, precision)
     layout = torch.channels_last if name == "unet" else torch.preserve_format
     denoiser.to(device, memory_format=layout)
-    if compile:
+    if options.compile:
         denoiser.compile()
     vae = None
-    if "vae" in folder.components:
-        vae = load_part(folder, "vae", diffusers, _vae_dtype(folder, precision, device))
+    if "vae" in prior.components:
+        vae = load_part(prior, "vae", diffusers, vae_precision)
         _move(vae, ENCODER, device)
-        _move(vae, DECODER, "cpu" if offload else device)
-        if vae_checkpointing:
+        _move(vae, DECODER, "cpu" if options.offload else device)
+        if options.vae_checkpointing:
             vae.enable_gradient_checkpointing()
-        if vae_slicing:
+        if options.vae_slicing:
             vae.enable_slicing()
     return DiffusionPrior(
-        name=folder.name,
-        card=card,
+        name=prior.name,
+        pipeline=prior.pipeline,
+        card=prior.card,
         denoiser=denoiser,
         schedule=schedule,
         text=text,
         vae=vae,
-        offload=offload,
+        offload=options.offload,
         expected_memory=needed,
     )
 
@@ -223,14 +264,14 @@ def choose_dtype(dtype: str, device: str) -> torch.dtype:
     return torch.float32
 
 
-def _vae_dtype(folder: PriorFolder, dtype: torch.dtype, device: str) -> torch.dtype:
+def _vae_dtype(prior: ResolvedPrior, dtype: torch.dtype, device: str) -> torch.dtype:
     """The denoiser's precision on CUDA, but float32 for an autoencoder that says force_upcast (XL's
     overflows in float16), and float32 elsewhere."""
-    path = folder.path / "vae" / "config.json"
-    if "vae" not in folder.components or not device.startswith("cuda"):
+    path = prior.path / "vae" / "config.json"
+    if "vae" not in prior.components or not device.startswith("cuda"):
         return torch.float32
     # Diffusers fills in true where the file says nothing; the older models then mean no such thing.
-    upcast = read_json(path, f"{folder.name} is broken").get("force_upcast", False)
+    upcast = read_json(path, f"{prior.name} is broken").get("force_upcast", False)
     return torch.float32 if upcast else dtype
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dreamfusion.diffusion.priors import hub
+from dreamfusion.diffusion.priors.card import PriorCard, read_card
 from dreamfusion.diffusion.priors.files import PriorError, count_weights, read_json
 from dreamfusion.diffusion.priors.layout import (
     CARD,
@@ -22,14 +23,15 @@ DEFAULT_ON_CUDA = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 
 
 @dataclass(frozen=True)
-class PriorFolder:
-    """A complete model folder.
+class ResolvedPrior:
+    """A prior that was found and is whole, before anything of it is loaded.
 
     name: what finds it again: "embedded", the absolute path, or the hub id.
     pipeline: class name of the diffusers pipeline.
     components: class name of each component that is to be loaded, without "Fast".
     variants: "fp16" or None for each component that has weights: which set of files is meant.
     weights: how many numbers each of them consists of.
+    card: how to speak to it and what it has seen.
     """
 
     name: str
@@ -38,6 +40,7 @@ class PriorFolder:
     components: dict[str, str]
     variants: dict[str, str | None]
     weights: dict[str, int]
+    card: PriorCard
 
     @property
     def has_card(self) -> bool:
@@ -45,8 +48,8 @@ class PriorFolder:
         return (self.path / CARD).is_file()
 
 
-def find_prior(name: str, *, device: str = "cpu", dtype: str = "auto") -> PriorFolder:
-    """The folder of the prior `name`: auto, embedded (the shipped one), a path, or a hub id.
+def resolve_prior(name: str, *, device: str = "cpu", dtype: str = "auto") -> ResolvedPrior:
+    """The prior `name`: auto, embedded (the shipped one), a path, or a hub id.
 
     auto is Stable Diffusion 1.5 on CUDA and the embedded prior elsewhere. Where a model has both
     full and half-precision files, those are taken that suit the device and dtype (see
@@ -74,7 +77,7 @@ def find_prior(name: str, *, device: str = "cpu", dtype: str = "auto") -> PriorF
     return inspect(hub.fetch(name, half=half), name, half=half)
 
 
-def inspect(path: Path, name: str, *, half: bool) -> PriorFolder:
+def inspect(path: Path, name: str, *, half: bool) -> ResolvedPrior:
     """Check that everything that will be loaded is there and of a supported kind. PriorError."""
     index = read_json(path / INDEX, f"{path} is not a diffusers model")
     pipeline, components = components_of(index, name)
@@ -99,7 +102,7 @@ def inspect(path: Path, name: str, *, half: bool) -> PriorFolder:
             raise _no_weights(path / component, name)
         weights[component] = _check_weights(path / component, files, name)
     _check_file(path / "scheduler" / "scheduler_config.json", name)
-    return PriorFolder(name, path, pipeline, components, variants, weights)
+    return ResolvedPrior(name, path, pipeline, components, variants, weights, read_card(path))
 
 
 def _is_whole(path: Path, name: str, half: bool) -> bool:

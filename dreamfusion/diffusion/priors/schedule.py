@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dreamfusion.diffusion.core import Prediction
 from dreamfusion.diffusion.priors.files import PriorError
-from dreamfusion.diffusion.priors.resolve import PriorFolder
+from dreamfusion.diffusion.priors.resolve import ResolvedPrior
 from dreamfusion.utils.errors import one_line
 
 
@@ -30,26 +30,36 @@ class NoiseSchedule:
     config: dict[str, Any]
 
 
-def read_schedule(folder: PriorFolder, device: str) -> NoiseSchedule:
+def read_schedule(prior: ResolvedPrior, device: str) -> NoiseSchedule:
     """The schedule of a prior, on the device. Raises PriorError for one that is not supported.
 
     Betas, their rescaling to zero terminal SNR and the shift of a flow are left to the scheduler's
     own class; of a flow, sigma goes up to 1 and the network is told 1000 sigma.
     """
-    kind = folder.components["scheduler"]
+    kind = prior.components["scheduler"]
     try:
         cls = getattr(diffusers, kind)
-        config = cls.load_config(folder.path / "scheduler", local_files_only=True)
+        config = cls.load_config(prior.path / "scheduler", local_files_only=True)
         scheduler = cls.from_config(config)
     except Exception as error:
         raise PriorError(
-            f"{folder.name}: cannot read its scheduler, a {kind}: {one_line(error)}"
+            f"{prior.name}: cannot read its scheduler, a {kind}: {one_line(error)}"
         ) from error
-    config = dict(config)
+    return schedule_of(scheduler, dict(config), prior.name, device)
+
+
+def schedule_of(
+    scheduler: Any, config: dict[str, Any], name: str, device: torch.device | str
+) -> NoiseSchedule:
+    """The noise levels of a scheduler of diffusers, on the device; `name` is the prior's.
+
+    config: what the scheduler was made from. Raises PriorError for one that is not supported.
+    """
+    kind = type(scheduler).__name__
     if kind == "FlowMatchEulerDiscreteScheduler":
         if scheduler.config.use_dynamic_shifting:
             raise PriorError(
-                f"{folder.name}: its scheduler shifts noise with the resolution "
+                f"{name}: its scheduler shifts noise with the resolution "
                 "(use_dynamic_shifting), which is not supported; use a model with a fixed shift"
             )
         sigmas = scheduler.sigmas.flip(0).double()
@@ -62,7 +72,7 @@ def read_schedule(folder: PriorFolder, device: str) -> NoiseSchedule:
     prediction = scheduler.config.get("prediction_type")
     if cumulative is None or prediction not in get_args(Prediction):
         raise PriorError(
-            f"{folder.name}: its scheduler, a {kind} with prediction_type {prediction}, is not "
+            f"{name}: its scheduler, a {kind} with prediction_type {prediction}, is not "
             f"supported; use a model that predicts {', '.join(get_args(Prediction))}"
         )
     cumulative = cumulative.double()

@@ -6,7 +6,8 @@ are known: the largest of them are larger than the model that denoises.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from dreamfusion.diffusion.core import TextEmbedding
 from dreamfusion.diffusion.priors.files import read_json
 from dreamfusion.diffusion.priors.layout import INDEX
 from dreamfusion.diffusion.priors.loading import load_part
-from dreamfusion.diffusion.priors.resolve import PriorFolder
+from dreamfusion.diffusion.priors.resolve import ResolvedPrior
 from dreamfusion.diffusion.view_prompts import PromptError
 
 # How many tokens the T5 encoders read: fewer than they could, as the models were trained.
@@ -26,18 +27,68 @@ IF_TOKENS = 77
 SD3_T5_TOKENS = 256
 
 
+@dataclass(frozen=True)
+class TextFacts:
+    """What of a pipeline decides how its encoders' answers are put together.
+
+    pipeline: its class. encoders: class of each text encoder. zeros_for_empty: an empty prompt is
+    all zeros (Stable Diffusion XL). width: of a token, where the denoiser says it (SD3).
+    """
+
+    pipeline: str
+    encoders: Mapping[str, str]
+    zeros_for_empty: bool = True
+    width: int = 0
+
+
+class TextEncoder:
+    """One text encoder and its tokenizer."""
+
+    def __init__(self, model: Any, tokenizer: Any) -> None:
+        self.model, self.tokenizer = model, tokenizer
+
+    def __call__(
+        self, prompt: str, *, length: int | None = None, mask: bool = False, layers: bool = False
+    ) -> Any:
+        """The model's answer to one prompt, padded to `length` tokens (None: all that it reads).
+
+        mask: hide the padding from it. layers: have it tell the states of every layer.
+        """
+        limit = length or min(
+            self.tokenizer.model_max_length, self.model.config.max_position_embeddings
+        )
+        needed = len(self.tokenizer(prompt).input_ids)
+        if needed > limit:
+            raise PromptError(
+                f"the prompt is too long: {needed} tokens with its view words, {limit} can be read"
+            )
+        tokens = self.tokenizer(prompt, padding="max_length", max_length=limit, return_tensors="pt")
+        tokens = tokens.to(self.model.device)
+        return self.model(
+            tokens.input_ids,
+            attention_mask=tokens.attention_mask if mask else None,
+            output_hidden_states=layers,
+        )
+
+
 class TextEncoders:
     """The text encoders of a prior and what they have encoded.
 
-    device, dtype: where and in which precision they run. Embeddings are float32, on `device`.
-    offload: keep them on the CPU while they do not run.
+    load: gives an encoder by its name in the pipeline. device: where they run, and where the
+    float32 embeddings are. offload: keep them on the CPU while they do not run.
     """
 
     def __init__(
-        self, folder: PriorFolder, *, device: str, dtype: torch.dtype, offload: bool = False
+        self,
+        facts: TextFacts,
+        load: Callable[[str], TextEncoder],
+        *,
+        device: str,
+        offload: bool = False,
     ) -> None:
-        self.folder, self.device, self.dtype, self.offload = folder, device, dtype, offload
-        self._encoders: dict[str, _Encoder] = {}
+        self.facts, self.device, self.offload = facts, device, offload
+        self._load = load
+        self._encoders: dict[str, TextEncoder] = {}
         self._embeddings: dict[str, TextEmbedding] = {}
         self._closed = False
 
@@ -88,46 +139,9 @@ class TextEncoders:
                 torch.cuda.empty_cache()
             return answers
 
-        embeddings = RECIPES[self.folder.pipeline](self.folder, ask, new)
+        embeddings = RECIPES[self.facts.pipeline](self.facts, ask, new)
         for prompt, embedding in zip(new, embeddings, strict=True):
             self._embeddings[prompt] = embedding
-
-    def _load(self, name: str) -> _Encoder:
-        tokenizer = name.replace("text_encoder", "tokenizer")
-        return _Encoder(
-            load_part(self.folder, name, transformers, self.dtype),
-            load_part(self.folder, tokenizer, transformers),
-        )
-
-
-class _Encoder:
-    """One text encoder and its tokenizer."""
-
-    def __init__(self, model: Any, tokenizer: Any) -> None:
-        self.model, self.tokenizer = model, tokenizer
-
-    def __call__(
-        self, prompt: str, *, length: int | None = None, mask: bool = False, layers: bool = False
-    ) -> Any:
-        """The model's answer to one prompt, padded to `length` tokens (None: all that it reads).
-
-        mask: hide the padding from it. layers: have it tell the states of every layer.
-        """
-        limit = length or min(
-            self.tokenizer.model_max_length, self.model.config.max_position_embeddings
-        )
-        needed = len(self.tokenizer(prompt).input_ids)
-        if needed > limit:
-            raise PromptError(
-                f"the prompt is too long: {needed} tokens with its view words, {limit} can be read"
-            )
-        tokens = self.tokenizer(prompt, padding="max_length", max_length=limit, return_tensors="pt")
-        tokens = tokens.to(self.model.device)
-        return self.model(
-            tokens.input_ids,
-            attention_mask=tokens.attention_mask if mask else None,
-            output_hidden_states=layers,
-        )
 
 
 # Asks one encoder for its answers to some prompts: see TextEncoders._encode.
@@ -149,47 +163,45 @@ def _penultimate_and_pooled(answer: Any) -> tuple[Tensor, Tensor]:
     return _penultimate(answer), answer.text_embeds.float()
 
 
-def _stable_diffusion(folder: PriorFolder, ask: Ask, prompts: list[str]) -> list[TextEmbedding]:
+def _stable_diffusion(facts: TextFacts, ask: Ask, prompts: list[str]) -> list[TextEmbedding]:
     """The last states of one CLIP."""
     return [TextEmbedding(tokens) for tokens in ask("text_encoder", prompts, _last)]
 
 
-def _deepfloyd(folder: PriorFolder, ask: Ask, prompts: list[str]) -> list[TextEmbedding]:
+def _deepfloyd(facts: TextFacts, ask: Ask, prompts: list[str]) -> list[TextEmbedding]:
     """The last states of T5, for prompts in lower case. Or of CLIP, as in the embedded prior,
     which was trained with padding that is not hidden."""
-    if folder.components["text_encoder"] == "CLIPTextModel":
-        return _stable_diffusion(folder, ask, prompts)
+    if facts.encoders["text_encoder"] == "CLIPTextModel":
+        return _stable_diffusion(facts, ask, prompts)
     lower = [prompt.lower().strip() for prompt in prompts]
     states = ask("text_encoder", lower, _last, length=IF_TOKENS, mask=True)
     return [TextEmbedding(tokens) for tokens in states]
 
 
-def _stable_diffusion_xl(folder: PriorFolder, ask: Ask, prompts: list[str]) -> list[TextEmbedding]:
+def _stable_diffusion_xl(facts: TextFacts, ask: Ask, prompts: list[str]) -> list[TextEmbedding]:
     """The last states but one of two CLIPs, side by side, and the second's pooled one.
 
     An empty prompt is all zeros where the model was trained so (force_zeros_for_empty_prompt).
     """
-    index = read_json(folder.path / INDEX, f"{folder.name} is broken")
     first = ask("text_encoder", prompts, _penultimate, layers=True)
     second = ask("text_encoder_2", prompts, _penultimate_and_pooled, layers=True)
     embeddings = []
     for prompt, a, (b, pooled) in zip(prompts, first, second, strict=True):
         embedding = TextEmbedding(torch.cat([a, b], dim=-1), pooled)
-        if not prompt and index.get("force_zeros_for_empty_prompt", True):
+        if not prompt and facts.zeros_for_empty:
             embedding = TextEmbedding(torch.zeros_like(embedding.tokens), torch.zeros_like(pooled))
         embeddings.append(embedding)
     return embeddings
 
 
-def _stable_diffusion_3(folder: PriorFolder, ask: Ask, prompts: list[str]) -> list[TextEmbedding]:
+def _stable_diffusion_3(facts: TextFacts, ask: Ask, prompts: list[str]) -> list[TextEmbedding]:
     """Two CLIPs as in XL, but both pooled; then, along the tokens, T5, or zeros without it."""
-    config = read_json(folder.path / "transformer" / "config.json", f"{folder.name} is broken")
-    width = int(config["joint_attention_dim"])
+    width = facts.width
     first, second = (
         ask(name, prompts, _penultimate_and_pooled, layers=True)
         for name in ("text_encoder", "text_encoder_2")
     )
-    if "text_encoder_3" in folder.components:
+    if "text_encoder_3" in facts.encoders:
         t5 = ask("text_encoder_3", prompts, _last, length=SD3_T5_TOKENS)
     else:
         t5 = [first[0][0].new_zeros(1, SD3_T5_TOKENS, width)] * len(prompts)
@@ -202,7 +214,50 @@ def _stable_diffusion_3(folder: PriorFolder, ask: Ask, prompts: list[str]) -> li
     return embeddings
 
 
-RECIPES: dict[str, Callable[[PriorFolder, Ask, list[str]], list[TextEmbedding]]] = {
+def encoders_of(
+    prior: ResolvedPrior, *, device: str, dtype: torch.dtype, offload: bool
+) -> TextEncoders:
+    """The text encoders of a folder, each loaded in `dtype` when it is asked."""
+    problem = f"{prior.name} is broken"
+    index = read_json(prior.path / INDEX, problem)
+    width = 0
+    if "transformer" in prior.components:
+        config = read_json(prior.path / "transformer" / "config.json", problem)
+        width = int(config["joint_attention_dim"])
+    encoders = {k: v for k, v in prior.components.items() if k.startswith("text_encoder")}
+    facts = TextFacts(
+        prior.pipeline, encoders, bool(index.get("force_zeros_for_empty_prompt", True)), width
+    )
+
+    def load(name: str) -> TextEncoder:
+        tokenizer = name.replace("text_encoder", "tokenizer")
+        return TextEncoder(
+            load_part(prior, name, transformers, dtype), load_part(prior, tokenizer, transformers)
+        )
+
+    return TextEncoders(facts, load, device=device, offload=offload)
+
+
+def encoders_of_pipe(pipe: Any) -> TextEncoders:
+    """The text encoders of a diffusers pipeline that is loaded, where they are."""
+    names = [n for n in pipe.components if n.startswith("text_encoder") and getattr(pipe, n)]
+    encoders = {name: type(getattr(pipe, name)).__name__ for name in names}
+    transformer = getattr(pipe, "transformer", None)
+    facts = TextFacts(
+        type(pipe).__name__,
+        encoders,
+        bool(pipe.config.get("force_zeros_for_empty_prompt", True)),
+        0 if transformer is None else transformer.config.joint_attention_dim,
+    )
+
+    def load(name: str) -> TextEncoder:
+        tokenizer = getattr(pipe, name.replace("text_encoder", "tokenizer"))
+        return TextEncoder(getattr(pipe, name).requires_grad_(False).eval(), tokenizer)
+
+    return TextEncoders(facts, load, device=str(pipe.text_encoder.device))
+
+
+RECIPES: dict[str, Callable[[TextFacts, Ask, list[str]], list[TextEmbedding]]] = {
     "StableDiffusionPipeline": _stable_diffusion,
     "StableDiffusionXLPipeline": _stable_diffusion_xl,
     "IFPipeline": _deepfloyd,

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dreamfusion.backends import AcceleratorError, Operation, choose
+from dreamfusion.config.schema import FieldConfig
 from dreamfusion.nerf.hashgrid.layout import HashGridLayout, Level, make_layout
 from dreamfusion.nerf.hashgrid.reference import encode_reference
 from dreamfusion.nerf.hashgrid.trial import try_encoding
@@ -106,11 +107,11 @@ class HashGrid(nn.Module):
     def __init__(
         self,
         *,
-        n_levels: int = 8,
-        n_features: int = 4,
-        log2_table_size: int = 16,
-        base_resolution: int = 8,
-        max_resolution: int = 128,
+        n_levels: int = FieldConfig.levels,
+        n_features: int = FieldConfig.features,
+        log2_table_size: int = FieldConfig.log2_table_size,
+        base_resolution: int = FieldConfig.base_resolution,
+        max_resolution: int = FieldConfig.max_resolution,
         init_scale: float = 1e-4,
         backend: Backend = "auto",
         generator: torch.Generator | None = None,

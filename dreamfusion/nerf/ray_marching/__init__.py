@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 import torch
 
 from dreamfusion.backends import Operation, choose
+from dreamfusion.config.schema import RenderConfig
 from dreamfusion.graphics.cameras import Rays
 from dreamfusion.nerf.occupancy import OccupancyGrid
 from dreamfusion.nerf.ray_marching.reference import box_interval, march_reference
@@ -55,7 +56,7 @@ def march_rays(
     occupancy: OccupancyGrid,
     *,
     step: float,
-    min_transmittance: float = 1e-3,
+    min_transmittance: float = RenderConfig.min_transmittance,
     generator: Generators | None = None,
     backend: MarchingBackend = "auto",
 ) -> Samples:

@@ -9,20 +9,21 @@ from pathlib import Path
 import pytest
 import torch
 
+from dreamfusion.config.schema import PriorConfig
 from dreamfusion.diffusion.core import add_noise, to_sample
-from dreamfusion.diffusion.priors import DiffusionPrior, find_prior, load_prior
+from dreamfusion.diffusion.priors import DiffusionPrior, load_prior, resolve_prior
 from dreamfusion.diffusion.view_prompts import view_prompts
 from dreamfusion.graphics.cameras import orbit_cameras
 from dreamfusion.toybox import make_object, picture
 from dreamfusion.toybox.language import held_out_pairs, vocabulary_file
 
-FOLDER = Path(find_prior("embedded").path)
+FOLDER = Path(resolve_prior("embedded").path)
 OBJECTS = (("mug", "blue"), ("corgi", "orange"), ("rocket", "white"), ("banana", "yellow"))
 
 
 @pytest.fixture(scope="module")
 def prior() -> DiffusionPrior:
-    return load_prior("embedded", device="cpu", dtype="float32")
+    return load_prior("embedded", PriorConfig(dtype="float32"), device="cpu")
 
 
 def test_it_is_small_enough_to_ship():

@@ -7,11 +7,10 @@ import pytest
 import torch
 from diffusers import AutoencoderKL
 
-from dreamfusion.cli import conduct
 from dreamfusion.cli.app import main
-from dreamfusion.config.schema import build_config
-from dreamfusion.diffusion import priors
-from dreamfusion.diffusion.priors import PriorError, find_prior, load_prior
+from dreamfusion.config.layers import Layer
+from dreamfusion.config.schema import PriorConfig
+from dreamfusion.diffusion.priors import PriorCard, PriorError, load_prior, resolve_prior
 from dreamfusion.diffusion.priors.memory import (
     MARGIN,
     VAE_MAPS,
@@ -19,8 +18,10 @@ from dreamfusion.diffusion.priors.memory import (
     check_memory,
     estimate_memory,
 )
-from dreamfusion.diffusion.priors.resolve import PriorFolder
-from dreamfusion.training import step as trainer
+from dreamfusion.diffusion.priors.resolve import ResolvedPrior
+from dreamfusion.runs import train as runs_train
+from dreamfusion.runs.plan import plan_run
+from dreamfusion.training.trainer import Trainer
 from dreamfusion.utils.errors import UserError
 from dreamfusion.utils.out_of_memory import explain_out_of_memory
 from tests.helpers import README
@@ -31,12 +32,14 @@ HALF, FULL = torch.float16, torch.float32
 
 @pytest.fixture(scope="module")
 def xl(tmp_path_factory):
-    return find_prior(str(save_xl_prior(tmp_path_factory.mktemp("priors") / "xl")))
+    return resolve_prior(str(save_xl_prior(tmp_path_factory.mktemp("priors") / "xl")))
 
 
-def estimate(folder, **options):
-    chosen = {"views": 4, "dtype": HALF, "vae_dtype": FULL, **options}
-    return estimate_memory(folder, **chosen)
+def estimate(prior, *, views=4, dtype=HALF, vae_dtype=FULL, prepared=False, **options):
+    return estimate_memory(
+        prior, PriorConfig(**options), views=views, dtype=dtype, vae_dtype=vae_dtype,
+        prepared=prepared,
+    )  # fmt: skip
 
 
 def test_weights_are_counted_exactly(xl):
@@ -87,7 +90,7 @@ def test_the_readme_tells_the_estimates(tmp_path, name):
         (tmp_path / component / "config.json").write_text(json.dumps(config))
     # Text encoders are gone by then, and are smaller than the denoiser.
     weights = {"unet": unet, "vae": vae, "text_encoder": 0}
-    folder = PriorFolder(name, tmp_path, "", dict.fromkeys(weights, ""), {}, weights)
+    folder = ResolvedPrior(name, tmp_path, "", dict.fromkeys(weights, ""), {}, weights, PriorCard())
     saving = {"vae_checkpointing": True, "vae_slicing": True, "offload": True}
     estimates = [
         estimate(folder, views=views, vae_dtype=vae_dtype, prepared=True, **options)
@@ -99,7 +102,7 @@ def test_the_readme_tells_the_estimates(tmp_path, name):
 
 
 def test_a_large_text_encoder_counts_where_it_is_the_peak(tmp_path):
-    folder = find_prior(str(save_sd3_prior(tmp_path / "sd3", t5=True)))
+    folder = resolve_prior(str(save_sd3_prior(tmp_path / "sd3", t5=True)))
     folder.weights["text_encoder_3"] = 10**10
     assert estimate(folder, prepared=True) == 2 * 10**10 + MARGIN
     assert estimate(folder) > estimate(folder, offload=True) > estimate(folder, prepared=True)
@@ -153,7 +156,7 @@ def test_the_check_comes_before_any_weights_are_loaded(xl, monkeypatch):
 
 def test_an_unreadable_config_is_one_line(xl, tmp_path):
     folder = shutil.copytree(xl.path, tmp_path / "copy")
-    found = find_prior(str(folder))
+    found = resolve_prior(str(folder))
     (folder / "vae" / "config.json").write_text(json.dumps([]))
     with pytest.raises(PriorError, match=r"is broken: config.json holds no JSON object"):
         estimate(found)
@@ -174,7 +177,7 @@ def test_the_command_line_says_it_too(tmp_path, monkeypatch, capsys):
     def full(*arguments):
         raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 20.00 MiB …")
 
-    monkeypatch.setattr(trainer, "compute_loss", full)
+    monkeypatch.setattr(Trainer, "loss", full)
     prior = save_pixel_prior(tmp_path / "pixel")
     run = str(tmp_path / "run")
     assert main(["train", "a red corgi", "--prior", str(prior), "--out", run]) == 2
@@ -182,16 +185,21 @@ def test_the_command_line_says_it_too(tmp_path, monkeypatch, capsys):
     assert error.startswith("error: the GPU ran out of memory; lower") and error.count("\n") == 1
 
 
-def test_settings_reach_the_prior(monkeypatch):
-    monkeypatch.setattr(priors, "load_prior", lambda name, **options: options)
+def test_settings_reach_the_prior(tmp_path, monkeypatch):
+    class Asked(Exception):
+        pass
+
+    def load(prior, options, **more):
+        raise Asked(prior, options, more)
+
+    monkeypatch.setattr(runs_train, "load_prior", load)
     asked = {"vae_checkpointing": True, "vae_slicing": True, "offload": True, "compile": True}
-    for options, value in ((asked, True), ({}, False)):
-        prior = {"name": "embedded", "dtype": "float32", **options}
-        config = build_config({"device": "cpu", "prompt": "a mug", "prior": prior})
-        found = conduct.load_prior_for(config, to_train=True)
-        texts = found.pop("prompts")
-        assert len(texts) > 100 and "" in texts and all("mug" in text for text in texts if text)
-        assert found == {
-            "device": "cpu", "dtype": "float32", "views": 4, **dict.fromkeys(asked, value)
-        }  # fmt: skip
-        assert conduct.load_prior_for(config, to_train=False)["prompts"] is None
+    options = {"name": "embedded", "dtype": "float32", **asked}
+    layer = Layer("test", {"device": "cpu", "prompt": "a mug", "prior": options})
+    with pytest.raises(Asked) as error:
+        runs_train.train_run(plan_run([layer]), tmp_path / "run")
+    prior, config, more = error.value.args
+    assert prior.name == "embedded" and config == PriorConfig(**options)
+    texts = more.pop("prompts")
+    assert len(texts) > 100 and "" in texts and all("mug" in text for text in texts if text)
+    assert more == {"device": "cpu", "views": 4}

@@ -11,7 +11,8 @@ import pytest
 import torch
 from transformers import CLIPTextModel
 
-from dreamfusion.diffusion.priors import PriorError, find_prior, load_prior, read_card, text
+from dreamfusion.config.schema import PriorConfig
+from dreamfusion.diffusion.priors import PriorError, load_prior, read_card, resolve_prior, text
 from dreamfusion.diffusion.priors.model import _vae_dtype, choose_dtype
 from dreamfusion.diffusion.sampler import sample_images
 from dreamfusion.diffusion.sds import sds
@@ -37,7 +38,7 @@ def folders(tmp_path_factory):
 
 @pytest.fixture(scope="module", params=["pixel", "latent", "sdxl", "sd3-t5"])
 def prior(request, folders):
-    return load_prior(str(folders[request.param]), dtype="float32")
+    return load_prior(str(folders[request.param]), PriorConfig(dtype="float32"))
 
 
 @pytest.fixture
@@ -92,9 +93,9 @@ def test_pixels_are_only_mapped(folders):
 
 def test_each_text_is_encoded_once_and_alike_in_any_company(folders, monkeypatch):
     asked = []
-    answer = text._Encoder.__call__
+    answer = text.TextEncoder.__call__
     monkeypatch.setattr(
-        text._Encoder,
+        text.TextEncoder,
         "__call__",
         lambda self, prompt, **options: asked.append(prompt) or answer(self, prompt, **options),
     )
@@ -169,16 +170,19 @@ def gradient(prior):
 )
 def test_options_that_save_memory_change_no_gradient(folders, options):
     name = str(folders["latent"])
-    prior = load_prior(name, dtype="float32", **options)
+    prior = load_prior(name, PriorConfig(dtype="float32", **options))
     assert prior.vae.encoder.gradient_checkpointing == options.get("vae_checkpointing", False)
     assert prior.vae.use_slicing == options.get("vae_slicing", False)
-    plain = load_prior(name, dtype="float32")
+    plain = load_prior(name, PriorConfig(dtype="float32"))
     torch.testing.assert_close(gradient(prior), gradient(plain), rtol=1e-5, atol=1e-6)
 
 
 def test_checkpointing_keeps_less_for_the_backward_pass(folders):
     def kept(**options):
-        prior, sizes = load_prior(str(folders["latent"]), dtype="float32", **options), []
+        prior, sizes = (
+            load_prior(str(folders["latent"]), PriorConfig(dtype="float32", **options)),
+            [],
+        )
         images = torch.rand(2, 3, 16, 16, requires_grad=True)
         hooks = torch.autograd.graph.saved_tensors_hooks
         with hooks(lambda t: sizes.append(t.numel()) or t, lambda t: t):
@@ -190,11 +194,13 @@ def test_checkpointing_keeps_less_for_the_backward_pass(folders):
 
 def test_offloading_leaves_the_decoder_on_the_cpu(folders):
     """The meta device holds nothing, but modules move to it as to any other."""
-    prior = load_prior(str(folders["latent"]), device="meta", dtype="float32", offload=True)
+    prior = load_prior(
+        str(folders["latent"]), PriorConfig(dtype="float32", offload=True), device="meta"
+    )
     assert prior.vae.decoder.conv_in.weight.device.type == "cpu"
     assert prior.vae.encoder.conv_in.weight.device.type == "meta"
     assert prior.denoiser.device.type == "meta"
-    plain = load_prior(str(folders["latent"]), device="meta", dtype="float32")
+    plain = load_prior(str(folders["latent"]), PriorConfig(dtype="float32"), device="meta")
     assert plain.vae.decoder.conv_in.weight.device.type == "meta"
 
 
@@ -203,8 +209,8 @@ def test_an_offloaded_text_encoder_goes_back_to_the_cpu(folders, monkeypatch, of
     found = []
     monkeypatch.setattr(CLIPTextModel, "to", lambda self, device: found.append(device))
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
-    encoders = text.TextEncoders(
-        find_prior(str(folders["latent"])), device="cuda", dtype=torch.float32, offload=offload
+    encoders = text.encoders_of(
+        resolve_prior(str(folders["latent"])), device="cuda", dtype=torch.float32, offload=offload
     )
     encoders.encode(["a mug", "a chair"])
     assert found == moves
@@ -215,9 +221,9 @@ def test_only_the_denoiser_is_compiled_and_only_if_asked(folders, monkeypatch):
     monkeypatch.setattr(
         torch, "compile", lambda call, **options: compiled.append(call.__self__) or call
     )
-    plain = load_prior(str(folders["latent"]), dtype="float32")
+    plain = load_prior(str(folders["latent"]), PriorConfig(dtype="float32"))
     assert not compiled
-    prior = load_prior(str(folders["latent"]), dtype="float32", compile=True)
+    prior = load_prior(str(folders["latent"]), PriorConfig(dtype="float32", compile=True))
     assert compiled == [prior.denoiser]
     assert torch.equal(gradient(prior), gradient(plain))
 
@@ -228,8 +234,8 @@ def test_a_prompt_too_long_for_the_model_is_refused(prior):
 
 
 def test_half_precision_agrees_with_full(folders):
-    full = load_prior(str(folders["pixel"]), dtype="float32")
-    half = load_prior(str(folders["pixel"]), dtype="bfloat16")
+    full = load_prior(str(folders["pixel"]), PriorConfig(dtype="float32"))
+    half = load_prior(str(folders["pixel"]), PriorConfig(dtype="bfloat16"))
     assert half.denoiser.dtype == torch.bfloat16
     noisy, timesteps = torch.randn(2, 3, 16, 16), torch.tensor([10, 900])
     text = full.encode_text(["a mug", "a chair"])
@@ -254,7 +260,7 @@ def test_an_autoencoder_that_overflows_stays_in_full_precision(broken):
     del content["force_upcast"]
     for entry, expected in (({"force_upcast": True}, torch.float32), ({}, torch.float16)):
         path.write_text(json.dumps(content | entry))
-        folder = find_prior(str(broken))
+        folder = resolve_prior(str(broken))
         assert _vae_dtype(folder, torch.float16, "cuda") == expected
         assert _vae_dtype(folder, torch.float16, "cpu") == torch.float32
 
@@ -277,9 +283,10 @@ def test_a_card_sets_views_words_and_cameras(folders):
     card = read_card(folders["pixel"])
     assert card.vocabulary.canonical("A red puppy") == "red corgi"
     assert [view.text for view in card.vocabulary.azimuth][1] == "left view"
-    assert card.camera.distance == (2.5, 3.0)
-    assert card.light.ambient == 0.4 and card.light.direction_std == 0.6
-    assert card.background == (0.25, 0.75) and read_card(folders["latent"]).background == (0, 1)
+    assert card.settings["camera"]["distance"] == [2.5, 3.0]
+    assert card.settings["shading"] == {"ambient": 0.4, "light_spread": 0.6}
+    assert card.settings["background"] == {"brightness": [0.25, 0.75]}
+    assert read_card(folders["latent"]).settings == {}
     assert card.kinds["colors"] == ("red", "blue", "green")
     assert read_card(folders["latent"]).vocabulary == PAPER_VIEWS
 
@@ -295,12 +302,12 @@ def test_a_card_sets_views_words_and_cameras(folders):
         (
             '{"format": 1, "views": {"azimuth": [{"center_deg": 0, "text": "x"}]},'
             ' "camera": {"distance": [3, 2]}}',
-            "3 is greater than 2",
+            "camera.distance: 3.0 is greater than 2.0",
         ),
         (
             '{"format": 1, "views": {"azimuth": [{"center_deg": 0, "text": "x"}]},'
             ' "background": [0, 255]}',
-            "background: 0, 255 is no range in [0, 1]",
+            "background.brightness must be between 0 and 1, not 255",
         ),
     ],
 )
@@ -313,8 +320,8 @@ def test_a_malformed_card_is_named(broken, content, message):
 
 def test_finding_a_prior_loads_no_library(folders):
     code = (
-        "import sys; from dreamfusion.diffusion.priors import find_prior, read_card;"
-        "read_card(find_prior(sys.argv[1]).path);"
+        "import sys; from dreamfusion.diffusion.priors import resolve_prior;"
+        "resolve_prior(sys.argv[1]);"
         "sys.exit(any(name in sys.modules for name in ('torch', 'diffusers', 'transformers')))"
     )
     command = [sys.executable, "-c", code, str(folders["pixel"])]

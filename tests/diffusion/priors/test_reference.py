@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from diffusers import DDPMScheduler, DiffusionPipeline
 
+from dreamfusion.config.schema import PriorConfig
 from dreamfusion.diffusion.priors import load_prior
 from dreamfusion.diffusion.sds import sds
 from tests.helpers.tiny_priors import PRIORS
@@ -29,7 +30,7 @@ def folder(kind, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def prior(folder):
-    return load_prior(str(folder), dtype="float32")
+    return load_prior(str(folder), PriorConfig(dtype="float32"))
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,8 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
 from transformers import CLIPTextModel
 
-from dreamfusion.diffusion.priors import PriorError, find_prior, hub, layout, load_prior
+from dreamfusion.config.schema import PriorConfig
+from dreamfusion.diffusion.priors import PriorError, hub, layout, load_prior, resolve_prior
 from dreamfusion.diffusion.priors.layout import choose_weights
 from tests.helpers.tiny_priors import save_latent_prior, save_sd3_prior
 
@@ -190,16 +191,16 @@ def test_a_name_that_leads_nowhere(name, message):
 
 
 def test_auto_means_stable_diffusion_on_cuda_and_the_embedded_prior_elsewhere():
-    assert find_prior("auto").name == "embedded"
+    assert resolve_prior("auto").name == "embedded"
     with pytest.raises(PriorError) as error:
-        find_prior("auto", device="cuda:0")
+        resolve_prior("auto", device="cuda:0")
     message = str(error.value)
     assert message.startswith("stable-diffusion-v1-5/stable-diffusion-v1-5 is neither a folder")
     assert message.endswith("check the network, or use --prior embedded")
 
 
 def test_half_precision_files_and_shards_load_like_whole_ones(latent, tmp_path):
-    whole = load_prior(str(latent), dtype="float32")
+    whole = load_prior(str(latent), PriorConfig(dtype="float32"))
     folder = shutil.copytree(latent, tmp_path / "half")
     for component, cls in (
         ("unet", UNet2DConditionModel), ("vae", AutoencoderKL), ("text_encoder", CLIPTextModel)
@@ -209,10 +210,10 @@ def test_half_precision_files_and_shards_load_like_whole_ones(latent, tmp_path):
         shards = "60KB" if component == "unet" else "1GB"
         model.save_pretrained(folder / component, variant="fp16", max_shard_size=shards)
     assert len(list((folder / "unet").glob("*.safetensors"))) > 1
-    found = find_prior(str(folder))
+    found = resolve_prior(str(folder))
     assert set(found.variants.values()) == {"fp16"}
-    assert found.weights == find_prior(str(latent)).weights
-    half = load_prior(str(folder), dtype="float32")
+    assert found.weights == resolve_prior(str(latent)).weights
+    half = load_prior(str(folder), PriorConfig(dtype="float32"))
     for key, value in whole.denoiser.state_dict().items():
         torch.testing.assert_close(half.denoiser.state_dict()[key], value, rtol=1e-3, atol=1e-3)
     assert half.denoiser.dtype == half.vae.dtype == torch.float32
@@ -280,7 +281,7 @@ def online(latent, tmp_path, monkeypatch):
     [("cpu", "auto", ""), ("cuda", "auto", ".fp16"), ("cuda", "float32", "")],
 )
 def test_only_what_is_needed_is_fetched(online, device, dtype, variant):
-    found = find_prior("someone/model", device=device, dtype=dtype)
+    found = resolve_prior("someone/model", device=device, dtype=dtype)
     assert found.name == "someone/model" and found.path == online.cache
     tokenizer = [file for file in online.list() if file.startswith("tokenizer/")]
     assert sorted(online.fetched) == sorted(
@@ -310,19 +311,19 @@ def test_a_sentencepiece_tokenizer_names_what_reads_it_before_the_download(
 
 
 def test_what_is_in_the_cache_needs_no_network(online):
-    find_prior("someone/model")
+    resolve_prior("someone/model")
     # As the HTTP library's own errors, which are of no class that could be named here.
     online.error = Exception("no route to host")
-    assert find_prior("someone/model").path == online.cache
+    assert resolve_prior("someone/model").path == online.cache
     (online.cache / "vae" / "config.json").unlink()
     with pytest.raises(PriorError, match=r"hub cannot be reached \(no route to host\)"):
-        find_prior("someone/model")
+        resolve_prior("someone/model")
 
 
 def test_a_repository_of_something_else(online):
     (online.source / "model_index.json").unlink()
     with pytest.raises(PriorError) as error:
-        find_prior("someone/model")
+        resolve_prior("someone/model")
     assert str(error.value) == (
         "someone/model is no model in diffusers' layout: it has no model_index.json; look for a "
         "conversion to diffusers"
@@ -333,7 +334,7 @@ def test_a_repository_of_something_else(online):
 def test_a_pipeline_that_is_not_supported_is_not_fetched(online):
     edit(online.source / "model_index.json", _class_name="FluxPipeline")
     with pytest.raises(PriorError, match="someone/model is a FluxPipeline, which is not supported"):
-        find_prior("someone/model")
+        resolve_prior("someone/model")
     assert online.fetched == ["model_index.json"]
 
 
@@ -363,7 +364,7 @@ def test_what_the_hub_answers_is_said_in_one_line(online, error, status, message
     response = SimpleNamespace(status_code=status, headers={}, request=None)
     online.error = error("it\nfell over", response=response)
     with pytest.raises(PriorError) as raised:
-        find_prior("someone/model")
+        resolve_prior("someone/model")
     assert str(raised.value) == message
 
 
@@ -371,4 +372,4 @@ def test_every_removed_id_is_answered_with_a_living_one():
     for gone, living in hub.MOVED.items():
         assert living not in hub.MOVED and living.count("/") == 1
         with pytest.raises(PriorError, match=f"use {living}, the same model"):
-            find_prior(gone)
+            resolve_prior(gone)

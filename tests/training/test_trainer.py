@@ -1,4 +1,4 @@
-"""The optimisation and its checkpoints, with a tiny random prior."""
+"""The optimisation, with a tiny random prior."""
 
 import dataclasses
 import re
@@ -6,59 +6,28 @@ import re
 import pytest
 import torch
 
-from dreamfusion.config.schema import build_config, override, parse_assignments, settings
+from dreamfusion.config.layers import override, parse_assignments, settings
+from dreamfusion.config.schema import Config
 from dreamfusion.diffusion.priors import load_prior
 from dreamfusion.runs.checkpoint import (
-    CheckpointError,
-    checkpoints,
     load_checkpoint,
     save_checkpoint,
 )
-from dreamfusion.training.step import (
-    TrainingError,
-    estimate_seconds,
-    new_state,
-    render_size,
-    resolve,
-    sample_views,
-    train,
-    train_step,
-)
+from dreamfusion.training.state import new_state
+from dreamfusion.training.trainer import Trainer, TrainingError
+from dreamfusion.training.views import render_size, sample_views
 from tests.helpers.states import tensors
-from tests.helpers.tiny_priors import save_latent_prior, save_pixel_prior
-
-TINY = {
-    "prompt": "a red puppy",
-    "steps": 8,
-    "camera": {"views": 2},
-    "render": {"resolution": {"start": 8, "end": 16, "begin": 0.5, "finish": 0.5}},
-    "shading": {"lambertian": 0.5, "textureless": 0.5},
-    "field": {"levels": 3, "features": 2, "log2_table_size": 10, "max_resolution": 32},
-    "occupancy": {"resolution": 16, "update_every": 3},
-}
-
+from tests.helpers.tiny_priors import save_latent_prior
+from tests.helpers.tiny_runs import tiny
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return save_pixel_prior(tmp_path_factory.mktemp("prior") / "pixel")
-
-
-@pytest.fixture(scope="module")
-def prior(folder):
-    return load_prior(str(folder))
-
-
-def tiny(prior, *changes):
-    return resolve(build_config(TINY, *changes), prior, "cpu")
-
-
 def run(state, prior, config, steps=None):
+    trainer = Trainer(config, prior, state)
     metrics = []
-    for one in train(state, prior, config, stop=lambda: state.step == steps):
-        metrics.append(dataclasses.replace(one, seconds=0.0))
+    while state.step < (config.steps if steps is None else steps):
+        metrics.append(dataclasses.replace(trainer.step(), seconds=0.0))
     return metrics
 
 
@@ -71,7 +40,7 @@ def assert_same(a, b):
 UNUSUAL = {
     "background": {"kind": "learned"},
     "optimizer": {"ema": 0.9, "warmup_steps": 5},
-    "field": {"released": {"start": 0.3, "end": 1}},
+    "field": {"active_levels": {"start": 0.3, "end": 1}},
     "losses": {"smoothness": 0.1},
 }
 
@@ -85,11 +54,10 @@ def test_stopped_and_resumed_equals_never_stopped_to_the_bit(prior, folder, tmp_
     stopped = new_state(config, "cpu")
     first = run(stopped, prior, config, steps=4)
     save_checkpoint(tmp_path, stopped, keep=2)
-    # Another process would load the prior anew, start from another state and print an estimate.
+    # Another process would load the prior anew and start from another state.
     again = new_state(dataclasses.replace(config, seed=9), "cpu")
     load_checkpoint(tmp_path, again)
     second_prior = load_prior(str(folder))
-    estimate_seconds(again, second_prior, config)
     second = run(again, second_prior, config)
     assert first + second == expected
     assert_same(whole, again)
@@ -105,14 +73,6 @@ def test_the_seed_decides(prior):
     assert_same(table(1), table(1))
     first, second = (table(seed).field.encoding.table for seed in (1, 2))
     assert not torch.equal(first, second)
-
-
-def test_an_estimate_changes_nothing(prior):
-    config = tiny(prior)
-    state, untouched = new_state(config, "cpu"), new_state(config, "cpu")
-    assert 0 < estimate_seconds(state, prior, config) < 100
-    pairs = zip(tensors(state), tensors(untouched), strict=True)
-    assert all(torch.equal(x, y) for x, y in pairs)
 
 
 def test_a_latent_prior_trains_too(tmp_path):
@@ -132,12 +92,17 @@ def test_the_schedules_reach_the_step(prior):
     assert max(max(one.timesteps) for one in metrics) <= 100
 
 
+def look(state, config, generator):
+    return sample_views(config, 0, generator, own_background=state.background)
+
+
 def test_lights_shadings_and_backgrounds_follow_their_settings(prior):
     def kinds(**changes):
         config = tiny(prior, {"shading": changes})
         state = new_state(config, "cpu")
         generator = torch.Generator().manual_seed(0)
-        return {sample_views(state, config, 0, generator).shading for _ in range(40)}
+        views = (look(state, config, generator) for _ in range(40))
+        return {view.lighting.shading for view in views}
 
     assert kinds(lambertian=0.0) == {"albedo"}
     assert kinds(lambertian=1.0, textureless=0.0) == {"lambertian"}
@@ -147,19 +112,19 @@ def test_lights_shadings_and_backgrounds_follow_their_settings(prior):
     generator = torch.Generator().manual_seed(0)
     config = tiny(prior, {"shading": {"light_spread": 0, "light_distance": [2, 2]}})
     state = new_state(config, "cpu")
-    views = sample_views(state, config, 0, generator)
+    views = look(state, config, generator)
     directions = torch.nn.functional.normalize(views.cameras.positions, dim=-1)
-    torch.testing.assert_close(views.light_position, 2 * directions)
+    torch.testing.assert_close(views.lighting.position, 2 * directions)
     assert views.background.shape == (2, 3)
     assert views.background.min() >= 0.25 and views.background.max() <= 0.75  # the prior's
     config = tiny(prior, {"background": {"brightness": [0.9, 0.9]}})
-    background = sample_views(state, config, 0, generator).background
+    background = look(state, config, generator).background
     torch.testing.assert_close(background, torch.full((2, 3), 0.9))
 
     config = tiny(prior, {"background": {"kind": "learned", "plain_share": 0}})
-    assert sample_views(state, config, 0, generator).background is state.background
+    assert look(state, config, generator).background is state.background
     config = tiny(prior, {"background": {"kind": "fixed", "color": [1, 0, 0]}})
-    assert sample_views(state, config, 0, generator).background.tolist() == [1, 0, 0]
+    assert look(state, config, generator).background.tolist() == [1, 0, 0]
 
 
 CHANGES = [
@@ -183,7 +148,7 @@ CHANGES = [
     "occupancy.resolution=8", "occupancy.threshold=3", "occupancy.decay=0.01",
     "occupancy.update_every=2", "losses.opacity=1", "losses.entropy=5",
     "field.blob_radius=0.3 losses.orientation=99",
-    "losses.sparsity=1", "losses.smoothness=9", "field.released=0.4",
+    "losses.sparsity=1", "losses.smoothness=9", "field.active_levels=0.4",
     "optimizer.warmup_steps=9", "optimizer.ema=0.5",
     "optimizer.grid_lr=0.1", "optimizer.network_lr=0.1", "optimizer.scale=0.5",
     "optimizer.beta1=0.5", "optimizer.beta2=0.5", "optimizer.epsilon=0.1",
@@ -200,34 +165,42 @@ ELSEWHERE = {
 }  # fmt: skip
 
 
-def test_every_setting_of_a_step_changes_something(prior):
-    """A setting that nothing reads is the defect this looks for."""
-
-    def outcome(changes):
-        config = override(lit, parse_assignments(changes))
-        state = new_state(config, "cpu")
-        run(state, prior, config)
-        parts = (state.shown, state.background)
-        return [value for part in parts for value in part.state_dict().values()]
-
-    def same(a, b):
-        return all(x.shape == y.shape and torch.equal(x, y) for x, y in zip(a, b, strict=True))
-
+def outcome(prior, changes):
+    """What five lit steps make of a scene under `changes`, as --set takes them."""
     lit = tiny(prior, {"steps": 5, "shading": {"lambertian": 1.0, "textureless": 0.0}})
-    base = outcome([])
-    assert same(base, outcome([]))
-    outcomes = {change: outcome(re.split(r" (?=[a-z])", change)) for change in CHANGES}
-    # A change that needs another one first is compared with that one alone.
-    unread = [
-        change
-        for change, result in outcomes.items()
-        if same(outcomes.get(change.split()[0], base) if " " in change else base, result)
-    ]
-    assert not unread
+    config = override(lit, parse_assignments(changes))
+    state = new_state(config, "cpu")
+    run(state, prior, config)
+    parts = (state.shown.field, state.background)
+    return [value for part in parts for value in part.state_dict().values()]
 
+
+@pytest.fixture(scope="module")
+def base(prior):
+    torch.set_num_threads(1)
+    return outcome(prior, [])
+
+
+def alike(a, b):
+    return all(x.shape == y.shape and torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+def test_the_same_settings_give_the_same_scene(prior, base):
+    assert alike(base, outcome(prior, []))
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_setting_of_a_step_changes_something(prior, base, change):
+    """A setting that nothing reads is the defect this looks for."""
+    first, *more = re.split(r" (?=[a-z])", change)
+    # A change that needs another one first is compared with that one alone.
+    before = outcome(prior, [first]) if more and first in CHANGES else base
+    assert not alike(before, outcome(prior, [first, *more]))
+
+
+def test_every_setting_is_read_by_a_step_or_known_to_be_read_elsewhere():
     changed = {part.split("=")[0] for change in CHANGES for part in change.split()}
-    missing = {name for name, _, _ in settings(lit)} - changed - ELSEWHERE
-    assert not missing
+    assert {name for name, _, _ in settings(Config())} - changed == ELSEWHERE
 
 
 def test_the_average_follows_the_field_from_behind(prior):
@@ -236,25 +209,25 @@ def test_the_average_follows_the_field_from_behind(prior):
     start = state.field.encoding.table.detach().clone()
     run(state, prior, config, steps=1)
     first = state.field.encoding.table.detach()
-    torch.testing.assert_close(state.shown.encoding.table, 0.1 * start + 0.9 * first)
-    assert state.shown is not state.field
+    torch.testing.assert_close(state.shown.field.encoding.table, 0.1 * start + 0.9 * first)
+    assert state.shown.field is state.ema_field
 
 
 def test_the_learning_rate_warms_up(prior):
     config = tiny(prior, {"optimizer": {"warmup_steps": 4, "scale": 0.5}})
     state = new_state(config, "cpu")
     rates = []
-    for _ in train(state, prior, config):
+    for _ in Trainer(config, prior, state):
         rates.append(state.optimizer.param_groups[0]["lr"] / config.optimizer.grid_lr)
     assert rates == pytest.approx([0.125, 0.25, 0.375, 0.5, 0.5, 0.5, 0.5, 0.5])
 
 
 def test_levels_open_from_coarse_to_fine(prior):
-    config = tiny(prior, {"field": {"released": {"start": 0, "end": 1}}, "steps": 4})
+    config = tiny(prior, {"field": {"active_levels": {"start": 0, "end": 1}}, "steps": 4})
     state = new_state(config, "cpu")
     layout = state.field.encoding.layout
     moved = []
-    for _ in train(state, prior, config):
+    for _ in Trainer(config, prior, state):
         table = state.field.encoding.table.grad
         levels = [table[level.offset : level.offset + level.size] for level in layout.levels]
         moved.append([bool(level.any()) for level in levels])
@@ -267,17 +240,27 @@ def test_resolution_is_a_multiple_of_eight(prior):
     assert {render_size(config, step) for step in range(8)} <= {8, 16, 24, 32}
 
 
-def test_resolve_fills_in_what_the_prior_knows(prior, folder):
-    config = tiny(prior, {"camera": {"distance": [4, 5]}})
+def test_the_card_is_a_layer_below_all_others(prior, folder):
+    config = Trainer(tiny(prior, {"camera": {"distance": [4, 5]}}), prior).config
     assert config.camera.distance == (4, 5)
     assert config.camera.elevation_deg == (-10, 50)
     assert config.camera.fov_y_deg == (38, 42)
     assert config.shading.ambient == 0.4 and config.shading.light_spread == 0.6
-    assert config.shading.light_distance == prior.card.light.distance
+    assert config.shading.light_distance == Config().shading.light_distance
     assert config.background.brightness == (0.25, 0.75)
     assert config.prior.name == str(folder) and config.prior.dtype in ("float32", "bfloat16")
-    with pytest.raises(ValueError, match="not resolved"):
-        train_step(new_state(config, "cpu"), prior, build_config(TINY))
+    assert config.device == "cpu"
+
+
+def test_the_loss_is_the_sum_of_its_terms(prior):
+    config = tiny(prior, {"losses": {"opacity": 0.5, "smoothness": 0.3}, "steps": 4})
+    for metrics in Trainer(config, prior):
+        lit = {"smoothness"} if metrics.shading != "albedo" else set()
+        assert set(metrics.terms) == {"sds", "entropy", "opacity"} | lit
+        assert metrics.loss == pytest.approx(sum(metrics.terms.values()))
+        assert metrics.terms["sds"] == pytest.approx(metrics.sds_gradient**2 / 2, rel=1e-5)
+        said = metrics.as_mapping()
+        assert said["loss_opacity"] == metrics.terms["opacity"] and "terms" not in said
 
 
 class BrokenPrior:
@@ -297,7 +280,7 @@ def test_divergence_stops_before_the_parameters_are_touched(prior):
     config = tiny(prior)
     state, untouched = new_state(config, "cpu"), new_state(config, "cpu")
     with pytest.raises(TrainingError) as error:
-        train_step(state, BrokenPrior(prior), config)
+        Trainer(config, BrokenPrior(prior), state).step()
     message = str(error.value)
     assert message.startswith("training diverged in step 1 (timesteps [")
     assert "the norm of the prior's gradient is nan" in message and "\n" not in message
@@ -306,60 +289,9 @@ def test_divergence_stops_before_the_parameters_are_touched(prior):
     with torch.no_grad():
         state.field.mlp.weight1.mul_(float("inf"))
     with pytest.raises(TrainingError, match="training diverged in step 1"):
-        train_step(state, prior, config)
+        Trainer(config, prior, state).step()
 
 
 def assert_equal_fields(a, b):
     pairs = zip(a.field.parameters(), b.field.parameters(), strict=True)
     assert all(torch.equal(x, y) for x, y in pairs)
-
-
-def test_the_newest_checkpoints_stay(prior, tmp_path):
-    config = tiny(prior)
-    state = new_state(config, "cpu")
-    for _ in range(4):
-        train_step(state, prior, config)
-        save_checkpoint(tmp_path, state, keep=2)
-    names = sorted(path.name for path in tmp_path.iterdir())
-    assert names == [
-        "step_0000003.json", "step_0000003.safetensors",
-        "step_0000004.json", "step_0000004.safetensors",
-    ]  # fmt: skip
-    again = new_state(config, "cpu")
-    load_checkpoint(tmp_path, again)
-    assert again.step == 4
-
-
-def test_a_write_cut_short_leaves_the_checkpoint_before(prior, tmp_path):
-    config = tiny(prior)
-    state = new_state(config, "cpu")
-    train_step(state, prior, config)
-    save_checkpoint(tmp_path, state, keep=2)
-    # The power went after the tensors, before the JSON.
-    (tmp_path / "step_0000002.safetensors").write_bytes(b"half")
-    (tmp_path / ".step_0000003.safetensors.tmp").write_bytes(b"")
-    again = new_state(config, "cpu")
-    load_checkpoint(tmp_path, again)
-    assert again.step == 1
-
-
-def test_unusable_checkpoints_are_named(prior, tmp_path):
-    config = tiny(prior)
-    state = new_state(config, "cpu")
-    with pytest.raises(CheckpointError, match="there is no checkpoint in"):
-        load_checkpoint(tmp_path, state)
-    train_step(state, prior, config)
-    saved = save_checkpoint(tmp_path, state, keep=2)
-
-    other = new_state(tiny(prior, {"field": {"hidden": 16}}), "cpu")
-    with pytest.raises(CheckpointError, match=r"step_0000001\.json cannot be read") as error:
-        load_checkpoint(tmp_path, other)
-    assert "\n" not in str(error.value)
-
-    saved.with_suffix(".safetensors").write_bytes(b"broken")
-    with pytest.raises(CheckpointError, match=r"step_0000001\.json cannot be read"):
-        load_checkpoint(tmp_path, state)
-    saved.write_text('{"format": 7}')
-    with pytest.raises(CheckpointError):
-        load_checkpoint(tmp_path, state)
-    assert checkpoints(tmp_path) == [saved]

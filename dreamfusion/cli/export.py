@@ -1,0 +1,143 @@
+"""`export` and `render`: what is made of a run."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from dreamfusion.cli.console import Console
+from dreamfusion.cli.options import (
+    JsonOption,
+    MeshFormat,
+    Mode,
+    OriginChoice,
+    PictureFormat,
+    QuietOption,
+    RunArgument,
+)
+from dreamfusion.cli.results import mesh_report, print_mesh
+from dreamfusion.config.schema import Config
+from dreamfusion.runs.folder import RunFolder, find_run
+from dreamfusion.utils.errors import UserError
+
+if TYPE_CHECKING:
+    from dreamfusion.training.state import TrainState
+
+
+def export(
+    run_dir: RunArgument,
+    format_: Annotated[MeshFormat, typer.Option("--format", help="File format.")] = MeshFormat.glb,
+    resolution: Annotated[
+        int | None,
+        typer.Option(min=8, max=1024, help="Cells across the box. [default: as configured]"),
+    ] = None,
+    faces: Annotated[
+        int | None, typer.Option(min=4, help="Faces at most. [default: as configured]")
+    ] = None,
+    texture: Annotated[
+        int | None,
+        typer.Option(min=0, max=16384, help="Texels a side; 0: none. [default: as configured]"),
+    ] = None,
+    threshold: Annotated[
+        float | None, typer.Option(help="Density of the surface. [default: found]")
+    ] = None,
+    origin: Annotated[
+        OriginChoice, typer.Option(help="What lies at the origin.")
+    ] = OriginChoice.center,
+    quiet: QuietOption = False,
+    json_: JsonOption = False,
+) -> None:
+    """Write the mesh of a run to DIR/mesh/model.FORMAT, and say what it is worth."""
+    console = Console(quiet=quiet, json=json_)
+    run = find_run(run_dir)
+    settings, state = _load(run, run.read_config())
+    from dreamfusion.runs.export import ExportOptions, write_model
+
+    options = ExportOptions(resolution, faces, texture, threshold, origin.value)
+    written = write_model(
+        run.mesh / f"model.{format_.value}",
+        state,
+        settings,
+        options,
+        say=lambda stage: console.say(f"          {stage}"),
+    )
+    print_mesh(console, written)
+    console.result(mesh_report(written))
+
+
+def render(
+    run_dir: RunArgument,
+    mode: Annotated[Mode, typer.Option(help="What to show; grid: all of them.")] = Mode.color,
+    mesh: Annotated[
+        bool, typer.Option("--mesh", help="Show DIR/mesh/model.glb, not the scene itself.")
+    ] = False,
+    format_: Annotated[
+        PictureFormat, typer.Option("--format", help="A video, an animation, or frames.")
+    ] = PictureFormat.mp4,
+    background: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COLOR",
+            help="white, black, transparent or #rrggbb. [default: as configured]",
+        ),
+    ] = None,
+    frames: Annotated[
+        int | None, typer.Option(min=1, max=10000, help="Frames. [default: as configured]")
+    ] = None,
+    size: Annotated[
+        int | None,
+        typer.Option(min=16, max=4096, help="Pixels a side. [default: as configured]"),
+    ] = None,
+    quiet: QuietOption = False,
+    json_: JsonOption = False,
+) -> None:
+    """Write a turntable of a run to DIR/render-MODE.FORMAT."""
+    console = Console(quiet=quiet, json=json_)
+    run = find_run(run_dir)
+    settings = run.read_config()
+    import torch
+
+    from dreamfusion.graphics.turntable import parse_background, turn, write_turn
+    from dreamfusion.runs.preview import draw_mesh, draw_scene, show_cameras
+
+    behind: torch.Tensor | None = torch.tensor(settings.background.color)
+    if background is not None:
+        behind = parse_background(background)
+    if mesh:
+        from dreamfusion.mesh.formats import put_back, read_glb
+
+        model = run.mesh / "model.glb"
+        if not model.exists():
+            raise UserError(f"there is no {model}; write it with: dreamfusion export {run.path}")
+        shape, provenance = read_glb(model)
+        draw = draw_mesh(put_back(shape, provenance) if provenance else shape)
+    else:
+        here, state = _load(run, settings)
+        draw = draw_scene(state.shown, here.render)
+    count = frames or settings.output.video_frames
+    modes: list[Any] = [m.value for m in Mode if mode in (m, Mode.grid) and m != Mode.grid]
+    pictures = turn(
+        draw,
+        show_cameras(count, settings),
+        size=size or settings.output.video_size,
+        modes=modes,
+    )
+    name = f"render-{mode.value}" + ("-mesh" if mesh else "")
+    files = write_turn(
+        console.track(pictures, count, "pictures"),
+        run.path / f"{name}.{format_.value}",
+        count=count,
+        background=behind,
+    )
+    console.say(f"pictures  {files[0]}" + (f" to {files[-1].name}" if len(files) > 1 else ""))
+    console.result({"files": files})
+
+
+def _load(run: RunFolder, config: Config) -> tuple[Config, TrainState]:
+    """A run's newest scene, and its settings, on whatever device is here."""
+    from dreamfusion.runs.checkpoint import load_state, runnable_here
+    from dreamfusion.utils.devices import choose_device
+
+    config = runnable_here(config)
+    return config, load_state(run, config, choose_device("auto"))

@@ -1,0 +1,72 @@
+"""`view` and `report`: ways to look at runs."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dreamfusion.cli.console import Console
+from dreamfusion.cli.options import JsonOption, QuietOption, RunArgument
+from dreamfusion.cli.page import open_page
+from dreamfusion.cli.stopping import handling_stops
+from dreamfusion.runs.folder import find_run
+
+
+def view(
+    run_dir: RunArgument,
+    port: Annotated[
+        int | None,
+        typer.Option(min=0, max=65535, help="0: any. [default: the first free one from 8080]"),
+    ] = None,
+    host: Annotated[
+        str, typer.Option(help="Address to listen at; 0.0.0.0 lets other machines in.")
+    ] = "127.0.0.1",
+    open_: Annotated[
+        bool, typer.Option("--open/--no-open", help="Open the page in a browser here.")
+    ] = False,
+) -> None:
+    """Show a run in the browser, while it trains or after; Ctrl-C ends it."""
+    console = Console()
+    run = find_run(run_dir)
+    from dreamfusion.runs.checkpoint import require_checkpoint
+    from dreamfusion.viewer.serve import serve_run
+
+    require_checkpoint(run)
+    try:
+        with (
+            handling_stops(signal.default_int_handler),
+            open_page(console, run.path.name, "Ctrl-C ends it", host, port) as page,
+        ):
+            if open_:
+                import webbrowser
+
+                webbrowser.open(page.url)
+            serve_run(page, run)
+    except KeyboardInterrupt:
+        console.say("closed")
+
+
+def report(
+    run_dirs: Annotated[
+        list[Path], typer.Argument(metavar="DIR...", help="The folders of one or more runs.")
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Page to write. [default: DIR/report.html; of several: report.html]",
+        ),
+    ] = None,
+    quiet: QuietOption = False,
+    json_: JsonOption = False,
+) -> None:
+    """Write one HTML page on a run, or on several side by side, that needs no network."""
+    from dreamfusion.report import write_report
+
+    console = Console(quiet=quiet, json=json_)
+    page = write_report(run_dirs, out)
+    console.say(f"report    {page}")
+    console.result({"files": [page]})

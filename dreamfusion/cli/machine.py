@@ -1,0 +1,50 @@
+"""`configs` and `doctor`: what there is to choose from, and what this machine has."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dreamfusion.cli.options import USER_ERROR
+from dreamfusion.config.layers import build_config, to_yaml
+from dreamfusion.config.presets import describe_preset, preset_names, read_settings
+
+
+def configs(
+    name: Annotated[
+        str | None, typer.Argument(metavar="[PRESET|FILE]", help="Print it, every setting named.")
+    ] = None,
+) -> None:
+    """List the presets, or print one with all its settings."""
+    if name is not None:
+        print(to_yaml(build_config(*read_settings(name))), end="")
+        return
+    width = max(map(len, preset_names()))
+    for preset in preset_names():
+        print(f"{preset:{width}}  {describe_preset(preset)}")
+    print("\nto use one: dreamfusion train PROMPT --config PRESET")
+
+
+def doctor(
+    json_: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Say what this machine has, and whether a run can start on it."""
+    from dreamfusion.cli.doctor import can_run, examine
+
+    findings = examine(Path("runs"))
+    ready = can_run(findings)
+    if json_:
+        import dataclasses
+        import json
+
+        report = {"can_run": ready, "findings": [dataclasses.asdict(found) for found in findings]}
+        print(json.dumps(report, indent=2))
+    else:
+        for found in findings:
+            print(f"{found.mark:<8} {found.name:<14}  {found.text}")
+        verdict = "a run can start here" if ready else "no run can start here: mend the problems"
+        print(f"{verdict} (what is missing is optional)")
+    if not ready:
+        raise typer.Exit(USER_ERROR)

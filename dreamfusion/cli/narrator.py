@@ -1,0 +1,72 @@
+"""What the terminal says of a run while it trains."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from dreamfusion.cli.console import Console
+from dreamfusion.cli.results import print_mesh
+from dreamfusion.nerf.operations import chosen_backends
+from dreamfusion.runs.export import Export
+from dreamfusion.runs.folder import RunFolder
+from dreamfusion.runs.train import Observer
+from dreamfusion.training.trainer import StepMetrics, Trainer
+from dreamfusion.training.views import render_size
+
+if TYPE_CHECKING:
+    from dreamfusion.viewer.page import Page
+
+
+class Narrator(Observer):
+    """Tells the console how a run goes, and shows it on a page in the browser, if there is one."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.page: Page | None = None
+
+    def begins(self, run: RunFolder, trainer: Trainer) -> None:
+        say, config, prior = self.console.say, trainer.config, trainer.prior
+        kind = "latents" if prior.vae is not None else "pixels"
+        threads = f", {torch.get_num_threads()} threads" if config.device == "cpu" else ""
+        say(f"prior     {prior.name} ({kind}, {prior.image_size} x {prior.image_size})")
+        say(f"device    {config.device}{threads}, {config.prior.dtype}")
+        backends = chosen_backends(config.field, config.render, config.device)
+        say(f"backends  {backends}")
+        for problem in backends.passed_over:
+            say(f"          {problem}")
+        if prior.expected_memory is not None:
+            gib = prior.expected_memory / 2**30
+            say(f"memory    about {gib:.1f} GiB of the GPU's (an estimate)")
+        step = trainer.state.step
+        say(f"run       {run.path}")
+        steps = f"{config.steps}" if step == 0 else f"{step} to {config.steps}"
+        say(f"steps     {steps}, {config.camera.views} views each")
+        say(
+            "shown     opacity: mean over the pictures; entropy: of opacity, 0 when every pixel\n"
+            "          is solid or empty, 1 at worst; SDS gradient: how strongly the prior asks\n"
+            "          for changes"
+        )
+
+    def steps(
+        self, run: RunFolder, trainer: Trainer, steps: Iterator[StepMetrics]
+    ) -> Iterable[StepMetrics]:
+        config, done = trainer.config, trainer.state.step
+        if self.page is not None:
+            from dreamfusion.viewer.serve import watch
+
+            steps = watch(self.page, run, trainer.state, config, steps)
+        sizes = [render_size(config, step) for step in range(config.steps)]
+        return self.console.steps(steps, sizes=sizes, done=done)
+
+    def stage(self, text: str) -> None:
+        self.console.say(f"          {text}")
+
+    def exported(self, written: Export) -> None:
+        print_mesh(self.console, written)
+
+    def frames(self, pictures: Iterable[Tensor], count: int) -> Iterable[Tensor]:
+        return self.console.track(pictures, count, "pictures")

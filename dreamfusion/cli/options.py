@@ -1,0 +1,68 @@
+"""Arguments and options that several commands share, and what their choices are."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+USER_ERROR = 2  # the exit code of what the user can mend
+
+PromptArgument = Annotated[str, typer.Argument(help='What to make, like "a corgi".')]
+RunArgument = Annotated[Path, typer.Argument(metavar="DIR", help="The folder of a run.")]
+StepsOption = Annotated[int | None, typer.Option(help="Optimisation steps in all.")]
+DeviceOption = Annotated[
+    str | None, typer.Option(metavar="DEVICE", help="auto, cpu, cuda, cuda:N or mps.")
+]
+PriorOption = Annotated[
+    str | None,
+    typer.Option(metavar="PRIOR", help="auto, embedded, a diffusers folder or a hub id."),
+]
+ViewOption = Annotated[
+    bool, typer.Option("--view", help="Show the run in the browser while it trains.")
+]
+QuietOption = Annotated[
+    bool, typer.Option("--quiet", help="Print only the paths of what was written.")
+]
+JsonOption = Annotated[
+    bool, typer.Option("--json", help="Print one JSON object; all else goes to standard error.")
+]
+
+
+class MeshFormat(str, Enum):
+    """Mesh formats that can be written."""
+
+    glb = "glb"
+    obj = "obj"
+    ply = "ply"
+    stl = "stl"
+    usdz = "usdz"
+
+
+class OriginChoice(Enum):
+    """Where a mesh's origin lies: the middle of its box, of the box's base, or the scene's."""
+
+    center = "center"
+    base = "base"
+    scene = "scene"
+
+
+class Mode(str, Enum):
+    """What a picture shows; grid: the others side by side."""
+
+    color = "color"
+    normals = "normals"
+    depth = "depth"
+    textureless = "textureless"
+    grid = "grid"
+
+
+class PictureFormat(str, Enum):
+    """How a turntable is written."""
+
+    mp4 = "mp4"
+    gif = "gif"
+    webp = "webp"
+    png = "png"

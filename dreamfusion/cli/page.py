@@ -1,0 +1,31 @@
+"""The page in the browser, as the commands open it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from dreamfusion.cli.console import Console
+
+if TYPE_CHECKING:
+    from dreamfusion.viewer.page import Page
+
+
+@contextmanager
+def open_page(
+    console: Console,
+    title: str,
+    until: str = "until the run ends",
+    host: str = "127.0.0.1",
+    port: int | None = None,
+) -> Iterator[Page]:
+    """A page in the browser for the time of the block, whose address is said."""
+    from dreamfusion.viewer.page import Page
+
+    page = Page(f"dreamfusion: {title}", host=host, port=port)
+    try:
+        console.say(f"view      {page.url} ({until})")
+        yield page
+    finally:
+        page.close()

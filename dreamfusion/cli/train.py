@@ -1,0 +1,151 @@
+"""`train` and `resume`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from dreamfusion.cli.console import Console
+from dreamfusion.cli.options import (
+    DeviceOption,
+    JsonOption,
+    PriorOption,
+    PromptArgument,
+    QuietOption,
+    RunArgument,
+    StepsOption,
+    ViewOption,
+)
+from dreamfusion.cli.page import open_page
+from dreamfusion.cli.results import mesh_report
+from dreamfusion.cli.stopping import stoppable
+from dreamfusion.config.layers import Layer, build_config, parse_assignments, to_mapping
+from dreamfusion.diffusion.view_prompts import slug
+from dreamfusion.runs.folder import RunFolder, find_run
+from dreamfusion.runs.plan import Plan, plan_again, plan_run
+from dreamfusion.utils.duration import duration
+
+if TYPE_CHECKING:
+    from dreamfusion.cli.narrator import Narrator
+    from dreamfusion.runs.train import Outcome
+
+STOPPED = 130
+
+
+def train(
+    prompt: PromptArgument,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Folder of the run. [default: runs/PROMPT]"),
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
+    steps: StepsOption = None,
+    config: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PRESET|FILE",
+            help="See `dreamfusion configs`. [default: the prior's]",
+        ),
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="One setting; can be repeated."),
+    ] = None,
+    prior: PriorOption = None,
+    device: DeviceOption = None,
+    view: ViewOption = False,
+    quiet: QuietOption = False,
+    json_: JsonOption = False,
+) -> None:
+    """Make a 3D object from a prompt."""
+    options: dict[str, Any] = {"prompt": prompt}
+    options |= {
+        key: value
+        for key, value in {"seed": seed, "steps": steps, "device": device}.items()
+        if value is not None
+    }
+    if prior is not None:
+        options["prior"] = {"name": prior}
+    assigned = parse_assignments(set_ or [])
+    layers = [Layer("--set", assigned)] if assigned else []
+    plan = plan_run([*layers, Layer("command line", options)], preset=config)
+    _train(Console(quiet=quiet, json=json_), plan, out or Path("runs") / slug(prompt), view)
+
+
+def resume(
+    run_dir: RunArgument,
+    steps: StepsOption = None,
+    device: DeviceOption = None,
+    view: ViewOption = False,
+    quiet: QuietOption = False,
+    json_: JsonOption = False,
+) -> None:
+    """Go on with a run exactly where it stopped."""
+    run = find_run(run_dir)
+    changes: dict[str, Any] = {} if steps is None else {"steps": steps}
+    changes |= {} if device is None else {"device": device}
+    settings = build_config(to_mapping(run.read_config()), changes)
+    plan = plan_again(settings, run.layers_after("resume", changes))
+    _train(Console(quiet=quiet, json=json_), plan, run, view)
+
+
+def _train(console: Console, plan: Plan, where: Path | RunFolder, view: bool) -> None:
+    """Train, and say what happens from the first line to the paths of what was written."""
+    started = time.monotonic()
+    console.say(f"prompt    {plan.config.prompt}, read as: {plan.reading}")
+    if not isinstance(where, RunFolder):
+        console.say(f"settings  {' < '.join(layer.name for layer in plan.layers)}")
+    from dreamfusion.cli.narrator import Narrator
+    from dreamfusion.runs.train import train_run
+
+    narrator = Narrator(console)
+
+    @contextmanager
+    def around() -> Iterator[None]:
+        with _live_page(console, plan.config.prompt, narrator, view):
+            yield
+
+    with stoppable() as stopping:
+        outcome = train_run(plan, where, observer=narrator, stop=stopping, around=around)
+    if not outcome.finished:
+        at, path = outcome.state.step, outcome.run.path
+        console.say(f"stopped at step {at}; to go on: dreamfusion resume {path}")
+        console.result({"run": path, "step": at, "finished": False})
+        raise typer.Exit(STOPPED)
+    seconds = time.monotonic() - started
+    report = _tell_end(console, outcome)
+    console.say(f"{duration(seconds)} in all")
+    console.result(report | {"seconds": round(seconds, 1)})
+
+
+@contextmanager
+def _live_page(console: Console, title: str, narrator: Narrator, view: bool) -> Iterator[None]:
+    from dreamfusion.training.distributed import is_first
+
+    if not view or not is_first():
+        yield
+        return
+    with open_page(console, title) as page:
+        narrator.page = page
+        yield
+
+
+def _tell_end(console: Console, outcome: Outcome) -> dict[str, Any]:
+    """Name what was written; the report of it, for scripts."""
+    run, written = outcome.run, outcome.export
+    if written is None:  # another process wrote it
+        return {}
+    console.say(f"video     {run.video}")
+    console.say(f"previews  {run.previews}")
+    console.say(f"settings  {run.config}")
+    console.say(f"metrics   {run.metrics}")
+    console.say(f"to show   dreamfusion report {run.path}")
+    console.say(f"to look   dreamfusion view {run.path}")
+    console.say(f"to go on  dreamfusion resume {run.path} --steps {outcome.state.step * 2}")
+    report = {"run": run.path, "step": outcome.state.step, "finished": True, "video": run.video}
+    return report | mesh_report(written)

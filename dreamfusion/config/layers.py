@@ -1,0 +1,278 @@
+"""The settings of a run, in layers: the defaults, the prior's card, a preset, a file, --set.
+
+Each layer holds only what differs from the one below; an unknown key, a wrong type or a value out
+of range is a ConfigError that names the setting.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import re
+import types
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import yaml
+
+from dreamfusion.config.schedules import Schedule
+from dreamfusion.config.schema import Config
+from dreamfusion.utils.errors import UserError
+
+T = TypeVar("T")
+_MISSING = object()
+
+
+class ConfigError(UserError):
+    """A setting that does not exist or cannot have that value."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Settings that differ from those below, and where they come from ("preset embedded")."""
+
+    name: str
+    settings: Mapping[str, Any]
+
+
+def build_config(*layers: Layer | Mapping[str, Any]) -> Config:
+    """The defaults overlaid with each of `layers` in turn; see `override`."""
+    config = Config()
+    for layer in layers:
+        config = override(config, layer.settings if isinstance(layer, Layer) else layer)
+    _check_across(config)
+    return config
+
+
+def override(config: T, changes: Mapping[str, Any], path: str = "") -> T:
+    """A copy of `config` with `changes` (nested mappings of setting to value) laid over it.
+
+    Raises ConfigError for a key that is not a setting, a wrong type or a value out of range.
+    """
+    if not isinstance(changes, Mapping):
+        raise ConfigError(f"{path or 'a configuration'} holds settings, not {changes!r}")
+    hints = get_type_hints(type(config))
+    fields = {field.name: field for field in dataclasses.fields(config)}  # type: ignore[arg-type]
+    values: dict[str, Any] = {}
+    for key, value in changes.items():
+        name = f"{path}.{key}" if path else str(key)
+        if key not in fields:
+            raise _unknown(name)
+        current = getattr(config, key)
+        if dataclasses.is_dataclass(current) and not isinstance(current, Schedule):
+            values[key] = override(current, value, name)
+        elif isinstance(current, Schedule) and isinstance(value, Mapping):
+            values[key] = _schedule(current, value, name)
+        else:
+            values[key] = _convert(value, hints[key], name)
+        _check_range(values[key], fields[key].metadata, name)
+    return dataclasses.replace(config, **values)  # type: ignore[type-var]
+
+
+def settings(config: object, path: str = "") -> Iterator[tuple[str, Any, str]]:
+    """Every setting as (dotted name, value, documentation), in order."""
+    for field in dataclasses.fields(config):  # type: ignore[arg-type]
+        name = f"{path}.{field.name}" if path else field.name
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value) and not isinstance(value, Schedule):
+            yield from settings(value, name)
+        else:
+            yield name, value, field.metadata.get("doc", "")
+
+
+def to_mapping(config: object) -> dict[str, Any]:
+    """The nested mapping that `override` would turn back into `config`."""
+    result: dict[str, Any] = {}
+    for field in dataclasses.fields(config):  # type: ignore[arg-type]
+        value = getattr(config, field.name)
+        if isinstance(value, Schedule):
+            result[field.name] = value.start if value.is_constant else dataclasses.asdict(value)
+        elif dataclasses.is_dataclass(value):
+            result[field.name] = to_mapping(value)
+        else:
+            result[field.name] = list(value) if isinstance(value, tuple) else value
+    return result
+
+
+def sources(layers: Sequence[Layer]) -> dict[str, str]:
+    """Which layer each setting has its value from, by dotted name; of those that any layer has.
+
+    The layers must have passed `build_config`.
+    """
+    found: dict[str, str] = {}
+    for layer in layers:
+        for name, _, _ in settings(Config()):
+            value: Any = layer.settings
+            for part in name.split("."):
+                value = value.get(part, _MISSING) if isinstance(value, Mapping) else _MISSING
+            if value is not _MISSING:
+                found[name] = layer.name
+    return found
+
+
+def to_yaml(config: Config) -> str:
+    """The configuration as YAML, every setting in its place."""
+    return yaml.safe_dump(to_mapping(config), sort_keys=False, allow_unicode=True, width=100)
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """The settings in a YAML file. Raises ConfigError if it cannot be read as such."""
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"no such configuration file: {path}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read {path}: {error}") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path} must hold settings (key: value), not {type(content).__name__}")
+    return content
+
+
+def nested(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings by dotted name, or nested already, as a nested mapping.
+
+    >>> nested({"sds.guidance": 8, "camera": {"views": 2}})
+    {'sds': {'guidance': 8}, 'camera': {'views': 2}}
+
+    Raises ConfigError for a name that is given a value and parts as well.
+    """
+    result: dict[str, Any] = {}
+    for name, value in settings.items():
+        _put(result, str(name), value, str(name))
+    return result
+
+
+def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
+    """`["sds.guidance=5", …]` as a nested mapping. The value is read as YAML.
+
+    Raises ConfigError for anything that is not KEY=VALUE.
+    """
+    result: dict[str, Any] = {}
+    for assignment in assignments:
+        key, equals, text = assignment.partition("=")
+        if not equals or not key.strip():
+            raise ConfigError(f"--set takes KEY=VALUE, not {assignment!r}")
+        try:
+            value = yaml.safe_load(text) if text.strip() else ""
+        except yaml.YAMLError:
+            raise ConfigError(f"--set {key}: cannot read the value {text!r}") from None
+        _put(result, key.strip(), value, f"--set {key}")
+    return result
+
+
+def _put(settings: dict[str, Any], name: str, value: Any, where: str) -> None:
+    """Set what a dotted name means in nested settings. where: how errors begin."""
+    *sections, last = name.split(".")
+    for section in sections:
+        settings = settings.setdefault(section, {})
+        if not isinstance(settings, dict):
+            raise ConfigError(f"{where}: {section} was given a value before")
+    settings[last] = value
+
+
+def _unknown(name: str) -> ConfigError:
+    known = [key for key, _, _ in settings(Config())]
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    if not close:
+        last = name.rsplit(".", 1)[-1]
+        tails = {key.rsplit(".", 1)[-1]: key for key in known}
+        close = [tails[tail] for tail in difflib.get_close_matches(last, list(tails), n=1)]
+    hint = f"; did you mean {close[0]}?" if close else ""
+    return ConfigError(f"unknown setting {name}{hint}")
+
+
+def _schedule(current: Schedule, changes: Mapping[str, Any], name: str) -> Schedule:
+    """`current` with some of its fields changed."""
+    hints = get_type_hints(Schedule)
+    unknown = [key for key in changes if key not in hints]
+    if unknown:
+        close = difflib.get_close_matches(str(unknown[0]), list(hints), n=1, cutoff=0.3)
+        hint = f"; did you mean {name}.{close[0]}?" if close else f"; it has {', '.join(hints)}"
+        raise ConfigError(f"unknown setting {name}.{unknown[0]}{hint}")
+    values = {key: _convert(value, hints[key], f"{name}.{key}") for key, value in changes.items()}
+    try:
+        return dataclasses.replace(current, **values)
+    except ValueError as error:
+        raise ConfigError(f"{name}: {error}") from None
+
+
+def _convert(value: Any, hint: Any, name: str) -> Any:
+    """`value`, as YAML gave it, as the type `hint`. Raises ConfigError."""
+    origin = get_origin(hint)
+    if origin in (Union, types.UnionType):
+        if value is None:
+            return None
+        hint = next(part for part in get_args(hint) if part is not type(None))
+        origin = get_origin(hint)
+    if origin is Literal:
+        if value in get_args(hint) and isinstance(value, str):
+            return value
+        raise ConfigError(f"{name} is one of {', '.join(get_args(hint))}; not {value!r}")
+    if origin is tuple:
+        parts = get_args(hint)
+        if not isinstance(value, (list, tuple)) or len(value) != len(parts):
+            raise ConfigError(f"{name} takes {len(parts)} numbers like [1, 2]; not {value!r}")
+        return tuple(_convert(item, part, name) for item, part in zip(value, parts, strict=True))
+    if hint is Schedule:
+        return Schedule.constant(_convert(value, float, name))
+    if hint is float:
+        return _number(value, name)
+    if hint is int and isinstance(value, float) and value.is_integer():
+        return int(value)
+    if type(value) is not hint:
+        kind = {int: "a whole number", bool: "true or false", str: "text"}[hint]
+        raise ConfigError(f"{name} takes {kind}, not {value!r}")
+    return value
+
+
+def _number(value: Any, name: str) -> float:
+    """YAML reads 1e-3 as text (it wants 1.0e-3), so text that is a number counts as one."""
+    try:
+        if isinstance(value, bool) or value is None:
+            raise ValueError
+        return float(value)
+    except (TypeError, ValueError):
+        raise ConfigError(f"{name} takes a number, not {value!r}") from None
+
+
+def _check_range(value: Any, metadata: Mapping[str, Any], name: str) -> None:
+    low, high = metadata.get("low"), metadata.get("high")
+    if isinstance(value, Schedule):
+        numbers: tuple[Any, ...] = (value.start, value.end)
+    elif isinstance(value, tuple):
+        numbers = value
+        if len(value) == 2 and value[0] > value[1]:
+            raise ConfigError(f"{name}: {value[0]} is greater than {value[1]}")
+    elif isinstance(value, (int, float)) and not isinstance(value, bool):
+        numbers = (value,)
+    else:
+        return
+    for number in numbers:
+        too_low = low is not None and number < low
+        too_high = high is not None and number > high
+        if too_low or too_high or number != number:
+            bounds = f"at least {low}" if high is None else f"between {low} and {high}"
+            raise ConfigError(f"{name} must be {bounds}, not {number:g}")
+
+
+def _check_across(config: Config) -> None:
+    """What types and ranges do not say."""
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?|mps", config.device):
+        raise ConfigError(f"device is auto, cpu, cuda, cuda:N or mps; not {config.device!r}")
+    for step in (0, config.steps - 1):
+        low = config.sds.t_min.at(step, config.steps)
+        high = config.sds.t_max.at(step, config.steps)
+        if low >= high:
+            raise ConfigError(f"sds.t_min ({low:g}) must stay below sds.t_max ({high:g})")
+    if (config.camera.fov_y_deg is None) == (config.camera.focal_length is None):
+        raise ConfigError(
+            "camera.fov_y_deg and camera.focal_length say the same: one of them must be null"
+        )
+    if config.field.base_resolution > config.field.max_resolution:
+        raise ConfigError("field.base_resolution must not exceed field.max_resolution")

@@ -1,0 +1,84 @@
+"""What is made of a trained scene: its mesh, and what that is worth."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from dreamfusion.config.schema import Config
+from dreamfusion.mesh.compare import Agreement, agreement
+from dreamfusion.mesh.extract import Mesh, extract_mesh
+from dreamfusion.mesh.formats import TEXTURED, Origin, origin_of, place, write_mesh
+from dreamfusion.mesh.provenance import Provenance
+from dreamfusion.mesh.texture import TexturedMesh, bake, decimate
+from dreamfusion.mesh.topology import Topology, topology
+from dreamfusion.mesh.usd import require_usd
+from dreamfusion.runs.preview import show_cameras
+from dreamfusion.training.state import TrainState
+
+CHECK_VIEWS = 8
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """How a mesh is made. What is None is as the run's configuration says.
+
+    resolution: marching-cubes cells across the box. faces: at most about so many. texture: texels
+    a side, 0 for colours at vertices instead, which formats without textures get anyway.
+    threshold: density of the surface; found where None. origin: see `formats.place`.
+    """
+
+    resolution: int | None = None
+    faces: int | None = None
+    texture: int | None = None
+    threshold: float | None = None
+    origin: Origin = "center"
+
+
+@dataclass(frozen=True)
+class Export:
+    """files: what was written, the model first. topology: of the mesh. agreement: how far it
+    looks like the scene."""
+
+    files: list[Path]
+    topology: Topology
+    agreement: Agreement
+
+
+def write_model(
+    path: Path,
+    state: TrainState,
+    config: Config,
+    options: ExportOptions | None = None,
+    *,
+    say: Callable[[str], None] = lambda stage: None,
+) -> Export:
+    """The scene as a mesh, in the format that the suffix of `path` names, and what it is worth.
+
+    say: is told each stage as it begins.
+    """
+    options = ExportOptions() if options is None else options
+    output, scene = config.output, state.shown
+    size = output.texture_size if options.texture is None else options.texture
+    if path.suffix.lower() == ".usdz":
+        require_usd()
+    say("finding the surface")
+    mesh = extract_mesh(
+        scene,
+        resolution=options.resolution or output.mesh_resolution,
+        threshold=options.threshold,
+    )
+    mesh = decimate(mesh, options.faces or output.mesh_faces)
+    model: Mesh | TexturedMesh = mesh
+    if size > 0 and path.suffix.lower().removeprefix(".") in TEXTURED:
+        say("baking the texture")
+        model = bake(scene, mesh, size=size)
+    say("comparing with the scene")
+    looks = agreement(model, scene, show_cameras(CHECK_VIEWS, config), options=config.render)
+    x, y, z = origin_of(model, options.origin).tolist()
+    psnr = looks.psnr_db if math.isfinite(looks.psnr_db) else None
+    provenance = Provenance(state.step, (x, y, z), psnr, looks.silhouette_iou)
+    files = write_mesh(place(model, options.origin), path, provenance=provenance)
+    return Export(files, topology(mesh.vertices, mesh.faces), looks)

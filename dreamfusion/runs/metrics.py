@@ -1,0 +1,73 @@
+"""The log of metrics: one line of JSON a step. No torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from dreamfusion.utils.whole_file import whole_file
+
+
+class MetricsLog:
+    """Appends lines to a run's metrics.jsonl; a context manager.
+
+    after: the last step that counts. Lines of later steps, left by a run that was killed after
+    its last checkpoint, are dropped: those steps are done again.
+    """
+
+    def __init__(self, path: Path, *, after: int) -> None:
+        kept = [line for line in _lines(path) if _step_of(line) <= after]
+        with whole_file(path) as file:
+            file.write_text("".join(kept), encoding="utf-8")
+        self._file = path.open("a", encoding="utf-8")
+
+    def write(self, metrics: Mapping[str, Any]) -> None:
+        """Append one line, at once."""
+        self._file.write(json.dumps(metrics) + "\n")
+        self._file.flush()
+
+    def __enter__(self) -> MetricsLog:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._file.close()
+
+
+def scalars(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """What of a step's metrics is a curve: its numbers, and the mean of a list of numbers.
+
+    >>> scalars({"step": 3, "shading": "albedo", "size": 32, "timesteps": [100, 300]})
+    {'size': 32.0, 'timesteps': 200.0}
+    """
+    found: dict[str, float] = {}
+    for name, value in metrics.items():
+        values = value if isinstance(value, list) else [value]
+        numbers = [v for v in values if isinstance(v, (int, float)) and not isinstance(v, bool)]
+        if name != "step" and numbers and len(numbers) == len(values):
+            found[name] = float(sum(numbers)) / len(numbers)
+    return found
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
+
+
+def _step_of(line: str) -> float:
+    """The step of a line; infinity for one that was cut short."""
+    try:
+        return float(json.loads(line)["step"]) if line.endswith("\n") else float("inf")
+    except (ValueError, KeyError, TypeError):
+        return float("inf")
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The metrics of every step that is logged whole, oldest first; none where there is no file."""
+    return [json.loads(line) for line in _lines(path) if _step_of(line) < float("inf")]

@@ -1,0 +1,240 @@
+"""DreamFusion's optimisation: `Trainer.step` and `Trainer.loss` are the whole algorithm."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from dreamfusion.config.layers import override
+from dreamfusion.config.schema import Config
+from dreamfusion.diffusion.sds import SDSResult, sds
+from dreamfusion.graphics.cameras import generate_rays
+from dreamfusion.nerf.field import Field
+from dreamfusion.nerf.renderer import RenderOutput, render
+from dreamfusion.training.distributed import average_gradients, share
+from dreamfusion.training.losses import entropy_loss, regularisers
+from dreamfusion.training.state import TrainState, new_state
+from dreamfusion.training.texts import ViewTexts
+from dreamfusion.training.views import Views, sample_views
+from dreamfusion.utils.errors import UserError
+from dreamfusion.utils.rng import Generators
+
+if TYPE_CHECKING:
+    from dreamfusion.diffusion.priors import DiffusionPrior
+
+
+class TrainingError(UserError):
+    """A run that cannot go on."""
+
+
+@dataclass(frozen=True)
+class StepMetrics:
+    """Metrics of one training step.
+
+    size: of the pictures, pixels. timesteps: of each view. guidance: the scale s. sds_gradient: RMS
+    of w(t) (e_hat - e) over all pixels. gradient_norm: of all parameters, before clipping. opacity:
+    mean over the pictures. entropy: of opacity, bits. loss: the sum of `terms`, which are weighted:
+    "sds", half the mean square of the SDS gradient (the loss whose gradient that is, for a target
+    held fixed), and the regularisers.
+    """
+
+    step: int
+    seconds: float
+    shading: str
+    size: int
+    timesteps: list[int]
+    guidance: float
+    sds_gradient: float
+    gradient_norm: float
+    opacity: float
+    entropy: float
+    loss: float
+    terms: dict[str, float]
+
+    def as_mapping(self) -> dict[str, Any]:
+        """All of it by name, each term of the loss as loss_NAME: a line of metrics.jsonl."""
+        terms = {f"loss_{name}": value for name, value in self.terms.items()}
+        values = dataclasses.asdict(self)
+        del values["terms"]
+        return values | terms
+
+
+class Trainer:
+    """A run's optimisation; iterating over it takes the steps that remain, and gives the metrics of
+    each.
+
+    config: see `resolve`; whatever the prior's card knows of cameras must be in it already.
+    state: to go on from; a new one, from the configuration's seed, where None. It changes with
+    each step.
+    """
+
+    def __init__(
+        self, config: Config, prior: DiffusionPrior, state: TrainState | None = None
+    ) -> None:
+        self.config = config = resolve(config, prior)
+        self.prior = prior
+        self.state = new_state(config, config.device) if state is None else state
+        prompt = prior.card.vocabulary.canonical(config.prompt)
+        self.texts = ViewTexts(prior, prior.card.vocabulary, prompt, config.prior)
+
+    def __iter__(self) -> Iterator[StepMetrics]:
+        while self.state.step < self.config.steps:
+            yield self.step()
+
+    def step(self) -> StepMetrics:
+        """One step of DreamFusion: look, render, distil, regularise, update.
+
+        Raises TrainingError where a gradient is not finite, before it touches the parameters.
+        """
+        started = time.perf_counter()
+        state, config = self.state, self.config
+        self._activate_levels()
+        if state.step % config.occupancy.update_every == 0 and state.step > 0:
+            state.occupancy.update(state.field.density, state.generator)
+
+        loss, about, scalars = self.loss(state.step, state.generator)
+        state.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        parameters = [p for group in state.optimizer.param_groups for p in group["params"]]
+        average_gradients(parameters)
+        limit = config.optimizer.max_gradient_norm or float("inf")
+        scalars["gradient_norm"] = torch.nn.utils.clip_grad_norm_(parameters, limit)
+        # Read at once: on a GPU each reading waits for all that was asked of it.
+        numbers = torch.stack([value.detach().float() for value in scalars.values()]).tolist()
+        values = dict(zip(scalars, numbers, strict=True))
+        for name, what in (("sds_gradient", "the prior's"), ("gradient_norm", "the scene's")):
+            if not values[name] < float("inf"):
+                raise _diverged(state.step, about["timesteps"], f"{what} gradient", values[name])
+        self._update()
+
+        state.step += 1
+        terms = {
+            name.removeprefix("loss_"): values.pop(name) for name in scalars if "loss_" in name
+        }
+        seconds = time.perf_counter() - started
+        return StepMetrics(step=state.step, seconds=seconds, terms=terms, **about, **values)
+
+    def loss(
+        self, step: int, generator: torch.Generator
+    ) -> tuple[Tensor, dict[str, Any], dict[str, Tensor]]:
+        """The loss of `step`, what there is to tell of it, and scalars that are not read yet.
+        Changes nothing but the generator.
+
+        Of several processes each has its share of the views, and tells of these. The distillation
+        term is a mean over views, pixels and channels, so that the regularisers weigh the same
+        against it at any resolution of the prior.
+        """
+        state, config = self.state, self.config
+        mine = share(config.camera.views)
+        views = sample_views(config, step, generator, own_background=state.background)[mine]
+        seeds = torch.randint(2**62, (config.camera.views,), generator=generator)[mine]
+        own = [torch.Generator().manual_seed(seed) for seed in seeds.tolist()]
+        out = self.render(views, own)
+        azimuth, elevation = views.cameras.azimuth_deg, views.cameras.elevation_deg
+        text, negatives = self.texts.of_views(
+            azimuth.tolist(), elevation.tolist(), views.lighting.shading
+        )
+        guidance = config.sds.guidance.at(step, config.steps)
+        distilled = sds(
+            self.prior,
+            out.rgb.movedim(-1, 1),
+            text,
+            self.texts.unconditional,
+            guidance=guidance,
+            t_range=(
+                config.sds.t_min.at(step, config.steps),
+                config.sds.t_max.at(step, config.steps),
+            ),
+            weighting=config.sds.weighting,
+            negative_prompts=negatives,
+            generator=own,
+        )
+        terms = regularisers(state.field, config, out, step, generator)
+        loss = distilled.loss / distilled.gradient.numel()
+        if terms:
+            loss = loss + sum(terms.values())
+        about = {
+            "shading": views.lighting.shading,
+            "size": views.size,
+            "timesteps": distilled.timesteps.tolist(),
+            "guidance": guidance,
+        }
+        return loss, about, _scalars(distilled, out.opacity.detach(), terms)
+
+    def render(self, views: Views, generator: Generators) -> RenderOutput:
+        """Render a step's views, differentiably: pixels are (n, size, size, ...).
+
+        generator: jitters the samples; one, or one for each view.
+        """
+        scene = self.state.scene
+        here = views.to(scene.device)
+        return render(
+            scene,
+            generate_rays(here.cameras, views.size, views.size),
+            background=here.background,
+            lighting=here.lighting,
+            generator=generator,
+            options=self.config.render,
+        )
+
+    def _update(self) -> None:
+        """Step the optimiser at the rates of this step, and let the average follow."""
+        state, rates = self.state, self.config.optimizer
+        factor = rates.scale.at(state.step, self.config.steps)
+        factor *= min(1.0, (state.step + 1) / max(rates.warmup_steps, 1))
+        for group in state.optimizer.param_groups:
+            group["lr"] = group["base_lr"] * factor
+        state.optimizer.step()
+        if state.ema_field is not None:
+            keep = min(rates.ema, (state.step + 1) / (state.step + 10))
+            _follow(state.ema_field, state.field, keep)
+
+    def _activate_levels(self) -> None:
+        share = self.config.field.active_levels.at(self.state.step, self.config.steps)
+        self.state.field.activate_levels(share)
+        if self.state.ema_field is not None:
+            self.state.ema_field.activate_levels(share)
+
+
+def resolve(config: Config, prior: DiffusionPrior) -> Config:
+    """The configuration with what is known once the prior is loaded: its name, precision and device
+    in place of auto. The prompt stays as typed."""
+    chosen = {
+        "device": str(prior.device),
+        "prior": {"name": prior.name, "dtype": str(prior.dtype).removeprefix("torch.")},
+    }
+    return override(config, chosen)
+
+
+def _scalars(distilled: SDSResult, opacity: Tensor, terms: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What a step tells of itself, still on its device."""
+    mean_square = distilled.gradient.square().mean()
+    losses = {"loss_sds": 0.5 * mean_square}
+    losses |= {f"loss_{name}": term.detach() for name, term in terms.items()}
+    return {
+        "sds_gradient": mean_square.sqrt(),
+        "opacity": opacity.mean(),
+        "entropy": entropy_loss(opacity),
+        "loss": torch.stack(list(losses.values())).sum(),
+        **losses,
+    }
+
+
+@torch.no_grad()
+def _follow(ema_field: Field, field: Field, keep: float) -> None:
+    """ema <- keep ema + (1 - keep) field; early steps keep less, as they know less."""
+    for mine, theirs in zip(ema_field.parameters(), field.parameters(), strict=True):
+        mine.lerp_(theirs, 1.0 - keep)
+
+
+def _diverged(step: int, timesteps: list[int], what: str, norm: float) -> TrainingError:
+    return TrainingError(
+        f"training diverged in step {step + 1} (timesteps {timesteps}): the norm of {what} is "
+        f"{norm}; lower optimizer.grid_lr or sds.guidance, or set optimizer.max_gradient_norm"
+    )

@@ -1,0 +1,37 @@
+"""Which device a run is on."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+from dreamfusion.utils.errors import UserError
+
+
+class DeviceError(UserError):
+    """A device that is not here or cannot be used."""
+
+
+def choose_device(name: str) -> str:
+    """A device that is there: auto takes CUDA where it can; of several processes that torchrun
+    started on GPUs each has its own. Raises DeviceError."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    kind = name.partition(":")[0]
+    local = os.environ.get("LOCAL_RANK")
+    if kind == "cuda" and local is not None:
+        name = f"cuda:{local}"
+    there = {
+        "cpu": True,
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+    }
+    if not there[kind]:
+        raise DeviceError(f"there is no {kind} device here; use --device cpu")
+    try:
+        torch.empty(0, device=name)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        raise DeviceError(f"device {name} cannot be used: {reason}") from None
+    return name

@@ -1,0 +1,152 @@
+"""dreamfusion from Python, as a notebook uses it."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+import trimesh
+from diffusers import DiffusionPipeline
+from safetensors.torch import load_file
+
+import dreamfusion as df
+from dreamfusion.cli.app import main
+from tests.helpers.tiny_priors import PRIORS, save_latent_prior, save_pixel_prior
+
+SMALL = {
+    "camera.views": 2,
+    "render.resolution": 16,
+    "field": {"levels": 3, "features": 2, "log2_table_size": 10, "max_resolution": 32},
+    "occupancy.resolution": 16,
+    "output": {
+        "video_frames": 2, "video_size": 32, "mesh_resolution": 24, "texture_size": 64,
+        "mesh_faces": 400,
+    },
+}  # fmt: skip
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(scope="module")
+def prior(tmp_path_factory):
+    return str(save_pixel_prior(tmp_path_factory.mktemp("prior") / "pixel"))
+
+
+@pytest.fixture(scope="module")
+def run(prior, tmp_path_factory):
+    out = tmp_path_factory.mktemp("api") / "run"
+    torch.set_num_threads(1)
+    return df.train("a red puppy", out=out, steps=4, prior=prior, settings=SMALL)
+
+
+def newest(run):
+    return load_file(sorted((run.path / "checkpoints").glob("*.safetensors"))[-1])
+
+
+def test_it_is_what_the_command_line_does(run, prior, tmp_path):
+    options = [f"{name}={value}" for name, value in SMALL.items() if not isinstance(value, dict)]
+    options += [
+        f"{section}.{name}={value}"
+        for section in ("field", "output")
+        for name, value in SMALL[section].items()
+    ]
+    command = ["train", "a red puppy", "--prior", prior, "--steps", "4", "--out"]
+    command += [str(tmp_path / "run"), *(part for o in options for part in ("--set", o))]
+    assert main(command) == 0
+    a, b = newest(run), newest(df.open_run(tmp_path / "run"))
+    assert a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+def test_a_run_has_a_scene_metrics_and_a_mesh(run):
+    assert [row["step"] for row in run.metrics] == [1, 2, 3, 4]
+    assert all(row["loss"] > 0 for row in run.metrics)
+    pictures = run.scene.render(df.turntable_cameras(3), size=24, mode="normals")
+    assert pictures.shape == (3, 24, 24, 3)
+    assert isinstance(run.mesh, trimesh.Trimesh) and len(run.mesh.faces) <= 400
+    assert run.config.sds.guidance.start == 8
+
+
+def test_a_callback_is_given_every_step_and_resume_goes_on(prior, tmp_path):
+    seen = []
+    run = df.train(
+        "a red puppy", out=tmp_path / "run", steps=2, prior=prior, settings=SMALL,
+        callback=lambda metrics: seen.append(metrics.step),
+    )  # fmt: skip
+    assert seen == [1, 2]
+    again = df.open_run(run.path).resume(steps=4, callback=lambda m: seen.append(m.step))
+    assert seen == [1, 2, 3, 4] and again.path == run.path
+    assert again.config.steps == 4
+
+
+def test_export_writes_any_format(run, tmp_path):
+    written = run.export(tmp_path / "corgi.ply", faces=100)
+    assert written.files == [tmp_path / "corgi.ply"] and written.topology.faces <= 100
+
+
+def test_a_notebook_shows_the_run(run):
+    page = run._repr_html_()
+    assert page.startswith("<iframe srcdoc=") and "a red puppy" in page and "<script" not in page
+
+
+def test_what_is_wrong_is_one_line(prior, tmp_path):
+    with pytest.raises(df.UserError, match="does not know 'dragon'"):
+        df.train("a dragon", prior=prior, out=tmp_path / "run")
+    with pytest.raises(df.UserError, match=r"unknown setting sds\.guidence; did you mean"):
+        df.train("a mug", prior=prior, out=tmp_path / "run", settings={"sds.guidence": 3})
+    with pytest.raises(df.UserError, match="there is no folder"):
+        df.open_run(tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_trainer_is_its_steps(prior):
+    judge = df.DiffusionPrior.from_pretrained(prior)
+    settings = {"prompt": "a red puppy", "steps": 2, "render": {"resolution": 16}}
+    config = df.build_config(judge.card.settings, settings)
+    assert [metrics.step for metrics in df.Trainer(config, judge)] == [1, 2]
+
+
+@pytest.mark.parametrize("kind", PRIORS)
+def test_a_loaded_pipeline_is_the_prior_of_its_folder(kind, tmp_path):
+    folder = PRIORS[kind](tmp_path / "prior")
+    absent = {"text_encoder_3": None, "tokenizer_3": None} if kind == "sd3" else {}
+    pipe = DiffusionPipeline.from_pretrained(folder, torch_dtype=torch.float32, **absent)
+    for name, part in pipe.components.items():
+        if name.startswith("text_encoder") and part is not None:
+            part.float()
+    found = df.DiffusionPrior.from_pipe(pipe)
+    expected = df.DiffusionPrior.from_pretrained(str(folder), dtype="float32")
+    assert found.pipeline == expected.pipeline and found.prediction == expected.prediction
+    text = found.encode_text(["a mug", ""])
+    assert torch.equal(text.tokens, expected.encode_text(["a mug", ""]).tokens)
+    images = torch.rand(2, 3, found.image_size, found.image_size)
+    encoded = expected.encode_image(images)
+    torch.testing.assert_close(found.encode_image(images), encoded)
+    times = torch.tensor([100, 700])
+    torch.testing.assert_close(
+        found.predict(encoded, times, text), expected.predict(encoded, times, text)
+    )
+
+
+def test_a_pipeline_of_another_kind_is_refused():
+    class FluxPipeline:
+        pass
+
+    with pytest.raises(df.UserError, match="a FluxPipeline is not supported; use a Stable"):
+        df.DiffusionPrior.from_pipe(FluxPipeline())
+
+
+def test_a_run_by_a_loaded_pipeline_resumes_with_it(tmp_path):
+    folder = save_latent_prior(tmp_path / "latent")
+    pipe = DiffusionPipeline.from_pretrained(folder)
+    judge = df.DiffusionPrior.from_pipe(pipe)
+    run = df.train("a thing", out=tmp_path / "run", steps=1, prior=judge, settings=SMALL)
+    assert run.resume(steps=2, prior=judge).metrics[-1]["step"] == 2
+
+
+def test_importing_is_cheap_and_names_are_listed():
+    code = "import sys, dreamfusion as df; df.UserError; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+    assert set(df.__all__) <= set(dir(df))
+    assert all(getattr(df, name) is not None for name in df.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'trian'"):
+        df.trian  # noqa: B018

@@ -1,0 +1,34 @@
+"""Which device a run is on."""
+
+import pytest
+import torch
+
+from dreamfusion.utils.devices import DeviceError, choose_device
+
+
+def test_auto_is_the_cpu_where_there_is_no_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert choose_device("auto") == "cpu"
+    with pytest.raises(DeviceError, match="there is no cuda device here; use --device cpu"):
+        choose_device("cuda:1")
+
+
+def test_each_process_has_a_gpu_of_its_own(monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    asked = []
+    monkeypatch.setattr(torch, "empty", lambda n, device: asked.append(device))
+    assert choose_device("auto") == choose_device("cuda") == "cuda:3"
+    assert choose_device("cpu") == "cpu"
+    assert asked == ["cuda:3", "cuda:3", "cpu"]
+
+
+def test_a_device_that_fails_is_one_line(monkeypatch):
+    def fail(n, device):
+        raise RuntimeError("CUDA error: out of memory\nmore")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch, "empty", fail)
+    with pytest.raises(DeviceError) as error:
+        choose_device("cuda")
+    assert str(error.value) == "device cuda cannot be used: CUDA error: out of memory"
