@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from PIL import Image
 
-from dreamfusion.config.layers import ConfigError
+from dreamfusion.config.layers import ConfigError, sources
 from dreamfusion.config.schema import Config
 from dreamfusion.report.model import Model, ModelError, read_model
 from dreamfusion.runs.folder import RunFolder, find_run, preview_step
@@ -70,12 +70,14 @@ class Curve:
 class Run:
     """A run as a report shows it.
 
-    step: the last one known of. version: of the package that trained it, where a checkpoint says.
+    sources: the layer that each setting has its value from, where the run says. step: the last one
+    known of. version: of the package that trained it, where a checkpoint says.
     """
 
     path: Path
     name: str
     config: Config
+    sources: dict[str, str]
     version: str | None
     step: int
     curves: dict[str, Curve]
@@ -100,7 +102,7 @@ def gather(path: Path) -> Run:
     """Read the run in a folder. Raises RunError or ConfigError where there is none."""
     folder = find_run(path)
     try:
-        config = folder.read_config()
+        config, layers = folder.read_config(), folder.read_layers()
     except ConfigError as error:
         raise ConfigError(f"{folder.config}: {error}") from None
     curves, metrics_notes = _curves(folder)
@@ -114,6 +116,7 @@ def gather(path: Path) -> Run:
         path=path,
         name=path.resolve().name,
         config=config,
+        sources=sources(layers),
         version=version,
         step=step,
         curves=curves,

@@ -55,7 +55,7 @@ def _one(run: Run) -> str:
         + _section("On the way", parts.previews(run.previews) + parts.notes(run, "previews"))
         + _section("Curves", parts.curves([run]) + parts.notes(run, "metrics"))
         + _section("Time", parts.timings(run))
-        + _section("Settings", parts.own_settings(run.config))
+        + _section("Settings", parts.own_settings(run))
         + _section("Make it again", f"<pre>{escape(parts.again(run))}</pre>")
         + "</main>"
     )

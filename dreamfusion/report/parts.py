@@ -20,11 +20,20 @@ from dreamfusion.utils.duration import duration as whole_seconds
 
 # What is known of a metric, in the order in which curves are shown; others follow.
 METRICS = {
-    "loss": ("Loss", ""),
-    "sds_norm": ("Push of the prior", "how strongly it asks for changes: RMS of w(t) (ê − e)"),
+    "loss": ("Loss", "the sum of all weighted terms"),
+    "loss_sds": ("SDS term", "half the mean square of the SDS gradient"),
+    "loss_entropy": ("Entropy term", "weighted"),
+    "loss_opacity": ("Opacity term", "weighted; threestudio's sparsity"),
+    "loss_sparsity": ("Sparsity term", "weighted; SNeRG's"),
+    "loss_orientation": ("Orientation term", "weighted, lit steps only"),
+    "loss_smoothness": ("Smoothness term", "weighted, lit steps only"),
+    "sds_gradient": (
+        "SDS gradient",
+        "RMS of w(t) (ê − e): how strongly the prior asks for changes",
+    ),
     "gradient_norm": ("Gradient norm", "of all parameters, before clipping"),
-    "opacity": ("Covered", "share of the picture that is object"),
-    "entropy": ("Undecided", "bits of a pixel's opacity: 0 is solid or empty, 1 the worst"),
+    "opacity": ("Opacity", "mean over the pictures"),
+    "entropy": ("Entropy", "of a pixel's opacity, bits: 0 is solid or empty, 1 the worst"),
     "timesteps": ("Noise level", "mean timestep of a step's views"),
     "guidance": ("Guidance", "scale of classifier-free guidance"),
     "size": ("Picture size", "pixels a side"),
@@ -148,20 +157,24 @@ def curves(runs: Sequence[Run]) -> str:
     return f'<div class="curves">{"".join(charts)}</div>{same}' if charts or same else ""
 
 
-def own_settings(config: Config) -> str:
-    """The settings that differ from the defaults, and below, folded, all others."""
+def own_settings(run: Run) -> str:
+    """The settings that differ from the defaults and where they come from; below, folded, all
+    others."""
     defaults = {name: value for name, value, _ in settings(Config())}
     rows: dict[bool, list[str]] = {True: [], False: []}
-    for name, value, doc in settings(config):
+    for name, value, doc in settings(run.config):
         differs = value != defaults[name]
-        default = f"<td><code>{_value(defaults[name])}</code></td>" if differs else ""
+        default = ""
+        if differs:
+            source = escape(run.sources.get(name, ""))
+            default = f"<td><code>{_value(defaults[name])}</code></td><td>{source}</td>"
         rows[differs].append(
             f"<tr><th>{escape(name)}</th><td><code>{_value(value)}</code></td>{default}"
             f'<td class="doc">{escape(doc)}</td></tr>'
         )
     changed = (
         '<div class="scroll"><table><thead><tr><th>differs from the default</th><td>value</td>'
-        f"<td>default</td><td></td></tr></thead>{''.join(rows[True])}</table></div>"
+        f"<td>default</td><td>from</td><td></td></tr></thead>{''.join(rows[True])}</table></div>"
     )
     return (
         (changed if rows[True] else "<p>All settings are the defaults.</p>")

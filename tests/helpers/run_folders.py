@@ -28,7 +28,7 @@ def write_textured(path):
 def write_metrics(run, steps):
     lines = [
         {"step": step, "seconds": 0.5, "shading": "albedo", "size": 32, "timesteps": [100, 200],
-         "guidance": 4.0, "sds_norm": 1 / step, "gradient_norm": 10.0 ** (step % 4),
+         "guidance": 4.0, "sds_gradient": 1 / step, "gradient_norm": 10.0 ** (step % 4),
          "opacity": 0.3 + step / 100, "entropy": 0.1}
         for step in range(1, steps + 1)
     ]  # fmt: skip
@@ -41,6 +41,8 @@ def make_run(path, *, prompt="a red mug", done=40, **changes):
     (path / "checkpoints").mkdir()
     config = {"prompt": prompt, "steps": 40, "device": "cpu", "sds": {"guidance": 9.5}, **changes}
     (path / "config.yaml").write_text(yaml.safe_dump(config))
+    layers = {"preset mine": {"sds": {"guidance": 9.5}}, "command line": {"prompt": prompt}}
+    (path / "layers.yaml").write_text(yaml.safe_dump(layers, sort_keys=False))
     write_metrics(path, done)
     for step in range(1, done + 1):
         Image.new("RGB", (16, 4), (step, 0, 0)).save(path / "previews" / f"step_{step:07d}.png")

@@ -15,6 +15,7 @@ from dreamfusion.cli.app import main
 from dreamfusion.mesh.extract import Mesh
 from dreamfusion.mesh.formats import write_mesh
 from dreamfusion.mesh.provenance import Provenance
+from dreamfusion.report import write_report
 from dreamfusion.report.gather import gather, thin
 from dreamfusion.report.model import ModelError, pack, read_model
 from tests.helpers.run_folders import VIDEO, make_run
@@ -65,7 +66,7 @@ def test_a_whole_run_shows_everything(run, capsys):
     differing, others = page.split("<details>")
     assert "<th>sds.guidance</th>" not in others
     assert "<th>camera.views</th>" in others and "<th>camera.views</th>" not in differing
-    for title in ("Push of the prior", "Gradient norm", "Covered"):
+    for title in ("SDS gradient", "Gradient norm", "Opacity"):
         assert f"<b>{title}</b>" in page
     assert page.count("<svg") == 3
     assert "Guidance 4, Picture size 32, Seconds a step 0.5" in page
@@ -186,7 +187,7 @@ def test_a_stopped_run_names_export_and_render(tmp_path, capsys, monkeypatch):
 def test_broken_files_are_named_and_left_out(run, capsys):
     with (run / "metrics.jsonl").open("ab") as file:
         file.write(
-            b'{"step": 41, "sds_norm": NaN}\n[1]\n{"step": "x"}\n\xff\xfe\n{"step": 42, "cut'
+            b'{"step": 41, "sds_gradient": NaN}\n[1]\n{"step": "x"}\n\xff\xfe\n{"step": 42, "cut'
         )
     (run / "previews" / "step_0000001.png").write_bytes(b"\x89PNG")
     (run / "previews" / "step_last.png").write_bytes(b"")
@@ -278,3 +279,13 @@ def test_thinning_keeps_both_ends():
     assert thin(range(5), 12) == [0, 1, 2, 3, 4]
     thinned = thin(range(100), 12)
     assert len(thinned) == 12 and thinned[0] == 0 and thinned[-1] == 99
+
+
+def test_settings_say_which_layer_they_come_from(run):
+    write_report([run])
+    page = (run / "report.html").read_text()
+    row = page[page.index("<th>sds.guidance</th>") :].split("</tr>")[0]
+    assert "9.5" in row and "preset mine" in row
+    (run / "layers.yaml").unlink()
+    write_report([run])
+    assert "preset mine" not in (run / "report.html").read_text()
