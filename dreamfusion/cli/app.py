@@ -14,6 +14,7 @@ from dreamfusion.cli import export, look, machine, prior, train
 from dreamfusion.cli.options import USER_ERROR
 from dreamfusion.cli.train import STOPPED
 from dreamfusion.utils.errors import UserError
+from dreamfusion.utils.out_of_memory import out_of_memory
 from dreamfusion.utils.version import __version__
 
 app = typer.Typer(
@@ -45,6 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("stopped", file=sys.stderr)
         return STOPPED
     except Exception as error:
+        if (said := out_of_memory(error)) is not None:
+            return _fail(said)
         # Errors of usage: typer shows no public base class of them, but all format themselves.
         if not hasattr(error, "format_message"):
             raise

@@ -53,10 +53,11 @@ class _TwoLayers(torch.autograd.Function):
 
 
 def _each(block: Callable[..., T], *tensors: Tensor) -> list[T]:
-    """`block` of the same rows of all tensors, block by block."""
+    """`block` of the same rows of all tensors: block by block on a CPU, elsewhere all at once."""
+    if tensors[0].device.type != "cpu":
+        return [block(*tensors)]
     parts = zip(*(tensor.split(_BLOCK) for tensor in tensors), strict=True)
-    jobs = [partial(block, *part) for part in parts]
-    return run_all(jobs) if tensors[0].device.type == "cpu" else [job() for job in jobs]
+    return run_all([partial(block, *part) for part in parts])
 
 
 def two_layers(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> Tensor:

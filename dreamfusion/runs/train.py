@@ -80,7 +80,7 @@ def train_run(
     config = plan.config
     device = choose_device(config.device) if prior is None else str(prior.device)
     with explain_out_of_memory(), process_group(device), around():
-        share(config.camera.views)
+        mine = share(config.camera.views)
         if prior is None:
             assert plan.prior is not None
             prior = load_prior(
@@ -88,7 +88,7 @@ def train_run(
                 config.prior,
                 device=device,
                 prompts=texts_of(plan.prior.card.vocabulary, plan.reading, config.prior),
-                views=config.camera.views,
+                views=mine.stop - mine.start,
             )
         run, state = _folder_and_state(where, config, device)
         trainer = Trainer(config, prior, state)

@@ -15,7 +15,7 @@ class DeviceError(UserError):
 
 def choose_device(name: str) -> str:
     """A device that is there: auto takes CUDA where it can; of several processes that torchrun
-    started on GPUs each has its own. Raises DeviceError."""
+    started on GPUs each has its own. A GPU becomes the current one. Raises DeviceError."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     kind = name.partition(":")[0]
@@ -31,6 +31,9 @@ def choose_device(name: str) -> str:
         raise DeviceError(f"there is no {kind} device here; use --device cpu")
     try:
         torch.empty(0, device=name)
+        if kind == "cuda":
+            # What is not told where to go, and accelerators that are tried, go to the run's GPU.
+            torch.cuda.set_device(name)
     except RuntimeError as error:
         reason = str(error).splitlines()[0]
         raise DeviceError(f"device {name} cannot be used: {reason}") from None

@@ -16,11 +16,12 @@ def test_auto_is_the_cpu_where_there_is_no_gpu(monkeypatch):
 def test_each_process_has_a_gpu_of_its_own(monkeypatch):
     monkeypatch.setenv("LOCAL_RANK", "3")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    asked = []
+    asked, current = [], []
     monkeypatch.setattr(torch, "empty", lambda n, device: asked.append(device))
+    monkeypatch.setattr(torch.cuda, "set_device", current.append)
     assert choose_device("auto") == choose_device("cuda") == "cuda:3"
     assert choose_device("cpu") == "cpu"
-    assert asked == ["cuda:3", "cuda:3", "cpu"]
+    assert asked == ["cuda:3", "cuda:3", "cpu"] and current == ["cuda:3", "cuda:3"]
 
 
 def test_a_device_that_fails_is_one_line(monkeypatch):

@@ -41,7 +41,12 @@ def load_part(
         raise PriorError(
             f"{prior.name}: its {component} in {path} cannot be loaded: {one_line(error)}"
         ) from error
-    return part if dtype is None else part.requires_grad_(False).eval()
+    if dtype is None:
+        return part
+    # Without accelerate, diffusers looks at the first tensor alone to see what is in a file.
+    if any(parameter.dtype != dtype for parameter in part.parameters()):
+        part = part.to(dtype)
+    return part.requires_grad_(False).eval()
 
 
 def quiet() -> None:

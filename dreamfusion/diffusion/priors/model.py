@@ -29,6 +29,19 @@ ENCODER = ("encoder", "quant_conv")
 DECODER = ("decoder", "post_quant_conv")
 
 
+class _ScaledGradient(torch.autograd.Function):
+    """The values as they are, their gradient times a constant."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, scale: float) -> Tensor:
+        ctx.scale = scale
+        return values.view_as(values)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return grad * ctx.scale, None
+
+
 class DiffusionPrior:
     """What SDS needs of a model: see `diffusion.NoisePredictor`; and text embeddings.
 
@@ -125,7 +138,12 @@ class DiffusionPrior:
         images = images * 2.0 - 1.0
         if self.vae is None:
             return images
-        latents = self.vae.encode(images.to(self.vae.dtype)).latent_dist.mode().float()
+        # The gradient of a mean over pixels is too small for half precision. A power of two takes
+        # nothing from float32.
+        scale = 2.0 ** round(math.log2(images.numel()))
+        images = _ScaledGradient.apply(images, 1.0 / scale)
+        latents = self.vae.encode(images.to(self.vae.dtype)).latent_dist.mode()
+        latents = _ScaledGradient.apply(latents.float(), scale)
         return (latents - (self.vae.config.shift_factor or 0.0)) * self.vae.config.scaling_factor
 
     @torch.no_grad()

@@ -19,6 +19,7 @@ from dreamfusion.diffusion.priors.memory import (
     estimate_memory,
 )
 from dreamfusion.diffusion.priors.resolve import ResolvedPrior
+from dreamfusion.runs import checkpoint
 from dreamfusion.runs import train as runs_train
 from dreamfusion.runs.plan import plan_run
 from dreamfusion.training.trainer import Trainer
@@ -166,8 +167,8 @@ def test_running_out_of_memory_is_one_line_with_what_to_change():
     with pytest.raises(UserError) as error, explain_out_of_memory():
         raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 20.00 MiB …")
     assert str(error.value) == (
-        "the GPU ran out of memory; lower camera.views or render.resolution, or set "
-        "prior.vae_checkpointing=true"
+        "the GPU ran out of memory; lower camera.views, render.resolution, --size or --count, or "
+        "set prior.vae_checkpointing=true"
     )
     with pytest.raises(RuntimeError, match="something else"), explain_out_of_memory():
         raise RuntimeError("something else")
@@ -181,6 +182,24 @@ def test_the_command_line_says_it_too(tmp_path, monkeypatch, capsys):
     prior = save_pixel_prior(tmp_path / "pixel")
     run = str(tmp_path / "run")
     assert main(["train", "a red corgi", "--prior", str(prior), "--out", run]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: the GPU ran out of memory; lower") and error.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", ["export", "render"])
+def test_every_command_says_it(command, tmp_path, monkeypatch, capsys):
+    def full(*arguments, **more):
+        raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 20.00 MiB …")
+
+    prior = save_pixel_prior(tmp_path / "pixel")
+    small = [f"output.{name}=8" for name in ("mesh_resolution", "video_frames")]
+    small += ["output.video_size=16", "output.texture_size=16", "camera.views=1"]
+    run = str(tmp_path / "run")
+    options = ["--steps", "1", *(part for one in small for part in ("--set", one))]
+    assert main(["train", "a red corgi", "--prior", str(prior), "--out", run, *options]) == 0
+    capsys.readouterr()
+    monkeypatch.setattr(checkpoint, "new_state", full)
+    assert main([command, run]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: the GPU ran out of memory; lower") and error.count("\n") == 1
 

@@ -326,3 +326,42 @@ def test_finding_a_prior_loads_no_library(folders):
     )
     command = [sys.executable, "-c", code, str(folders["pixel"])]
     assert subprocess.run(command).returncode == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_small_gradient_is_no_worse_in_half_precision_than_a_large_one(folders, dtype):
+    """A mean over pixels divides by their number, which float16 alone cannot hold."""
+    prior = load_prior(str(folders["latent"]), PriorConfig(dtype="float32"))
+    shape = (1, 3, prior.image_size, prior.image_size)
+    images = torch.rand(shape, generator=torch.Generator().manual_seed(1))
+
+    def image_gradient(size):
+        leaf = images.clone().requires_grad_()
+        encoded = prior.encode_image(leaf)
+        push = torch.randn(encoded.shape, generator=torch.Generator().manual_seed(0))
+        (encoded * push * size).sum().backward()
+        return leaf.grad / size
+
+    exact = image_gradient(1.0)
+    prior.vae.to(dtype)
+
+    def error(size):
+        return float((image_gradient(size) - exact).norm() / exact.norm())
+
+    # The mean over all pixels, of a push of a quarter: 768 pixels here.
+    assert error(2.0**-12) < 1.1 * error(1.0) < 0.3
+
+
+def test_files_of_single_precision_become_what_was_asked_for(folders, tmp_path):
+    """Diffusers, without accelerate, looks at the first tensor of a file alone."""
+    prior = load_prior(str(folders["sd3-t5"]), PriorConfig(dtype="bfloat16"))
+    assert {p.dtype for p in prior.denoiser.parameters()} == {torch.bfloat16}
+
+
+def test_scaling_around_the_encoder_leaves_float32_as_it_is(folders):
+    prior = load_prior(str(folders["latent"]), PriorConfig(dtype="float32"))
+    images = torch.rand(2, 3, prior.image_size, prior.image_size, requires_grad=True)
+    found = torch.autograd.grad(prior.encode_image(images).square().sum(), images)[0]
+    latents = prior.vae.encode(images * 2 - 1).latent_dist.mode() * prior.vae.config.scaling_factor
+    expected = torch.autograd.grad(latents.square().sum(), images)[0]
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-7)
