@@ -1,4 +1,11 @@
+import errno
+import os
+import stat
+from pathlib import Path
+
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from dreamfusion.utils.whole_file import whole_file
 
@@ -25,3 +32,57 @@ def test_a_file_that_fails_leaves_the_old_one_and_nothing_else(tmp_path):
         write()
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="modes are POSIX's")
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
+def test_a_file_is_as_open_as_the_umask_says_whatever_wrote_it(tmp_path, umask, mode):
+    before = os.umask(umask)
+    try:
+        with whole_file(tmp_path / "plain.txt") as file:
+            file.write_text("x")
+        with whole_file(tmp_path / "a.safetensors") as file:
+            save_file({"x": torch.zeros(2)}, file)
+        assert os.umask(umask) == umask
+    finally:
+        os.umask(before)
+    assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {mode}
+
+
+def test_the_file_and_then_its_name_are_put_on_the_disk(tmp_path, monkeypatch):
+    done = []
+    sync, replace = os.fsync, Path.replace
+
+    def watched_sync(handle):
+        done.append("folder" if stat.S_ISDIR(os.fstat(handle).st_mode) else "file")
+        sync(handle)
+
+    def watched_replace(self, target):
+        done.append("name")
+        return replace(self, target)
+
+    monkeypatch.setattr(os, "fsync", watched_sync)
+    monkeypatch.setattr(Path, "replace", watched_replace)
+    with whole_file(tmp_path / "a.txt") as file:
+        file.write_text("x")
+    assert done == ["file", "name", "folder"]
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "no space left"), KeyboardInterrupt()])
+@pytest.mark.parametrize("where", ["fsync", "chmod"])
+def test_nothing_is_left_of_a_write_that_fails_late(tmp_path, monkeypatch, error, where):
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+
+    def fail(*arguments):
+        raise error
+
+    monkeypatch.setattr(os if where == "fsync" else Path, where, fail)
+
+    def write():
+        with whole_file(path) as file:
+            file.write_text("new")
+
+    with pytest.raises(type(error)):
+        write()
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
