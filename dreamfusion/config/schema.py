@@ -230,7 +230,12 @@ class OutputConfig:
     video_frames: int = _setting(48, "frames of the turntable", low=1, high=10000)
     video_size: int = _setting(160, "height and width of the video", low=16, high=4096)
     mesh_resolution: int = _setting(128, "cells across the box for meshing", low=8, high=1024)
-    mesh_faces: int = _setting(30000, "faces that the mesh may have", low=4, high=10_000_000)
+    mesh_faces: int = _setting(
+        30000, "faces that the mesh may have at most", low=4, high=10_000_000
+    )
+    mesh_tolerance: float = _setting(
+        0.25, "how far saving faces may move the surface, in cells; 0: not at all", low=0, high=10
+    )
     texture_size: int = _setting(
         1024, "texels a side of the mesh's texture; 0: colours at vertices", low=0, high=16384
     )

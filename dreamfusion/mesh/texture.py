@@ -20,6 +20,7 @@ from dreamfusion.nerf.scene import Scene
 # asked for what share it tries to leave: what pinches a mesh one way need not another way.
 HASTE = (7, 5, 3, 2)
 SHARES = (1.0, 0.95, 0.9, 0.85)
+FEWEST = 100  # faces that `simplify` leaves at least
 _PADDING = 4  # texels around each chart, so that no seam shows when the texture is made smaller
 
 
@@ -71,6 +72,52 @@ def decimate(mesh: Mesh, n_faces: int) -> Mesh:
         vertices, faces = found[0]
     nearest = cKDTree(mesh.vertices).query(vertices)[1]
     return Mesh(vertices.astype(np.float64), faces.astype(np.int64), mesh.colors[nearest])
+
+
+def simplify(mesh: Mesh, *, most: int, tolerance: float) -> Mesh:
+    """The mesh with as few faces as keep it within `tolerance` of what it was, in scene units, and
+    at most about `most`.
+
+    The number is halved as long as that goes well; see `deviation`.
+    """
+    best = decimate(mesh, most)
+    while len(best.faces) >= 2 * FEWEST:
+        fewer = decimate(best, len(best.faces) // 2)
+        if len(fewer.faces) > 0.9 * len(best.faces) or deviation(fewer, mesh) > tolerance:
+            break
+        best = fewer
+    return best
+
+
+def deviation(mesh: Mesh, original: Mesh, *, n_samples: int = 20_000, share: float = 0.99) -> float:
+    """How far two surfaces are apart, scene units: `share` of the points of each are no farther
+    from the other.
+
+    Points are the vertices of `original`, dense as marching cubes makes them, and as many as
+    `n_samples` at random on `mesh`; a distance is that to the plane at the nearest point.
+    """
+    from scipy.spatial import cKDTree
+
+    corners = mesh.vertices[mesh.faces]
+    crosses = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    areas = np.linalg.norm(crosses, axis=1)
+    rng = np.random.default_rng(0)
+    face = rng.choice(len(areas), n_samples, p=areas / areas.sum())
+    a, b = np.sqrt(rng.random(n_samples)), rng.random(n_samples)
+    weights = np.stack([1 - a, a * (1 - b), a * b], axis=1)
+    points = (corners[face] * weights[:, :, None]).sum(axis=1)
+    normals = crosses[face] / np.maximum(areas[face], 1e-12)[:, None]
+    own = vertex_normals(original.vertices, original.faces)
+
+    near = cKDTree(original.vertices).query(points)[1]
+    out = np.abs(((points - original.vertices[near]) * own[near]).sum(axis=1))
+    near = cKDTree(points).query(original.vertices)[1]
+    offset = original.vertices - points[near]
+    back = np.abs((offset * normals[near]).sum(axis=1))
+    # What the mesh has lost has no point near by.
+    spacing = 4.0 * np.sqrt(areas.sum() / 2 / n_samples)
+    back = np.maximum(back, np.linalg.norm(offset, axis=1) - spacing)
+    return float(max(np.quantile(out, share), np.quantile(back, share)))
 
 
 def _pinched(faces: NDArray[np.int32]) -> bool:

@@ -12,7 +12,7 @@ from dreamfusion.mesh.compare import Agreement, agreement
 from dreamfusion.mesh.extract import Mesh, extract_mesh
 from dreamfusion.mesh.formats import TEXTURED, Origin, origin_of, place, write_mesh
 from dreamfusion.mesh.provenance import Provenance
-from dreamfusion.mesh.texture import TexturedMesh, bake, decimate
+from dreamfusion.mesh.texture import TexturedMesh, bake, decimate, simplify
 from dreamfusion.mesh.topology import Topology, topology
 from dreamfusion.mesh.usd import require_usd
 from dreamfusion.runs.preview import show_cameras
@@ -25,9 +25,10 @@ CHECK_VIEWS = 8
 class ExportOptions:
     """How a mesh is made. What is None is as the run's configuration says.
 
-    resolution: marching-cubes cells across the box. faces: at most about so many. texture: texels
-    a side, 0 for colours at vertices instead, which formats without textures get anyway.
-    threshold: density of the surface; found where None. origin: see `formats.place`.
+    resolution: marching-cubes cells across the box. faces: about so many, or as many as there are;
+    where None, as few as show the same shape. texture: texels a side, 0 for colours at vertices
+    instead, which formats without textures get anyway. threshold: density of the surface; found
+    where None. origin: see `formats.place`.
     """
 
     resolution: int | None = None
@@ -65,14 +66,17 @@ def write_model(
     if path.suffix.lower() == ".usdz":
         require_usd()
     say("finding the surface")
-    mesh = extract_mesh(
-        scene,
-        resolution=options.resolution or output.mesh_resolution,
-        threshold=options.threshold,
-    )
-    mesh = decimate(mesh, options.faces or output.mesh_faces)
+    resolution = options.resolution or output.mesh_resolution
+    mesh = extract_mesh(scene, resolution=resolution, threshold=options.threshold)
+    textured = size > 0 and path.suffix.lower().removeprefix(".") in TEXTURED
+    tolerance = output.mesh_tolerance * 2.0 / resolution
+    # Colours at vertices need the vertices, whatever the shape.
+    if options.faces is None and textured and tolerance > 0:
+        mesh = simplify(mesh, most=output.mesh_faces, tolerance=tolerance)
+    else:
+        mesh = decimate(mesh, options.faces or output.mesh_faces)
     model: Mesh | TexturedMesh = mesh
-    if size > 0 and path.suffix.lower().removeprefix(".") in TEXTURED:
+    if textured:
         say("baking the texture")
         model = bake(scene, mesh, size=size)
     say("comparing with the scene")

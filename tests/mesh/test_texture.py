@@ -9,11 +9,12 @@ import pytest
 import torch
 import trimesh
 from PIL import Image
+from skimage.measure import marching_cubes
 
 from dreamfusion.graphics.rasterize import rasterize
 from dreamfusion.mesh.extract import Mesh, MeshError
 from dreamfusion.mesh.formats import place, write_mesh
-from dreamfusion.mesh.texture import bake, decimate, pad, unwrap
+from dreamfusion.mesh.texture import bake, decimate, deviation, pad, simplify, unwrap
 from dreamfusion.nerf.field import FieldOutput
 from tests.helpers.solids import Balls, as_trimesh, extract, scene_of
 
@@ -64,6 +65,38 @@ def test_decimation_that_pinches_is_tried_with_less_haste(ball, monkeypatch):
     small = decimate(ball, 2000)
     assert tried == [7, 5, 3]
     assert as_trimesh(small).is_watertight and len(small.faces) <= 2000
+
+
+@pytest.fixture(scope="module")
+def fine() -> Mesh:
+    """A ball around the origin of radius 0.6, as marching cubes makes it."""
+    axis = np.linspace(-1, 1, 97)
+    distance = np.linalg.norm(np.stack(np.meshgrid(axis, axis, axis, indexing="ij")), axis=0) - 0.6
+    vertices, faces, _, _ = marching_cubes(distance, 0.0, gradient_direction="ascent")
+    vertices = vertices.astype(np.float64) / 48 - 1
+    return Mesh(vertices, faces.astype(np.int64), np.zeros_like(vertices))
+
+
+def test_faces_are_saved_as_far_as_the_surface_stays_where_it_was(fine):
+    found = {t: simplify(fine, most=30_000, tolerance=t) for t in (0.01, 0.002)}
+    assert len(found[0.01].faces) < len(found[0.002].faces) / 2 < len(fine.faces) / 8
+    for tolerance, small in found.items():
+        assert as_trimesh(small).is_watertight
+        middles = np.linalg.norm(small.vertices[small.faces].mean(axis=1), axis=1)
+        assert np.quantile(np.abs(middles - 0.6), 0.95) < tolerance
+    assert len(simplify(fine, most=700, tolerance=1e-9).faces) <= 700
+
+
+def test_deviation_is_the_distance_and_sees_what_is_lost_or_added(fine):
+    assert deviation(fine, fine) < 5e-4
+    larger = Mesh(fine.vertices * 1.05, fine.faces, fine.colors)
+    assert deviation(larger, fine) == pytest.approx(0.03, rel=0.05)
+    half = Mesh(fine.vertices, fine.faces[fine.vertices[fine.faces][:, 0, 0] > 0], fine.colors)
+    assert deviation(half, fine) > 0.3
+    twice = np.concatenate([fine.vertices, fine.vertices * 0.2])
+    faces = np.concatenate([fine.faces, fine.faces + len(fine.vertices)])
+    added = Mesh(twice, faces, np.concatenate([fine.colors, fine.colors]))
+    assert deviation(added, fine) > 0.3
 
 
 def test_charts_do_not_overlap_and_lie_in_the_square(ball):

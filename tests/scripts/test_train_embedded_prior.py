@@ -103,4 +103,4 @@ def test_a_resumed_training_equals_one_that_was_not_stopped(tmp_path: Path):
     resumed, straight = train("stopped", 4), train("straight", 4)
     assert all(torch.equal(resumed[name], straight[name]) for name in straight)
     card = (tmp_path / "stopped" / "out" / "README.md").read_text()
-    assert "14 pictures" in card  # three steps of four at half size, one of two
+    assert "14 pictures" in card  # 16

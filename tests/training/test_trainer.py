@@ -161,7 +161,7 @@ ELSEWHERE = {
     "render.backend",
     "output.checkpoint_every", "output.checkpoints_kept", "output.preview_every",
     "output.video_frames", "output.video_size", "output.mesh_resolution",
-    "output.mesh_faces", "output.texture_size", "logging.tensorboard",
+    "output.mesh_faces", "output.mesh_tolerance", "output.texture_size", "logging.tensorboard",
 }  # fmt: skip
 
 
