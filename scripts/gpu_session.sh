@@ -20,7 +20,7 @@ tail -3 "$out/tests.txt"
 python -m scripts.bench ${BENCH:---random full} > "$out/bench.md" 2> "$out/bench.err" || status=$?
 cat "$out/bench.md"
 [ $# -gt 0 ] || set -- --steps 20000 --half-steps 0 --batch 256
-python -m scripts.train_embedded_prior --work "$out/work" --out "$out/embedded-prior" "$@" \
+python -m scripts.embedded_prior --work "$out/work" --out "$out/embedded-prior" "$@" \
   > "$out/training.txt" 2>&1 || status=$?
 tail -3 "$out/training.txt"
 exit "$status"

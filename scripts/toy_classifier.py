@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from dreamfusion.toybox import COLORS, NOUNS, PALETTE
-from scripts.train_embedded_prior import ToyPictures, random_palette, render_geometry
+from scripts.embedded_prior.data import ToyPictures, random_palette, render_geometry
 
 NOUN_NAMES = [noun.name for noun in NOUNS]
 COLOR_NAMES = list(PALETTE)

@@ -4,14 +4,14 @@ import pytest
 import torch
 from torch import nn
 
-from scripts.muon import Muon, orthogonalize, share_out
+from scripts.embedded_prior.muon import Muon, orthogonalize, share_out
 from tests.helpers.processes import launch
 
 DESCEND = """
 import os, sys, torch
 from torch import nn
 from dreamfusion.training.distributed import is_first, process_group
-from scripts.muon import Muon
+from scripts.embedded_prior.muon import Muon
 
 with process_group("cpu"):
     torch.manual_seed(0)

@@ -1,0 +1,227 @@
+"""The training pictures: the toy world's geometry, seen once, and batches drawn from it anew."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from queue import Queue
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from dreamfusion.graphics.cameras import sample_cameras
+from dreamfusion.toybox import ADJECTIVES, COLORS, NOUNS, make_object, shade, view
+from dreamfusion.toybox.language import (
+    caption,
+    held_out_pairs,
+)
+from dreamfusion.toybox.objects import COLOR_INDEX, PALETTE_TABLE
+from dreamfusion.toybox.render import downsample
+
+SIZE = 64
+SUPERSAMPLE = 2
+# The cameras and lights of the training pictures; SDS draws its own from the same ranges.
+CAMERA: dict[str, Any] = {
+    "elevation_deg": [-12.0, 72.0],
+    "distance": [2.65, 2.85],
+    "fov_y_deg": [40.0, 40.0],
+}
+LIGHT: dict[str, Any] = {"ambient": 0.4, "direction_std": 0.6, "distance": [8.0, 8.0]}
+# Plain, each channel by chance in this range: what is white or black must be seen against it, too.
+# A model that begins from nothing had better begin with a narrow one: where there is much noise
+# nobody can know a background, and its part of the loss drowns what the words have to say.
+BACKGROUND: tuple[float, float] = (0.1, 0.9)
+# How often a kind is shown, where that is not 1: faces take longer than solids to learn.
+SLOW = "corgi cat rabbit duck penguin owl bear pig elephant fish turtle dinosaur mug sofa airplane"
+QUICK = "ball cube cone cylinder pyramid apple banana carrot donut pumpkin star bottle"
+SHARES = {**dict.fromkeys(SLOW.split(), 1.5), **dict.fromkeys(QUICK.split(), 0.5)}
+SHADING_SHARES = {"albedo": 0.35, "lambertian": 0.45, "textureless": 0.2}
+THUMBNAIL = 16
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """The toy world's geometry, seen once: n views, each SIZE * SUPERSAMPLE pixels wide."""
+
+    normals: NDArray[np.int8]  # (n, s, s, 3), unit vectors times 127
+    color_index: NDArray[np.uint8]  # (n, s, s)
+    noun: NDArray[np.uint8]
+    adjective: NDArray[np.uint8]  # 0: none
+    azimuth_deg: NDArray[np.float32]
+    elevation_deg: NDArray[np.float32]
+    towards_camera: NDArray[np.float32]  # (n, 3) unit vectors
+
+
+def render_geometry(views_per_noun: int, seed: int, cache: Path) -> Geometry:
+    """Every noun in many shapes, eight views of each, from random cameras."""
+    file = cache / f"geometry-{views_per_noun}-{seed}.npz"
+    if file.exists():
+        with np.load(file) as saved:
+            return Geometry(**{name: saved[name] for name in saved.files})
+    per_shape, size = 8, SIZE * SUPERSAMPLE
+    n = len(NOUNS) * views_per_noun
+    out = Geometry(
+        np.empty((n, size, size, 3), np.int8),
+        np.empty((n, size, size), np.uint8),
+        np.empty(n, np.uint8),
+        np.empty(n, np.uint8),
+        np.empty(n, np.float32),
+        np.empty(n, np.float32),
+        np.empty((n, 3), np.float32),
+    )
+    adjectives = list(ADJECTIVES)
+    started = time.time()
+    for start in range(0, n, per_shape):
+        noun = start // views_per_noun
+        rng = np.random.default_rng([seed, start])
+        which = int(rng.integers(1, len(adjectives) + 1)) if rng.random() < 0.2 else 0
+        adjective = adjectives[which - 1] if which else None
+        obj = make_object(NOUNS[noun].name, "main", adjective, rng)
+        generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
+        ranges: dict[str, Any] = {name: tuple(values) for name, values in CAMERA.items()}
+        cameras = sample_cameras(per_shape, **ranges, generator=generator)
+        buffers = view(obj, cameras, size)
+        stop = min(start + per_shape, n)
+        here, k = slice(start, stop), stop - start
+        out.normals[here] = np.round(buffers.normals * 127)[:k]
+        out.color_index[here] = buffers.color_index[:k]
+        out.noun[here], out.adjective[here] = noun, which
+        out.azimuth_deg[here] = cameras.azimuth_deg.numpy()[:k]
+        out.elevation_deg[here] = cameras.elevation_deg.numpy()[:k]
+        position = cameras.positions.numpy()[:k]
+        out.towards_camera[here] = position / np.linalg.norm(position, axis=1, keepdims=True)
+        if start % (per_shape * 100) == 0:
+            print(f"geometry: {start}/{n} views, {time.time() - started:.0f} s", flush=True)
+    cache.mkdir(parents=True, exist_ok=True)
+    np.savez(file, **vars(out))
+    return out
+
+
+class ToyPictures:
+    """Training batches: the views of `geometry`, coloured, lit and put on backgrounds anew.
+
+    What is drawn depends on seed, step and rank alone; the pictures are made on `device`. Before
+    step `half_steps`, and then in every other step, they are twice as many, at half the size.
+    """
+
+    def __init__(
+        self,
+        geometry: Geometry,
+        batch: int,
+        seed: int,
+        *,
+        rank: int = 0,
+        half_steps: int = 0,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.geometry, self.batch, self.seed, self.rank = geometry, batch, seed, rank
+        self.half_steps = half_steps
+        self.normals = torch.from_numpy(geometry.normals).to(device)
+        self.color_index = torch.from_numpy(geometry.color_index).to(device)
+        held = set(held_out_pairs())
+        self.colors_of = [[c for c in COLORS if (n.name, c) not in held] for n in NOUNS]
+        shares = np.array([SHARES.get(noun.name, 1.0) for noun in NOUNS])[geometry.noun]
+        self.cumulative_shares = np.cumsum(shares / shares.sum())
+
+    def __call__(self, step: int) -> tuple[Tensor, list[str]]:
+        """The batch of a step: pictures (b, 3, size, size) in [0, 1], and captions."""
+        rng = np.random.default_rng([self.seed, 1, step, self.rank])
+        shrink = 2 if step < self.half_steps or step % 2 else 1
+        pictures, captions = self._captioned(self.batch * shrink, shrink, BACKGROUND, rng)
+        return pictures, ["" if rng.random() < 0.12 else text for text in captions]
+
+    def thumbnails(self, step: int, batch: int) -> tuple[Tensor, list[str]]:
+        """Small pictures (batch, 3, THUMBNAIL, THUMBNAIL) before gray, and captions."""
+        rng = np.random.default_rng([self.seed, 2, step, self.rank])
+        return self._captioned(batch, SIZE // THUMBNAIL, (0.5, 0.5), rng)
+
+    def _captioned(
+        self, batch: int, shrink: int, background: tuple[float, float], rng: np.random.Generator
+    ) -> tuple[Tensor, list[str]]:
+        rows = np.searchsorted(self.cumulative_shares, rng.random(batch) * (1 - 1e-9))
+        shadings = rng.choice(list(SHADING_SHARES), batch, p=list(SHADING_SHARES.values()))
+        palettes, captions = [], []
+        for row, shading in zip(rows, shadings, strict=True):
+            color, text = self._caption(int(row), str(shading), rng)
+            palettes.append(random_palette(color, 0.02, background, rng))
+            captions.append(text)
+        towards_light = self.geometry.towards_camera[rows] + rng.normal(
+            0, LIGHT["direction_std"], (batch, 3)
+        )
+        ambient = np.full(batch, LIGHT["ambient"])
+        pictures = self.draw(rows, palettes, list(shadings), towards_light, ambient, shrink)
+        return pictures, captions
+
+    def draw(
+        self,
+        rows: NDArray[np.int64],
+        palettes: list[NDArray[np.float32]],
+        shadings: list[str],
+        towards_light: NDArray[np.float64],
+        ambient: NDArray[np.float64],
+        shrink: int = 1,
+    ) -> Tensor:
+        """Pictures (n, 3, size, size) of n rows of the geometry; size is SIZE / `shrink`."""
+        device = self.normals.device
+        picked = torch.from_numpy(rows).to(device)
+        light = torch.from_numpy(towards_light).float().to(device)
+        shaded = shade(
+            self.normals[picked][:, ::shrink, ::shrink].float() / 127,
+            self.color_index[picked][:, ::shrink, ::shrink],
+            palettes=torch.from_numpy(np.stack(palettes)).to(device),
+            shadings=shadings,
+            light_directions=nn.functional.normalize(light, dim=-1),
+            ambient=torch.from_numpy(ambient).float().to(device),
+        )
+        return downsample(shaded, SUPERSAMPLE).movedim(-1, 1).contiguous()
+
+    def _caption(self, row: int, shading: str, rng: np.random.Generator) -> tuple[str, str]:
+        """The main colour that a view gets, and its caption."""
+        g = self.geometry
+        noun = NOUNS[g.noun[row]]
+        color = None
+        if rng.random() < 0.55:
+            allowed = self.colors_of[g.noun[row]]
+            color = allowed[rng.integers(len(allowed))]
+        text = caption(
+            noun.name,
+            color,
+            list(ADJECTIVES)[g.adjective[row] - 1] if g.adjective[row] else None,
+            float(g.azimuth_deg[row]),
+            float(g.elevation_deg[row]),
+            shading,
+            rng,
+        )
+        return color or noun.color, text
+
+
+def random_palette(
+    color: str, spread: float, background: tuple[float, float], rng: np.random.Generator
+) -> NDArray[np.float32]:
+    """The palette with `color` as main colour, each a little off, and a random background, each
+    of its channels in the range given."""
+    palette = PALETTE_TABLE.copy()
+    palette[COLOR_INDEX["main"]] = palette[COLOR_INDEX[color]]
+    palette = np.clip(palette + rng.normal(0, spread, palette.shape), 0, 1).astype(np.float32)
+    palette[0] = rng.uniform(*background, size=3)
+    return palette
+
+
+def prefetch(
+    pictures: Callable[[int], tuple[Tensor, list[str]]], start: int, stop: int
+) -> Queue[Any]:
+    """A queue that a thread fills with the batches of steps start .. stop - 1."""
+    queue: Queue[Any] = Queue(maxsize=4)
+
+    def work() -> None:
+        for step in range(start, stop):
+            queue.put(pictures(step))
+
+    threading.Thread(target=work, daemon=True).start()
+    return queue

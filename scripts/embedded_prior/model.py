@@ -1,0 +1,93 @@
+"""What is trained: a text encoder and a U-Net, their noise schedule and their optimisers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from diffusers import DDPMScheduler, UNet2DConditionModel
+from torch import nn
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from scripts.embedded_prior.data import SIZE
+from scripts.embedded_prior.muon import Muon
+from scripts.embedded_prior.words import MAX_TOKENS
+
+
+def make_models(tokenizer: CLIPTokenizer, seed: int) -> tuple[CLIPTextModel, UNet2DConditionModel]:
+    torch.manual_seed(seed)
+    text_encoder = CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=128,
+            intermediate_size=512,
+            num_hidden_layers=3,
+            num_attention_heads=4,
+            max_position_embeddings=MAX_TOKENS,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+    # Order says nothing at first, so that the padding is the same all along, as long as it may be.
+    for name, parameter in text_encoder.named_parameters():
+        if name.endswith("position_embedding.weight"):
+            nn.init.zeros_(parameter)
+    # Thin at the top, where pixels are many, and wide at the bottom: on two CPU cores this is
+    # what trains and runs fastest for its quality. The prompt also joins the time embedding
+    # (addition_embed_type="text", as in DeepFloyd IF), so that every block hears it; that must be
+    # wide: four times the thin first block, diffusers' default, would let no view words through.
+    unet = UNet2DConditionModel(
+        sample_size=SIZE,
+        in_channels=3,
+        out_channels=6,  # as DeepFloyd IF: noise and variance; the variance is not trained
+        block_out_channels=(16, 32, 96, 192, 256),
+        down_block_types=("DownBlock2D",) * 3 + ("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D") + ("UpBlock2D",) * 3,
+        layers_per_block=1,
+        cross_attention_dim=128,
+        encoder_hid_dim=128,
+        attention_head_dim=4,  # diffusers takes this as the number of heads
+        norm_num_groups=8,
+        addition_embed_type="text",
+        addition_embed_type_num_heads=4,
+        time_embedding_dim=512,
+        resnet_time_scale_shift="scale_shift",
+    )
+    return text_encoder, unet
+
+
+def make_optimizers(models: nn.Module, rate: float) -> list[torch.optim.Optimizer]:
+    """Muon for the weight matrices and convolutions within, AdamW for all others: embeddings,
+    biases, scales, the first and the last layer."""
+    named = list(models.named_parameters())
+    inner = [
+        parameter
+        for name, parameter in named
+        if parameter.ndim > 1
+        and not any(
+            outer in name for outer in ("embedding.weight", "positional", "conv_in", "conv_out")
+        )
+    ]
+    chosen = set(map(id, inner))
+    rest = [p for _, p in named if id(p) not in chosen]
+    adam = torch.optim.AdamW(rest, lr=rate, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
+    return [Muon(inner, lr=rate), adam]
+
+
+def load_weights(folder: Path, text_encoder: CLIPTextModel, unet: UNet2DConditionModel) -> None:
+    """Take over the models of a prior that this script saved. Their words must be the same."""
+    saved = UNet2DConditionModel.from_pretrained(folder, subfolder="unet")
+    unet.load_state_dict(saved.float().state_dict())
+    words = CLIPTextModel.from_pretrained(folder, subfolder="text_encoder")
+    text_encoder.load_state_dict(words.float().state_dict())
+
+
+def noise_schedule() -> DDPMScheduler:
+    return DDPMScheduler(
+        num_train_timesteps=1000,
+        beta_schedule="squaredcos_cap_v2",
+        prediction_type="v_prediction",
+        variance_type="fixed_small",
+        clip_sample=True,
+    )

@@ -1,0 +1,121 @@
+"""Captions as tokens, and what the text encoder learns of them alone."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import Counter
+from itertools import pairwise
+
+import numpy as np
+import torch
+from tokenizers.pre_tokenizers import ByteLevel
+from torch import Tensor, nn
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from dreamfusion.toybox.language import (
+    caption_words,
+)
+from scripts.embedded_prior.data import THUMBNAIL, ToyPictures, prefetch
+from scripts.embedded_prior.descent import descend, learning_rate
+
+WORD_BATCH = 12  # captions in a step of the text encoder alone, for each picture of a later batch
+MAX_TOKENS = 77  # what diffusers' IFPipeline pads prompts to
+
+
+def make_tokenizer() -> CLIPTokenizer:
+    """A CLIP tokenizer in which every caption word is one token, the same in every process.
+
+    Byte-pair merges are learned from the word list until every word is whole. Not by the
+    tokenizers library: its trainer breaks ties by chance, so that two processes, or a training and
+    its continuation, would give a word different numbers.
+    """
+    words = caption_words()
+    spelled = [[*word[:-1], word[-1] + "</w>"] for word in words]
+    merges: list[tuple[str, str]] = []
+    while any(len(parts) > 1 for parts in spelled):
+        pairs = Counter(pair for parts in spelled for pair in pairwise(parts))
+        best = max(pairs, key=lambda pair: (pairs[pair], pair))
+        merges.append(best)
+        spelled = [_merge(parts, best) for parts in spelled]
+    alphabet = sorted(ByteLevel.alphabet())
+    symbols = [*alphabet, *(c + "</w>" for c in alphabet), *("".join(pair) for pair in merges)]
+    symbols = list(dict.fromkeys([*symbols, "<|startoftext|>", "<|endoftext|>"]))
+    vocab = {symbol: i for i, symbol in enumerate(symbols)}
+    tokenizer = CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=MAX_TOKENS)
+    broken = [word for word in words if len(tokenizer(word).input_ids) != 3]
+    assert not broken, f"not one token each: {broken}"
+    return tokenizer
+
+
+def _merge(parts: list[str], pair: tuple[str, str]) -> list[str]:
+    """`parts` with every occurrence of `pair`, from the left, joined."""
+    merged: list[str] = []
+    i = 0
+    while i < len(parts):
+        joined = tuple(parts[i : i + 2]) == pair
+        merged.append("".join(pair) if joined else parts[i])
+        i += 2 if joined else 1
+    return merged
+
+
+def encode(tokenizer: CLIPTokenizer, text_encoder: CLIPTextModel, texts: list[str]) -> Tensor:
+    ids = tokenizer(
+        texts, padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="pt"
+    ).input_ids
+    return text_encoder(ids.to(text_encoder.device)).last_hidden_state
+
+
+def learn_words(
+    toys: ToyPictures,
+    tokenizer: CLIPTokenizer,
+    text_encoder: CLIPTextModel,
+    *,
+    steps: int,
+    batch: int,
+    peak: float,
+    world: int,
+) -> float:
+    """Teach the text encoder alone to foretell thumbnails from captions, by least squares; the
+    mean error of the last steps.
+
+    A view word means something only together with a noun, so at first the diffusion loss hardly
+    has a gradient for it, and that little drowns in noise: after 50,000 noisy pictures the views
+    were still not told apart. Without noise, hundreds of captions a step cost little, and the
+    text that the U-Net then gets says what is to be seen.
+    """
+    device = text_encoder.device
+    width = text_encoder.config.hidden_size
+    head = nn.Sequential(
+        nn.Linear(width, 512), nn.SiLU(), nn.Linear(512, 3 * THUMBNAIL**2), nn.Unflatten(1, (3, -1))
+    ).to(device)
+    both = nn.ModuleList([text_encoder, head])
+    optimizer = torch.optim.AdamW(both.parameters(), lr=peak, betas=(0.9, 0.99), weight_decay=0.01)
+    queue = prefetch(lambda step: toys.thumbnails(step, batch), 0, steps)
+    losses: list[float] = []
+    started = time.time()
+    for step in range(steps):
+        pictures, captions = queue.get()
+        ids = tokenizer(
+            captions, padding="max_length", max_length=16, truncation=True, return_tensors="pt"
+        ).input_ids
+        # Any token from the end of the text on: all of them have seen all of it.
+        end = (ids == tokenizer.eos_token_id).int().argmax(dim=1)
+        generator = torch.Generator().manual_seed((toys.seed * 1_000_003 + step) * world)
+        chance = torch.rand(batch, generator=generator)
+        chosen = end + (chance * (ids.shape[1] - end)).long()
+        hidden = text_encoder(ids.to(device)).last_hidden_state
+        foretold = head(hidden[torch.arange(batch), chosen.to(device)])
+        loss = (foretold - (pictures * 2 - 1).flatten(2)).square().mean()
+        if not torch.isfinite(loss):
+            sys.exit(f"words, step {step}: the loss is {loss.item()}")
+        rate = learning_rate(step, steps, 200, steps // 3, peak)
+        descend(loss, both, [optimizer], rate=rate, world=world)
+        losses.append(loss.item())
+        if toys.rank == 0 and (step + 1) % 100 == 0:
+            seconds = time.time() - started
+            print(
+                f"words {step + 1}/{steps}: loss {np.mean(losses[-100:]):.4f}, {seconds:.0f} s",
+                flush=True,
+            )
+    return float(np.mean(losses[-10:]))
