@@ -5,21 +5,24 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
-from typing import Annotated
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Annotated, TextIO
 
 import typer
 
 from dreamfusion.cli import export, look, machine, prior, train
 from dreamfusion.cli.options import USER_ERROR
-from dreamfusion.cli.train import STOPPED
-from dreamfusion.utils.errors import UserError
+from dreamfusion.cli.stopping import Stopped, exit_status
+from dreamfusion.utils.errors import RunWarning, UserError, one_line
 from dreamfusion.utils.out_of_memory import out_of_memory
 from dreamfusion.utils.version import __version__
 
 app = typer.Typer(
     help="Text to 3D by Score Distillation Sampling (DreamFusion).",
-    epilog="Exit status: 0 done, 2 an error that you can mend, 130 stopped by Ctrl-C.",
+    epilog="Exit status: 0 done, 2 an error that you can mend, 130, 143 or 138 stopped by Ctrl-C, "
+    "SIGTERM or SIGUSR1.",
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
@@ -34,17 +37,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # anything else to do, spinning makes a step ten times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
-        status = app(args=arguments or ["--help"], prog_name="dreamfusion", standalone_mode=False)
+        with _warnings_as_lines():
+            status = app(
+                args=arguments or ["--help"], prog_name="dreamfusion", standalone_mode=False
+            )
         return int(status or 0)
     except UserError as error:
         return _fail(str(error))
     except OSError as error:
         return _fail(
-            f"{error.strerror or error}: {error.filename}" if error.filename else str(error)
+            f"{error.strerror or error}: {error.filename}" if error.filename else one_line(error)
         )
-    except (KeyboardInterrupt, typer.Abort):
+    except MemoryError:
+        return _fail("this machine ran out of memory; lower camera.views, --resolution or --size")
+    except (KeyboardInterrupt, typer.Abort) as stop:
         print("stopped", file=sys.stderr)
-        return STOPPED
+        return stop.status if isinstance(stop, Stopped) else exit_status(None)
     except Exception as error:
         if (said := out_of_memory(error)) is not None:
             return _fail(said)
@@ -52,6 +60,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not hasattr(error, "format_message"):
             raise
         return _fail(error.format_message())
+
+
+@contextmanager
+def _warnings_as_lines() -> Iterator[None]:
+    """What a user should know of becomes a line on standard error, each time; other warnings are
+    for developers and stay as Python shows them."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", RunWarning)
+        others = warnings.showwarning
+
+        def show(
+            message: Warning | str,
+            category: type[Warning],
+            filename: str,
+            lineno: int,
+            file: TextIO | None = None,
+            line: str | None = None,
+        ) -> None:
+            if issubclass(category, RunWarning):
+                print(f"warning: {one_line(str(message), 500)}", file=sys.stderr, flush=True)
+            else:
+                others(message, category, filename, lineno, file, line)
+
+        warnings.showwarning = show
+        yield
 
 
 def _fail(message: str) -> int:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from dreamfusion.cli.console import Console
 from dreamfusion.cli.results import print_mesh
+from dreamfusion.cli.stopping import Stopping
 from dreamfusion.nerf.operations import chosen_backends
 from dreamfusion.runs.export import Export
 from dreamfusion.runs.folder import RunFolder
@@ -24,8 +25,8 @@ if TYPE_CHECKING:
 class Narrator(Observer):
     """Tells the console how a run goes, and shows it on a page in the browser, if there is one."""
 
-    def __init__(self, console: Console) -> None:
-        self.console = console
+    def __init__(self, console: Console, stopping: Stopping) -> None:
+        self.console, self.stopping = console, stopping
         self.page: Page | None = None
 
     def begins(self, run: RunFolder, trainer: Trainer) -> None:
@@ -60,7 +61,8 @@ class Narrator(Observer):
 
             steps = watch(self.page, run, trainer.state, config, steps)
         sizes = [render_size(config, step) for step in range(config.steps)]
-        return self.console.steps(steps, sizes=sizes, done=done)
+        with self.stopping.gently():
+            yield from self.console.steps(steps, sizes=sizes, done=done)
 
     def stage(self, text: str) -> None:
         self.console.say(f"          {text}")

@@ -1,4 +1,4 @@
-"""Ctrl-C and polite kills."""
+"""Ctrl-C, polite kills and a scheduler's preemption."""
 
 from __future__ import annotations
 
@@ -9,27 +9,66 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
+# Ctrl-C, a polite kill, and what schedulers send some time before they kill. Not all systems have
+# the last.
+SIGNALS = tuple(
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)
+)
 
-@contextmanager
-def stoppable() -> Iterator[Callable[[], bool]]:
-    """Ctrl-C or a polite kill asks to stop after the current step; a second one quits at once."""
-    asked = False
 
-    def ask(signum: int, frame: FrameType | None) -> None:
-        nonlocal asked
-        if asked:
-            raise KeyboardInterrupt
-        asked = True
+class Stopped(KeyboardInterrupt):
+    """A signal asked to stop at once. status: the exit status that tells so."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.status = exit_status(number)
+
+
+def exit_status(number: int | None) -> int:
+    """The exit status of a process that a signal stopped; of another's wish, as by Ctrl-C."""
+    return 128 + (signal.SIGINT if number is None else number)
+
+
+class Stopping:
+    """Whether a signal asked to stop, and which. While steps are taken, the first one lets the step
+    and its checkpoint be finished; at all other times there is nothing to lose."""
+
+    def __init__(self) -> None:
+        self.number: int | None = None
+        self._gentle = False
+
+    def __call__(self) -> bool:
+        return self.number is not None
+
+    def ask(self, number: int, frame: FrameType | None) -> None:
+        """What the signals call."""
+        if self() or not self._gentle:
+            raise Stopped(number)
+        self.number = number
         print("stopping after this step; Ctrl-C again quits at once", file=sys.stderr, flush=True)
 
-    with handling_stops(ask):
-        yield lambda: asked
+    @contextmanager
+    def gently(self) -> Iterator[None]:
+        """While steps are taken."""
+        self._gentle = True
+        try:
+            yield
+        finally:
+            self._gentle = False
+
+
+@contextmanager
+def stoppable() -> Iterator[Stopping]:
+    """Signals ask to stop for the time of the block."""
+    stopping = Stopping()
+    with handling_stops(stopping.ask):
+        yield stopping
 
 
 @contextmanager
 def handling_stops(handler: Callable[[int, FrameType | None], Any]) -> Iterator[None]:
-    """Ctrl-C and a polite kill call `handler`, even where a shell had them ignored."""
-    before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+    """All stop signals call `handler`, even where a shell had them ignored."""
+    before = {number: signal.signal(number, handler) for number in SIGNALS}
     try:
         yield
     finally:

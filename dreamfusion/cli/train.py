@@ -23,7 +23,7 @@ from dreamfusion.cli.options import (
 )
 from dreamfusion.cli.page import open_page
 from dreamfusion.cli.results import mesh_report
-from dreamfusion.cli.stopping import stoppable
+from dreamfusion.cli.stopping import exit_status, stoppable
 from dreamfusion.config.layers import Layer, build_config, parse_assignments, to_mapping
 from dreamfusion.diffusion.view_prompts import slug
 from dreamfusion.runs.folder import RunFolder, find_run
@@ -33,8 +33,6 @@ from dreamfusion.utils.duration import duration
 if TYPE_CHECKING:
     from dreamfusion.cli.narrator import Narrator
     from dreamfusion.runs.train import Outcome
-
-STOPPED = 130
 
 
 def train(
@@ -103,20 +101,20 @@ def _train(console: Console, plan: Plan, where: Path | RunFolder, view: bool) ->
     from dreamfusion.cli.narrator import Narrator
     from dreamfusion.runs.train import train_run
 
-    narrator = Narrator(console)
-
-    @contextmanager
-    def around() -> Iterator[None]:
-        with _live_page(console, plan.config.prompt, narrator, view):
-            yield
-
     with stoppable() as stopping:
+        narrator = Narrator(console, stopping)
+
+        @contextmanager
+        def around() -> Iterator[None]:
+            with _live_page(console, plan.config.prompt, narrator, view):
+                yield
+
         outcome = train_run(plan, where, observer=narrator, stop=stopping, around=around)
     if not outcome.finished:
         at, path = outcome.state.step, outcome.run.path
         console.say(f"stopped at step {at}; to go on: dreamfusion resume {path}")
         console.result({"run": path, "step": at, "finished": False})
-        raise typer.Exit(STOPPED)
+        raise typer.Exit(exit_status(stopping.number))
     seconds = time.monotonic() - started
     report = _tell_end(console, outcome)
     console.say(f"{duration(seconds)} in all")

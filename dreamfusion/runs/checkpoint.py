@@ -1,29 +1,37 @@
 """Checkpoints: a safetensors file with every tensor and, beside it, a JSON file with the rest.
 
 Both are written under other names and then renamed, the JSON last: a checkpoint whose JSON is
-there is whole, whenever the power went.
+there is whole, whenever the power went. The JSON holds the checksum of the tensors' file, which in
+turn repeats what else the JSON says: a bit that flips in either is noticed, and the checkpoint
+before is taken.
 """
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import json
+import os
+import re
+import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from dreamfusion.config.layers import override
 from dreamfusion.config.schema import Config
 from dreamfusion.runs.folder import RunFolder
 from dreamfusion.training.state import TrainState, new_state
-from dreamfusion.utils.errors import UserError
+from dreamfusion.training.trainer import DivergedError
+from dreamfusion.utils.errors import RunWarning, UserError, one_line
 from dreamfusion.utils.version import __version__
 from dreamfusion.utils.whole_file import whole_file
 
-FORMAT = 1
+FORMAT = 2  # 1 had no checksum
 _MODULES = ("field", "ema_field", "background", "occupancy")
 
 
@@ -31,47 +39,87 @@ class CheckpointError(UserError):
     """A checkpoint that is missing, broken or of another run."""
 
 
+class DamagedError(CheckpointError):
+    """A checkpoint whose files are not what was written."""
+
+
 def save_checkpoint(folder: Path, state: TrainState, *, keep: int) -> Path:
-    """Write `state` into `folder` and delete all but the newest `keep`; the JSON file's path."""
+    """Write `state` into `folder` and delete all but the newest `keep`; the JSON file's path.
+
+    Raises DivergedError, and writes nothing, where a number is not finite; OSError where the file
+    system does not take it, and the checkpoints before stay.
+    """
     stem = folder / f"step_{state.step:07d}"
-    details = {"format": FORMAT, "step": state.step, "dreamfusion": __version__}
+    tensors = _tensors(state)
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise DivergedError(
+                f"training diverged before step {state.step + 1}: {name} is not finite any more"
+            )
+    details = {
+        "format": FORMAT,
+        "step": state.step,
+        "setbacks": state.setbacks,
+        "dreamfusion": __version__,
+    }
     with whole_file(stem.with_suffix(".safetensors")) as file:
-        save_file(_tensors(state), file)
+        _write(tensors, file, details)
+        checksum = _sha256(file)
     with whole_file(stem.with_suffix(".json")) as file:
-        file.write_text(json.dumps(details) + "\n")
-    for old in checkpoints(folder)[:-keep]:
+        file.write_text(json.dumps(details | {"sha256": checksum}) + "\n")
+    found = checkpoints(folder)
+    for old in found[:-keep]:
         old.unlink()
-        old.with_suffix(".safetensors").unlink(missing_ok=True)
+    kept = {path.stem for path in found[-keep:]}
+    for tensors_file in folder.glob("step_*.safetensors"):
+        if tensors_file.stem not in kept:
+            tensors_file.unlink()
     return stem.with_suffix(".json")
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """The JSON files of all whole checkpoints in `folder`, oldest first."""
-    return sorted(folder.glob("step_*.json"))
+    """The JSON files of all checkpoints in `folder`, oldest first."""
+    found = [path for path in folder.glob("step_*.json") if re.fullmatch(r"step_\d+", path.stem)]
+    return sorted(found, key=_step_of)
 
 
 def load_checkpoint(folder: Path, state: TrainState) -> None:
-    """Bring the newest checkpoint in `folder` into `state`, which has the same configuration.
+    """Bring the newest whole checkpoint in `folder` into `state`, which has the same configuration.
 
-    Raises CheckpointError if there is none, or it is broken or does not fit.
+    Newer ones that are damaged are passed over, with a RunWarning. Raises CheckpointError if there
+    is none that can be read, or it is of a newer version or of another configuration.
     """
-    found = checkpoints(folder)
+    damage: list[str] = []
+    found: list[Path] | None = None
+    while (now := checkpoints(folder)) != found:  # training may delete the oldest while we read
+        found, damage = now, []
+        for path in reversed(found):
+            try:
+                tensors, details = _read(path)
+            except DamagedError as error:
+                damage.append(str(error))
+                continue
+            try:
+                _restore(state, tensors, details)
+            except (KeyError, ValueError, RuntimeError) as error:
+                raise CheckpointError(
+                    f"{path} does not fit the settings of its run: {one_line(error)}"
+                ) from None
+            if damage:
+                said = f"{damage[0]}; taking step {state.step} instead"
+                warnings.warn(RunWarning(said), stacklevel=2)
+            return
     if not found:
         raise CheckpointError(f"there is no checkpoint in {folder}")
-    path = found[-1]
-    try:
-        details = json.loads(path.read_text())
-        tensors = load_file(path.with_suffix(".safetensors"))
-        if details["format"] != FORMAT:
-            raise CheckpointError(
-                f"{path} has format {details['format']}, this version reads {FORMAT}"
-            )
-        _restore(state, tensors, int(details["step"]))
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise CheckpointError(
-            f"{path} cannot be read ({reason}); delete it to go on from the one before"
-        ) from None
+    raise CheckpointError(f"{damage[0]}, and there is no older one that is whole")
+
+
+def set_aside_damaged(folder: Path, step: int) -> None:
+    """Rename the checkpoints beyond `step`, which `load_checkpoint` passed over, so that they do
+    not count among the newest."""
+    for path in checkpoints(folder):
+        if _step_of(path) > step:
+            path.replace(path.with_suffix(".damaged"))
 
 
 def runnable_here(config: Config) -> Config:
@@ -91,11 +139,69 @@ def require_checkpoint(run: RunFolder) -> None:
 
 
 def load_state(run: RunFolder, config: Config, device: str) -> TrainState:
-    """The state at the run's newest checkpoint. Raises CheckpointError."""
+    """The state at the run's newest whole checkpoint; see `load_checkpoint`."""
     require_checkpoint(run)
     state = new_state(config, device)
     load_checkpoint(run.checkpoints, state)
     return state
+
+
+def begin_again(state: TrainState, config: Config, device: str) -> None:
+    """Bring `state` back to before the first step."""
+    fresh = new_state(config, device)
+    _restore(state, _tensors(fresh), {"step": 0})
+
+
+def _step_of(path: Path) -> int:
+    return int(path.stem.removeprefix("step_"))
+
+
+def _write(tensors: dict[str, Tensor], file: Path, details: dict[str, Any]) -> None:
+    try:
+        save_file(tensors, file, metadata={"details": json.dumps(details)})
+    except SafetensorError as error:
+        found = re.search(r"os error (\d+)", str(error))
+        number = int(found[1]) if found else errno.EIO
+        raise OSError(number, os.strerror(number), str(file)) from None
+
+
+def _sha256(file: Path) -> str:
+    digest = hashlib.sha256()
+    with file.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors and the details of a checkpoint, neither trusted before it is checked.
+
+    Raises DamagedError, or CheckpointError for a format that this version does not know.
+    """
+    file = path.with_suffix(".safetensors")
+    try:
+        details = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(details, dict):
+            raise ValueError("it holds no mapping")
+        checksum = details.pop("sha256", None)
+        first = details.get("format") == 1 and checksum is None  # a format without checksums
+        if not first and checksum != _sha256(file):
+            raise ValueError("its checksum is wrong")
+        with safe_open(file, framework="pt") as content:
+            written = json.loads((content.metadata() or {}).get("details", "null"))
+            if not first and written != details:
+                raise ValueError("its two files say different things")
+            if details["format"] not in (1, FORMAT):
+                raise CheckpointError(
+                    f"{path} has format {details['format']}, of dreamfusion "
+                    f"{details.get('dreamfusion')}; this is {__version__}, which reads formats up "
+                    f"to {FORMAT}: install a newer one"
+                )
+            if details["step"] != _step_of(path):
+                raise ValueError("its name is of another step")
+            return {name: content.get_tensor(name) for name in content.keys()}, details  # noqa: SIM118
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, SafetensorError) as error:
+        raise DamagedError(f"{path} is damaged ({one_line(error)})") from None
 
 
 def _tensors(state: TrainState) -> dict[str, Tensor]:
@@ -114,7 +220,7 @@ def _modules(state: TrainState) -> list[tuple[str, nn.Module]]:
     return [(name, module) for name, module in found if module is not None]
 
 
-def _restore(state: TrainState, tensors: dict[str, Tensor], step: int) -> None:
+def _restore(state: TrainState, tensors: dict[str, Tensor], details: dict[str, Any]) -> None:
     for name, module in _modules(state):
         prefix = f"{name}."
         part = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
@@ -127,4 +233,5 @@ def _restore(state: TrainState, tensors: dict[str, Tensor], step: int) -> None:
     groups = state.optimizer.state_dict()["param_groups"]
     state.optimizer.load_state_dict({"state": moments, "param_groups": groups})
     state.generator.set_state(tensors["generator"].to(torch.uint8))
-    state.step = step
+    state.step = int(details["step"])
+    state.setbacks = int(details.get("setbacks", 0))

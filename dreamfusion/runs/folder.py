@@ -42,6 +42,11 @@ class RunFolder:
         return self.path / "checkpoints"
 
     @property
+    def lock(self) -> Path:
+        """Held by the process that trains."""
+        return self.path / ".lock"
+
+    @property
     def previews(self) -> Path:
         """A row of views now and then."""
         return self.path / "previews"
@@ -69,6 +74,11 @@ class RunFolder:
     def tensorboard(self) -> Path:
         """TensorBoard's event files, where the settings want them."""
         return self.path / "tensorboard"
+
+    def require(self) -> None:
+        """Raises RunError where the folder has gone while its run was at work."""
+        if not self.path.is_dir():
+            raise RunError(f"{self.path} is gone: somebody removed or renamed it during the run")
 
     def read_config(self) -> Config:
         """The configuration that the run was started with."""

@@ -1,17 +1,30 @@
-"""Training as a run: with logs, previews and checkpoints on the way."""
+"""Training as a run: with logs, previews and checkpoints on the way, and back to the last of these
+where numbers are not finite any more."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 
-from dreamfusion.runs.checkpoint import save_checkpoint
+import torch
+
+from dreamfusion.runs.checkpoint import (
+    begin_again,
+    checkpoints,
+    load_checkpoint,
+    save_checkpoint,
+)
 from dreamfusion.runs.folder import RunFolder
 from dreamfusion.runs.metrics import MetricsLog
 from dreamfusion.runs.preview import write_preview
 from dreamfusion.runs.tensorboard import EventLog
+from dreamfusion.training.collapse import CollapseWatch
 from dreamfusion.training.distributed import is_first
-from dreamfusion.training.trainer import StepMetrics, Trainer
+from dreamfusion.training.trainer import DivergedError, StepMetrics, Trainer, TrainingError
+from dreamfusion.utils.errors import RunWarning
+
+MOST_SETBACKS = 3
 
 
 def optimise(
@@ -20,19 +33,30 @@ def optimise(
     """Take the steps that remain, or until `stop`, which is asked between steps.
 
     Ends with a checkpoint of the very last step in either case. Of several processes the first
-    alone writes.
+    alone writes. Steps are taken again after a setback: see `_set_back`.
     """
-    if not is_first():
-        yield from _steps(trainer, stop)
-        return
+    take = _logged_steps if is_first() else _steps
+    while True:
+        try:
+            yield from take(run, trainer, stop)
+            return
+        except DivergedError as error:
+            _set_back(run, trainer, error)
+
+
+def _logged_steps(
+    run: RunFolder, trainer: Trainer, stop: Callable[[], bool]
+) -> Iterator[StepMetrics]:
     state, config = trainer.state, trainer.config
     saved = state.step
     wanted = config.logging.tensorboard
+    watch = CollapseWatch()
     with (
         MetricsLog(run.metrics, after=saved) as log,
         EventLog(run.tensorboard, after=saved) if wanted else nullcontext() as events,
     ):
-        for metrics in _steps(trainer, stop):
+        for metrics in _steps(run, trainer, stop):
+            run.require()
             log.write(metrics.as_mapping())
             if events is not None:
                 events.write(metrics.as_mapping())
@@ -45,12 +69,40 @@ def optimise(
                     events.flush()
                 save_checkpoint(run.checkpoints, state, keep=config.output.checkpoints_kept)
                 saved = state.step
+            if said := watch.see(metrics.opacity):
+                warnings.warn(RunWarning(f"step {state.step}: {said}"), stacklevel=2)
             yield metrics
     if saved != state.step or not run.checkpoints.exists():
+        run.require()
         save_checkpoint(run.checkpoints, state, keep=config.output.checkpoints_kept)
 
 
-def _steps(trainer: Trainer, stop: Callable[[], bool]) -> Iterator[StepMetrics]:
+def _steps(run: RunFolder, trainer: Trainer, stop: Callable[[], bool]) -> Iterator[StepMetrics]:
     """The trainer's steps; `stop` is asked before each, the first too."""
     while trainer.state.step < trainer.config.steps and not stop():
         yield trainer.step()
+
+
+def _set_back(run: RunFolder, trainer: Trainer, error: DivergedError) -> None:
+    """Bring the trainer's state back to the last checkpoint, or the beginning, with half the
+    learning rates and other random numbers than those that led here.
+
+    Raises TrainingError where that has been tried `MOST_SETBACKS` times.
+    """
+    state, config = trainer.state, trainer.config
+    setbacks = state.setbacks + 1
+    if setbacks > MOST_SETBACKS:
+        raise TrainingError(f"{error} (tried {MOST_SETBACKS} times from the last good step)")
+    if checkpoints(run.checkpoints):
+        load_checkpoint(run.checkpoints, state)
+    else:
+        begin_again(state, config, config.device)
+    state.setbacks = setbacks
+    fresh = int(torch.randint(2**62, (), generator=state.generator)) + setbacks
+    state.generator.manual_seed(fresh)
+    said = (
+        f"{error}; going back to step {state.step}, at {0.5**setbacks:g} of the learning rates "
+        f"(setback {setbacks} of {MOST_SETBACKS})"
+    )
+    if is_first():
+        warnings.warn(RunWarning(said), stacklevel=2)

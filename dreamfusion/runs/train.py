@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,9 +13,10 @@ from torch import Tensor
 from dreamfusion.config.schema import Config
 from dreamfusion.diffusion.priors import DiffusionPrior, load_prior
 from dreamfusion.graphics.turntable import turn, write_turn
-from dreamfusion.runs.checkpoint import checkpoints, load_state
+from dreamfusion.runs.checkpoint import checkpoints, load_state, set_aside_damaged
 from dreamfusion.runs.export import Export, write_model
-from dreamfusion.runs.folder import RunFolder, create_run
+from dreamfusion.runs.folder import RunError, RunFolder, create_run
+from dreamfusion.runs.lock import locked
 from dreamfusion.runs.loop import optimise
 from dreamfusion.runs.plan import Plan
 from dreamfusion.runs.preview import draw_scene, show_cameras
@@ -24,8 +25,9 @@ from dreamfusion.training.state import TrainState, new_state
 from dreamfusion.training.texts import texts_of
 from dreamfusion.training.trainer import StepMetrics, Trainer
 from dreamfusion.utils.devices import choose_device
-from dreamfusion.utils.errors import UserError
+from dreamfusion.utils.errors import UserError, one_line
 from dreamfusion.utils.out_of_memory import explain_out_of_memory
+from dreamfusion.utils.whole_file import remove_leftovers
 
 
 class Observer:
@@ -90,20 +92,21 @@ def train_run(
                 prompts=texts_of(plan.prior.card.vocabulary, plan.reading, config.prior),
                 views=mine.stop - mine.start,
             )
-        run, state = _folder_and_state(where, config, device)
-        trainer = Trainer(config, prior, state)
-        if is_first():
-            run.write_config(trainer.config)
-            if plan.layers:
-                run.write_layers(plan.layers)
-        observer.begins(run, trainer)
-        steps = optimise(run, trainer, stop=lambda: any_process(stop(), device))
-        for _ in observer.steps(run, trainer, steps):
-            pass
-        state = trainer.state
-        if state.step < config.steps:
-            return Outcome(run, state, finished=False)
-        written = finish(run, trainer.config, state, observer) if is_first() else None
+        run = _folder(where)
+        with _alone(run), _explain_full_disk(run):
+            state = _state(run, config, device)
+            trainer = Trainer(config, prior, state)
+            if is_first():
+                run.write_config(trainer.config)
+                if plan.layers:
+                    run.write_layers(plan.layers)
+            observer.begins(run, trainer)
+            steps = optimise(run, trainer, stop=lambda: any_process(stop(), device))
+            for _ in observer.steps(run, trainer, steps):
+                pass
+            if state.step < config.steps:
+                return Outcome(run, state, finished=False)
+            written = finish(run, trainer.config, state, observer) if is_first() else None
     return Outcome(run, state, finished=True, export=written)
 
 
@@ -127,17 +130,51 @@ def finish(run: RunFolder, config: Config, state: TrainState, observer: Observer
     return written
 
 
-def _folder_and_state(
-    where: Path | RunFolder, config: Config, device: str
-) -> tuple[RunFolder, TrainState]:
-    """The run's folder, and the state to go on from. A run that was killed before its first
-    checkpoint begins again, from the same seed."""
+def _folder(where: Path | RunFolder) -> RunFolder:
+    """The folder of the run, which the first process makes if need be."""
     if isinstance(where, RunFolder):
-        run = where
-    else:
-        run = RunFolder(from_first(create_run(where).path if is_first() else where))
-    begun = bool(checkpoints(run.checkpoints))
-    state = load_state(run, config, device) if begun else new_state(config, device)
+        return where
+    return RunFolder(from_first(create_run(where).path if is_first() else where))
+
+
+@contextmanager
+def _alone(run: RunFolder) -> Iterator[None]:
+    """The first process locks the run, and clears away what a killed one has left there."""
+    if not is_first():
+        yield
+        return
+    with locked(run):
+        for folder in (run.path, run.checkpoints, run.previews, run.mesh):
+            remove_leftovers(folder)
+        yield
+
+
+@contextmanager
+def _explain_full_disk(run: RunFolder) -> Iterator[None]:
+    """Turn an error of the file system, a full disk first of all, into one line that says what is
+    safe."""
+    try:
+        yield
+    except BrokenPipeError:  # of the terminal
+        raise
+    except OSError as error:
+        found = checkpoints(run.checkpoints)
+        step = int(found[-1].stem.removeprefix("step_")) if found else 0
+        what = error.strerror or one_line(error)
+        raise RunError(
+            f"cannot write {error.filename or run.path}: {what}; step {step} is safe, mend that "
+            f"and go on with: dreamfusion resume {run.path}"
+        ) from error
+
+
+def _state(run: RunFolder, config: Config, device: str) -> TrainState:
+    """The state to go on from. A run that was killed before its first checkpoint begins again,
+    from the same seed."""
+    if not checkpoints(run.checkpoints):
+        return new_state(config, device)
+    state = load_state(run, config, device)
     if config.steps < state.step:
         raise UserError(f"{run.path} is at step {state.step}, beyond {config.steps}")
-    return run, state
+    if is_first():
+        set_aside_damaged(run.checkpoints, state.step)
+    return state

@@ -21,7 +21,8 @@ class TrainState:
     """Everything that changes during a run, and all that a checkpoint keeps.
 
     step: how many steps are done. ema_field: the moving average of `field`, where the settings want
-    one. generator: the run's one random stream, on the CPU.
+    one. generator: the run's one random stream, on the CPU. setbacks: how often the run went back
+    to an earlier step because numbers were not finite; each halves the learning rates.
     """
 
     step: int
@@ -31,6 +32,7 @@ class TrainState:
     occupancy: OccupancyGrid
     optimizer: torch.optim.Adam
     generator: torch.Generator
+    setbacks: int = 0
 
     @property
     def scene(self) -> Scene:

@@ -33,6 +33,10 @@ class TrainingError(UserError):
     """A run that cannot go on."""
 
 
+class DivergedError(TrainingError):
+    """Numbers that are not finite any more."""
+
+
 @dataclass(frozen=True)
 class StepMetrics:
     """Metrics of one training step.
@@ -65,6 +69,13 @@ class StepMetrics:
         return values | terms
 
 
+_MUST_BE_FINITE = {
+    "sds_gradient": "the norm of the prior's gradient",
+    "gradient_norm": "the norm of the scene's gradient",
+    "loss": "the loss",
+}
+
+
 class Trainer:
     """A run's optimisation; iterating over it takes the steps that remain, and gives the metrics of
     each.
@@ -90,7 +101,8 @@ class Trainer:
     def step(self) -> StepMetrics:
         """One step of DreamFusion: look, render, distil, regularise, update.
 
-        Raises TrainingError where a gradient is not finite, before it touches the parameters.
+        Raises DivergedError where the loss or a gradient is not finite, before the parameters are
+        touched.
         """
         started = time.perf_counter()
         state, config = self.state, self.config
@@ -108,9 +120,9 @@ class Trainer:
         # Read at once: on a GPU each reading waits for all that was asked of it.
         numbers = torch.stack([value.detach().float() for value in scalars.values()]).tolist()
         values = dict(zip(scalars, numbers, strict=True))
-        for name, what in (("sds_gradient", "the prior's"), ("gradient_norm", "the scene's")):
-            if not values[name] < float("inf"):
-                raise _diverged(state.step, about["timesteps"], f"{what} gradient", values[name])
+        for name, what in _MUST_BE_FINITE.items():
+            if not abs(values[name]) < float("inf"):
+                raise _diverged(state.step, about["timesteps"], what, values[name])
         self._update()
 
         state.step += 1
@@ -187,7 +199,7 @@ class Trainer:
         """Step the optimiser at the rates of this step, and let the average follow."""
         state, rates = self.state, self.config.optimizer
         factor = rates.scale.at(state.step, self.config.steps)
-        factor *= min(1.0, (state.step + 1) / max(rates.warmup_steps, 1))
+        factor *= min(1.0, (state.step + 1) / max(rates.warmup_steps, 1)) * 0.5**state.setbacks
         for group in state.optimizer.param_groups:
             group["lr"] = group["base_lr"] * factor
         state.optimizer.step()
@@ -233,8 +245,8 @@ def _follow(ema_field: Field, field: Field, keep: float) -> None:
         mine.lerp_(theirs, 1.0 - keep)
 
 
-def _diverged(step: int, timesteps: list[int], what: str, norm: float) -> TrainingError:
-    return TrainingError(
-        f"training diverged in step {step + 1} (timesteps {timesteps}): the norm of {what} is "
-        f"{norm}; lower optimizer.grid_lr or sds.guidance, or set optimizer.max_gradient_norm"
+def _diverged(step: int, timesteps: list[int], what: str, value: float) -> DivergedError:
+    return DivergedError(
+        f"training diverged in step {step + 1} (timesteps {timesteps}): {what} is "
+        f"{value}; lower optimizer.grid_lr or sds.guidance, or set optimizer.max_gradient_norm"
     )

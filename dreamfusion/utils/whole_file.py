@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -28,6 +29,16 @@ def whole_file(path: Path) -> Iterator[Path]:
         _sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what writers that were killed have left of unfinished files in `folder`.
+
+    Only where nobody else can be writing there.
+    """
+    for path in folder.glob(".*"):
+        if re.fullmatch(r"\..+\.\d+(\.\w+)?", path.name) and path.is_file():
+            path.unlink()
 
 
 def _umask() -> int:

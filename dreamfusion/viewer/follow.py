@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from collections.abc import Callable
 from typing import Any
 
 from dreamfusion.runs.checkpoint import CheckpointError, checkpoints, load_state, runnable_here
 from dreamfusion.runs.folder import RunFolder
 from dreamfusion.training.state import TrainState
+from dreamfusion.utils.errors import RunWarning
 
 
 class Follower:
@@ -28,25 +30,32 @@ class Follower:
         self._run, self._device = run, device
         self._load = load or load_newest
         self._seen: tuple[str, int] | None = None
+        self._step = -1
         self.problem = ""
 
     def newer(self) -> TrainState | None:
         """The scene of the newest checkpoint, or None if it was given out before.
 
         A checkpoint that vanishes while it is read (training keeps only a few) or that cannot be
-        read leaves a line in `problem`, and is tried again when the folder changes.
+        read leaves a line in `problem`, and is tried again when the folder changes; meanwhile the
+        one before it serves.
         """
         newest = self._newest()
         if newest is None or newest == self._seen:
             return None
         try:
-            state = self._load(self._run, self._device)
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always", RunWarning)
+                state = self._load(self._run, self._device)
         except CheckpointError as error:
             if self._newest() == newest:  # not a race: it will be the same the next time
                 self._seen = newest
                 self.problem = str(error)
             return None
-        self._seen, self.problem = newest, ""
+        self._seen, self.problem = newest, str(caught[0].message) if caught else ""
+        if state.step == self._step:
+            return None
+        self._step = state.step
         return state
 
     def _newest(self) -> tuple[str, int] | None:

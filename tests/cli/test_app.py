@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from dreamfusion import __version__
 from dreamfusion.cli.app import main
 from dreamfusion.runs.folder import RunFolder
+from dreamfusion.runs.metrics import read_metrics
 from dreamfusion.training.trainer import Trainer
 from tests.helpers.tiny_priors import save_latent_prior, save_pixel_prior
 
@@ -391,17 +392,48 @@ def test_an_unknown_word_is_refused_before_anything_heavy_is_imported(prior):
     assert subprocess.run(command, stderr=subprocess.DEVNULL).returncode == 2
 
 
-def test_divergence_is_one_line(train, tmp_path, capsys, monkeypatch):
-    step = Trainer.step
+def spoil(monkeypatch, *, at, times):
+    """Make the weights not finite before step `at`, as often as that."""
+    step, left = Trainer.step, [times]
 
     def spoiled(trainer):
-        if trainer.state.step == 5:
+        if trainer.state.step == at - 1 and left[0] > 0:
+            left[0] -= 1
             trainer.state.field.mlp.weight1.data.fill_(float("nan"))
         return step(trainer)
 
     monkeypatch.setattr(Trainer, "step", spoiled)
+
+
+def test_a_run_that_diverges_goes_back_and_on_with_lower_rates(
+    train, tmp_path, capsys, monkeypatch
+):
+    spoil(monkeypatch, at=6, times=2)
+    assert train("--out", "run") == 0
+    told = capsys.readouterr().err.splitlines()
+    assert [line.split(";")[-1] for line in told] == [
+        f" going back to step 4, at {rate} of the learning rates (setback {n} of 3)"
+        for n, rate in ((1, 0.5), (2, 0.25))
+    ]
+    assert all(line.startswith("warning: training diverged in step 6 (timest") for line in told)
+    rows = read_metrics(tmp_path / "run" / "metrics.jsonl")
+    assert [row["step"] for row in rows] == list(range(1, 7))
+    name, _ = last_tensors(tmp_path / "run")
+    details = json.loads((tmp_path / "run/checkpoints" / name).with_suffix(".json").read_text())
+    assert details["setbacks"] == 2
+
+
+def test_a_run_that_diverges_again_and_again_ends_in_one_line(train, tmp_path, capsys, monkeypatch):
+    spoil(monkeypatch, at=6, times=99)
     assert train("--out", "run") == 2
-    error = capsys.readouterr().err
+    *warnings, error = capsys.readouterr().err.splitlines()
+    assert len(warnings) == 3
     assert error.startswith("error: training diverged in step 6 (timesteps [")
-    assert error.count("\n") == 1
+    assert error.endswith("(tried 3 times from the last good step)")
     assert last_tensors(tmp_path / "run")[0] == "step_0000004.safetensors"
+
+
+def test_a_run_that_diverges_before_its_first_checkpoint_begins_again(train, capsys, monkeypatch):
+    spoil(monkeypatch, at=2, times=1)
+    assert train("--out", "run") == 0
+    assert "going back to step 0, at 0.5 of the learning rates" in capsys.readouterr().err

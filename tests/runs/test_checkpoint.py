@@ -1,15 +1,24 @@
 """Checkpoints: whole or not there, the newest few, and named when they cannot be used."""
 
-import pytest
+import json
+from pathlib import Path
 
+import pytest
+import torch
+
+from dreamfusion.runs import checkpoint
 from dreamfusion.runs.checkpoint import (
     CheckpointError,
     checkpoints,
     load_checkpoint,
+    load_state,
     save_checkpoint,
+    set_aside_damaged,
 )
+from dreamfusion.runs.folder import RunFolder
 from dreamfusion.training.state import new_state
-from dreamfusion.training.trainer import Trainer
+from dreamfusion.training.trainer import DivergedError, Trainer
+from dreamfusion.utils.errors import RunWarning
 from tests.helpers.tiny_runs import tiny
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -54,14 +63,71 @@ def test_unusable_checkpoints_are_named(prior, tmp_path):
     saved = save_checkpoint(tmp_path, state, keep=2)
 
     other = new_state(tiny(prior, {"field": {"hidden": 16}}), "cpu")
-    with pytest.raises(CheckpointError, match=r"step_0000001\.json cannot be read") as error:
+    with pytest.raises(CheckpointError, match=r"step_0000001\.json does not fit") as error:
         load_checkpoint(tmp_path, other)
     assert "\n" not in str(error.value)
 
-    saved.with_suffix(".safetensors").write_bytes(b"broken")
-    with pytest.raises(CheckpointError, match=r"step_0000001\.json cannot be read"):
+    whole = saved.with_suffix(".safetensors").read_bytes()
+    saved.with_suffix(".safetensors").write_bytes(whole[:-1])
+    with pytest.raises(
+        CheckpointError, match=r"damaged \(its checksum is wrong\), and there is no"
+    ):
         load_checkpoint(tmp_path, state)
-    saved.write_text('{"format": 7}')
-    with pytest.raises(CheckpointError):
-        load_checkpoint(tmp_path, state)
+    saved.with_suffix(".safetensors").write_bytes(whole)
+    load_checkpoint(tmp_path, state)
     assert checkpoints(tmp_path) == [saved]
+
+
+def test_a_damaged_checkpoint_makes_way_for_the_one_before(prior, tmp_path):
+    config = tiny(prior)
+    state = new_state(config, "cpu")
+    trainer = Trainer(config, prior, state)
+    for _ in range(3):
+        trainer.step()
+        newest = save_checkpoint(tmp_path, state, keep=3)
+    flipped = bytearray(newest.with_suffix(".safetensors").read_bytes())
+    flipped[-100] ^= 4
+    newest.with_suffix(".safetensors").write_bytes(flipped)
+    again = new_state(config, "cpu")
+    with pytest.warns(RunWarning, match=r"step_0000003\.json is damaged .*; taking step 2 instead"):
+        load_checkpoint(tmp_path, again)
+    assert again.step == 2
+    # The run goes on from there, and what is damaged counts no more.
+    set_aside_damaged(tmp_path, again.step)
+    assert [path.stem for path in checkpoints(tmp_path)] == ["step_0000001", "step_0000002"]
+    again.step = 3
+    save_checkpoint(tmp_path, again, keep=2)
+    assert [path.stem for path in checkpoints(tmp_path)] == ["step_0000002", "step_0000003"]
+
+
+def test_a_newer_format_is_refused_kindly_and_never_passed_over(prior, tmp_path, monkeypatch):
+    config = tiny(prior)
+    state = new_state(config, "cpu")
+    save_checkpoint(tmp_path, state, keep=2)
+    state.step = 1
+    monkeypatch.setattr(checkpoint, "FORMAT", 3)
+    save_checkpoint(tmp_path, state, keep=2)
+    monkeypatch.undo()
+    with pytest.raises(CheckpointError, match=r"has format 3, of dreamfusion .*install a newer"):
+        load_checkpoint(tmp_path, state)
+
+
+def test_numbers_that_are_not_finite_are_never_saved(prior, tmp_path):
+    state = new_state(tiny(prior), "cpu")
+    with torch.no_grad():
+        state.field.mlp.weight1[0, 0] = float("nan")
+    with pytest.raises(DivergedError, match=r"before step 1: field\.mlp\.weight1 is not finite"):
+        save_checkpoint(tmp_path, state, keep=2)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["format-1", "format-2"])
+def test_checkpoints_of_every_format_can_be_read(name):
+    """For ever: these were written by the version that brought the format."""
+    folder = Path(__file__).parent / "checkpoints" / name
+    run = RunFolder(folder)
+    state = load_state(run, run.read_config(), "cpu")
+    assert state.step == 3
+    # The mean of its table, as it was printed when it was written.
+    mean = json.loads((folder / "expected.json").read_text())["table_rms"]
+    assert state.field.encoding.table.square().mean().sqrt().item() == pytest.approx(mean, 1e-6)
