@@ -19,7 +19,7 @@ import yaml
 
 from dreamfusion.config.schedules import Schedule
 from dreamfusion.config.schema import Config
-from dreamfusion.utils.errors import UserError
+from dreamfusion.utils.errors import UserError, one_line
 
 T = TypeVar("T")
 _MISSING = object()
@@ -120,18 +120,46 @@ def to_yaml(config: Config) -> str:
 def read_yaml(path: str | Path) -> dict[str, Any]:
     """The settings in a YAML file. Raises ConfigError if it cannot be read as such."""
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        text = Path(path).read_text(encoding="utf-8")
     except FileNotFoundError:
         raise ConfigError(f"no such configuration file: {path}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read {path}: {error}") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    try:
+        content = _from_yaml(text)
+    except _NOT_YAML as error:
+        raise ConfigError(f"{path} is not YAML: {one_line(error)}") from None
     if content is None:
         return {}
     if not isinstance(content, dict):
         raise ConfigError(f"{path} must hold settings (key: value), not {type(content).__name__}")
     return content
+
+
+# Beside its own errors PyYAML lets those pass of dates that are none, of numbers without end and of
+# lists within lists.
+_NOT_YAML = (yaml.YAMLError, ValueError, OverflowError, RecursionError)
+_LONGEST = 1_000_000  # characters of settings
+
+
+class _Loader(yaml.SafeLoader):
+    """Plain data only, and no whole number that a machine could not hold."""
+
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        value = super().construct_yaml_int(node)
+        if value.bit_length() > 64:
+            raise ValueError(f"{node.value[:20]}… is too large a number")
+        return value
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
+
+
+def _from_yaml(text: str) -> Any:
+    """What YAML text says. Raises one of _NOT_YAML."""
+    if len(text) > _LONGEST:
+        raise ValueError(f"it is longer than {_LONGEST:,} characters")
+    return yaml.load(text, Loader=_Loader)
 
 
 def nested(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -159,8 +187,8 @@ def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
         if not equals or not key.strip():
             raise ConfigError(f"--set takes KEY=VALUE, not {assignment!r}")
         try:
-            value = yaml.safe_load(text) if text.strip() else ""
-        except yaml.YAMLError:
+            value = _from_yaml(text) if text.strip() else ""
+        except _NOT_YAML:
             raise ConfigError(f"--set {key}: cannot read the value {text!r}") from None
         _put(result, key.strip(), value, f"--set {key}")
     return result
@@ -237,7 +265,7 @@ def _number(value: Any, name: str) -> float:
         if isinstance(value, bool) or value is None:
             raise ValueError
         return float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise ConfigError(f"{name} takes a number, not {value!r}") from None
 
 

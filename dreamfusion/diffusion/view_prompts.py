@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from dreamfusion.utils.errors import UserError
+from dreamfusion.utils.errors import UserError, one_line
 
 Shading = Literal["albedo", "lambertian", "textureless"]
 ANOTHER_PRIOR = "--prior stable-diffusion-v1-5/stable-diffusion-v1-5"
@@ -109,7 +109,8 @@ class ViewVocabulary:
             close += difflib.get_close_matches(word, meaningful, n=3, cutoff=0.5)
         hint = f"closest known: {', '.join(dict.fromkeys(close))}; " if close else ""
         return (
-            f"this prior does not know {', '.join(map(repr, dict.fromkeys(unknown)))}; {hint}"
+            f"this prior does not know {one_line(', '.join(map(repr, dict.fromkeys(unknown))))}; "
+            f"{hint}"
             "`dreamfusion vocabulary` lists all it knows; for any words use Stable Diffusion: "
             f"{ANOTHER_PRIOR}"
         )
@@ -211,10 +212,21 @@ def all_prompts(vocabulary: ViewVocabulary, prompt: str) -> list[str]:
     return list(dict.fromkeys(texts))
 
 
+# Windows' names of devices, in whatever folder.
+_DEVICES = {
+    "CON",
+    "PRN",
+    "AUX",
+    "NUL",
+    *(f"{port}{n}" for port in ("COM", "LPT") for n in range(10)),
+}
+
+
 def slug(prompt: str) -> str:
     """A folder name for a prompt: lower-case words joined by hyphens, at most 60 characters."""
     words = re.findall(r"[^\W_]+", prompt.lower())
-    return "-".join(words)[:60].rstrip("-") or "object"
+    name = "-".join(words)[:60].rstrip("-") or "object"
+    return f"a-{name}" if name.upper() in _DEVICES else name
 
 
 def _fill(

@@ -139,13 +139,15 @@ def free_path(path: Path, *, suffix: str = "") -> Path:
 def create_run(path: Path) -> RunFolder:
     """A new folder for a run at `path`, or under the next free name where something is there.
 
-    An empty folder is taken as it is. Raises RunError where none can be made.
+    An empty folder, or one of a run that was killed before it began, is taken as it is. Raises
+    RunError where none can be made.
     """
     path = path.expanduser()
     path = path if path.name not in ("", "..") else path.resolve()
     try:
-        if path.is_dir() and not any(path.iterdir()):
-            return RunFolder(path)
+        fresh = RunFolder(path)
+        if path.is_dir() and all(found == fresh.lock for found in path.iterdir()):
+            return fresh
         while True:
             free = free_path(path)
             try:

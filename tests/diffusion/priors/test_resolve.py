@@ -240,14 +240,15 @@ class Hub:
 
     def __init__(self, source: Path, cache: Path, monkeypatch) -> None:
         self.source, self.cache, self.fetched, self.error = source, cache, [], None
-        monkeypatch.setattr(huggingface_hub.HfApi, "list_repo_files", lambda api, name: self.list())
+        monkeypatch.setattr(huggingface_hub.HfApi, "model_info", self.info)
         monkeypatch.setattr(huggingface_hub, "snapshot_download", self.download)
 
-    def list(self):
+    def info(self, name, *, timeout):
         if self.error is not None:
             raise self.error
         files = [file for file in self.source.rglob("*") if file.is_file()]
-        return [str(file.relative_to(self.source)) for file in files]
+        siblings = [SimpleNamespace(rfilename=str(file.relative_to(self.source))) for file in files]
+        return SimpleNamespace(siblings=siblings)
 
     def download(self, name, *, allow_patterns=None, local_files_only=False):
         if local_files_only:

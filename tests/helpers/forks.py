@@ -1,0 +1,192 @@
+"""The command line in processes of its own that begin at once: forked from one that has imported
+everything already.
+
+As a module it is that server: a request a line on standard input, an answer a line on standard
+output. A fault is put into the child alone, before the command begins.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+
+class Child:
+    """A command that was begun; `output` has what it said, on either stream."""
+
+    def __init__(self, server: Forks, pid: int, output: Path) -> None:
+        self._server, self.pid, self._output = server, pid, output
+
+    @property
+    def output(self) -> str:
+        return self._output.read_text(encoding="utf-8", errors="replace")
+
+    def signal(self, number: int) -> None:
+        os.kill(self.pid, number)
+
+    def wait(self, seconds: float = 100.0) -> int:
+        """Its exit status when it has ended; minus the number of the signal that killed it."""
+        status = self._server.ask({"wait": self.pid, "seconds": seconds})
+        assert status is not None, f"it has not ended: {self.output}"
+        return status
+
+    def wait_for(self, text: str, seconds: float = 60.0) -> None:
+        """Until it has said that."""
+        end = time.monotonic() + seconds
+        while text not in self.output:
+            assert time.monotonic() < end, f"no {text!r} in {self.output!r}"
+            time.sleep(0.02)
+
+
+class Forks:
+    """The server; a context manager. warm_up: a command that it runs before it forks any."""
+
+    def __init__(self, *warm_up: object) -> None:
+        # One thread each: a process with more cannot be forked.
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.helpers.forks", *map(str, warm_up)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
+            cwd=Path(__file__).parents[2],
+        )
+        assert self._answer() == "ready"
+
+    def start(self, *command: object, cwd: Path, fault: tuple[str, int] | None = None) -> Child:
+        """Begin `dreamfusion COMMAND` in a folder. fault: see `_inject`."""
+        output = cwd / f".output-{time.monotonic_ns()}"
+        output.touch()
+        request = {"run": list(map(str, command)), "cwd": str(cwd), "output": str(output)}
+        return Child(self, self.ask(request | {"fault": fault}), output)
+
+    def run(self, *command: object, cwd: Path, **options: Any) -> tuple[int, str]:
+        """Exit status and output of a command."""
+        child = self.start(*command, cwd=cwd, **options)
+        return child.wait(), child.output
+
+    def ask(self, request: dict[str, Any]) -> Any:
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(request) + "\n")
+        self._process.stdin.flush()
+        return self._answer()
+
+    def _answer(self) -> Any:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        assert line, "the server of forks has died"
+        return json.loads(line)
+
+    def __enter__(self) -> Forks:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._process.communicate()
+
+
+def _inject(kind: str, number: int) -> None:
+    """The fault: a `limit` of so many bytes on every file, beyond which a write is cut short; or
+    the so-manieth `fsync`, `rename` or `open` for writing fails."""
+    if kind == "limit":
+        resource.setrlimit(resource.RLIMIT_FSIZE, (number, number))
+        return
+    left = [number]
+
+    def spoil(call: Any, code: int, *arguments: Any, **options: Any) -> Any:
+        left[0] -= 1
+        if left[0] == 0:
+            path = arguments[0] if isinstance(arguments[0], (str, os.PathLike)) else None
+            raise OSError(code, os.strerror(code), path)
+        return call(*arguments, **options)
+
+    if kind == "fsync":
+        sync = os.fsync
+        os.fsync = lambda *a, **o: spoil(sync, errno.EIO, *a, **o)  # type: ignore[assignment]
+    elif kind == "rename":
+        rename = os.replace
+        os.replace = lambda *a, **o: spoil(rename, errno.ENOSPC, *a, **o)  # type: ignore[assignment]
+    else:
+        raise ValueError(kind)
+
+
+def _status(pid: int, seconds: float) -> int | None:
+    """The exit status of a child; None for one that had to be killed after so long."""
+    end = time.monotonic() + seconds
+    while (found := os.waitpid(pid, os.WNOHANG)) == (0, 0) and time.monotonic() < end:
+        time.sleep(0.01)
+    if found == (0, 0):
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        return None
+    return os.waitstatus_to_exitcode(found[1])
+
+
+def _serve(warm_up: list[str]) -> None:
+    from dreamfusion.cli.app import main
+
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # standard output is for answers alone
+    with tempfile.TemporaryDirectory() as folder:  # imports and compiles all that a run needs
+        assert main([*warm_up, "--out", f"{folder}/run", "--quiet"]) == 0
+    assert len(threading.enumerate()) == 1, "a process with threads cannot be forked"
+
+    def answer(value: Any) -> None:
+        answers.write(json.dumps(value) + "\n")
+        answers.flush()
+
+    children: set[int] = set()
+    answer("ready")
+    for line in sys.stdin:
+        request = json.loads(line)
+        if "wait" in request:
+            answer(_status(request["wait"], request["seconds"]))
+            children.discard(request["wait"])
+            continue
+        pid = os.fork()
+        if pid:
+            children.add(pid)
+            answer(pid)
+            continue
+        answers.close()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        os.chdir(request["cwd"])
+        said = os.open(request["output"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(said, 1)
+        os.dup2(said, 2)
+        if request["fault"]:
+            _inject(*request["fault"])
+        status = 1  # of a traceback
+        try:
+            status = main(request["run"])
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            if status == 1:
+                import traceback
+
+                traceback.print_exc()
+                sys.stderr.flush()
+            os._exit(status)
+    for pid in children:  # of a test that failed
+        os.kill(pid, signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    _serve(sys.argv[1:])

@@ -1,0 +1,118 @@
+"""A short run, and processes to do bad things to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import hypothesis
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from tests.helpers.forks import Child, Forks
+from tests.helpers.tiny_priors import save_pixel_prior
+
+# pytest --hypothesis-profile long tests/reliability
+hypothesis.settings.register_profile("short", max_examples=200, deadline=None, derandomize=True)
+hypothesis.settings.register_profile("long", max_examples=20_000, deadline=None)
+hypothesis.settings.load_profile("short")
+
+SETTINGS = {
+    "camera": {"views": 2},
+    "render": {"resolution": 16},
+    "field": {"levels": 3, "features": 2, "log2_table_size": 10, "max_resolution": 32},
+    "occupancy": {"resolution": 16, "update_every": 3},
+    "optimizer": {"ema": 0.9},
+    "output": {
+        "checkpoint_every": 3, "preview_every": 4, "video_frames": 2, "video_size": 32,
+        "mesh_resolution": 24, "texture_size": 32,
+    },
+}  # fmt: skip
+STEPS = 10
+FILES = {
+    "config.yaml", "layers.yaml", "metrics.jsonl", "video.mp4", "mesh/model.glb", ".lock",
+    "previews/step_0000004.png", "previews/step_0000008.png",
+    "checkpoints/step_0000009.json", "checkpoints/step_0000009.safetensors",
+    "checkpoints/step_0000010.json", "checkpoints/step_0000010.safetensors",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What a test needs to run commands: `train` is a whole command line but for --out."""
+
+    forks: Forks
+    prior: Path
+    settings: Path
+
+    def train(self, cwd: Path, *options: object, steps: int = STEPS, **more) -> Child:
+        command = ["train", "a red puppy", "--prior", self.prior, "--config", self.settings]
+        command += ["--steps", steps, "--out", "run", *options]
+        return self.forks.start(*command, cwd=cwd, **more)
+
+    def finish(self, cwd: Path) -> str:
+        """Go on with the run in `cwd`, whatever became of it, to its end; what was said."""
+        if (cwd / "run" / "config.yaml").exists():
+            status, output = self.forks.run("resume", "run", cwd=cwd)
+        else:  # it had not begun
+            child = self.train(cwd)
+            status, output = child.wait(), child.output
+        assert status == 0, output
+        return output
+
+
+@pytest.fixture(scope="session")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
+    folder = tmp_path_factory.mktemp("reliability")
+    save_pixel_prior(folder / "prior")
+    (folder / "settings.yaml").write_text(yaml.safe_dump(SETTINGS))
+    command = ["train", "a red puppy", "--prior", folder / "prior", "--steps", 2]
+    with Forks(*command, "--config", folder / "settings.yaml") as forks:
+        yield Bench(forks, folder / "prior", folder / "settings.yaml")
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A run to which nothing happened: its last tensors, its mesh, and how long it took."""
+
+    tensors: dict[str, torch.Tensor]
+    mesh: bytes
+    seconds: float
+
+
+@pytest.fixture(scope="session")
+def whole(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> Whole:
+    import time
+
+    for _ in range(2):  # the second is timed: all is compiled by then
+        cwd = tmp_path_factory.mktemp("whole")
+        started = time.monotonic()
+        child = bench.train(cwd)
+        assert child.wait() == 0, child.output
+        seconds = time.monotonic() - started
+    assert files_of(cwd / "run") == FILES
+    return Whole(last_tensors(cwd), (cwd / "run/mesh/model.glb").read_bytes(), seconds)
+
+
+def last_tensors(cwd: Path) -> dict[str, torch.Tensor]:
+    return load_file(cwd / "run" / "checkpoints" / f"step_{STEPS:07d}.safetensors")
+
+
+def files_of(run: Path) -> set[str]:
+    return {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()}
+
+
+def assert_as_if_nothing_had_happened(cwd: Path, whole: Whole, *, besides: set[str]) -> None:
+    """The run in `cwd` has the same files as the whole one, and `besides`, and the same bits."""
+    assert files_of(cwd / "run") - besides == FILES
+    tensors = last_tensors(cwd)
+    assert tensors.keys() == whole.tensors.keys()
+    assert all(torch.equal(tensors[name], whole.tensors[name]) for name in tensors)
+    assert (cwd / "run" / "mesh" / "model.glb").read_bytes() == whole.mesh
+    from dreamfusion.runs.metrics import read_metrics
+
+    rows = read_metrics(cwd / "run" / "metrics.jsonl")
+    assert [row["step"] for row in rows] == list(range(1, STEPS + 1))

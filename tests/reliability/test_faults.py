@@ -1,0 +1,158 @@
+"""What the file system does to a run: refuses, cuts short, is full; flips bits."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import subprocess
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+
+from dreamfusion.runs.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from dreamfusion.training.state import new_state
+from dreamfusion.training.trainer import Trainer
+from dreamfusion.utils.errors import RunWarning
+from tests.helpers.tiny_runs import tiny
+from tests.reliability.conftest import assert_as_if_nothing_had_happened
+
+PLACES = 1000  # at which a checkpoint is damaged
+
+
+def assert_refused(status: int, output: str) -> None:
+    errors = [line for line in output.splitlines() if line.startswith("error: ")]
+    assert status == 2 and len(errors) == 1 and "Traceback" not in output, output
+    assert "is safe, mend that and go on with: dreamfusion resume run" in errors[0]
+
+
+def spoil_and_go_on(bench, whole, cwd, kind, number) -> bool:
+    """Whether the fault was met. If so it ends the run in one line, and the run can go on."""
+    cwd.mkdir()
+    child = bench.train(cwd, fault=(kind, number))
+    status = child.wait()
+    if status == 0:
+        return False
+    assert_refused(status, child.output)
+    bench.finish(cwd)
+    assert_as_if_nothing_had_happened(cwd, whole, besides=set())
+    return True
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("kind", ["fsync", "rename"])
+def test_each_write_may_fail(bench, whole, tmp_path, kind):
+    """The first, the second, … until a run meets the fault no more."""
+    met = 0
+    while spoil_and_go_on(bench, whole, tmp_path / str(met), kind, met + 1):
+        met += 1
+    assert met >= 15  # settings, log, previews, checkpoints, mesh, video
+
+
+@pytest.mark.parametrize(("kind", "number"), [("fsync", 5), ("rename", 9)])
+def test_a_write_may_fail(bench, whole, tmp_path, kind, number):
+    assert spoil_and_go_on(bench, whole, tmp_path / "run", kind, number)
+
+
+@pytest.mark.parametrize("limit", [500, 3_000, 12_000])
+def test_a_write_may_be_cut_short(bench, whole, tmp_path, limit):
+    assert spoil_and_go_on(bench, whole, tmp_path / "run", "limit", limit)
+
+
+def test_a_full_disk_keeps_the_last_checkpoint(bench, whole, tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=160k", "tmpfs", str(disk)]
+    if os.name != "posix" or subprocess.run(mount, capture_output=True).returncode != 0:
+        pytest.skip("only root may mount a small disk")
+    try:
+        child = bench.train(disk)
+        status, output = child.wait(), child.output
+        assert status == 2 and "No space left on device" in output, output
+        assert_refused(status, output)
+        subprocess.run(["mount", "-o", "remount,size=4m", str(disk)], check=True)
+        bench.finish(disk)
+        assert_as_if_nothing_had_happened(disk, whole, besides=set())
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+def test_what_stands_in_the_way_is_named(bench, whole, tmp_path):
+    (tmp_path / "run").write_text("a file, not a folder")
+    child = bench.train(tmp_path)
+    assert child.wait() == 0  # the next free name is taken
+    assert (tmp_path / "run-2" / "mesh" / "model.glb").exists()
+    (tmp_path / "run-2" / "video.mp4").unlink()
+    shutil.rmtree(tmp_path / "run-2" / "mesh")
+    (tmp_path / "run-2" / "mesh").write_text("in the way")
+    status, said = bench.forks.run("resume", "run-2", cwd=tmp_path)
+    assert status == 2 and "Traceback" not in said
+    assert said.splitlines()[-1].startswith("error: cannot write run-2/mesh")
+
+
+@pytest.fixture(scope="module")
+def saved(bench, tmp_path_factory):
+    """A folder of two checkpoints, the tensors of both by step, and a state to load into."""
+    from dreamfusion.diffusion.priors import DiffusionPrior
+
+    prior = DiffusionPrior.from_pretrained(str(bench.prior))
+    small = {"field": {"log2_table_size": 8, "levels": 2, "hidden": 8}}
+    config = tiny(prior, small, {"occupancy": {"resolution": 4}, "steps": 4})
+    folder, tables = tmp_path_factory.mktemp("checkpoints"), {}
+    trainer = Trainer(config, prior)
+    for metrics in trainer:
+        if metrics.step in (2, 4):
+            save_checkpoint(folder, trainer.state, keep=2)
+            tables[metrics.step] = _everything(trainer.state)
+    return folder, tables, new_state(config, "cpu")
+
+
+def _everything(state) -> list[torch.Tensor]:
+    tensors = [*state.field.state_dict().values(), *state.occupancy.state_dict().values()]
+    for _, entries in sorted(state.optimizer.state_dict()["state"].items()):
+        tensors += [entries[name] for name in sorted(entries)]
+    return [t.clone() for t in [*tensors, state.generator.get_state()]]
+
+
+def _damage(content: bytes, rng: random.Random) -> bytes:
+    """The content with a bit flipped, or cut short, or longer."""
+    kind, place = rng.choice(["flip", "flip", "flip", "cut", "more"]), rng.randrange(len(content))
+    if kind == "cut":
+        return content[:place]
+    if kind == "more":
+        return content + rng.randbytes(1 + place % 100)
+    flipped = bytearray(content)
+    flipped[place] ^= 1 << rng.randrange(8)
+    return bytes(flipped)
+
+
+def test_damage_anywhere_in_a_checkpoint_is_found_or_harmless(saved, tmp_path):
+    folder, tables, state = saved
+    names = ["step_0000004.json", "step_0000004.safetensors"]
+    whole = {name: (folder / name).read_bytes() for name in names}
+    rng, outcomes = random.Random(0), {2: 0, 4: 0}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RunWarning)
+        for _ in range(PLACES):
+            name = rng.choice(names)
+            (folder / name).write_bytes(_damage(whole[name], rng))
+            state.step = -1
+            load_checkpoint(folder, state)
+            assert all(map(torch.equal, _everything(state), tables[state.step]))
+            outcomes[state.step] += 1
+            (folder / name).write_bytes(whole[name])
+    assert outcomes[2] > 0.9 * PLACES
+
+
+def test_where_all_checkpoints_are_damaged_one_line_says_so(saved, tmp_path):
+    folder, _, state = saved
+    broken = tmp_path / "all"
+    shutil.copytree(folder, broken)
+    for path in broken.glob("*.safetensors"):
+        path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(CheckpointError, match=r"its checksum is wrong\), and there is no older"):
+        load_checkpoint(broken, state)
+    assert len(list(Path(broken).iterdir())) == 4

@@ -1,0 +1,101 @@
+"""Runs that are killed, asked to stop, or started twice."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+
+import pytest
+
+from tests.reliability.conftest import assert_as_if_nothing_had_happened
+
+KILLS = 100  # seeds; the first fifth of them in the fast set
+
+
+def kill_and_go_on(bench, whole, cwd, seed):
+    """Kill a run at a random instant, then go on with it."""
+    cwd.mkdir()
+    child = bench.train(cwd)
+    time.sleep(random.Random(seed).uniform(0.0, whole.seconds))
+    child.signal(signal.SIGKILL)
+    assert child.wait() in (-signal.SIGKILL, 0)
+    bench.finish(cwd)
+    assert_as_if_nothing_had_happened(cwd, whole, besides=set())
+
+
+def test_a_run_killed_at_any_instant_goes_on_as_if_nothing_had_happened(bench, whole, tmp_path):
+    for seed in range(KILLS // 5):
+        kill_and_go_on(bench, whole, tmp_path / str(seed), seed)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+def test_and_so_it_does_at_many_more(bench, whole, tmp_path):
+    for seed in range(KILLS // 5, KILLS):
+        kill_and_go_on(bench, whole, tmp_path / str(seed), seed)
+
+
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 138)]
+)
+def test_a_stop_signal_leaves_a_checkpoint_to_go_on_from(bench, whole, tmp_path, number, status):
+    child = bench.train(tmp_path, steps=2000)
+    child.wait_for("step 1/2000")
+    child.signal(number)
+    started = time.monotonic()
+    assert child.wait() == status, child.output
+    assert time.monotonic() - started < 10
+    assert "to go on: dreamfusion resume run" in child.output
+    assert "Traceback" not in child.output
+    newest = max((tmp_path / "run" / "checkpoints").glob("*.json"))
+    assert f"stopped at step {int(newest.stem[5:])};" in child.output
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_after_the_last_step_a_signal_ends_at_once(bench, whole, tmp_path, number, status):
+    child = bench.train(tmp_path, "--set", "output.video_frames=10000")
+    child.wait_for("pictures 1/10000")
+    child.signal(number)
+    started = time.monotonic()
+    assert child.wait() == status, child.output
+    assert time.monotonic() - started < 10
+    assert not (tmp_path / "run" / "video.mp4").exists()
+    assert (tmp_path / "run" / "mesh" / "model.glb").exists()
+
+
+def test_a_second_trainer_is_refused_and_a_dead_one_is_not_in_the_way(bench, whole, tmp_path):
+    first = bench.train(tmp_path, steps=2000)
+    first.wait_for("step 1/2000")
+    status, said = bench.forks.run("resume", "run", "--steps", 3000, cwd=tmp_path)
+    assert status == 2
+    assert said.splitlines()[-1].startswith("error: run is being trained by another process;")
+    # Looking is allowed, and takes no lock.
+    status, said = bench.forks.run("report", "run", cwd=tmp_path)
+    assert status == 0, said
+    first.signal(signal.SIGKILL)
+    assert first.wait() == -signal.SIGKILL
+    begun = max([0, *(int(p.stem[5:]) for p in (tmp_path / "run/checkpoints").glob("*.json"))])
+    status, said = bench.forks.run("resume", "run", "--steps", begun + 1, cwd=tmp_path)
+    assert status == 0, said
+
+
+def test_a_frozen_run_keeps_its_lock(bench, whole, tmp_path):
+    first = bench.train(tmp_path, steps=2000)
+    first.wait_for("step 1/2000")
+    first.signal(signal.SIGSTOP)
+    status, said = bench.forks.run("resume", "run", cwd=tmp_path)
+    assert status == 2 and "is being trained by another process" in said
+    first.signal(signal.SIGCONT)
+    first.signal(signal.SIGTERM)
+    assert first.wait() == 143
+
+
+def test_a_run_whose_folder_vanishes_says_so(bench, whole, tmp_path):
+    child = bench.train(tmp_path, steps=2000)
+    child.wait_for("step 1/2000")
+    os.rename(tmp_path / "run", tmp_path / "elsewhere")
+    assert child.wait() == 2
+    assert child.output.splitlines()[-1].startswith("error: run is gone: somebody removed or")
+    assert not (tmp_path / "run").exists()
