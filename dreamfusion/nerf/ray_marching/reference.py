@@ -51,7 +51,11 @@ def march_reference(
     keep &= before <= max_depth / step
     offsets = torch.zeros(origins.shape[0] + 1, dtype=torch.int64, device=origins.device)
     offsets[1:] = keep.sum(dim=1).cumsum(0)
-    ray_index = keep.nonzero()[:, 0]
+    kept = keep.reshape(-1).nonzero()[:, 0]
     return Samples(
-        positions=positions[keep], t=t[keep], ray_index=ray_index, offsets=offsets, step=step
+        positions=flat[kept],
+        t=t.reshape(-1)[kept],
+        ray_index=kept // n_steps,
+        offsets=offsets,
+        step=step,
     )
