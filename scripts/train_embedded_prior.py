@@ -709,7 +709,7 @@ def main() -> None:
     # A state, or a saved prior, holds the text encoder, too.
     begins = not state_file.exists() and args.init is None
     if begins and words_file.exists():
-        text_encoder.load_state_dict(torch.load(words_file, weights_only=True))
+        text_encoder.load_state_dict(torch.load(words_file, map_location=device, weights_only=True))
     elif begins:
         learn_words(
             toys,
