@@ -110,7 +110,10 @@ class Trainer:
         values = dict(zip(scalars, numbers, strict=True))
         for name, what in (("sds_gradient", "the prior's"), ("gradient_norm", "the scene's")):
             if not values[name] < float("inf"):
-                raise _diverged(state.step, about["timesteps"], f"{what} gradient", values[name])
+                overflow = name == "sds_gradient" and self.prior.dtype == torch.float16
+                raise _diverged(
+                    state.step, about["timesteps"], f"{what} gradient", values[name], overflow
+                )
         self._update()
 
         state.step += 1
@@ -233,8 +236,13 @@ def _follow(ema_field: Field, field: Field, keep: float) -> None:
         mine.lerp_(theirs, 1.0 - keep)
 
 
-def _diverged(step: int, timesteps: list[int], what: str, norm: float) -> TrainingError:
+def _diverged(
+    step: int, timesteps: list[int], what: str, norm: float, overflow: bool
+) -> TrainingError:
+    """overflow: whether it may be for want of range in float16."""
+    half = "the prior may overflow in float16: set prior.dtype=bfloat16; else " if overflow else ""
     return TrainingError(
         f"training diverged in step {step + 1} (timesteps {timesteps}): the norm of {what} is "
-        f"{norm}; lower optimizer.grid_lr or sds.guidance, or set optimizer.max_gradient_norm"
+        f"{norm}; {half}lower optimizer.grid_lr or sds.guidance, or set "
+        "optimizer.max_gradient_norm"
     )
