@@ -1,5 +1,5 @@
-"""A run's parts on a pretended Apple GPU, which has no float64. It shows that we ask for none; which
-operators it lacks, a Linux build of torch does not tell, and how it rounds, only a real one can."""
+"""A run's parts on a pretended Apple GPU, which has no float64. It shows that we ask for none; a
+Linux build of torch does not tell which operators it lacks, and only a real one how it rounds."""
 
 from __future__ import annotations
 
