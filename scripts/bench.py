@@ -117,6 +117,7 @@ def save_random_pipeline(folder: Path, *, full: bool) -> None:
         up_block_types=("UpDecoderBlock2D",) * 4,
         layers_per_block=2,
         latent_channels=4,
+        force_upcast=False,  # which the original's file does not say, and diffusers would
     )
     scheduler = DDPMScheduler(
         beta_start=0.00085,

@@ -72,7 +72,7 @@ def train_classifier(cache: Path, *, steps: int = 1500, batch: int = 64) -> ToyC
     file = cache / f"toy-classifier-{steps}.pt"
     model = ToyClassifier()
     if file.exists():
-        model.load_state_dict(torch.load(file, weights_only=True))
+        model.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
         return model.eval()
     torch.manual_seed(0)
     toy = ToyPictures(render_geometry(80, SEED, cache), batch, SEED)

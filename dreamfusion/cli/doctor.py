@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import shutil
+import sysconfig
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -82,8 +83,9 @@ def _devices() -> Iterator[Finding]:
                 "ok",
                 f"cuda:{i}",
                 f"{torch.cuda.get_device_name(i)}, {free / GIB:.1f} GiB free of "
-                f"{total / GIB:.1f}, compute capability {major}.{minor}",
+                f"{total / GIB:.1f}, compute capability {major}.{minor}; priors in float16",
             )
+        yield _compiler()
     elif shutil.which("nvidia-smi") and torch.version.cuda is None:
         yield Finding(
             "missing",
@@ -95,6 +97,18 @@ def _devices() -> Iterator[Finding]:
         yield Finding("missing", "cuda", "torch finds no NVIDIA GPU; runs go on the processor")
     if torch.backends.mps.is_available():
         yield Finding("ok", "mps", "Apple GPU: selectable with --device mps, never tested by us")
+
+
+def _compiler() -> Finding:
+    """What Triton builds its driver with when it is first used: it looks for them just so."""
+    compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
+    header = Path(sysconfig.get_paths()["include"]) / "Python.h"
+    lacking = [] if compiler else ["no gcc and no clang"]
+    lacking += [] if header.is_file() else [f"no {header} (a package like python3-dev has it)"]
+    if lacking:
+        text = f"{', '.join(lacking)}: Triton cannot build its driver, and torch does its work"
+        return Finding("missing", "compiler", text)
+    return Finding("ok", "compiler", f"{compiler}, with Python's headers, for Triton's driver")
 
 
 def _accelerators() -> Iterator[Finding]:

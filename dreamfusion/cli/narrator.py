@@ -34,7 +34,10 @@ class Narrator(Observer):
         kind = "latents" if prior.vae is not None else "pixels"
         threads = f", {torch.get_num_threads()} threads" if config.device == "cpu" else ""
         say(f"prior     {prior.name} ({kind}, {prior.image_size} x {prior.image_size})")
-        say(f"device    {config.device}{threads}, {config.prior.dtype}")
+        vae = ""
+        if prior.vae is not None:
+            vae = f", autoencoder {str(prior.vae.dtype).removeprefix('torch.')}"
+        say(f"device    {config.device}{threads}, prior in {config.prior.dtype}{vae}")
         backends = chosen_backends(config.field, config.render, config.device)
         say(f"backends  {backends}")
         for problem in backends.passed_over:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Annotated
 
@@ -52,10 +53,16 @@ def sample(
     from dreamfusion.utils.devices import choose_device
 
     assert plan.prior is not None
-    model = load_prior(plan.prior, plan.config.prior, device=choose_device(plan.config.device))
-    vocabulary = model.card.vocabulary
     azimuth = [360.0 * i / count for i in range(count)]
-    texts = view_prompts(vocabulary, plan.reading, azimuth, [15.0] * count)
+    texts = view_prompts(plan.prior.card.vocabulary, plan.reading, azimuth, [15.0] * count)
+    model = load_prior(
+        plan.prior,
+        # The estimate of memory is for training: nothing is kept here for a backward pass.
+        dataclasses.replace(plan.config.prior, vae_checkpointing=True),
+        device=choose_device(plan.config.device),
+        prompts=[*texts, ""],
+        views=count,
+    )
     pictures = sample_images(
         model,
         model.encode_text(texts),

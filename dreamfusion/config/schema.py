@@ -33,6 +33,11 @@ class PriorConfig:
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = _setting(
         "auto", "precision of the denoiser; auto: half where the device is fast at it"
     )
+    vae_dtype: Literal["auto", "float32", "bfloat16", "float16"] = _setting(
+        "auto",
+        "precision of a latent prior's autoencoder; auto: half on CUDA, but float32 where its file "
+        "says force_upcast (XL's and SD3's overflow in float16; bfloat16 halves their memory)",
+    )
     negative_prompt: str = _setting("", "what the picture should not show")
     view_prompts: Literal["nearest", "blended", "none"] = _setting(
         "nearest", "the text says which side is seen: the nearest, a mix of two, or not at all"

@@ -13,6 +13,8 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
+from dreamfusion.utils.devices import send
+
 Prediction = Literal["epsilon", "v_prediction", "sample", "flow"]
 
 
@@ -42,7 +44,7 @@ class TextEmbedding:
 
     def lerp(self, other: TextEmbedding, weight: float | Tensor) -> TextEmbedding:
         """self + weight (other - self), text by text; weight is one number or (n,) numbers."""
-        amount = torch.as_tensor(weight, dtype=self.tokens.dtype, device=self.tokens.device)
+        amount = send(torch.as_tensor(weight, dtype=self.tokens.dtype), self.tokens.device)
         return self._map(lambda a, b: a + amount.reshape(-1, *[1] * (a.dim() - 1)) * (b - a), other)
 
     @staticmethod
@@ -121,7 +123,7 @@ def guided_prediction(
     ).chunk(len(texts))
     direction = toward = with_text - without_text
     for other, prediction in zip(negative_prompts, others, strict=True):
-        weight = other.weight.to(direction)[:, None, None, None]
+        weight = send(other.weight, direction.device)[:, None, None, None]
         direction = direction - weight * _perpendicular(prediction - without_text, toward)
     return without_text + guidance * direction
 

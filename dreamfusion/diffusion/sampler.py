@@ -7,6 +7,7 @@ from diffusers import DDPMScheduler
 from torch import Tensor
 
 from dreamfusion.diffusion.core import TextEmbedding, guided_prediction
+from dreamfusion.diffusion.priors.files import PriorError
 from dreamfusion.diffusion.priors.model import DiffusionPrior
 
 
@@ -21,7 +22,7 @@ def sample_images(
     generator: torch.Generator,
 ) -> Tensor:
     """n pictures (n, 3, size, size) in [0, 1] for n texts, by DDPM, or by Euler's method for a
-    rectified flow.
+    rectified flow. Raises PriorError where the numbers leave the range of the model's precision.
 
     unconditional: of one text or n. guidance: s of uncond + s (text - uncond).
     steps: denoising steps, at most as many as the model has timesteps. generator: on the CPU.
@@ -40,11 +41,18 @@ def sample_images(
         levels = [*prior.sigmas[order].tolist(), 0.0]
         for timestep, sigma, lower in zip(order, levels, levels[1:], strict=False):
             noisy = noisy + (lower - sigma) * predict(timestep)
-        return prior.decode_image(noisy)
+        return _finite(prior.decode_image(noisy), prior)
     scheduler = DDPMScheduler.from_config(
         prior.schedule.config, variance_type="fixed_small", timestep_spacing="trailing"
     )
     scheduler.set_timesteps(steps)
     for timestep in scheduler.timesteps.tolist():
         noisy = scheduler.step(predict(timestep), timestep, noisy, generator=generator).prev_sample
-    return prior.decode_image(noisy)
+    return _finite(prior.decode_image(noisy), prior)
+
+
+def _finite(pictures: Tensor, prior: DiffusionPrior) -> Tensor:
+    if not bool(pictures.isfinite().all()):
+        kind = str(prior.dtype).removeprefix("torch.")
+        raise PriorError(f"{prior.name} overflows in {kind}; use --device cpu, or another --prior")
+    return pictures

@@ -28,6 +28,7 @@ from dreamfusion.diffusion.core import (
     guided_prediction,
     to_noise,
 )
+from dreamfusion.utils.devices import send
 from dreamfusion.utils.rng import Generators, randint, randn
 
 Weighting = Literal["sigma2", "uniform", "inverse_sqrt_snr"]
@@ -75,8 +76,8 @@ def sds(
     encoded = prior.encode_image(images)
     n, device = encoded.shape[0], encoded.device
     drawn = sample_timesteps(n, t_range, prior.alphas.shape[0], generator)
-    timesteps = drawn.to(device)
-    noise = randn(encoded.shape, generator).to(device)
+    timesteps = send(drawn, device)
+    noise = send(randn(encoded.shape, generator), device)
     alpha, sigma = _at(prior.alphas, timesteps), _at(prior.sigmas, timesteps)
     with torch.no_grad():
         noisy = add_noise(encoded.detach(), noise, alpha, sigma)

@@ -22,6 +22,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from dreamfusion.utils.devices import send
+
 
 @dataclass(frozen=True)
 class Cameras:
@@ -48,7 +50,7 @@ class Cameras:
 
     def to(self, device: torch.device | str) -> Cameras:
         """The same cameras with every tensor on `device`."""
-        return self._map(lambda value: value.to(device))
+        return self._map(lambda value: send(value, device))
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> Cameras:
         return Cameras(*(change(getattr(self, field.name)) for field in dataclasses.fields(self)))

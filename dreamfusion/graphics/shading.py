@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from dreamfusion.config.schema import ShadingConfig
+from dreamfusion.utils.devices import send
 
 Shading = Literal["albedo", "lambertian", "textureless"]
 ImageMode = Literal["color", "albedo", "normals", "depth", "textureless"]
@@ -47,7 +48,9 @@ class Lighting:
 
     def to(self, device: torch.device) -> Lighting:
         """The same light with its position on `device`."""
-        return self if self.position is None else replace(self, position=self.position.to(device))
+        if self.position is None:
+            return self
+        return replace(self, position=send(self.position, device))
 
     def __getitem__(self, which: slice) -> Lighting:
         """The light of some of the views."""

@@ -57,6 +57,8 @@ class Field(nn.Module):
     Neuralangelo does); how many are active is part of the state.
     """
 
+    _taps: Tensor
+
     def __init__(
         self,
         *,
@@ -85,6 +87,8 @@ class Field(nn.Module):
         self.blob_scale = blob_scale
         self.blob_radius = blob_radius
         self.normal_epsilon = normal_epsilon
+        # Made once: a constant made on a GPU is a copy that the CPU waits for.
+        self.register_buffer("_taps", torch.tensor(_TAPS), persistent=False)
         self._active_levels = float(len(self.encoding.layout.levels))
 
     def activate_levels(self, share: float) -> None:
@@ -117,7 +121,7 @@ class Field(nn.Module):
         direction but does not vanish where the density does. Differentiable in the parameters.
         Zero where the four taps agree.
         """
-        taps = torch.tensor(_TAPS, dtype=points.dtype, device=points.device)
+        taps = self._taps.to(points.dtype)
         shifted = points[None] + self.normal_epsilon * taps[:, None]
         values = self._density_argument(shifted.reshape(-1, 3)).reshape(4, -1)
         return torch.nn.functional.normalize(-(values.t() @ taps), dim=-1)

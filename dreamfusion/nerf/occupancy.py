@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from dreamfusion.config.schema import OccupancyConfig
+from dreamfusion.utils.devices import send
 
 DensityFunction = Callable[[Tensor], Tensor]
 
@@ -70,7 +71,7 @@ class OccupancyGrid(nn.Module):
         device = self.density.device
         axis = torch.arange(self.resolution, device=device)
         cells = torch.cartesian_prod(axis, axis, axis).reshape(-1, 3)
-        offsets = torch.rand(cells.shape, generator=generator).to(device)
+        offsets = send(torch.rand(cells.shape, generator=generator), device)
         points = (cells + offsets) * (2.0 / self.resolution) - 1.0
         seen = torch.cat([density(part) for part in points.split(chunk)])
         seen = seen.reshape(self.density.shape).to(self.density.dtype)

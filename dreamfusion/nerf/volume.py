@@ -83,19 +83,22 @@ def render_weights(
     # over all rays would lose a ray's own sums in those of the rays before it.
     counts = samples.offsets.diff()
     hit = counts > 0
-    width = int(counts.max())
+    # Both at once: on a GPU each reading waits for all that was asked of it.
+    width, n_hit = torch.stack([counts.max(), hit.sum()]).tolist()
     slot = hit.cumsum(0) - 1
     rank = torch.arange(len(samples), device=density.device) - samples.offsets[samples.ray_index]
     place = slot[samples.ray_index] * (width + 1) + rank
     # One zero in front makes the scan exclusive without a subtraction, which would give
     # inf - inf at a wall.
-    n_hit = int(hit.sum())
     padded = density.new_zeros(n_hit * (width + 1)).index_copy(0, place + 1, optical)
     depth = padded.view(n_hit, width + 1).cumsum(dim=1)
     transmittance = torch.exp(-depth.reshape(-1)[place])
     weights = transmittance * -torch.expm1(-optical)
     # Padding is zero, so the last column is the whole ray's sum.
-    final = density.new_ones(n_rays).index_copy(0, hit.nonzero()[:, 0], torch.exp(-depth[:, -1]))
+    # The rays of the slots; those without a slot share one that is cut off.
+    rays = torch.arange(n_rays, device=density.device)
+    hit_rays = rays.new_empty(n_hit + 1).scatter_(0, torch.where(hit, slot, n_hit), rays)[:-1]
+    final = density.new_ones(n_rays).index_copy(0, hit_rays, torch.exp(-depth[:, -1]))
     return RayWeights(weights, transmittance, final)
 
 

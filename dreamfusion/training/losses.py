@@ -9,6 +9,7 @@ from dreamfusion.config.schedules import Schedule
 from dreamfusion.config.schema import Config
 from dreamfusion.nerf.field import Field
 from dreamfusion.nerf.renderer import RenderOutput
+from dreamfusion.utils.devices import send
 
 SMOOTHED_RAYS = 4  # one ray in so many has its normals compared with those nearby
 
@@ -96,10 +97,12 @@ def _smoothness(field: Field, out: RenderOutput, generator: torch.Generator) -> 
     surface = out.surface
     assert surface is not None
     first = torch.randint(SMOOTHED_RAYS, (), generator=generator).item()
-    picked = out.samples.ray_index[surface.index] % SMOOTHED_RAYS == first
+    mine = out.samples.ray_index[surface.index] % SMOOTHED_RAYS == first
+    picked = mine.nonzero()[:, 0]
     shift = torch.nn.functional.normalize(torch.randn(3, generator=generator), dim=0)
     points = out.samples.positions[surface.index[picked]]
-    nearby = field.normals(points + 2 * field.normal_epsilon * shift.to(points))
+    shift = send(shift.to(points.dtype), points.device)
+    nearby = field.normals(points + 2 * field.normal_epsilon * shift)
     return smoothness_loss(
         surface.weights[picked],
         surface.normals[picked],

@@ -17,6 +17,7 @@ from dreamfusion.diffusion.view_prompts import (
     negative_view_prompts,
     view_prompt,
 )
+from dreamfusion.utils.devices import send
 
 
 class EncodesText(Protocol):
@@ -79,4 +80,4 @@ class ViewTexts:
 
     def _embed(self, texts: Sequence[str]) -> TextEmbedding:
         rows = torch.tensor([self._rows[text] for text in texts])
-        return self._table[rows.to(self._table.tokens.device)]
+        return self._table[send(rows, self._table.tokens.device)]

@@ -122,7 +122,8 @@ class Trainer:
         values = dict(zip(scalars, numbers, strict=True))
         for name, what in _MUST_BE_FINITE.items():
             if not abs(values[name]) < float("inf"):
-                raise _diverged(state.step, about["timesteps"], what, values[name])
+                overflow = name == "sds_gradient" and self.prior.dtype == torch.float16
+                raise _diverged(state.step, about["timesteps"], what, values[name], overflow)
         self._update()
 
         state.step += 1
@@ -245,8 +246,12 @@ def _follow(ema_field: Field, field: Field, keep: float) -> None:
         mine.lerp_(theirs, 1.0 - keep)
 
 
-def _diverged(step: int, timesteps: list[int], what: str, value: float) -> DivergedError:
+def _diverged(
+    step: int, timesteps: list[int], what: str, value: float, overflow: bool
+) -> DivergedError:
+    """overflow: whether it may be for want of range in float16."""
+    half = "the prior may overflow in float16: set prior.dtype=bfloat16; else " if overflow else ""
     return DivergedError(
-        f"training diverged in step {step + 1} (timesteps {timesteps}): {what} is "
-        f"{value}; lower optimizer.grid_lr or sds.guidance, or set optimizer.max_gradient_norm"
+        f"training diverged in step {step + 1} (timesteps {timesteps}): {what} is {value}; "
+        f"{half}lower optimizer.grid_lr or sds.guidance, or set optimizer.max_gradient_norm"
     )

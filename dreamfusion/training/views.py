@@ -12,6 +12,7 @@ from dreamfusion.config.schema import Config
 from dreamfusion.graphics.cameras import Cameras, sample_cameras
 from dreamfusion.graphics.shading import Lighting, Shading
 from dreamfusion.nerf.background import Background
+from dreamfusion.utils.devices import send
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Views:
         """The same views with every tensor on `device`."""
         background = self.background
         if isinstance(background, Tensor):
-            background = background.to(device)
+            background = send(background, device)
         return dataclasses.replace(
             self,
             cameras=self.cameras.to(device),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 import torch
+from torch import Tensor
 
 from dreamfusion.utils.errors import UserError
 
@@ -31,10 +32,18 @@ def choose_device(name: str) -> str:
         raise DeviceError(f"there is no {kind} device here; use --device cpu")
     try:
         torch.empty(0, device=name)
-        if kind == "cuda":
+        if kind == "cuda" and torch.device(name).index is not None:
             # What is not told where to go, and accelerators that are tried, go to the run's GPU.
             torch.cuda.set_device(name)
     except RuntimeError as error:
         reason = str(error).splitlines()[0]
         raise DeviceError(f"device {name} cannot be used: {reason}") from None
     return name
+
+
+def send(tensor: Tensor, device: torch.device | str) -> Tensor:
+    """`tensor`, or a copy on `device`. From a CPU to an NVIDIA GPU without waiting: from pinned
+    memory, which torch keeps until the copy is done. A plain copy waits for all work before it."""
+    if tensor.device.type == "cpu" and torch.device(device).type == "cuda":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)

@@ -66,7 +66,8 @@ def save_latent_prior(folder: Path, *, v_prediction: bool = False) -> Path:
     torch.manual_seed(1)
     _save_clip(folder)
     _unet(4, 4, 8).save_pretrained(folder / "unet")
-    _vae(scaling_factor=0.18215).save_pretrained(folder / "vae")
+    # The original's file says nothing of upcasting; diffusers would write true.
+    _vae(scaling_factor=0.18215, force_upcast=False).save_pretrained(folder / "vae")
     if v_prediction:
         DDIMScheduler(
             **SD_BETAS, prediction_type="v_prediction", rescale_betas_zero_snr=True

@@ -157,8 +157,8 @@ CHANGES = [
 # Read elsewhere: by the loaders, and by what writes the files.
 ELSEWHERE = {
     "prompt", "steps", "device", "prior.name", "prior.dtype", "field.backend",
-    "prior.vae_checkpointing", "prior.vae_slicing", "prior.offload", "prior.compile",
-    "render.backend",
+    "prior.vae_checkpointing", "prior.vae_dtype", "prior.vae_slicing", "prior.offload",
+    "prior.compile", "render.backend",
     "output.checkpoint_every", "output.checkpoints_kept", "output.preview_every",
     "output.video_frames", "output.video_size", "output.mesh_resolution",
     "output.mesh_faces", "output.mesh_tolerance", "output.texture_size", "logging.tensorboard",

@@ -38,9 +38,9 @@ def load_prior(
 ) -> DiffusionPrior:
     """A prior (auto, embedded, a path, a hub id, or one that was resolved), frozen, on `device`.
 
-    options: precision of the denoiser (auto, float32, bfloat16, float16; on CUDA text encoders and
-        autoencoder follow it, but see force_upcast, elsewhere they are float32), compiling, and
-        what saves GPU memory. Its name and texts say nothing here.
+    options: precision of the denoiser (auto, float32, bfloat16, float16; on CUDA the text encoders
+        follow it, elsewhere they are float32) and of the autoencoder, compiling, and what saves GPU
+        memory. Its name and texts say nothing here.
     prompts: all texts that there will be. They are encoded, and the text encoders freed, before
         the denoiser is loaded. Without it: when asked for, or by `DiffusionPrior.prepare`.
     views: pictures a step. On CUDA a step that will not fit into the free memory is refused.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import ModuleType
 from typing import Any
 
+import diffusers
 import torch
 from diffusers.utils import logging as diffusers_logging
 from transformers.utils import logging as transformers_logging
@@ -44,7 +45,8 @@ def load_part(
     if dtype is None:
         return part
     # Without accelerate, diffusers looks at the first tensor alone to see what is in a file.
-    if any(parameter.dtype != dtype for parameter in part.parameters()):
+    # Transformers converts by itself, and leaves in float32 what T5 would overflow in.
+    if library is diffusers:
         part = part.to(dtype)
     return part.requires_grad_(False).eval()
 

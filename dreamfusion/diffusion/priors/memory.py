@@ -80,5 +80,5 @@ def check_memory(needed: int, *, free: int, name: str) -> None:
         raise PriorError(
             f"{name} needs about {needed / 2**30:.1f} GiB of GPU memory (an estimate), and "
             f"{free / 2**30:.1f} GiB are free; use the low-vram preset, a smaller --prior or fewer "
-            "views (camera.views)"
+            "views (camera.views; of `sample`, --count)"
         )

@@ -15,6 +15,7 @@ from dreamfusion.nerf.occupancy import OccupancyGrid
 from dreamfusion.nerf.ray_marching.reference import box_interval, march_reference
 from dreamfusion.nerf.ray_marching.samples import Samples
 from dreamfusion.nerf.ray_marching.trial import try_marching
+from dreamfusion.utils.devices import send
 from dreamfusion.utils.rng import Generators, rand
 
 __all__ = ["MARCHING", "MarchingBackend", "Samples", "box_interval", "march_rays"]
@@ -80,7 +81,7 @@ def march_rays(
     origins, directions = rays.origins, rays.directions
     if origins.ndim != 2:
         raise ValueError("march_rays takes (n, 3) rays; use Rays.flatten()")
-    if not (origins.isfinite().all() and directions.isfinite().all()):
+    if not (origins.isfinite() & directions.isfinite()).all():
         raise ValueError("rays must be finite")
     n = origins.shape[0]
     if generator is None:
@@ -90,7 +91,7 @@ def march_rays(
     rays_and_grid = (
         origins.detach(),
         directions.detach(),
-        jitter.to(origins.device),
+        send(jitter, origins.device),
         occupancy,
         step,
         max_depth,

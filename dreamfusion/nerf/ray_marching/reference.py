@@ -46,12 +46,19 @@ def march_reference(
     positions = origins[:, None, :] + t[..., None] * directions[:, None, :]
     flat = positions.reshape(-1, 3)
     keep = (t < far[:, None]) & occupancy.is_occupied(flat).reshape(t.shape)
-    floor = occupancy.floor_density(flat).reshape(t.shape).double()
-    before = torch.nn.functional.pad(floor.cumsum(dim=1)[:, :-1], (1, 0))
+    # A sum of many small floors loses too much in single precision; Apple's GPUs have no other, and
+    # end some rays a sample sooner or later.
+    exact = torch.float32 if origins.device.type == "mps" else torch.float64
+    floor = occupancy.floor_density(flat).reshape(t.shape)
+    before = torch.nn.functional.pad(floor.cumsum(dim=1, dtype=exact)[:, :-1], (1, 0))
     keep &= before <= max_depth / step
     offsets = torch.zeros(origins.shape[0] + 1, dtype=torch.int64, device=origins.device)
     offsets[1:] = keep.sum(dim=1).cumsum(0)
-    ray_index = keep.nonzero()[:, 0]
+    kept = keep.reshape(-1).nonzero()[:, 0]
     return Samples(
-        positions=positions[keep], t=t[keep], ray_index=ray_index, offsets=offsets, step=step
+        positions=flat[kept],
+        t=t.reshape(-1)[kept],
+        ray_index=kept // n_steps,
+        offsets=offsets,
+        step=step,
     )

@@ -144,12 +144,11 @@ def test_a_run_that_will_not_fit_says_so_before_it_starts():
         check_memory(12 * 2**30, free=int(7.5 * 2**30), name="someone/model")
     assert str(error.value) == (
         "someone/model needs about 12.0 GiB of GPU memory (an estimate), and 7.5 GiB are free; use "
-        "the low-vram preset, a smaller --prior or fewer views (camera.views)"
+        "the low-vram preset, a smaller --prior or fewer views (camera.views; of `sample`, --count)"
     )
 
 
 def test_the_check_comes_before_any_weights_are_loaded(xl, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (2**20, 2**34))
     with pytest.raises(PriorError, match=r"needs about 0\.5 GiB .* and 0\.0 GiB are free"):
         load_prior(str(xl.path), device="cuda", views=4)

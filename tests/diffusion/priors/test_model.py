@@ -245,10 +245,9 @@ def test_half_precision_agrees_with_full(folders):
     )  # fmt: skip
 
 
-@pytest.mark.parametrize(("native", "expected"), [(True, torch.bfloat16), (False, torch.float16)])
-def test_precision_by_device(monkeypatch, native, expected):
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: native)
-    assert choose_dtype("auto", "cuda:0") == expected
+def test_precision_by_device():
+    assert choose_dtype("auto", "cuda:0") == torch.float16
+    assert choose_dtype("bfloat16", "cuda:0") == torch.bfloat16
     assert choose_dtype("auto", "mps") == torch.float32
     assert choose_dtype("float16", "cpu") == torch.float16
 
@@ -261,8 +260,9 @@ def test_an_autoencoder_that_overflows_stays_in_full_precision(broken):
     for entry, expected in (({"force_upcast": True}, torch.float32), ({}, torch.float16)):
         path.write_text(json.dumps(content | entry))
         folder = resolve_prior(str(broken))
-        assert _vae_dtype(folder, torch.float16, "cuda") == expected
-        assert _vae_dtype(folder, torch.float16, "cpu") == torch.float32
+        assert _vae_dtype(folder, "auto", torch.float16, "cuda") == expected
+        assert _vae_dtype(folder, "bfloat16", torch.float16, "cuda") == torch.bfloat16
+        assert _vae_dtype(folder, "auto", torch.float16, "cpu") == torch.float32
 
 
 def test_samples_depend_on_the_generator_alone(prior):

@@ -200,3 +200,68 @@ def test_attention_is_torchs_own(prior):
     """Not written out, which would take memory with the square of the picture's size."""
     names = {type(processor).__name__ for processor in prior.denoiser.attn_processors.values()}
     assert names and all("2_0" in name for name in names)
+
+
+HALVES = {torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8}  # with the unit roundoff of each
+
+
+def rounding_error(module, work, dtype):
+    """What `work` gives with `module` in `dtype`, relative to float32: (the error, u, the number
+    of layers that it runs through).
+
+    Each layer rounds its input, its weights and its result, each by at most u relative to their
+    size. Such errors are independent and add up as a random walk does, so that n of them make at
+    most u sqrt(n); a backward pass rounds as often again.
+    """
+    layers = set()
+    hooks = [
+        part.register_forward_hook(lambda layer, *_: layers.add(layer))
+        for part in module.modules()
+        if not list(part.children())
+    ]
+    exact = work()
+    for hook in hooks:
+        hook.remove()
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    module.to(dtype)
+    try:
+        found = work()
+    finally:
+        module.to(torch.float32)
+        module.load_state_dict(before)
+    error = float((found - exact).norm() / exact.norm())
+    return error, HALVES[dtype], len(layers)
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+def test_denoisers_in_half_precision_are_as_near_as_rounding_lets_them(prior, dtype, monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    size = prior.denoiser.config.sample_size
+    noisy = torch.randn(4, prior.channels, size, size, generator=generator)
+    text = prior.encode_text([PROMPT])
+
+    def predict():
+        monkeypatch.setattr(prior, "dtype", prior.denoiser.dtype)
+        return prior.predict(noisy, torch.tensor([50, 300, 600, 950]), text)
+
+    error, u, layers = rounding_error(prior.denoiser, predict, dtype)
+    assert u / 4 < error < u * (3 * layers) ** 0.5
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+def test_encoders_in_half_precision_are_as_near_as_rounding_lets_them(prior, dtype):
+    if prior.vae is None:
+        pytest.skip("judges pixels")
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(2, 3, 16, 16, generator=generator)
+    push = torch.randn(2, 4, 8, 8, generator=generator)
+
+    def gradient():
+        leaf = images.clone().requires_grad_()
+        encoded = prior.encode_image(leaf)
+        # As small as the mean over pixels of a real picture makes it.
+        (encoded * push * 1e-5).sum().backward()
+        return torch.cat([leaf.grad.flatten() * 1e5, encoded.detach().flatten()])
+
+    error, u, layers = rounding_error(prior.vae, gradient, dtype)
+    assert u / 4 < error < u * (6 * layers) ** 0.5

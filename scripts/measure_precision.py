@@ -1,0 +1,109 @@
+#!/usr/bin/env python
+"""Measure what half precision does to a prior's guidance: how far w(t) (e_hat - e) of a denoiser in
+float16 and in bfloat16 is from float32's, and how near float16 comes to its limits.
+
+    python -m scripts.measure_precision embedded /models/stable-diffusion-xl-base-1.0
+
+Runs on the CPU, where both are emulated or native, and slow, but round as a GPU does up to the
+order of sums. Pictures are what the prior itself draws, so that they are of its kind. Prints a
+Markdown table: the relative error (RMS over all pixels of all pictures) at some noise levels, and
+the largest activation as a share of float16's largest number, 65504.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # share the cores: before torch is loaded
+
+import torch
+from torch import Tensor, nn
+
+from dreamfusion.config.schema import PriorConfig
+from dreamfusion.diffusion.core import add_noise, guided_prediction, to_noise
+from dreamfusion.diffusion.priors import DiffusionPrior, load_prior
+from dreamfusion.diffusion.sampler import sample_images
+from dreamfusion.diffusion.view_prompts import view_prompts
+
+LEVELS = (0.05, 0.2, 0.4, 0.6, 0.8, 0.95)  # fractions of all timesteps
+LARGEST = torch.finfo(torch.float16).max
+
+
+@contextmanager
+def largest_activation(denoiser: nn.Module) -> Iterator[list[float]]:
+    """A list that gets the largest output of every layer that runs."""
+    found: list[float] = []
+
+    def look(module: nn.Module, inputs: object, output: object) -> None:
+        if isinstance(output, Tensor):
+            found.append(float(output.abs().max()))
+
+    hooks = [part.register_forward_hook(look) for part in denoiser.modules()]
+    try:
+        yield found
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+@torch.no_grad()
+def guidance_gradients(
+    prior: DiffusionPrior, clean: Tensor, noise: Tensor, prompts: list[str], scale: float
+) -> list[Tensor]:
+    """e_hat - e for pictures (n, c, h, w) at each of LEVELS."""
+    text, empty = prior.encode_text(prompts), prior.encode_text([""])
+    gradients = []
+    for level in LEVELS:
+        t = torch.full((len(clean),), round(level * (len(prior.alphas) - 1)))
+        alpha, sigma = (values[t][:, None, None, None] for values in (prior.alphas, prior.sigmas))
+        noisy = add_noise(clean, noise, alpha, sigma)
+        prediction = guided_prediction(prior, noisy, t, text, empty, scale)
+        gradients.append(to_noise(prediction, noisy, alpha, sigma, prior.prediction) - noise)
+    return gradients
+
+
+def measure(name: str, prompt: str, n: int, scale: float) -> Iterator[str]:
+    """The rows of a table for one prior."""
+    prior = load_prior(name, PriorConfig(dtype="float32"))
+    generator = torch.Generator().manual_seed(0)
+    azimuths = [360.0 * i / n for i in range(n)]
+    prompts = view_prompts(prior.card.vocabulary, prompt, azimuths, [15.0] * n)
+    drawn = sample_images(
+        prior, prior.encode_text(prompts), prior.encode_text([""]), guidance=scale, steps=20,
+        generator=generator,
+    )  # fmt: skip
+    with torch.no_grad():
+        clean = prior.encode_image(drawn)
+    noise = torch.randn(clean.shape, generator=generator)
+    with largest_activation(prior.denoiser) as activations:
+        exact = guidance_gradients(prior, clean, noise, prompts, scale)
+    share = max(activations) / LARGEST
+    for dtype in ("float16", "bfloat16"):
+        half = load_prior(name, PriorConfig(dtype=dtype))
+        found = guidance_gradients(half, clean, noise, prompts, scale)
+        errors = [float((a - b).norm() / b.norm()) for a, b in zip(found, exact, strict=True)]
+        cells = " | ".join(f"{error:.2%}" for error in errors)
+        yield f"| {Path(prior.name).name} | {dtype} | {cells} | {share:.1%} |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("priors", nargs="+", metavar="PRIOR")
+    parser.add_argument("--prompt", default="a red corgi")
+    parser.add_argument("--pictures", type=int, default=4)
+    parser.add_argument("--guidance", type=float, default=7.5)
+    args = parser.parse_args()
+    levels = " | ".join(f"t {level:.0%}" for level in LEVELS)
+    print(f"| prior | denoiser | {levels} | largest activation |")
+    print("|---|---|" + "---|" * (len(LEVELS) + 1))
+    for name in args.priors:
+        for row in measure(name, args.prompt, args.pictures, args.guidance):
+            print(row, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,171 @@
+"""A run's parts on a pretended GPU, for every kind of prior: the CPU's numbers, on cuda:1."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from dreamfusion.config.schema import PriorConfig
+from dreamfusion.diffusion.priors import PriorError, load_prior
+from dreamfusion.diffusion.sampler import sample_images
+from dreamfusion.mesh.extract import extract_mesh
+from dreamfusion.runs.checkpoint import load_state, save_checkpoint
+from dreamfusion.runs.folder import RunFolder
+from dreamfusion.runs.preview import write_preview
+from dreamfusion.training.state import new_state
+from dreamfusion.training.trainer import Trainer, TrainingError
+from dreamfusion.utils.devices import choose_device
+from tests.helpers import states
+from tests.helpers.pretended_kernels import pretended_cuda
+from tests.helpers.tiny_priors import PRIORS
+from tests.helpers.tiny_runs import tiny
+
+# At most so many times a step: the sample count, the longest ray, which samples have a normal,
+# which of these are smoothed, whether rays are finite, and all scalars at once.
+MOST_WAITS = 8
+COARSE = {"render": {"step_size": 0.1}}  # a quarter of the samples
+LIT = {"shading": {"lambertian": 1.0, "textureless": 0.0}, "losses": {"smoothness": 0.1}}
+EVERYTHING = {
+    **LIT,
+    "prior": {"perp_neg": 1.0, "view_prompts": "blended"},
+    "background": {"kind": "learned", "plain_share": 0.0},
+    "losses": {
+        "entropy": 0.1, "opacity": 0.1, "sparsity": 0.1, "orientation": 0.1, "smoothness": 0.1,
+    },
+    "field": {"active_levels": 0.5},
+    "optimizer": {"ema": 0.9, "max_gradient_norm": 1.0},
+}  # fmt: skip
+
+
+@pytest.fixture(params=PRIORS)
+def folder(request, folders):
+    return folders[request.param]
+
+
+def first_losses(folder, device, *changes):
+    prior = load_prior(str(folder), PriorConfig(dtype="float32"), device=device)
+    trainer = Trainer(tiny(prior, COARSE, *changes), prior)
+    return [trainer.step().loss for _ in range(2)]
+
+
+def test_steps_are_those_of_the_cpu(gpu, folder):
+    """In float32, up to the rounding of sums that are split otherwise."""
+    there = first_losses(folder, choose_device("cuda:1"), LIT)
+    assert there == pytest.approx(first_losses(folder, "cpu", LIT), rel=1e-3)
+
+
+def test_a_run_from_its_first_step_to_its_mesh(gpu, folder, tmp_path):
+    prior = load_prior(str(folder), device=choose_device("cuda:1"))
+    trainer = Trainer(tiny(prior, COARSE, LIT), prior)
+    trainer.step()
+    run = RunFolder(tmp_path)
+    assert write_preview(run, trainer.state, trainer.config).stat().st_size > 0
+    save_checkpoint(run.checkpoints, trainer.state, keep=1)
+    run.write_config(trainer.config)
+    again = load_state(run, trainer.config, "cuda:1")
+    for one, other in zip(states.tensors(trainer.state), states.tensors(again), strict=True):
+        assert one.device == other.device and torch.equal(one, other)
+    assert len(extract_mesh(again.shown, resolution=16).faces) > 10
+    pictures = sample_images(
+        prior,
+        prior.encode_text(["a corgi"]),
+        prior.encode_text([""]),
+        guidance=2.0,
+        steps=2,
+        generator=torch.Generator().manual_seed(0),
+    )
+    assert pictures.shape == (1, 3, 16, 16) and bool(pictures.isfinite().all())
+    assert {place for place, _ in gpu.kernels} <= {"cuda:1", "None"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "backend"),
+    [
+        ("if-clip", {"shading": {"lambertian": 0.0}}, "triton"),
+        ("sdxl", {"shading": {"lambertian": 0.0}}, "triton"),
+        ("if-clip", LIT, "triton"),
+        ("sdxl", LIT, "triton"),
+        ("sdxl", EVERYTHING, "triton"),
+        ("sdxl", EVERYTHING, "reference"),
+    ],
+)
+def test_a_step_waits_for_the_gpu_a_few_times_only(gpu, folders, kind, changes, backend):
+    prior = load_prior(str(folders[kind]), device=choose_device("cuda:1"))
+    backends = {"render": {"backend": backend}, "field": {"backend": backend}}
+    trainer = Trainer(tiny(prior, COARSE, changes, backends), prior)
+    trainer.step()
+    gpu.waits.clear()
+    trainer.step()
+    assert 0 < gpu.waits.total() <= MOST_WAITS, gpu.waits
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"vae_checkpointing": True, "vae_slicing": True}, {"offload": True}],
+    ids=["checkpointing", "offload"],
+)
+def test_what_saves_memory_works_too(gpu, folders, options):
+    prior = load_prior(
+        str(folders["sd"]), PriorConfig(**options), device="cuda:1", prompts=["", "a mug"], views=2
+    )
+    images = torch.rand(2, 3, 16, 16, device="cuda:1", requires_grad=True)
+    prior.encode_image(images).square().sum().backward()
+    assert str(images.grad.device) == "cuda:1" and bool(images.grad.isfinite().all())
+    assert prior.decode_image(torch.zeros(1, 4, 8, 8, device="cuda:1")).device == prior.device
+
+
+def test_a_prior_that_does_not_fit_is_refused_by_its_own_gpus_memory(folders):
+    with pretended_cuda(free=1 << 20), pytest.raises(PriorError, match="are free; use the low"):
+        load_prior(str(folders["sd"]), device="cuda:1", prompts=["a mug"], views=1)
+
+
+def test_a_state_is_the_same_wherever_it_begins(gpu, folders):
+    config = tiny(load_prior(str(folders["if-clip"])))
+    for one, other in zip(
+        states.tensors(new_state(config, "cuda:1")), states.tensors(new_state(config, "cpu")),
+        strict=True,
+    ):  # fmt: skip
+        torch.testing.assert_close(one.cpu(), other)
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"), [("sd", torch.float16), ("sdxl", torch.float32), ("sd3", torch.float32)]
+)
+def test_autoencoders_are_as_precise_as_their_files_allow(gpu, folders, kind, expected):
+    found = {}
+    images = torch.rand(1, 3, 16, 16, device="cuda:1")
+    for asked in ("auto", "bfloat16"):
+        prior = load_prior(str(folders[kind]), PriorConfig(vae_dtype=asked), device="cuda:1")
+        found[asked] = prior.encode_image(images).cpu()
+        assert prior.vae.dtype == (expected if asked == "auto" else torch.bfloat16)
+        assert prior.dtype == torch.float16
+    assert found["auto"].dtype == torch.float32
+    # Of some 20 layers of 3 roundings each; see tests/diffusion/priors/test_reference.py.
+    error = (found["auto"] - found["bfloat16"]).norm() / found["auto"].norm()
+    assert 0 < error < 2.0**-8 * 60**0.5
+
+
+def test_t5_keeps_in_float32_what_it_would_overflow_in(gpu, folders):
+    prior = load_prior(str(folders["if-t5"]), device="cuda:1")
+    prior.encode_text(["a mug"])
+    weights = dict(prior.text._encoders["text_encoder"].model.named_parameters())
+    assert {p.dtype for n, p in weights.items() if ".wo." in n} == {torch.float32}
+    assert {p.dtype for n, p in weights.items() if ".wo." not in n} == {torch.float16}
+
+
+def test_an_overflow_in_float16_stops_the_step_and_says_so(gpu, folders):
+    prior = load_prior(str(folders["if-clip"]), device="cuda:1")
+    trainer = Trainer(tiny(prior), prior)
+    before = [tensor.cpu().clone() for tensor in trainer.state.field.parameters()]
+    with torch.no_grad():
+        prior.denoiser.conv_out.weight.mul_(60000).mul_(60000)
+    message = "the prior may overflow in float16: set prior.dtype=bfloat16; else lower"
+    with pytest.raises(TrainingError, match=message):
+        trainer.step()
+    for one, other in zip(trainer.state.field.parameters(), before, strict=True):
+        assert torch.equal(one.cpu(), other)
+    with pytest.raises(PriorError, match="overflows in float16; use --device cpu"):
+        sample_images(
+            prior, prior.encode_text(["a mug"]), prior.encode_text([""]), guidance=2.0, steps=1,
+            generator=torch.Generator().manual_seed(0),
+        )  # fmt: skip

@@ -1,0 +1,82 @@
+"""The numba kernels in place of Triton's, which take the same arguments, on a pretended GPU: all of
+the Triton path's own Python runs, at a speed that tests can wait for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dreamfusion.backends import probe
+from dreamfusion.nerf.hashgrid import compiled as numba_encoding
+from dreamfusion.nerf.hashgrid import gpu as triton_encoding
+from dreamfusion.nerf.ray_marching import compiled as numba_marching
+from dreamfusion.nerf.ray_marching import gpu as triton_marching
+from tests.helpers.pretended_gpu import DeviceMismatch, PretendedGpu, PretendedTensor
+
+
+class _Kernel:
+    """Launched as Triton's is: on the current device, with pointers to contiguous tensors there."""
+
+    def __init__(self, real: Any, work: Callable[..., None]) -> None:
+        self.names, self.work = real.arg_names, work
+
+    def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
+        assert 0 < grid[0] < 2**31 and all(0 < n < 2**16 for n in grid[1:])
+        return self.launch
+
+    def launch(self, *args: Any, **constants: Any) -> None:
+        assert PretendedGpu.here is not None
+        current = torch.device("cuda", PretendedGpu.here.current)
+        tensors = [value for value in args if isinstance(value, Tensor)]
+        places = {str(tensor.device) for tensor in tensors}
+        if places != {str(current)}:
+            raise DeviceMismatch(f"a kernel on {current} got pointers to {', '.join(places)}")
+        assert all(tensor.is_contiguous() for tensor in tensors)
+        PretendedGpu.here.kernels[str(current), self.work.__name__] += 1
+        plain = [v.numbers.numpy() if isinstance(v, PretendedTensor) else v for v in args]
+        self.work(**dict(zip(self.names, plain, strict=False)), **constants)
+
+
+def _encode(points, table, levels, values, n_points, N_FEATURES, BACKWARD, **_):
+    forward, backward = numba_encoding._kernels(N_FEATURES)
+    levels = levels.astype(np.int64)
+    if not BACKWARD:
+        forward(points, table, levels, values, 0, n_points)
+        return
+    for level in range(len(levels)):
+        backward(points, values, levels, table, level)
+
+
+def _march(
+    origins, directions, near, far, jitter, occupied, floor, offsets, positions, t_out, index,
+    n_rays, n_steps, step, max_floor, FILL, **_,
+):  # fmt: skip
+    if not FILL:  # nothing is written: any tensor will do for Triton, numba wants the shape
+        positions = np.empty((0, 3), np.float32)
+    numba_marching._march(
+        origins, directions, jitter, occupied.view(np.bool_), floor, np.float32(step), max_floor,
+        0, n_rays, offsets, FILL, positions, t_out, index,
+    )  # fmt: skip
+
+
+@contextmanager
+def pretended_cuda(**world: Any) -> Iterator[PretendedGpu]:
+    """Pretended NVIDIA GPUs whose Triton works; see PretendedGpu."""
+    encode = _Kernel(triton_encoding._encode, _encode)
+    march = _Kernel(triton_marching._march, _march)
+    probe.cache_clear()
+    with (
+        mock.patch.dict("os.environ", TRITON_INTERPRET="0"),
+        mock.patch.object(triton_encoding, "_encode", encode),
+        mock.patch.object(triton_marching, "_march", march),
+        PretendedGpu(**world) as gpu,
+    ):
+        yield gpu
+    probe.cache_clear()
+    triton_encoding._level_tensor.cache_clear()
