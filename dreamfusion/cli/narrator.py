@@ -68,10 +68,13 @@ class Narrator(Observer):
             yield from self.console.steps(steps, sizes=sizes, done=done)
 
     def stage(self, text: str) -> None:
+        self.stopping.check()
         self.console.say(f"          {text}")
 
     def exported(self, written: Export) -> None:
         print_mesh(self.console, written)
 
     def frames(self, pictures: Iterable[Tensor], count: int) -> Iterable[Tensor]:
-        return self.console.track(pictures, count, "pictures")
+        for picture in self.console.track(pictures, count, "pictures"):
+            self.stopping.check()
+            yield picture

@@ -42,10 +42,16 @@ class Stopping:
 
     def ask(self, number: int, frame: FrameType | None) -> None:
         """What the signals call."""
-        if self() or not self._gentle:
+        again, self.number = self(), number
+        if again or not self._gentle:
             raise Stopped(number)
-        self.number = number
         print("stopping after this step; Ctrl-C again quits at once", file=sys.stderr, flush=True)
+
+    def check(self) -> None:
+        """Between one piece of work and the next: what `ask` raised may have met a library that
+        swallows it, in a finalizer or a callback."""
+        if self.number is not None:
+            raise Stopped(self.number)
 
     @contextmanager
     def gently(self) -> Iterator[None]:

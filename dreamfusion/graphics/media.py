@@ -58,7 +58,8 @@ def write_png(image: Tensor, path: Path | str) -> None:
     import imageio.v3 as imageio
 
     with whole_file(Path(path)) as file:
-        imageio.imwrite(file, to_bytes(image), extension=".png")
+        # By way of memory: its own writer complains aloud of a disk that is full.
+        file.write_bytes(imageio.imwrite("<bytes>", to_bytes(image), extension=".png"))
 
 
 def write_mp4(frames: Iterable[Tensor], path: Path | str, *, fps: int = 30) -> None:
