@@ -32,15 +32,17 @@ DONE, USER_ERROR = 0, 2
 FENCED = 75  # a newer attempt has taken this one's place
 UNFIT = 78  # this machine has another version of dreamfusion than the one that sent the job here
 STALE_SECONDS = 60.0  # without a heartbeat, as it is watched: the attempt is taken for frozen
-_MODULE = "dreamfusion.cli.attempt"
+MODULE = "dreamfusion.cli.attempt"  # what a machine starts for an attempt
 
 Main = Callable[[Sequence[str]], int]
 
 
-def command_of(folder: Path, number: int, parent: int, stale_seconds: float) -> list[str]:
+def command_of(
+    folder: Path, number: int, parent: int, stale_seconds: float, module: str | None = None
+) -> list[str]:
     """The command that makes an attempt. parent: the process that starts it."""
     arguments = [str(folder), str(number), str(parent), str(stale_seconds), __version__]
-    return [sys.executable, "-m", _MODULE, *arguments]
+    return [sys.executable, "-m", module or MODULE, *arguments]
 
 
 def environment(threads: int) -> dict[str, str]:

@@ -185,7 +185,7 @@ def test_jobs_end_with_a_checkpoint_when_their_driver_is_killed(tmp_path):
         "from dreamfusion.batch.engines import Need\n"
         "from dreamfusion.batch.engines.local import LocalEngine\n"
         "from dreamfusion.batch.jobs import Shelf\n"
-        "attempt._MODULE = 'tests.helpers.fast_attempts'\n"
+        "attempt.MODULE = 'tests.helpers.fast_attempts'\n"
         "shelf = Shelf(Path(sys.argv[1]))\n"
         "jobs = [fast.job('slow thing', seed=seed, steps=30) for seed in range(2)]\n"
         "with driver.driving(shelf):\n"

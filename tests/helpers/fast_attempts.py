@@ -30,7 +30,7 @@ def job(prompt: str, *, seed: int = 0, steps: int = 4) -> Job:
 
 def use_fast_attempts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let engines start this module."""
-    monkeypatch.setattr(attempts, "_MODULE", "tests.helpers.fast_attempts")
+    monkeypatch.setattr(attempts, "MODULE", "tests.helpers.fast_attempts")
     root = str(Path(__file__).parents[2])
     monkeypatch.setenv("PYTHONPATH", root + os.pathsep + os.environ.get("PYTHONPATH", ""))
 
