@@ -168,6 +168,7 @@ def _need():
         (["--out", "nowhere"], "there is no folder nowhere"),
         (["--status", "."], "holds no batch"),
         (["--seeds", "2"], "options of jobs need a list of prompts"),
+        (["list.txt", "--on", "ray", "--jobs", "2"], "--jobs is for this machine"),
         (["list.txt", "--out", "/proc/shelf"], "/proc/shelf"),
         (["list.txt", "--out", "list.txt"], "list.txt"),
     ],
