@@ -251,12 +251,17 @@ def main() -> None:
     for row in judged:
         if str(Path(row["run"]).resolve()) not in asked:
             continue  # of another list, in the same folder
+        if row["reason"]:
+            print(f"{row['run']} is left out: {row['reason']}")
+            continue
         prompt, pair = row["prompt"], pair_of[row["prompt"]]
         picture = Path(row["run"]).parent / "views.png"
         known = measure(Path(row["run"]), make_object(*pair), picture)
         figures: dict[str, Any] = {f.name: row[f.name] for f in fields(Result) if f.name in row}
         results.append(Result(held_out=pair in held_out, **known, **figures))
         entries.append((f"{prompt} {row['seed']}" if args.seeds > 1 else prompt, picture))
+    if not results:
+        sys.exit("there is nothing to measure")
     print(write_table(results, args.out))
     write_sheet(entries, args.out / "sheet.png")
 

@@ -194,3 +194,15 @@ def test_two_drivers_and_a_full_disk_are_one_line(asked, tmp_path, monkeypatch, 
     monkeypatch.setattr("dreamfusion.batch.jobs.write_json", full)
     assert main(["batch", "list.txt", *asked]) == 2
     assert "No space left on device" in capsys.readouterr().err
+
+
+def test_train_makes_several_seeds_as_a_batch(asked, tmp_path, monkeypatch, capsys):
+    use_fast_attempts(monkeypatch)
+    options = [*asked, "--seeds", "2", "--seed", "5", "--steps", "2"]
+    assert main(["train", "a red mug", *options]) == 0
+    jobs = find_shelf(Path("runs/a-red-mug-seeds")).jobs().values()
+    assert [(folder.read().seed, folder.state()) for folder in jobs] == [
+        (5, State.done),
+        (6, State.done),
+    ]
+    assert "dreamfusion evaluate runs/a-red-mug-seeds" in capsys.readouterr().out
