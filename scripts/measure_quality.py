@@ -1,14 +1,12 @@
 #!/usr/bin/env python
-"""Train a list of prompts through the command line, and measure what came out.
+"""Make a list of prompts by `dreamfusion batch`, judge them by `dreamfusion evaluate`, and hold
+each against the toy world's own object.
 
     python -m scripts.measure_quality --out runs/quality
 
-Each prompt is trained by the installed `dreamfusion` in a process of its own, so that wall time and
-peak memory are a user's. Then each result is held against the toy world's own object (volume IoU
-and colour error, best over a rotation about the vertical axis and a scale), its pictures are shown
-to a classifier trained for the purpose (`scripts/toy_classifier.py`), and a table (Markdown, JSON)
-and a contact sheet are written: eight views a row, colour above, normals below. What the export
-found of the mesh stands in the table, too. Run again, it keeps finished runs and goes on.
+What only the toy world knows is measured here: volume IoU and colour error, best over a rotation
+about the vertical axis and a scale. A table (Markdown, JSON) and a contact sheet are written: eight
+views a row, colour above, normals below. Run again, it keeps finished runs and goes on.
 """
 
 from __future__ import annotations
@@ -16,11 +14,9 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
-import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -34,15 +30,12 @@ from torch import Tensor
 from dreamfusion.graphics.cameras import Cameras
 from dreamfusion.graphics.shading import over
 from dreamfusion.mesh.extract import density_grid, find_threshold, solid_volume
-from dreamfusion.mesh.formats import read_glb
-from dreamfusion.mesh.topology import topology
 from dreamfusion.nerf.renderer import RadianceField, render_image
 from dreamfusion.runs.checkpoint import load_state
 from dreamfusion.runs.folder import find_run
 from dreamfusion.runs.preview import show_cameras
-from dreamfusion.toybox import ToyObject, make_object
+from dreamfusion.toybox import PALETTE, ToyObject, make_object
 from dreamfusion.toybox.language import held_out_pairs
-from scripts.toy_classifier import COLOR_NAMES, NOUN_NAMES, ToyClassifier, train_classifier
 
 # (noun, colour): None is the natural colour. The second half are pairs that training never showed.
 PROMPTS: tuple[tuple[str, str | None], ...] = (
@@ -71,22 +64,13 @@ PROMPTS: tuple[tuple[str, str | None], ...] = (
     ("pumpkin", "white"),
     ("cone", "blue"),
 )
-VIEWS, VIEW_SIZE, GRID = 8, 64, 64
-# Runs a command, its output on standard error, and prints its peak memory. A process of its own,
-# and a small one: a child's peak counts from what its parent holds when it is started.
-_MEASURED = """
-import resource, subprocess, sys
-code = subprocess.call(sys.argv[1:], stdout=sys.stderr)
-print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
-sys.exit(code)
-"""
+VIEWS, GRID = 8, 64
 
 
 @dataclass(frozen=True)
 class Result:
-    """What was measured of one prompt. iou, noun, color: shares in [0, 1]; color_error: mean
-    absolute difference of sRGB albedo in [0, 1]; psnr_db, silhouette_iou: of the mesh against the
-    scene, as the export found them; peak_gib: of the training process."""
+    """What was measured of one run. iou: in [0, 1]; color_error: mean absolute difference of sRGB
+    albedo in [0, 1]; the rest is the judge's: see `evaluate.rows.Row`."""
 
     prompt: str
     seed: int
@@ -95,36 +79,24 @@ class Result:
     yaw_deg: float
     scale: float
     color_error: float
-    noun: float
-    color: float
-    psnr_db: float
-    silhouette_iou: float
+    r1_color: float
+    r1_shaded: float
+    r1_geometry: float
+    margin: float
+    fronts: int
+    mesh_psnr_db: float
     watertight: bool
     seconds: float
-    peak_gib: float
+    gib: float
 
 
-def train_prompt(prompt: str, seed: int, folder: Path, extra: list[str]) -> tuple[float, float]:
-    """Run `dreamfusion train`; wall seconds and peak GiB, also kept beside the run."""
-    note = folder.with_suffix(".cost.json")
-    if note.exists():
-        cost = json.loads(note.read_text())
-        return cost["seconds"], cost["peak_gib"]
-    command = [sys.executable, "-m", "dreamfusion", "train", prompt, "--out", str(folder)]
-    started = time.monotonic()
-    with folder.with_suffix(".log").open("w") as log:
-        process = subprocess.run(
-            [sys.executable, "-c", _MEASURED, *command, "--seed", str(seed), *extra],
-            stdout=subprocess.PIPE,
-            stderr=log,
-            text=True,
-        )
-    seconds = time.monotonic() - started
+def dreamfusion(*arguments: str) -> dict[str, Any]:
+    """Run a command of ours, and return what it tells scripts; exits where it fails."""
+    command = [sys.executable, "-m", "dreamfusion", *arguments, "--json"]
+    process = subprocess.run(command, stdout=subprocess.PIPE, text=True)
     if process.returncode != 0:
-        sys.exit(f"training {prompt!r} failed: see {folder.with_suffix('.log')}")
-    peak = int(process.stdout) / (1 << 30 if sys.platform == "darwin" else 1 << 20)
-    note.write_text(json.dumps({"seconds": seconds, "peak_gib": peak}))
-    return seconds, peak
+        sys.exit(f"dreamfusion {arguments[0]} failed")
+    return dict(json.loads(process.stdout))
 
 
 def best_overlap(predicted: Tensor, truth: Tensor) -> tuple[float, float, float]:
@@ -179,17 +151,8 @@ def color_error(
     return float((albedo - torch.from_numpy(colors)[there]).abs().mean())
 
 
-def classify(classifier: ToyClassifier, pictures: Tensor, toy: ToyObject) -> tuple[float, float]:
-    """Shares of pictures (n, h, w, 3) in which noun and colour are named rightly."""
-    with torch.no_grad():
-        for_noun, for_color = classifier(pictures.movedim(-1, 1))
-    noun = (for_noun.argmax(1) == NOUN_NAMES.index(toy.noun)).float().mean()
-    color = (for_color.argmax(1) == COLOR_NAMES.index(toy.color)).float().mean()
-    return float(noun), float(color)
-
-
-def measure(run_dir: Path, toy: ToyObject, classifier: ToyClassifier, file: Path) -> dict[str, Any]:
-    """Everything that a finished run is measured by; writes pictures of its scene to `file`."""
+def measure(run_dir: Path, toy: ToyObject, file: Path) -> dict[str, Any]:
+    """What the toy world knows of a finished run; writes pictures of its scene to `file`."""
     run = find_run(run_dir)
     config = run.read_config()
     state = load_state(run, config, "cpu")
@@ -201,48 +164,26 @@ def measure(run_dir: Path, toy: ToyObject, classifier: ToyClassifier, file: Path
     truth = torch.from_numpy(toy.occupancy(GRID).astype(np.float32))
     iou, yaw, scale = best_overlap(predicted, truth)
 
-    def pictures(mode: str, size: int) -> Tensor:
-        rgba = render_image(
-            state.shown,
-            cameras,
-            height=size,
-            width=size,
-            mode=mode,  # type: ignore[arg-type]
-        )
-        return over(rgba, torch.ones(3))
+    def row(mode: str) -> Tensor:
+        rgba = render_image(state.shown, cameras, height=96, width=96, mode=mode)  # type: ignore[arg-type]
+        return torch.cat(list(over(rgba, torch.ones(3))), dim=1)
 
-    noun, color = classify(classifier, pictures("color", VIEW_SIZE), toy)
-    rows = [torch.cat(list(pictures(mode, 96)), dim=1) for mode in ("color", "normals")]
-    Image.fromarray((torch.cat(rows) * 255).byte().numpy()).save(file)
+    rows = torch.cat([row("color"), row("normals")])
+    Image.fromarray((rows * 255).byte().numpy()).save(file)
     return {
         "iou": iou,
         "yaw_deg": (yaw + 180) % 360 - 180,
         "scale": scale,
         "color_error": color_error(state.shown.field, predicted, toy, yaw, scale),
-        "noun": noun,
-        "color": color,
-        **check_mesh(run.mesh / "model.glb"),
-    }
-
-
-def check_mesh(file: Path) -> dict[str, Any]:
-    """What the mesh of a run says of its likeness to the scene, and whether it is watertight."""
-    mesh, origin = read_glb(file)
-    if origin is None or origin.psnr_db is None or origin.silhouette_iou is None:
-        sys.exit(f"{file} does not say how far it looks like its scene: export it again")
-    return {
-        "psnr_db": origin.psnr_db,
-        "silhouette_iou": origin.silhouette_iou,
-        "watertight": topology(mesh.vertices, mesh.faces).watertight,
     }
 
 
 def write_table(results: list[Result], out: Path) -> str:
     """table.md and results.json; returns the table."""
     lines = [
-        "| prompt | pair seen in training | IoU | colour error | views: noun | views: colour "
-        "| mesh: PSNR, dB | mesh: IoU | watertight | seconds | GiB |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
+        "| prompt | pair seen in training | IoU | colour error | R@1 colour | R@1 shaded "
+        "| R@1 geometry | margin | mesh: PSNR, dB | watertight | seconds | GiB |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
 
     def row(name: str, seen: str, group: list[Result]) -> str:
@@ -254,9 +195,9 @@ def write_table(results: list[Result], out: Path) -> str:
             closed = "yes" if group[0].watertight else "no"
         return (
             f"| {name} | {seen} | {mean('iou'):.2f} | {mean('color_error'):.3f} | "
-            f"{mean('noun'):.0%} | {mean('color'):.0%} | {mean('psnr_db'):.1f} | "
-            f"{mean('silhouette_iou'):.3f} | {closed} | {mean('seconds'):.0f} | "
-            f"{mean('peak_gib'):.2f} |"
+            f"{mean('r1_color'):.0%} | {mean('r1_shaded'):.0%} | {mean('r1_geometry'):.0%} | "
+            f"{mean('margin'):.2f} | {mean('mesh_psnr_db'):.1f} | {closed} | "
+            f"{mean('seconds'):.0f} | {mean('gib'):.2f} |"
         )
 
     lines += [row(r.prompt, "no" if r.held_out else "yes", [r]) for r in results]
@@ -290,51 +231,51 @@ def write_sheet(entries: list[tuple[str, Path]], file: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--out", type=Path, default=Path("runs/quality"))
-    parser.add_argument("--cache", type=Path, default=Path(".cache"))
     parser.add_argument("--seeds", type=int, default=1, help="seeds a prompt, from 0")
     parser.add_argument("--only", nargs="*", help="prompts such as 'red mug', instead of the list")
-    parser.add_argument("--train-only", action="store_true", help="leave measuring to a later call")
-    parser.add_argument("extra", nargs="*", help="after --, arguments for `dreamfusion train`")
+    parser.add_argument("extra", nargs="*", help="after --, arguments for `dreamfusion batch`")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    held_out = set(held_out_pairs())
-    chosen = PROMPTS
-    if args.only:
-        chosen = tuple(_noun_and_color(text) for text in args.only)
-    classifier = None if args.train_only else train_classifier(args.cache)
+    chosen = PROMPTS if not args.only else tuple(noun_and_color(text) for text in args.only)
+    pair_of = {prompt_of(noun, color): (noun, color) for noun, color in chosen}
+    prompts = args.out / "prompts.txt"
+    prompts.write_text("\n".join(pair_of) + "\n")
+    shelf = str(args.out)
+    batch = dreamfusion(
+        "batch", str(prompts), "--out", shelf, "--seeds", str(args.seeds), *args.extra
+    )
+    asked = {str(Path(job["run"]).resolve()) for job in batch["jobs"]}
+    judged = dreamfusion("evaluate", shelf, "--judge", "toy")["rows"]
 
-    results, entries = [], []
-    for noun, color in chosen:
-        words = f"{color} {noun}" if color else noun
-        prompt = f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
-        for seed in range(args.seeds):
-            folder = args.out / f"{prompt.replace(' ', '-')}-{seed}"
-            seconds, peak = train_prompt(prompt, seed, folder, args.extra)
-            if classifier is None:
-                continue
-            picture = folder.with_suffix(".png")
-            measured = measure(folder, make_object(noun, color), classifier, picture)
-            results.append(
-                Result(prompt, seed, (noun, color) in held_out, **measured,
-                       seconds=seconds, peak_gib=peak)
-            )  # fmt: skip
-            entries.append((f"{prompt} {seed}" if args.seeds > 1 else prompt, picture))
-            r = results[-1]
-            print(
-                f"{prompt} ({seed}): IoU {r.iou:.2f}, colour error {r.color_error:.3f}, noun "
-                f"{r.noun:.0%}, colour {r.color:.0%}, {r.seconds:.0f} s, {r.peak_gib:.2f} GiB",
-                flush=True,
-            )
-    if results:
-        print(write_table(results, args.out))
-        write_sheet(entries, args.out / "sheet.png")
-    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20)
-    print(f"measured in {args.out} (this script's own peak: {own:.1f} GiB)")
+    held_out, results, entries = set(held_out_pairs()), [], []
+    for row in judged:
+        if str(Path(row["run"]).resolve()) not in asked:
+            continue  # of another list, in the same folder
+        if row["reason"]:
+            print(f"{row['run']} is left out: {row['reason']}")
+            continue
+        prompt, pair = row["prompt"], pair_of[row["prompt"]]
+        picture = Path(row["run"]).parent / "views.png"
+        known = measure(Path(row["run"]), make_object(*pair), picture)
+        figures: dict[str, Any] = {f.name: row[f.name] for f in fields(Result) if f.name in row}
+        results.append(Result(held_out=pair in held_out, **known, **figures))
+        entries.append((f"{prompt} {row['seed']}" if args.seeds > 1 else prompt, picture))
+    if not results:
+        sys.exit("there is nothing to measure")
+    print(write_table(results, args.out))
+    write_sheet(entries, args.out / "sheet.png")
 
 
-def _noun_and_color(text: str) -> tuple[str, str | None]:
+def prompt_of(noun: str, color: str | None) -> str:
+    """What is asked for: "a red mug", "an owl"."""
+    words = f"{color} {noun}" if color else noun
+    return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
+
+
+def noun_and_color(text: str) -> tuple[str, str | None]:
+    """The pair that words like "red mug" mean."""
     color, _, noun = text.partition(" ")
-    return (noun, color) if color in COLOR_NAMES and noun else (text, None)
+    return (noun, color) if color in PALETTE and noun else (text, None)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from typing import Annotated, TextIO
 
 import typer
 
-from dreamfusion.cli import export, look, machine, prior, train
+from dreamfusion.cli import batch, evaluate, export, look, machine, prior, train
 from dreamfusion.cli.options import USER_ERROR
 from dreamfusion.cli.stopping import Stopped, exit_status
 from dreamfusion.utils.errors import RunWarning, UserError, one_line
@@ -112,6 +112,8 @@ def root(
 
 app.command(epilog='Example: dreamfusion train "a red mug" --steps 500 --seed 1')(train.train)
 app.command(epilog="Example: dreamfusion resume runs/a-corgi --steps 1000")(train.resume)
+app.command(epilog="Example: dreamfusion batch prompts.txt --seeds 3 --out shelf")(batch.batch)
+app.command(epilog="Example: dreamfusion evaluate shelf --judge auto")(evaluate.evaluate)
 app.command(epilog="Example: dreamfusion export runs/a-corgi --format obj --faces 5000")(
     export.export
 )

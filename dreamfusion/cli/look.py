@@ -51,22 +51,40 @@ def view(
 
 def report(
     run_dirs: Annotated[
-        list[Path], typer.Argument(metavar="DIR...", help="The folders of one or more runs.")
+        list[Path],
+        typer.Argument(metavar="DIR...", help="The folders of one or more runs, or of a batch."),
     ],
     out: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Page to write. [default: DIR/report.html; of several: report.html]",
+            help="Page to write. [default: DIR/report.html; of several: report.html; of a batch: "
+            "DIR/gallery.html]",
         ),
     ] = None,
     quiet: QuietOption = False,
     json_: JsonOption = False,
 ) -> None:
-    """Write one HTML page on a run, or on several side by side, that needs no network."""
+    """Write one HTML page on a run, on several side by side, or on a batch; it needs no network."""
     from dreamfusion.report import write_report
 
     console = Console(quiet=quiet, json=json_)
-    page = write_report(run_dirs, out)
+    if len(run_dirs) == 1 and (run_dirs[0] / "jobs").is_dir():
+        page = _write_gallery(console, run_dirs[0], out)
+    else:
+        page = write_report(run_dirs, out)
     console.say(f"report    {page}")
     console.result({"files": [page]})
+
+
+def _write_gallery(console: Console, shelf: Path, out: Path | None) -> Path:
+    """The gallery of a batch, and before it the report of every run that is done."""
+    from dreamfusion.batch.jobs import State, find_shelf
+    from dreamfusion.report import write_report
+    from dreamfusion.report.gallery import write_gallery
+
+    folders = find_shelf(shelf).jobs().values()
+    done = [folder for folder in folders if folder.state() is State.done]
+    for folder in console.track(done, len(done), "reports"):
+        write_report([folder.result.path])
+    return write_gallery(shelf, out)

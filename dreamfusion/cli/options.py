@@ -66,3 +66,21 @@ class PictureFormat(str, Enum):
     gif = "gif"
     webp = "webp"
     png = "png"
+
+
+class Keep(str, Enum):
+    """What of several seeds is singled out."""
+
+    all = "all"
+    best = "best"
+
+
+KeepOption = Annotated[
+    Keep, typer.Option(help="best: judge the seeds of each prompt, link the best one.")
+]
+ChooserOption = Annotated[
+    str | None,
+    typer.Option(
+        "--judge", metavar="JUDGE", help="Who picks the best, as in `evaluate`. [default: toy-b]"
+    ),
+]

@@ -12,8 +12,11 @@ import typer
 
 from dreamfusion.cli.console import Console
 from dreamfusion.cli.options import (
+    ChooserOption,
     DeviceOption,
     JsonOption,
+    Keep,
+    KeepOption,
     PriorOption,
     PromptArgument,
     QuietOption,
@@ -29,8 +32,10 @@ from dreamfusion.diffusion.view_prompts import slug
 from dreamfusion.runs.folder import RunFolder, find_run
 from dreamfusion.runs.plan import Plan, plan_again, plan_run
 from dreamfusion.utils.duration import duration
+from dreamfusion.utils.errors import UserError
 
 if TYPE_CHECKING:
+    from dreamfusion.batch.plan import Options
     from dreamfusion.cli.narrator import Narrator
     from dreamfusion.runs.train import Outcome
 
@@ -42,6 +47,11 @@ def train(
         typer.Option(metavar="DIR", help="Folder of the run. [default: runs/PROMPT]"),
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
+    seeds: Annotated[
+        int | None, typer.Option(min=1, help="Make so many, as a batch, in runs/PROMPT-seeds.")
+    ] = None,
+    keep: KeepOption = Keep.all,
+    judge: ChooserOption = None,
     steps: StepsOption = None,
     config: Annotated[
         str | None,
@@ -61,6 +71,18 @@ def train(
     json_: JsonOption = False,
 ) -> None:
     """Make a 3D object from a prompt."""
+    assigned = parse_assignments(set_ or [])
+    if seeds is not None:
+        if view:
+            raise UserError("--view shows one run: it does not go with --seeds")
+        from dreamfusion.batch.plan import Options
+
+        asked = Options(seeds, seed or 0, steps, config, prior, device, settings=[assigned])
+        shelf = out or Path("runs") / f"{slug(prompt)}-seeds"
+        _train_seeds(Console(quiet=quiet, json=json_), prompt, asked, shelf, keep, judge)
+        return
+    if keep is not Keep.all or judge is not None:
+        raise UserError("--keep and --judge choose among several seeds: add --seeds")
     options: dict[str, Any] = {"prompt": prompt}
     options |= {
         key: value
@@ -69,10 +91,22 @@ def train(
     }
     if prior is not None:
         options["prior"] = {"name": prior}
-    assigned = parse_assignments(set_ or [])
     layers = [Layer("--set", assigned)] if assigned else []
     plan = plan_run([*layers, Layer("command line", options)], preset=config)
     _train(Console(quiet=quiet, json=json_), plan, out or Path("runs") / slug(prompt), view)
+
+
+def _train_seeds(
+    console: Console, prompt: str, asked: Options, shelf: Path, keep: Keep, judge: str | None
+) -> None:
+    """Make several seeds as a batch, and choose among them where that is wanted."""
+    from dreamfusion.batch.plan import plan_jobs
+    from dreamfusion.batch.prompts import Entry
+    from dreamfusion.cli.batch import chooser_of, finish, make
+
+    jobs = plan_jobs([Entry("the prompt", prompt)], asked)
+    chooser = chooser_of(keep, judge, jobs)
+    finish(console, shelf, make(console, shelf, jobs), chooser)
 
 
 def resume(

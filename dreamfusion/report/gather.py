@@ -70,7 +70,8 @@ class Curve:
 class Run:
     """A run as a report shows it.
 
-    sources: the layer that each setting has its value from, where the run says. step: the last one
+    sources: the layer that each setting has its value from, where the run says. judged: what
+    `dreamfusion evaluate` found, empty if it was not asked. step: the last one
     known of. version: of the package that trained it, where a checkpoint says.
     """
 
@@ -85,6 +86,7 @@ class Run:
     videos: tuple[Video, ...]
     model_file: str | None
     model: Model | None
+    judged: dict[str, Any]
     notes: tuple[Note, ...]
 
     @property
@@ -124,6 +126,7 @@ def gather(path: Path) -> Run:
         videos=videos,
         model_file=model_file,
         model=model,
+        judged=_judged(folder),
         notes=(
             *_state_notes(folder, step, config.steps),
             *metrics_notes,
@@ -203,6 +206,14 @@ def _newest_checkpoint(folder: RunFolder) -> tuple[str | None, int | None]:
         except (OSError, ValueError, KeyError, TypeError):
             continue
     return None, None
+
+
+def _judged(folder: RunFolder) -> dict[str, Any]:
+    try:
+        found = json.loads((folder.path / "evaluation.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _previews(folder: RunFolder) -> tuple[tuple[Preview, ...], list[Note]]:

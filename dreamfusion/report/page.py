@@ -52,6 +52,7 @@ def _one(run: Run) -> str:
         f'<section class="card">{turntables}{parts.notes(run, "video")}</section></div>'
         + _section("Also rendered", _row(parts.videos(run, run.videos[1:])))
         + _section("Mesh", parts.checks(run), run.model_file or "")
+        + _section("Judged", parts.judgement(run), str(run.judged.get("judge", "")))
         + _section("On the way", parts.previews(run.previews) + parts.notes(run, "previews"))
         + _section("Curves", parts.curves([run]) + parts.notes(run, "metrics"))
         + _section("Time", parts.timings(run))
@@ -89,7 +90,7 @@ def _column(run: Run, i: int) -> str:
         f"</h2>{parts.chips(run)}{parts.notes(run, 'run')}",
         parts.viewer(run, f"model-{i}"),
         parts.videos(run, run.videos[:1]) + parts.notes(run, "video"),
-        parts.checks(run),
+        parts.checks(run) + parts.judgement(run),
         last + parts.notes(run, "previews"),
         parts.timings(run),
     )

@@ -6,7 +6,7 @@ import base64
 import json
 import shlex
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
@@ -108,6 +108,36 @@ def checks(run: Run) -> str:
         f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in run.model.checks
     )
     return f'<dl class="facts">{pairs}</dl>'
+
+
+JUDGED = {
+    "r1_color": "R@1, color", "r1_shaded": "R@1, shaded", "r1_geometry": "R@1, geometry",
+    "margin": "Margin", "worst_margin": "Margin, worst view", "rank": "Rank", "fronts": "Fronts",
+}  # fmt: skip
+
+
+def judged_facts(judged: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """A judge's figures, by name, as they are printed; those that there are."""
+    found = []
+    for key, name in JUDGED.items():
+        value = judged.get(key)
+        if isinstance(value, (int, float)):
+            shown = f"{value:.0%}" if key.startswith("r1") else f"{value:.3g}"
+            found.append((name, shown))
+    return found
+
+
+def judgement(run: Run) -> str:
+    """What `dreamfusion evaluate` found."""
+    if not run.judged:
+        return ""
+    pairs = "".join(
+        f"<div><dt>{name}</dt><dd>{escape(text)}</dd></div>"
+        for name, text in judged_facts(run.judged)
+    )
+    why = run.judged.get("reason")
+    note = f'<p class="note">{escape(str(why))}</p>' if why else ""
+    return f'<dl class="facts">{pairs}</dl>{note}'
 
 
 def timings(run: Run) -> str:

@@ -24,14 +24,14 @@ PREVIEW_VIEWS = 4
 SHOW_ELEVATION_DEG = 15.0
 
 
-def show_cameras(n: int, config: Config) -> Cameras:
+def show_cameras(n: int, config: Config, *, elevation_deg: float = SHOW_ELEVATION_DEG) -> Cameras:
     """n cameras around the object, in the middle of the ranges of distance and field of view."""
     camera = config.camera
     if camera.fov_y_deg is None:
-        return turntable_cameras(n, elevation_deg=SHOW_ELEVATION_DEG)
+        return turntable_cameras(n, elevation_deg=elevation_deg)
     return turntable_cameras(
         n,
-        elevation_deg=SHOW_ELEVATION_DEG,
+        elevation_deg=elevation_deg,
         distance=sum(camera.distance) / 2,
         fov_y_deg=sum(camera.fov_y_deg) / 2,
     )

@@ -75,6 +75,8 @@ def test_help_comes_at_once_and_imports_nothing_heavy():
     for command in (
         "train",
         "resume",
+        "batch",
+        "evaluate",
         "export",
         "render",
         "sample",

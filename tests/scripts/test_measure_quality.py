@@ -60,15 +60,15 @@ def test_half_of_the_measured_prompts_are_held_out():
 
 
 def test_table_holds_every_prompt_the_means_and_the_worst(tmp_path: Path):
-    base = {"yaw_deg": 0.0, "scale": 1.0, "color_error": 0.1, "noun": 0.5, "color": 1.0}
-    base |= {"psnr_db": 26.0, "silhouette_iou": 0.96}
+    base = {"yaw_deg": 0.0, "scale": 1.0, "color_error": 0.1, "r1_color": 0.5, "r1_shaded": 1.0}
+    base |= {"r1_geometry": 0.75, "margin": 2.5, "fronts": 1, "mesh_psnr_db": 26.0}
     results = [
-        Result("a corgi", 0, False, iou=0.8, **base, watertight=True, seconds=100, peak_gib=1.5),
-        Result("a red mug", 0, True, iou=0.6, **base, watertight=False, seconds=90, peak_gib=1.4),
+        Result("a corgi", 0, False, iou=0.8, **base, watertight=True, seconds=100, gib=1.5),
+        Result("a red mug", 0, True, iou=0.6, **base, watertight=False, seconds=90, gib=1.4),
     ]
     table = write_table(results, tmp_path)
-    assert "| a red mug | no | 0.60 | 0.100 | 50% | 100% | 26.0 | 0.960 | no | 90 |" in table
-    mean = "| **mean of all** |  | 0.70 | 0.100 | 50% | 100% | 26.0 | 0.960 | 1 of 2 | 95 | 1.45 |"
+    assert "| a red mug | no | 0.60 | 0.100 | 50% | 100% | 75% | 2.50 | 26.0 | no | 90 |" in table
+    mean = "| **mean of all** |  | 0.70 | 0.100 | 50% | 100% | 75% | 2.50 | 26.0 | 1 of 2 | 95 |"
     assert mean in table
     assert "Worst IoU: 0.60 (a red mug)" in table
     assert (tmp_path / "table.md").read_text() == table

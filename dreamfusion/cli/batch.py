@@ -1,0 +1,195 @@
+"""`batch`: many prompts, seeds and settings by one command."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import closing
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from dreamfusion.cli.console import Console
+from dreamfusion.cli.options import (
+    ChooserOption,
+    DeviceOption,
+    JsonOption,
+    Keep,
+    KeepOption,
+    PriorOption,
+    QuietOption,
+    StepsOption,
+)
+from dreamfusion.cli.stopping import stoppable
+from dreamfusion.utils.errors import UserError
+
+if TYPE_CHECKING:
+    from dreamfusion.batch.engines import Engine, Need
+    from dreamfusion.batch.jobs import Job, JobFolder
+
+STOPPED = 130
+SOME_FAILED = 1
+
+
+class Place(str, Enum):
+    """Where jobs run."""
+
+    here = "here"
+    ray = "ray"
+
+
+def batch(
+    prompts: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[FILE|-]",
+            help="Prompts, one a line, or .yaml, .csv, .jsonl; -: standard input. Without it, all "
+            "that the folder holds is gone on with.",
+        ),
+    ] = None,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder of all jobs.")] = Path("shelf"),
+    seeds: Annotated[int, typer.Option(min=1, help="Seeds for each prompt without one.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="The first of them.")] = 0,
+    steps: StepsOption = None,
+    config: Annotated[
+        str | None,
+        typer.Option(metavar="PRESET|FILE", help="For entries without a preset."),
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=A,B,…", help="Settings; every combination is made."),
+    ] = None,
+    prior: PriorOption = None,
+    device: DeviceOption = None,
+    on: Annotated[Place, typer.Option(help="This machine, or a Ray cluster.")] = Place.here,
+    jobs: Annotated[
+        int | None,
+        typer.Option(min=1, help="Jobs at once. [default: what cores, memory and GPUs allow]"),
+    ] = None,
+    threads: Annotated[
+        int, typer.Option(min=1, help="Threads of each job; with others the bits differ.")
+    ] = 1,
+    keep: KeepOption = Keep.all,
+    judge: ChooserOption = None,
+    status: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Say how far the batch there is, and end.")
+    ] = None,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Try jobs again that have failed.")
+    ] = False,
+    quiet: QuietOption = False,
+    json_: JsonOption = False,
+) -> None:
+    """Make many objects: all prompts, seeds and settings. What is done is not done again."""
+    console = Console(quiet=quiet, json=json_)
+    from dreamfusion.batch.jobs import find_shelf
+
+    if status is not None:
+        _tell_status(console, list(find_shelf(status).jobs().values()))
+        return
+    from dreamfusion.batch.plan import Options, plan_jobs
+    from dreamfusion.batch.prompts import BatchError, combinations, read_entries
+
+    if prompts is None:
+        if (seeds, seed, steps, config, set_, prior, device, threads) != (1, 0, *5 * [None], 1):
+            raise BatchError("options of jobs need a list of prompts; those of the folder are set")
+        wanted = [folder.read() for folder in find_shelf(out).jobs().values()]
+        if not wanted:
+            raise BatchError(f"{out} holds no jobs")
+    else:
+        options = Options(
+            seeds, seed, steps, config, prior, device, threads, combinations(set_ or [])
+        )
+        wanted = plan_jobs(read_entries(prompts), options)
+    chooser = chooser_of(keep, judge, wanted)
+    report = make(console, out, wanted, on=on, at_once=jobs, retry_failed=retry_failed)
+    finish(console, out, report, chooser)
+
+
+def make(
+    console: Console,
+    out: Path,
+    wanted: Sequence[Job],
+    *,
+    on: Place = Place.here,
+    at_once: int | None = None,
+    retry_failed: bool = False,
+) -> dict[str, Any]:
+    """Make jobs in a folder, and show how it goes; what came of it, for scripts."""
+    from dreamfusion.batch.driver import drive, driving, prepare
+    from dreamfusion.batch.jobs import Shelf
+    from dreamfusion.batch.plan import need_of
+    from dreamfusion.batch.progress import progress_of
+    from dreamfusion.cli.batch_screen import Screen
+
+    shelf, need = Shelf(out.resolve()), need_of(wanted)
+    with driving(shelf), closing(_engine(on, need, at_once, shelf.path)) as engine:
+        folders = prepare(shelf, wanted)
+        if retry_failed:
+            for folder in folders:
+                folder.forgive()
+        console.say(f"jobs      {len(folders)}, {engine.places} at once on {engine.name}")
+        with stoppable() as stopping, Screen(console, folders) as screen:
+            finished = drive(folders, engine, listener=screen, stop=stopping)
+    jobs = [progress_of(folder).as_mapping() for folder in folders]
+    return {"shelf": out, "finished": finished, "jobs": jobs}
+
+
+def finish(console: Console, out: Path, report: dict[str, Any], chooser: str | None) -> None:
+    """Choose, where that is wanted, and say what there is; exits unless all is done."""
+    failed = [job for job in report["jobs"] if job["state"] == "failed"]
+    if not report["finished"]:
+        console.say(f"stopped; to go on: dreamfusion batch --out {out}")
+    elif failed:
+        again = f"dreamfusion batch --out {out} --retry-failed"
+        console.say(f"{len(failed)} failed; to try them again: {again}")
+    if report["finished"] and chooser is not None:
+        from dreamfusion.cli.choosing import choose_best
+
+        report["best"] = choose_best(console, out, report["jobs"], chooser)
+    console.say(f"to judge  dreamfusion evaluate {out}")
+    console.say(f"to show   dreamfusion report {out}")
+    console.result(report)
+    if not report["finished"] or failed:
+        raise typer.Exit(SOME_FAILED if report["finished"] else STOPPED)
+
+
+def chooser_of(keep: Keep, judge: str | None, wanted: Sequence[Job]) -> str | None:
+    """Who picks the best seeds, if anyone. Raises JudgeError where a prompt is beyond the judge
+    that ships, before anything is made for it."""
+    if keep is Keep.all:
+        if judge is not None:
+            raise UserError("--judge picks the best seed: it needs --keep best")
+        return None
+    if judge is not None:
+        return judge
+    from dreamfusion.cli.evaluate import CHOOSER
+    from dreamfusion.evaluate.judges import choose_judge
+
+    choose_judge([job.prompt for job in wanted])
+    return CHOOSER
+
+
+def _engine(on: Place, need: Need, at_once: int | None, shelf: Path) -> Engine:
+    if on is Place.ray:
+        if at_once is not None:
+            raise UserError("--jobs is for this machine: on a cluster its nodes say how many")
+        from dreamfusion.batch.engines.ray_engine import RayEngine
+
+        return RayEngine(need, shelf)
+    from dreamfusion.batch.engines.local import LocalEngine
+
+    return LocalEngine(need, at_once=at_once)
+
+
+def _tell_status(console: Console, folders: Sequence[JobFolder]) -> None:
+    from dreamfusion.batch.progress import progress_of, totals
+    from dreamfusion.cli.batch_screen import line_of
+
+    counts = totals({folder.path.name: folder for folder in folders})
+    found = [progress_of(folder) for folder in folders]
+    for one in found:
+        console.say(f"{one.state.value:<10}{line_of(one)}")
+    console.say(", ".join(f"{count} {state}" for state, count in counts.items()))
+    console.result({"counts": counts, "jobs": [one.as_mapping() for one in found]})

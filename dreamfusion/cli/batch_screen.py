@@ -1,0 +1,112 @@
+"""A batch as it goes: one screen on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any
+
+from dreamfusion.batch.driver import Listener
+from dreamfusion.batch.jobs import JobFolder, State, read_json
+from dreamfusion.batch.progress import Progress, progress_of
+from dreamfusion.cli.console import Console
+from dreamfusion.utils.duration import duration
+
+_SECONDS = 1.0  # between two pictures of the screen
+
+
+def line_of(one: Progress) -> str:
+    """Where a job is, on one line."""
+    left = "" if one.left_seconds is None else f", {duration(one.left_seconds)} left"
+    told = {
+        State.done: str(one.run),
+        State.failed: one.error or "",
+        State.running: f"step {one.step}/{one.steps}{left}  {one.preview or ''}".rstrip(),
+        State.resumable: f"stopped at step {one.step}/{one.steps}",
+        State.new: "",
+    }[one.state]
+    return f"{one.prompt}, seed {one.seed}  {told}".rstrip()
+
+
+class Screen(Listener):
+    """Shows a bar for all jobs, a line for each that runs, and what failed and why.
+
+    A context manager. Where there is no terminal, or for scripts, each event is a line.
+    """
+
+    def __init__(self, console: Console, folders: Sequence[JobFolder]) -> None:
+        self._console, self._folders = console, folders
+        self._ended = sum(f.state() in (State.done, State.failed) for f in folders)
+        self._live: Any = None
+        self._drawn = 0.0
+
+    def __enter__(self) -> Screen:
+        if sys.stdout.isatty() and not (self._console.quiet or self._console.json):
+            from rich.live import Live
+
+            self._live = Live(auto_refresh=False)
+            self._live.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._live is not None:
+            self._live.update(self._picture([]), refresh=True)
+            self._live.stop()
+
+    def started(self, folder: JobFolder, number: int) -> None:
+        """An attempt begins."""
+        again = "" if number == 1 else f", attempt {number}"
+        self._say(f"start     {folder.path.name}{again}")
+
+    def finished(self, folder: JobFolder) -> None:
+        """A job is done or has failed."""
+        self._ended += 1
+        error = read_json(folder.failed_file).get("error")
+        count = f"{self._ended}/{len(self._folders)}"
+        if folder.state() is State.done:
+            seconds = read_json(folder.done_file).get("seconds", 0.0)
+            self._say(f"done      {folder.path.name}  {duration(seconds)}  ({count})")
+        else:
+            self._print(f"failed    {folder.path.name}: {error}  ({count})")
+
+    def again(self, folder: JobFolder, why: str) -> None:
+        """A job will be tried again."""
+        self._print(f"again     {folder.path.name}: {why}")
+
+    def looked(self, running: Sequence[JobFolder]) -> None:
+        """Draw, now and then."""
+        if self._live is not None and time.monotonic() > self._drawn + _SECONDS:
+            self._drawn = time.monotonic()
+            self._live.update(self._picture(running), refresh=True)
+
+    def _picture(self, running: Sequence[JobFolder]) -> Any:
+        from rich.console import Group
+        from rich.progress_bar import ProgressBar
+        from rich.table import Table
+        from rich.text import Text
+
+        head = Table.grid(padding=(0, 1))
+        head.add_row(
+            ProgressBar(total=len(self._folders), completed=self._ended, width=40),
+            Text(f"{self._ended} of {len(self._folders)} jobs"),
+        )
+        return Group(head, *(Text(line_of(progress_of(folder))) for folder in running))
+
+    def _say(self, text: str) -> None:
+        """What the screen shows anyhow; a line elsewhere."""
+        if self._live is None:
+            self._console.say(text)
+
+    def _print(self, text: str) -> None:
+        """What is to stay above the screen."""
+        if self._live is None:
+            self._console.say(text)
+        else:
+            self._live.console.print(text, markup=False, highlight=False)

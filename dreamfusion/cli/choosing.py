@@ -1,0 +1,51 @@
+"""Choosing the best of several seeds."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from dreamfusion.cli.console import Console
+from dreamfusion.cli.evaluate import judged, subjects_in
+from dreamfusion.diffusion.view_prompts import slug
+
+
+def choose_best(
+    console: Console, out: Path, jobs: Sequence[Mapping[str, Any]], chooser: str
+) -> dict[str, Any]:
+    """Judge the runs of these jobs, link the one of each prompt that has the greatest margin as
+    DIR/best/PROMPT, and keep the choice in DIR/best.json. What was chosen, by prompt."""
+    from dreamfusion.batch.jobs import write_json
+    from dreamfusion.evaluate.judges import pairs
+    from dreamfusion.evaluate.pictures import VIEWS
+    from dreamfusion.evaluate.summary import best_of
+
+    asked = {str(job["run"]) for job in jobs if job["state"] == "done"}
+    subjects = [s for s in subjects_in(out.resolve()) if str(s.run.path) in asked]
+    if not subjects:
+        return {}
+    # The seeds of a single prompt have no other prompts to be told from.
+    texts = pairs() if len({subject.prompt for subject in subjects}) == 1 else None
+    (rows,) = judged(console, [chooser], subjects, texts, views=VIEWS)
+    best = best_of(rows, lambda row: row.margin)
+    for row in rows:
+        if row.margin is None:
+            console.say(f"best      not {row.run}: {row.reason}")
+    chosen: dict[str, Any] = {}
+    for row in best:
+        link = out / "best" / slug(row.prompt)
+        link.parent.mkdir(exist_ok=True)
+        link.unlink(missing_ok=True)
+        link.symlink_to(os.path.relpath(row.run, link.parent.resolve()))
+        chosen[row.prompt] = {"run": link, "seed": row.seed, "margin": row.margin}
+        console.say(f"best      {link}  seed {row.seed}, margin {row.margin:.2f} by {chooser}")
+    write_json(
+        out / "best.json",
+        {
+            prompt: {**one, "run": str(one["run"]), "judge": chooser}
+            for prompt, one in chosen.items()
+        },
+    )
+    return chosen
