@@ -35,7 +35,6 @@ from diffusers import (
 )
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from dreamfusion.backends import AcceleratorError, interpreted
 from dreamfusion.config.layers import Layer, override
 from dreamfusion.diffusion.priors import load_prior, resolve_prior
 from dreamfusion.nerf.hashgrid import Backend, encode, encoding_backend
@@ -44,6 +43,7 @@ from dreamfusion.runs.plan import plan_run
 from dreamfusion.training.state import TrainState
 from dreamfusion.training.trainer import Trainer
 from dreamfusion.training.views import sample_views
+from dreamfusion.utils.backends import AcceleratorError, interpreted
 from dreamfusion.utils.devices import choose_device
 
 

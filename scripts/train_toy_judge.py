@@ -28,10 +28,16 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from dreamfusion.evaluate.judges import FACED, TOY_JUDGES, Look, load_judge
-from dreamfusion.evaluate.rows import judge_pictures
-from dreamfusion.evaluate.toy_network import AZIMUTHS, COLOR_NAMES, NOUN_NAMES, SIZE, ToyNetwork
 from dreamfusion.graphics.cameras import turntable_cameras
+from dreamfusion.shelf.evaluate.judges import FACED, TOY_JUDGES, Look, load_judge
+from dreamfusion.shelf.evaluate.rows import judge_pictures
+from dreamfusion.shelf.evaluate.toy_network import (
+    AZIMUTHS,
+    COLOR_NAMES,
+    NOUN_NAMES,
+    SIZE,
+    ToyNetwork,
+)
 from dreamfusion.toybox import COLORS, NOUNS, GeometryBuffers, ToyObject, make_object, shade, view
 from dreamfusion.toybox.objects import COLOR_INDEX, PALETTE_TABLE
 from dreamfusion.toybox.render import downsample

@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
     except MemoryError:
         return _fail("this machine ran out of memory; lower camera.views, --resolution or --size")
-    except (KeyboardInterrupt, typer.Abort) as stop:
+    except (Stopped, KeyboardInterrupt, typer.Abort) as stop:
         print("stopped", file=sys.stderr)
         return stop.status if isinstance(stop, Stopped) else exit_status(None)
     except Exception as error:

@@ -17,10 +17,10 @@ def choose_best(
 ) -> dict[str, Any]:
     """Judge the runs of these jobs, link the one of each prompt that has the greatest margin as
     DIR/best/PROMPT, and keep the choice in DIR/best.json. What was chosen, by prompt."""
-    from dreamfusion.batch.jobs import write_json
-    from dreamfusion.evaluate.judges import pairs
-    from dreamfusion.evaluate.pictures import VIEWS
-    from dreamfusion.evaluate.summary import best_of
+    from dreamfusion.shelf.batch.jobs import write_json
+    from dreamfusion.shelf.evaluate.judges import pairs
+    from dreamfusion.shelf.evaluate.pictures import VIEWS
+    from dreamfusion.shelf.evaluate.summary import best_of
 
     asked = {str(job["run"]) for job in jobs if job["state"] == "done"}
     subjects = [s for s in subjects_in(out.resolve()) if str(s.run.path) in asked]

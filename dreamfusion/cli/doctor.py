@@ -14,9 +14,9 @@ from typing import Literal
 
 import torch
 
-from dreamfusion.backends import ACCELERATORS, interpreted, probe
 from dreamfusion.diffusion.priors import PriorError, resolve_prior
 from dreamfusion.nerf.operations import OPERATIONS
+from dreamfusion.utils.backends import ACCELERATORS, interpreted, probe
 from dreamfusion.utils.version import __version__
 
 Mark = Literal["ok", "missing", "problem"]

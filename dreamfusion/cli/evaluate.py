@@ -15,7 +15,7 @@ from dreamfusion.utils.errors import UserError
 from dreamfusion.utils.whole_file import whole_file
 
 if TYPE_CHECKING:
-    from dreamfusion.evaluate.rows import Row, Subject
+    from dreamfusion.shelf.evaluate.rows import Row, Subject
 
 CHOOSER = "toy-b"  # picks the best of several seeds; another judge says how good that one is
 
@@ -60,11 +60,11 @@ def evaluate(
     """Show runs to a judge: is the prompt found, how many fronts are there, is the mesh whole?"""
     console = Console(quiet=quiet, json=json_)
     subjects = [subject for path in paths for subject in subjects_in(path)]
-    from dreamfusion.batch.prompts import read_entries
-    from dreamfusion.evaluate.judges import choose_judge
-    from dreamfusion.evaluate.rows import write_beside_run
-    from dreamfusion.evaluate.summary import best_of, summarise
-    from dreamfusion.evaluate.table import as_csv, as_json, for_terminal, mean_line
+    from dreamfusion.shelf.batch.prompts import read_entries
+    from dreamfusion.shelf.evaluate.judges import choose_judge
+    from dreamfusion.shelf.evaluate.rows import write_beside_run
+    from dreamfusion.shelf.evaluate.summary import best_of, summarise
+    from dreamfusion.shelf.evaluate.table import as_csv, as_json, for_terminal, mean_line
 
     prompts = list(dict.fromkeys(subject.prompt for subject in subjects))
     name = choose_judge(prompts) if judge == "auto" else judge
@@ -108,8 +108,8 @@ def evaluate(
 
 def subjects_in(path: Path) -> list[Subject]:
     """The run in a folder, or those of a batch there. Raises UserError where there is neither."""
-    from dreamfusion.batch.jobs import State, find_shelf, read_json
-    from dreamfusion.evaluate.rows import Subject
+    from dreamfusion.shelf.batch.jobs import State, find_shelf, read_json
+    from dreamfusion.shelf.evaluate.rows import Subject
 
     if (path / "config.yaml").is_file() or not (path / "jobs").is_dir():
         run = find_run(path)
@@ -146,8 +146,8 @@ def judged(
 
     texts: to find prompts among; None: all that a judge knows, or else the other prompts.
     """
-    from dreamfusion.evaluate.judges import load_judge
-    from dreamfusion.evaluate.rows import judge_run
+    from dreamfusion.shelf.evaluate.judges import load_judge
+    from dreamfusion.shelf.evaluate.rows import judge_run
 
     prompts = list(dict.fromkeys(subject.prompt for subject in subjects))
     judges = [load_judge(name) for name in names]

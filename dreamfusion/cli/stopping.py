@@ -16,8 +16,11 @@ SIGNALS = tuple(
 )
 
 
-class Stopped(KeyboardInterrupt):
-    """A signal asked to stop at once. status: the exit status that tells so."""
+class Stopped(BaseException):
+    """A signal asked to stop at once. status: the exit status that tells so.
+
+    No KeyboardInterrupt, of which typer would forget the signal.
+    """
 
     def __init__(self, number: int) -> None:
         super().__init__()

@@ -35,9 +35,9 @@ from dreamfusion.utils.duration import duration
 from dreamfusion.utils.errors import UserError
 
 if TYPE_CHECKING:
-    from dreamfusion.batch.plan import Options
     from dreamfusion.cli.narrator import Narrator
     from dreamfusion.runs.train import Outcome
+    from dreamfusion.shelf.batch.plan import Options
 
 
 def train(
@@ -75,7 +75,7 @@ def train(
     if seeds is not None:
         if view:
             raise UserError("--view shows one run: it does not go with --seeds")
-        from dreamfusion.batch.plan import Options
+        from dreamfusion.shelf.batch.plan import Options
 
         asked = Options(seeds, seed or 0, steps, config, prior, device, settings=[assigned])
         shelf = out or Path("runs") / f"{slug(prompt)}-seeds"
@@ -100,9 +100,9 @@ def _train_seeds(
     console: Console, prompt: str, asked: Options, shelf: Path, keep: Keep, judge: str | None
 ) -> None:
     """Make several seeds as a batch, and choose among them where that is wanted."""
-    from dreamfusion.batch.plan import plan_jobs
-    from dreamfusion.batch.prompts import Entry
     from dreamfusion.cli.batch import chooser_of, finish, make
+    from dreamfusion.shelf.batch.plan import plan_jobs
+    from dreamfusion.shelf.batch.prompts import Entry
 
     jobs = plan_jobs([Entry("the prompt", prompt)], asked)
     chooser = chooser_of(keep, judge, jobs)

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 import torch
 
-from dreamfusion.backends import Operation, choose, passed_over
 from dreamfusion.config.schema import FieldConfig, RenderConfig
 from dreamfusion.nerf.hashgrid import ENCODING, encoding_backend
 from dreamfusion.nerf.ray_marching import MARCHING
 from dreamfusion.nerf.volume import COMPOSITING, compositing_backend
+from dreamfusion.utils.backends import Operation, choose, passed_over
 
 OPERATIONS: tuple[Operation, ...] = (ENCODING, MARCHING, COMPOSITING)
 

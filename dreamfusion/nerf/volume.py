@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dreamfusion.backends import Operation, check_close, choose
 from dreamfusion.nerf.ray_marching import MarchingBackend, Samples
+from dreamfusion.utils.backends import Operation, check_close, choose
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from dreamfusion.batch.jobs import State, find_shelf, read_json
-from dreamfusion.batch.progress import Progress, progress_of
 from dreamfusion.report import parts
 from dreamfusion.report.page import GENERATOR
 from dreamfusion.runs.folder import RunFolder
+from dreamfusion.shelf.batch.jobs import State, find_shelf, read_json
+from dreamfusion.shelf.batch.progress import Progress, progress_of
 from dreamfusion.utils.version import __version__
 from dreamfusion.utils.whole_file import whole_file
 

@@ -9,11 +9,11 @@ import torch
 from huggingface_hub import constants
 
 from dreamfusion import __version__
-from dreamfusion.backends import Accelerator, probe
 from dreamfusion.cli import doctor
 from dreamfusion.cli.app import main
 from dreamfusion.diffusion.priors import resolve as folder
 from dreamfusion.nerf.operations import OPERATIONS
+from dreamfusion.utils.backends import Accelerator, probe
 from tests.helpers.tiny_priors import save_latent_prior
 
 

@@ -7,11 +7,11 @@ from contextlib import nullcontext
 import pytest
 import torch
 
-from dreamfusion.backends import probe
 from dreamfusion.diffusion import sds as sds_module
 from dreamfusion.diffusion.priors import load_prior
 from dreamfusion.nerf.hashgrid import ENCODING
 from dreamfusion.training.trainer import Trainer
+from dreamfusion.utils.backends import probe
 from dreamfusion.utils.devices import choose_device, send
 from tests.helpers.pretended_gpu import DeviceMismatch, PretendedGpu
 from tests.helpers.tiny_runs import tiny

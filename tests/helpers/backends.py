@@ -6,7 +6,7 @@ from importlib.metadata import version
 import pytest
 from packaging.version import Version
 
-from dreamfusion.backends import interpreted
+from dreamfusion.utils.backends import interpreted
 
 
 def everywhere(cpu: tuple[str, ...], cuda: tuple[str, ...]):

@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from dreamfusion.backends import AcceleratorError
 from dreamfusion.nerf.hashgrid import HashGrid, encode, encode_reference
 from dreamfusion.nerf.hashgrid.layout import make_layout
+from dreamfusion.utils.backends import AcceleratorError
 from tests.helpers.backends import every_encoding, skip_if_absent
 from tests.helpers.encodings import (
     LAYOUT,

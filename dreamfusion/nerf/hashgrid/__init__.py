@@ -8,11 +8,11 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from dreamfusion.backends import AcceleratorError, Operation, choose
 from dreamfusion.config.schema import FieldConfig
 from dreamfusion.nerf.hashgrid.layout import HashGridLayout, Level, make_layout
 from dreamfusion.nerf.hashgrid.reference import encode_reference
 from dreamfusion.nerf.hashgrid.trial import try_encoding
+from dreamfusion.utils.backends import AcceleratorError, Operation, choose
 
 __all__ = [
     "ENCODING",

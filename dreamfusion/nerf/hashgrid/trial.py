@@ -7,9 +7,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from dreamfusion.backends import check_close
 from dreamfusion.nerf.hashgrid.layout import HashGridLayout, make_layout
 from dreamfusion.nerf.hashgrid.reference import encode_reference
+from dreamfusion.utils.backends import check_close
 
 
 def try_encoding(encode: Callable[[Tensor, Tensor, HashGridLayout], Tensor], device: str) -> None:

@@ -8,13 +8,13 @@ from typing import Any, Literal, get_args
 
 import torch
 
-from dreamfusion.backends import Operation, choose
 from dreamfusion.config.schema import RenderConfig
 from dreamfusion.graphics.cameras import Rays
 from dreamfusion.nerf.occupancy import OccupancyGrid
 from dreamfusion.nerf.ray_marching.reference import box_interval, march_reference
 from dreamfusion.nerf.ray_marching.samples import Samples
 from dreamfusion.nerf.ray_marching.trial import try_marching
+from dreamfusion.utils.backends import Operation, choose
 from dreamfusion.utils.devices import send
 from dreamfusion.utils.rng import Generators, rand
 

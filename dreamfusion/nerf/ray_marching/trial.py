@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 import torch
 
-from dreamfusion.backends import check_close
 from dreamfusion.nerf.occupancy import OccupancyGrid
 from dreamfusion.nerf.ray_marching.reference import march_reference
 from dreamfusion.nerf.ray_marching.samples import Samples
+from dreamfusion.utils.backends import check_close
 
 
 def try_marching(march: Callable[..., Samples], device: str) -> Samples:

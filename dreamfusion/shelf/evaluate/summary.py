@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from dreamfusion.evaluate.rows import Row
+from dreamfusion.shelf.evaluate.rows import Row
 
 FIGURES = ("r1_color", "r1_shaded", "r1_geometry", "margin")
 

@@ -10,14 +10,14 @@ from typing import Any
 
 from torch import Tensor
 
-from dreamfusion.evaluate.judges import LOOKS, Judge, Look
-from dreamfusion.evaluate.pictures import VIEWS, pictures_of
-from dreamfusion.evaluate.retrieval import distractors_for, retrieve
 from dreamfusion.mesh.formats import MeshError, read_glb
 from dreamfusion.mesh.topology import topology
 from dreamfusion.runs.checkpoint import load_state, runnable_here
 from dreamfusion.runs.folder import RunFolder
 from dreamfusion.runs.metrics import read_metrics
+from dreamfusion.shelf.evaluate.judges import LOOKS, Judge, Look
+from dreamfusion.shelf.evaluate.pictures import VIEWS, pictures_of
+from dreamfusion.shelf.evaluate.retrieval import distractors_for, retrieve
 from dreamfusion.utils.devices import choose_device
 from dreamfusion.utils.errors import UserError
 from dreamfusion.utils.whole_file import whole_file

@@ -14,7 +14,13 @@ from torch import Tensor
 
 from dreamfusion.diffusion.priors import resolve_prior
 from dreamfusion.diffusion.view_prompts import PromptError
-from dreamfusion.evaluate.toy_network import AZIMUTHS, COLOR_NAMES, NOUN_NAMES, SIZE, ToyNetwork
+from dreamfusion.shelf.evaluate.toy_network import (
+    AZIMUTHS,
+    COLOR_NAMES,
+    NOUN_NAMES,
+    SIZE,
+    ToyNetwork,
+)
 from dreamfusion.toybox import COLORS, NOUNS
 from dreamfusion.utils.errors import UserError, one_line
 from dreamfusion.utils.resources import shipped

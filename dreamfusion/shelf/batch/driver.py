@@ -11,10 +11,10 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from dreamfusion.batch.attempt import DONE, STALE_SECONDS, USER_ERROR, HeartBeats, last_words
-from dreamfusion.batch.engines import Ending, Engine
-from dreamfusion.batch.jobs import Job, JobFolder, Shelf, State, read_json, write_json
-from dreamfusion.batch.prompts import BatchError
+from dreamfusion.shelf.batch.attempt import DONE, STALE_SECONDS, USER_ERROR, HeartBeats, last_words
+from dreamfusion.shelf.batch.engines import Ending, Engine
+from dreamfusion.shelf.batch.jobs import Job, JobFolder, Shelf, State, read_json, write_json
+from dreamfusion.shelf.batch.prompts import BatchError
 
 ATTEMPTS = 3  # that may end by a fault of their own
 # Stopped by whoever owns the machine: by a signal, or by the exit status of a run that was told to.

@@ -9,9 +9,9 @@ import subprocess
 from collections.abc import Hashable
 from pathlib import Path
 
-from dreamfusion.batch.attempt import STALE_SECONDS, command_of, environment
-from dreamfusion.batch.engines import Ending, Need
-from dreamfusion.batch.prompts import BatchError
+from dreamfusion.shelf.batch.attempt import STALE_SECONDS, command_of, environment
+from dreamfusion.shelf.batch.engines import Ending, Need
+from dreamfusion.shelf.batch.prompts import BatchError
 
 GIB = 2**30
 

@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from dreamfusion.batch.prompts import BatchError, combinations, read_entries
+from dreamfusion.shelf.batch.prompts import BatchError, combinations, read_entries
 
 WANTED = [
     ("a corgi", None, None, {}),

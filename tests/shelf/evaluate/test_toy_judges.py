@@ -7,9 +7,9 @@ import json
 import pytest
 
 from dreamfusion.cli.evaluate import CHOOSER
-from dreamfusion.evaluate.judges import LOOKS, TOY_JUDGES, load_judge
-from dreamfusion.evaluate.retrieval import distractors_for
-from dreamfusion.evaluate.rows import judge_pictures
+from dreamfusion.shelf.evaluate.judges import LOOKS, TOY_JUDGES, load_judge
+from dreamfusion.shelf.evaluate.retrieval import distractors_for
+from dreamfusion.shelf.evaluate.rows import judge_pictures
 from dreamfusion.toybox import make_object
 from scripts.train_toy_judge import measure, true_pictures, two_faced
 from tests.helpers import ROOT

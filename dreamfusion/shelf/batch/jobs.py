@@ -24,9 +24,9 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from dreamfusion.batch.prompts import BatchError
 from dreamfusion.diffusion.view_prompts import slug
 from dreamfusion.runs.folder import RunFolder
+from dreamfusion.shelf.batch.prompts import BatchError
 from dreamfusion.utils.whole_file import whole_file
 
 FORMAT = 1

@@ -11,12 +11,12 @@ import time
 
 import pytest
 
-from dreamfusion.batch.attempt import command_of
-from dreamfusion.batch.driver import ATTEMPTS, Listener, drive, driving, prepare
-from dreamfusion.batch.engines import Need
-from dreamfusion.batch.engines.local import LocalEngine, places_here
-from dreamfusion.batch.jobs import JobFolder, Shelf, State, find_shelf, read_json
-from dreamfusion.batch.prompts import BatchError
+from dreamfusion.shelf.batch.attempt import command_of
+from dreamfusion.shelf.batch.driver import ATTEMPTS, Listener, drive, driving, prepare
+from dreamfusion.shelf.batch.engines import Need
+from dreamfusion.shelf.batch.engines.local import LocalEngine, places_here
+from dreamfusion.shelf.batch.jobs import JobFolder, Shelf, State, find_shelf, read_json
+from dreamfusion.shelf.batch.prompts import BatchError
 from tests.helpers import ROOT
 from tests.helpers.fast_attempts import job, state_of, steps_of, use_fast_attempts
 
@@ -181,10 +181,10 @@ def test_jobs_end_with_a_checkpoint_when_their_driver_is_killed(tmp_path):
     code = (
         "import sys, tests.helpers.fast_attempts as fast\n"
         "from pathlib import Path\n"
-        "from dreamfusion.batch import attempt, driver\n"
-        "from dreamfusion.batch.engines import Need\n"
-        "from dreamfusion.batch.engines.local import LocalEngine\n"
-        "from dreamfusion.batch.jobs import Shelf\n"
+        "from dreamfusion.shelf.batch import attempt, driver\n"
+        "from dreamfusion.shelf.batch.engines import Need\n"
+        "from dreamfusion.shelf.batch.engines.local import LocalEngine\n"
+        "from dreamfusion.shelf.batch.jobs import Shelf\n"
         "attempt.MODULE = 'tests.helpers.fast_attempts'\n"
         "shelf = Shelf(Path(sys.argv[1]))\n"
         "jobs = [fast.job('slow thing', seed=seed, steps=30) for seed in range(2)]\n"
@@ -226,7 +226,7 @@ def test_two_drivers_in_one_folder(tmp_path):
 
 
 def test_places_follow_from_cores_memory_and_gpus(monkeypatch):
-    from dreamfusion.batch.engines import local
+    from dreamfusion.shelf.batch.engines import local
 
     monkeypatch.setattr(local, "usable_cores", lambda: 8)
     monkeypatch.setattr(local, "free_memory", lambda: 10 * 2**30)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dreamfusion.batch.jobs import JobFolder, State, read_json
+from dreamfusion.shelf.batch.jobs import JobFolder, State, read_json
 
 _TAIL_BYTES = 20_000  # of a log of metrics: the last steps
 

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dreamfusion.batch.engines import Need
-from dreamfusion.batch.engines.local import visible_gpus
-from dreamfusion.batch.jobs import Job
-from dreamfusion.batch.prompts import BatchError, Entry, each
 from dreamfusion.config.layers import Layer, build_config, to_mapping
 from dreamfusion.config.presets import read_settings
 from dreamfusion.runs.plan import find_prior, plan_run
+from dreamfusion.shelf.batch.engines import Need
+from dreamfusion.shelf.batch.engines.local import visible_gpus
+from dreamfusion.shelf.batch.jobs import Job
+from dreamfusion.shelf.batch.prompts import BatchError, Entry, each
 from dreamfusion.utils.errors import UserError
 
 GIB = 2**30

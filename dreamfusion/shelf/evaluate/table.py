@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from dreamfusion.evaluate.rows import COLUMNS, Row
-from dreamfusion.evaluate.summary import Mean
+from dreamfusion.shelf.evaluate.rows import COLUMNS, Row
+from dreamfusion.shelf.evaluate.summary import Mean
 
 _SHORT = {
     "prompt": "prompt", "seed": "seed", "r1_color": "R@1 color", "r1_shaded": "shaded",

@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from dreamfusion.batch.plan import BASE_MEMORY, Options, need_of, plan_jobs
-from dreamfusion.batch.prompts import BatchError, Entry
+from dreamfusion.shelf.batch.plan import BASE_MEMORY, Options, need_of, plan_jobs
+from dreamfusion.shelf.batch.prompts import BatchError, Entry
 
 
 def entries(*prompts):

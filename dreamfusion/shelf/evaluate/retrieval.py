@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from dreamfusion.evaluate.judges import Judge, Look
+from dreamfusion.shelf.evaluate.judges import Judge, Look
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from dreamfusion.config.schema import Config
-from dreamfusion.evaluate.judges import Look
 from dreamfusion.graphics.shading import ImageMode, over
 from dreamfusion.nerf.scene import Scene
 from dreamfusion.runs.preview import draw_scene, show_cameras
+from dreamfusion.shelf.evaluate.judges import Look
 from dreamfusion.utils.errors import UserError
 
 ELEVATION_DEG = 30.0  # as DreamFusion measures

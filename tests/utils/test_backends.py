@@ -5,8 +5,6 @@ import sys
 import pytest
 import torch
 
-from dreamfusion import backends
-from dreamfusion.backends import Accelerator, AcceleratorError, choose, probe
 from dreamfusion.cli.app import main
 from dreamfusion.config.layers import build_config
 from dreamfusion.nerf import hashgrid, volume
@@ -17,6 +15,8 @@ from dreamfusion.nerf.ray_marching import MARCHING
 from dreamfusion.nerf.ray_marching.reference import march_reference
 from dreamfusion.nerf.ray_marching.trial import try_marching
 from dreamfusion.nerf.volume import COMPOSITING, compositing_backend, render_weights
+from dreamfusion.utils import backends
+from dreamfusion.utils.backends import Accelerator, AcceleratorError, choose, probe
 from tests.helpers import ROOT, encodings, fake_packages
 from tests.helpers.backends import skip_if_absent
 from tests.helpers.encodings import LAYOUTS, assert_agrees_with_float64, random_problem

@@ -10,9 +10,9 @@ import pytest
 import torch
 import yaml
 
-from dreamfusion.batch.jobs import Shelf, write_json
 from dreamfusion.cli.app import main
 from dreamfusion.runs.checkpoint import save_checkpoint
+from dreamfusion.shelf.batch.jobs import Shelf, write_json
 from dreamfusion.training.state import new_state
 from tests.helpers.fast_attempts import job
 from tests.helpers.run_folders import make_run
@@ -127,9 +127,9 @@ def test_a_batch_is_judged_chosen_from_and_shown(tmp_path, capsys, clip):
 
 
 def test_the_best_is_linked(tmp_path, capsys, clip):
-    from dreamfusion.batch.progress import progress_of
     from dreamfusion.cli.choosing import choose_best
     from dreamfusion.cli.console import Console
+    from dreamfusion.shelf.batch.progress import progress_of
 
     shelf = make_shelf(tmp_path)
     jobs = [progress_of(folder).as_mapping() for folder in shelf.jobs().values()]

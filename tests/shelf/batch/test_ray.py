@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from dreamfusion.batch.driver import Listener, drive, prepare
-from dreamfusion.batch.engines import Need
-from dreamfusion.batch.engines.ray_engine import RayEngine
-from dreamfusion.batch.jobs import Shelf, State, read_json
-from dreamfusion.batch.prompts import BatchError
+from dreamfusion.shelf.batch.driver import Listener, drive, prepare
+from dreamfusion.shelf.batch.engines import Need
+from dreamfusion.shelf.batch.engines.ray_engine import RayEngine
+from dreamfusion.shelf.batch.jobs import Shelf, State, read_json
+from dreamfusion.shelf.batch.prompts import BatchError
 from tests.helpers.fast_attempts import job, state_of, steps_of, use_fast_attempts
 
 pytestmark = [
@@ -174,7 +174,7 @@ def test_what_cannot_be_had_is_refused_before(steady, tmp_path):
 
 
 def test_nodes_of_another_version_are_told(steady, tmp_path, monkeypatch):
-    monkeypatch.setattr("dreamfusion.batch.engines.ray_engine.__version__", "9.9")
+    monkeypatch.setattr("dreamfusion.shelf.batch.engines.ray_engine.__version__", "9.9")
     with pytest.raises(BatchError, match=r"has dreamfusion 0.* this machine 9.9"):
         RayEngine(NEED, tmp_path)
 

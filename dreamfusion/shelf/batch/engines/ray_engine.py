@@ -18,10 +18,10 @@ from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
 
-from dreamfusion.batch import attempt as attempts
-from dreamfusion.batch.attempt import STALE_SECONDS, command_of, environment
-from dreamfusion.batch.engines import Ending, Need
-from dreamfusion.batch.prompts import BatchError
+from dreamfusion.shelf.batch import attempt as attempts
+from dreamfusion.shelf.batch.attempt import STALE_SECONDS, command_of, environment
+from dreamfusion.shelf.batch.engines import Ending, Need
+from dreamfusion.shelf.batch.prompts import BatchError
 from dreamfusion.utils.errors import one_line
 from dreamfusion.utils.version import __version__
 

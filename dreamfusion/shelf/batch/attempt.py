@@ -23,8 +23,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from dreamfusion.batch.jobs import BEAT_SECONDS, Job, JobFolder, create_json, read_json, write_json
 from dreamfusion.runs.folder import RunFolder
+from dreamfusion.shelf.batch.jobs import (
+    BEAT_SECONDS,
+    Job,
+    JobFolder,
+    create_json,
+    read_json,
+    write_json,
+)
 from dreamfusion.utils.errors import one_line
 from dreamfusion.utils.version import __version__
 

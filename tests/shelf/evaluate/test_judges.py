@@ -9,17 +9,17 @@ import json
 import pytest
 import torch
 
-from dreamfusion.evaluate.judges import (
+from dreamfusion.shelf.evaluate.judges import (
     JudgeError,
     choose_judge,
     count_arcs,
     load_judge,
     read_pair,
 )
-from dreamfusion.evaluate.retrieval import distractors_for, retrieve
-from dreamfusion.evaluate.rows import COLUMNS, Row
-from dreamfusion.evaluate.summary import best_of, clustered_mean, summarise
-from dreamfusion.evaluate.table import as_csv, as_json, for_terminal, mean_line
+from dreamfusion.shelf.evaluate.retrieval import distractors_for, retrieve
+from dreamfusion.shelf.evaluate.rows import COLUMNS, Row
+from dreamfusion.shelf.evaluate.summary import best_of, clustered_mean, summarise
+from dreamfusion.shelf.evaluate.table import as_csv, as_json, for_terminal, mean_line
 from tests.helpers.tiny_clips import save_clip
 
 

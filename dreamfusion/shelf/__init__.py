@@ -1,0 +1,1 @@
+"""Many runs: made by one command, and told which are good."""
