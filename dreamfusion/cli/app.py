@@ -48,8 +48,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(
             f"{error.strerror or error}: {error.filename}" if error.filename else one_line(error)
         )
-    except MemoryError:
-        return _fail("this machine ran out of memory; lower camera.views, --resolution or --size")
     except (Stopped, KeyboardInterrupt, typer.Abort) as stop:
         print("stopped", file=sys.stderr)
         return stop.status if isinstance(stop, Stopped) else exit_status(None)

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from dreamfusion.cli.app import main
 from dreamfusion.runs.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from dreamfusion.training.state import new_state
 from dreamfusion.training.trainer import Trainer
@@ -78,6 +79,21 @@ def test_a_full_disk_keeps_the_last_checkpoint(bench, whole, tmp_path):
         assert_as_if_nothing_had_happened(disk, whole, besides=set())
     finally:
         subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+@pytest.mark.parametrize("kind", ["torch", "python"])
+def test_a_machine_out_of_memory_is_one_line(kind, monkeypatch, tmp_path, capsys, bench):
+    def greedy(self):
+        if kind == "torch":
+            torch.empty(1 << 60, dtype=torch.uint8)
+        raise MemoryError
+
+    monkeypatch.setattr(Trainer, "step", greedy)
+    command = ["train", "a red puppy", "--prior", str(bench.prior), "--out", str(tmp_path / "run")]
+    assert main([*command, "--config", str(bench.settings)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: this machine ran out of memory; lower camera.views")
+    assert error.count("\n") == 1
 
 
 def test_what_stands_in_the_way_is_named(bench, whole, tmp_path):
