@@ -146,7 +146,7 @@ def create_run(path: Path) -> RunFolder:
     path = path if path.name not in ("", "..") else path.resolve()
     try:
         fresh = RunFolder(path)
-        if path.is_dir() and all(found == fresh.lock for found in path.iterdir()):
+        if path.is_dir() and all(found in (fresh.lock, fresh.layers) for found in path.iterdir()):
             return fresh
         while True:
             free = free_path(path)

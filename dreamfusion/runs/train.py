@@ -97,9 +97,9 @@ def train_run(
             state = _state(run, config, device)
             trainer = Trainer(config, prior, state)
             if is_first():
-                run.write_config(trainer.config)
                 if plan.layers:
                     run.write_layers(plan.layers)
+                run.write_config(trainer.config)  # last: with it there is a run
             observer.begins(run, trainer)
             steps = optimise(run, trainer, stop=lambda: any_process(stop(), device))
             for _ in observer.steps(run, trainer, steps):
