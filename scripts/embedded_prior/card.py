@@ -41,7 +41,7 @@ It exists so that `dreamfusion` works at once, offline; it is no general image m
 - **Data**: {n_nouns} kinds of procedural objects (`dreamfusion/toybox`), in varied shapes, colours,
   lights and on plain backgrounds, seen from elevations of {low:.0f} to {high:.0f} degrees. No
   picture, model or text of anybody else's was used.
-- **Training**: the text encoder alone, on {thumbnails:,} captions of thumbnails; then both, on
+- **Training**: {words}
   {pictures:,} pictures, {hours:.1f} hours on {where} (shared with other work), torch {torch}, by
   `scripts/embedded_prior`{before}.
 - **Held out**: {held} of {pairs} pairs of noun and colour were never shown
@@ -60,6 +60,14 @@ Colours: {colors}. Shapes: {adjectives}.
 
 It knows single objects of these kinds, nothing else: no scenes, no counting, no relations, no
 materials. It draws what the toy world's shapes look like, at 64 pixels.
+
+## Tried in training it
+
+- Muon for the weight matrices instead of AdamW: the mean loss fell from 0.0536 to 0.0513 within 450
+  steps from the same state, at a third more time a step.
+- `torch.compile` of a step on one thread, 32 pictures of 64 pixels, beside other work: 1.6 to 1.9 s
+  against 1.4 to 1.7 s without, after 290 s of compiling; channels-last memory 1.7 s. Neither is used.
+- Every other batch at half the size, of twice as many pictures: 30 pictures a second instead of 23.
 
 ## Samples
 
@@ -155,7 +163,8 @@ def write_card(
 ) -> None:
     """README.md of the prior: what it is, from what, how long and where it was trained.
 
-    thumbnails, pictures: how many were seen. before: what went before, or nothing.
+    thumbnails, pictures: how many were seen; no thumbnails where the text encoder was not trained
+    alone. before: what went before, or nothing.
     """
     sizes = {
         name: (folder / name).stat().st_size / 1e6
@@ -178,7 +187,9 @@ def write_card(
     (folder / "README.md").write_text(
         CARD.format(
             megabytes=sum(sizes.values()),
-            thumbnails=thumbnails,
+            words=f"the text encoder alone, on {thumbnails:,} captions of thumbnails; then both, on"
+            if thumbnails
+            else "text encoder and U-Net together, on",
             pictures=pictures,
             hours=seconds / 3600,
             where=where,

@@ -101,7 +101,7 @@ def train(args: Namespace) -> None:
     shutil.copyfile(_sheet(args, args.steps), args.out / "samples.png")
     write_card(
         args.out,
-        thumbnails=args.word_steps * WORD_BATCH * args.batch * world,
+        thumbnails=0 if args.init else args.word_steps * WORD_BATCH * args.batch * world,
         pictures=seen,
         seconds=spent + time.time() - started,
         device=device,
