@@ -66,7 +66,7 @@ materials. It draws what the toy world's shapes look like, at 64 pixels.
 - Muon for the weight matrices instead of AdamW: the mean loss fell from 0.0536 to 0.0513 within 450
   steps from the same state, at a third more time a step.
 - `torch.compile` of a step on one thread, 32 pictures of 64 pixels, beside other work: 1.6 to 1.9 s
-  against 1.4 to 1.7 s without, after 290 s of compiling; channels-last memory 1.7 s. Neither is used.
+  against 1.4 to 1.7 s without, after 290 s of compiling; channels-last 1.7 s. Neither is used.
 - Every other batch at half the size, of twice as many pictures: 30 pictures a second instead of 23.
 
 ## Samples
