@@ -130,7 +130,7 @@ def make(
             for folder in folders:
                 folder.forgive()
         console.say(f"jobs      {len(folders)}, {engine.places} at once on {engine.name}")
-        with stoppable() as stopping, Screen(console, folders) as screen:
+        with stoppable() as stopping, stopping.gently(), Screen(console, folders) as screen:
             finished = drive(folders, engine, listener=screen, stop=stopping)
     jobs = [progress_of(folder).as_mapping() for folder in folders]
     return {"shelf": out, "finished": finished, "jobs": jobs}

@@ -58,7 +58,7 @@ class Stopping:
 
     @contextmanager
     def gently(self) -> Iterator[None]:
-        """While steps are taken."""
+        """While steps are taken, here or by a batch's jobs."""
         self._gentle = True
         try:
             yield
