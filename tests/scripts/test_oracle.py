@@ -1,0 +1,63 @@
+"""The judge that knows: its bank, and the closed forms of its predictions."""
+
+import pytest
+import torch
+
+from dreamfusion.diffusion.core import TextEmbedding
+from dreamfusion.diffusion.priors import DiffusionPrior
+from dreamfusion.diffusion.sds import sds
+from scripts.oracle import BACKGROUND, Oracle, bank_of
+
+WORDS = ("front", "level", "unlit")
+
+
+@pytest.fixture(scope="module")
+def prior():
+    return DiffusionPrior.from_pretrained("embedded")
+
+
+def test_the_bank_holds_pictures_by_what_is_said_of_them():
+    bank = bank_of("corgi", shapes=3, views=8)
+    assert sum(map(len, bank.values())) == 3 * 8 * 3
+    assert {len(words) for words in bank} == {3}
+    for pictures in bank.values():
+        assert pictures.shape[1:] == (3, 64, 64)
+        corner = pictures[:, :, 0, 0] / 2 + 0.5
+        torch.testing.assert_close(corner, torch.tensor([BACKGROUND]).expand_as(corner))
+
+
+def test_it_knows_the_posterior_mean(prior):
+    pictures = torch.stack([torch.full((3, 64, 64), value) for value in (-0.5, 0.1, 0.3)])
+    oracle = Oracle(prior, {WORDS: pictures})
+    text = oracle.encode_text(["corgi, front, level, unlit"])
+    generator = torch.Generator().manual_seed(0)
+    for t, expected in ((999, pictures.mean(0)), (1, pictures[1])):  # all noise; hardly any
+        alpha, sigma = prior.alphas[t], prior.sigmas[t]
+        noise = torch.randn(3, 64, 64, generator=generator)
+        z = alpha * pictures[1] + sigma * noise
+        found = oracle.predict(z[None], torch.tensor([t]), text)[0]
+        torch.testing.assert_close(found, expected, atol=0.02, rtol=0)
+
+
+def test_texts_are_told_apart_and_none_means_all(prior):
+    bank = {WORDS: torch.zeros(1, 3, 64, 64), ("back", "level", "unlit"): torch.ones(1, 3, 64, 64)}
+    oracle = Oracle(prior, bank)
+    text = oracle.encode_text(["corgi, back, level, unlit", "corgi, front, level, unlit", ""])
+    z, t = torch.zeros(3, 3, 64, 64), torch.full((3,), 999)
+    means = oracle.predict(z, t, TextEmbedding(text.tokens)).mean(dim=(1, 2, 3))
+    assert means[0] == 1 and means[1] == 0 and 0 < means[2] < 1
+
+
+def test_sds_pulls_a_picture_to_the_bank_s(prior):
+    target = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    oracle = Oracle(prior, {WORDS: target})
+    text = oracle.encode_text(["corgi, front, level, unlit"])
+    picture = torch.full((1, 3, 64, 64), 0.5, requires_grad=True)
+    generator = torch.Generator().manual_seed(0)
+    out = sds(
+        oracle, picture, text, text, guidance=1, t_range=(0.3, 0.9),
+        weighting="inverse_sqrt_snr", generator=generator,
+    )  # fmt: skip
+    out.loss.backward()
+    # w (e_hat - e) is x - x_hat for this weighting, whatever the noise.
+    torch.testing.assert_close(out.gradient, (picture.detach() * 2 - 1) - target, atol=1e-4, rtol=0)
