@@ -65,7 +65,8 @@ def main(arguments: list[str]) -> int:
     saved = sorted((run / "checkpoints").glob("step_*.json"))
     step, value = json.loads(saved[-1].read_text()) if saved else (0, prompt)
     begun = step
-    with stoppable() as stopping, (run / "metrics.jsonl").open("a") as metrics:
+    log = (run / "metrics.jsonl").open("a")
+    with log as metrics, stoppable() as stopping, stopping.gently():
         while step < steps:
             if stopping():
                 return 130

@@ -67,7 +67,8 @@ def test_all_are_made_as_many_at_once_as_there_are_places_and_never_again(tmp_pa
     assert all(folder.state() is State.done and steps_of(folder) == [1, 2, 3, 4]
                for folder in folders)  # fmt: skip
     done = read_json(folders[0].done_file)
-    assert done["report"] == {"finished": True} and done["seconds"] > 0 and done["peak_gib"] > 0
+    assert done["report"] == {"finished": True}
+    assert 0 <= done["seconds"] < 60 and done["peak_gib"] > 0  # hundredths of a second
     _, diary, _ = make(tmp_path, engine, *jobs, job("another thing"))
     assert [event[:2] for event in diary.events] == [
         ("start", "another thing"),
