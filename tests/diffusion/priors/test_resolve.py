@@ -243,12 +243,14 @@ class Hub:
         monkeypatch.setattr(huggingface_hub.HfApi, "model_info", self.info)
         monkeypatch.setattr(huggingface_hub, "snapshot_download", self.download)
 
+    def list(self):
+        files = [file for file in self.source.rglob("*") if file.is_file()]
+        return [str(file.relative_to(self.source)) for file in files]
+
     def info(self, name, *, timeout):
         if self.error is not None:
             raise self.error
-        files = [file for file in self.source.rglob("*") if file.is_file()]
-        siblings = [SimpleNamespace(rfilename=str(file.relative_to(self.source))) for file in files]
-        return SimpleNamespace(siblings=siblings)
+        return SimpleNamespace(siblings=[SimpleNamespace(rfilename=name) for name in self.list()])
 
     def download(self, name, *, allow_patterns=None, local_files_only=False):
         if local_files_only:
@@ -317,7 +319,9 @@ def test_what_is_in_the_cache_needs_no_network(online):
     online.error = Exception("no route to host")
     assert resolve_prior("someone/model").path == online.cache
     (online.cache / "vae" / "config.json").unlink()
-    with pytest.raises(PriorError, match=r"hub cannot be reached \(no route to host\)"):
+    with pytest.raises(
+        PriorError, match=r"hub cannot be reached \(no route to host; it has 10 s\)"
+    ):
         resolve_prior("someone/model")
 
 
