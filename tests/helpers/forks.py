@@ -8,6 +8,7 @@ output. A fault is put into the child alone, before the command begins.
 from __future__ import annotations
 
 import errno
+import itertools
 import json
 import os
 import resource
@@ -102,10 +103,14 @@ class Forks:
 
 
 def _inject(kind: str, number: int) -> None:
-    """The fault: a `limit` of so many bytes on every file, beyond which a write is cut short; or
-    the so-manieth `fsync`, `rename` or `open` for writing fails."""
+    """The fault: a `limit` of so many bytes on every file, beyond which a write is cut short; the
+    so-manieth `fsync` or `rename` fails; or the `clock` jumps by so many seconds, to and fro."""
     if kind == "limit":
         resource.setrlimit(resource.RLIMIT_FSIZE, (number, number))
+        return
+    if kind == "clock":
+        now, jumps = time.time, itertools.cycle((number, -number, 0))
+        time.time = lambda: now() + next(jumps)
         return
     left = [number]
 

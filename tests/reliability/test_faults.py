@@ -83,6 +83,27 @@ def test_a_full_disk_keeps_the_last_checkpoint(bench, whole, tmp_path):
         subprocess.run(["umount", "-l", str(disk)], check=True)
 
 
+def test_a_read_only_disk_is_named(bench, tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "ro,size=160k", "tmpfs", str(disk)]
+    if os.name != "posix" or subprocess.run(mount, capture_output=True).returncode != 0:
+        pytest.skip("only root may mount a disk")
+    try:
+        child = bench.train(tmp_path, "--out", "disk/run")
+        assert child.wait() == 2, child.output
+        last = child.output.splitlines()[-1]
+        assert last == "error: cannot create disk/run: Read-only file system"
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+def test_a_clock_that_jumps_changes_nothing(bench, whole, tmp_path):
+    child = bench.train(tmp_path, fault=("clock", 300_000_000))
+    assert child.wait() == 0, child.output
+    assert_as_if_nothing_had_happened(tmp_path, whole, besides=set())
+
+
 @pytest.mark.parametrize("kind", ["torch", "python"])
 def test_a_machine_out_of_memory_is_one_line(kind, monkeypatch, tmp_path, capsys, bench):
     def greedy(self):
