@@ -20,7 +20,7 @@ from PIL import Image
 from dreamfusion.config.layers import ConfigError, sources
 from dreamfusion.config.schema import Config
 from dreamfusion.report.model import Model, ModelError, read_model
-from dreamfusion.runs.folder import RunFolder, find_run, preview_step
+from dreamfusion.runs.folder import RunFolder, find_run, step_of
 from dreamfusion.runs.metrics import scalars
 from dreamfusion.utils.errors import one_line
 
@@ -223,7 +223,7 @@ def _previews(folder: RunFolder) -> tuple[tuple[Preview, ...], list[Note]]:
             with Image.open(path) as image:
                 image.verify()
                 width, height = image.size
-            found.append(Preview(preview_step(path), path.read_bytes(), width, height))
+            found.append(Preview(step_of(path), path.read_bytes(), width, height))
         except (OSError, ValueError, SyntaxError):
             broken.append(path.name)
     if broken:

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from dreamfusion.config.layers import override
 from dreamfusion.config.schema import Config
-from dreamfusion.runs.folder import RunFolder
+from dreamfusion.runs.folder import RunFolder, step_of
 from dreamfusion.training.state import TrainState, new_state
 from dreamfusion.training.trainer import DivergedError
 from dreamfusion.utils.errors import RunWarning, UserError, one_line
@@ -80,7 +80,7 @@ def save_checkpoint(folder: Path, state: TrainState, *, keep: int) -> Path:
 def checkpoints(folder: Path) -> list[Path]:
     """The JSON files of all checkpoints in `folder`, oldest first."""
     found = [path for path in folder.glob("step_*.json") if re.fullmatch(r"step_\d+", path.stem)]
-    return sorted(found, key=_step_of)
+    return sorted(found, key=step_of)
 
 
 def load_checkpoint(folder: Path, state: TrainState) -> None:
@@ -118,7 +118,7 @@ def set_aside_damaged(folder: Path, step: int) -> None:
     """Rename the checkpoints beyond `step`, which `load_checkpoint` passed over, so that they do
     not count among the newest."""
     for path in checkpoints(folder):
-        if _step_of(path) > step:
+        if step_of(path) > step:
             path.replace(path.with_suffix(".damaged"))
 
 
@@ -150,10 +150,6 @@ def begin_again(state: TrainState, config: Config, device: str) -> None:
     """Bring `state` back to before the first step."""
     fresh = new_state(config, device)
     _restore(state, _tensors(fresh), {"step": 0})
-
-
-def _step_of(path: Path) -> int:
-    return int(path.stem.removeprefix("step_"))
 
 
 def _write(tensors: dict[str, Tensor], file: Path, details: dict[str, Any]) -> None:
@@ -197,7 +193,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
                     f"{details.get('dreamfusion')}; this is {__version__}, which reads formats up "
                     f"to {FORMAT}: install a newer one"
                 )
-            if details["step"] != _step_of(path):
+            if details["step"] != step_of(path):
                 raise ValueError("its name is of another step")
             return {name: content.get_tensor(name) for name in content.keys()}, details  # noqa: SIM118
     except (OSError, ValueError, KeyError, TypeError, RecursionError, SafetensorError) as error:

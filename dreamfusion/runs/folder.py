@@ -119,8 +119,11 @@ class RunFolder:
             file.write_text(text, encoding="utf-8")
 
 
-def preview_step(path: Path) -> int:
-    """The step that a preview's name gives. Raises ValueError for another file's name."""
+def step_of(path: Path) -> int:
+    """The step that the name of a preview or a checkpoint gives.
+
+    Raises ValueError for another file's name.
+    """
     return int(path.stem.removeprefix("step_"))
 
 

@@ -15,7 +15,7 @@ from dreamfusion.diffusion.priors import DiffusionPrior, load_prior
 from dreamfusion.graphics.turntable import turn, write_turn
 from dreamfusion.runs.checkpoint import checkpoints, load_state, set_aside_damaged
 from dreamfusion.runs.export import Export, write_model
-from dreamfusion.runs.folder import RunError, RunFolder, create_run
+from dreamfusion.runs.folder import RunError, RunFolder, create_run, step_of
 from dreamfusion.runs.lock import locked
 from dreamfusion.runs.loop import optimise
 from dreamfusion.runs.plan import Plan
@@ -159,7 +159,7 @@ def _explain_full_disk(run: RunFolder) -> Iterator[None]:
         raise
     except OSError as error:
         found = checkpoints(run.checkpoints)
-        step = int(found[-1].stem.removeprefix("step_")) if found else 0
+        step = step_of(found[-1]) if found else 0
         what = error.strerror or one_line(error)
         raise RunError(
             f"cannot write {error.filename or run.path}: {what}; step {step} is safe, mend that "

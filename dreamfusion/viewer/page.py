@@ -18,7 +18,7 @@ import numpy as np
 
 from dreamfusion.graphics.cameras import Cameras
 from dreamfusion.graphics.shading import SHOW_AMBIENT
-from dreamfusion.runs.folder import preview_step
+from dreamfusion.runs.folder import step_of
 from dreamfusion.utils.errors import UserError, one_line
 from dreamfusion.viewer.meshes import ShownMesh
 from dreamfusion.viewer.pose import Pose, light_of
@@ -170,7 +170,7 @@ class Page:
             picture = imageio.imread(path)[..., :3]
         except (OSError, ValueError):
             return  # deleted by whoever owns the run
-        self._preview.label = f"step {preview_step(path)}"
+        self._preview.label = f"step {step_of(path)}"
         self._preview.image = picture
 
     async def _welcome(self, client: Any) -> None:

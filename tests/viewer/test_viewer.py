@@ -20,7 +20,7 @@ from dreamfusion.graphics.shading import over
 from dreamfusion.nerf.renderer import render_image
 from dreamfusion.runs.checkpoint import CheckpointError, save_checkpoint
 from dreamfusion.runs.export import ExportOptions, write_model
-from dreamfusion.runs.folder import RunFolder, preview_step
+from dreamfusion.runs.folder import RunFolder, step_of
 from dreamfusion.training.state import new_state
 from dreamfusion.training.trainer import StepMetrics, Trainer
 from dreamfusion.viewer.follow import Follower, last_metrics
@@ -279,7 +279,7 @@ def test_previews_and_metrics_of_a_growing_run(tmp_path):
     run.previews.mkdir()
     for step in (100, 20):
         (run.previews / f"step_{step:07d}.png").write_bytes(b"")
-    assert [preview_step(path) for path in run.preview_files()] == [20, 100]
+    assert [step_of(path) for path in run.preview_files()] == [20, 100]
     run.metrics.write_text('{"step": 1}\n{"step": 2}\n{"step": 3, "cut')
     assert last_metrics(run) == {"step": 2}
     run.metrics.write_text(json.dumps({"step": 1, "long": "x" * 9000}) + "\n")
