@@ -1,5 +1,5 @@
-"""A run's parts on a pretended Apple GPU, which has no float64. It shows that we ask for none; a
-Linux build of torch does not tell which operators it lacks, and only a real one how it rounds."""
+"""A run's parts on a pretended Apple GPU: no float64, and none of the operators for which torch's
+table of kernels has none there. How a real one rounds, and how fast it is, this does not show."""
 
 from __future__ import annotations
 
@@ -34,6 +34,23 @@ def test_it_refuses_double_precision(mps):
         torch.ones(2, device="mps:0").double()
     with pytest.raises(TypeError, match="Cannot convert a MPS Tensor to float64"):
         torch.zeros(2, dtype=torch.float64).to("mps")
+
+
+def test_it_refuses_operators_that_it_has_no_kernel_for(mps):
+    one = torch.eye(2, device="mps")
+    assert torch.linalg.qr(one) and one.histc(2).shape == (2,)
+    for operator in (torch.mode, torch.poisson, torch.linalg.svd, torch.linalg.eigvals):
+        with pytest.raises(NotImplementedError, match="is not currently implemented for the MPS"):
+            operator(one)
+    assert torch.mode(one.cpu()).values.tolist() == [0.0, 0.0]
+
+
+def test_pictures_that_are_larger_than_the_prior_wants_them(mps, folders):
+    """The backward pass of antialiased resizing has no kernel there."""
+    prior = load_prior(str(folders["sd"]), PriorConfig(dtype="float32"), device="mps:0")
+    images = torch.rand(1, 3, 32, 32, device="mps", requires_grad=True)
+    prior.encode_image(images).sum().backward()
+    assert bool(images.grad.isfinite().all()) and bool(images.grad.any())
 
 
 @pytest.mark.parametrize("kind", ["if-clip", "sd3-t5"])

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import shutil
+import warnings
+
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from dreamfusion.config.schema import PriorConfig
 from dreamfusion.diffusion.priors import PriorError, load_prior
 from dreamfusion.diffusion.sampler import sample_images
 from dreamfusion.mesh.extract import extract_mesh
+from dreamfusion.nerf.mlp import two_layers
 from dreamfusion.runs.checkpoint import load_state, save_checkpoint
 from dreamfusion.runs.folder import RunFolder
 from dreamfusion.runs.preview import write_preview
 from dreamfusion.training.state import new_state
 from dreamfusion.training.trainer import Trainer, TrainingError
 from dreamfusion.utils.devices import choose_device
+from dreamfusion.utils.errors import RunWarning
 from tests.helpers import states
 from tests.helpers.pretended_kernels import pretended_cuda
 from tests.helpers.tiny_priors import PRIORS
@@ -101,10 +107,14 @@ def test_a_step_waits_for_the_gpu_a_few_times_only(gpu, folders, kind, changes, 
 
 @pytest.mark.parametrize(
     "options",
-    [{"vae_checkpointing": True, "vae_slicing": True}, {"offload": True}],
-    ids=["checkpointing", "offload"],
+    [
+        {"vae_checkpointing": True, "vae_slicing": True},
+        {"offload": True},
+        {"vae_channels_last": True, "offload": True},
+    ],
+    ids=["checkpointing", "offload", "channels-last"],
 )
-def test_what_saves_memory_works_too(gpu, folders, options):
+def test_what_saves_memory_or_time_works_too(gpu, folders, options):
     prior = load_prior(
         str(folders["sd"]), PriorConfig(**options), device="cuda:1", prompts=["", "a mug"], views=2
     )
@@ -153,12 +163,40 @@ def test_t5_keeps_in_float32_what_it_would_overflow_in(gpu, folders):
     assert {p.dtype for n, p in weights.items() if ".wo." not in n} == {torch.float16}
 
 
-def test_an_overflow_in_float16_stops_the_step_and_says_so(gpu, folders):
-    prior = load_prior(str(folders["if-clip"]), device="cuda:1")
+@pytest.fixture
+def large(folders, tmp_path):
+    """A prior whose predictions are beyond float16's range."""
+    folder = shutil.copytree(folders["if-clip"], tmp_path / "large")
+    (file,) = (folder / "unet").glob("*.safetensors")
+    weights = load_file(file)
+    for layer in ("conv_norm_out", "conv_out"):
+        weights[f"{layer}.weight"] *= 3000
+    save_file(weights, file)
+    return folder
+
+
+@pytest.mark.parametrize("wider", ["bfloat16", "float32"])
+def test_a_prior_that_overflows_in_float16_is_loaded_in_the_next_precision(large, wider):
+    with pretended_cuda(bfloat16=wider == "bfloat16"):
+        with pytest.warns(RunWarning, match=rf"large overflows in float16: it judges in {wider}$"):
+            prior = load_prior(str(large), device="cuda:1", prompts=["a mug", ""])
+        assert prior.dtype == getattr(torch, wider)
+        noisy = torch.randn(1, 3, 16, 16, device="cuda:1")
+        found = prior.predict(noisy, torch.tensor([9]), prior.encode_text(["a mug"]))
+        assert float(found.abs().max()) > 65504
+
+
+def test_a_precision_that_was_asked_for_is_kept(gpu, large, folders):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RunWarning)
+        asked = load_prior(str(large), PriorConfig(dtype="float16"), device="cuda:1")
+        assert asked.dtype == load_prior(str(folders["sd"]), device="cuda:1").dtype == torch.float16
+
+
+def test_an_overflow_in_float16_stops_the_step_and_says_so(gpu, large):
+    prior = load_prior(str(large), PriorConfig(dtype="float16"), device="cuda:1")
     trainer = Trainer(tiny(prior), prior)
     before = [tensor.cpu().clone() for tensor in trainer.state.field.parameters()]
-    with torch.no_grad():
-        prior.denoiser.conv_out.weight.mul_(60000).mul_(60000)
     message = "the prior may overflow in float16: set prior.dtype=bfloat16; else lower"
     with pytest.raises(TrainingError, match=message):
         trainer.step()
@@ -169,3 +207,21 @@ def test_an_overflow_in_float16_stops_the_step_and_says_so(gpu, folders):
             prior, prior.encode_text(["a mug"]), prior.encode_text([""]), guidance=2.0, steps=1,
             generator=torch.Generator().manual_seed(0),
         )  # fmt: skip
+
+
+def test_the_perceptron_has_one_block_on_a_gpu(gpu):
+    """Blocks are for a CPU's caches; on a GPU each costs eight launches."""
+    tensors = [torch.randn(*shape) for shape in [(20000, 7), (11, 7), (11,), (3, 11), (3,)]]
+
+    def results(device, rows):
+        gpu.kernels.clear()
+        x, *weights = (tensor.to(device).requires_grad_() for tensor in tensors)
+        out = two_layers(x[:rows], *weights)
+        out.sum().backward()
+        found = [out.detach(), *(tensor.grad for tensor in weights)]
+        return [tensor.cpu() for tensor in found], sum(gpu.kernels.values())
+
+    (there, many), (_, few) = results("cuda:1", 20000), results("cuda:1", 100)
+    assert many == few
+    for one, other in zip(there, results("cpu", 20000)[0], strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-3)

@@ -18,13 +18,18 @@ import os
 import sys
 from collections import Counter
 from contextlib import ExitStack
+from functools import cache
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import torch
+import torchgen
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
+from torchgen.gen import parse_native_yaml
+from torchgen.model import DispatchKey
 
 from tests.helpers import ROOT
 
@@ -188,6 +193,14 @@ class PretendedGpu:
         else:
             place = self._place(func, name, tensors)
         on_gpu = any(isinstance(tensor, PretendedTensor) for tensor in tensors)
+        if (
+            place is not None
+            and self.kind == "mps"
+            and str(func).removeprefix("aten.") in unknown_to_mps()
+        ):
+            raise NotImplementedError(
+                f"The operator 'aten::{name}' is not currently implemented for the MPS device."
+            )
         if on_gpu or place is not None:
             self._account(func, name, args, kwargs, tensors, place)
         mine = {id(t.numbers): t for t in tensors if isinstance(t, PretendedTensor)}
@@ -282,6 +295,31 @@ class PretendedGpu:
 
     def _wait(self, what: str) -> None:
         self.waits[what, _where()] += 1
+
+
+@cache
+def unknown_to_mps() -> frozenset[str]:
+    """The operators, as name.overload, that have a kernel for the CPU and none for an Apple GPU, by
+    the table of kernels that torch's packages bring along."""
+    table = Path(str(torchgen.__file__)).parent / "packaged" / "ATen" / "native"
+    parsed = parse_native_yaml(str(table / "native_functions.yaml"), str(table / "tags.yaml"))
+    kernels = {
+        key: parsed.backend_indices[key].index
+        for key in (
+            DispatchKey.CPU, DispatchKey.MPS, DispatchKey.CompositeImplicitAutograd,
+            DispatchKey.CompositeExplicitAutograd,
+            DispatchKey.CompositeExplicitAutogradNonFunctional,
+        )
+    }  # fmt: skip
+    unknown = set()
+    for function in parsed.native_functions:
+        operator = function.structured_delegate or function.func.name
+        having = {key for key, index in kernels.items() if operator in index}
+        if having == {DispatchKey.CPU}:
+            unknown.add(
+                f"{function.func.name.name}.{function.func.name.overload_name or 'default'}"
+            )
+    return frozenset(unknown)
 
 
 class _Mode(TorchDispatchMode):

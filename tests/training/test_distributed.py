@@ -100,6 +100,29 @@ def test_views_that_cannot_be_shared_are_refused_in_one_line(files, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+SHARE = """
+import sys
+from dreamfusion.cli.app import main
+from dreamfusion.runs import train
+load = train.load_prior
+def told(*args, **kwargs):
+    print("views of this process:", kwargs["views"], file=sys.stderr)
+    return load(*args, **kwargs)
+train.load_prior = told
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_the_memory_check_counts_the_share_of_the_views(files, tmp_path):
+    """`load_prior` refuses what these views need beyond the GPU's memory."""
+    (tmp_path / "share.py").write_text(SHARE)
+    command = ["train", "a red mug", "--steps", "1", "--prior", files / "prior"]
+    command += ["--config", files / "settings.yaml", "--device", "cpu", "--out", tmp_path / "run"]
+    done = launch(2, tmp_path / "share.py", *command)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("views of this process: 2\n") == 2
+
+
 def test_alone_everything_is_as_without():
     assert parallel.processes() == 1 and parallel.is_first()
     assert parallel.share(5) == slice(0, 5)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+import warnings
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -22,6 +24,7 @@ from dreamfusion.diffusion.priors.memory import check_memory, estimate_memory
 from dreamfusion.diffusion.priors.resolve import ResolvedPrior, resolve_prior
 from dreamfusion.diffusion.priors.schedule import NoiseSchedule, read_schedule, schedule_of
 from dreamfusion.diffusion.priors.text import TextEncoders, encoders_of, encoders_of_pipe
+from dreamfusion.utils.errors import RunWarning
 from dreamfusion.utils.threads import run_all
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -138,8 +141,9 @@ class DiffusionPrior:
         Differentiable, float32."""
         size = (self.image_size, self.image_size)
         if tuple(images.shape[-2:]) != size:
-            shrinks = images.shape[-1] > self.image_size
-            images = F.interpolate(images, size, mode="bilinear", antialias=shrinks)
+            # Torch has no backward pass of antialiasing for Apple's GPUs.
+            smooth = images.shape[-1] > self.image_size and images.device.type != "mps"
+            images = F.interpolate(images, size, mode="bilinear", antialias=smooth)
         images = images * 2.0 - 1.0
         if self.vae is None:
             return images
@@ -245,11 +249,13 @@ def load(
         vae = load_part(prior, "vae", diffusers, vae_precision)
         _move(vae, ENCODER, device)
         _move(vae, DECODER, "cpu" if options.offload else device)
+        if options.vae_channels_last:
+            vae.to(memory_format=torch.channels_last)
         if options.vae_checkpointing:
             vae.enable_gradient_checkpointing()
         if options.vae_slicing:
             vae.enable_slicing()
-    return DiffusionPrior(
+    loaded = DiffusionPrior(
         name=prior.name,
         pipeline=prior.pipeline,
         card=prior.card,
@@ -260,6 +266,35 @@ def load(
         offload=options.offload,
         expected_memory=needed,
     )
+    if options.dtype == "auto" and precision == torch.float16:
+        prompt = prompts[0] if prompts else ""
+        if _overflows(loaded, prompt):
+            wider = "bfloat16" if torch.cuda.is_bf16_supported(False) else "float32"
+            warnings.warn(
+                RunWarning(f"{prior.name} overflows in float16: it judges in {wider}"), stacklevel=3
+            )
+            del loaded, denoiser, vae, text
+            options = dataclasses.replace(options, dtype=wider)  # type: ignore[arg-type]
+            return load(prior, options, device=device, prompts=prompts, views=views)
+    return loaded
+
+
+def _overflows(prior: DiffusionPrior, prompt: str) -> bool:
+    """Whether a prior's predictions for noise, at 2, 50 and 98 % of its levels, are not finite."""
+    text, levels = prior.encode_text([prompt]), len(prior.alphas)
+    generator = torch.Generator().manual_seed(0)
+    shape = (
+        1,
+        prior.channels,
+        prior.denoiser.config.sample_size,
+        prior.denoiser.config.sample_size,
+    )
+    for share in (0.02, 0.5, 0.98):
+        noisy = torch.randn(shape, generator=generator).to(prior.device)
+        timestep = torch.tensor([int(share * levels)], device=prior.device)
+        if not bool(prior.predict(noisy, timestep, text).isfinite().all()):
+            return True
+    return False
 
 
 def choose_dtype(dtype: str, device: str) -> torch.dtype:
@@ -276,7 +311,8 @@ def choose_dtype(dtype: str, device: str) -> torch.dtype:
 
     Eight times less for every kind, as three more bits of mantissa say. The embedded prior's
     largest activation is 0.4 % of float16's largest number; of the others' trained weights nobody
-    here has measured it, and a run stops where one overflows (see `Trainer.step`).
+    here has measured it: `load` tries each, and takes the next where its predictions overflow; a
+    run stops where one overflows later (see `Trainer.step`).
 
     On a CPU it is bfloat16 with instructions for it; without them it would be emulated.
     """

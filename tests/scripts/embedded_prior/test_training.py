@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import torch
 
 from dreamfusion.toybox import NOUNS
 from dreamfusion.toybox.language import caption_words, held_out_pairs
+from scripts.embedded_prior import training
 from scripts.embedded_prior.data import ToyPictures, render_geometry
 from scripts.embedded_prior.model import make_models
 from scripts.embedded_prior.words import learn_words, make_tokenizer
@@ -80,6 +82,28 @@ def test_the_text_encoder_learns_what_its_words_look_like(pictures: ToyPictures)
     assert any(not torch.equal(p, q) for p, q in zip(before, after, strict=True))
     small, captions = pictures.thumbnails(0, 5)
     assert small.shape == (5, 3, 16, 16) and len(captions) == 5 and all(captions)
+
+
+def test_words_learned_on_one_device_are_read_on_another(
+    pictures: ToyPictures, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """A file from CUDA names its device, and without `map_location` goes nowhere else."""
+    tokenizer = make_tokenizer()
+    torch.save(make_models(tokenizer, 1)[0].state_dict(), tmp_path / "words.pt")
+    asked: list[object] = []
+    load = torch.load
+
+    def recorded(*args, **kwargs):
+        asked.append(kwargs["map_location"])
+        return load(*args, **kwargs)
+
+    monkeypatch.setattr(torch, "load", recorded)
+    args = Namespace(seed=0, init=None, device="cpu", work=tmp_path)
+    models = training._models(args, tokenizer, pictures, 1)
+    assert asked == ["cpu"]
+    expected = make_models(tokenizer, 1)[0].parameters()
+    found = models["text_encoder"].parameters()
+    assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
 
 
 @pytest.mark.slow
