@@ -131,7 +131,7 @@ class ToyJudge:
 
     def scores(self, pictures: Tensor, texts: Sequence[str], look: Look) -> Tensor:
         """Log-probabilities of noun and colour; of the noun alone for geometry."""
-        logits = self._logits(pictures)
+        logits = self.logits(pictures)
         pairs = [read_pair(text) for text in texts]
         nouns = [NOUN_NAMES.index(noun) for noun, _ in pairs]
         if look == "geometry":
@@ -143,10 +143,11 @@ class ToyJudge:
         """Arcs of the circle from which a front is seen; None for kinds that have none."""
         if read_pair(prompt)[0] not in FACED:
             return None
-        azimuth = self._logits(pictures)["azimuth"].softmax(1)
+        azimuth = self.logits(pictures)["azimuth"].softmax(1)
         return count_arcs(azimuth[:, [AZIMUTHS - 1, 0, 1]].sum(dim=1) > 0.5)
 
-    def _logits(self, pictures: Tensor) -> dict[str, Tensor]:
+    def logits(self, pictures: Tensor) -> dict[str, Tensor]:
+        """What its network says of pictures (n, s, s, 3) in [0, 1]; see `ToyNetwork`."""
         inputs = _resized(pictures, SIZE)
         with torch.no_grad():
             return self._network(inputs)
