@@ -172,12 +172,14 @@ def _tell_end(console: Console, outcome: Outcome) -> dict[str, Any]:
     run, written = outcome.run, outcome.export
     if written is None:  # another process wrote it
         return {}
-    console.say(f"video     {run.video}")
+    video = run.video if run.video.exists() else None
+    if video is not None:
+        console.say(f"video     {video}")
     console.say(f"previews  {run.previews}")
     console.say(f"settings  {run.config}")
     console.say(f"metrics   {run.metrics}")
     console.say(f"to show   dreamfusion report {run.path}")
     console.say(f"to look   dreamfusion view {run.path}")
     console.say(f"to go on  dreamfusion resume {run.path} --steps {outcome.state.step * 2}")
-    report = {"run": run.path, "step": outcome.state.step, "finished": True, "video": run.video}
+    report = {"run": run.path, "step": outcome.state.step, "finished": True, "video": video}
     return report | mesh_report(written)

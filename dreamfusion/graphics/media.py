@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from dreamfusion.utils.errors import UserError, one_line
 from dreamfusion.utils.whole_file import whole_file
 
 # Unless a video says how its colours are meant, browsers guess those of old television, and red
@@ -20,6 +21,10 @@ _COLORS = (
     "scale=out_color_matrix=bt709,"
     "setparams=colorspace=bt709:color_primaries=bt709:color_trc=iec61966-2-1"
 )
+
+
+class NoEncoder(UserError):
+    """There is no ffmpeg to write videos with."""
 
 
 def to_bytes(images: Tensor) -> NDArray[np.uint8]:
@@ -66,8 +71,17 @@ def write_mp4(frames: Iterable[Tensor], path: Path | str, *, fps: int = 30) -> N
     """Write frames (h, w, 3) in [0, 1] as H.264, which every browser and player shows.
 
     Odd sizes lose their last row or column, as the format's chroma needs even ones. The file
-    appears complete or not at all.
+    appears complete or not at all. Raises NoEncoder where there is no ffmpeg.
     """
+    try:
+        import imageio_ffmpeg
+
+        imageio_ffmpeg.get_ffmpeg_exe()
+    except (ImportError, RuntimeError) as error:  # its wheel for a platform may come without one
+        raise NoEncoder(
+            f"videos need ffmpeg ({one_line(error)}): install one, or name it in "
+            "IMAGEIO_FFMPEG_EXE; --format webp, gif and png need none"
+        ) from error
     with whole_file(Path(path)) as file:
         _write_mp4(frames, file, fps)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from dreamfusion.config.schema import Config
 from dreamfusion.diffusion.priors import DiffusionPrior, load_prior
+from dreamfusion.graphics.media import NoEncoder
 from dreamfusion.graphics.turntable import turn, write_turn
 from dreamfusion.runs.checkpoint import checkpoints, load_state, set_aside_damaged
 from dreamfusion.runs.export import Export, write_model
@@ -25,7 +27,7 @@ from dreamfusion.training.state import TrainState, new_state
 from dreamfusion.training.texts import texts_of
 from dreamfusion.training.trainer import StepMetrics, Trainer
 from dreamfusion.utils.devices import choose_device
-from dreamfusion.utils.errors import UserError, one_line
+from dreamfusion.utils.errors import RunWarning, UserError, one_line
 from dreamfusion.utils.out_of_memory import explain_out_of_memory
 from dreamfusion.utils.whole_file import remove_leftovers
 
@@ -111,7 +113,8 @@ def train_run(
 
 
 def finish(run: RunFolder, config: Config, state: TrainState, observer: Observer) -> Export:
-    """Make the mesh and the video of a trained run. The mesh comes first: it is waited for."""
+    """Make the mesh and the video of a trained run. The mesh comes first: it is waited for. Where
+    there is nothing to write videos with, a warning says so."""
     written = write_model(run.mesh / "model.glb", state, config, say=observer.stage)
     observer.exported(written)
     output = config.output
@@ -121,12 +124,15 @@ def finish(run: RunFolder, config: Config, state: TrainState, observer: Observer
         size=output.video_size,
         modes=["color"],
     )
-    write_turn(
-        observer.frames(frames, output.video_frames),
-        run.video,
-        count=output.video_frames,
-        background=torch.tensor(config.background.color),
-    )
+    try:
+        write_turn(
+            observer.frames(frames, output.video_frames),
+            run.video,
+            count=output.video_frames,
+            background=torch.tensor(config.background.color),
+        )
+    except NoEncoder as error:
+        warnings.warn(RunWarning(f"no {run.video.name}: {error}"), stacklevel=2)
     return written
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import shutil
@@ -9,6 +10,7 @@ import subprocess
 import warnings
 from pathlib import Path
 
+import imageio_ffmpeg
 import pytest
 import torch
 
@@ -117,6 +119,27 @@ def test_a_machine_out_of_memory_is_one_line(kind, monkeypatch, tmp_path, capsys
     error = capsys.readouterr().err
     assert error.startswith("error: this machine ran out of memory; lower camera.views")
     assert error.count("\n") == 1
+
+
+def test_without_ffmpeg_a_run_has_its_mesh_and_says_why_no_video(
+    monkeypatch, tmp_path, capsys, bench
+):
+    def missing():
+        raise RuntimeError("No ffmpeg exe could be found.")
+
+    monkeypatch.setattr(imageio_ffmpeg, "get_ffmpeg_exe", missing)
+    run = tmp_path / "run"
+    command = ["train", "a red puppy", "--prior", str(bench.prior), "--out", str(run), "--json"]
+    assert main([*command, "--config", str(bench.settings), "--steps", "2"]) == 0
+    said = capsys.readouterr()
+    assert json.loads(said.out)["video"] is None and (run / "mesh" / "model.glb").exists()
+    assert "no video.mp4: videos need ffmpeg (No ffmpeg exe could be found.)" in said.err
+    assert "video     " not in said.err
+    small = ["--frames", "2", "--size", "16"]
+    assert main(["render", str(run), *small, "--format", "webp"]) == 0
+    assert main(["render", str(run), *small]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: videos need ffmpeg") and "webp, gif and png need none" in error
 
 
 def test_what_stands_in_the_way_is_named(bench, whole, tmp_path):
