@@ -3,11 +3,14 @@
 and the encoding by every backend that works on the device.
 
     python -m scripts.bench                        # the embedded prior
-    python -m scripts.bench --random full          # Stable Diffusion 1.5's size, random weights
-    python -m scripts.bench --random tiny          # the same classes, to try the script on a CPU
+    python -m scripts.bench --random sd            # Stable Diffusion 1.5's size, random weights
+    python -m scripts.bench --random sdxl          # XL's; if: DeepFloyd IF-I-L's
+    python -m scripts.bench --random sd --tiny     # the same classes, to try the script on a CPU
+    python -m scripts.bench --random sd -- camera.views=1 prior.compile=true
 
 The scene is trained for `--warm-up` steps first, so that rays meet a real object. Settings are the
-prior's preset. Prints Markdown tables; every figure is the median of `--repeats`.
+prior's preset. Prints Markdown tables; every figure is the median of `--repeats`. With `--profile`,
+also the operators that a step spends most of its time in.
 """
 
 from __future__ import annotations
@@ -27,16 +30,10 @@ from typing import get_args
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # share the cores: before torch is loaded
 
 import torch
-from diffusers import (
-    AutoencoderKL,
-    DDPMScheduler,
-    StableDiffusionPipeline,
-    UNet2DConditionModel,
-)
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from torch.profiler import ProfilerActivity, profile
 
-from dreamfusion.config.layers import Layer, override
-from dreamfusion.diffusion.priors import load_prior, resolve_prior
+from dreamfusion.config.layers import Layer, override, parse_assignments
+from dreamfusion.diffusion.priors import load_prior
 from dreamfusion.nerf.hashgrid import Backend, encode, encoding_backend
 from dreamfusion.nerf.operations import chosen_backends
 from dreamfusion.runs.plan import plan_run
@@ -45,6 +42,7 @@ from dreamfusion.training.trainer import Trainer
 from dreamfusion.training.views import sample_views
 from dreamfusion.utils.backends import AcceleratorError, interpreted
 from dreamfusion.utils.devices import choose_device
+from scripts.random_pipelines import KINDS, save_random_pipeline
 
 
 def median_seconds(work: Callable[[], object], repeats: int, device: str) -> float:
@@ -84,84 +82,32 @@ def encoding_rows(state: TrainState, repeats: int, device: str) -> Iterator[str]
         yield f"| {backend} | {len(points) / seconds / 1e6:.2f} |"
 
 
-def save_random_pipeline(folder: Path, *, full: bool) -> None:
-    """A StableDiffusionPipeline of random weights, in half precision: timings do not care.
-
-    full: with the numbers of Stable Diffusion 1.5 (860 million weights in the U-Net); else tiny.
-    """
-    width = 768 if full else 32
-    # CLIP's vocabulary is not ours to ship; ours takes its place before as large an embedding.
-    tokenizer = CLIPTokenizer.from_pretrained(resolve_prior("embedded").path / "tokenizer")
-    text_encoder = CLIPTextModel(
-        CLIPTextConfig(
-            vocab_size=49408,
-            hidden_size=width,
-            intermediate_size=4 * width,
-            num_hidden_layers=12 if full else 1,
-            num_attention_heads=12 if full else 2,
-            max_position_embeddings=77,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-        )
-    )
-    unet = UNet2DConditionModel(
-        sample_size=64 if full else 16,  # 8 would end in one pixel, which has no norm by itself
-        block_out_channels=(320, 640, 1280, 1280) if full else (32, 32, 32, 32),
-        cross_attention_dim=width,
-        attention_head_dim=8,  # heads, in spite of its name
-    )
-    vae = AutoencoderKL(
-        sample_size=512 if full else 128,
-        block_out_channels=(128, 256, 512, 512) if full else (32, 32, 32, 32),
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        layers_per_block=2,
-        latent_channels=4,
-        force_upcast=False,  # which the original's file does not say, and diffusers would
-    )
-    scheduler = DDPMScheduler(
-        beta_start=0.00085,
-        beta_end=0.012,
-        beta_schedule="scaled_linear",
-        clip_sample=False,
-        steps_offset=1,
-    )
-    StableDiffusionPipeline(
-        vae=vae.half(),
-        text_encoder=text_encoder.half(),
-        tokenizer=tokenizer,
-        unet=unet.half(),
-        scheduler=scheduler,
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    ).save_pretrained(folder)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--prompt", default="a corgi")
     parser.add_argument("--prior", default="embedded")
-    parser.add_argument("--random", choices=("full", "tiny"), help="in place of --prior")
+    parser.add_argument("--random", choices=KINDS, help="in place of --prior")
+    parser.add_argument("--tiny", action="store_true", help="with --random: as small as can be")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--warm-up", type=int, default=60, help="training steps before timing")
     parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--profile", action="store_true", help="the operators of one step")
+    parser.add_argument("settings", nargs="*", help="after --, KEY=VALUE as for --set")
     args = parser.parse_args()
 
     with tempfile.TemporaryDirectory(prefix="dreamfusion-bench-") as scratch:
         if args.random is not None:
-            save_random_pipeline(Path(scratch), full=args.random == "full")
+            save_random_pipeline(Path(scratch), args.random, full=not args.tiny)
         measure(args, args.prior if args.random is None else scratch)
 
 
 def measure(args: argparse.Namespace, name: str) -> None:
     """Print the tables for the prior `name`, each row as soon as it is measured."""
     device = choose_device(args.device)
-    plan = plan_run(
-        [Layer("bench", {"prompt": args.prompt, "device": device, "prior": {"name": name}})]
-    )
+    asked = {"prompt": args.prompt, "device": device, "prior": {"name": name}}
+    plan = plan_run([Layer("bench", asked), Layer("--set", parse_assignments(args.settings))])
     assert plan.prior is not None
-    prior = load_prior(plan.prior, plan.config.prior, device=device)
+    prior = load_prior(plan.prior, plan.config.prior, device=device, views=plan.config.camera.views)
     # A run's last step, as long as that run is: every loss is on.
     trainer = Trainer(plan.config, prior)
     for _ in range(args.warm_up):
@@ -208,6 +154,8 @@ def measure(args: argparse.Namespace, name: str) -> None:
                 _row(f"{what}, {where}", seconds, forward)
             rest = 1.0 - (forward + autoencoder) / seconds
             print(f"| of that step not the prior, {size}², {kind} | {rest:.0%} | |", flush=True)
+    if args.profile:
+        _profile(trainer, device)
     unit = 1 << 30 if sys.platform == "darwin" else 1 << 20
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
     if device.startswith("cuda"):
@@ -219,8 +167,21 @@ def measure(args: argparse.Namespace, name: str) -> None:
     print(f"\n{chosen_backends(plan.config.field, plan.config.render, device)}", end="")
     print(
         f"\n{device}, {where or platform.machine()}, {torch.get_num_threads()} threads, torch "
-        f"{torch.__version__}, prior {prior.name} in {prior.dtype}; peak memory {peak:.2f} GiB"
+        f"{torch.__version__}, prior {args.random or prior.name} in {prior.dtype}; "
+        f"peak memory {peak:.2f} GiB"
     )
+    if prior.expected_memory is not None:
+        print(f"the estimate was {prior.expected_memory / (1 << 30):.2f} GiB")
+
+
+def _profile(trainer: Trainer, device: str) -> None:
+    """Print the operators of one training step, those that take longest first."""
+    activities = [ProfilerActivity.CPU]
+    activities += [ProfilerActivity.CUDA] if device.startswith("cuda") else []
+    with profile(activities=activities) as found:
+        trainer.step()
+    key = "self_cuda_time_total" if device.startswith("cuda") else "self_cpu_time_total"
+    print(f"\n```\n{found.key_averages().table(sort_by=key, row_limit=25)}```")
 
 
 def _row(what: str, seconds: float, forward: float) -> None:

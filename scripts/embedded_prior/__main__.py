@@ -51,6 +51,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--views-per-noun", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument(
+        "--seconds", type=float, help="end after so long, with the average as it is then"
+    )
     parser.add_argument("--save-every", type=int, default=250, help="steps between states")
     parser.add_argument("--sheet-every", type=int, default=1000, help="steps between sheets")
     parser.add_argument("--sheet-steps", type=int, default=25, help="denoising steps of a sheet")

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from queue import Queue
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -110,6 +110,8 @@ class ToyPictures:
     step `half_steps`, and then in every other step, they are twice as many, at half the size.
     """
 
+    shading_shares: ClassVar = SHADING_SHARES
+
     def __init__(
         self,
         geometry: Geometry,
@@ -145,7 +147,8 @@ class ToyPictures:
         self, batch: int, shrink: int, background: tuple[float, float], rng: np.random.Generator
     ) -> tuple[Tensor, list[str]]:
         rows = np.searchsorted(self.cumulative_shares, rng.random(batch) * (1 - 1e-9))
-        shadings = rng.choice(list(SHADING_SHARES), batch, p=list(SHADING_SHARES.values()))
+        shares = self.shading_shares
+        shadings = rng.choice(list(shares), batch, p=list(shares.values()))
         palettes, captions = [], []
         for row, shading in zip(rows, shadings, strict=True):
             color, text = self._caption(int(row), str(shading), rng)

@@ -50,7 +50,7 @@ def train(args: Namespace) -> None:
 
     queue = prefetch(toys, first, args.steps)
     losses: list[float] = []
-    started, seen_before = time.time(), seen
+    started, seen_before, done = time.time(), seen, first
     for step in range(first, args.steps):
         pictures, captions = queue.get()
         generator = torch.Generator().manual_seed((args.seed * 1_000_003 + step) * world + rank)
@@ -65,8 +65,11 @@ def train(args: Namespace) -> None:
         losses.append(loss.item())
 
         done = step + 1
+        last = done == args.steps or _late(started, args.seconds, world)
         seen += len(pictures) * world
         if rank > 0:
+            if last:
+                break
             continue
         if done % 50 == 0:
             pace = (seen - seen_before) / (time.time() - started)
@@ -75,7 +78,7 @@ def train(args: Namespace) -> None:
                 f"{seen} pictures, {pace:.1f} a second",
                 flush=True,
             )
-        if done % args.save_every == 0 or done == args.steps:
+        if done % args.save_every == 0 or last:
             state = {
                 "models": models.state_dict(),
                 "average": average.state_dict(),
@@ -86,7 +89,7 @@ def train(args: Namespace) -> None:
             }
             torch.save(state, state_file.with_suffix(".tmp"))
             state_file.with_suffix(".tmp").replace(state_file)
-        if done % args.sheet_every == 0 or done == args.steps:
+        if done % args.sheet_every == 0 or last:
             sample_sheet(
                 tokenizer,
                 average["text_encoder"],
@@ -95,10 +98,12 @@ def train(args: Namespace) -> None:
                 steps=args.sheet_steps,
                 size=SIZE // 2 if done < args.half_steps else SIZE,
             )
+        if last:
+            break
     if rank > 0:
         return
     save_pipeline(args.out, tokenizer, average["text_encoder"], average["unet"])
-    shutil.copyfile(_sheet(args, args.steps), args.out / "samples.png")
+    shutil.copyfile(_sheet(args, done), args.out / "samples.png")
     write_card(
         args.out,
         thumbnails=0 if args.init else args.word_steps * WORD_BATCH * args.batch * world,
@@ -182,6 +187,16 @@ def _models(
     if toys.rank == 0:
         torch.save(text_encoder.state_dict(), words)
     return models
+
+
+def _late(started: float, seconds: float | None, world: int) -> bool:
+    """Whether the time is over in any process, asked by all at once."""
+    late = seconds is not None and time.time() - started > seconds
+    if world > 1 and seconds is not None:
+        votes = torch.tensor(float(late))
+        dist.all_reduce(votes)
+        late = bool(votes > 0)
+    return late
 
 
 def _sheet(args: Namespace, step: int) -> Path:

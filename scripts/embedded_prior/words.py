@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections import Counter
+from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -13,9 +14,7 @@ from tokenizers.pre_tokenizers import ByteLevel
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from dreamfusion.toybox.language import (
-    caption_words,
-)
+from dreamfusion.toybox.language import caption_words
 from scripts.embedded_prior.data import THUMBNAIL, ToyPictures, prefetch
 from scripts.embedded_prior.descent import descend, learning_rate
 
@@ -23,14 +22,15 @@ WORD_BATCH = 12  # captions in a step of the text encoder alone, for each pictur
 MAX_TOKENS = 77  # what diffusers' IFPipeline pads prompts to
 
 
-def make_tokenizer() -> CLIPTokenizer:
-    """A CLIP tokenizer in which every caption word is one token, the same in every process.
+def make_tokenizer(more: Sequence[str] = ()) -> CLIPTokenizer:
+    """A CLIP tokenizer in which every caption word, and each of `more`, is one token, the same in
+    every process.
 
     Byte-pair merges are learned from the word list until every word is whole. Not by the
     tokenizers library: its trainer breaks ties by chance, so that two processes, or a training and
     its continuation, would give a word different numbers.
     """
-    words = caption_words()
+    words = [*caption_words(), *more]
     spelled = [[*word[:-1], word[-1] + "</w>"] for word in words]
     merges: list[tuple[str, str]] = []
     while any(len(parts) > 1 for parts in spelled):

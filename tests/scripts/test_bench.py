@@ -6,13 +6,16 @@ import re
 import subprocess
 import sys
 
+import pytest
+
 from tests.helpers import ROOT
 
 
-def test_the_benchmark_prints_its_tables():
-    command = [sys.executable, "-m", "scripts.bench", "--random", "tiny", "--device", "cpu"]
+@pytest.mark.parametrize("kind", ["sd", "sdxl", "if"])
+def test_the_benchmark_prints_its_tables(kind):
+    command = [sys.executable, "-m", "scripts.bench", "--random", kind, "--tiny", "--profile"]
     done = subprocess.run(
-        [*command, "--warm-up", "1", "--repeats", "1"],
+        [*command, "--device", "cpu", "--warm-up", "1", "--repeats", "1", "--", "camera.views=1"],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -21,7 +24,9 @@ def test_the_benchmark_prints_its_tables():
     assert done.returncode == 0, done.stderr
     rows = re.findall(r"^\| ([^|]+) \| ([\d.]+) \| ([\d.]+) \|$", done.stdout, flags=re.MULTILINE)
     names = [name for name, _, _ in rows]
-    assert names[0].startswith("prior, forward") and names[1].startswith("autoencoder")
+    assert names[0].startswith("prior, forward, 1 views")
+    assert names[1].startswith("autoencoder") == (kind != "if")
     assert sum(name.startswith("SDS step") for name in names) == 4
     assert all(float(seconds) > 0 for _, seconds, _ in rows)
     assert "| numba |" in done.stdout and "peak memory" in done.stdout
+    assert "Self CPU" in done.stdout

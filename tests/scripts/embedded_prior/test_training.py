@@ -17,6 +17,7 @@ from scripts.embedded_prior.data import ToyPictures, render_geometry
 from scripts.embedded_prior.model import make_models
 from scripts.embedded_prior.words import learn_words, make_tokenizer
 from tests.helpers import ROOT
+from tests.helpers.pretended_kernels import pretended_cuda
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +55,16 @@ def test_batches_repeat_for_a_step_and_differ_between_steps(pictures: ToyPicture
     assert not torch.equal(first[0], other[0])
     assert first[0].min() >= 0
     assert first[0].max() <= 1
+
+
+def test_pictures_drawn_on_a_gpu_are_those_of_the_cpu(pictures: ToyPictures, one_thread: None):
+    with pretended_cuda() as gpu:
+        there = ToyPictures(pictures.geometry, 64, 0, device="cuda:1")
+        for step in range(2):  # at both sizes
+            drawn, captions = there(step)
+            assert str(drawn.device) == "cuda:1" and captions == pictures(step)[1]
+            torch.testing.assert_close(drawn.cpu(), pictures(step)[0], atol=1e-6, rtol=0)
+        assert gpu.kernels["cuda:1", "avg_pool2d"] == 2
 
 
 def test_held_out_pairs_are_never_captioned(pictures: ToyPictures):

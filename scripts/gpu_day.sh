@@ -1,0 +1,114 @@
+#!/usr/bin/env bash
+# What wants a GPU, in parts that each end within nine minutes, can be repeated, and leave little.
+#
+#   scripts/gpu_day.sh PART OUT
+#
+#   tests           pytest -m gpu                                   OUT/tests.txt
+#   bench-sd        a step with Stable Diffusion 1.5's size, and    OUT/bench-sd.md
+#                   variants of it; bench-sdxl, bench-if likewise
+#   corgi           train "a corgi" with the embedded prior, and a  OUT/corgi.txt, corgi.png,
+#                   few prompts against the toy world's objects     quality.md, quality.png
+#   train           the embedded prior, from the weights that are   OUT/train.txt, sheet.png,
+#                   in assets, without the optimiser's state        pieces.json, piece-00, …
+#   latent          a miniature of Stable Diffusion's classes, and  OUT/latent.txt, latent.md,
+#                   what its preset makes of it                     latent.png
+#
+# After `train`, where OUT was brought to: python -m scripts.pieces join OUT assets/embedded-prior.
+# The machine needs no network: what it lacks comes as wheels in .whl, which are not committed
+# (scripts/gpu_wheels.sh fetches them). TRIAL=1 makes every part as small as can be, for a CPU.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+part=$1 out=$2
+mkdir -p "$out"
+export HF_HUB_OFFLINE=1 PYTHONUNBUFFERED=1 OMP_WAIT_POLICY=PASSIVE
+if [ -d .whl ]; then
+  site=${SITE:-/tmp/dreamfusion-site}
+  python3 -m pip install -q --no-index --no-deps --no-compile --no-cache-dir --upgrade \
+    --target "$site" .whl/*.whl
+  export PYTHONPATH=$site:$PWD
+fi
+limit() { timeout -k 10 "$@"; }
+trial() { [ -n "${TRIAL:-}" ]; }
+work=${WORK:-/tmp/dreamfusion-day}
+
+bench() {
+  local kind=$1 small=() settings
+  trial && small=(--tiny --warm-up 1 --repeats 1)
+  : > "$out/bench-$kind.md"
+  # The first with a profile; a variant that fails, or for which no time is left, costs the others nothing.
+  for settings in "camera.views=1" "camera.views=4" "camera.views=1 prior.vae_channels_last=true" \
+    "camera.views=1 prior.vae_checkpointing=true prior.vae_slicing=true prior.offload=true" \
+    "camera.views=1 prior.compile=true"; do
+    [ "$SECONDS" -lt 400 ] || break
+    printf '\n## %s, %s\n\n' "$kind" "$settings" >> "$out/bench-$kind.md"
+    local more=()
+    [ "$settings" = "camera.views=1" ] && more=(--profile)
+    # shellcheck disable=SC2086 -- settings are several words
+    limit $((530 - SECONDS)) python3 -m scripts.bench --random "$kind" "${small[@]}" "${more[@]}" \
+      -- $settings >> "$out/bench-$kind.md" 2> "$out/bench-$kind.err" ||
+      echo "failed: $(tail -1 "$out/bench-$kind.err")" >> "$out/bench-$kind.md"
+  done
+  cat "$out/bench-$kind.md"
+}
+
+case $part in
+tests)
+  only=()
+  trial && only=(--collect-only)
+  status=0
+  limit 500 python3 -m pytest -q -m gpu "${only[@]}" tests/nerf tests/utils tests/cuda \
+    > "$out/tests.txt" 2>&1 || status=$?
+  tail -5 "$out/tests.txt"
+  exit "$status"
+  ;;
+bench-sd | bench-sdxl | bench-if)
+  bench "${part#bench-}"
+  ;;
+corgi)
+  small=()
+  trial && small=(--set steps=2 --set output.mesh_resolution=16 --set output.texture_size=32)
+  small+=(--set output.video_frames=1)
+  rm -rf "$work/corgi" "$work/quality"
+  { time limit 200 python3 -m dreamfusion train "a corgi" --prior embedded --out "$work/corgi" \
+    "${small[@]}"; } > "$out/corgi.txt" 2>&1
+  cp "$(find "$work/corgi/previews" -name '*.png' | sort | tail -1)" "$out/corgi.png"
+  only=("corgi" "mug" "cat" "airplane" "red car" "castle")
+  trial && only=("corgi")
+  limit 320 python3 -m scripts.measure_quality --out "$work/quality" --only "${only[@]}" \
+    -- "${small[@]}"
+  cp "$work/quality/table.md" "$out/quality.md"
+  cp "$work/quality/sheet.png" "$out/quality.png"
+  cat "$out/corgi.txt" "$out/quality.md"
+  ;;
+train)
+  options=(--seconds 400 --steps 1000000 --decay-steps 0 --batch 512 --ema 0.998)
+  options+=(--views-per-noun 256 --sheet-every 1000000 --save-every 1000000)
+  trial && options=(--steps 2 --decay-steps 0 --batch 2 --views-per-noun 8 --sheet-steps 1)
+  rm -rf "$work/training"
+  limit 520 python3 -m scripts.embedded_prior --init assets/embedded-prior --noise-power 1.5 \
+    --half-steps 0 --work "$work/training" --out "$work/training/prior" "${options[@]}" \
+    > "$out/train.txt" 2>&1 || { tail -3 "$out/train.txt"; exit 1; }
+  cp "$work/training/prior/samples.png" "$out/sheet.png"
+  python3 -m scripts.pieces cut "$work/training/prior" "$out"
+  tail -2 "$out/train.txt"
+  ;;
+latent)
+  options=(--seconds 360)
+  more=()
+  trial && options=(--steps 2 --batch 2 --views-per-noun 8) && more=(--set steps=2)
+  trial && more+=(--set output.mesh_resolution=16 --set output.texture_size=32)
+  rm -rf "$work/latent"
+  limit 420 python3 -m scripts.latent_prior --work "$work/latent" --out "$work/latent/prior" \
+    "${options[@]}" > "$out/latent.txt" 2>&1 || { tail -3 "$out/latent.txt"; exit 1; }
+  cp "$work/latent/prior/samples.png" "$out/latent-samples.png"
+  limit 150 python3 -m scripts.measure_quality --out "$work/latent/quality" --only corgi "red mug" \
+    -- --prior "$work/latent/prior" --preset stable-diffusion --set output.video_frames=1 "${more[@]}"
+  cp "$work/latent/quality/table.md" "$out/latent.md"
+  cp "$work/latent/quality/sheet.png" "$out/latent.png"
+  cat "$out/latent.md"
+  ;;
+*)
+  echo "error: no part $part" >&2
+  exit 2
+  ;;
+esac

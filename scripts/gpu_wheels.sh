@@ -1,0 +1,14 @@
+#!/bin/sh
+# Fetch into .whl what a machine with CUDA's usual packages lacks to run scripts/gpu_day.sh: wheels
+# for its Python, 3.12 on x86-64. ffmpeg's is too large to send; a run does without its video then.
+set -eu
+cd "$(dirname "$0")/.."
+platforms=
+for version in 2_28 2_27 2_17 2_12 2_5; do
+  platforms="$platforms --platform manylinux_${version}_x86_64"
+done
+# shellcheck disable=SC2086 -- several words
+python3 -m pip download -q --no-deps --only-binary=:all: --python-version 3.12 --implementation cp \
+  $platforms --platform manylinux2014_x86_64 -d .whl \
+  diffusers trimesh fast-simplification xatlas "$@"
+du -sh .whl
