@@ -32,14 +32,14 @@ trial() { [ -n "${TRIAL:-}" ]; }
 work=${WORK:-/tmp/dreamfusion-day}
 
 bench() {
-  local kind=$1 small=() settings
-  trial && small=(--tiny --warm-up 1 --repeats 1)
+  local kind=$1 small=() settings enough=400
+  trial && small=(--tiny --warm-up 1 --repeats 1) && enough=20
   : > "$out/bench-$kind.md"
   # The first with a profile; a variant that fails, or for which no time is left, costs the others nothing.
   for settings in "camera.views=1" "camera.views=4" "camera.views=1 prior.vae_channels_last=true" \
     "camera.views=1 prior.vae_checkpointing=true prior.vae_slicing=true prior.offload=true" \
     "camera.views=1 prior.compile=true"; do
-    [ "$SECONDS" -lt 400 ] || break
+    [ "$SECONDS" -lt "$enough" ] || break
     printf '\n## %s, %s\n\n' "$kind" "$settings" >> "$out/bench-$kind.md"
     local more=()
     [ "$settings" = "camera.views=1" ] && more=(--profile)
@@ -71,7 +71,8 @@ corgi)
   rm -rf "$work/corgi" "$work/quality"
   { time limit 200 python3 -m dreamfusion train "a corgi" --prior embedded --out "$work/corgi" \
     "${small[@]}"; } > "$out/corgi.txt" 2>&1
-  cp "$(find "$work/corgi/previews" -name '*.png' | sort | tail -1)" "$out/corgi.png"
+  python3 -m dreamfusion render "$work/corgi" --mode grid --format png --frames 1 --size 256
+  cp "$work/corgi/render-grid.png" "$out/corgi.png"
   only=("corgi" "mug" "cat" "airplane" "red car" "castle")
   trial && only=("corgi")
   limit 320 python3 -m scripts.measure_quality --out "$work/quality" --only "${only[@]}" \
@@ -93,16 +94,16 @@ train)
   tail -2 "$out/train.txt"
   ;;
 latent)
-  options=(--seconds 360)
-  more=()
+  options=(--seconds 240)
+  more=(--set steps=1500)
   trial && options=(--steps 2 --batch 2 --views-per-noun 8) && more=(--set steps=2)
   trial && more+=(--set output.mesh_resolution=16 --set output.texture_size=32)
   rm -rf "$work/latent"
-  limit 420 python3 -m scripts.latent_prior --work "$work/latent" --out "$work/latent/prior" \
+  limit 320 python3 -m scripts.latent_prior --work "$work/latent" --out "$work/latent/prior" \
     "${options[@]}" > "$out/latent.txt" 2>&1 || { tail -3 "$out/latent.txt"; exit 1; }
   cp "$work/latent/prior/samples.png" "$out/latent-samples.png"
-  limit 150 python3 -m scripts.measure_quality --out "$work/latent/quality" --only corgi "red mug" \
-    -- --prior "$work/latent/prior" --preset stable-diffusion --set output.video_frames=1 "${more[@]}"
+  limit 210 python3 -m scripts.measure_quality --out "$work/latent/quality" --only corgi "red mug" \
+    -- --prior "$work/latent/prior" --config stable-diffusion --set output.video_frames=1 "${more[@]}"
   cp "$work/latent/quality/table.md" "$out/latent.md"
   cp "$work/latent/quality/sheet.png" "$out/latent.png"
   cat "$out/latent.md"

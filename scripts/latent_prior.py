@@ -3,7 +3,7 @@
 AutoencoderKL, noise prediction, Stable Diffusion's schedule, and the paper's four view words.
 
     python -m scripts.latent_prior --out runs/latent-prior
-    dreamfusion train "a corgi" --prior runs/latent-prior --preset stable-diffusion
+    dreamfusion train "a corgi" --prior runs/latent-prior --config stable-diffusion
 
 It is not shipped: it is for measuring what the preset of Stable Diffusion makes of objects whose
 shapes are known. The autoencoder is trained first, by mean square error and a little KL, on the toy

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from contextlib import closing
 from enum import Enum
@@ -21,14 +22,13 @@ from dreamfusion.cli.options import (
     QuietOption,
     StepsOption,
 )
-from dreamfusion.cli.stopping import stoppable
+from dreamfusion.cli.stopping import exit_status, stoppable
 from dreamfusion.utils.errors import UserError
 
 if TYPE_CHECKING:
     from dreamfusion.shelf.batch.engines import Engine, Need
     from dreamfusion.shelf.batch.jobs import Job, JobFolder
 
-STOPPED = 130
 SOME_FAILED = 1
 
 
@@ -83,6 +83,8 @@ def batch(
 ) -> None:
     """Make many objects: all prompts, seeds and settings. What is done is not done again."""
     console = Console(quiet=quiet, json=json_)
+    if sys.platform == "win32":
+        raise UserError("a batch needs Linux or macOS: it locks its jobs as these do")
     from dreamfusion.shelf.batch.jobs import find_shelf
 
     if status is not None:
@@ -133,7 +135,10 @@ def make(
         with stoppable() as stopping, stopping.gently(), Screen(console, folders) as screen:
             finished = drive(folders, engine, listener=screen, stop=stopping)
     jobs = [progress_of(folder).as_mapping() for folder in folders]
-    return {"shelf": out, "finished": finished, "jobs": jobs}
+    status = SOME_FAILED if any(job["state"] == "failed" for job in jobs) else 0
+    if not finished:
+        status = exit_status(stopping.number)
+    return {"shelf": out, "finished": finished, "status": status, "jobs": jobs}
 
 
 def finish(console: Console, out: Path, report: dict[str, Any], chooser: str | None) -> None:
@@ -151,8 +156,8 @@ def finish(console: Console, out: Path, report: dict[str, Any], chooser: str | N
     console.say(f"to judge  dreamfusion evaluate {out}")
     console.say(f"to show   dreamfusion report {out}")
     console.result(report)
-    if not report["finished"] or failed:
-        raise typer.Exit(SOME_FAILED if report["finished"] else STOPPED)
+    if report["status"]:
+        raise typer.Exit(report["status"])
 
 
 def chooser_of(keep: Keep, judge: str | None, wanted: Sequence[Job]) -> str | None:

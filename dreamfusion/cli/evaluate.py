@@ -68,7 +68,7 @@ def evaluate(
 
     prompts = list(dict.fromkeys(subject.prompt for subject in subjects))
     name = choose_judge(prompts) if judge == "auto" else judge
-    if len(subjects) == len(prompts):
+    if len({(one.prompt, one.seed) for one in subjects}) == len(prompts):
         chosen_by = None
     elif chosen_by is None and name == "toy":
         chosen_by = CHOOSER
@@ -80,11 +80,19 @@ def evaluate(
     for row, subject in zip(rows, subjects, strict=True):
         if subject.problem is None:
             write_beside_run(row)
-    means = {"all seeds": summarise(rows)}
+    kept = {"all seeds": rows}
     for chooser in others:
         margins = {row.run: row.margin for row in chooser}
-        best = best_of(rows, lambda row: margins[row.run])  # noqa: B023 -- called at once
-        means[f"best seed of each prompt, chosen by {chosen_by}"] = summarise(best)
+        kept[f"best seed of each prompt, chosen by {chosen_by}"] = best_of(
+            rows,
+            lambda row: margins[row.run],  # noqa: B023 -- called at once
+            among=lambda row: (row.prompt, row.variant),
+        )
+    means = {title: summarise(group) for title, group in kept.items()}
+    for variant in dict.fromkeys(row.variant for row in rows if row.variant):
+        for title, group in kept.items():
+            of_it = [row for row in group if row.variant == variant]
+            means[f"{title}, {variant}"] = summarise(of_it)
     for line in for_terminal(rows):
         console.say(line)
     for title, found in means.items():
@@ -108,6 +116,7 @@ def evaluate(
 
 def subjects_in(path: Path) -> list[Subject]:
     """The run in a folder, or those of a batch there. Raises UserError where there is neither."""
+    from dreamfusion.config.layers import flat
     from dreamfusion.shelf.batch.jobs import State, find_shelf, read_json
     from dreamfusion.shelf.evaluate.rows import Subject
 
@@ -127,6 +136,7 @@ def subjects_in(path: Path) -> list[Subject]:
                 done.get("seconds"),
                 done.get("peak_gib"),
                 None if is_done else f"the job is not done: {state.value}",
+                dict(flat(job.settings or {})),
             )
         )
     if not found:
@@ -147,13 +157,15 @@ def judged(
     texts: to find prompts among; None: all that a judge knows, or else the other prompts.
     """
     from dreamfusion.shelf.evaluate.judges import load_judge
-    from dreamfusion.shelf.evaluate.rows import judge_run
+    from dreamfusion.shelf.evaluate.rows import judge_run, variants_of
 
     prompts = list(dict.fromkeys(subject.prompt for subject in subjects))
     judges = [load_judge(name) for name in names]
     with_texts = [(one, one.distractors() or prompts if texts is None else texts) for one in judges]
-    shown = console.track(subjects, len(subjects), "judged")
-    rows = [judge_run(subject, with_texts, views=views) for subject in shown]
+    shown = zip(
+        console.track(subjects, len(subjects), "judged"), variants_of(subjects), strict=True
+    )
+    rows = [judge_run(one, with_texts, variant=variant, views=views) for one, variant in shown]
     return [list(column) for column in zip(*rows, strict=True)]
 
 

@@ -176,6 +176,19 @@ def nested(settings: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
+def flat(settings: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    """Nested settings by their dotted names: the inverse of `nested`.
+
+    >>> dict(flat({"sds": {"guidance": 4}}))
+    {'sds.guidance': 4}
+    """
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from flat(value, f"{above}{key}.")
+        else:
+            yield f"{above}{key}", value
+
+
 def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
     """`["sds.guidance=5", …]` as a nested mapping. The value is read as YAML.
 

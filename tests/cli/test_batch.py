@@ -196,6 +196,38 @@ def test_two_drivers_and_a_full_disk_are_one_line(asked, tmp_path, monkeypatch, 
     assert "No space left on device" in capsys.readouterr().err
 
 
+def test_a_polite_kill_has_its_own_status(asked, tmp_path):
+    (tmp_path / "list.txt").write_text("a red puppy\n")
+    batch = start("list.txt", *asked, "--steps", "400", "--jobs", "1")
+    wait_for(lambda: (tmp_path / "shelf" / "jobs").is_dir() and find_shelf(Path("shelf")).jobs())
+    (folder,) = find_shelf(Path("shelf")).jobs().values()
+    wait_for(lambda: logged(folder) >= 1)
+    batch.send_signal(signal.SIGTERM)
+    batch.communicate(timeout=90)
+    assert batch.returncode == 143 and folder.state() is State.resumable
+
+
+def test_a_read_only_disk_is_named(asked, tmp_path, capsys):
+    (tmp_path / "list.txt").write_text("a red mug\n")
+    (tmp_path / "disk").mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "ro,size=160k", "tmpfs", str(tmp_path / "disk")]
+    if os.name != "posix" or subprocess.run(mount, capture_output=True).returncode != 0:
+        pytest.skip("only root may mount a disk")
+    try:
+        assert main(["batch", "list.txt", *asked, "--out", "disk/shelf"]) == 2
+    finally:
+        subprocess.run(["umount", "-l", str(tmp_path / "disk")], check=True)
+    error = capsys.readouterr().err
+    assert "disk/shelf" in error and "Read-only file system" in error and error.count("\n") == 1
+
+
+def test_other_systems_are_told(monkeypatch, tmp_path, capsys):
+    (tmp_path / "list.txt").write_text("a red mug\n")
+    monkeypatch.setattr("sys.platform", "win32")
+    assert main(["batch", "list.txt"]) == 2
+    assert capsys.readouterr().err.startswith("error: a batch needs Linux or macOS")
+
+
 def test_train_makes_several_seeds_as_a_batch(asked, tmp_path, monkeypatch, capsys):
     use_fast_attempts(monkeypatch)
     options = [*asked, "--seeds", "2", "--seed", "5", "--steps", "2"]

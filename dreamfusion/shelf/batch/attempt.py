@@ -18,11 +18,12 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from dreamfusion.config.layers import flat
 from dreamfusion.runs.folder import RunFolder
 from dreamfusion.shelf.batch.jobs import (
     BEAT_SECONDS,
@@ -114,18 +115,9 @@ def _arguments(job: Job, folder: JobFolder, run: RunFolder) -> list[str]:
         arguments += ["--config", str(folder.settings_file)]
     elif job.preset is not None:
         arguments += ["--config", job.preset]
-    for name, value in _flat(job.settings or {}):
+    for name, value in flat(job.settings or {}):
         arguments += ["--set", f"{name}={json.dumps(value)}"]
     return arguments
-
-
-def _flat(settings: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in settings.items():
-        name = f"{above}{key}"
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{name}.")
-        else:
-            yield name, value
 
 
 def _run_name(folder: JobFolder) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +27,8 @@ EVALUATION = "evaluation.json"  # in a run's folder, for its report
 
 @dataclass(frozen=True)
 class Subject:
-    """A run to be judged. seconds, gib: what it cost, where that was kept. problem: why it cannot
-    be judged."""
+    """A run to be judged. settings: what its batch asked of it, by dotted names. seconds, gib: what
+    it cost, where that was kept. problem: why it cannot be judged."""
 
     run: RunFolder
     prompt: str
@@ -36,12 +36,14 @@ class Subject:
     seconds: float | None = None
     gib: float | None = None
     problem: str | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Row:
     """Figures of a run; None is what could not be measured, and `reason` says why.
 
+    variant: the settings in which the run differs from others of its batch ("sds.guidance=8").
     r1_LOOK: share of views in which the prompt is found; pooled_LOOK: whether it is in all of them
     together. rank, margin and worst_margin are of shaded pictures; see `retrieval.Retrieval`.
     """
@@ -49,6 +51,7 @@ class Row:
     run: str
     prompt: str
     seed: int
+    variant: str
     judge: str
     revision: str
     views: int
@@ -71,11 +74,30 @@ class Row:
     reason: str = ""
 
 
-COLUMNS = tuple(field.name for field in fields(Row))
+COLUMNS = tuple(one.name for one in fields(Row))
+
+
+def variants_of(subjects: Sequence[Subject]) -> list[str]:
+    """What tells the runs of a batch apart besides prompt and seed: for each its values of the
+    settings that are not the same in all."""
+    names = dict.fromkeys(name for subject in subjects for name in subject.settings)
+    mixed = [
+        name
+        for name in names
+        if len({repr(subject.settings.get(name)) for subject in subjects}) > 1
+    ]
+    return [
+        ", ".join(f"{name}={subject.settings.get(name, 'default')}" for name in mixed)
+        for subject in subjects
+    ]
 
 
 def judge_run(
-    subject: Subject, judges: Sequence[tuple[Judge, Sequence[str]]], *, views: int = VIEWS
+    subject: Subject,
+    judges: Sequence[tuple[Judge, Sequence[str]]],
+    *,
+    variant: str = "",
+    views: int = VIEWS,
 ) -> list[Row]:
     """A row of the run for each judge, which comes with the texts to find the prompt among."""
     found: dict[str, Any] = {}
@@ -109,6 +131,7 @@ def judge_run(
                 run=str(subject.run.path),
                 prompt=subject.prompt,
                 seed=subject.seed,
+                variant=variant,
                 judge=judge.name,
                 revision=judge.revision,
                 views=views,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 from dreamfusion.shelf.evaluate.rows import Row
@@ -51,11 +51,17 @@ def summarise(rows: Sequence[Row]) -> dict[str, Mean]:
     return found
 
 
-def best_of(rows: Sequence[Row], margin: Callable[[Row], float | None]) -> list[Row]:
-    """Of each prompt's rows the one of the greatest margin; prompts without any are left out."""
-    best: dict[str, tuple[float, Row]] = {}
+def best_of(
+    rows: Sequence[Row],
+    margin: Callable[[Row], float | None],
+    *,
+    among: Callable[[Row], Hashable] = lambda row: row.prompt,
+) -> list[Row]:
+    """Of the rows that `among` calls equal the one of the greatest margin; those without any are
+    left out."""
+    best: dict[Hashable, tuple[float, Row]] = {}
     for row in rows:
-        value = margin(row)
-        if value is not None and (row.prompt not in best or value > best[row.prompt][0]):
-            best[row.prompt] = (value, row)
+        value, key = margin(row), among(row)
+        if value is not None and (key not in best or value > best[key][0]):
+            best[key] = (value, row)
     return [row for _, row in best.values()]

@@ -13,8 +13,9 @@ from dreamfusion.shelf.evaluate.rows import COLUMNS, Row
 from dreamfusion.shelf.evaluate.summary import Mean
 
 _SHORT = {
-    "prompt": "prompt", "seed": "seed", "r1_color": "R@1 color", "r1_shaded": "shaded",
-    "r1_geometry": "geometry", "rank": "rank", "margin": "margin", "worst_margin": "worst",
+    "prompt": "prompt", "seed": "seed", "variant": "settings",
+    "r1_color": "R@1 color", "r1_shaded": "shaded", "r1_geometry": "geometry",
+    "rank": "rank", "margin": "margin", "worst_margin": "worst",
     "fronts": "fronts", "pieces": "pieces", "watertight": "closed", "mesh_psnr_db": "mesh dB",
     "seconds": "seconds", "gib": "GiB",
 }  # fmt: skip
@@ -22,8 +23,9 @@ _SHORT = {
 
 def for_terminal(rows: Sequence[Row]) -> list[str]:
     """Aligned lines: the head, then one for each row, with the reason where figures are missing."""
-    cells = [list(_SHORT.values())]
-    cells += [[_cell(name, getattr(row, name)) for name in _SHORT] for row in rows]
+    names = [name for name in _SHORT if name != "variant" or any(row.variant for row in rows)]
+    cells = [[_SHORT[name] for name in names]]
+    cells += [[_cell(name, getattr(row, name)) for name in names] for row in rows]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = []
     for line, reason in zip(cells, ["", *(row.reason for row in rows)], strict=True):

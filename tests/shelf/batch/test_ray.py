@@ -5,19 +5,27 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 import time
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+import yaml
+from safetensors.torch import load_file
 
+from dreamfusion.shelf.batch import attempt as attempts
 from dreamfusion.shelf.batch.driver import Listener, drive, prepare
 from dreamfusion.shelf.batch.engines import Need
 from dreamfusion.shelf.batch.engines.ray_engine import RayEngine
 from dreamfusion.shelf.batch.jobs import Shelf, State, read_json
-from dreamfusion.shelf.batch.prompts import BatchError
+from dreamfusion.shelf.batch.plan import Options, plan_jobs
+from dreamfusion.shelf.batch.prompts import BatchError, Entry
+from tests.helpers import ROOT
 from tests.helpers.fast_attempts import job, state_of, steps_of, use_fast_attempts
+from tests.helpers.tiny_priors import save_pixel_prior
+from tests.helpers.tiny_runs import TINY
 
 pytestmark = [
     pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed"),
@@ -148,6 +156,69 @@ def descendants(pid: int) -> list[int]:
     for one in found:
         found += [child for child, parent in pairs if parent == one]
     return found[1:]
+
+
+DRIVER = """
+import sys, tests.helpers.fast_attempts as fast
+from pathlib import Path
+from dreamfusion.shelf.batch import attempt, driver
+from dreamfusion.shelf.batch.engines import Need
+from dreamfusion.shelf.batch.engines.ray_engine import RayEngine
+from dreamfusion.shelf.batch.jobs import Shelf
+attempt.MODULE = "tests.helpers.fast_attempts"
+shelf = Shelf(Path(sys.argv[1]))
+jobs = [fast.job("slow thing", seed=seed, steps=50) for seed in range(3)]
+with driver.driving(shelf):
+    driver.drive(driver.prepare(shelf, jobs), RayEngine(Need(1, 2**26, 0), shelf.path))
+"""
+
+
+def test_a_driver_that_is_killed_is_started_again(steady, tmp_path):
+    """Every job is done once, and each of its steps is logged once."""
+    command = [sys.executable, "-c", DRIVER, str(tmp_path)]
+    folders = [Shelf(tmp_path).folder(job("slow thing", seed=s, steps=50)) for s in range(3)]
+    child = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
+    until = time.monotonic() + 60
+    while sum(folder.run.metrics.is_file() for folder in folders) < 2:
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    child.kill()
+    child.wait()
+    assert subprocess.run(command, cwd=ROOT, stderr=subprocess.DEVNULL).returncode == 0
+    assert {folder.state() for folder in folders} == {State.done}
+    assert all(steps_of(folder) == list(range(1, 51)) for folder in folders)
+    assert len({state_of(folder) for folder in folders}) == 1
+    assert sorted(len(folder.attempts()) for folder in folders) == [1, 2, 2]
+
+
+def test_real_training_has_the_bits_of_one_that_nothing_happened_to(steady, tmp_path, monkeypatch):
+    """Through Ray, with its process killed on the way."""
+    monkeypatch.setattr(attempts, "MODULE", "dreamfusion.cli.attempt")
+    settings = {k: v for k, v in TINY.items() if k not in ("prompt", "steps")}
+    small = {"video_frames": 1, "video_size": 16, "mesh_resolution": 16, "texture_size": 0}
+    settings["output"] = {"checkpoint_every": 1, **small}
+    (tmp_path / "small.yaml").write_text(yaml.safe_dump(settings))
+    prior = str(save_pixel_prior(tmp_path / "prior"))
+    config = str(tmp_path / "small.yaml")
+    options = Options(steps=25, config=config, prior=prior, device="cpu")
+    (folder,) = prepare(
+        Shelf(tmp_path / "shelf"), plan_jobs([Entry("here", "a red puppy")], options)
+    )
+    engine = RayEngine(NEED, tmp_path / "shelf")
+    kill = Once([folder], lambda attempt: os.kill(attempt["pid"], signal.SIGKILL))
+    try:
+        assert drive([folder], engine, listener=kill)
+    finally:
+        engine.close()
+    assert steps_of(folder) == list(range(1, 26)) and folder.attempts() == [1, 2]
+    command = ["train", "a red puppy", "--steps", "25", "--config", config, "--prior", prior]
+    command = [sys.executable, "-m", "dreamfusion", *command, "--device", "cpu"]
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    alone = subprocess.run([*command, "--out", str(tmp_path / "alone")], cwd=ROOT, env=env)
+    assert alone.returncode == 0
+    name = "checkpoints/step_0000025.safetensors"
+    one, two = load_file(folder.result.path / name), load_file(tmp_path / "alone" / name)
+    assert one.keys() == two.keys() and all(bool((one[k] == two[k]).all()) for k in one)
 
 
 def test_a_stop_reaches_the_processes(steady, tmp_path):

@@ -90,7 +90,7 @@ def test_a_judge_that_is_not_there_or_none(tmp_path):
 
 
 def row(prompt, seed, margin, **more):
-    return Row(f"runs/{prompt}-{seed}", prompt, seed, "toy", "abc", 8, margin=margin, **more)
+    return Row(f"runs/{prompt}-{seed}", prompt, seed, "", "toy", "abc", 8, margin=margin, **more)
 
 
 def test_means_are_clustered_by_prompt():

@@ -12,7 +12,7 @@ import yaml
 
 from dreamfusion.cli.app import main
 from dreamfusion.runs.checkpoint import save_checkpoint
-from dreamfusion.shelf.batch.jobs import Shelf, write_json
+from dreamfusion.shelf.batch.jobs import Job, Shelf, write_json
 from dreamfusion.training.state import new_state
 from tests.helpers.fast_attempts import job
 from tests.helpers.run_folders import make_run
@@ -124,6 +124,28 @@ def test_a_batch_is_judged_chosen_from_and_shown(tmp_path, capsys, clip):
     assert "it &lt;fell&gt; over" in page and "<fell>" not in page
     assert page.count("report.html") == 2 and "R@1, shaded" in page
     assert 'src="http' not in page and "2 done, 1 failed, 1 new" in page
+
+
+def test_combinations_of_settings_have_means_of_their_own(tmp_path, capsys, clip):
+    shelf = Shelf(tmp_path / "shelf")
+    for guidance, radius in ((4, 0.2), (16, 0.4)):
+        for prompt in ("a red mug", "a blue corgi"):
+            config = {"steps": 1, "seed": 0, "sds": {"guidance": guidance}}
+            one = Job(prompt, 0, 1, config, settings={"steps": 1, "sds": {"guidance": guidance}})
+            folder = shelf.folder(one)
+            folder.write(one)
+            make_scene(folder.path / "run", prompt, seed=int(10 * radius))
+            write_json(folder.done_file, {"run": "run"})
+    found = evaluated(capsys, shelf.path, "--judge", clip)
+    assert {row["variant"] for row in found["rows"]} == {"sds.guidance=4", "sds.guidance=16"}
+    means = found["means"]
+    titles = ["all seeds", "all seeds, sds.guidance=16", "all seeds, sds.guidance=4"]
+    assert sorted(means) == titles
+    both, *each = (means[title]["margin"] for title in titles)
+    assert both["runs"] == 4 and [one["runs"] for one in each] == [2, 2]
+    assert both["value"] == pytest.approx(sum(one["value"] for one in each) / 2)
+    assert main(["evaluate", str(shelf.path), "--judge", clip]) == 0
+    assert "settings" in capsys.readouterr().err
 
 
 def test_the_best_is_linked(tmp_path, capsys, clip):
