@@ -2,7 +2,8 @@
 """Make a list of prompts by `dreamfusion batch`, judge them by `dreamfusion evaluate`, and hold
 each against the toy world's own object.
 
-    python -m scripts.measure_quality --out runs/quality
+    python -m scripts.measure_quality --out runs/quality           # 24 pairs of noun and colour
+    python -m scripts.measure_quality --out runs/nouns --nouns     # all 52 nouns as they are
 
 What only the toy world knows is measured here: volume IoU and colour error, best over a rotation
 about the vertical axis and a scale. A table (Markdown, JSON) and a contact sheet are written: eight
@@ -34,7 +35,7 @@ from dreamfusion.nerf.renderer import RadianceField, render_image
 from dreamfusion.runs.checkpoint import load_state
 from dreamfusion.runs.folder import find_run
 from dreamfusion.runs.preview import show_cameras
-from dreamfusion.toybox import PALETTE, ToyObject, make_object
+from dreamfusion.toybox import NOUNS, PALETTE, ToyObject, make_object
 from dreamfusion.toybox.language import held_out_pairs
 
 # (noun, colour): None is the natural colour. The second half are pairs that training never showed.
@@ -233,10 +234,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/quality"))
     parser.add_argument("--seeds", type=int, default=1, help="seeds a prompt, from 0")
     parser.add_argument("--only", nargs="*", help="prompts such as 'red mug', instead of the list")
+    parser.add_argument("--nouns", action="store_true", help="all nouns in their own colours")
     parser.add_argument("extra", nargs="*", help="after --, arguments for `dreamfusion batch`")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     chosen = PROMPTS if not args.only else tuple(noun_and_color(text) for text in args.only)
+    if args.nouns:
+        chosen = tuple((noun.name, None) for noun in NOUNS)
     pair_of = {prompt_of(noun, color): (noun, color) for noun, color in chosen}
     prompts = args.out / "prompts.txt"
     prompts.write_text("\n".join(pair_of) + "\n")
