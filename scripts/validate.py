@@ -9,7 +9,8 @@ All 52 nouns in their own colours, without light, from eight azimuths and three 
 picture: whether noun, main colour and side are named rightly by the toy judge, and its PSNR to the
 nearest of the toy world's own pictures of that noun and view (of many variants, before the
 picture's own background). Sides are counted where the judge tells them apart on true pictures. Run
-again, it keeps what the same prior drew.
+again, it keeps what the same prior drew. With a batch, also a sheet of what was made beside the toy
+world's own.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # share the cores: before t
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw
 from torch import Tensor
 
 from dreamfusion.diffusion.priors import DiffusionPrior
@@ -185,6 +186,27 @@ def sheet(pictures: dict[str, Tensor], file: Path) -> None:
     Image.fromarray((torch.cat(rows) * 255).round().byte().numpy()).save(file)
 
 
+def side_by_side(scenes: dict[str, Tensor], true: dict[str, Tensor], file: Path) -> None:
+    """Of each noun two views of what was made, then the toy world's own, four nouns a row."""
+    cells = []
+    for noun, views in scenes.items():
+        chosen = [AZIMUTHS + 1, 2 * AZIMUTHS - 2]  # at 30 degrees: from the left, from the right
+        strip = torch.cat([*views[chosen], *true[noun][chosen]], dim=1)
+        picture = Image.fromarray((strip * 255).round().byte().numpy())
+        cell = Image.new("RGB", (picture.width + 6, picture.height + 14), "white")
+        cell.paste(picture, (0, 14))
+        ImageDraw.Draw(cell).text((2, 1), noun, fill="black")
+        cells.append(np.asarray(cell))
+    blank = [np.full_like(cells[0], 255)] * (-len(cells) % 4)
+    rows = [np.concatenate(list(row), axis=1) for row in batched([*cells, *blank], 4)]
+    Image.fromarray(np.concatenate(rows)).save(file, quality=85)
+
+
+def batched(items: list[Any], n: int) -> list[list[Any]]:
+    """Items in groups of n."""
+    return [items[i : i + n] for i in range(0, len(items), n)]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--out", type=Path, default=Path("runs/validation"))
@@ -205,6 +227,7 @@ def main() -> None:
     shown["prior"] = _kept(args.out, args.only, args.prior)
     if args.shelf is not None:
         shown["scenes"] = _scenes(args.shelf, args.only)
+        side_by_side(shown["scenes"], shown["true"], args.out / "side-by-side.webp")
 
     columns = {
         name: {noun: named(judge, noun, views, true[noun]) for noun, views in pictures.items()}

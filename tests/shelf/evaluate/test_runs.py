@@ -145,7 +145,7 @@ def test_combinations_of_settings_have_means_of_their_own(tmp_path, capsys, clip
     assert both["runs"] == 4 and [one["runs"] for one in each] == [2, 2]
     assert both["value"] == pytest.approx(sum(one["value"] for one in each) / 2)
     assert main(["evaluate", str(shelf.path), "--judge", clip]) == 0
-    assert "settings" in capsys.readouterr().err
+    assert "settings" in capsys.readouterr().out
 
 
 def test_the_best_is_linked(tmp_path, capsys, clip):
