@@ -107,7 +107,10 @@ def test_the_benchmark_measures(gpu, folders, capsys, monkeypatch):
     small = Layer("small", SETTINGS)
     monkeypatch.setattr(bench, "plan_run", lambda layers: plan_run([small, *layers]))
     monkeypatch.setattr(bench, "override", _small)
-    args = argparse.Namespace(prompt="a red corgi", device="cuda:1", warm_up=1, repeats=1)
+    args = argparse.Namespace(
+        prompt="a red corgi", device="cuda:1", warm_up=1, repeats=1, settings=[], profile=False,
+        random=None,
+    )  # fmt: skip
     bench.measure(args, str(folders["sd"]))
     said = capsys.readouterr().out
     assert said.count("| SDS step, ") == 4 and "| triton | " in said
