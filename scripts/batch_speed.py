@@ -61,7 +61,7 @@ def run_batch(seeds: range, places: int, steps: int) -> float:
         command += ["--out", f"{folder}/shelf", "--seeds", str(len(seeds)), "--steps", str(steps)]
         command += ["--seed", str(seeds.start), "--jobs", str(places), *settings]
         started = time.perf_counter()
-        subprocess.run(command, check=True)
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         return time.perf_counter() - started
 
 
@@ -73,7 +73,9 @@ def run_pool(seeds: range, places: int, steps: int) -> float:
         def train(seed: int) -> None:
             command = [sys.executable, "-m", "dreamfusion", "train", "a red mug", "--quiet"]
             command += ["--out", f"{folder}/{seed}", "--seed", str(seed), "--steps", str(steps)]
-            subprocess.run([*command, *settings], check=True, env=environment(1))
+            subprocess.run(
+                [*command, *settings], check=True, env=environment(1), stdout=subprocess.DEVNULL
+            )
 
         started = time.perf_counter()
         with ThreadPoolExecutor(places) as pool:
