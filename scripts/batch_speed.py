@@ -30,10 +30,11 @@ from pathlib import Path
 from dreamfusion.shelf.batch.attempt import environment
 from dreamfusion.shelf.batch.jobs import find_shelf, read_json
 
-SETTINGS = (
+SMALL = (
     "device=cpu", "prior.name=embedded", "render.resolution=16", "output.mesh_resolution=16",
     "output.texture_size=0", "output.video_frames=1", "output.video_size=16",
 )  # fmt: skip
+SETTINGS = [word for setting in SMALL for word in ("--set", setting)]
 HAND_OUT_SECONDS = 0.2  # of the driver, for one job at most: it looks so often
 
 
@@ -56,10 +57,9 @@ def run_batch(seeds: range, places: int, steps: int) -> float:
     with tempfile.TemporaryDirectory(prefix="batch-speed-") as folder:
         prompts = Path(folder) / "prompts.txt"
         prompts.write_text("a red mug\n")
-        settings = [word for setting in SETTINGS for word in ("--set", setting)]
         command = [sys.executable, "-m", "dreamfusion", "batch", str(prompts), "--quiet"]
         command += ["--out", f"{folder}/shelf", "--seeds", str(len(seeds)), "--steps", str(steps)]
-        command += ["--seed", str(seeds.start), "--jobs", str(places), *settings]
+        command += ["--seed", str(seeds.start), "--jobs", str(places), *SETTINGS]
         started = time.perf_counter()
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         return time.perf_counter() - started
@@ -67,14 +67,13 @@ def run_batch(seeds: range, places: int, steps: int) -> float:
 
 def run_pool(seeds: range, places: int, steps: int) -> float:
     """Seconds that a pool of `dreamfusion train` takes for the same."""
-    settings = [word for setting in SETTINGS for word in ("--set", setting)]
     with tempfile.TemporaryDirectory(prefix="batch-speed-") as folder:
 
         def train(seed: int) -> None:
             command = [sys.executable, "-m", "dreamfusion", "train", "a red mug", "--quiet"]
             command += ["--out", f"{folder}/{seed}", "--seed", str(seed), "--steps", str(steps)]
             subprocess.run(
-                [*command, *settings], check=True, env=environment(1), stdout=subprocess.DEVNULL
+                [*command, *SETTINGS], check=True, env=environment(1), stdout=subprocess.DEVNULL
             )
 
         started = time.perf_counter()

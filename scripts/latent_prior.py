@@ -26,7 +26,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # share the cores: before t
 import numpy as np
 import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
 from torch import Tensor, nn
 from transformers import CLIPTokenizer
 
@@ -39,6 +39,8 @@ from scripts.embedded_prior.data import ToyPictures, prefetch, render_geometry
 from scripts.embedded_prior.descent import descend, learning_rate
 from scripts.embedded_prior.model import make_models
 from scripts.embedded_prior.words import encode, learn_words, make_tokenizer
+from scripts.measure_quality import prompt_of
+from scripts.random_pipelines import stable_diffusion_schedule
 
 SIZE = 128  # of the pictures; latents are an eighth of it
 KL = 1e-6
@@ -56,8 +58,7 @@ class FourViews(ToyPictures):
         noun = NOUNS[g.noun[row]]
         allowed = self.colors_of[g.noun[row]]
         color = allowed[rng.integers(len(allowed))] if rng.random() < 0.55 else None
-        words = f"{color} {noun.name}" if color else noun.name
-        prompt = f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
+        prompt = prompt_of(noun.name, color)
         place = [float(g.azimuth_deg[row])], [float(g.elevation_deg[row])]
         return color or noun.color, view_prompts(PAPER_VIEWS, prompt, *place)[0]
 
@@ -92,17 +93,6 @@ def make_unet() -> UNet2DConditionModel:
     )
 
 
-def schedule() -> DDPMScheduler:
-    """Stable Diffusion's."""
-    return DDPMScheduler(
-        beta_start=0.00085,
-        beta_end=0.012,
-        beta_schedule="scaled_linear",
-        clip_sample=False,
-        steps_offset=1,
-    )
-
-
 def autoencoder_loss(vae: AutoencoderKL, pictures: Tensor) -> Tensor:
     x = enlarged(pictures)
     with torch.autocast(x.device.type, torch.bfloat16):
@@ -126,7 +116,7 @@ def noise_loss(
     captions: list[str],
 ) -> Tensor:
     """Mean square error of the predicted noise, one timestep a picture."""
-    noise_schedule = schedule()
+    noise_schedule = stable_diffusion_schedule()
     with torch.no_grad(), torch.autocast(pictures.device.type, torch.bfloat16):
         latents = vae.encode(enlarged(pictures)).latent_dist.sample().float()
     latents = latents * vae.config.scaling_factor
@@ -209,7 +199,7 @@ def train(args: argparse.Namespace) -> None:
         text_encoder=text_encoder.half().cpu(),
         tokenizer=tokenizer,
         unet=unet.half().cpu(),
-        scheduler=schedule(),
+        scheduler=stable_diffusion_schedule(),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,

@@ -238,9 +238,9 @@ def main() -> None:
     parser.add_argument("extra", nargs="*", help="after --, arguments for `dreamfusion batch`")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    chosen = PROMPTS if not args.only else tuple(noun_and_color(text) for text in args.only)
-    if args.nouns:
-        chosen = tuple((noun.name, None) for noun in NOUNS)
+    chosen = tuple((noun.name, None) for noun in NOUNS) if args.nouns else PROMPTS
+    if args.only:
+        chosen = tuple(noun_and_color(text) for text in args.only)
     pair_of = {prompt_of(noun, color): (noun, color) for noun, color in chosen}
     prompts = args.out / "prompts.txt"
     prompts.write_text("\n".join(pair_of) + "\n")

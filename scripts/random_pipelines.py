@@ -52,7 +52,7 @@ def _stable_diffusion(folder: Path, full: bool) -> None:
         text_encoder=_clip(CLIPTextModel, width, 12 if full else 1),
         tokenizer=_tokenizer(),
         unet=unet.half(),
-        scheduler=_scheduler(),
+        scheduler=stable_diffusion_schedule(),
         **_SAFE,
     ).save_pretrained(folder)
 
@@ -79,7 +79,7 @@ def _xl(folder: Path, full: bool) -> None:
         tokenizer=_tokenizer(),
         tokenizer_2=_tokenizer(),
         unet=unet.half(),
-        scheduler=_scheduler(),
+        scheduler=stable_diffusion_schedule(),
     ).save_pretrained(folder)
 
 
@@ -164,7 +164,8 @@ def _tokenizer() -> CLIPTokenizer:
     return CLIPTokenizer.from_pretrained(resolve_prior("embedded").path / "tokenizer")
 
 
-def _scheduler() -> DDPMScheduler:
+def stable_diffusion_schedule() -> DDPMScheduler:
+    """The noise levels of Stable Diffusion 1.5 and XL."""
     return DDPMScheduler(
         beta_start=0.00085,
         beta_end=0.012,

@@ -37,20 +37,21 @@ from dreamfusion.graphics.shading import over
 from dreamfusion.runs.checkpoint import load_state
 from dreamfusion.runs.folder import find_run
 from dreamfusion.runs.preview import draw_scene
+from dreamfusion.shelf.batch.jobs import find_shelf
 from dreamfusion.shelf.evaluate.judges import ToyJudge
 from dreamfusion.shelf.evaluate.toy_network import COLOR_NAMES, NOUN_NAMES
 from dreamfusion.toybox import NOUNS, make_object, view
-from dreamfusion.toybox.language import azimuth_word, elevation_word
+from dreamfusion.toybox.language import SHADING_WORDS, TEMPLATE, azimuth_word, elevation_word
 from dreamfusion.toybox.objects import PALETTE_TABLE
 from dreamfusion.toybox.render import downsample
 from scripts.embedded_prior.data import SIZE, SUPERSAMPLE
+from scripts.oracle import BACKGROUND
 
 AZIMUTHS, ELEVATIONS = 8, (10.0, 30.0, 50.0)
 VIEWS = AZIMUTHS * len(ELEVATIONS)
 VARIANTS = 8  # of each noun, from each view
 SURE = 0.9  # how often the judge must be right about a noun's sides on true pictures
 STEPS, GUIDANCE = 16, 3.0
-BACKGROUND = (0.35, 0.45, 0.6)  # light parts and dark ones stand out against it
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,15 @@ def samples_of(prior: DiffusionPrior, noun: str) -> Tensor:
     """What the prior draws for a noun from all views: (VIEWS, SIZE, SIZE, 3)."""
     cameras = cameras_of()
     places = zip(cameras.azimuth_deg.tolist(), cameras.elevation_deg.tolist(), strict=True)
-    texts = [f"{noun}, {azimuth_word(a)}, {elevation_word(e)}, unlit" for a, e in places]
+    texts = [
+        TEMPLATE.format(
+            prompt=noun,
+            azimuth=azimuth_word(azimuth),
+            elevation=elevation_word(elevation),
+            shading=SHADING_WORDS["albedo"],
+        )
+        for azimuth, elevation in places
+    ]
     pictures = sample_images(
         prior,
         prior.encode_text(texts),
@@ -261,11 +270,11 @@ def _kept(out: Path, nouns: list[str], name: str) -> dict[str, Tensor]:
 def _scenes(shelf: Path, nouns: list[str]) -> dict[str, Tensor]:
     """Of a batch's first seeds, the scenes of prompts that are a noun and nothing else."""
     found = {}
-    for file in sorted(shelf.glob("**/job.json")):
-        job = json.loads(file.read_text())
-        noun = job["prompt"].partition(" ")[2]
-        if noun in nouns and noun not in found and job["seed"] == 0:
-            found[noun] = scene_pictures(file.parent / "run")
+    for folder in find_shelf(shelf).jobs().values():
+        job = folder.read()
+        noun = job.prompt.partition(" ")[2]
+        if noun in nouns and noun not in found and job.seed == 0:
+            found[noun] = scene_pictures(folder.result.path)
     return found
 
 
