@@ -58,13 +58,14 @@ def median_seconds(work: Callable[[], object], repeats: int, device: str) -> flo
     return statistics.median(times)
 
 
-def encoding_rows(state: TrainState, repeats: int, device: str) -> Iterator[str]:
-    """The rows of a table: what each backend encodes, forward and backward, in points a second."""
+def encoding_rows(state: TrainState, count: int, repeats: int, device: str) -> Iterator[str]:
+    """The rows of a table: how many points a second each backend encodes, of `count` at once,
+    forward and backward."""
     grid = state.field.encoding
     generator = torch.Generator().manual_seed(0)
-    points = (torch.rand(1 << 17, 3, generator=generator) * 2 - 1).to(device)
+    points = (torch.rand(count, 3, generator=generator) * 2 - 1).to(device)
     kind, features = torch.device(device).type, grid.layout.n_features
-    yield f"| encoding of {len(points)} points | million points/s |"
+    yield f"| encoding of {count} points | million points/s |"
     yield "|---|---|"
     for backend in get_args(Backend):
         if backend == "auto" or (backend == "triton" and interpreted()):
@@ -79,7 +80,7 @@ def encoding_rows(state: TrainState, repeats: int, device: str) -> Iterator[str]
 
         seconds = median_seconds(work, repeats, device)
         grid.table.grad = None
-        yield f"| {backend} | {len(points) / seconds / 1e6:.2f} |"
+        yield f"| {backend} | {count / seconds / 1e6:.2f} |"
 
 
 def main() -> None:
@@ -162,7 +163,8 @@ def measure(args: argparse.Namespace, name: str) -> None:
         peak = torch.cuda.max_memory_allocated() / (1 << 30)
     where = torch.cuda.get_device_name() if device.startswith("cuda") else platform.processor()
     print()
-    for line in encoding_rows(trainer.state, args.repeats, device):
+    points = 1 << (12 if args.tiny else 17)
+    for line in encoding_rows(trainer.state, points, args.repeats, device):
         print(line, flush=True)
     print(f"\n{chosen_backends(plan.config.field, plan.config.render, device)}", end="")
     print(

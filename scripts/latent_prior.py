@@ -204,12 +204,12 @@ def train(args: argparse.Namespace) -> None:
         feature_extractor=None,
         requires_safety_checker=False,
     ).save_pretrained(args.out)
-    show(args.out, args.device)
+    show(args.out, args.device, args.sheet_steps)
     print(f"saved {args.out}")
 
 
-def show(folder: Path, device: str) -> None:
-    """Draw a few prompts from the four views: samples.png in the prior's folder."""
+def show(folder: Path, device: str, steps: int) -> None:
+    """Draw a few prompts from the four views in `steps` steps: samples.png in the prior's folder."""
     prior = DiffusionPrior.from_pretrained(str(folder), device=device)
     rows = []
     for prompt in ("a corgi", "a red mug", "a green teapot", "an airplane", "a castle"):
@@ -221,7 +221,7 @@ def show(folder: Path, device: str) -> None:
                 prior.encode_text(texts),
                 prior.encode_text([""]),
                 guidance=4.0,
-                steps=25,
+                steps=steps,
                 generator=generator,
             ).movedim(1, -1)
         )
@@ -234,6 +234,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20_000, help="of each part, at most")
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--views-per-noun", type=int, default=256)
+    parser.add_argument("--sheet-steps", type=int, default=25, help="of each sample's denoising")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--work", type=Path, default=Path(".training/latent-prior"))

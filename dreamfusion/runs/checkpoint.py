@@ -67,6 +67,12 @@ def save_checkpoint(folder: Path, state: TrainState, *, keep: int) -> Path:
         checksum = _sha256(file)
     with whole_file(stem.with_suffix(".json")) as file:
         file.write_text(json.dumps(details | {"sha256": checksum}) + "\n")
+    keep_newest(folder, keep)
+    return stem.with_suffix(".json")
+
+
+def keep_newest(folder: Path, keep: int) -> None:
+    """Delete all checkpoints but the newest `keep`, and tensors that no checkpoint owns."""
     found = checkpoints(folder)
     for old in found[:-keep]:
         old.unlink()
@@ -74,7 +80,6 @@ def save_checkpoint(folder: Path, state: TrainState, *, keep: int) -> Path:
     for tensors_file in folder.glob("step_*.safetensors"):
         if tensors_file.stem not in kept:
             tensors_file.unlink()
-    return stem.with_suffix(".json")
 
 
 def checkpoints(folder: Path) -> list[Path]:

@@ -15,7 +15,7 @@ from dreamfusion.config.schema import Config
 from dreamfusion.diffusion.priors import DiffusionPrior, load_prior
 from dreamfusion.graphics.media import NoEncoder
 from dreamfusion.graphics.turntable import turn, write_turn
-from dreamfusion.runs.checkpoint import checkpoints, load_state, set_aside_damaged
+from dreamfusion.runs.checkpoint import checkpoints, keep_newest, load_state, set_aside_damaged
 from dreamfusion.runs.export import Export, write_model
 from dreamfusion.runs.folder import RunError, RunFolder, create_run, step_of
 from dreamfusion.runs.lock import locked
@@ -183,4 +183,5 @@ def _state(run: RunFolder, config: Config, device: str) -> TrainState:
         raise UserError(f"{run.path} is at step {state.step}, beyond {config.steps}")
     if is_first():
         set_aside_damaged(run.checkpoints, state.step)
+        keep_newest(run.checkpoints, config.output.checkpoints_kept)  # a killed run may leave more
     return state

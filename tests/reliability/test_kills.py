@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 import time
 
@@ -35,6 +36,17 @@ def test_a_run_killed_at_any_instant_goes_on_as_if_nothing_had_happened(bench, w
 def test_and_so_it_does_at_many_more(bench, whole, tmp_path):
     for seed in range(KILLS // 5, KILLS):
         kill_and_go_on(bench, whole, tmp_path / str(seed), seed)
+
+
+def test_what_a_run_killed_after_its_last_checkpoint_left_is_cleared_away(bench, whole, tmp_path):
+    """The oldest goes after the newest is written: a kill between the two leaves one too many."""
+    assert bench.train(tmp_path).wait() == 0
+    for kind in ("json", "safetensors"):
+        newest = tmp_path / "run" / "checkpoints" / f"step_0000009.{kind}"
+        shutil.copy(newest, newest.with_name(f"step_0000006.{kind}"))
+    shutil.copy(newest, newest.with_name("step_0000003.safetensors"))
+    bench.finish(tmp_path)
+    assert_as_if_nothing_had_happened(tmp_path, whole, besides=set())
 
 
 @pytest.mark.parametrize(

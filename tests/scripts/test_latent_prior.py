@@ -52,7 +52,8 @@ def test_the_autoencoder_learns_pictures(toys):
 
 def test_it_is_saved_as_a_prior(work):
     command = [sys.executable, "-m", "scripts.latent_prior", "--steps", "2", "--batch", "2"]
-    command += ["--views-per-noun", "8", "--device", "cpu", "--work", work, "--out", work / "prior"]
+    command += ["--sheet-steps", "1", "--views-per-noun", "8", "--device", "cpu"]
+    command += ["--work", work, "--out", work / "prior"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "denoiser 2: loss" in done.stdout and (work / "prior" / "samples.png").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from argparse import Namespace
@@ -120,18 +121,21 @@ def test_words_learned_on_one_device_are_read_on_another(
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_resumed_training_equals_one_that_was_not_stopped(tmp_path: Path):
+    # On one thread, PyTorch's first half-precision gradient of a process is not that of a later
+    # step, to the last bit; on two it is.
+    env = os.environ | {"OMP_NUM_THREADS": "2"}
+
     def train(work: str, steps: int) -> dict[str, torch.Tensor]:
         command = [sys.executable, "-m", "scripts.embedded_prior", "--steps", str(steps)]
-        options = "--decay-steps 0 --word-steps 2 --half-steps 3 --batch 2 --sheet-steps 1"
+        options = "--decay-steps 0 --word-steps 2 --half-steps 0 --batch 2 --sheet-steps 1"
         command += ["--views-per-noun", "8"]
         folders = ["--work", str(tmp_path / work), "--out", str(tmp_path / work / "out")]
-        subprocess.run(
-            [*command, *options.split(), "--device", "cpu", *folders], cwd=ROOT, check=True
-        )
+        command += [*options.split(), "--device", "cpu", *folders]
+        subprocess.run(command, cwd=ROOT, env=env, check=True)
         return torch.load(tmp_path / work / "state.pt", weights_only=True)["average"]
 
-    train("stopped", 2)
-    resumed, straight = train("stopped", 4), train("straight", 4)
+    train("stopped", 1)
+    resumed, straight = train("stopped", 2), train("straight", 2)
     assert all(torch.equal(resumed[name], straight[name]) for name in straight)
     card = (tmp_path / "stopped" / "out" / "README.md").read_text()
-    assert "16 pictures" in card  # four steps of four, at half size: the last is odd
+    assert "6 pictures" in card  # two, and four at half size
