@@ -10,14 +10,9 @@ libraries and fragmentation add was not measured: MARGIN is a guess.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from dreamfusion.config.schema import PriorConfig
 from dreamfusion.diffusion.priors.files import PriorError, read_json
 from dreamfusion.diffusion.priors.resolve import ResolvedPrior
-
-if TYPE_CHECKING:
-    import torch
 
 UNET_MAPS = 32
 TRANSFORMER_MAPS = 16
@@ -32,23 +27,24 @@ def estimate_memory(
     options: PriorConfig,
     *,
     views: int,
-    dtype: torch.dtype,
-    vae_dtype: torch.dtype,
+    precision: int,
+    vae_precision: int,
     prepared: bool = False,
 ) -> int:
     """Bytes of GPU memory that the prior needs at most, for `views` pictures a step with guidance.
 
-    dtype: of the denoiser and the text encoders. prepared: all texts are encoded before the
-    denoiser is loaded. options: of offloading and of the autoencoder.
+    precision: bytes of a number in the denoiser and the text encoders; vae_precision: in the
+    autoencoder. prepared: all texts are encoded before the denoiser is loaded. options: of
+    offloading and of the autoencoder.
     """
     name = "unet" if "unet" in prior.components else "transformer"
     encoders = [
-        count * dtype.itemsize
+        count * precision
         for component, count in prior.weights.items()
         if component.startswith("text_encoder")
     ]
-    models = prior.weights[name] * dtype.itemsize
-    models += prior.weights.get("vae", 0) * vae_dtype.itemsize
+    models = prior.weights[name] * precision
+    models += prior.weights.get("vae", 0) * vae_precision
     kept = 0 if prepared or options.offload else sum(encoders)
 
     config = read_json(prior.path / name / "config.json", f"{prior.name} is broken")
@@ -59,11 +55,11 @@ def estimate_memory(
         width = config["num_attention_heads"] * config["attention_head_dim"]
         picture = TRANSFORMER_MAPS * width * (size // config["patch_size"]) ** 2
     # With text and without it; the autoencoder's activations are kept meanwhile.
-    activations = 2 * views * picture * dtype.itemsize
+    activations = 2 * views * picture * precision
     if "vae" in prior.components:
         vae = read_json(prior.path / "vae" / "config.json", f"{prior.name} is broken")
         channels = vae["block_out_channels"]
-        map_ = channels[0] * (size * 2 ** (len(channels) - 1)) ** 2 * vae_dtype.itemsize
+        map_ = channels[0] * (size * 2 ** (len(channels) - 1)) ** 2 * vae_precision
         if options.vae_checkpointing:
             recomputed = VAE_MAPS_RECOMPUTED * map_ * (1 if options.vae_slicing else views)
             activations = VAE_MAPS_CHECKPOINTED * map_ * views + max(activations, recomputed)

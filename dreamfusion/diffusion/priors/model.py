@@ -223,8 +223,8 @@ def load(
             prior,
             options,
             views=views,
-            dtype=precision,
-            vae_dtype=vae_precision,
+            precision=precision.itemsize,
+            vae_precision=vae_precision.itemsize,
             prepared=prompts is not None,
         )
         check_memory(needed, free=torch.cuda.mem_get_info(device)[0], name=prior.name)

@@ -9,6 +9,7 @@ from typing import Any
 
 from dreamfusion.config.layers import Layer, build_config, to_mapping
 from dreamfusion.config.presets import read_settings
+from dreamfusion.diffusion.priors.memory import estimate_memory
 from dreamfusion.runs.plan import find_prior, plan_run
 from dreamfusion.shelf.batch.engines import Need
 from dreamfusion.shelf.batch.engines.local import visible_gpus
@@ -20,6 +21,8 @@ GIB = 2**30
 # Of the machine's memory that a run takes besides the prior's weights: measured on the CPU, with
 # the embedded prior's default settings.
 BASE_MEMORY = int(1.1 * GIB)
+# Of a GPU's memory, for CUDA itself, the scene and its pictures: a guess that nobody has measured.
+GPU_BASE_MEMORY = 3 * GIB
 
 
 @dataclass(frozen=True)
@@ -126,19 +129,28 @@ def may_have_cuda() -> bool:
 
 
 def need_of(jobs: Sequence[Job]) -> Need:
-    """What the largest of these jobs takes.
-
-    A job that may use a GPU has one for itself; whether its memory suffices, the run says before
-    it starts.
-    """
-    memory, gpus = 0, 0
-    for name, device in {(job.config["prior"]["name"], job.config["device"]) for job in jobs}:
-        options = build_config({"prior": {"name": name}}).prior
-        on_gpu = device.startswith("cuda") or (device == "auto" and bool(visible_gpus()))
-        weights = sum(find_prior(options, device).weights.values())
-        memory = max(memory, BASE_MEMORY + weights * (2 if on_gpu else 4))
-        gpus = max(gpus, int(on_gpu))
-    return Need(max(job.threads for job in jobs), memory, gpus)
+    """What the largest of these jobs takes; of a GPU's memory by the prior's estimate."""
+    memory, gpu_memory, gpus = 0, 0, bool(visible_gpus())
+    asked = {
+        repr((job.config["prior"], job.config["device"], job.config["camera"]["views"])): job
+        for job in jobs
+    }
+    for job in asked.values():
+        config = build_config(job.config)
+        prior = find_prior(config.prior, config.device)
+        on_gpu = config.device.startswith("cuda") or (config.device == "auto" and gpus)
+        memory = max(memory, BASE_MEMORY + sum(prior.weights.values()) * (2 if on_gpu else 4))
+        if on_gpu:
+            estimate = estimate_memory(
+                prior,
+                config.prior,
+                views=config.camera.views,
+                precision=4 if config.prior.dtype == "float32" else 2,
+                vae_precision=4 if config.prior.vae_dtype in ("auto", "float32") else 2,
+                prepared=True,
+            )
+            gpu_memory = max(gpu_memory, GPU_BASE_MEMORY + estimate)
+    return Need(max(job.threads for job in jobs), memory, gpu_memory)
 
 
 def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

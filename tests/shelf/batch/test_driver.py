@@ -14,7 +14,13 @@ import pytest
 from dreamfusion.shelf.batch.attempt import command_of
 from dreamfusion.shelf.batch.driver import ATTEMPTS, Listener, drive, driving, prepare
 from dreamfusion.shelf.batch.engines import Need
-from dreamfusion.shelf.batch.engines.local import LocalEngine, places_here
+from dreamfusion.shelf.batch.engines.local import (
+    Gpu,
+    LocalEngine,
+    gpu_memory,
+    places_here,
+    visible_gpus,
+)
 from dreamfusion.shelf.batch.jobs import JobFolder, Shelf, State, find_shelf, read_json
 from dreamfusion.shelf.batch.prompts import BatchError
 from tests.helpers import ROOT
@@ -231,12 +237,45 @@ def test_places_follow_from_cores_memory_and_gpus(monkeypatch):
 
     monkeypatch.setattr(local, "usable_cores", lambda: 8)
     monkeypatch.setattr(local, "free_memory", lambda: 10 * 2**30)
-    assert places_here(Need(1, 2**30, 0), gpus=0) == 8
-    assert places_here(Need(2, 2**30, 0), gpus=0) == 4
-    assert places_here(Need(1, 3 * 2**30, 0), gpus=0) == 3
-    assert places_here(Need(1, 2**30, 1), gpus=2) == 2
+    assert places_here(Need(1, 2**30, 0), []) == 8
+    assert places_here(Need(2, 2**30, 0), []) == 4
+    assert places_here(Need(1, 3 * 2**30, 0), []) == 3
+    one = [Gpu("0", 24 * 2**30)]
+    assert places_here(Need(1, 2**30, 9 * 2**30), one) == 2
+    assert places_here(Need(1, 2**30, 9 * 2**30), [*one, Gpu("1", None)]) == 3
+    assert places_here(Need(1, 2**30, 30 * 2**30), one) == 1  # the run says that it does not fit
     with pytest.raises(BatchError, match="a job needs about 11"):
-        places_here(Need(1, 11 * 2**30, 0), gpus=0)
+        places_here(Need(1, 11 * 2**30, 0), [])
+
+
+def test_gpus_are_shared_by_their_memory(tmp_path, monkeypatch):
+    """By what the driver's tool tells; here one of ours stands in its place."""
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text("#!/bin/sh\necho '0, GPU-aa, 24000'\necho '1, GPU-bb, 9000'\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    mib = 2**20
+    both = [Gpu("GPU-aa", 24000 * mib), Gpu("GPU-bb", 9000 * mib)]
+    assert visible_gpus() == both
+    for chosen, found in (("1", both[1:]), ("GPU-a", both[:1]), ("", [])):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", chosen)
+        assert [gpu.free for gpu in visible_gpus()] == [gpu.free for gpu in found]
+        assert [gpu.name for gpu in visible_gpus()] == chosen.split(",") * len(found)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    engine = LocalEngine(Need(1, 2**20, 8000 * mib), at_once=4)
+    tool.write_text("#!/bin/sh\necho 'No devices were found'\nexit 6\n")
+    assert gpu_memory() == {}
+    started = []
+
+    class Child:
+        def __init__(self, command, *, env, **options):
+            started.append(env["CUDA_VISIBLE_DEVICES"])
+
+    monkeypatch.setattr("dreamfusion.shelf.batch.engines.local.subprocess.Popen", Child)
+    for number in range(4):
+        engine.start(tmp_path, number)
+    assert started == ["GPU-aa", "GPU-aa", "GPU-aa", "GPU-bb"]
 
 
 def test_a_job_that_cannot_be_read(tmp_path):

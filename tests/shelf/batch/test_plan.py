@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from dreamfusion.shelf.batch.plan import BASE_MEMORY, Options, need_of, plan_jobs
+from dreamfusion.shelf.batch.plan import BASE_MEMORY, GPU_BASE_MEMORY, Options, need_of, plan_jobs
 from dreamfusion.shelf.batch.prompts import BatchError, Entry
 
 
@@ -79,10 +79,12 @@ def test_a_prior_beside_the_caller_is_found_from_elsewhere(tmp_path, monkeypatch
 
 def test_what_a_job_needs():
     need = need_of(plan_jobs(entries("a corgi"), Options(threads=2, device="cpu")))
-    assert need.threads == 2 and need.gpus == 0
+    assert need.threads == 2 and need.gpu_memory == 0
     assert BASE_MEMORY < need.memory < BASE_MEMORY + 2**28
     gpu = need_of(plan_jobs(entries("a corgi"), Options(device="cuda", prior="embedded")))
-    assert gpu.gpus == 1
+    assert GPU_BASE_MEMORY < gpu.gpu_memory < GPU_BASE_MEMORY + 2**30
+    more = Options(device="cuda", prior="embedded", settings=[{"camera": {"views": 16}}])
+    assert need_of(plan_jobs(entries("a corgi"), more)).gpu_memory > gpu.gpu_memory
 
 
 def test_unknown_prompts_are_refused_without_torch(tmp_path):

@@ -15,11 +15,12 @@ __all__ = ["Ending", "Engine", "Need"]
 
 @dataclass(frozen=True)
 class Need:
-    """What an attempt takes. memory: bytes of the machine's. gpus: whole ones."""
+    """What an attempt takes. memory: bytes of the machine's. gpu_memory: bytes of one GPU's, which
+    others may share; 0: it needs none."""
 
     threads: int
     memory: int
-    gpus: int
+    gpu_memory: int
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,8 @@ import itertools
 import os
 import signal
 import subprocess
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from dreamfusion.shelf.batch.attempt import STALE_SECONDS, command_of, environment
@@ -29,8 +30,8 @@ class LocalEngine:
         self, need: Need, *, at_once: int | None = None, stale_seconds: float = STALE_SECONDS
     ) -> None:
         self._need, self._stale_seconds = need, stale_seconds
-        self._gpus = visible_gpus() if need.gpus else []
-        self.places = at_once or places_here(need, gpus=len(self._gpus))
+        self._gpus = visible_gpus() if need.gpu_memory else []
+        self.places = at_once or places_here(need, self._gpus)
         self._children: dict[int, subprocess.Popen[bytes]] = {}
         self._gpu_of: dict[int, str] = {}
         self._tickets = itertools.count()
@@ -44,7 +45,8 @@ class LocalEngine:
         ticket, env = next(self._tickets), environment(self._need.threads)
         if self._gpus:
             taken = list(self._gpu_of.values())
-            self._gpu_of[ticket] = min(self._gpus, key=taken.count)
+            room = {gpu.name: gpu.places(self._need) - taken.count(gpu.name) for gpu in self._gpus}
+            self._gpu_of[ticket] = max(room, key=room.__getitem__)
             env["CUDA_VISIBLE_DEVICES"] = self._gpu_of[ticket]
         self._children[ticket] = subprocess.Popen(
             command_of(folder, number, os.getpid(), self._stale_seconds),
@@ -87,7 +89,20 @@ class LocalEngine:
         self._gpu_of.pop(ticket, None)
 
 
-def places_here(need: Need, *, gpus: int) -> int:
+@dataclass(frozen=True)
+class Gpu:
+    """An NVIDIA GPU. name: for CUDA_VISIBLE_DEVICES. free: bytes of memory, None if unknown."""
+
+    name: str
+    free: int | None
+
+    def places(self, need: Need) -> int:
+        """How many attempts fit on it at once; at least one: whether its memory suffices, the run
+        says before it starts."""
+        return 1 if self.free is None else max(1, self.free // need.gpu_memory)
+
+
+def places_here(need: Need, gpus: Sequence[Gpu]) -> int:
     """How many attempts fit on this machine at once. Raises BatchError if none does."""
     cores, free = usable_cores(), free_memory()
     if free is not None and free < need.memory:
@@ -98,8 +113,8 @@ def places_here(need: Need, *, gpus: int) -> int:
     bounds = [max(1, cores // need.threads)]
     if free is not None:
         bounds.append(free // need.memory)
-    if need.gpus:
-        bounds.append(gpus // need.gpus)
+    if need.gpu_memory:
+        bounds.append(sum(gpu.places(need) for gpu in gpus))
     return min(bounds)
 
 
@@ -120,9 +135,32 @@ def free_memory() -> int | None:
     return int(kib) * 1024
 
 
-def visible_gpus() -> list[str]:
-    """The numbers of the NVIDIA GPUs that a run would see, without loading torch."""
+def visible_gpus() -> list[Gpu]:
+    """The NVIDIA GPUs that a run would see, without loading torch."""
+    found = gpu_memory()
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if chosen is not None:
-        return [name.strip() for name in chosen.split(",") if name.strip()]
-    return [str(i) for i in range(len(list(Path("/proc/driver/nvidia/gpus").glob("*"))))]
+    if chosen is None:
+        if not found:
+            n = len(list(Path("/proc/driver/nvidia/gpus").glob("*")))
+            return [Gpu(str(i), None) for i in range(n)]
+        return [Gpu(uuid, free) for (_, uuid), free in found.items()]
+    names = [name.strip() for name in chosen.split(",") if name.strip()]
+    free = {
+        name: free
+        for name in names
+        for (index, uuid), free in found.items()
+        if name == index or uuid.startswith(name)
+    }
+    return [Gpu(name, free.get(name)) for name in names]
+
+
+def gpu_memory() -> dict[tuple[str, str], int]:
+    """Free bytes of every NVIDIA GPU of this machine, by number and UUID; none where the driver's
+    tool does not tell."""
+    query = ["nvidia-smi", "--query-gpu=index,uuid,memory.free", "--format=csv,noheader,nounits"]
+    try:
+        told = subprocess.run(query, capture_output=True, text=True, timeout=30, check=True).stdout
+        rows = [[cell.strip() for cell in line.split(",")] for line in told.splitlines()]
+        return {(index, uuid): int(mib) * 2**20 for index, uuid, mib in rows}
+    except (OSError, ValueError, subprocess.SubprocessError):
+        return {}

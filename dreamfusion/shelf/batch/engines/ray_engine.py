@@ -21,6 +21,7 @@ from typing import Any
 from dreamfusion.shelf.batch import attempt as attempts
 from dreamfusion.shelf.batch.attempt import STALE_SECONDS, command_of, environment
 from dreamfusion.shelf.batch.engines import Ending, Need
+from dreamfusion.shelf.batch.engines.local import Gpu
 from dreamfusion.shelf.batch.prompts import BatchError
 from dreamfusion.utils.errors import one_line
 from dreamfusion.utils.version import __version__
@@ -45,15 +46,17 @@ class RayEngine:
         self._tasks: dict[Any, Any] = {}
         try:
             nodes = [node for node in self._ray.nodes() if node["Alive"]]
-            self.places = sum(_fits(node["Resources"], need) for node in nodes)
-            if not self.places:
+            fit = [node for node in nodes if _fits(node["Resources"], need)]
+            if not fit:
                 raise BatchError(_no_place(nodes, need))
-            self._check_nodes(nodes, folder)
+            per_gpu = self._check_nodes(fit, folder)
+            self.places = sum(_fits(node["Resources"], need, per_gpu) for node in fit)
         except BaseException:
             self._ray.shutdown()
             raise
+        share = 1 / per_gpu if need.gpu_memory else 0  # Ray counts in ten-thousandths
         self._attempt = self._ray.remote(
-            num_cpus=need.threads, num_gpus=need.gpus, memory=need.memory, max_retries=0
+            num_cpus=need.threads, num_gpus=share, memory=need.memory, max_retries=0
         )(_attempt)
 
     def has_room(self) -> bool:
@@ -101,8 +104,9 @@ class RayEngine:
             self.drop(task)
         self._ray.shutdown()
 
-    def _check_nodes(self, nodes: list[dict[str, Any]], folder: Path) -> None:
-        """Every node that could take an attempt has this version and sees the batch's folder."""
+    def _check_nodes(self, nodes: list[dict[str, Any]], folder: Path) -> int:
+        """Make sure that every node has this version and sees the batch's folder; how many attempts
+        a GPU takes at once, the smallest of them all."""
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         folder.mkdir(parents=True, exist_ok=True)
@@ -115,11 +119,11 @@ class RayEngine:
                     scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
                 ).remote(str(mark))
                 for node in nodes
-                if _fits(node["Resources"], self._need)
             }
+            free: list[int] = []
             for name, task in asked.items():
                 try:
-                    version, sees = self._ray.get(task, timeout=PROBE_SECONDS)
+                    version, sees, memory = self._ray.get(task, timeout=PROBE_SECONDS)
                 except Exception as error:  # also whatever its own Python raises
                     raise BatchError(f"node {name} cannot run jobs: {one_line(error)}") from None
                 if version != __version__:
@@ -128,8 +132,10 @@ class RayEngine:
                     )
                 if not sees:
                     raise BatchError(f"node {name} does not see {folder}: it must be shared")
+                free += memory
         finally:
             mark.unlink(missing_ok=True)
+        return Gpu("the smallest", min(free, default=None)).places(self._need)
 
 
 def _connect() -> Any:
@@ -170,18 +176,18 @@ def _keep_token_private() -> None:
         token.chmod(0o600)
 
 
-def _fits(resources: dict[str, float], need: Need) -> int:
-    """How many attempts a node has room for."""
+def _fits(resources: dict[str, float], need: Need, per_gpu: int = 1) -> int:
+    """How many attempts a node has room for, `per_gpu` on each GPU."""
     bounds = [int(resources.get("CPU", 0) // need.threads)]
     bounds.append(int(resources.get("memory", 0) // need.memory))
-    if need.gpus:
-        bounds.append(int(resources.get("GPU", 0) // need.gpus))
+    if need.gpu_memory:
+        bounds.append(int(resources.get("GPU", 0)) * per_gpu)
     return min(bounds)
 
 
 def _no_place(nodes: list[dict[str, Any]], need: Need) -> str:
     largest = max((node["Resources"].get("memory", 0) for node in nodes), default=0)
-    gpus = f", {need.gpus} GPU" if need.gpus else ""
+    gpus = ", a GPU" if need.gpu_memory else ""
     return (
         f"no node of the cluster can take a job: it needs {need.threads} CPU, "
         f"{need.memory / GIB:.1f} GiB of memory{gpus}; the largest of {len(nodes)} nodes has "
@@ -189,11 +195,12 @@ def _no_place(nodes: list[dict[str, Any]], need: Need) -> str:
     )
 
 
-def _probe(mark: str) -> tuple[str, bool]:
-    """Runs on a node: its version, and whether it sees a file."""
+def _probe(mark: str) -> tuple[str, bool, list[int]]:
+    """Runs on a node: its version, whether it sees a file, and its GPUs' free memory."""
+    from dreamfusion.shelf.batch.engines.local import gpu_memory
     from dreamfusion.utils.version import __version__ as version
 
-    return version, Path(mark).is_file()
+    return version, Path(mark).is_file(), list(gpu_memory().values())
 
 
 def _attempt(folder: str, number: int, threads: int, stale_seconds: float, module: str) -> int:
