@@ -1,6 +1,6 @@
 #!/usr/bin/env python
-"""Time the parts of a step: the prior's forward pass, its autoencoder, rendering, whole SDS steps,
-and the encoding by every backend that works on the device.
+"""Time the parts of a step: the prior's forward pass, its autoencoder, rendering, whole SDS steps;
+what comes after the last step; and the encoding by every backend that works on the device.
 
     python -m scripts.bench                        # the embedded prior
     python -m scripts.bench --random sd            # Stable Diffusion 1.5's size, random weights
@@ -36,12 +36,15 @@ from dreamfusion.config.layers import Layer, override, parse_assignments
 from dreamfusion.diffusion.priors import load_prior
 from dreamfusion.nerf.hashgrid import Backend, encode, encoding_backend
 from dreamfusion.nerf.operations import chosen_backends
+from dreamfusion.runs.folder import RunFolder
 from dreamfusion.runs.plan import plan_run
+from dreamfusion.runs.train import Observer, finish
 from dreamfusion.training.state import TrainState
 from dreamfusion.training.trainer import Trainer
 from dreamfusion.training.views import sample_views
 from dreamfusion.utils.backends import AcceleratorError, interpreted
 from dreamfusion.utils.devices import choose_device
+from dreamfusion.utils.stopwatch import Stopwatch
 from scripts.random_pipelines import KINDS, save_random_pipeline
 
 
@@ -155,6 +158,7 @@ def measure(args: argparse.Namespace, name: str) -> None:
                 _row(f"{what}, {where}", seconds, forward)
             rest = 1.0 - (forward + autoencoder) / seconds
             print(f"| of that step not the prior, {size}², {kind} | {rest:.0%} | |", flush=True)
+    _stages(trainer)
     if args.profile:
         _profile(trainer, device)
     unit = 1 << 30 if sys.platform == "darwin" else 1 << 20
@@ -174,6 +178,16 @@ def measure(args: argparse.Namespace, name: str) -> None:
     )
     if prior.expected_memory is not None:
         print(f"the estimate was {prior.expected_memory / (1 << 30):.2f} GiB")
+
+
+def _stages(trainer: Trainer) -> None:
+    """What comes after a run's last step, once."""
+    watch = Stopwatch("")
+    with tempfile.TemporaryDirectory(prefix="dreamfusion-bench-") as folder:
+        finish(RunFolder(Path(folder)), trainer.config, trainer.state, Observer(), watch)
+    print("\n| after the last step | seconds |\n|---|---|")
+    for stage, seconds in list(watch.seconds().items())[1:]:
+        print(f"| {stage} | {seconds:.2f} |", flush=True)
 
 
 def _profile(trainer: Trainer, device: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,6 +32,7 @@ from dreamfusion.runs.folder import RunFolder, find_run
 from dreamfusion.runs.plan import Plan, plan_again, plan_run
 from dreamfusion.utils.duration import duration
 from dreamfusion.utils.errors import UserError
+from dreamfusion.utils.stopwatch import Stopwatch
 
 if TYPE_CHECKING:
     from dreamfusion.cli.narrator import Narrator
@@ -128,7 +128,7 @@ def resume(
 
 def _train(console: Console, plan: Plan, where: Path | RunFolder, view: bool) -> None:
     """Train, and say what happens from the first line to the paths of what was written."""
-    started = time.monotonic()
+    watch = Stopwatch("starting")
     console.say(f"prompt    {plan.config.prompt}, read as: {plan.reading}")
     if not isinstance(where, RunFolder):
         console.say(f"settings  {' < '.join(layer.name for layer in plan.layers)}")
@@ -143,16 +143,20 @@ def _train(console: Console, plan: Plan, where: Path | RunFolder, view: bool) ->
             with _live_page(console, plan.config.prompt, narrator, view):
                 yield
 
-        outcome = train_run(plan, where, observer=narrator, stop=stopping, around=around)
+        outcome = train_run(
+            plan, where, observer=narrator, watch=watch, stop=stopping, around=around
+        )
     if not outcome.finished:
         at, path = outcome.state.step, outcome.run.path
         console.say(f"stopped at step {at}; to go on: dreamfusion resume {path}")
         console.result({"run": path, "step": at, "finished": False})
         raise typer.Exit(exit_status(stopping.number))
-    seconds = time.monotonic() - started
     report = _tell_end(console, outcome)
-    console.say(f"{duration(seconds)} in all")
-    console.result(report | {"seconds": round(seconds, 1)})
+    stages = {stage: round(seconds, 1) for stage, seconds in outcome.seconds.items()}
+    each = ", ".join(f"{stage} {duration(seconds)}" for stage, seconds in stages.items())
+    console.say(f"{duration(sum(outcome.seconds.values()))} in all: {each}")
+    total = round(sum(outcome.seconds.values()), 1)
+    console.result(report | {"seconds": total, "stages": stages})
 
 
 @contextmanager

@@ -71,8 +71,9 @@ class Run:
     """A run as a report shows it.
 
     sources: the layer that each setting has its value from, where the run says. judged: what
-    `dreamfusion evaluate` found, empty if it was not asked. step: the last one
-    known of. version: of the package that trained it, where a checkpoint says.
+    `dreamfusion evaluate` found, empty if it was not asked. stages: seconds of each, where a run is
+    finished. step: the last one known of. version: of the package that trained it, where a
+    checkpoint says.
     """
 
     path: Path
@@ -87,6 +88,7 @@ class Run:
     model_file: str | None
     model: Model | None
     judged: dict[str, Any]
+    stages: dict[str, float]
     notes: tuple[Note, ...]
 
     @property
@@ -127,6 +129,7 @@ def gather(path: Path) -> Run:
         model_file=model_file,
         model=model,
         judged=_judged(folder),
+        stages=_stages(folder),
         notes=(
             *_state_notes(folder, step, config.steps),
             *metrics_notes,
@@ -214,6 +217,14 @@ def _judged(folder: RunFolder) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def _stages(folder: RunFolder) -> dict[str, float]:
+    try:
+        found = json.loads(folder.stages.read_text(encoding="utf-8"))
+        return {str(stage): float(seconds) for stage, seconds in found.items()}
+    except (OSError, ValueError, TypeError, AttributeError):
+        return {}
 
 
 def _previews(folder: RunFolder) -> tuple[tuple[Preview, ...], list[Note]]:

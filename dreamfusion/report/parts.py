@@ -141,17 +141,19 @@ def judgement(run: Run) -> str:
 
 
 def timings(run: Run) -> str:
-    """How long steps took, and all of them."""
+    """How long steps took, and all of them; and each stage of the process that finished the run."""
     seconds = run.step_seconds
     if not seconds:
         return ""
+    stages = [(s.capitalize(), duration(took)) for s, took in run.stages.items()]
     pairs = [
         ("All steps", duration(sum(seconds))),
         ("A step, median", f"{number(statistics.median(seconds))} s"),
         ("A step, at worst", f"{number(max(seconds))} s"),
         ("First step", f"{number(seconds[0])} s"),
+        *stages,
     ]
-    cells = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in pairs)
+    cells = "".join(f"<div><dt>{escape(name)}</dt><dd>{value}</dd></div>" for name, value in pairs)
     return f'<dl class="facts">{cells}</dl>'
 
 

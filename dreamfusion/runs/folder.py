@@ -61,6 +61,11 @@ class RunFolder:
         return self.path / "metrics.jsonl"
 
     @property
+    def stages(self) -> Path:
+        """How long each stage took, in seconds, of the process that finished the run."""
+        return self.path / "stages.json"
+
+    @property
     def video(self) -> Path:
         """The turntable."""
         return self.path / "video.mp4"

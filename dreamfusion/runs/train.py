@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -29,7 +30,8 @@ from dreamfusion.training.trainer import StepMetrics, Trainer
 from dreamfusion.utils.devices import choose_device
 from dreamfusion.utils.errors import RunWarning, UserError, one_line
 from dreamfusion.utils.out_of_memory import explain_out_of_memory
-from dreamfusion.utils.whole_file import remove_leftovers
+from dreamfusion.utils.stopwatch import Stopwatch
+from dreamfusion.utils.whole_file import remove_leftovers, whole_file
 
 
 class Observer:
@@ -57,11 +59,13 @@ class Observer:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a run. finished: it took all its steps; otherwise there is no mesh yet."""
+    """What came of a run. finished: it took all its steps; otherwise there is no mesh yet. seconds:
+    of each stage in this process."""
 
     run: RunFolder
     state: TrainState
     finished: bool
+    seconds: dict[str, float]
     export: Export | None = None
 
 
@@ -71,20 +75,23 @@ def train_run(
     *,
     prior: DiffusionPrior | None = None,
     observer: Observer | None = None,
+    watch: Stopwatch | None = None,
     stop: Callable[[], bool] = lambda: False,
     around: Callable[[], AbstractContextManager[object]] = nullcontext,
 ) -> Outcome:
     """Train in a new folder at `where`, or go on with the run that is there, and make its mesh and
     its video.
 
-    prior: one that is loaded already. stop: is asked between steps whether to stop with a
-    checkpoint. around: a context for the time of the run.
+    prior: one that is loaded already. watch: is told of each stage. stop: is asked
+    between steps whether to stop with a checkpoint. around: a context for the time of the run.
     """
     observer = Observer() if observer is None else observer
+    watch = Stopwatch("starting") if watch is None else watch
     config = plan.config
     device = choose_device(config.device) if prior is None else str(prior.device)
     with explain_out_of_memory(), process_group(device), around():
         mine = share(config.camera.views)
+        watch.begin("loading the prior")
         if prior is None:
             assert plan.prior is not None
             prior = load_prior(
@@ -103,20 +110,34 @@ def train_run(
                     run.write_layers(plan.layers)
                 run.write_config(trainer.config)  # last: with it there is a run
             observer.begins(run, trainer)
+            watch.begin("training")
             steps = optimise(run, trainer, stop=lambda: any_process(stop(), device))
             for _ in observer.steps(run, trainer, steps):
                 pass
             if state.step < config.steps:
-                return Outcome(run, state, finished=False)
-            written = finish(run, trainer.config, state, observer) if is_first() else None
-    return Outcome(run, state, finished=True, export=written)
+                return Outcome(run, state, finished=False, seconds=watch.seconds())
+            written = None
+            if is_first():
+                written = finish(run, trainer.config, state, observer, watch)
+                with whole_file(run.stages) as file:
+                    rounded = {stage: round(s, 2) for stage, s in watch.seconds().items()}
+                    file.write_text(json.dumps(rounded, indent=1) + "\n")
+    return Outcome(run, state, finished=True, seconds=watch.seconds(), export=written)
 
 
-def finish(run: RunFolder, config: Config, state: TrainState, observer: Observer) -> Export:
+def finish(
+    run: RunFolder, config: Config, state: TrainState, observer: Observer, watch: Stopwatch
+) -> Export:
     """Make the mesh and the video of a trained run. The mesh comes first: it is waited for. Where
     there is nothing to write videos with, a warning says so."""
-    written = write_model(run.mesh / "model.glb", state, config, say=observer.stage)
+
+    def stage(text: str) -> None:
+        watch.begin(text)
+        observer.stage(text)
+
+    written = write_model(run.mesh / "model.glb", state, config, say=stage)
     observer.exported(written)
+    watch.begin("drawing the video")
     output = config.output
     frames = turn(
         draw_scene(state.shown, config.render),

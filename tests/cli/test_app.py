@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import trimesh
@@ -318,6 +319,13 @@ def test_scripts_get_one_object_or_paths_alone(train, tmp_path, capsys):
     assert report["run"] == "runs/a-red-puppy" and report["finished"] and report["step"] == 2
     assert report["mesh"] == ["runs/a-red-puppy/mesh/model.glb"]
     assert report["checks"]["watertight"] is True and report["checks"]["faces"] > 10
+    assert list(report["stages"]) == [
+        "starting", "loading the prior", "training", "finding the surface", "baking the texture",
+        "comparing with the scene", "drawing the video",
+    ]  # fmt: skip
+    assert sum(report["stages"].values()) == pytest.approx(report["seconds"], abs=0.5)
+    stages = json.loads(Path(report["run"], "stages.json").read_text())
+    assert list(stages) == list(report["stages"])
     assert main(["resume", report["run"], "--steps", "3", "--quiet"]) == 0
     captured = capsys.readouterr()
     assert captured.err == "" and set(captured.out.splitlines()) == {

@@ -275,6 +275,18 @@ def test_what_was_read_of_a_run(run):
     assert [preview.step for preview in read.previews][::11] == [1, 40]
 
 
+@pytest.mark.parametrize(
+    ("content", "stages"),
+    [('{"training": 20.04, "drawing": 71}', {"training": 20.04, "drawing": 71.0}), ("[]", {})],
+)
+def test_the_stages_of_a_run(run, capsys, content, stages):
+    assert gather(run).stages == {}
+    (run / "stages.json").write_text(content)
+    assert gather(run).stages == stages
+    page, _ = report(capsys, "run")
+    assert ("<dt>Drawing</dt><dd>1 min 11 s</dd>" in page) == bool(stages)
+
+
 def test_thinning_keeps_both_ends():
     assert thin(range(5), 12) == [0, 1, 2, 3, 4]
     thinned = thin(range(100), 12)

@@ -14,6 +14,7 @@ from scripts import bench
 def test_the_benchmark_prints_its_tables(kind, monkeypatch, capsys):
     command = ["bench", "--random", kind, "--tiny", "--profile", "--device", "cpu"]
     command += ["--warm-up", "1", "--repeats", "1", "--", "camera.views=1"]
+    command += ["output.video_frames=2", "output.video_size=16", "output.mesh_resolution=16"]
     monkeypatch.setattr(sys, "argv", command)
     bench.main()
     said = capsys.readouterr().out
@@ -24,4 +25,6 @@ def test_the_benchmark_prints_its_tables(kind, monkeypatch, capsys):
     assert sum(name.startswith("SDS step") for name in names) == 4
     assert all(float(seconds) > 0 for _, seconds, _ in rows)
     assert "| numba |" in said and "peak memory" in said
+    for stage in ("finding the surface", "baking the texture", "drawing the video"):
+        assert re.search(rf"^\| {stage} \| [\d.]+ \|$", said, flags=re.MULTILINE)
     assert "Self CPU" in said
