@@ -209,7 +209,7 @@ def train(args: argparse.Namespace) -> None:
 
 
 def show(folder: Path, device: str, steps: int) -> None:
-    """Draw a few prompts from the four views in `steps` steps: samples.png in the prior's folder."""
+    """Draw a few prompts from the four views, in `steps` steps: samples.png beside the weights."""
     prior = DiffusionPrior.from_pretrained(str(folder), device=device)
     rows = []
     for prompt in ("a corgi", "a red mug", "a green teapot", "an airplane", "a castle"):

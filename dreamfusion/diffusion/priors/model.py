@@ -174,10 +174,11 @@ class DiffusionPrior:
         On a CPU the pictures are dealt out evenly among its threads, or groups of threads.
         """
         n, n_threads = len(noisy), torch.get_num_threads()
+        text = text.expand(n)
         n_parts = math.gcd(n, n_threads) if self.device.type == "cpu" else 1
         if n_parts == 1:
             return self._denoise(noisy, timesteps, text)
-        text, size = text.expand(n), n // n_parts
+        size = n // n_parts
         parts = [slice(i, i + size) for i in range(0, n, size)]
         jobs = [partial(self._denoise, noisy[i], timesteps[i], text[i]) for i in parts]
         return torch.cat(run_all(jobs, torch_threads=n_threads // n_parts))

@@ -238,7 +238,7 @@ def test_denoisers_in_half_precision_are_as_near_as_rounding_lets_them(prior, dt
     generator = torch.Generator().manual_seed(0)
     size = prior.denoiser.config.sample_size
     noisy = torch.randn(4, prior.channels, size, size, generator=generator)
-    text = prior.encode_text([PROMPT])
+    text = prior.encode_text([PROMPT] * 4)
 
     def predict():
         monkeypatch.setattr(prior, "dtype", prior.denoiser.dtype)
