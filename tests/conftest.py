@@ -5,6 +5,8 @@ import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+if "PYTEST_XDIST_WORKER" in os.environ:  # a core each: threads that wait for others' cost twice
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch
