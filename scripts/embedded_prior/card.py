@@ -68,9 +68,9 @@ materials. It draws what the toy world's shapes look like, at 64 pixels.
 - `torch.compile` of a step on one thread, 32 pictures of 64 pixels, beside other work: 1.6 to 1.9 s
   against 1.4 to 1.7 s without, after 290 s of compiling; channels-last 1.7 s. Neither is used.
 - Every other batch at half the size, of twice as many pictures: 30 pictures a second instead of 23.
-- Judging pictures of 32 pixels as they are, which those of a run's first two fifths are: 0.08 s
-  a step there instead of 0.12 s, but over twelve kinds an IoU of .716 against .721 and a colour error of
-  .092 against .081 (the mug .59 and .65); in the first quarter alone no better. It is not used.
+- Judging pictures of 32 pixels as they are, which those of a run's first two fifths are: 0.08 s a
+  step there instead of 0.12 s, but over twelve kinds an IoU of .716 against .721 and a colour error
+  of .092 against .081 (the mug .59 and .65); in the first quarter alone no better. It is not used.
 
 ## Samples
 
