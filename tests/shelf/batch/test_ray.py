@@ -250,6 +250,15 @@ def test_nodes_of_another_version_are_told(steady, tmp_path, monkeypatch):
         RayEngine(NEED, tmp_path)
 
 
+def test_a_cluster_of_another_ray_is_told(steady, tmp_path, monkeypatch):
+    """By Ray itself, which compares versions when one connects, and lets no such node join."""
+    import ray
+
+    monkeypatch.setattr(ray, "__version__", "9.9.9")
+    with pytest.raises(BatchError, match=r"the cluster has another Ray or Python: .*9\.9\.9"):
+        RayEngine(NEED, tmp_path)
+
+
 def test_a_cluster_that_is_not_there(tmp_path, monkeypatch):
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:6399")
     with pytest.raises(BatchError, match=r"there is no Ray cluster at 127.0.0.1:6399"):

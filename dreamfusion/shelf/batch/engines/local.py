@@ -99,7 +99,9 @@ class Gpu:
     def places(self, need: Need) -> int:
         """How many attempts fit on it at once; at least one: whether its memory suffices, the run
         says before it starts."""
-        return 1 if self.free is None else max(1, self.free // need.gpu_memory)
+        if self.free is None or not need.gpu_memory:
+            return 1
+        return max(1, self.free // need.gpu_memory)
 
 
 def places_here(need: Need, gpus: Sequence[Gpu]) -> int:
@@ -109,6 +111,11 @@ def places_here(need: Need, gpus: Sequence[Gpu]) -> int:
         raise BatchError(
             f"a job needs about {need.memory / GIB:.1f} GiB of memory, {free / GIB:.1f} GiB are "
             "free; --jobs 1 tries all the same"
+        )
+    if need.gpu_memory and not gpus:
+        raise BatchError(
+            "a job needs a GPU, and no NVIDIA GPU is to be seen here; --device cpu does without, "
+            "--jobs 1 tries all the same"
         )
     bounds = [max(1, cores // need.threads)]
     if free is not None:
