@@ -109,7 +109,7 @@ def test_the_benchmark_measures(gpu, folders, capsys, monkeypatch):
     monkeypatch.setattr(bench, "override", _small)
     args = argparse.Namespace(
         prompt="a red corgi", device="cuda:1", warm_up=1, repeats=1, settings=[], profile=False,
-        random=None,
+        random=None, tiny=True,
     )  # fmt: skip
     bench.measure(args, str(folders["sd"]))
     said = capsys.readouterr().out
