@@ -152,6 +152,7 @@ def _connect() -> Any:
         _knock(address)
         ray.init(address=address, log_to_driver=False, logging_level="ERROR")
     except Exception as error:  # a cluster that is not there, of another version, or refuses us
+        ray.shutdown()  # it may be half connected
         if "ersion mismatch" in str(error):
             raise BatchError(f"the cluster has another Ray or Python: {one_line(error)}") from None
         raise BatchError(
