@@ -3,10 +3,8 @@
 what comes after the last step; and the encoding by every backend that works on the device.
 
     python -m scripts.bench                        # the embedded prior
-    python -m scripts.bench --random sd            # Stable Diffusion 1.5's size, random weights
-    python -m scripts.bench --random sdxl          # XL's; if: DeepFloyd IF-I-L's
-    python -m scripts.bench --random sd --tiny     # the same classes, to try the script on a CPU
-    python -m scripts.bench --random sd -- camera.views=1 prior.compile=true
+    python -m scripts.random_pipelines sd FOLDER   # Stable Diffusion 1.5's size, random weights
+    python -m scripts.bench --prior FOLDER -- camera.views=1 prior.compile=true
 
 The scene is trained for `--warm-up` steps first, so that rays meet a real object. Settings are the
 prior's preset. Prints Markdown tables; every figure is the median of `--repeats`. With `--profile`,
@@ -45,7 +43,6 @@ from dreamfusion.training.views import sample_views
 from dreamfusion.utils.backends import AcceleratorError, interpreted
 from dreamfusion.utils.devices import choose_device
 from dreamfusion.utils.stopwatch import Stopwatch
-from scripts.random_pipelines import KINDS, save_random_pipeline
 
 
 def median_seconds(work: Callable[[], object], repeats: int, device: str) -> float:
@@ -90,8 +87,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--prompt", default="a corgi")
     parser.add_argument("--prior", default="embedded")
-    parser.add_argument("--random", choices=KINDS, help="in place of --prior")
-    parser.add_argument("--tiny", action="store_true", help="with --random: as small as can be")
+    parser.add_argument("--points", type=int, default=1 << 17, help="to encode at once")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--warm-up", type=int, default=60, help="training steps before timing")
     parser.add_argument("--repeats", type=int, default=9)
@@ -99,16 +95,13 @@ def main() -> None:
     parser.add_argument("settings", nargs="*", help="after --, KEY=VALUE as for --set")
     args = parser.parse_args()
 
-    with tempfile.TemporaryDirectory(prefix="dreamfusion-bench-") as scratch:
-        if args.random is not None:
-            save_random_pipeline(Path(scratch), args.random, full=not args.tiny)
-        measure(args, args.prior if args.random is None else scratch)
+    measure(args)
 
 
-def measure(args: argparse.Namespace, name: str) -> None:
-    """Print the tables for the prior `name`, each row as soon as it is measured."""
+def measure(args: argparse.Namespace) -> None:
+    """Print the tables, each row as soon as it is measured."""
     device = choose_device(args.device)
-    asked = {"prompt": args.prompt, "device": device, "prior": {"name": name}}
+    asked = {"prompt": args.prompt, "device": device, "prior": {"name": args.prior}}
     plan = plan_run([Layer("bench", asked), Layer("--set", parse_assignments(args.settings))])
     assert plan.prior is not None
     prior = load_prior(plan.prior, plan.config.prior, device=device, views=plan.config.camera.views)
@@ -167,13 +160,12 @@ def measure(args: argparse.Namespace, name: str) -> None:
         peak = torch.cuda.max_memory_allocated() / (1 << 30)
     where = torch.cuda.get_device_name() if device.startswith("cuda") else platform.processor()
     print()
-    points = 1 << (12 if args.tiny else 17)
-    for line in encoding_rows(trainer.state, points, args.repeats, device):
+    for line in encoding_rows(trainer.state, args.points, args.repeats, device):
         print(line, flush=True)
     print(f"\n{chosen_backends(plan.config.field, plan.config.render, device)}", end="")
     print(
         f"\n{device}, {where or platform.machine()}, {torch.get_num_threads()} threads, torch "
-        f"{torch.__version__}, prior {args.random or prior.name} in {prior.dtype}; "
+        f"{torch.__version__}, prior {prior.name} in {prior.dtype}; "
         f"peak memory {peak:.2f} GiB"
     )
     if prior.expected_memory is not None:

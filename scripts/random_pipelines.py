@@ -1,8 +1,13 @@
+#!/usr/bin/env python
 """Pipelines as large as Stable Diffusion 1.5, XL and DeepFloyd IF-I-L, of random weights in half
-precision: what they draw is noise, what they cost is true."""
+precision: what they draw is noise, what they cost is true.
+
+    python -m scripts.random_pipelines sd|sdxl|if FOLDER [--tiny]
+"""
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -173,3 +178,16 @@ def stable_diffusion_schedule() -> DDPMScheduler:
         clip_sample=False,
         steps_offset=1,
     )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split(":")[0])
+    parser.add_argument("kind", choices=KINDS)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--tiny", action="store_true", help="the same classes, to try on a CPU")
+    args = parser.parse_args()
+    save_random_pipeline(args.folder, args.kind, full=not args.tiny)
+
+
+if __name__ == "__main__":
+    main()

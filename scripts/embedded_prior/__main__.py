@@ -14,7 +14,7 @@ data, training state, sample sheets) go to `--work`, the model to `--out` when a
 Before that, in `--word-steps`, the text encoder learns alone what its words look like, from
 thumbnails without noise (`learn_words`); Stable Diffusion's had learned from pictures too, by CLIP.
 The first `--half-steps` are taken at half the size, on twice as many pictures each; after them
-every other step is, so that the model remains a judge of both sizes.
+every other step is, so that the model remains a judge of both sizes; with `--full-size`, none is.
 
 Then Muon (`muon.py`) trains both: what few pictures tell apart, a front from a back, has a
 small gradient, and with AdamW it was learned late. A step takes a third longer on two cores.
@@ -41,6 +41,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=20000)
     parser.add_argument("--word-steps", type=int, default=4000, help="of the text encoder alone")
     parser.add_argument("--half-steps", type=int, default=5000, help="first steps at half size")
+    parser.add_argument(
+        "--full-size", dest="half_steps", action="store_const", const=None, help="no half size"
+    )
     parser.add_argument("--decay-steps", type=int, default=1500)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
@@ -52,7 +55,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument(
-        "--seconds", type=float, help="end after so long, with the average as it is then"
+        "--seconds", type=float, help="end after so long; the rate has fallen to zero by then"
     )
     parser.add_argument("--save-every", type=int, default=250, help="steps between states")
     parser.add_argument("--sheet-every", type=int, default=1000, help="steps between sheets")

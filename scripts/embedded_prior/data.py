@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from queue import Queue
 from typing import Any, ClassVar
@@ -43,6 +47,7 @@ QUICK = "ball cube cone cylinder pyramid apple banana carrot donut pumpkin star 
 SHARES = {**dict.fromkeys(SLOW.split(), 1.5), **dict.fromkeys(QUICK.split(), 0.5)}
 SHADING_SHARES = {"albedo": 0.35, "lambertian": 0.45, "textureless": 0.2}
 THUMBNAIL = 16
+PER_SHAPE = 8  # views of a shape before the next
 
 
 @dataclass(frozen=True)
@@ -64,50 +69,56 @@ def render_geometry(views_per_noun: int, seed: int, cache: Path) -> Geometry:
     if file.exists():
         with np.load(file) as saved:
             return Geometry(**{name: saved[name] for name in saved.files})
-    per_shape, size = 8, SIZE * SUPERSAMPLE
     n = len(NOUNS) * views_per_noun
-    out = Geometry(
-        np.empty((n, size, size, 3), np.int8),
-        np.empty((n, size, size), np.uint8),
-        np.empty(n, np.uint8),
-        np.empty(n, np.uint8),
-        np.empty(n, np.float32),
-        np.empty(n, np.float32),
-        np.empty((n, 3), np.float32),
-    )
-    adjectives = list(ADJECTIVES)
     started = time.time()
-    for start in range(0, n, per_shape):
-        noun = start // views_per_noun
-        rng = np.random.default_rng([seed, start])
-        which = int(rng.integers(1, len(adjectives) + 1)) if rng.random() < 0.2 else 0
-        adjective = adjectives[which - 1] if which else None
-        obj = make_object(NOUNS[noun].name, "main", adjective, rng)
-        generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
-        ranges: dict[str, Any] = {name: tuple(values) for name, values in CAMERA.items()}
-        cameras = sample_cameras(per_shape, **ranges, generator=generator)
-        buffers = view(obj, cameras, size)
-        stop = min(start + per_shape, n)
-        here, k = slice(start, stop), stop - start
-        out.normals[here] = np.round(buffers.normals * 127)[:k]
-        out.color_index[here] = buffers.color_index[:k]
-        out.noun[here], out.adjective[here] = noun, which
-        out.azimuth_deg[here] = cameras.azimuth_deg.numpy()[:k]
-        out.elevation_deg[here] = cameras.elevation_deg.numpy()[:k]
-        position = cameras.positions.numpy()[:k]
-        out.towards_camera[here] = position / np.linalg.norm(position, axis=1, keepdims=True)
-        if start % (per_shape * 100) == 0:
-            print(f"geometry: {start}/{n} views, {time.time() - started:.0f} s", flush=True)
+    starts = range(0, n, PER_SHAPE)
+    parts: list[Geometry] = []
+    # A process a core, each of them begun anew: a copy of one that has used CUDA cannot draw.
+    spawned = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(os.cpu_count(), spawned) as pool:
+        work = partial(_views_of_shape, views_per_noun=views_per_noun, seed=seed)
+        for start, part in zip(starts, pool.map(work, starts, chunksize=4), strict=True):
+            parts.append(part)
+            if start % (PER_SHAPE * 100) == 0:
+                print(f"geometry: {start}/{n} views, {time.time() - started:.0f} s", flush=True)
+    names = [field.name for field in fields(Geometry)]
+    out = Geometry(*(np.concatenate([getattr(part, k) for part in parts])[:n] for k in names))
     cache.mkdir(parents=True, exist_ok=True)
     np.savez(file, **vars(out))
     return out
+
+
+def _views_of_shape(start: int, *, views_per_noun: int, seed: int) -> Geometry:
+    """PER_SHAPE views of one shape, which are those from `start` on."""
+    torch.set_num_threads(1)
+    rng = np.random.default_rng([seed, start])
+    noun = start // views_per_noun
+    adjectives = list(ADJECTIVES)
+    which = int(rng.integers(1, len(adjectives) + 1)) if rng.random() < 0.2 else 0
+    adjective = adjectives[which - 1] if which else None
+    obj = make_object(NOUNS[noun].name, "main", adjective, rng)
+    generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
+    ranges: dict[str, Any] = {name: tuple(values) for name, values in CAMERA.items()}
+    cameras = sample_cameras(PER_SHAPE, **ranges, generator=generator)
+    buffers = view(obj, cameras, SIZE * SUPERSAMPLE)
+    position = cameras.positions.numpy()
+    return Geometry(
+        np.round(buffers.normals * 127).astype(np.int8),
+        buffers.color_index.astype(np.uint8),
+        np.full(PER_SHAPE, noun, np.uint8),
+        np.full(PER_SHAPE, which, np.uint8),
+        cameras.azimuth_deg.numpy(),
+        cameras.elevation_deg.numpy(),
+        position / np.linalg.norm(position, axis=1, keepdims=True),
+    )
 
 
 class ToyPictures:
     """Training batches: the views of `geometry`, coloured, lit and put on backgrounds anew.
 
     What is drawn depends on seed, step and rank alone; the pictures are made on `device`. Before
-    step `half_steps`, and then in every other step, they are twice as many, at half the size.
+    step `half_steps`, and then in every other step, they are twice as many, at half the size; with
+    None, never.
     """
 
     shading_shares: ClassVar = SHADING_SHARES
@@ -119,7 +130,7 @@ class ToyPictures:
         seed: int,
         *,
         rank: int = 0,
-        half_steps: int = 0,
+        half_steps: int | None = 0,
         device: torch.device | str = "cpu",
     ) -> None:
         self.geometry, self.batch, self.seed, self.rank = geometry, batch, seed, rank
@@ -134,7 +145,8 @@ class ToyPictures:
     def __call__(self, step: int) -> tuple[Tensor, list[str]]:
         """The batch of a step: pictures (b, 3, size, size) in [0, 1], and captions."""
         rng = np.random.default_rng([self.seed, 1, step, self.rank])
-        shrink = 2 if step < self.half_steps or step % 2 else 1
+        half = self.half_steps is not None and (step < self.half_steps or step % 2 == 1)
+        shrink = 2 if half else 1
         pictures, captions = self._captioned(self.batch * shrink, shrink, BACKGROUND, rng)
         return pictures, ["" if rng.random() < 0.12 else text for text in captions]
 
@@ -216,15 +228,13 @@ def random_palette(
     return palette
 
 
-def prefetch(
-    pictures: Callable[[int], tuple[Tensor, list[str]]], start: int, stop: int
-) -> Queue[Any]:
+def prefetch(batch: Callable[[int], tuple[Tensor, Any]], start: int, stop: int) -> Queue[Any]:
     """A queue that a thread fills with the batches of steps start .. stop - 1."""
     queue: Queue[Any] = Queue(maxsize=4)
 
     def work() -> None:
         for step in range(start, stop):
-            queue.put(pictures(step))
+            queue.put(batch(step))
 
     threading.Thread(target=work, daemon=True).start()
     return queue

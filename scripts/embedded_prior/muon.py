@@ -35,19 +35,21 @@ class Muon(torch.optim.Optimizer):
         for group in self.param_groups:
             parameters = [p for p in group["params"] if p.grad is not None]
             owners = share_out([_work(p) for p in parameters], world)
-            updates = []
-            for p, owner in zip(parameters, owners, strict=True):
-                state = self.state[p]
-                if not state:
-                    state["momentum"] = torch.zeros_like(p)
-                state["momentum"].lerp_(p.grad, 1 - group["momentum"])
-                if owner != rank:
-                    updates.append(torch.zeros_like(p))
-                    continue
-                ahead = p.grad.lerp(state["momentum"], group["momentum"])
-                direction = orthogonalize(ahead.flatten(1))
-                scale = 0.2 * max(direction.shape) ** 0.5
-                updates.append((direction * scale).to(p.dtype).view_as(p))
+            ahead = []
+            for p in parameters:
+                if not self.state[p]:
+                    self.state[p]["momentum"] = torch.zeros_like(p)
+                momentum = self.state[p]["momentum"].lerp_(p.grad, 1 - group["momentum"])
+                ahead.append(p.grad.lerp(momentum, group["momentum"]).flatten(1))
+            updates = [torch.zeros_like(p) for p in parameters]
+            # Those of one shape at once: on a GPU a small matrix costs its launches, no more.
+            mine = [i for i, owner in enumerate(owners) if owner == rank]
+            for shape in dict.fromkeys(ahead[i].shape for i in mine):
+                alike = [i for i in mine if ahead[i].shape == shape]
+                directions = orthogonalize(torch.stack([ahead[i] for i in alike]))
+                scale = 0.2 * max(shape) ** 0.5
+                for i, direction in zip(alike, directions, strict=True):
+                    updates[i] = (direction * scale).to(updates[i].dtype).view_as(updates[i])
             if world > 1:
                 flat = torch.cat([update.flatten() for update in updates])
                 dist.all_reduce(flat)
@@ -56,16 +58,17 @@ class Muon(torch.optim.Optimizer):
             torch._foreach_add_(parameters, updates, alpha=-group["lr"])
 
 
-def orthogonalize(matrix: Tensor, rounds: int = 5) -> Tensor:
-    """Near U V^T for `matrix` (m, n) = U S V^T, by Newton-Schulz in bfloat16. 0 stays 0."""
+def orthogonalize(matrices: Tensor, rounds: int = 5) -> Tensor:
+    """Near U V^T for each of `matrices` (k, m, n) = U S V^T, by Newton-Schulz in bfloat16. A zero
+    matrix stays one."""
     a, b, c = QUINTIC
-    tall = matrix.shape[0] > matrix.shape[1]
-    x = (matrix.T if tall else matrix).bfloat16()
-    x = x / (x.norm() + 1e-7)
+    tall = matrices.shape[1] > matrices.shape[2]
+    x = (matrices.mT if tall else matrices).bfloat16()
+    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
     for _ in range(rounds):
-        gram = x @ x.T
-        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-    return x.T if tall else x
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.mT if tall else x
 
 
 def share_out(work: list[float], workers: int) -> list[int]:

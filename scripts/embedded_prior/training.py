@@ -21,7 +21,9 @@ from scripts.embedded_prior.card import sample_sheet, save_pipeline, write_card
 from scripts.embedded_prior.data import SIZE, ToyPictures, prefetch, render_geometry
 from scripts.embedded_prior.descent import descend, learning_rate
 from scripts.embedded_prior.model import load_weights, make_models, make_optimizers, noise_schedule
-from scripts.embedded_prior.words import WORD_BATCH, encode, learn_words, make_tokenizer
+from scripts.embedded_prior.words import WORD_BATCH, learn_words, make_tokenizer, tokens
+
+DECAY = 0.4  # of the time, where time is what ends a training: the rate falls over it
 
 
 def train(args: Namespace) -> None:
@@ -48,16 +50,23 @@ def train(args: Namespace) -> None:
         first, spent, seen = state["step"], state["seconds"], state["pictures"]
         print(f"resumed at step {first}", flush=True)
 
-    queue = prefetch(toys, first, args.steps)
+    def batch(step: int) -> tuple[Tensor, Tensor]:
+        pictures, captions = toys(step)
+        return pictures, tokens(tokenizer, captions)
+
+    queue = prefetch(batch, first, args.steps)
     losses: list[float] = []
     started, seen_before, done = time.time(), seen, first
     for step in range(first, args.steps):
-        pictures, captions = queue.get()
-        generator = torch.Generator().manual_seed((args.seed * 1_000_003 + step) * world + rank)
-        loss = denoising_loss(models, tokenizer, pictures, captions, args.noise_power, generator)
+        pictures, ids = queue.get()
+        generator = torch.Generator(device)  # drawn where it is used: on a GPU that costs nothing
+        generator.manual_seed((args.seed * 1_000_003 + step) * world + rank)
+        loss = denoising_loss(models, pictures, ids, args.noise_power, generator)
         if not torch.isfinite(loss):
             sys.exit(f"step {step}: the loss is {loss.item()}")
         rate = learning_rate(step, args.steps, 200, args.decay_steps, args.learning_rate)
+        left = _time_left(started, args.seconds, world)
+        rate *= min(1.0, left / DECAY)
         descend(loss, models, optimizers, rate=rate, world=world)
         keep = min(args.ema, (step + 1) / (step + 10))
         with torch.no_grad():
@@ -65,7 +74,7 @@ def train(args: Namespace) -> None:
         losses.append(loss.item())
 
         done = step + 1
-        last = done == args.steps or _late(started, args.seconds, world)
+        last = done == args.steps or left == 0
         seen += len(pictures) * world
         if rank > 0:
             if last:
@@ -96,7 +105,7 @@ def train(args: Namespace) -> None:
                 average["unet"],
                 _sheet(args, done),
                 steps=args.sheet_steps,
-                size=SIZE // 2 if done < args.half_steps else SIZE,
+                size=SIZE // 2 if done < (args.half_steps or 0) else SIZE,
             )
         if last:
             break
@@ -117,29 +126,29 @@ def train(args: Namespace) -> None:
 
 def denoising_loss(
     models: nn.ModuleDict,
-    tokenizer: CLIPTokenizer,
     pictures: Tensor,
-    captions: list[str],
+    ids: Tensor,
     noise_power: float,
     generator: torch.Generator,
 ) -> Tensor:
     """Mean square error of the predicted v = alpha eps - sigma x0, one timestep a picture.
 
-    pictures: (b, 3, size, size) in [0, 1]. noise_power: see `__main__`.
+    pictures: (b, 3, size, size) in [0, 1]. ids: (b, MAX_TOKENS), of their captions. noise_power:
+    see `__main__`.
     """
     x = pictures * 2 - 1
     scheduler = noise_schedule()
     # Many of the timesteps above 0.75, where the text alone says which shape, side and colour
     # there is; with less noise the picture tells, and the words are never learned.
-    u = 1.0 - torch.rand(len(x), generator=generator) ** noise_power
+    u = 1.0 - torch.rand(len(x), generator=generator, device=x.device) ** noise_power
     t = (u * (scheduler.config.num_train_timesteps - 1)).round().long()
-    noise = torch.randn(x.shape, generator=generator).to(x)
-    alpha = scheduler.alphas_cumprod[t].sqrt().to(x)[:, None, None, None]
-    sigma = (1 - scheduler.alphas_cumprod[t]).sqrt().to(x)[:, None, None, None]
+    noise = torch.randn(x.shape, generator=generator, device=x.device)
+    alphas_cumprod = scheduler.alphas_cumprod.to(x.device)[t][:, None, None, None]
+    alpha, sigma = alphas_cumprod.sqrt(), (1 - alphas_cumprod).sqrt()
     z, v = alpha * x + sigma * noise, alpha * noise - sigma * x
     with torch.autocast(x.device.type, torch.bfloat16):
-        text = encode(tokenizer, models["text_encoder"], captions)
-        predicted = models["unet"](z, t.to(x.device), text, return_dict=False)[0][:, :3]
+        text = models["text_encoder"](ids.to(x.device)).last_hidden_state
+        predicted = models["unet"](z, t, text, return_dict=False)[0][:, :3]
     return (predicted.float() - v).square().mean()
 
 
@@ -189,14 +198,14 @@ def _models(
     return models
 
 
-def _late(started: float, seconds: float | None, world: int) -> bool:
-    """Whether the time is over in any process, asked by all at once."""
-    late = seconds is not None and time.time() - started > seconds
-    if world > 1 and seconds is not None:
-        votes = torch.tensor(float(late))
-        dist.all_reduce(votes)
-        late = bool(votes > 0)
-    return late
+def _time_left(started: float, seconds: float | None, world: int) -> float:
+    """The share of the time that is left, the least that any process sees; asked by all at once."""
+    if seconds is None:
+        return 1.0
+    left = torch.tensor(max(0.0, 1.0 - (time.time() - started) / seconds))
+    if world > 1:
+        dist.all_reduce(left, dist.ReduceOp.MIN)
+    return float(left)
 
 
 def _sheet(args: Namespace, step: int) -> Path:

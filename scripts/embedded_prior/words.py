@@ -59,10 +59,15 @@ def _merge(parts: list[str], pair: tuple[str, str]) -> list[str]:
     return merged
 
 
-def encode(tokenizer: CLIPTokenizer, text_encoder: CLIPTextModel, texts: list[str]) -> Tensor:
-    ids = tokenizer(
+def tokens(tokenizer: CLIPTokenizer, texts: list[str]) -> Tensor:
+    """The tokens (n, MAX_TOKENS) of n texts, padded as a pipeline pads prompts."""
+    return tokenizer(
         texts, padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="pt"
     ).input_ids
+
+
+def encode(tokenizer: CLIPTokenizer, text_encoder: CLIPTextModel, texts: list[str]) -> Tensor:
+    ids = tokens(tokenizer, texts)
     return text_encoder(ids.to(text_encoder.device)).last_hidden_state
 
 

@@ -7,12 +7,15 @@ import sys
 
 import pytest
 
-from scripts import bench
+from scripts import bench, random_pipelines
 
 
 @pytest.mark.parametrize("kind", ["sd", "sdxl", "if"])
-def test_the_benchmark_prints_its_tables(kind, monkeypatch, capsys):
-    command = ["bench", "--random", kind, "--tiny", "--profile", "--device", "cpu"]
+def test_the_benchmark_prints_its_tables(kind, tmp_path, monkeypatch, capsys):
+    prior = str(tmp_path / kind)
+    monkeypatch.setattr(sys, "argv", ["random_pipelines", kind, prior, "--tiny"])
+    random_pipelines.main()
+    command = ["bench", "--prior", prior, "--points", "4096", "--profile", "--device", "cpu"]
     command += ["--warm-up", "1", "--repeats", "1", "--", "camera.views=1"]
     command += ["output.video_frames=2", "output.video_size=16", "output.mesh_resolution=16"]
     command += ["output.texture_size=64", "field.log2_table_size=12"]

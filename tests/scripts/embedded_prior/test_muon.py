@@ -34,7 +34,8 @@ def test_singular_values_become_one_and_directions_stay(shape):
     torch.manual_seed(0)
     matrix = torch.randn(shape)
     u, _, vh = torch.linalg.svd(matrix, full_matrices=False)
-    found = orthogonalize(matrix).float()
+    other = torch.randn(shape)  # beside it, of quite another size
+    found = orthogonalize(torch.stack([matrix, 1e3 * other]))[0].float()
     assert found.shape == shape
     seen = u.T @ found @ vh.T
     values = seen.diagonal()
@@ -45,12 +46,12 @@ def test_singular_values_become_one_and_directions_stay(shape):
 def test_weak_directions_move_as_far_as_strong_ones():
     strong, weak = torch.zeros(2, 8, 8)
     strong[0, 0], weak[1, 1] = 1.0, 0.02
-    moved = orthogonalize(strong + weak).float().diagonal()
+    moved = orthogonalize((strong + weak)[None])[0].float().diagonal()
     assert moved[1] > 0.6 * moved[0]
 
 
 def test_no_gradient_no_step():
-    assert orthogonalize(torch.zeros(4, 5)).abs().max() == 0
+    assert orthogonalize(torch.zeros(1, 4, 5)).abs().max() == 0
 
 
 def test_a_step_is_as_large_as_of_adam():

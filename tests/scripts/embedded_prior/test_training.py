@@ -58,6 +58,15 @@ def test_batches_repeat_for_a_step_and_differ_between_steps(pictures: ToyPicture
     assert first[0].max() <= 1
 
 
+def test_batches_at_half_size_are_of_twice_as_many(pictures: ToyPictures):
+    def shapes(half_steps: int | None) -> list[tuple[int, int]]:
+        toys = ToyPictures(pictures.geometry, 4, 0, half_steps=half_steps)
+        return [(len(toys(step)[0]), toys(step)[0].shape[-1]) for step in range(4)]
+
+    assert shapes(2) == [(8, 32), (8, 32), (4, 64), (8, 32)]
+    assert shapes(None) == [(4, 64)] * 4
+
+
 def test_pictures_drawn_on_a_gpu_are_those_of_the_cpu(pictures: ToyPictures, one_thread: None):
     with pretended_cuda() as gpu:
         there = ToyPictures(pictures.geometry, 64, 0, device="cuda:1")
