@@ -27,6 +27,7 @@ def evaluate(
     judge: Annotated[
         str,
         typer.Option(
+            "--judge",
             metavar="JUDGE",
             help="auto, toy, toy-b, b32, b16, l14, or a folder or hub id of CLIP or SigLIP.",
         ),

@@ -14,11 +14,11 @@ PromptArgument = Annotated[str, typer.Argument(help='What to make, like "a corgi
 RunArgument = Annotated[Path, typer.Argument(metavar="DIR", help="The folder of a run.")]
 StepsOption = Annotated[int | None, typer.Option(help="Optimisation steps in all.")]
 DeviceOption = Annotated[
-    str | None, typer.Option(metavar="DEVICE", help="auto, cpu, cuda, cuda:N or mps.")
+    str | None, typer.Option("--device", metavar="DEVICE", help="auto, cpu, cuda, cuda:N or mps.")
 ]
 PriorOption = Annotated[
     str | None,
-    typer.Option(metavar="PRIOR", help="auto, embedded, a diffusers folder or a hub id."),
+    typer.Option("--prior", metavar="PRIOR", help="auto, embedded, a diffusers folder or hub id."),
 ]
 ViewOption = Annotated[
     bool, typer.Option("--view", help="Show the run in the browser while it trains.")

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 import trimesh
@@ -15,7 +16,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from dreamfusion import __version__
-from dreamfusion.cli.app import main
+from dreamfusion.cli.app import app, main
 from dreamfusion.runs.folder import RunFolder
 from dreamfusion.runs.metrics import read_metrics
 from dreamfusion.training.trainer import Trainer
@@ -63,6 +64,20 @@ def last_tensors(run):
 
 def steps_of(run):
     return [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_no_option_has_its_metavar_alone_for_a_name():
+    """typer 0.27 takes that metavar, "PRIOR", for the name, and knows no --prior then."""
+    seen = 0
+    for command in app.registered_commands:
+        for name, hint in get_type_hints(command.callback, include_extras=True).items():
+            for info in getattr(hint, "__metadata__", ()):
+                if (getattr(info, "metavar", None) or "").lower() == name:
+                    seen += 1
+                    first = info.default  # within Annotated, the first name stands there
+                    named = str(first).startswith("--") or info.param_decls
+                    assert named, f"{command.callback.__name__}: {name}"
+    assert seen >= 8
 
 
 def test_help_comes_at_once_and_imports_nothing_heavy():
