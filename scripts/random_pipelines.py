@@ -11,6 +11,7 @@ import argparse
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+import torch
 from diffusers import (
     AutoencoderKL,
     DDPMScheduler,
@@ -40,7 +41,8 @@ _SAFE = {"safety_checker": None, "requires_safety_checker": False, **_NONE}
 def save_random_pipeline(folder: Path, kind: Kind, *, full: bool) -> None:
     """Save the pipeline `kind` in `folder`. full: with the original's numbers (860, 2570 and 940
     million weights in the U-Net), text encoders apart, of which T5 has one layer; else tiny."""
-    {"sd": _stable_diffusion, "sdxl": _xl, "if": _deepfloyd}[kind](folder, full)
+    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):  # where chance is cheap
+        {"sd": _stable_diffusion, "sdxl": _xl, "if": _deepfloyd}[kind](folder, full)
 
 
 def _stable_diffusion(folder: Path, full: bool) -> None:
