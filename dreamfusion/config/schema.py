@@ -51,9 +51,6 @@ class PriorConfig:
     vae_slicing: bool = _setting(
         False, "encode one picture at a time: with vae_checkpointing still less memory"
     )
-    vae_channels_last: bool = _setting(
-        False, "a latent prior's autoencoder with its channels last, as its U-Net always is"
-    )
     offload: bool = _setting(False, "keep on the CPU what is not at work: text encoders, decoder")
     compile: bool = _setting(False, "torch.compile the denoiser: minutes at first, then faster")
 

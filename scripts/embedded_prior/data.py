@@ -14,6 +14,7 @@ from pathlib import Path
 from queue import Queue
 from typing import Any, ClassVar
 
+import numba
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -91,6 +92,7 @@ def render_geometry(views_per_noun: int, seed: int, cache: Path) -> Geometry:
 def _views_of_shape(start: int, *, views_per_noun: int, seed: int) -> Geometry:
     """PER_SHAPE views of one shape, which are those from `start` on."""
     torch.set_num_threads(1)
+    numba.set_num_threads(1)
     rng = np.random.default_rng([seed, start])
     noun = start // views_per_noun
     adjectives = list(ADJECTIVES)

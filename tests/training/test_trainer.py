@@ -158,7 +158,7 @@ CHANGES = [
 ELSEWHERE = {
     "prompt", "steps", "device", "prior.name", "prior.dtype", "field.backend",
     "prior.vae_checkpointing", "prior.vae_dtype", "prior.vae_slicing", "prior.offload",
-    "prior.vae_channels_last", "prior.compile", "render.backend",
+    "prior.compile", "render.backend",
     "output.checkpoint_every", "output.checkpoints_kept", "output.preview_every",
     "output.video_frames", "output.video_size", "output.mesh_resolution",
     "output.mesh_faces", "output.mesh_tolerance", "output.texture_size", "logging.tensorboard",

@@ -250,8 +250,6 @@ def load(
         vae = load_part(prior, "vae", diffusers, vae_precision)
         _move(vae, ENCODER, device)
         _move(vae, DECODER, "cpu" if options.offload else device)
-        if options.vae_channels_last:
-            vae.to(memory_format=torch.channels_last)
         if options.vae_checkpointing:
             vae.enable_gradient_checkpointing()
         if options.vae_slicing:
