@@ -108,10 +108,10 @@ def test_the_benchmark_measures(gpu, folders, capsys, monkeypatch):
     monkeypatch.setattr(bench, "plan_run", lambda layers: plan_run([small, *layers]))
     monkeypatch.setattr(bench, "override", _small)
     args = argparse.Namespace(
-        prompt="a red corgi", device="cuda:1", warm_up=1, repeats=1, settings=[], profile=False,
-        random=None, tiny=True,
+        prompt="a red corgi", prior=str(folders["sd"]), device="cuda:1", warm_up=1, repeats=1,
+        points=4096, settings=[], profile=False,
     )  # fmt: skip
-    bench.measure(args, str(folders["sd"]))
+    bench.measure(args)
     said = capsys.readouterr().out
     assert said.count("| SDS step, ") == 4 and "| triton | " in said
     assert "| autoencoder, " in said
