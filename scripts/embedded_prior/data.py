@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 import threading
 import time
 from collections.abc import Callable
@@ -21,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from dreamfusion.graphics.cameras import sample_cameras
+from dreamfusion.shelf.batch.engines.local import usable_cores
 from dreamfusion.toybox import ADJECTIVES, COLORS, NOUNS, make_object, shade, view
 from dreamfusion.toybox.language import (
     caption,
@@ -76,7 +76,7 @@ def render_geometry(views_per_noun: int, seed: int, cache: Path) -> Geometry:
     parts: list[Geometry] = []
     # A process a core, each of them begun anew: a copy of one that has used CUDA cannot draw.
     spawned = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(os.cpu_count(), spawned) as pool:
+    with ProcessPoolExecutor(usable_cores(), spawned) as pool:
         work = partial(_views_of_shape, views_per_noun=views_per_noun, seed=seed)
         for start, part in zip(starts, pool.map(work, starts, chunksize=4), strict=True):
             parts.append(part)
