@@ -100,12 +100,12 @@ train)
   tail -2 "$out/train.txt"
   ;;
 latent)
-  options=(--seconds 240)
+  options=(--seconds 200 --word-steps 500)
   more=(--set steps=1500)
   trial && options=(--steps 2 --batch 2 --views-per-noun 8) && more=(--set steps=2)
   trial && more+=(--set output.mesh_resolution=16 --set output.texture_size=32)
   rm -rf "$work/latent"
-  limit 320 python3 -m scripts.latent_prior --work "$work/latent" --out "$work/latent/prior" \
+  limit 340 python3 -m scripts.latent_prior --work "$work/latent" --out "$work/latent/prior" \
     "${options[@]}" > "$out/latent.txt" 2>&1 || { tail -3 "$out/latent.txt"; exit 1; }
   cp "$work/latent/prior/samples.png" "$out/latent-samples.png"
   limit 210 python3 -m scripts.measure_quality --out "$work/latent/quality" --only corgi "red mug" \

@@ -181,7 +181,7 @@ def train(args: argparse.Namespace) -> None:
 
     text_encoder, _ = make_models(tokenizer, args.seed)
     models = nn.ModuleDict({"text_encoder": text_encoder, "unet": unet}).to(args.device)
-    words = min(args.steps, 2000)
+    words = min(args.steps, args.word_steps)
     learn_words(
         toys, tokenizer, text_encoder, steps=words, batch=12 * args.batch, peak=1e-3, world=1
     )
@@ -230,7 +230,10 @@ def show(folder: Path, device: str, steps: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--seconds", type=float, default=3600, help="of training, at most")
+    parser.add_argument(
+        "--seconds", type=float, default=3600, help="of training, at most, but for the words"
+    )
+    parser.add_argument("--word-steps", type=int, default=2000, help="of the text encoder alone")
     parser.add_argument("--steps", type=int, default=20_000, help="of each part, at most")
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--views-per-noun", type=int, default=256)

@@ -51,7 +51,7 @@ def test_a_run_of_the_shipped_prior_and_its_memory(tmp_path, capsys):
     command = ["train", "a red mug", "--prior", "embedded", "--device", "cuda", "--steps", "20"]
     torch.cuda.reset_peak_memory_stats()
     assert main([*command, "--out", str(run), *options]) == 0
-    assert "marching: triton" in capsys.readouterr().err
+    assert "marching: triton" in capsys.readouterr().out
     assert (run / "mesh" / "model.glb").exists()
     assert torch.cuda.max_memory_allocated() < 2 << 30
 
