@@ -27,8 +27,10 @@ from __future__ import annotations
 
 import argparse
 import os
+import time
 from pathlib import Path
 
+BEGAN = time.time()
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # share the cores: before torch is loaded
 
 import torch
@@ -55,7 +57,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument(
-        "--seconds", type=float, help="end after so long; the rate has fallen to zero by then"
+        "--seconds",
+        type=float,
+        help="end so long after the start, geometry and all; the rate has fallen to zero by then",
     )
     parser.add_argument("--save-every", type=int, default=250, help="steps between states")
     parser.add_argument("--sheet-every", type=int, default=1000, help="steps between sheets")
@@ -64,6 +68,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--init", type=Path, help="start from a saved prior's weights")
     parser.add_argument("--began-with", help="what --init had learned, for the model card")
     parser.add_argument("--out", type=Path, default=Path("assets/embedded-prior"))
+    parser.set_defaults(began=BEGAN)
     return parser.parse_args()
 
 

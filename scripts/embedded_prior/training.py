@@ -8,9 +8,9 @@ import shutil
 import sys
 import time
 from argparse import Namespace
+from functools import cache
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from diffusers.models.attention_processor import AttnProcessor
@@ -23,6 +23,7 @@ from scripts.embedded_prior.descent import descend, learning_rate
 from scripts.embedded_prior.model import load_weights, make_models, make_optimizers, noise_schedule
 from scripts.embedded_prior.words import WORD_BATCH, learn_words, make_tokenizer, tokens
 
+LOOK_EVERY = 50  # steps
 DECAY = 0.4  # of the time, where time is what ends a training: the rate falls over it
 
 
@@ -55,39 +56,44 @@ def train(args: Namespace) -> None:
         return pictures, tokens(tokenizer, captions)
 
     queue = prefetch(batch, first, args.steps)
-    losses: list[float] = []
+    losses: list[Tensor] = []  # since the last look: to look at each would wait for the GPU
     started, seen_before, done = time.time(), seen, first
     for step in range(first, args.steps):
         pictures, ids = queue.get()
         generator = torch.Generator(device)  # drawn where it is used: on a GPU that costs nothing
         generator.manual_seed((args.seed * 1_000_003 + step) * world + rank)
         loss = denoising_loss(models, pictures, ids, args.noise_power, generator)
-        if not torch.isfinite(loss):
-            sys.exit(f"step {step}: the loss is {loss.item()}")
         rate = learning_rate(step, args.steps, 200, args.decay_steps, args.learning_rate)
-        left = _time_left(started, args.seconds, world)
+        left = _time_left(args.began, args.seconds, world)
         rate *= min(1.0, left / DECAY)
         descend(loss, models, optimizers, rate=rate, world=world)
         keep = min(args.ema, (step + 1) / (step + 10))
         with torch.no_grad():
             torch._foreach_lerp_(list(average.parameters()), list(models.parameters()), 1 - keep)
-        losses.append(loss.item())
+        losses.append(loss.detach())
 
         done = step + 1
         last = done == args.steps or left == 0
         seen += len(pictures) * world
+        save = done % args.save_every == 0 or last
+        if done % LOOK_EVERY == 0 or save:
+            means = torch.stack(losses)
+            losses.clear()
+            if not means.isfinite().all():
+                bad = done - len(means) + int((~means.isfinite()).nonzero()[0])
+                sys.exit(f"step {bad}: the loss is {means[~means.isfinite()][0].item()}")
+            mean = means.mean().item()
         if rank > 0:
             if last:
                 break
             continue
-        if done % 50 == 0:
+        if done % LOOK_EVERY == 0:
             pace = (seen - seen_before) / (time.time() - started)
             print(
-                f"step {done}/{args.steps}: loss {np.mean(losses[-50:]):.4f}, "
-                f"{seen} pictures, {pace:.1f} a second",
+                f"step {done}/{args.steps}: loss {mean:.4f}, {seen} pictures, {pace:.1f} a second",
                 flush=True,
             )
-        if done % args.save_every == 0 or last:
+        if save:
             state = {
                 "models": models.state_dict(),
                 "average": average.state_dict(),
@@ -137,19 +143,24 @@ def denoising_loss(
     see `__main__`.
     """
     x = pictures * 2 - 1
-    scheduler = noise_schedule()
     # Many of the timesteps above 0.75, where the text alone says which shape, side and colour
     # there is; with less noise the picture tells, and the words are never learned.
     u = 1.0 - torch.rand(len(x), generator=generator, device=x.device) ** noise_power
-    t = (u * (scheduler.config.num_train_timesteps - 1)).round().long()
+    alphas_cumprod = _alphas_cumprod(x.device)
+    t = (u * (len(alphas_cumprod) - 1)).round().long()
     noise = torch.randn(x.shape, generator=generator, device=x.device)
-    alphas_cumprod = scheduler.alphas_cumprod.to(x.device)[t][:, None, None, None]
-    alpha, sigma = alphas_cumprod.sqrt(), (1 - alphas_cumprod).sqrt()
+    signal = alphas_cumprod[t][:, None, None, None]
+    alpha, sigma = signal.sqrt(), (1 - signal).sqrt()
     z, v = alpha * x + sigma * noise, alpha * noise - sigma * x
     with torch.autocast(x.device.type, torch.bfloat16):
         text = models["text_encoder"](ids.to(x.device)).last_hidden_state
         predicted = models["unet"](z, t, text, return_dict=False)[0][:, :3]
     return (predicted.float() - v).square().mean()
+
+
+@cache
+def _alphas_cumprod(device: torch.device) -> Tensor:
+    return noise_schedule().alphas_cumprod.to(device)
 
 
 def _pictures(args: Namespace, rank: int, world: int) -> ToyPictures:
@@ -198,11 +209,11 @@ def _models(
     return models
 
 
-def _time_left(started: float, seconds: float | None, world: int) -> float:
+def _time_left(began: float, seconds: float | None, world: int) -> float:
     """The share of the time that is left, the least that any process sees; asked by all at once."""
     if seconds is None:
         return 1.0
-    left = torch.tensor(max(0.0, 1.0 - (time.time() - started) / seconds))
+    left = torch.tensor(max(0.0, 1.0 - (time.time() - began) / seconds))
     if world > 1:
         dist.all_reduce(left, dist.ReduceOp.MIN)
     return float(left)

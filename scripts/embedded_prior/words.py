@@ -6,6 +6,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
+from functools import cache
 from itertools import pairwise
 
 import numpy as np
@@ -60,10 +61,20 @@ def _merge(parts: list[str], pair: tuple[str, str]) -> list[str]:
 
 
 def tokens(tokenizer: CLIPTokenizer, texts: list[str]) -> Tensor:
-    """The tokens (n, MAX_TOKENS) of n texts, padded as a pipeline pads prompts."""
-    return tokenizer(
-        texts, padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="pt"
-    ).input_ids
+    """The tokens (n, MAX_TOKENS) of n texts, padded as a pipeline pads prompts. CLIP's tokenizer
+    cuts at blanks before anything else, so what is between them is looked up once."""
+    ids = np.full((len(texts), MAX_TOKENS), tokenizer.pad_token_id)
+    ids[:, 0] = tokenizer.bos_token_id
+    for row, text in zip(ids, texts, strict=True):
+        within = [i for chunk in text.split() for i in _tokens_of(tokenizer, chunk)]
+        within = [*within[: MAX_TOKENS - 2], tokenizer.eos_token_id]
+        row[1 : 1 + len(within)] = within
+    return torch.from_numpy(ids)
+
+
+@cache
+def _tokens_of(tokenizer: CLIPTokenizer, chunk: str) -> list[int]:
+    return tokenizer(chunk, add_special_tokens=False).input_ids
 
 
 def encode(tokenizer: CLIPTokenizer, text_encoder: CLIPTextModel, texts: list[str]) -> Tensor:
