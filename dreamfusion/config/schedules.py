@@ -13,7 +13,8 @@ class Schedule:
 
     begin, finish: where the ramp lies; as fractions of the run in [0, 1], or as step numbers,
     by `unit`. With begin == finish the value jumps there.
-    shape: the ramp is a straight line or half a cosine wave (flat at both ends).
+    shape: the ramp is a straight line, half a cosine wave (flat at both ends), or geometric: the
+    same factor from each step to the next, between positive values.
 
     >>> Schedule(0.98, 0.5).at(0, 101), Schedule(0.98, 0.5).at(100, 101)
     (0.98, 0.5)
@@ -23,12 +24,16 @@ class Schedule:
     end: float
     begin: float = 0.0
     finish: float = 1.0
-    shape: Literal["linear", "cosine"] = "linear"
+    shape: Literal["linear", "cosine", "geometric"] = "linear"
     unit: Literal["fraction", "steps"] = "fraction"
 
     def __post_init__(self) -> None:
         if not all(map(math.isfinite, (self.start, self.end, self.begin, self.finish))):
             raise ValueError("a schedule's numbers must be finite")
+        if self.shape == "geometric" and min(self.start, self.end) <= 0:
+            raise ValueError(
+                f"a geometric schedule is positive, not from {self.start} to {self.end}"
+            )
         if self.begin > self.finish:
             raise ValueError(f"begin ({self.begin}) comes after finish ({self.finish})")
         if self.begin < 0 or (self.unit == "fraction" and self.finish > 1):
@@ -55,6 +60,8 @@ class Schedule:
         if position >= self.finish:
             return self.end
         ramp = (position - self.begin) / (self.finish - self.begin)
+        if self.shape == "geometric":
+            return self.start * (self.end / self.start) ** ramp
         if self.shape == "cosine":
             ramp = (1.0 - math.cos(math.pi * ramp)) / 2.0
         return self.start + (self.end - self.start) * ramp

@@ -168,6 +168,12 @@ class FieldConfig:
     active_levels: Schedule = _setting(
         Schedule.constant(1.0), "share of the levels in use, coarse to fine", low=0, high=1
     )
+    sharpness: Schedule = _setting(
+        Schedule.constant(1.0),
+        "factor on the activation's argument: how thin a surface can be",
+        low=0.01,
+        high=1000,
+    )
     normal_epsilon: float = _setting(
         0.01, "half the spacing of the taps that normals are taken with", low=1e-4, high=0.2
     )

@@ -54,7 +54,10 @@ class Field(nn.Module):
     generator: draws the start values.
 
     `activate_levels` hides the finest levels of the hash grid for a while (coarse to fine, as
-    Neuralangelo does); how many are active is part of the state.
+    Neuralangelo does). `sharpen` sets a factor on the activation's argument: density is
+    softplus(sharpness (raw + blob)), or exp. What softplus makes of a network's output of a few
+    units is a fog some pixels deep; the same output, sharpened, is a surface. Both are part of the
+    state.
     """
 
     _taps: Tensor
@@ -90,19 +93,24 @@ class Field(nn.Module):
         # Made once: a constant made on a GPU is a copy that the CPU waits for.
         self.register_buffer("_taps", torch.tensor(_TAPS), persistent=False)
         self._active_levels = float(len(self.encoding.layout.levels))
+        self._sharpness = 1.0
 
     def activate_levels(self, share: float) -> None:
         """Use this share of the hash grid's levels, from the coarsest on; a level that the share
         cuts is faded in. share: in [0, 1]; the coarsest level is always active."""
         self._active_levels = max(share * len(self.encoding.layout.levels), 1.0)
 
+    def sharpen(self, sharpness: float) -> None:
+        """Multiply the activation's argument by `sharpness`, positive."""
+        self._sharpness = sharpness
+
     def get_extra_state(self) -> Tensor:
-        """How many levels are active, for `state_dict`."""
-        return torch.tensor(self._active_levels)
+        """How many levels are active, and the sharpness, for `state_dict`."""
+        return torch.tensor([self._active_levels, self._sharpness], dtype=torch.float64)
 
     def set_extra_state(self, state: Tensor) -> None:
-        """Use as many levels as `get_extra_state` said."""
-        self._active_levels = float(state)
+        """Take over what `get_extra_state` said; of older checkpoints, the levels alone."""
+        self._active_levels, self._sharpness = [*state.reshape(-1).tolist(), 1.0][:2]
 
     def forward(self, points: Tensor) -> FieldOutput:
         """Density and albedo at points (m, 3) of the box."""
@@ -148,6 +156,7 @@ class Field(nn.Module):
         return 0.0
 
     def _activate(self, argument: Tensor) -> Tensor:
+        argument = self._sharpness * argument
         if self.density_activation == "exp":
             return _TruncatedExp.apply(argument)
         return torch.nn.functional.softplus(argument)

@@ -106,7 +106,7 @@ class Trainer:
         """
         started = time.perf_counter()
         state, config = self.state, self.config
-        self._activate_levels()
+        self._shape_field()
         if state.step % config.occupancy.update_every == 0 and state.step > 0:
             state.occupancy.update(state.field.density, state.generator)
 
@@ -208,11 +208,14 @@ class Trainer:
             keep = min(rates.ema, (state.step + 1) / (state.step + 10))
             _follow(state.ema_field, state.field, keep)
 
-    def _activate_levels(self) -> None:
-        share = self.config.field.active_levels.at(self.state.step, self.config.steps)
-        self.state.field.activate_levels(share)
-        if self.state.ema_field is not None:
-            self.state.ema_field.activate_levels(share)
+    def _shape_field(self) -> None:
+        step, steps = self.state.step, self.config.steps
+        share = self.config.field.active_levels.at(step, steps)
+        sharpness = self.config.field.sharpness.at(step, steps)
+        for field in (self.state.field, self.state.ema_field):
+            if field is not None:
+                field.activate_levels(share)
+                field.sharpen(sharpness)
 
 
 def resolve(config: Config, prior: DiffusionPrior) -> Config:

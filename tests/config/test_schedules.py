@@ -1,4 +1,5 @@
 import re
+from itertools import pairwise
 
 import pytest
 
@@ -33,6 +34,14 @@ def test_cosine_is_flat_at_its_ends():
     assert schedule.at(99, 101) > 0.999
 
 
+def test_geometric_grows_by_the_same_factor():
+    schedule = Schedule(1.0, 8.0, 0.25, 0.75, "geometric")
+    values = [schedule.at(step, 101) for step in range(101)]
+    assert (values[25], values[75]) == (1.0, 8.0)
+    factors = [after / before for before, after in pairwise(values[25:76])]
+    assert factors == pytest.approx([8 ** (1 / 50)] * 50)
+
+
 def test_begin_equal_to_finish_jumps():
     schedule = Schedule(32, 64, 0.5, 0.5)
     assert schedule.at(49, 101) == 32
@@ -55,6 +64,7 @@ def test_a_run_of_one_step_is_at_its_start():
         ({"finish": 1.5}, "must lie in [0, 1], not 0.0 and 1.5 (for step numbers set unit: steps)"),
         ({"begin": -1, "unit": "steps"}, "must lie in [0, 1]"),
         ({"start": float("nan")}, "must be finite"),
+        ({"shape": "geometric"}, "a geometric schedule is positive, not from 0.0 to 1.0"),
     ],
 )
 def test_nonsense_is_refused(arguments, message):

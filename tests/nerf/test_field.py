@@ -127,3 +127,27 @@ def test_open_levels_are_part_of_the_state():
     field.activate_levels(0.5)
     other.load_state_dict(field.state_dict())
     torch.testing.assert_close(other.density(points()), field.density(points()), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("activation", ["softplus", "exp"])
+def test_sharpness_multiplies_what_density_is_made_of(activation):
+    field = small_field(density_activation=activation, blob="gaussian", blob_scale=1.0)
+    activate = {"softplus": torch.nn.functional.softplus, "exp": torch.exp}[activation]
+    inverse = {"softplus": lambda y: y.expm1().log(), "exp": torch.log}[activation]
+    at = points()
+    argument, normals = inverse(field.density(at)), field.normals(at)
+    field.sharpen(8.0)
+    torch.testing.assert_close(field.density(at), activate(8 * argument), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(field(at).density, field.density(at))
+    torch.testing.assert_close(field.normals(at), normals)
+
+
+def test_sharpness_is_part_of_the_state_and_one_in_older_ones():
+    field, other = small_field(), small_field()
+    blunt = field.density(points())
+    field.sharpen(4.0)
+    state = field.state_dict()
+    other.load_state_dict(state)
+    torch.testing.assert_close(other.density(points()), field.density(points()), rtol=0, atol=0)
+    other.load_state_dict({**state, "_extra_state": torch.tensor(3.0)})  # its levels, no more
+    torch.testing.assert_close(other.density(points()), blunt, rtol=0, atol=0)

@@ -40,7 +40,10 @@ def assert_same(a, b):
 UNUSUAL = {
     "background": {"kind": "learned"},
     "optimizer": {"ema": 0.9, "warmup_steps": 5},
-    "field": {"active_levels": {"start": 0.3, "end": 1}},
+    "field": {
+        "active_levels": {"start": 0.3, "end": 1},
+        "sharpness": {"start": 1, "end": 4, "shape": "geometric"},
+    },
     "losses": {"smoothness": 0.1},
 }
 
@@ -148,7 +151,7 @@ CHANGES = [
     "occupancy.resolution=8", "occupancy.threshold=3", "occupancy.decay=0.01",
     "occupancy.update_every=2", "losses.opacity=1", "losses.entropy=5",
     "field.blob_radius=0.3 losses.orientation=99",
-    "losses.sparsity=1", "losses.smoothness=9", "field.active_levels=0.4",
+    "losses.sparsity=1", "losses.smoothness=9", "field.active_levels=0.4", "field.sharpness=3",
     "optimizer.warmup_steps=9", "optimizer.ema=0.5",
     "optimizer.grid_lr=0.1", "optimizer.network_lr=0.1", "optimizer.scale=0.5",
     "optimizer.beta1=0.5", "optimizer.beta2=0.5", "optimizer.epsilon=0.1",
@@ -233,6 +236,16 @@ def test_levels_open_from_coarse_to_fine(prior):
         moved.append([bool(level.any()) for level in levels])
     assert moved[0] == [True, False, False]
     assert moved[-1] == [True, True, True]
+
+
+def test_the_field_and_its_average_sharpen(prior):
+    sharpness = {"start": 1, "end": 4, "shape": "geometric"}
+    config = tiny(prior, {"field": {"sharpness": sharpness}, "optimizer": {"ema": 0.9}, "steps": 3})
+    state = new_state(config, "cpu")
+    sharp = []
+    for _ in Trainer(config, prior, state):
+        sharp.append([float(f.get_extra_state()[1]) for f in (state.field, state.ema_field)])
+    assert sharp == [[pytest.approx(k)] * 2 for k in (1, 2, 4)]
 
 
 def test_resolution_is_a_multiple_of_eight(prior):

@@ -16,7 +16,7 @@ from dreamfusion.toybox.language import caption_words, held_out_pairs
 from scripts.embedded_prior import training
 from scripts.embedded_prior.data import ToyPictures, render_geometry
 from scripts.embedded_prior.model import make_models
-from scripts.embedded_prior.words import learn_words, make_tokenizer
+from scripts.embedded_prior.words import learn_words, make_tokenizer, tokens
 from tests.helpers import ROOT
 from tests.helpers.pretended_kernels import pretended_cuda
 
@@ -33,6 +33,16 @@ def test_every_caption_word_is_one_token():
         assert len(tokenizer(word).input_ids) == 3, word
     together = tokenizer("tall red mug, front, high, lit").input_ids
     assert len(together) == 2 + 6 + 3  # start and end, words, commas
+
+
+def test_tokens_are_what_the_tokenizer_makes_of_a_text():
+    tokenizer = make_tokenizer()
+    texts = ["a tall red mug, seen from the front, raised, lit", "", "Red,mug  hot air balloon's"]
+    texts.append("a corgi, " * 60)  # more than there is room for
+    expected = tokenizer(
+        texts, padding="max_length", max_length=77, truncation=True, return_tensors="pt"
+    ).input_ids
+    assert torch.equal(tokens(tokenizer, texts), expected)
 
 
 def test_the_tokenizer_is_the_same_in_every_process():
