@@ -29,6 +29,7 @@ from dreamfusion.config.layers import Layer, parse_assignments
 from dreamfusion.diffusion.core import TextEmbedding
 from dreamfusion.diffusion.priors import DiffusionPrior
 from dreamfusion.graphics.cameras import sample_cameras
+from dreamfusion.mesh.extract import MeshError
 from dreamfusion.runs.checkpoint import checkpoints
 from dreamfusion.runs.folder import RunFolder
 from dreamfusion.runs.plan import plan_of_loaded
@@ -140,18 +141,25 @@ def main() -> None:
     overlaps = []
     for noun in args.only:
         run = RunFolder(args.out / noun.replace(" ", "-"))
-        if not (run.video.exists() and checkpoints(run.checkpoints)):
-            oracle: Any = Oracle(base, bank_of(noun))
-            train(noun, run.path, oracle, parse_assignments(args.settings))
         picture = run.path / "views.png"
-        known = measure(run.path, make_object(noun), picture)
+        try:
+            if not (run.video.exists() and checkpoints(run.checkpoints)):
+                oracle: Any = Oracle(base, bank_of(noun))
+                train(noun, run.path, oracle, parse_assignments(args.settings))
+            known = measure(run.path, make_object(noun), picture)
+        except MeshError:  # a scene that came to nothing is a result, and the other nouns go on
+            overlaps.append(0.0)
+            rows.append(f"| {noun} | 0.00 (empty) | |")
+            print(rows[-1], flush=True)
+            continue
         overlaps.append(known["iou"])
         rows.append(f"| {noun} | {known['iou']:.2f} | {known['color_error']:.3f} |")
         print(rows[-1], flush=True)
         entries.append((noun, picture))
     rows.append(f"| **mean** | {np.mean(overlaps):.2f} | |")
     (args.out / "table.md").write_text("\n".join(rows) + "\n")
-    write_sheet(entries, args.out / "sheet.png")
+    if entries:
+        write_sheet(entries, args.out / "sheet.png")
 
 
 if __name__ == "__main__":

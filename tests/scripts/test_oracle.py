@@ -1,11 +1,15 @@
 """The judge that knows: its bank, and the closed forms of its predictions."""
 
+import sys
+
 import pytest
 import torch
 
 from dreamfusion.diffusion.core import TextEmbedding
 from dreamfusion.diffusion.priors import DiffusionPrior
 from dreamfusion.diffusion.sds import sds
+from dreamfusion.mesh.extract import MeshError
+from scripts import oracle
 from scripts.oracle import BACKGROUND, Oracle, bank_of
 
 WORDS = ("front", "level", "unlit")
@@ -28,36 +32,52 @@ def test_the_bank_holds_pictures_by_what_is_said_of_them():
 
 def test_it_knows_the_posterior_mean(prior):
     pictures = torch.stack([torch.full((3, 64, 64), value) for value in (-0.5, 0.1, 0.3)])
-    oracle = Oracle(prior, {WORDS: pictures})
-    text = oracle.encode_text(["corgi, front, level, unlit"])
+    judge = Oracle(prior, {WORDS: pictures})
+    text = judge.encode_text(["corgi, front, level, unlit"])
     generator = torch.Generator().manual_seed(0)
     for t, expected in ((999, pictures.mean(0)), (1, pictures[1])):  # all noise; hardly any
         alpha, sigma = prior.alphas[t], prior.sigmas[t]
         noise = torch.randn(3, 64, 64, generator=generator)
         z = alpha * pictures[1] + sigma * noise
-        found = oracle.predict(z[None], torch.tensor([t]), text)[0]
+        found = judge.predict(z[None], torch.tensor([t]), text)[0]
         torch.testing.assert_close(found, expected, atol=0.02, rtol=0)
 
 
 def test_texts_are_told_apart_and_none_means_all(prior):
     bank = {WORDS: torch.zeros(1, 3, 64, 64), ("back", "level", "unlit"): torch.ones(1, 3, 64, 64)}
-    oracle = Oracle(prior, bank)
-    text = oracle.encode_text(["corgi, back, level, unlit", "corgi, front, level, unlit", ""])
+    judge = Oracle(prior, bank)
+    text = judge.encode_text(["corgi, back, level, unlit", "corgi, front, level, unlit", ""])
     z, t = torch.zeros(3, 3, 64, 64), torch.full((3,), 999)
-    means = oracle.predict(z, t, TextEmbedding(text.tokens)).mean(dim=(1, 2, 3))
+    means = judge.predict(z, t, TextEmbedding(text.tokens)).mean(dim=(1, 2, 3))
     assert means[0] == 1 and means[1] == 0 and 0 < means[2] < 1
 
 
 def test_sds_pulls_a_picture_to_the_bank_s(prior):
     target = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(1)) * 2 - 1
-    oracle = Oracle(prior, {WORDS: target})
-    text = oracle.encode_text(["corgi, front, level, unlit"])
+    judge = Oracle(prior, {WORDS: target})
+    text = judge.encode_text(["corgi, front, level, unlit"])
     picture = torch.full((1, 3, 64, 64), 0.5, requires_grad=True)
     generator = torch.Generator().manual_seed(0)
     out = sds(
-        oracle, picture, text, text, guidance=1, t_range=(0.3, 0.9),
+        judge, picture, text, text, guidance=1, t_range=(0.3, 0.9),
         weighting="inverse_sqrt_snr", generator=generator,
     )  # fmt: skip
     out.loss.backward()
     # w (e_hat - e) is x - x_hat for this weighting, whatever the noise.
     torch.testing.assert_close(out.gradient, (picture.detach() * 2 - 1) - target, atol=1e-4, rtol=0)
+
+
+def test_a_scene_that_came_to_nothing_is_a_row(monkeypatch, tmp_path):
+    def empty(*arguments):
+        raise MeshError("the scene is empty")
+
+    monkeypatch.setattr(oracle, "train", empty)
+    monkeypatch.setattr(oracle, "bank_of", lambda noun: {})
+    monkeypatch.setattr(sys, "argv", ["oracle", "--out", str(tmp_path), "--only", "cat", "pig"])
+    oracle.main()
+    rows = (tmp_path / "table.md").read_text().splitlines()
+    assert rows[2:] == [
+        "| cat | 0.00 (empty) | |",
+        "| pig | 0.00 (empty) | |",
+        "| **mean** | 0.00 | |",
+    ]
