@@ -5,7 +5,6 @@ Texture coordinates are (u, v) in [0, 1], v up: (0, 0) is the lower left corner 
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,10 +15,9 @@ from dreamfusion.graphics.rasterize import rasterize
 from dreamfusion.mesh.extract import Mesh, MeshError, surface_colors, vertex_normals
 from dreamfusion.nerf.scene import Scene
 
-# How fast edge collapse lowers its standards (the last may leave many faces), and of the faces
-# asked for what share it tries to leave: what pinches a mesh one way need not another way.
+# How fast edge collapse lowers its standards (the last may leave many faces): what pinches a mesh
+# one way need not another way.
 HASTE = (7, 5, 3, 2)
-SHARES = (1.0, 0.95, 0.9, 0.85)
 FEWEST = 100  # faces that `simplify` leaves at least
 _PADDING = 4  # texels around each chart, so that no seam shows when the texture is made smaller
 
@@ -51,7 +49,8 @@ def decimate(mesh: Mesh, n_faces: int) -> Mesh:
     """A mesh of at most about `n_faces` faces by quadric edge collapse; the same if it has fewer.
 
     Colours are those of the nearest vertex before. Collapsing can pinch two sheets together, which
-    opens a closed mesh; where it does, it is tried again with less haste, then with fewer faces.
+    opens a closed mesh; where it does, it is tried again with less haste, and if that does not help
+    the sheets are left to meet in a point.
     """
     if n_faces < 4:
         raise MeshError(f"a mesh needs at least 4 faces, not {n_faces}")
@@ -62,14 +61,13 @@ def decimate(mesh: Mesh, n_faces: int) -> Mesh:
 
     before = mesh.vertices.astype(np.float32), mesh.faces.astype(np.int32)
     found = []
-    for share, haste in itertools.product(SHARES, HASTE):
-        target = max(4, int(share * n_faces))
-        vertices, faces = fast_simplification.simplify(*before, target_count=target, agg=haste)
+    for haste in HASTE:
+        vertices, faces = fast_simplification.simplify(*before, target_count=n_faces, agg=haste)
         found.append((vertices, faces))
-        if len(faces) <= n_faces and not _pinched(faces):
+        if len(faces) <= n_faces and not len(_pinched(faces)):
             break
     else:
-        vertices, faces = found[0]
+        vertices, faces = _unpinched(*found[0])
     nearest = cKDTree(mesh.vertices).query(vertices)[1]
     return Mesh(vertices.astype(np.float64), faces.astype(np.int64), mesh.colors[nearest])
 
@@ -120,10 +118,24 @@ def deviation(mesh: Mesh, original: Mesh, *, n_samples: int = 20_000, share: flo
     return float(max(np.quantile(out, share), np.quantile(back, share)))
 
 
-def _pinched(faces: NDArray[np.int32]) -> bool:
-    """Whether more than two faces share an edge."""
+def _pinched(faces: NDArray[np.int32]) -> NDArray[np.int32]:
+    """The edges (e, 2) that more than two faces share."""
     edges = np.sort(faces[:, [[0, 1], [1, 2], [2, 0]]].reshape(-1, 2), axis=1)
-    return bool((np.unique(edges, axis=0, return_counts=True)[1] > 2).any())
+    unique, counts = np.unique(edges, axis=0, return_counts=True)
+    return unique[counts > 2]
+
+
+def _unpinched(
+    vertices: NDArray[np.float32], faces: NDArray[np.int32]
+) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+    """The mesh with each edge that more than two faces share drawn together to one of its ends:
+    the faces at it vanish, and those beyond them close the gap."""
+    while len(edges := _pinched(faces)):
+        kept, dropped = edges[0]
+        faces = np.where(faces == dropped, kept, faces).astype(np.int32)
+        faces = faces[(faces != np.roll(faces, 1, axis=1)).all(axis=1)]
+    used, number = np.unique(faces, return_inverse=True)
+    return vertices[used], number.reshape(-1, 3).astype(np.int32)
 
 
 def bake(scene: Scene, mesh: Mesh, *, size: int = OutputConfig.texture_size) -> TexturedMesh:

@@ -15,6 +15,7 @@ from dreamfusion.graphics.rasterize import rasterize
 from dreamfusion.mesh.extract import Mesh, MeshError
 from dreamfusion.mesh.formats import place, write_mesh
 from dreamfusion.mesh.texture import bake, decimate, deviation, pad, simplify, unwrap
+from dreamfusion.mesh.topology import topology
 from dreamfusion.nerf.field import FieldOutput
 from tests.helpers.solids import Balls, as_trimesh, extract, scene_of
 
@@ -65,6 +66,22 @@ def test_decimation_that_pinches_is_tried_with_less_haste(ball, monkeypatch):
     small = decimate(ball, 2000)
     assert tried == [7, 5, 3]
     assert as_trimesh(small).is_watertight and len(small.faces) <= 2000
+
+
+def test_sheets_that_stay_pinched_are_left_to_meet_in_a_point(ball, monkeypatch):
+    one = decimate(ball, 400)
+    n, (a, b, _) = len(one.vertices), one.faces[0]
+    beside = one.faces + n  # a second ball, on an edge of the first
+    beside[beside == a + n], beside[beside == b + n] = a, b
+    both = np.concatenate([one.vertices, one.vertices + np.array([1.2, 0, 0])]).astype(np.float32)
+    pinched = both, np.concatenate([one.faces, beside]).astype(np.int32)
+    assert not trimesh.Trimesh(*pinched, process=False).is_watertight
+    monkeypatch.setattr(fast_simplification, "simplify", lambda *mesh, **options: pinched)
+    small = decimate(ball, 2000)
+    assert len(small.faces) == 2 * len(one.faces) - 4
+    assert len(small.vertices) == 2 * n - 3
+    found = topology(small.vertices, small.faces)
+    assert (found.watertight, found.components) == (True, 2)
 
 
 @pytest.fixture(scope="module")
