@@ -37,7 +37,7 @@ from dreamfusion.graphics.media import contact_sheet, write_png
 from dreamfusion.toybox import NOUNS
 from scripts.embedded_prior.data import ToyPictures, prefetch, render_geometry
 from scripts.embedded_prior.descent import descend, learning_rate
-from scripts.embedded_prior.model import make_models
+from scripts.embedded_prior.model import make_models, mixed_precision
 from scripts.embedded_prior.words import encode, learn_words, make_tokenizer
 from scripts.measure_quality import prompt_of
 from scripts.random_pipelines import stable_diffusion_schedule
@@ -95,7 +95,7 @@ def make_unet() -> UNet2DConditionModel:
 
 def autoencoder_loss(vae: AutoencoderKL, pictures: Tensor) -> Tensor:
     x = enlarged(pictures)
-    with torch.autocast(x.device.type, torch.bfloat16):
+    with mixed_precision(x.device):
         found = vae.encode(x).latent_dist
         again = vae.decode(found.sample()).sample
     return (again.float() - x).square().mean() + KL * found.kl().float().mean()
@@ -117,13 +117,13 @@ def noise_loss(
 ) -> Tensor:
     """Mean square error of the predicted noise, one timestep a picture."""
     noise_schedule = stable_diffusion_schedule()
-    with torch.no_grad(), torch.autocast(pictures.device.type, torch.bfloat16):
+    with torch.no_grad(), mixed_precision(pictures.device):
         latents = vae.encode(enlarged(pictures)).latent_dist.sample().float()
     latents = latents * vae.config.scaling_factor
     t = torch.randint(1000, (len(latents),), device=latents.device)
     noise = torch.randn_like(latents)
     noisy = noise_schedule.add_noise(latents, noise, t)
-    with torch.autocast(latents.device.type, torch.bfloat16):
+    with mixed_precision(latents.device):
         text = encode(tokenizer, models["text_encoder"], captions)
         predicted = models["unet"](noisy, t, text, return_dict=False)[0]
     return (predicted.float() - noise).square().mean()

@@ -41,6 +41,13 @@ def choose_device(name: str) -> str:
     return name
 
 
+def cpu_has_bfloat16() -> bool:
+    """Whether this CPU has instructions for bfloat16. One without imitates it: with AVX2 alone, a
+    step of a U-Net took 17 times as long as in float32."""
+    probe = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
+    return probe is not None and bool(probe())
+
+
 def send(tensor: Tensor, device: torch.device | str) -> Tensor:
     """`tensor`, or a copy on `device`. From a CPU to an NVIDIA GPU without waiting: from pinned
     memory, which torch keeps until the copy is done. A plain copy waits for all work before it."""

@@ -24,7 +24,7 @@ from dreamfusion.toybox.language import (
     vocabulary_file,
 )
 from scripts.embedded_prior.data import BACKGROUND, CAMERA, LIGHT, SIZE
-from scripts.embedded_prior.model import noise_schedule
+from scripts.embedded_prior.model import mixed_precision, noise_schedule
 from scripts.embedded_prior.words import encode
 
 CARD = """# The embedded prior
@@ -120,7 +120,7 @@ def sample_sheet(
         text = encode(tokenizer, text_encoder, texts + [""] * 8)
         x = torch.randn(8, 3, size, size, generator=generator).to(device)
         for t in scheduler.timesteps:
-            with torch.autocast(device.type, torch.bfloat16):
+            with mixed_precision(device):
                 out = unet(torch.cat([x, x]), t, text, return_dict=False)[0][:, :3].float()
             cond, uncond = out.chunk(2)
             # Fresh noise at every step (eta 1) mends what the steps before got wrong.

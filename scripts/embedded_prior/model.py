@@ -9,6 +9,7 @@ from diffusers import DDPMScheduler, UNet2DConditionModel
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from dreamfusion.utils.devices import cpu_has_bfloat16
 from scripts.embedded_prior.data import SIZE
 from scripts.embedded_prior.muon import Muon
 from scripts.embedded_prior.words import MAX_TOKENS
@@ -81,6 +82,12 @@ def load_weights(folder: Path, text_encoder: CLIPTextModel, unet: UNet2DConditio
     unet.load_state_dict(saved.float().state_dict())
     words = CLIPTextModel.from_pretrained(folder, subfolder="text_encoder")
     text_encoder.load_state_dict(words.float().state_dict())
+
+
+def mixed_precision(device: torch.device) -> torch.autocast:
+    """bfloat16 for what may be rounded to it, where there are instructions for it."""
+    fast = device.type != "cpu" or cpu_has_bfloat16()
+    return torch.autocast(device.type, torch.bfloat16, enabled=fast)
 
 
 def noise_schedule() -> DDPMScheduler:

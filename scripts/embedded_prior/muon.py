@@ -13,6 +13,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from dreamfusion.utils.devices import cpu_has_bfloat16
+
 # Coefficients of the quintic: they bring singular values between 0.01 and 1 to about 1 in five
 # rounds, without quite converging.
 QUINTIC = (3.4445, -4.7750, 2.0315)
@@ -59,11 +61,13 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonalize(matrices: Tensor, rounds: int = 5) -> Tensor:
-    """Near U V^T for each of `matrices` (k, m, n) = U S V^T, by Newton-Schulz in bfloat16. A zero
-    matrix stays one."""
+    """Near U V^T for each of `matrices` (k, m, n) = U S V^T, by Newton-Schulz, in bfloat16 where
+    there are instructions for it. A zero matrix stays one."""
     a, b, c = QUINTIC
     tall = matrices.shape[1] > matrices.shape[2]
-    x = (matrices.mT if tall else matrices).bfloat16()
+    x = matrices.mT if tall else matrices
+    if x.device.type != "cpu" or cpu_has_bfloat16():
+        x = x.bfloat16()
     x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
     for _ in range(rounds):
         gram = x @ x.mT

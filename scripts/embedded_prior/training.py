@@ -20,7 +20,13 @@ from transformers import CLIPTokenizer
 from scripts.embedded_prior.card import sample_sheet, save_pipeline, write_card
 from scripts.embedded_prior.data import SIZE, ToyPictures, prefetch, render_geometry
 from scripts.embedded_prior.descent import descend, learning_rate
-from scripts.embedded_prior.model import load_weights, make_models, make_optimizers, noise_schedule
+from scripts.embedded_prior.model import (
+    load_weights,
+    make_models,
+    make_optimizers,
+    mixed_precision,
+    noise_schedule,
+)
 from scripts.embedded_prior.words import WORD_BATCH, learn_words, make_tokenizer, tokens
 
 LOOK_EVERY = 50  # steps
@@ -152,7 +158,7 @@ def denoising_loss(
     signal = alphas_cumprod[t][:, None, None, None]
     alpha, sigma = signal.sqrt(), (1 - signal).sqrt()
     z, v = alpha * x + sigma * noise, alpha * noise - sigma * x
-    with torch.autocast(x.device.type, torch.bfloat16):
+    with mixed_precision(x.device):
         text = models["text_encoder"](ids.to(x.device)).last_hidden_state
         predicted = models["unet"](z, t, text, return_dict=False)[0][:, :3]
     return (predicted.float() - v).square().mean()

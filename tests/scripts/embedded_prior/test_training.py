@@ -15,7 +15,8 @@ from dreamfusion.toybox import NOUNS
 from dreamfusion.toybox.language import caption_words, held_out_pairs
 from scripts.embedded_prior import training
 from scripts.embedded_prior.data import ToyPictures, render_geometry
-from scripts.embedded_prior.model import make_models
+from scripts.embedded_prior.model import make_models, mixed_precision
+from scripts.embedded_prior.muon import orthogonalize
 from scripts.embedded_prior.words import learn_words, make_tokenizer, tokens
 from tests.helpers import ROOT
 from tests.helpers.pretended_kernels import pretended_cuda
@@ -75,6 +76,15 @@ def test_batches_at_half_size_are_of_twice_as_many(pictures: ToyPictures):
 
     assert shapes(2) == [(8, 32), (8, 32), (4, 64), (8, 32)]
     assert shapes(None) == [(4, 64)] * 4
+
+
+def test_bfloat16_is_for_where_it_is_fast(monkeypatch: pytest.MonkeyPatch):
+    """A CPU with AVX2 alone took 24 s for a step that takes it 1.4 s in float32."""
+    for there, dtype in ((False, torch.float32), (True, torch.bfloat16)):
+        monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda there=there: there)
+        with mixed_precision(torch.device("cpu")):
+            product = torch.ones(2, 2) @ torch.ones(2, 2)
+        assert product.dtype == orthogonalize(torch.eye(2)[None]).dtype == dtype
 
 
 def test_pictures_drawn_on_a_gpu_are_those_of_the_cpu(pictures: ToyPictures, one_thread: None):
