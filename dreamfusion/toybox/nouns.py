@@ -27,11 +27,14 @@ class Noun:
     synonyms: tuple[str, ...] = ()
 
 
-def eyes(x: float, y: float, z: float, r: float = 0.1) -> list[Part]:
-    """A pair of eyes that look forward: pupils in white, to be seen on a face of any colour."""
+def eyes(x: float, y: float, z: float, r: float = 0.1, pupil: float = 0.8) -> list[Part]:
+    """A pair of eyes that look forward: pupils in white, to be seen on a face of any colour.
+
+    pupil: their radius in that of an eye. Pupils half as large are a pixel or two, and get lost.
+    """
     return [
         *pair(ball((x, y, z), r, "white")),
-        *pair(ball((x, y, z + 0.5 * r), (0.7 * r, 0.7 * r, 0.62 * r), "black")),
+        *pair(ball((x, y, z + 0.5 * r), (pupil * r, pupil * r, 0.62 * r), "black")),
     ]
 
 
@@ -50,7 +53,7 @@ def corgi(v: Draw) -> list[Part]:
         ball((0, head_y - 0.12, head_z + 0.29), (0.17, 0.14, 0.21), "white", blend=0.03),
         ball((0, head_y - 0.05, head_z + 0.48), (0.09, 0.07, 0.06), "black"),
         *pair(cone((0.24, head_y + 0.4, head_z - 0.03), 0.22, 0.16, 0.03, rotate_deg=(0, 0, -14))),
-        *eyes(0.165, head_y + 0.09, head_z + 0.26),
+        *eyes(0.2, head_y + 0.1, head_z + 0.245, 0.115),
         ball((0, tall + 0.42, -length - 0.2), (0.1, 0.09, 0.11), "white", blend=0.05),
     ]
 
@@ -63,7 +66,7 @@ def cat(v: Draw) -> list[Part]:
         limb((0, 0.56, -length), (0, 0.58, length), 0.22, 0.22),
         ball((0, 0.96, z), (0.36, 0.31, 0.29), blend=0.05),
         *pair(cone((0.21, 1.28, z), 0.15, 0.14, 0.01, rotate_deg=(0, 0, -12))),
-        *eyes(0.15, 1.02, z + 0.22),
+        *eyes(0.2, 1.03, z + 0.195, 0.115),
         ball((0, 0.87, z + 0.27), (0.13, 0.09, 0.08), "white"),
         ball((0, 0.92, z + 0.35), (0.055, 0.045, 0.04), "pink"),
         limb((0, 0.62, -length - 0.08), (0, 0.9, -length - 0.36), 0.08, 0.075),
@@ -85,7 +88,7 @@ def rabbit(v: Draw) -> list[Part]:
                 rotate_deg=(0, 0, -lean),
             )
         ),
-        *eyes(0.15, 1.02, 0.41),
+        *eyes(0.19, 1.03, 0.38, 0.11),
         ball((0, 0.9, 0.48), (0.06, 0.05, 0.05), "pink"),
         *pair(ball((0.2, 0.1, 0.22), (0.12, 0.1, 0.24))),
         ball((0, 0.3, -0.54), 0.16, "white"),
@@ -100,7 +103,7 @@ def duck(v: Draw) -> list[Part]:
         limb((0, 0.45, body - 0.2), (0, 0.9, body - 0.06), 0.2, 0.2, blend=0.1),
         ball((0, 1.0, body - 0.06), 0.33, blend=0.05),
         ball((0, 0.92, body + 0.3), (0.18, 0.065, 0.2), "orange"),
-        *eyes(0.16, 1.1, body + 0.18),
+        *eyes(0.185, 1.11, body + 0.155, 0.12),
         *pair(ball((0.38, 0.42, -0.05), (0.08, 0.2, 0.3))),
     ]
 
@@ -112,7 +115,7 @@ def penguin(v: Draw) -> list[Part]:
         ball((0, h - 0.06, 0.13), (w * 0.78, h * 0.82, w * 0.76), "white"),
         ball((0, 2 * h + 0.02, 0.02), (0.32, 0.3, 0.3), blend=0.06),
         cone((0, 2 * h - 0.03, 0.38), 0.14, 0.1, 0.015, "orange", rotate_deg=(90, 0, 0)),
-        *eyes(0.14, 2 * h + 0.1, 0.25),
+        *eyes(0.14, 2 * h + 0.1, 0.25, pupil=0.7),
         *pair(limb((w - 0.02, h + 0.25, 0), (w + 0.2, h - 0.3, 0.02), 0.1, 0.06)),
         *pair(ball((0.17, 0.03, 0.2), (0.14, 0.06, 0.22), "orange")),
     ]
@@ -156,8 +159,8 @@ def pig(v: Draw) -> list[Part]:
         ball((0, 0.58, 0), (0.38, 0.36, length + 0.12)),
         ball((0, 0.82, length + 0.08), (0.36, 0.33, 0.31), blend=0.04),
         cone((0, 0.74, length + 0.4), 0.09, 0.17, 0.16, "cream", rotate_deg=(90, 0, 0)),
-        *pair(ball((0.065, 0.75, length + 0.48), (0.045, 0.055, 0.035), "black")),
-        *eyes(0.165, 0.97, length + 0.3),
+        *pair(ball((0.07, 0.75, length + 0.48), (0.055, 0.065, 0.035), "black")),
+        *eyes(0.2, 0.98, length + 0.27, 0.115),
         *pair(cone((0.24, 1.15, length + 0.06), 0.12, 0.12, 0.01, rotate_deg=(15, 0, -20))),
         torus((0, 0.72, -length - 0.14), 0.08, 0.035, rotate_deg=(0, 0, 90)),
     ]
@@ -173,7 +176,7 @@ def elephant(v: Draw) -> list[Part]:
         limb((0, 0.98, 0.7), (0, 0.55, 0.9), 0.14, 0.1, blend=0.05),
         limb((0, 0.55, 0.9), (0, trunk, 1.02), 0.1, 0.085),
         *pair(limb((0.17, 0.86, 0.66), (0.19, 0.68, 0.92), 0.06, 0.03, "white")),
-        *eyes(0.2, 1.2, 0.7),
+        *eyes(0.21, 1.2, 0.67, 0.12),
         limb((0, 0.9, -0.56), (0, 0.5, -0.66), 0.045, 0.04),
     ]
 
@@ -198,9 +201,9 @@ def turtle(v: Draw) -> list[Part]:
         ball((0, 0.22, -0.06), (0.5, h, 0.54), "brown"),
         box((0, 0.0, 0), (0.9, 0.13, 0.9), "tan", carve=True),
         torus((0, 0.2, -0.06), 0.45, 0.08, "tan"),
-        ball((0, 0.42, 0.66), (0.24, 0.22, 0.24)),
+        ball((0, 0.43, 0.66), (0.28, 0.24, 0.25)),
         limb((0, 0.2, 0.38), (0, 0.38, 0.6), 0.14, 0.13, blend=0.04),
-        *eyes(0.12, 0.51, 0.81, 0.09),
+        *eyes(0.17, 0.52, 0.8, 0.105),
         *pair(ball((0.42, 0.12, 0.34), (0.17, 0.13, 0.17))),
         *pair(ball((0.42, 0.12, -0.42), (0.16, 0.12, 0.16))),
         limb((0, 0.18, -0.54), (0, 0.12, -0.76), 0.08, 0.03),
@@ -215,7 +218,7 @@ def dinosaur(v: Draw) -> list[Part]:
         limb((0, 0.88, 0.16), (0, 1.2, 0.26), 0.2, 0.2, blend=0.1),
         ball((0, 1.32, 0.38), (0.28, 0.24, 0.36)),
         *pair(ball((0.08, 1.32, 0.73), 0.03, "black")),
-        *eyes(0.16, 1.45, 0.56),
+        *eyes(0.19, 1.44, 0.55, 0.12),
         *pair(limb((0.22, 0.5, -0.08), (0.26, 0.28, 0.1), 0.18, 0.13)),
         *pair(limb((0.26, 0.28, 0.1), (0.26, 0.06, 0.06), 0.12, 0.11)),
         *pair(ball((0.26, 0.05, 0.16), (0.12, 0.06, 0.18))),
@@ -526,9 +529,10 @@ def mug(v: Draw) -> list[Part]:
     return [
         cone((0, h, 0), h, r, r, rounding=0.03),
         torus((r + 0.1, h, 0), 0.24, 0.075, rotate_deg=(90, 0, 0)),
-        # White inside, with coffee: else, without shadows, a floor could as well be a lid.
+        # White inside, with coffee: else, without shadows, a floor could as well be a lid. As high
+        # as it stands, it is seen from most elevations.
         cone((0, h + 0.1, 0), h, r - 0.08, r - 0.08, "white", carve=True),
-        cone((0, 0.5 * h, 0), 0.5 * h, r - 0.06, r - 0.06, "brown"),
+        cone((0, 0.75 * h, 0), 0.75 * h, r - 0.06, r - 0.06, "brown"),
     ]
 
 

@@ -103,6 +103,18 @@ def test_front_is_plus_z_and_the_handle_of_a_mug_is_at_plus_x():
     assert body.min() - columns.min() < 4, "something at the left of the picture"
 
 
+@pytest.mark.parametrize("noun", [noun.name for noun in NOUNS[:12]])  # the animals
+def test_a_face_can_be_read_at_64_pixels(noun: str):
+    """Two pupils of at least ten pixels each, one on either side of the middle."""
+    seen = view(make_object(noun, "blue"), camera(0.0), 64).color_index[0]
+    is_eye = seen == COLOR_INDEX["black"]
+    left, nose, right = is_eye[:, :31].sum(), is_eye[:, 31:33].sum(), is_eye[:, 33:].sum()
+    assert min(left, right) >= 10, f"pupils of {left} and {right} pixels"
+    assert nose <= 12, "the eyes have grown together"
+    back = view(make_object(noun, "blue"), camera(180.0), 64).color_index[0]
+    assert (back == COLOR_INDEX["black"]).sum() < 12, "eyes behind"
+
+
 def test_colour_changes_the_main_parts_only():
     plain, blue = make_object("rocket"), make_object("rocket", "blue")
     cameras = camera(0.0)
@@ -200,7 +212,7 @@ def test_a_mug_is_white_and_brown_inside_and_hollow_above_its_coffee() -> None:
         """From the frame of the mug's parts, in which its axis is x = z = 0."""
         return (np.array(points, dtype=np.float32) - mug.centre) * mug.scale
 
-    assert (mug.signed_distance(placed((0, 0.8, 0), (0, 0.6, 0), (0.2, 0.7, 0.1))) > 0.02).all()
+    assert (mug.signed_distance(placed((0, 0.85, 0), (0, 0.75, 0), (0.2, 0.8, 0.1))) > 0.02).all()
     origins = placed((0.1, 3.0, 0.0), (-0.6, 1.5, 0.0))  # above; above and beside
     directions = np.array([[0.0, -1.0, 0.0], [0.8, -0.6, 0.0]], dtype=np.float32)
     seen = mug.trace(origins, directions).color_index
