@@ -23,7 +23,7 @@ from dreamfusion.toybox.language import (
     held_out_pairs,
     vocabulary_file,
 )
-from scripts.embedded_prior.data import BACKGROUND, CAMERA, LIGHT, SIZE
+from scripts.embedded_prior.data import BACKGROUND, CAMERA, FACE_SHARE, LIGHT, SIZE
 from scripts.embedded_prior.model import mixed_precision, noise_schedule
 from scripts.embedded_prior.words import encode
 
@@ -39,8 +39,9 @@ It exists so that `dreamfusion` works at once, offline; it is no general image m
 - **Why pixels**: in a first experiment a latent model drew crisper outlines, but Score Distillation
   through its encoder gave wrong colours; pixel space gave the right ones at once.
 - **Data**: {n_nouns} kinds of procedural objects (`dreamfusion/toybox`), in varied shapes, colours,
-  lights and on plain backgrounds, seen from elevations of {low:.0f} to {high:.0f} degrees. No
-  picture, model or text of anybody else's was used.
+  lights and on plain backgrounds, seen from elevations of {low:.0f} to {high:.0f} degrees; the
+  faces of animals {face_share:.0f} times as often as their other sides. No picture, model or text
+  of anybody else's was used.
 - **Training**: {words}
   {pictures:,} pictures, {spent} on {where} (shared with other work), torch {torch}, by
   `scripts/embedded_prior`{before}.
@@ -69,9 +70,17 @@ materials. It draws what the toy world's shapes look like, at 64 pixels.
   against 1.4 to 1.7 s without, after 290 s of compiling; channels-last 1.7 s. Neither is used.
 - Every other batch at half the size, of twice as many pictures: 30 pictures a second instead of 23
   on two cores. Not on the GPU, which had pictures enough.
-- Judging pictures of 32 pixels as they are, which those of a run's first two fifths are: 0.08 s a
+- Judging pictures of 32 pixels as they are, which those of a run's first two fifths were: 0.08 s a
   step there instead of 0.12 s, but over twelve kinds an IoU of .716 against .721 and a colour error
   of .092 against .081 (the mug .59 and .65); in the first quarter alone no better. It is not used.
+- Faces four times as often, eyes further apart and mostly pupil, coffee at three quarters of the mug
+  (36,640 pictures, float32 on two cores without bfloat16, 10.9 a second): mugs come out open, IoU .83
+  instead of .70, a turtle .80 instead of .70, and the duck and the elephant look at one.
+- Why pupils get lost: of a picture of a corgi *with* pupils the guess of the clean picture keeps them
+  at all noise levels up to .7; of one with white eyes it keeps these up to .4, and has pupils, each
+  time a little elsewhere, from .5 on. What is not there by the time when the noise is low does not
+  come any more. Scenes of 64 pixels from the start got pupils (corgi, pig) where scenes that began at
+  32 had none; noise up to .7 until the end, or the same noise in all steps, did not bring them.
 
 ## Samples
 
@@ -207,6 +216,7 @@ def write_card(
             adjectives=", ".join(ADJECTIVES),
             held=len(held),
             pairs=len(NOUNS) * len(COLORS),
+            face_share=FACE_SHARE,
             low=CAMERA["elevation_deg"][0],
             high=CAMERA["elevation_deg"][1],
         )

@@ -46,6 +46,9 @@ BACKGROUND: tuple[float, float] = (0.1, 0.9)
 SLOW = "corgi cat rabbit duck penguin owl bear pig elephant fish turtle dinosaur mug sofa airplane"
 QUICK = "ball cube cone cylinder pyramid apple banana carrot donut pumpkin star bottle"
 SHARES = {**dict.fromkeys(SLOW.split(), 1.5), **dict.fromkeys(QUICK.split(), 0.5)}
+# A face is seen from the front alone, and small: such views of the animals come more often still.
+FACES = "corgi cat rabbit duck penguin owl bear pig elephant fish turtle dinosaur"
+FACE_SHARE, FACE_AZIMUTH_DEG = 4.0, 60.0
 SHADING_SHARES = {"albedo": 0.35, "lambertian": 0.45, "textureless": 0.2}
 THUMBNAIL = 16
 PER_SHAPE = 8  # views of a shape before the next
@@ -142,6 +145,9 @@ class ToyPictures:
         held = set(held_out_pairs())
         self.colors_of = [[c for c in COLORS if (n.name, c) not in held] for n in NOUNS]
         shares = np.array([SHARES.get(noun.name, 1.0) for noun in NOUNS])[geometry.noun]
+        has_face = np.isin([noun.name for noun in NOUNS], FACES.split())[geometry.noun]
+        from_front = np.abs((geometry.azimuth_deg + 180) % 360 - 180) < FACE_AZIMUTH_DEG
+        shares = np.where(has_face & from_front, FACE_SHARE * shares, shares)
         self.cumulative_shares = np.cumsum(shares / shares.sum())
 
     def __call__(self, step: int) -> tuple[Tensor, list[str]]:

@@ -8,6 +8,7 @@ import sys
 from argparse import Namespace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -76,6 +77,17 @@ def test_batches_at_half_size_are_of_twice_as_many(pictures: ToyPictures):
 
     assert shapes(2) == [(8, 32), (8, 32), (4, 64), (8, 32)]
     assert shapes(None) == [(4, 64)] * 4
+
+
+def test_faces_are_seen_more_often_than_backs(pictures: ToyPictures):
+    geometry, names = pictures.geometry, [noun.name for noun in NOUNS]
+    shares = np.diff(pictures.cumulative_shares, prepend=0.0)
+    around = np.abs((geometry.azimuth_deg + 180) % 360 - 180)
+    for noun, ratio in (("cat", 4.0), ("mug", 1.0)):
+        here = geometry.noun == names.index(noun)
+        front, back = shares[here & (around < 60)], shares[here & (around >= 60)]
+        assert len(front) and len(back)
+        assert np.allclose(front, ratio * back.mean(), rtol=1e-6), noun
 
 
 def test_bfloat16_is_for_where_it_is_fast(monkeypatch: pytest.MonkeyPatch):
