@@ -2,7 +2,7 @@
 
 import dreamfusion as df
 
-run = df.train("a corgi", steps=330)
+run = df.train("a corgi", steps=250)
 pictures = run.scene.render(df.turntable_cameras(8), size=256, mode="normals")
 """
 

@@ -267,7 +267,7 @@ class Config:
 
     prompt: str = _setting("", "what to make")
     seed: int = _setting(0, "of the run's one random stream", low=0, high=2**63 - 1)
-    steps: int = _setting(330, "optimisation steps", low=1, high=10_000_000)
+    steps: int = _setting(250, "optimisation steps", low=1, high=10_000_000)
     device: str = _setting("auto", "auto, cpu, cuda, cuda:N or mps")
     prior: PriorConfig = _section(PriorConfig)
     sds: SDSConfig = _section(SDSConfig)

@@ -160,7 +160,7 @@ def test_a_run_that_just_began_says_what_makes_the_rest(tmp_path, capsys, monkey
     (tmp_path / "my run" / "config.yaml").write_text("prompt: a mug\n")
     page, _ = report(capsys, "my run")
     resume = "<code>dreamfusion resume &#x27;my run&#x27;</code>"
-    assert f"Stopped at step 0 of 330. To go on: {resume}" in page
+    assert f"Stopped at step 0 of 250. To go on: {resume}" in page
     assert f"No mesh and no checkpoint yet; training makes them: {resume}" in page
     assert "No preview yet" in page
     assert "No step is logged yet." in page
