@@ -14,8 +14,9 @@ def launch(processes: int, *arguments: object, cwd: Path = ROOT) -> subprocess.C
     """Run Python with these arguments, by torchrun if there are to be several processes."""
     command = [sys.executable]
     if processes > 1:
-        command += ["-m", "torch.distributed.run", "--nproc-per-node", str(processes)]
-        command += ["--master-port", "29517"]
+        # On a port of its own: tests run at once.
+        command += ["-m", "torch.distributed.run", "--standalone"]
+        command += ["--nproc-per-node", str(processes)]
     return subprocess.run(
         [*command, *map(str, arguments)],
         cwd=cwd,
