@@ -9,7 +9,7 @@ from diffusers import DDPMScheduler, UNet2DConditionModel
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from dreamfusion.utils.devices import cpu_has_bfloat16
+from dreamfusion.utils.devices import has_bfloat16
 from scripts.embedded_prior.data import SIZE
 from scripts.embedded_prior.muon import Muon
 from scripts.embedded_prior.words import MAX_TOKENS
@@ -86,8 +86,7 @@ def load_weights(folder: Path, text_encoder: CLIPTextModel, unet: UNet2DConditio
 
 def mixed_precision(device: torch.device) -> torch.autocast:
     """bfloat16 for what may be rounded to it, where there are instructions for it."""
-    fast = device.type != "cpu" or cpu_has_bfloat16()
-    return torch.autocast(device.type, torch.bfloat16, enabled=fast)
+    return torch.autocast(device.type, torch.bfloat16, enabled=has_bfloat16(device))
 
 
 def noise_schedule() -> DDPMScheduler:

@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from dreamfusion.utils.devices import cpu_has_bfloat16
+from dreamfusion.utils.devices import has_bfloat16
 
 # Coefficients of the quintic: they bring singular values between 0.01 and 1 to about 1 in five
 # rounds, without quite converging.
@@ -66,7 +66,7 @@ def orthogonalize(matrices: Tensor, rounds: int = 5) -> Tensor:
     a, b, c = QUINTIC
     tall = matrices.shape[1] > matrices.shape[2]
     x = matrices.mT if tall else matrices
-    if x.device.type != "cpu" or cpu_has_bfloat16():
+    if has_bfloat16(x.device):
         x = x.bfloat16()
     x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
     for _ in range(rounds):

@@ -21,6 +21,7 @@ from dreamfusion.toybox.language import (
 from dreamfusion.toybox.objects import BOUNDING_RADIUS, COLOR_INDEX
 from dreamfusion.toybox.parts import ball, box
 from dreamfusion.toybox.sdf import part_table, signed_distance
+from scripts.embedded_prior.data import FACES
 
 NAMES = [noun.name for noun in NOUNS]
 
@@ -103,7 +104,7 @@ def test_front_is_plus_z_and_the_handle_of_a_mug_is_at_plus_x():
     assert body.min() - columns.min() < 4, "something at the left of the picture"
 
 
-@pytest.mark.parametrize("noun", [noun.name for noun in NOUNS[:12]])  # the animals
+@pytest.mark.parametrize("noun", FACES.split())
 def test_a_face_can_be_read_at_64_pixels(noun: str):
     """Two pupils of at least ten pixels each, one on either side of the middle."""
     seen = view(make_object(noun, "blue"), camera(0.0), 64).color_index[0]

@@ -24,7 +24,7 @@ from dreamfusion.diffusion.priors.memory import check_memory, estimate_memory
 from dreamfusion.diffusion.priors.resolve import ResolvedPrior, resolve_prior
 from dreamfusion.diffusion.priors.schedule import NoiseSchedule, read_schedule, schedule_of
 from dreamfusion.diffusion.priors.text import TextEncoders, encoders_of, encoders_of_pipe
-from dreamfusion.utils.devices import cpu_has_bfloat16
+from dreamfusion.utils.devices import has_bfloat16
 from dreamfusion.utils.errors import RunWarning
 from dreamfusion.utils.threads import run_all
 
@@ -320,7 +320,7 @@ def choose_dtype(dtype: str, device: str) -> torch.dtype:
         return _DTYPES[dtype]
     if device.startswith("cuda"):
         return torch.float16
-    return torch.bfloat16 if device.startswith("cpu") and cpu_has_bfloat16() else torch.float32
+    return torch.bfloat16 if device.startswith("cpu") and has_bfloat16(device) else torch.float32
 
 
 def _vae_dtype(prior: ResolvedPrior, asked: str, dtype: torch.dtype, device: str) -> torch.dtype:
