@@ -71,6 +71,13 @@ class SDSConfig:
     weighting: Literal["sigma2", "uniform", "inverse_sqrt_snr"] = _setting(
         "sigma2", "w(t): sigma^2 (the paper), 1, or sigma/alpha (= 1/sqrt(SNR), at most 10)"
     )
+    surface_noise: float = _setting(
+        1.0,
+        "from which fraction of the steps on the noise clings to the surface, so that all views "
+        "agree on small parts; 1: never",
+        low=0,
+        high=1,
+    )
 
 
 @dataclass(frozen=True)

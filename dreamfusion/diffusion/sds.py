@@ -13,7 +13,7 @@ the other one in use, text + s' (text - uncond), is the same at s' = s - 1.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -32,6 +32,8 @@ from dreamfusion.utils.devices import send
 from dreamfusion.utils.rng import Generators, randint, randn
 
 Weighting = Literal["sigma2", "uniform", "inverse_sqrt_snr"]
+# Standard normal noise of a shape, from generators: `randn`, or noise that pictures share.
+NoiseSource = Callable[[Sequence[int], Generators], Tensor]
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,7 @@ def sds(
     weighting: Weighting = "sigma2",
     negative_prompts: Sequence[NegativePrompt] = (),
     generator: Generators,
+    draw_noise: NoiseSource = randn,
 ) -> SDSResult:
     """SDS for pictures (n, 3, h, w) in [0, 1], summed over them: divide the loss by n for a mean.
 
@@ -72,12 +75,14 @@ def sds(
     negative_prompts: texts that the pictures should not show; see `diffusion.guided_prediction`.
     generator: on the CPU, or one for each picture; the one source of randomness, whatever the
     device of the pictures.
+    draw_noise: gives e for a shape (n, c, h', w'); each number standard normal. Independent numbers
+    are the paper's; ones that views of one object share make their guesses agree.
     """
     encoded = prior.encode_image(images)
     n, device = encoded.shape[0], encoded.device
     drawn = sample_timesteps(n, t_range, prior.alphas.shape[0], generator)
     timesteps = send(drawn, device)
-    noise = send(randn(encoded.shape, generator), device)
+    noise = send(draw_noise(encoded.shape, generator), device)
     alpha, sigma = _at(prior.alphas, timesteps), _at(prior.sigmas, timesteps)
     with torch.no_grad():
         noisy = add_noise(encoded.detach(), noise, alpha, sigma)

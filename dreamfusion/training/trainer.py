@@ -6,6 +6,7 @@ import dataclasses
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,17 +14,18 @@ from torch import Tensor
 
 from dreamfusion.config.layers import override
 from dreamfusion.config.schema import Config
-from dreamfusion.diffusion.sds import SDSResult, sds
+from dreamfusion.diffusion.sds import NoiseSource, SDSResult, sds
 from dreamfusion.graphics.cameras import generate_rays
 from dreamfusion.nerf.field import Field
 from dreamfusion.nerf.renderer import RenderOutput, render
 from dreamfusion.training.distributed import average_gradients, share
 from dreamfusion.training.losses import entropy_loss, regularisers
 from dreamfusion.training.state import TrainState, new_state
+from dreamfusion.training.surface_noise import surface_noise
 from dreamfusion.training.texts import ViewTexts
 from dreamfusion.training.views import Views, sample_views
 from dreamfusion.utils.errors import UserError
-from dreamfusion.utils.rng import Generators
+from dreamfusion.utils.rng import Generators, randn
 
 if TYPE_CHECKING:
     from dreamfusion.diffusion.priors import DiffusionPrior
@@ -167,6 +169,7 @@ class Trainer:
             weighting=config.sds.weighting,
             negative_prompts=negatives,
             generator=own,
+            draw_noise=self._noise_of(step, views, out),
         )
         terms = regularisers(state.field, config, out, step, generator)
         loss = distilled.loss / distilled.gradient.numel()
@@ -194,6 +197,18 @@ class Trainer:
             lighting=here.lighting,
             generator=generator,
             options=self.config.render,
+        )
+
+    def _noise_of(self, step: int, views: Views, out: RenderOutput) -> NoiseSource:
+        """What draws a step's noise: independent numbers, or later those of the surface."""
+        if step < self.config.sds.surface_noise * self.config.steps:
+            return randn
+        return partial(
+            surface_noise,
+            cameras=views.cameras.to(out.depth.device),
+            depth=out.depth,
+            opacity=out.opacity,
+            seed=self.config.seed,
         )
 
     def _update(self) -> None:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from diffusers import DDPMScheduler
 
-from dreamfusion.diffusion.core import TextEmbedding, guided_prediction
+from dreamfusion.diffusion.core import TextEmbedding, add_noise, guided_prediction
 from dreamfusion.diffusion.sds import sample_timesteps, sds, weight
 
 
@@ -150,3 +150,27 @@ def test_weights():
     assert weight(alpha, sigma, "inverse_sqrt_snr").item() == pytest.approx(4 / 3)
     assert weight(torch.tensor(0.0), torch.tensor(1.0), "inverse_sqrt_snr").item() == 10.0
     assert math.isfinite(weight(torch.tensor(1e-9), sigma, "inverse_sqrt_snr").item())
+
+
+def test_the_noise_may_be_drawn_by_the_caller():
+    asked = []
+
+    def draw(shape, generators):
+        asked.append((tuple(shape), generators))
+        return torch.full(tuple(shape), 0.5)
+
+    prior, images = NetworkPrior("epsilon"), torch.rand(2, 3, 8, 8)
+    generator = torch.Generator().manual_seed(0)
+    options = {"guidance": 2.0, "t_range": (0.5, 0.5), "generator": generator}
+    result = sds(prior, images, TEXT, NOTHING, draw_noise=draw, **options)
+    assert asked == [((2, 3, 8, 8), generator)]
+    assert torch.equal(result.noise, torch.full((2, 3, 8, 8), 0.5))
+    noisy = add_noise(
+        images * 2 - 1,
+        result.noise,
+        prior.alphas[result.timesteps[0]],
+        prior.sigmas[result.timesteps[0]],
+    )
+    with torch.no_grad():
+        expected = prior.network(noisy) * (0.5 + 2.0 * (2.0 - 0.5))
+    torch.testing.assert_close(result.predicted_noise, expected)

@@ -45,6 +45,7 @@ UNUSUAL = {
         "sharpness": {"start": 1, "end": 4, "shape": "geometric"},
     },
     "losses": {"smoothness": 0.1},
+    "sds": {"surface_noise": 0.3},
 }
 
 
@@ -134,7 +135,7 @@ CHANGES = [
     "seed=1", "prior.negative_prompt=mug", "prior.view_prompts=blended",
     "prior.view_prompts=none", "prior.perp_neg=2",
     "sds.guidance=3", "sds.t_min=0.4", "sds.t_max=0.6",
-    "sds.weighting=uniform", "camera.views=3", "camera.elevation_deg=[0, 1]",
+    "sds.weighting=uniform", "sds.surface_noise=0", "camera.views=3", "camera.elevation_deg=[0, 1]",
     "camera.distance=[2, 2.1]", "camera.fov_y_deg=[60, 61]",
     "camera.fov_y_deg=null camera.focal_length=[1, 1.1]", "camera.position_jitter=0.1",
     "camera.look_at_jitter=0.1", "camera.up_jitter=0.1", "render.resolution=24",

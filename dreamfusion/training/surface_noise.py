@@ -1,0 +1,88 @@
+"""Noise that clings to the surface: every view of a spot sees the same noise there.
+
+What the prior guesses at high noise depends on the noise: pupils, for instance, are here in one
+guess and there in the next, and the mean of many guesses has none. Where the noise is part of the
+surface, as a pattern in a stone is, the guesses from all sides and of all steps agree (after the
+"3D consistent noising" of Kwak et al. 2024, Geometry-Aware Score Distillation).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from dreamfusion.graphics.cameras import Cameras, generate_rays
+from dreamfusion.utils.devices import send
+from dreamfusion.utils.rng import Generators, randn
+
+# Spots along each side of a pixel. A pixel's noise is the sum of its spots', so that pixels which
+# share some of them, in two views, are alike by as much.
+_SPOTS = 4
+# Thickness of the shells that the ball of the scene is cut into, scene units. Along a spot's
+# direction from the origin the noise is the same throughout a shell, as the surface still moves.
+_SHELL = 0.15
+# Where spots have their nominal size, scene units from the origin: about where surfaces are.
+_RADIUS = 0.5
+# So many numbers there are; a spot's cell is hashed to one of them.
+_TABLE = 2**16
+_PRIMES = (73856093, 19349663, 83492791, 2654435761)
+
+
+def surface_noise(
+    shape: Sequence[int],
+    generator: Generators,
+    *,
+    cameras: Cameras,
+    depth: Tensor,
+    opacity: Tensor,
+    seed: int,
+) -> Tensor:
+    """Standard normal noise of `shape` = (n, c, h, w) for pictures of n cameras.
+
+    depth, opacity: (n, h', w'), as `RenderOutput` has them; h' may differ from h, as for a latent
+    prior. Where the opacity is over a half the noise is a function of the point that is seen, of
+    the channel and of `seed`; elsewhere it is drawn from `generator`.
+
+    A spot is as large as a quarter of a pixel of a picture that just holds the ball of the scene.
+    The part of a pixel that two of its samples see as one spot counts once: each pixel's variance
+    is 1, though neighbours that share a spot are not quite independent.
+    """
+    noise = send(randn(shape, generator), depth.device)
+    _, channels, height, width = shape
+    table = torch.randn(_TABLE, channels, generator=torch.Generator().manual_seed(seed))
+    with torch.no_grad():
+        seen = interpolate(opacity.detach()[:, None], size=(height, width), mode="area")[:, 0] > 0.5
+        fine = (height * _SPOTS, width * _SPOTS)
+        distance = interpolate(depth.detach()[:, None], size=fine)[:, 0, ..., None]
+        rays = generate_rays(cameras, *fine)
+        points = _by_pixel(rays.origins + distance * rays.directions)[seen]
+        spots = _spots(points, cell=2.0 / fine[0])
+        sums = send(table, depth.device)[spots].sum(dim=1)
+        pairs = (spots[:, :, None] == spots[:, None, :]).sum(dim=(1, 2))
+        noise.movedim(1, -1)[seen] = sums / pairs[:, None].sqrt()
+    return noise
+
+
+def _spots(points: Tensor, cell: float) -> Tensor:
+    """Which of _TABLE numbers each of the points (..., 3) has: (...,) int64. All points of a cell
+    have the same, two cells have different ones but for chance."""
+    radius = points.norm(dim=-1, keepdim=True)
+    towards = points / radius.clamp(min=1e-6)
+    cells = torch.cat([towards * _RADIUS / cell, radius / _SHELL], dim=-1).floor().long()
+    mixed = torch.zeros_like(cells[..., 0])
+    for axis, prime in enumerate(_PRIMES):
+        mixed = mixed ^ (cells[..., axis] * prime)
+    # Multiply and fold: the high bits know all of the low ones.
+    for _ in range(2):
+        mixed = (mixed * 2654435761) & 0xFFFFFFFF
+        mixed = mixed ^ (mixed >> 15)
+    return mixed >> 16
+
+
+def _by_pixel(values: Tensor) -> Tensor:
+    """(n, h _SPOTS, w _SPOTS, 3) as (n, h, w, _SPOTS^2, 3): the spots of each pixel."""
+    blocks = values.unflatten(2, (-1, _SPOTS)).unflatten(1, (-1, _SPOTS))
+    return blocks.movedim(2, 3).flatten(3, 4)
