@@ -71,10 +71,10 @@ class SDSConfig:
     weighting: Literal["sigma2", "uniform", "inverse_sqrt_snr"] = _setting(
         "sigma2", "w(t): sigma^2 (the paper), 1, or sigma/alpha (= 1/sqrt(SNR), at most 10)"
     )
-    surface_noise: float = _setting(
-        1.0,
-        "from which fraction of the steps on the noise clings to the surface, so that all views "
-        "agree on small parts; 1: never",
+    surface_noise: Range | None = _setting(
+        None,
+        "from which fraction of the steps to which the noise clings to the surface, so that all "
+        "views agree on small parts; null: never",
         low=0,
         high=1,
     )

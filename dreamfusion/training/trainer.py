@@ -200,8 +200,9 @@ class Trainer:
         )
 
     def _noise_of(self, step: int, views: Views, out: RenderOutput) -> NoiseSource:
-        """What draws a step's noise: independent numbers, or later those of the surface."""
-        if step < self.config.sds.surface_noise * self.config.steps:
+        """What draws a step's noise: independent numbers, or for a while those of the surface."""
+        begin, end = self.config.sds.surface_noise or (1.0, 1.0)
+        if not begin <= step / self.config.steps < end:
             return randn
         return partial(
             surface_noise,

@@ -14,6 +14,7 @@ from dreamfusion.runs.checkpoint import (
     save_checkpoint,
 )
 from dreamfusion.training.state import new_state
+from dreamfusion.training.surface_noise import surface_noise
 from dreamfusion.training.trainer import Trainer, TrainingError
 from dreamfusion.training.views import render_size, sample_views
 from tests.helpers.states import tensors
@@ -45,7 +46,7 @@ UNUSUAL = {
         "sharpness": {"start": 1, "end": 4, "shape": "geometric"},
     },
     "losses": {"smoothness": 0.1},
-    "sds": {"surface_noise": 0.3},
+    "sds": {"surface_noise": [0.3, 0.8]},
 }
 
 
@@ -96,6 +97,26 @@ def test_the_schedules_reach_the_step(prior):
     assert max(max(one.timesteps) for one in metrics) <= 100
 
 
+@pytest.mark.parametrize(
+    ("span", "clinging"),
+    [(None, ""), ([0, 1], "01234567"), ([0.25, 0.75], "2345"), ([0.5, 0.5], "")],
+)
+def test_the_noise_clings_to_the_surface_in_its_span_of_the_steps(
+    prior, monkeypatch, span, clinging
+):
+    state = new_state(tiny(prior), "cpu")
+    asked = []
+
+    def watch(shape, generator, **surface):
+        asked.append(str(state.step))
+        assert surface["depth"].shape == surface["opacity"].shape
+        return surface_noise(shape, generator, **surface)
+
+    monkeypatch.setattr("dreamfusion.training.trainer.surface_noise", watch)
+    run(state, prior, tiny(prior, {"sds": {"surface_noise": span}}))
+    assert "".join(asked) == clinging
+
+
 def look(state, config, generator):
     return sample_views(config, 0, generator, own_background=state.background)
 
@@ -135,7 +156,8 @@ CHANGES = [
     "seed=1", "prior.negative_prompt=mug", "prior.view_prompts=blended",
     "prior.view_prompts=none", "prior.perp_neg=2",
     "sds.guidance=3", "sds.t_min=0.4", "sds.t_max=0.6",
-    "sds.weighting=uniform", "sds.surface_noise=0", "camera.views=3", "camera.elevation_deg=[0, 1]",
+    "sds.weighting=uniform", "sds.surface_noise=[0, 1]", "camera.views=3",
+    "camera.elevation_deg=[0, 1]",
     "camera.distance=[2, 2.1]", "camera.fov_y_deg=[60, 61]",
     "camera.fov_y_deg=null camera.focal_length=[1, 1.1]", "camera.position_jitter=0.1",
     "camera.look_at_jitter=0.1", "camera.up_jitter=0.1", "render.resolution=24",
