@@ -9,6 +9,7 @@ surface, as a pattern in a stone is, the guesses from all sides and of all steps
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -52,18 +53,24 @@ def surface_noise(
     """
     noise = send(randn(shape, generator), depth.device)
     _, channels, height, width = shape
-    table = torch.randn(_TABLE, channels, generator=torch.Generator().manual_seed(seed))
     with torch.no_grad():
-        seen = interpolate(opacity.detach()[:, None], size=(height, width), mode="area")[:, 0] > 0.5
+        seen = interpolate(opacity[:, None], size=(height, width), mode="area")[:, 0] > 0.5
         fine = (height * _SPOTS, width * _SPOTS)
-        distance = interpolate(depth.detach()[:, None], size=fine)[:, 0, ..., None]
+        distance = interpolate(depth[:, None], size=fine)[:, 0, ..., None]
         rays = generate_rays(cameras, *fine)
         points = _by_pixel(rays.origins + distance * rays.directions)[seen]
         spots = _spots(points, cell=2.0 / fine[0])
-        sums = send(table, depth.device)[spots].sum(dim=1)
+        sums = _numbers(channels, seed, depth.device)[spots].sum(dim=1)
         pairs = (spots[:, :, None] == spots[:, None, :]).sum(dim=(1, 2))
         noise.movedim(1, -1)[seen] = sums / pairs[:, None].sqrt()
     return noise
+
+
+@lru_cache(maxsize=1)
+def _numbers(channels: int, seed: int, device: torch.device) -> Tensor:
+    """The numbers of all spots, (_TABLE, channels): the same in each step of a run."""
+    generator = torch.Generator().manual_seed(seed)
+    return send(torch.randn(_TABLE, channels, generator=generator), device)
 
 
 def _spots(points: Tensor, cell: float) -> Tensor:
