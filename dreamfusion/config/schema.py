@@ -71,6 +71,12 @@ class SDSConfig:
     weighting: Literal["sigma2", "uniform", "inverse_sqrt_snr"] = _setting(
         "sigma2", "w(t): sigma^2 (the paper), 1, or sigma/alpha (= 1/sqrt(SNR), at most 10)"
     )
+    clip_sample: float | None = _setting(
+        None,
+        "where the guessed clean picture is cut off, 1 for a prior of pixels: colours are not "
+        "overdone; null: nowhere",
+        low=0.01,
+    )
     surface_noise: Range | None = _setting(
         None,
         "from which fraction of the steps to which the noise clings to the surface, so that all "

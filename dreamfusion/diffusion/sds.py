@@ -27,6 +27,7 @@ from dreamfusion.diffusion.core import (
     add_noise,
     guided_prediction,
     to_noise,
+    to_sample,
 )
 from dreamfusion.utils.devices import send
 from dreamfusion.utils.rng import Generators, randint, randn
@@ -63,6 +64,7 @@ def sds(
     guidance: float,
     t_range: tuple[float, float],
     weighting: Weighting = "sigma2",
+    clip_sample: float | None = None,
     negative_prompts: Sequence[NegativePrompt] = (),
     generator: Generators,
     draw_noise: NoiseSource = randn,
@@ -72,6 +74,9 @@ def sds(
     text, unconditional: of n texts, or of one text for all pictures.
     guidance: s >= 0; 1 is no guidance, 0 ignores the text.
     t_range: least and greatest noise level in [0, 1]; each picture draws its own in between.
+    clip_sample: e_hat is that of the guessed clean picture cut off at -clip_sample and clip_sample
+    (Imagen's static thresholding); None leaves it as it is. At 1, for a model of pixels in [-1, 1],
+    guidance cannot ask for what is brighter than white or more coloured than a screen can be.
     negative_prompts: texts that the pictures should not show; see `diffusion.guided_prediction`.
     generator: on the CPU, or one for each picture; the one source of randomness, whatever the
     device of the pictures.
@@ -89,7 +94,11 @@ def sds(
         prediction = guided_prediction(
             prior, noisy, timesteps, text, unconditional, guidance, negative_prompts
         )
-        predicted_noise = to_noise(prediction, noisy, alpha, sigma, prior.prediction)
+        kind = prior.prediction
+        if clip_sample is not None:
+            prediction = to_sample(prediction, noisy, alpha, sigma, kind)
+            prediction, kind = prediction.clamp(-clip_sample, clip_sample), "sample"
+        predicted_noise = to_noise(prediction, noisy, alpha, sigma, kind)
         gradient = weight(alpha, sigma, weighting) * (predicted_noise - noise)
     return SDSResult(distillation_loss(encoded, gradient), gradient, drawn, noise, predicted_noise)
 

@@ -167,6 +167,7 @@ class Trainer:
                 config.sds.t_max.at(step, config.steps),
             ),
             weighting=config.sds.weighting,
+            clip_sample=config.sds.clip_sample,
             negative_prompts=negatives,
             generator=own,
             draw_noise=self._noise_of(step, views, out),

@@ -112,6 +112,32 @@ def test_guidance_is_one_batched_call_in_the_first_convention():
     assert prior.batches == [2, 2, 4]
 
 
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample", "flow"])
+def test_the_guessed_picture_is_cut_off_where_it_is_asked_for(prediction):
+    prior, images = NetworkPrior(prediction), torch.rand(3, 3, 8, 8)
+    if prediction == "flow":  # is defined on the straight way from picture to noise
+        prior.alphas = 1 - prior.sigmas
+
+    def guess(result):
+        alpha, sigma = (
+            x[result.timesteps][:, None, None, None] for x in (prior.alphas, prior.sigmas)
+        )
+        noisy = alpha * (images * 2 - 1) + sigma * result.noise
+        return (noisy - sigma * result.predicted_noise) / alpha
+
+    # With this weight the gradient is the picture's distance from the guess.
+    options = {"weighting": "inverse_sqrt_snr", "t_range": (0.02, 0.6)}
+    free = run(prior, images, **options)
+    for limit in (0.3, 1.0):
+        cut = run(prior, images, clip_sample=limit, **options)
+        assert guess(free).abs().max() > limit
+        expected = guess(free).clamp(-limit, limit)
+        torch.testing.assert_close(guess(cut), expected, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(cut.gradient, images * 2 - 1 - expected, rtol=1e-4, atol=1e-4)
+    wide = run(prior, images, clip_sample=1e6, **options)
+    torch.testing.assert_close(wide.gradient, free.gradient, rtol=1e-4, atol=1e-4)
+
+
 def test_sds_finds_the_mode_of_a_gaussian():
     mode = torch.linspace(-0.8, 0.8, 48).reshape(1, 3, 4, 4)
     prior = GaussianPrior(mode, spread=0.1)

@@ -156,7 +156,7 @@ CHANGES = [
     "seed=1", "prior.negative_prompt=mug", "prior.view_prompts=blended",
     "prior.view_prompts=none", "prior.perp_neg=2",
     "sds.guidance=3", "sds.t_min=0.4", "sds.t_max=0.6",
-    "sds.weighting=uniform", "sds.surface_noise=[0, 1]", "camera.views=3",
+    "sds.weighting=uniform", "sds.clip_sample=0.1", "sds.surface_noise=[0, 1]", "camera.views=3",
     "camera.elevation_deg=[0, 1]",
     "camera.distance=[2, 2.1]", "camera.fov_y_deg=[60, 61]",
     "camera.fov_y_deg=null camera.focal_length=[1, 1.1]", "camera.position_jitter=0.1",
