@@ -96,8 +96,10 @@ def sds(
         )
         kind = prior.prediction
         if clip_sample is not None:
-            prediction = to_sample(prediction, noisy, alpha, sigma, kind)
-            prediction, kind = prediction.clamp(-clip_sample, clip_sample), "sample"
+            guess = to_sample(prediction, noisy, alpha, sigma, kind)
+            inside = guess.clamp(-clip_sample, clip_sample)
+            # What is not finite has to be noticed, and stays as it is.
+            prediction, kind = torch.where(guess.isfinite(), inside, guess), "sample"
         predicted_noise = to_noise(prediction, noisy, alpha, sigma, kind)
         gradient = weight(alpha, sigma, weighting) * (predicted_noise - noise)
     return SDSResult(distillation_loss(encoded, gradient), gradient, drawn, noise, predicted_noise)

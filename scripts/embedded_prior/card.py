@@ -87,13 +87,14 @@ materials. It draws what the toy world's shapes look like, at 64 pixels.
   brought next to none to the corgi and the cat.
 - Timesteps uniform instead of 1 - u^2, for 43,280 more pictures: pupils of samples stand where they
   should more often (eight samples each of corgi, cat and pig from the front, looked at).
-- Pupils at last, without more training: put back on the surface, the guesses' mean over noises and
-  views has dark pupils at noise levels of .65 to .85, but in steps of .02 the scene did not follow
-  before the noise was low. From one checkpoint of a corgi, 60 more steps at such levels left its eyes
-  white, 240 made them black; with `optimizer.grid_lr` at .04 to .08 the usual 250 steps give corgi,
-  cat and pig black pupils on white. Noise that clings until .6 instead of .8 leaves eyes more alike;
-  without any, the cat has a dark band for eyes. Earlier sharpness, noise levels that fall later, lit
-  pictures later, a higher rate of the network alone, or rates that fall in the end brought nothing.
+- Pupils at last, without more training: put back on the surface, the guesses' mean over noises
+  and views has dark pupils at noise levels of .65 to .85, but in steps of .02 the scene did not
+  follow before the noise was low. From one checkpoint of a corgi, 60 more steps at such levels
+  left its eyes white, 240 made them black; with `optimizer.grid_lr` at .04 to .08 the usual 250
+  steps give corgi, cat and pig black pupils on white. Noise that clings until .6 instead of .8
+  leaves eyes more alike; without any, the cat has a dark band for eyes. Earlier sharpness, noise
+  levels that fall later, lit pictures later, a higher rate of the network alone, or rates that
+  fall in the end brought nothing.
 - Guesses cut off at -1 and 1 (`sds.clip_sample`): the mushroom's IoU .91 instead of .86, its colour
   error .068 instead of .117, the corgi's .048 instead of .072, the snowman's .050 instead of .071,
   and it got an arm. Guidance from 12 to 3 or from 8 to 4 with it: no better (four kinds).

@@ -138,6 +138,14 @@ def test_the_guessed_picture_is_cut_off_where_it_is_asked_for(prediction):
     torch.testing.assert_close(wide.gradient, free.gradient, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("fault", [math.inf, -math.inf, math.nan])
+def test_cutting_off_hides_no_number_that_is_not_finite(fault):
+    prior = NetworkPrior("v_prediction")
+    prior.predict = lambda noisy, timesteps, text: torch.full_like(noisy, fault)
+    result = run(prior, torch.rand(1, 3, 8, 8), clip_sample=1.0)
+    assert not result.gradient.isfinite().any()
+
+
 def test_sds_finds_the_mode_of_a_gaussian():
     mode = torch.linspace(-0.8, 0.8, 48).reshape(1, 3, 4, 4)
     prior = GaussianPrior(mode, spread=0.1)
