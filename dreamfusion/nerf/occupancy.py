@@ -12,6 +12,8 @@ from dreamfusion.utils.devices import send
 
 DensityFunction = Callable[[Tensor], Tensor]
 
+_LOOKED_AT = 0.25  # share of the cells that are not occupied, at each update
+
 
 class OccupancyGrid(nn.Module):
     """resolution^3 cells over [-1, 1]^3, indexed [x, y, z], cell 0 at -1.
@@ -21,8 +23,9 @@ class OccupancyGrid(nn.Module):
     covers what a sample a cell misses, and lets the object grow. Until the first `update`, every
     cell is occupied.
 
-    It also keeps a floor: the least density that was last seen in a cell and its 26 neighbours.
-    Rays end where the floor alone has swallowed the light, deep inside solid objects.
+    It also keeps a floor: the least density that was last seen in a cell and its 26 neighbours, 0
+    where a cell is not occupied. Rays end where the floor alone has swallowed the light, deep
+    inside solid objects.
 
     resolution: cells a side. threshold: density, per scene unit; at a step of 0.025 the default
     leaves out samples of opacity below 0.0025. decay: factor on the kept maximum at each update, in
@@ -63,24 +66,28 @@ class OccupancyGrid(nn.Module):
         *,
         chunk: int = 65536,
     ) -> None:
-        """Look at one random point of every cell. density: (m, 3) -> (m,), m at most `chunk`.
+        """Look at one random point of every occupied cell, and of a quarter of the others: where no
+        ray goes little changes. density: (m, 3) -> (m,), m at most `chunk`.
 
         generator: on the CPU. A cell in which the density is not finite stays occupied, so that
         the renderer meets the bad value instead of hiding it.
         """
         device = self.density.device
-        axis = torch.arange(self.resolution, device=device)
-        cells = torch.cartesian_prod(axis, axis, axis).reshape(-1, 3)
+        some = send(torch.rand(self.density.shape, generator=generator) < _LOOKED_AT, device)
+        cells = (self.occupied | some).nonzero()
         offsets = send(torch.rand(cells.shape, generator=generator), device)
         points = (cells + offsets) * (2.0 / self.resolution) - 1.0
-        seen = torch.cat([density(part) for part in points.split(chunk)])
-        seen = seen.reshape(self.density.shape).to(self.density.dtype)
+        found = torch.cat([density(part) for part in points.split(chunk)])
+        seen = torch.zeros_like(self.density)
+        x, y, z = cells.unbind(-1)
+        seen[x, y, z] = found.to(seen.dtype)
         self.density.copy_(torch.maximum(self.density * self.decay, seen))
-        # NaN promises nothing, so it must not end a ray.
-        self.floor.copy_(_erode(seen.nan_to_num(nan=0.0, posinf=torch.inf)))
         # Not `density > threshold`: that is False for NaN.
         above = ~(self.density <= self.threshold)
         self.occupied.copy_(_dilate(above))
+        # NaN promises nothing, so it must not end a ray.
+        floor = _erode(seen.nan_to_num(nan=0.0, posinf=torch.inf))
+        self.floor.copy_(torch.where(self.occupied, floor, 0.0))
 
     @property
     def occupied_share(self) -> float:

@@ -59,8 +59,10 @@ def _march(
 ):  # fmt: skip
     if not FILL:  # nothing is written: any tensor will do for Triton, numba wants the shape
         positions = np.empty((0, 3), np.float32)
+    occupied = occupied.view(np.bool_)
+    bounds = numba_marching._bounds(occupied)
     numba_marching._march(
-        origins, directions, jitter, occupied.view(np.bool_), floor, np.float32(step), max_floor,
+        origins, directions, jitter, occupied, floor, *bounds, np.float32(step), max_floor,
         0, n_rays, offsets, FILL, positions, t_out, index,
     )  # fmt: skip
 

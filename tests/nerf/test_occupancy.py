@@ -46,6 +46,31 @@ def test_follows_an_object_that_moves_away():
     assert occupied.tolist() == [False, True]
 
 
+def test_what_comes_up_far_from_the_object_is_found_in_time():
+    grid = OccupancyGrid(resolution=16)
+    grid.update(ball((-0.6, 0, 0), 0.2), generator())
+    far = torch.tensor([[0.6, 0.0, 0.0]])
+    assert not grid.is_occupied(far).any()
+    asked = []
+
+    def density(points):
+        asked.append(len(points))
+        return ball((0.6, 0, 0), 0.4)(points)
+
+    for seed in range(4):
+        grid.update(density, generator(seed))
+    assert grid.is_occupied(far).all()
+    assert asked[0] < 0.4 * 16**3
+
+
+def test_the_floor_is_the_least_density_around_and_nothing_where_rays_pass_over():
+    grid = OccupancyGrid(resolution=16)
+    grid.update(lambda p: torch.where(p[:, 0] > 0, 30.0, 0.05), generator())
+    floor = grid.floor_density(torch.tensor([[0.5, 0.0, 0.0], [0.06, 0.0, 0.0], [-0.06, 0.0, 0.0]]))
+    assert floor.tolist() == pytest.approx([30.0, 0.05, 0.05])
+    assert (grid.floor[~grid.occupied] == 0).all() and (~grid.occupied).any()
+
+
 def test_nan_density_keeps_its_cells_occupied():
     grid = OccupancyGrid(resolution=8)
     for seed in range(3):

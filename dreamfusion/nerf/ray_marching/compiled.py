@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,15 +16,16 @@ from dreamfusion.utils.threads import ranges, run_all
 
 
 @njit(inline="always")
-def _box_interval(origins, directions, ray):  # type: ignore[no-untyped-def]
+def _box_interval(origins, directions, ray, low, high):  # type: ignore[no-untyped-def]
+    """Where a ray enters and leaves the box between the corners low and high."""
     near, far = np.float32(0.0), np.float32(np.inf)
     for axis in range(3):
         o, d = origins[ray, axis], directions[ray, axis]
         if abs(d) < np.float32(1e-9):
-            if abs(o) > np.float32(1.0):
+            if o < low[axis] or o > high[axis]:
                 far = np.float32(-np.inf)
             continue
-        one, two = (np.float32(-1.0) - o) / d, (np.float32(1.0) - o) / d
+        one, two = (low[axis] - o) / d, (high[axis] - o) / d
         near = max(near, min(one, two))
         far = min(far, max(one, two))
     return near, far
@@ -37,6 +39,8 @@ def _march(  # type: ignore[no-untyped-def]
     jitter,
     occupied,
     floor,
+    low,
+    high,
     step,
     max_floor,
     start,
@@ -47,13 +51,25 @@ def _march(  # type: ignore[no-untyped-def]
     t_out,
     index,
 ):
-    """Count the samples of rays start..stop into offsets[ray + 1], or write them if `fill`."""
+    """Count the samples of rays start..stop into offsets[ray + 1], or write them if `fill`.
+
+    low, high: corners of a box that holds all occupied cells; steps outside it are passed
+    over at once.
+    """
     resolution = occupied.shape[0]
     half, one = np.float32(0.5), np.float32(1.0)
+    corner = (one, one, one)
+    opposite = (-one, -one, -one)
     for ray in range(start, stop):
-        near, far = _box_interval(origins, directions, ray)
+        enters, leaves = _box_interval(origins, directions, ray, low, high)
+        if not enters < leaves:
+            if not fill:
+                offsets[ray + 1] = 0
+            continue
+        near, far = _box_interval(origins, directions, ray, opposite, corner)
+        far = min(far, leaves)
         n = 0
-        k = 0
+        k = max(0, int((enters - near) / step - jitter[ray]))
         t = near + (np.float32(k) + jitter[ray]) * step
         before = 0.0
         while t < far and before <= max_floor:
@@ -80,6 +96,17 @@ def _march(  # type: ignore[no-untyped-def]
             offsets[ray + 1] = n
 
 
+def _bounds(occupied: np.ndarray) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    """Opposite corners of a box around the occupied cells, a little larger than they are, for
+    rounding; all of one side where there are none."""
+    corners = np.empty((2, 3), np.float32)
+    for axis, others in enumerate(((1, 2), (0, 2), (0, 1))):
+        cells = np.flatnonzero(occupied.any(axis=others))
+        ends = (cells[0], cells[-1] + 1) if len(cells) else (0, 0)
+        corners[:, axis] = np.array(ends) * (2.0 / len(occupied)) - 1.0
+    return tuple(corners[0] - np.float32(1e-3)), tuple(corners[1] + np.float32(1e-3))
+
+
 def march_numba(
     origins: Tensor,
     directions: Tensor,
@@ -90,12 +117,14 @@ def march_numba(
 ) -> Samples:
     """As `sampling.march_rays`, for finite float32 tensors on the CPU."""
     n = origins.shape[0]
+    occupied = occupancy.occupied.contiguous().numpy()
     rays = (
         origins.contiguous().numpy(),
         directions.contiguous().numpy(),
         jitter.contiguous().numpy(),
-        occupancy.occupied.contiguous().numpy(),
+        occupied,
         occupancy.floor.contiguous().numpy(),
+        *_bounds(occupied),
         np.float32(step),
         max_depth / step,
     )
