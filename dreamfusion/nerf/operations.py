@@ -44,6 +44,7 @@ def chosen_backends(field: FieldConfig, render: RenderConfig, device: str) -> Ba
     kind = torch.device(device).type
     encoding = encoding_backend(field.backend, kind, field.features)
     marching = choose(MARCHING, render.backend, kind)
+    compositing = compositing_backend(render.backend, kind)
     failed = passed_over(ENCODING, field.backend, kind, encoding)
     failed += passed_over(MARCHING, render.backend, kind, marching)
-    return Backends(encoding, marching, compositing_backend(render.backend, kind), failed)
+    return Backends(encoding, marching, compositing, failed)

@@ -26,6 +26,12 @@ class RayWeights:
     final_transmittance: Tensor
 
 
+def _numba() -> Callable[..., Any]:
+    from dreamfusion.nerf.volume_compiled import weights_numba
+
+    return weights_numba
+
+
 def _nerfacc() -> Callable[..., Any]:
     from dreamfusion.nerf.ray_marching.nerfacc import require_extension, weights_nerfacc
 
@@ -47,18 +53,18 @@ def _try_compositing(composite: Callable[..., tuple[Tensor, ...]], device: str) 
 COMPOSITING = Operation(
     name="compositing",
     setting="render.backend",
-    order={"cuda": ("nerfacc",)},
-    kernels={"nerfacc": _nerfacc},
+    order={"cpu": ("numba",), "cuda": ("nerfacc",)},
+    kernels={"numba": _numba, "nerfacc": _nerfacc},
     trial=_try_compositing,
 )
 
 
 def compositing_backend(requested: str, device_type: str) -> str:
-    """Who turns densities into weights: nerfacc where it was asked for, else plain torch, which
-    does it in a few operations over all rays at once."""
-    if requested != "nerfacc":
+    """Who turns densities into weights: numba on a CPU, nerfacc where it was asked for, else plain
+    torch, which does it in a few operations over all rays at once."""
+    if requested not in ("auto", *COMPOSITING.kernels):
         return "reference"
-    return choose(COMPOSITING, requested, device_type)
+    return choose(COMPOSITING, requested, device_type, unfit=("nerfacc",))
 
 
 def render_weights(
@@ -69,15 +75,22 @@ def render_weights(
     density: (m,), non-negative, one for each sample. For instance two samples of sigma delta = 1
     have T = (1, e^-1) and w = (0.632, 0.233), and e^-2 = 0.135 passes. Infinite density is a wall,
     with finite gradients; NaN stays NaN for the rest of its ray.
-    backend: as `march_rays` takes it; "nerfacc" composites by nerfacc's scan too, and everything
-    else is plain torch. Raises AcceleratorError where nerfacc is asked for and cannot be used.
+    backend: as `march_rays` takes it; see `compositing_backend`. numba composites float32 only, and
+    "auto" takes plain torch for other types. Raises AcceleratorError where an accelerator is asked
+    for and cannot be used.
     """
     n_rays = samples.n_rays
     if len(samples) == 0:
         empty = density * 1.0
         return RayWeights(empty, empty, density.new_ones(n_rays) + density.sum())
-    if compositing_backend(backend, density.device.type) == "nerfacc":
-        return RayWeights(*COMPOSITING.kernels["nerfacc"]()(density, samples))
+    single = density.dtype == torch.float32
+    if backend == "auto" and not single:
+        backend = "reference"
+    chosen = compositing_backend(backend, density.device.type)
+    if chosen == "numba" and not single:
+        raise ValueError(f"numba composites float32 densities, not {density.dtype}")
+    if chosen != "reference":
+        return RayWeights(*COMPOSITING.kernels[chosen]()(density, samples))
     optical = density * samples.step
     # Samples are padded to (rays with samples, most samples on a ray) for the scan alone: one scan
     # over all rays would lose a ray's own sums in those of the rays before it.

@@ -123,7 +123,7 @@ def test_a_run_writes_and_names_everything(train, tmp_path, capsys, prior):
     assert lines[1].startswith("settings  ") and "tiny.yaml" in lines[1]
     assert lines[2] == f"prior     {prior} (pixels, 16 x 16)"
     assert lines[3].startswith("device    cpu, ")
-    assert lines[4] == "backends  encoding: numba, marching: numba, compositing: torch"
+    assert lines[4] == "backends  encoding: numba, marching: numba, compositing: numba"
     assert lines[5] == "run       runs/a-red-puppy"
     assert lines[6] == "steps     6, 2 views each"
     assert "step 6/6" in out

@@ -18,7 +18,7 @@ def everywhere(cpu: tuple[str, ...], cuda: tuple[str, ...]):
 
 every_encoding = everywhere(("reference", "numba", "triton"), ("reference", "triton", "tinycudann"))
 every_marching = everywhere(("reference", "numba", "triton"), ("reference", "triton", "nerfacc"))
-every_compositing = everywhere(("reference",), ("reference", "nerfacc"))
+every_compositing = everywhere(("reference", "numba"), ("reference", "nerfacc"))
 
 
 def skip_if_absent(backend: str, device: str) -> None:

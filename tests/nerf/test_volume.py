@@ -25,15 +25,6 @@ def random_density(scale: float = 10.0, dtype: torch.dtype = torch.float32) -> t
     return scale * torch.rand(sum(COUNTS), generator=generator, dtype=dtype)
 
 
-@pytest.mark.parametrize("scale", [0.0, 1e-6, 1.0, 1e3, 1e30])
-def test_weights_and_final_transmittance_sum_to_one(scale):
-    samples = pack(COUNTS)
-    result = render_weights(random_density(scale), samples)
-    total = accumulate(result.weights, torch.ones(len(samples), 1), samples)[:, 0]
-    torch.testing.assert_close(total + result.final_transmittance, torch.ones(len(COUNTS)))
-    assert (result.final_transmittance[[1, 4]] == 1).all()
-
-
 def on(device: str, samples: Samples) -> Samples:
     return Samples(
         positions=samples.positions.to(device),
@@ -42,6 +33,18 @@ def on(device: str, samples: Samples) -> Samples:
         offsets=samples.offsets.to(device),
         step=samples.step,
     )
+
+
+@every_compositing
+@pytest.mark.parametrize("scale", [0.0, 1e-6, 1.0, 1e3, 1e30])
+def test_weights_and_final_transmittance_sum_to_one(backend, device, scale):
+    skip_if_absent(backend, device)
+    samples = on(device, pack(COUNTS))
+    result = render_weights(random_density(scale).to(device), samples, backend=backend)
+    total = accumulate(result.weights, torch.ones(len(samples), 1, device=device), samples)[:, 0]
+    sums = (total + result.final_transmittance).cpu()
+    torch.testing.assert_close(sums, torch.ones(len(COUNTS)))
+    assert (result.final_transmittance[[1, 4]] == 1).all()
 
 
 @every_compositing
@@ -62,6 +65,7 @@ def test_backends_agree_with_float64_reference_values_and_gradients(
         out = render_weights(density, samples, backend=backend)
         up = upstream.to(density)
         loss = (out.weights * up).sum() + out.final_transmittance.square().sum()
+        loss = loss + (out.transmittance * up.flip(0)).sum()
         loss.backward()
         parts = (out.weights, out.transmittance, out.final_transmittance, density.grad)
         return [part.detach().cpu().double() for part in parts]
@@ -127,13 +131,14 @@ def test_rays_do_not_touch_each_other():
         start += count
 
 
+@every_compositing
 @pytest.mark.parametrize("value", [0.0, 1e-30, 1e10, 1e38, math.inf])
-def test_finite_with_finite_gradients_at_extreme_densities(value):
-    samples = pack(COUNTS)
+def test_finite_with_finite_gradients_at_extreme_densities(backend, device, value):
+    skip_if_absent(backend, device)
     density = random_density()
     density[[0, 4, 9, 15]] = value
-    density.requires_grad_()
-    result = render_weights(density, samples)
+    density = density.to(device).requires_grad_()
+    result = render_weights(density, on(device, pack(COUNTS)), backend=backend)
     (result.weights.square().sum() + result.final_transmittance.sum()).backward()
     for tensor in (result.weights, result.transmittance, result.final_transmittance, density.grad):
         assert tensor.isfinite().all()
@@ -150,19 +155,31 @@ def test_gradient_agrees_with_finite_differences():
     assert torch.autograd.gradcheck(function, (density,))
 
 
-def test_float32_is_accurate_behind_many_dense_rays():
+@every_compositing
+def test_float32_is_accurate_behind_many_dense_rays(backend, device):
+    skip_if_absent(backend, device)
     samples = pack([100] * 50)
     density = torch.full((5000,), 1e6)
     density[-100:] = 0.01
-    result = render_weights(density, samples)
+    result = render_weights(density.to(device), on(device, samples), backend=backend)
     exact = render_weights(density.double(), samples)
-    torch.testing.assert_close(result.weights.double(), exact.weights, rtol=1e-4, atol=1e-12)
+    found = result.weights.cpu().double()
+    torch.testing.assert_close(found, exact.weights, rtol=1e-4, atol=1e-12)
 
 
-def test_nan_is_not_hidden():
+def test_numba_refuses_double_densities_and_auto_takes_torch_for_them():
+    density, samples = random_density(dtype=torch.float64), pack(COUNTS)
+    assert render_weights(density, samples).weights.dtype == torch.float64
+    with pytest.raises(ValueError, match="numba composites float32 densities"):
+        render_weights(density, samples, backend="numba")
+
+
+@every_compositing
+def test_nan_is_not_hidden(backend, device):
+    skip_if_absent(backend, device)
     density = random_density()
     density[4] = math.nan
-    result = render_weights(density, pack(COUNTS))
+    result = render_weights(density.to(device), on(device, pack(COUNTS)), backend=backend)
     assert result.weights[4:10].isnan().all()
     assert result.final_transmittance[2].isnan()
     assert result.weights[10:].isfinite().all()

@@ -74,12 +74,12 @@ def absent(monkeypatch):
 
 
 def test_numba_works_here_and_is_what_a_cpu_uses():
-    for operation in (ENCODING, MARCHING):
+    for operation in (ENCODING, MARCHING, COMPOSITING):
         found = probe(operation, "numba")
         assert found.usable and found.version[0].isdigit()
     chosen = chosen_for({}, "cpu")
-    assert chosen == Backends("numba", "numba", "reference", ())
-    assert str(chosen) == "encoding: numba, marching: numba, compositing: torch"
+    assert chosen == Backends("numba", "numba", "numba", ())
+    assert str(chosen) == "encoding: numba, marching: numba, compositing: numba"
 
 
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
