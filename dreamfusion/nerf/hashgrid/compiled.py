@@ -19,7 +19,8 @@ from dreamfusion.nerf.hashgrid.layout import HashGridLayout
 from dreamfusion.nerf.hashgrid.reference import PRIMES, check_inputs
 from dreamfusion.utils.threads import ranges, run_all
 
-_PRIME_Y, _PRIME_Z = PRIMES[1], PRIMES[2]
+# Unsigned numbers index an array without a look at whether they are negative.
+_ONE, _PRIME_Y, _PRIME_Z = np.uint64(1), np.uint64(PRIMES[1]), np.uint64(PRIMES[2])
 # Points are taken in blocks, level by level, so that a level's rows stay in the cache.
 _BLOCK = 512
 
@@ -27,55 +28,80 @@ _BLOCK = 512
 @njit(inline="always")
 def _locate(coordinate, resolution):  # type: ignore[no-untyped-def]
     """Cell index and fraction along one axis. NaN gives cell 0 and fraction NaN."""
-    scaled = coordinate * np.float32(0.5) + np.float32(0.5)
-    if scaled < np.float32(0.0):
-        scaled = np.float32(0.0)
-    elif scaled > np.float32(1.0):
-        scaled = np.float32(1.0)
-    scaled = scaled * np.float32(resolution)
+    side = np.float32(resolution)
+    scaled = (coordinate * np.float32(0.5) + np.float32(0.5)) * side
     cell = 0
     if scaled > np.float32(0.0):
+        scaled = min(scaled, side)
         cell = min(int(scaled), resolution - 1)
-    return cell, scaled - np.float32(cell)
+    elif scaled <= np.float32(0.0):
+        scaled = np.float32(0.0)
+    return np.uint64(cell), scaled - np.float32(cell)
 
 
 @njit(inline="always")
-def _row(x, y, z, side, mask):  # type: ignore[no-untyped-def]
-    if mask == 0:
-        return x + side * (y + side * z)
-    return (x ^ (y * _PRIME_Y) ^ (z * _PRIME_Z)) & mask
+def _dense_rows(x, y, z, side, offset):  # type: ignore[no-untyped-def]
+    """The rows of a cell's eight corners, in the order of the reference."""
+    first = offset + x + side * (y + side * z)
+    right = first + side
+    back, both = first + side * side, right + side * side
+    return (
+        first, first + _ONE, right, right + _ONE, back, back + _ONE, both, both + _ONE,
+    )  # fmt: skip
 
 
 @njit(inline="always")
-def _corners(points, p, resolution, mask, offset):  # type: ignore[no-untyped-def]
-    """The eight rows and weights of point p, in the order of the reference."""
+def _hashed_rows(x, y, z, mask, offset):  # type: ignore[no-untyped-def]
+    """As `_dense_rows`, of a level that is hashed."""
+    x1 = x + _ONE
+    y0, z0 = y * _PRIME_Y, z * _PRIME_Z
+    y1, z1 = y0 + _PRIME_Y, z0 + _PRIME_Z
+    first, right, back, both = y0 ^ z0, y1 ^ z0, y0 ^ z1, y1 ^ z1
+    return (
+        offset + ((x ^ first) & mask), offset + ((x1 ^ first) & mask),
+        offset + ((x ^ right) & mask), offset + ((x1 ^ right) & mask),
+        offset + ((x ^ back) & mask), offset + ((x1 ^ back) & mask),
+        offset + ((x ^ both) & mask), offset + ((x1 ^ both) & mask),
+    )  # fmt: skip
+
+
+@njit(inline="always")
+def _cell(points, p, resolution):  # type: ignore[no-untyped-def]
+    """The cell of point p, three numbers, and the weights of its eight corners."""
     x, fx = _locate(points[p, 0], resolution)
     y, fy = _locate(points[p, 1], resolution)
     z, fz = _locate(points[p, 2], resolution)
-    side = resolution + 1
     one = np.float32(1.0)
     gx, gy, gz = one - fx, one - fy, one - fz
-    rows = (
-        offset + _row(x, y, z, side, mask),
-        offset + _row(x + 1, y, z, side, mask),
-        offset + _row(x, y + 1, z, side, mask),
-        offset + _row(x + 1, y + 1, z, side, mask),
-        offset + _row(x, y, z + 1, side, mask),
-        offset + _row(x + 1, y, z + 1, side, mask),
-        offset + _row(x, y + 1, z + 1, side, mask),
-        offset + _row(x + 1, y + 1, z + 1, side, mask),
-    )
+    first, right, back, both = gy * gz, fy * gz, gy * fz, fy * fz
     weights = (
-        gx * gy * gz,
-        fx * gy * gz,
-        gx * fy * gz,
-        fx * fy * gz,
-        gx * gy * fz,
-        fx * gy * fz,
-        gx * fy * fz,
-        fx * fy * fz,
-    )
-    return rows, weights
+        gx * first, fx * first, gx * right, fx * right,
+        gx * back, fx * back, gx * both, fx * both,
+    )  # fmt: skip
+    return x, y, z, weights
+
+
+@njit(inline="always")
+def _gather(table, r, w, n_features, out, p, column):  # type: ignore[no-untyped-def]
+    for f in range(n_features):
+        out[p, column + f] = (
+            w[0] * table[r[0], f]
+            + w[1] * table[r[1], f]
+            + w[2] * table[r[2], f]
+            + w[3] * table[r[3], f]
+            + w[4] * table[r[4], f]
+            + w[5] * table[r[5], f]
+            + w[6] * table[r[6], f]
+            + w[7] * table[r[7], f]
+        )
+
+
+@njit(inline="always")
+def _scatter(grad_out, p, column, n_features, r, w, grad_table):  # type: ignore[no-untyped-def]
+    for f in range(n_features):
+        grad = grad_out[p, column + f]
+        for c in range(8):
+            grad_table[r[c], f] += w[c] * grad
 
 
 @lru_cache
@@ -87,31 +113,37 @@ def _kernels(n_features: int) -> tuple[Callable[..., None], Callable[..., None]]
         for block in range(start, stop, _BLOCK):
             block_end = min(block + _BLOCK, stop)
             for level in range(levels.shape[0]):
-                resolution, mask, offset = levels[level, 0], levels[level, 1], levels[level, 2]
+                resolution = levels[level, 0]
+                side = np.uint64(resolution + 1)
+                mask, offset = np.uint64(levels[level, 1]), np.uint64(levels[level, 2])
                 column = level * n_features
-                for p in range(block, block_end):
-                    r, w = _corners(points, p, resolution, mask, offset)
-                    for f in range(n_features):
-                        out[p, column + f] = (
-                            w[0] * table[r[0], f]
-                            + w[1] * table[r[1], f]
-                            + w[2] * table[r[2], f]
-                            + w[3] * table[r[3], f]
-                            + w[4] * table[r[4], f]
-                            + w[5] * table[r[5], f]
-                            + w[6] * table[r[6], f]
-                            + w[7] * table[r[7], f]
-                        )
+                if mask == 0:
+                    for p in range(block, block_end):
+                        x, y, z, w = _cell(points, p, resolution)
+                        r = _dense_rows(x, y, z, side, offset)
+                        _gather(table, r, w, n_features, out, p, column)
+                else:
+                    for p in range(block, block_end):
+                        x, y, z, w = _cell(points, p, resolution)
+                        r = _hashed_rows(x, y, z, mask, offset)
+                        _gather(table, r, w, n_features, out, p, column)
 
     @njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract"})
     def backward(points, grad_out, levels, grad_table, level):  # type: ignore[no-untyped-def]
-        resolution, mask, offset = levels[level, 0], levels[level, 1], levels[level, 2]
+        resolution = levels[level, 0]
+        side = np.uint64(resolution + 1)
+        mask, offset = np.uint64(levels[level, 1]), np.uint64(levels[level, 2])
         column = level * n_features
-        for p in range(points.shape[0]):
-            r, w = _corners(points, p, resolution, mask, offset)
-            for c in range(8):
-                for f in range(n_features):
-                    grad_table[r[c], f] += w[c] * grad_out[p, column + f]
+        if mask == 0:
+            for p in range(points.shape[0]):
+                x, y, z, w = _cell(points, p, resolution)
+                r = _dense_rows(x, y, z, side, offset)
+                _scatter(grad_out, p, column, n_features, r, w, grad_table)
+        else:
+            for p in range(points.shape[0]):
+                x, y, z, w = _cell(points, p, resolution)
+                r = _hashed_rows(x, y, z, mask, offset)
+                _scatter(grad_out, p, column, n_features, r, w, grad_table)
 
     return forward, backward
 
