@@ -115,8 +115,11 @@ class RenderConfig:
     resolution: Schedule = _setting(
         Schedule(32, 64, 0.4, 0.4), "height and width in pixels (rounded to 8)", low=8, high=1024
     )
-    step_size: float = _setting(
-        0.025, "distance of samples along a ray, scene units", low=0.001, high=0.5
+    step_size: Schedule = _setting(
+        Schedule.constant(0.025),
+        "distance of samples along a ray, scene units; results are shown with its end",
+        low=0.001,
+        high=0.5,
     )
     min_transmittance: float = _setting(
         1e-3, "samples that less of the light reaches are left out", low=0, high=0.5

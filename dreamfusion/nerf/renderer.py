@@ -99,6 +99,8 @@ def render(
     with_normals: bool = False,
     generator: Generators | None = None,
     options: RenderConfig | None = None,
+    step_size: float | None = None,
+    min_weight: float = 0.02,
     min_normal_weight: float = 2.0,
 ) -> RenderOutput:
     """Render rays of batch shape (views, ...) or (views,); differentiable in field and background.
@@ -108,22 +110,28 @@ def render(
     in the middle of their steps.
     options: distance of samples, the transmittance at which rays end, and what marches and
     composites: see `march_rays` and `render_weights`; the defaults where None.
+    step_size: distance of samples; that of the end of a run where None.
+    min_weight: where gradients are wanted, samples of less weight per scene unit are left out: they
+    are most of all samples, add next to nothing to the picture and would cost as much as others.
     min_normal_weight: samples of less weight per scene unit get no normal of their own, but the
     mean shade of their ray.
     """
     lighting = Lighting() if lighting is None else lighting
     options = RenderConfig() if options is None else options
+    step_size = options.step_size.end if step_size is None else step_size
     field, shading = scene.field, lighting.shading
     batch, n_views = rays.origins.shape[:-1], rays.origins.shape[0]
     flat = rays.flatten()
     samples = march_rays(
         flat,
         scene.occupancy,
-        step=options.step_size,
+        step=step_size,
         min_transmittance=options.min_transmittance,
         generator=generator,
         backend=options.backend,
     )
+    if torch.is_grad_enabled():
+        samples = _seen(field, samples, min_weight * step_size, options)
     output = field(samples.positions)
     ray_weights = render_weights(output.density, samples, backend=options.backend)
     weights = ray_weights.weights
@@ -132,7 +140,7 @@ def render(
     normals = None
     color = output.albedo
     if shading != "albedo" or with_normals:
-        least = min_normal_weight * options.step_size
+        least = min_normal_weight * step_size
         surface = _surface_samples(field, samples, weights, flat.directions, least)
         picked = samples.ray_index[surface.index]
         normals = weights.new_zeros(samples.n_rays, 3).index_add(
@@ -158,6 +166,15 @@ def render(
         weights=weights,
         surface=surface,
     )
+
+
+@torch.no_grad()
+def _seen(
+    field: RadianceField, samples: Samples, min_weight: float, options: RenderConfig
+) -> Samples:
+    density = field.density(samples.positions)
+    weights = render_weights(density, samples, backend=options.backend).weights
+    return samples.select(~(weights < min_weight))  # what is not finite has to be noticed
 
 
 def _surface_samples(

@@ -33,7 +33,7 @@ def entropy_loss(opacity: Tensor) -> Tensor:
 
 def sparsity_loss(density: Tensor, *, n_rays: int) -> Tensor:
     """Sum of log(1 + 2 density^2) over samples, per ray; the Cauchy loss of SNeRG (Hedman et al.,
-    eq. 9). Unlike `opacity_loss` it also thins what nobody sees.
+    eq. 9). Unlike `opacity_loss` it thins samples, not pixels.
 
     density: (m,) of the samples, non-negative. The sum is divided by `n_rays`.
     """

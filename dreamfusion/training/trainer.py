@@ -198,6 +198,7 @@ class Trainer:
             lighting=here.lighting,
             generator=generator,
             options=self.config.render,
+            step_size=views.step_size,
         )
 
     def _noise_of(self, step: int, views: Views, out: RenderOutput) -> NoiseSource:

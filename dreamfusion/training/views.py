@@ -18,10 +18,11 @@ from dreamfusion.utils.devices import send
 @dataclass(frozen=True)
 class Views:
     """n cameras, how they are lit and what stands behind. size: height and width of the pictures,
-    pixels."""
+    pixels. step_size: distance of samples along a ray, scene units."""
 
     cameras: Cameras
     size: int
+    step_size: float
     lighting: Lighting
     background: Background
 
@@ -89,7 +90,8 @@ def sample_views(
     elif config.background.kind == "learned" and plain >= config.background.plain_share:
         background = own_background
     lighting = Lighting(kind, light_position, shading.ambient)
-    return Views(cameras, render_size(config, step), lighting, background)
+    step_size = config.render.step_size.at(step, config.steps)
+    return Views(cameras, render_size(config, step), step_size, lighting, background)
 
 
 def render_size(config: Config, step: int) -> int:

@@ -26,8 +26,8 @@ from tests.helpers.pretended_kernels import pretended_cuda
 from tests.helpers.tiny_priors import PRIORS
 from tests.helpers.tiny_runs import tiny
 
-# At most so many times a step: the sample count, the longest ray, which samples have a normal,
-# which of these are smoothed, whether rays are finite, and all scalars at once.
+# At most so many times a step: the sample count, which samples matter, the longest ray, which
+# samples have a normal, which of these are smoothed, whether rays are finite, all scalars at once.
 MOST_WAITS = 8
 COARSE = {"render": {"step_size": 0.1}}  # a quarter of the samples
 LIT = {"shading": {"lambertian": 1.0, "textureless": 0.0}, "losses": {"smoothness": 0.1}}

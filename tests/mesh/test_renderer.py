@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from dreamfusion.config.schedules import Schedule
 from dreamfusion.config.schema import RenderConfig
 from dreamfusion.graphics.cameras import generate_rays, turntable_cameras
 from dreamfusion.graphics.shading import IMAGE_MODES
@@ -51,7 +52,7 @@ def test_a_mesh_looks_like_its_scene_in_every_mode(mesh, baked, mode):
     cameras = turntable_cameras(3, elevation_deg=25.0)
     expected = render_image(
         scene_of(SCENE), cameras, height=48, width=64, mode=mode,
-        options=RenderConfig(step_size=0.005),
+        options=RenderConfig(step_size=Schedule.constant(0.005)),
     )  # fmt: skip
     for model in (mesh, baked):
         found = render_mesh(model, cameras, height=48, width=64, mode=mode)

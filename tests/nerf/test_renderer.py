@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from dreamfusion.config.schedules import Schedule
 from dreamfusion.config.schema import RenderConfig
 from dreamfusion.graphics.cameras import Rays, generate_rays, orbit_cameras, turntable_cameras
 from dreamfusion.graphics.shading import Lighting
@@ -68,7 +69,7 @@ def test_shapes_and_a_solid_ball_in_front_of_a_plain_background():
 
 def test_silhouette_has_the_area_of_the_ball():
     ball = Ball()
-    fine = RenderConfig(step_size=0.01)
+    fine = RenderConfig(step_size=Schedule.constant(0.01))
     out = render(scene_of(ball), rays(1, 64), background=BLUE, options=fine)
     # A ball of radius r at distance d covers a circle of tangent r / sqrt(d^2 - r^2).
     tangent = 0.5 / (2.8**2 - 0.25) ** 0.5
@@ -145,6 +146,31 @@ def test_a_nan_in_the_field_reaches_the_picture():
         field.encoding.table.fill_(torch.nan)
     out = render(scene_of(field), rays(), background=BLUE)
     assert out.rgb.isnan().any()
+
+
+@pytest.mark.parametrize("shading", ["albedo", "lambertian"])
+@pytest.mark.parametrize(("sharpness", "share"), [(1.0, 0.9), (12.0, 0.6)], ids=["fog", "sharp"])
+def test_samples_that_add_next_to_nothing_are_left_out_of_gradients(sharpness, share, shading):
+    field = Field(generator=torch.Generator().manual_seed(0))
+    field.sharpen(sharpness)
+    scene, upstream = scene_of(field), torch.rand(2, 32, 32, 3, generator=torch.manual_seed(1))
+
+    def look(**options):
+        out = render(
+            scene, rays(), background=BLUE, lighting=lit(shading, torch.tensor([1.0, 2, 3])),
+            **options,
+        )  # fmt: skip
+        grads = torch.autograd.grad((out.rgb * upstream).sum(), list(field.parameters()))
+        return out, torch.cat([grad.flatten() for grad in grads])
+
+    (some, grad), (full, expected) = look(), look(min_weight=0.0)
+    assert len(some.samples) < share * len(full.samples)
+    assert (full.weights.sum() - some.weights.sum()).abs() < 5e-3 * full.weights.sum()
+    torch.testing.assert_close(some.rgb, full.rgb, atol=0.01, rtol=0)
+    assert (grad - expected).norm() < 0.01 * expected.norm()
+    with torch.no_grad():  # pictures to show have all of it
+        shown = render(scene, rays(), background=BLUE)
+        assert len(shown.samples) == len(full.samples)
 
 
 @pytest.mark.parametrize("mode", ["color", "albedo", "normals", "depth", "textureless"])

@@ -18,6 +18,7 @@ from PIL import Image
 
 from dreamfusion.cli.app import main
 from dreamfusion.config.layers import build_config
+from dreamfusion.config.schedules import Schedule
 from dreamfusion.config.schema import Config, RenderConfig
 from dreamfusion.graphics.cameras import orbit_cameras
 from dreamfusion.graphics.shading import over
@@ -192,7 +193,7 @@ def test_in_a_browser_the_page_shows_what_the_visitors_camera_sees(tmp_path):
 
     def picture_from(pose, mode):
         """The page's middle, 600 pixels a side, as `render_image` has it."""
-        fine = RenderConfig(step_size=0.015)
+        fine = RenderConfig(step_size=Schedule.constant(0.015))
         rgba = render_image(
             here.scene, cameras_of(pose), height=150, width=150, mode=mode, options=fine
         )[0]

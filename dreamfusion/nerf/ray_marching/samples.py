@@ -48,10 +48,11 @@ class Samples:
         """Only the samples where `keep` (m,) is True; the rays stay n."""
         kept = torch.zeros(len(self) + 1, dtype=torch.int64, device=keep.device)
         torch.cumsum(keep, dim=0, out=kept[1:])
+        index = keep.nonzero()[:, 0]  # once: a GPU is waited for here
         return Samples(
-            positions=self.positions[keep],
-            t=self.t[keep],
-            ray_index=self.ray_index[keep],
+            positions=self.positions[index],
+            t=self.t[index],
+            ray_index=self.ray_index[index],
             offsets=kept[self.offsets],
             step=self.step,
         )
