@@ -17,7 +17,7 @@ SETTINGS = {
     "camera": {"views": 4},
     "render": {"resolution": 16},
     "shading": {"lambertian": 1.0, "textureless": 0.0},
-    "background": {"kind": "learned", "plain_share": 0.3},
+    "background": {"kind": "learned", "plain_share": 0.0},  # else it may have no gradient
     "losses": {
         "entropy": 0.1, "opacity": 0.1, "sparsity": 0.1, "orientation": 0.1, "smoothness": 0.1,
     },
