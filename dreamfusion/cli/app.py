@@ -3,8 +3,6 @@ so that help and errors of usage come at once."""
 
 from __future__ import annotations
 
-import atexit
-import gc
 import os
 import sys
 import warnings
@@ -38,9 +36,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Before torch is loaded: threads that wait asleep instead of spinning. On a machine that has
     # anything else to do, spinning makes a step ten times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    # Looking through all that torch and diffusers made for garbage, when the process ends anyway,
-    # would take a second.
-    atexit.register(gc.freeze)
     try:
         with _warnings_as_lines():
             status = app(
