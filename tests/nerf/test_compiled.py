@@ -11,7 +11,7 @@ def test_kernels_are_compiled_once_and_for_all(tmp_path):
     work = """
         import torch
         from dreamfusion.graphics.cameras import Rays
-        from dreamfusion.nerf import volume_compiled
+        from dreamfusion.nerf.volume import compiled as compositing
         from dreamfusion.nerf.hashgrid import HashGrid, compiled as encoding
         from dreamfusion.nerf.occupancy import OccupancyGrid
         from dreamfusion.nerf.ray_marching import compiled as marching, march_rays
@@ -19,9 +19,9 @@ def test_kernels_are_compiled_once_and_for_all(tmp_path):
         rays = Rays(torch.tensor([[0.0, 0, 3]]), torch.tensor([[0.0, 0, -1]]))
         samples = march_rays(rays, OccupancyGrid(resolution=4), step=0.1, backend="numba")
         values = HashGrid(backend="numba")(samples.positions).square()
-        volume_compiled.weights_numba(values[:, 0], samples)[0].sum().backward()
+        compositing.weights_numba(values[:, 0], samples)[0].sum().backward()
         kernels = (*encoding._kernels(4), marching._march)
-        kernels += (volume_compiled._forward, volume_compiled._backward)
+        kernels += (compositing._forward, compositing._backward)
         print(*(sum(kernel.stats.cache_misses.values()) for kernel in kernels))
     """
     command = [sys.executable, "-c", textwrap.dedent(work)]

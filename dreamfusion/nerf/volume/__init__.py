@@ -27,7 +27,7 @@ class RayWeights:
 
 
 def _numba() -> Callable[..., Any]:
-    from dreamfusion.nerf.volume_compiled import weights_numba
+    from dreamfusion.nerf.volume.compiled import weights_numba
 
     return weights_numba
 
