@@ -228,7 +228,7 @@ def render_image(
     width: int,
     mode: ImageMode = "color",
     options: RenderConfig | None = None,
-    rays_per_chunk: int = 16384,
+    rays_per_chunk: int = 32768,
 ) -> Tensor:
     """RGBA pictures (n, height, width, 4) to show, on the CPU, without gradients or jitter.
 
