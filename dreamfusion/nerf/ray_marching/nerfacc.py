@@ -33,8 +33,7 @@ def march_nerfacc(
     """As `ray_marching.march_rays`, for finite float32 tensors on one CUDA device.
 
     nerfacc adds step to step, so distances are the reference's but for rounding, and a sample on
-    the border of two cells may fall to either. It knows no floor: rays end by that of occupied
-    cells alone, never sooner than the reference's.
+    the border of two cells may fall to either. It knows no floor: that is heeded afterwards.
     """
     near, far = box_interval(origins, directions)
     box = torch.tensor([[-1.0, -1.0, -1.0, 1.0, 1.0, 1.0]], device=origins.device)
