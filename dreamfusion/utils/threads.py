@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import pairwise
 from threading import Barrier
 from typing import TypeVar
@@ -44,11 +45,12 @@ def run_all(jobs: Sequence[Callable[[], T]], *, torch_threads: int = 1) -> list[
     return [future.result() for future in futures]
 
 
-def ranges(n: int, *, at_least: int) -> list[tuple[int, int]]:
-    """Cut range(n) into a few (start, stop) pieces per thread, none shorter than `at_least`."""
+def run_pieces(kernel: Callable[..., object], n: int, *arguments: object, at_least: int) -> None:
+    """Run kernel(start, stop, *arguments) for pieces of range(n): a few per thread, none shorter
+    than `at_least`."""
     n_pieces = max(1, min(4 * torch.get_num_threads(), n // at_least))
     bounds = [n * i // n_pieces for i in range(n_pieces + 1)]
-    return list(pairwise(bounds))
+    run_all([partial(kernel, start, stop, *arguments) for start, stop in pairwise(bounds)])
 
 
 def _pool(n_threads: int, torch_threads: int) -> ThreadPoolExecutor:

@@ -47,7 +47,7 @@ def _encode(points, table, levels, values, n_points, N_FEATURES, BACKWARD, **_):
     forward, backward = numba_encoding._kernels(N_FEATURES)
     levels = levels.astype(np.int64)
     if not BACKWARD:
-        forward(points, table, levels, values, 0, n_points)
+        forward(0, n_points, points, table, levels, values)
         return
     for level in range(len(levels)):
         backward(points, values, levels, table, level)
@@ -62,8 +62,8 @@ def _march(
     occupied = occupied.view(np.bool_)
     bounds = numba_marching._bounds(occupied)
     numba_marching._march(
-        origins, directions, jitter, occupied, floor, *bounds, np.float32(step), max_floor,
-        0, n_rays, offsets, FILL, positions, t_out, index,
+        0, n_rays, origins, directions, jitter, occupied, floor, *bounds, np.float32(step),
+        max_floor, offsets, FILL, positions, t_out, index,
     )  # fmt: skip
 
 

@@ -3,7 +3,7 @@ import threading
 import pytest
 import torch
 
-from dreamfusion.utils.threads import ranges, run_all
+from dreamfusion.utils.threads import run_all, run_pieces
 
 
 @pytest.fixture(autouse=True)
@@ -52,6 +52,9 @@ def test_the_first_exception_is_raised():
 
 
 @pytest.mark.parametrize("n", [0, 1, 1000, 100_003])
-def test_ranges_cover_all_once(n):
-    pieces = ranges(n, at_least=64)
+def test_pieces_cover_all_once_and_none_is_short(n):
+    pieces = []
+    run_pieces(lambda start, stop, into: into.append((start, stop)), n, pieces, at_least=64)
+    pieces.sort()
     assert [i for start, stop in pieces for i in range(start, stop)] == list(range(n))
+    assert len(pieces) == 1 or min(stop - start for start, stop in pieces) >= 64

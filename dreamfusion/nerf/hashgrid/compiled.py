@@ -17,7 +17,7 @@ from torch import Tensor
 
 from dreamfusion.nerf.hashgrid.layout import HashGridLayout
 from dreamfusion.nerf.hashgrid.reference import PRIMES, check_inputs
-from dreamfusion.utils.threads import ranges, run_all
+from dreamfusion.utils.threads import run_all, run_pieces
 
 # Unsigned numbers index an array without a look at whether they are negative.
 _ONE, _PRIME_Y, _PRIME_Z = np.uint64(1), np.uint64(PRIMES[1]), np.uint64(PRIMES[2])
@@ -109,7 +109,7 @@ def _kernels(n_features: int) -> tuple[Callable[..., None], Callable[..., None]]
     """Forward and backward kernels with the number of features as a compile-time constant."""
 
     @njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract"})
-    def forward(points, table, levels, out, start, stop):  # type: ignore[no-untyped-def]
+    def forward(start, stop, points, table, levels, out):  # type: ignore[no-untyped-def]
         for block in range(start, stop, _BLOCK):
             block_end = min(block + _BLOCK, stop)
             for level in range(levels.shape[0]):
@@ -161,8 +161,7 @@ class _Encode(torch.autograd.Function):
         out = torch.empty(points.shape[0], layout.n_outputs)
         kernel, _ = _kernels(layout.n_features)
         arguments = (points.numpy(), table.numpy(), _level_array(layout), out.numpy())
-        pieces = ranges(points.shape[0], at_least=1024)
-        run_all([partial(kernel, *arguments, start, stop) for start, stop in pieces])
+        run_pieces(kernel, points.shape[0], *arguments, at_least=1024)
         ctx.save_for_backward(points)
         ctx.layout = layout
         return out

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from dreamfusion.nerf.occupancy import OccupancyGrid
 from dreamfusion.nerf.ray_marching.samples import Samples
-from dreamfusion.utils.threads import ranges, run_all
+from dreamfusion.utils.threads import run_pieces
 
 
 @njit(inline="always")
@@ -34,6 +33,8 @@ def _box_interval(origins, directions, ray, low, high):  # type: ignore[no-untyp
 # No fastmath: a fused multiply-add would move samples off the reference's by a bit.
 @njit(nogil=True, cache=True, error_model="numpy")
 def _march(  # type: ignore[no-untyped-def]
+    start,
+    stop,
     origins,
     directions,
     jitter,
@@ -43,8 +44,6 @@ def _march(  # type: ignore[no-untyped-def]
     high,
     step,
     max_floor,
-    start,
-    stop,
     offsets,
     fill,
     positions,
@@ -129,11 +128,10 @@ def march_numba(
         max_depth / step,
     )
     offsets = torch.zeros(n + 1, dtype=torch.int64)
-    pieces = ranges(n, at_least=256)
 
     def run(fill: bool, positions: Tensor, t: Tensor, index: Tensor) -> None:
         outputs = (offsets.numpy(), fill, positions.numpy(), t.numpy(), index.numpy())
-        run_all([partial(_march, *rays, start, stop, *outputs) for start, stop in pieces])
+        run_pieces(_march, n, *rays, *outputs, at_least=256)
 
     run(False, torch.empty(0, 3), torch.empty(0), torch.empty(0, dtype=torch.int64))
     offsets = offsets.cumsum(0)

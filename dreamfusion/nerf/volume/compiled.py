@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,12 +11,12 @@ from numba import njit
 from torch import Tensor
 
 from dreamfusion.nerf.ray_marching import Samples
-from dreamfusion.utils.threads import ranges, run_all
+from dreamfusion.utils.threads import run_pieces
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
 def _forward(  # type: ignore[no-untyped-def]
-    density, offsets, step, start, stop, weights, transmittance, final
+    start, stop, density, offsets, step, weights, transmittance, final
 ):
     one = np.float32(1.0)
     for ray in range(start, stop):
@@ -32,6 +31,8 @@ def _forward(  # type: ignore[no-untyped-def]
 
 @njit(nogil=True, cache=True, error_model="numpy")
 def _backward(  # type: ignore[no-untyped-def]
+    start,
+    stop,
     offsets,
     step,
     weights,
@@ -40,8 +41,6 @@ def _backward(  # type: ignore[no-untyped-def]
     grad_weights,
     grad_transmittance,
     grad_final,
-    start,
-    stop,
     grad_density,
 ):
     """With x_i = sigma_i delta: dw_i/dx_i = T_{i+1}; dw_j/dx_i = -w_j and dT_j/dx_i = -T_j for
@@ -65,8 +64,7 @@ class _Weights(torch.autograd.Function):
         )
         arrays = [output.numpy() for output in outputs]
         inputs = (density.numpy(), samples.offsets.numpy(), np.float32(samples.step))
-        pieces = ranges(samples.n_rays, at_least=256)
-        run_all([partial(_forward, *inputs, start, stop, *arrays) for start, stop in pieces])
+        run_pieces(_forward, samples.n_rays, *inputs, *arrays, at_least=256)
         ctx.save_for_backward(samples.offsets, *outputs)
         ctx.step = samples.step
         return outputs
@@ -77,10 +75,8 @@ class _Weights(torch.autograd.Function):
         offsets, *outputs = ctx.saved_tensors
         grad_density = torch.empty_like(outputs[0])
         arrays = [tensor.numpy() for tensor in (*outputs, *(g.contiguous() for g in grads))]
-        inputs = (offsets.numpy(), np.float32(ctx.step), *arrays)
-        pieces = ranges(len(offsets) - 1, at_least=256)
-        target = grad_density.numpy()
-        run_all([partial(_backward, *inputs, start, stop, target) for start, stop in pieces])
+        inputs = (offsets.numpy(), np.float32(ctx.step), *arrays, grad_density.numpy())
+        run_pieces(_backward, len(offsets) - 1, *inputs, at_least=256)
         return grad_density, None
 
 
