@@ -98,16 +98,22 @@ def probe(operation: Operation, name: str) -> Accelerator:
 
 
 def choose(
-    operation: Operation, requested: str, device_type: str, *, unfit: tuple[str, ...] = ()
+    operation: Operation,
+    requested: str,
+    device_type: str,
+    *,
+    dtype: torch.dtype = torch.float32,
+    unfit: tuple[str, ...] = (),
 ) -> str:
     """Who does an operation on a kind of device: `requested` if it can, for "auto" the first that
     can, else "reference", which is plain torch.
 
-    unfit: accelerators that "auto" must not take. Raises AcceleratorError where `requested` is an
-    accelerator that cannot be used.
+    dtype: of the tensors; accelerators take float32 alone. unfit: accelerators that "auto" must
+    not take. Raises AcceleratorError where `requested` is an accelerator that cannot be used, and
+    ValueError where it does not take the dtype.
     """
-    if requested == "reference":
-        return requested
+    if requested == "reference" or (requested == "auto" and dtype != torch.float32):
+        return "reference"
     if requested == "auto":
         candidates = (n for n in operation.order.get(device_type, ()) if n not in unfit)
         return next((n for n in candidates if probe(operation, n).usable), "reference")
@@ -123,6 +129,8 @@ def choose(
         raise AcceleratorError(
             f"{requested} does not run on {device_type}; set {operation.setting}=auto"
         )
+    if dtype != torch.float32:
+        raise ValueError(f"{requested} does {operation.name} of float32 tensors, not of {dtype}")
     return requested
 
 

@@ -304,7 +304,7 @@ def test_nerfacc_is_asked_for_the_samples_of_the_reference(name, seed, monkeypat
 
 def test_nerfacc_is_asked_for_the_weights_of_the_reference(monkeypatch):
     fake_nerfacc(monkeypatch)
-    monkeypatch.setattr(volume, "compositing_backend", lambda requested, device: requested)
+    monkeypatch.setattr(volume, "compositing_backend", lambda requested, *_: requested)
     from dreamfusion.nerf.ray_marching.nerfacc import weights_nerfacc
 
     monkeypatch.setitem(COMPOSITING.kernels, "nerfacc", lambda: weights_nerfacc)

@@ -96,11 +96,7 @@ def march_rays(
         step,
         max_depth,
     )
-    if backend == "auto" and origins.dtype != torch.float32:
-        backend = "reference"
-    chosen = choose(MARCHING, backend, origins.device.type)
-    if chosen != "reference" and origins.dtype != torch.float32:
-        raise ValueError(f"{chosen} marches float32 rays, not {origins.dtype}")
+    chosen = choose(MARCHING, backend, origins.device.type, dtype=origins.dtype)
     if chosen != "reference":
         samples: Samples = MARCHING.kernels[chosen]()(*rays_and_grid)
         return samples

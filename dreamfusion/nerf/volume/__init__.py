@@ -59,12 +59,14 @@ COMPOSITING = Operation(
 )
 
 
-def compositing_backend(requested: str, device_type: str) -> str:
+def compositing_backend(
+    requested: str, device_type: str, dtype: torch.dtype = torch.float32
+) -> str:
     """Who turns densities into weights: numba on a CPU, nerfacc where it was asked for, else plain
     torch, which does it in a few operations over all rays at once."""
     if requested not in ("auto", *COMPOSITING.kernels):
         return "reference"
-    return choose(COMPOSITING, requested, device_type, unfit=("nerfacc",))
+    return choose(COMPOSITING, requested, device_type, dtype=dtype, unfit=("nerfacc",))
 
 
 def render_weights(
@@ -75,20 +77,15 @@ def render_weights(
     density: (m,), non-negative, one for each sample. For instance two samples of sigma delta = 1
     have T = (1, e^-1) and w = (0.632, 0.233), and e^-2 = 0.135 passes. Infinite density is a wall,
     with finite gradients; NaN stays NaN for the rest of its ray.
-    backend: as `march_rays` takes it; see `compositing_backend`. numba composites float32 only, and
+    backend: as `march_rays` takes it; see `compositing_backend`. Accelerators take float32 only, and
     "auto" takes plain torch for other types. Raises AcceleratorError where an accelerator is asked
-    for and cannot be used.
+    for and cannot be used, ValueError where it is asked for another type.
     """
     n_rays = samples.n_rays
     if len(samples) == 0:
         empty = density * 1.0
         return RayWeights(empty, empty, density.new_ones(n_rays) + density.sum())
-    single = density.dtype == torch.float32
-    if backend == "auto" and not single:
-        backend = "reference"
-    chosen = compositing_backend(backend, density.device.type)
-    if chosen == "numba" and not single:
-        raise ValueError(f"numba composites float32 densities, not {density.dtype}")
+    chosen = compositing_backend(backend, density.device.type, density.dtype)
     if chosen != "reference":
         return RayWeights(*COMPOSITING.kernels[chosen]()(density, samples))
     optical = density * samples.step
