@@ -2,7 +2,7 @@
 """SDS with a judge that knows: the exact posterior mean over the toy world's own pictures instead
 of a network, and what its scenes are worth beside the toy world's objects.
 
-    python -m scripts.oracle --out runs/oracle                  # all 52 nouns, minutes each
+    python -m scripts.oracle --out runs/oracle                  # all 52 nouns, a minute each
     python -m scripts.oracle --out runs/oracle --only corgi mug -- sds.t_min=0.02
 
 What the oracle's scene lacks, the distillation loses; what it has and the embedded prior's scene
