@@ -77,9 +77,9 @@ def render_weights(
     density: (m,), non-negative, one for each sample. For instance two samples of sigma delta = 1
     have T = (1, e^-1) and w = (0.632, 0.233), and e^-2 = 0.135 passes. Infinite density is a wall,
     with finite gradients; NaN stays NaN for the rest of its ray.
-    backend: as `march_rays` takes it; see `compositing_backend`. Accelerators take float32 only, and
-    "auto" takes plain torch for other types. Raises AcceleratorError where an accelerator is asked
-    for and cannot be used, ValueError where it is asked for another type.
+    backend: as `march_rays` takes it; see `compositing_backend`. "auto" takes plain torch for types
+    other than float32. Raises AcceleratorError where an accelerator is asked for and cannot be
+    used, ValueError where it is asked for another type.
     """
     n_rays = samples.n_rays
     if len(samples) == 0:
