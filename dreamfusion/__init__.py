@@ -11,25 +11,25 @@ if TYPE_CHECKING:
     from dreamfusion.api import Run, open_run, train
     from dreamfusion.config.layers import build_config
     from dreamfusion.config.schema import Config
-    from dreamfusion.diffusion.priors import DiffusionPrior
-    from dreamfusion.diffusion.sds import sds
+    from dreamfusion.distillation.sds import sds
     from dreamfusion.graphics.cameras import orbit_cameras, turntable_cameras
-    from dreamfusion.nerf.scene import Scene
+    from dreamfusion.priors import DiffusionPrior
+    from dreamfusion.scenes.nerf.scene import Scene
     from dreamfusion.training.trainer import Trainer
     from dreamfusion.utils.errors import UserError
 
 # The public names and where they live; each is imported when it is first asked for.
 _HOMES = {
     "Config": "config.schema",
-    "DiffusionPrior": "diffusion.priors",
+    "DiffusionPrior": "priors",
     "Run": "api",
-    "Scene": "nerf.scene",
+    "Scene": "scenes.nerf.scene",
     "Trainer": "training.trainer",
     "UserError": "utils.errors",
     "build_config": "config.layers",
     "open_run": "api",
     "orbit_cameras": "graphics.cameras",
-    "sds": "diffusion.sds",
+    "sds": "distillation.sds",
     "train": "api",
     "turntable_cameras": "graphics.cameras",
 }

@@ -16,10 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 from dreamfusion.config.layers import Layer, build_config, nested, to_mapping
 from dreamfusion.config.schema import Config
-from dreamfusion.diffusion.priors import DiffusionPrior
-from dreamfusion.diffusion.view_prompts import slug
 from dreamfusion.mesh.formats import as_trimesh, read_glb
-from dreamfusion.nerf.scene import Scene
+from dreamfusion.priors import DiffusionPrior
+from dreamfusion.priors.view_prompts import slug
 from dreamfusion.report import report_html
 from dreamfusion.runs.checkpoint import load_state, runnable_here
 from dreamfusion.runs.export import Export, ExportOptions, write_model
@@ -27,6 +26,7 @@ from dreamfusion.runs.folder import RunFolder, find_run
 from dreamfusion.runs.metrics import read_metrics
 from dreamfusion.runs.plan import Plan, plan_again, plan_of_loaded, plan_run
 from dreamfusion.runs.train import Observer, train_run
+from dreamfusion.scenes.nerf.scene import Scene
 from dreamfusion.training.trainer import StepMetrics, Trainer
 from dreamfusion.utils.devices import choose_device
 

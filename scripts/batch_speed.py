@@ -27,8 +27,8 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from dreamfusion.shelf.batch.attempt import environment
-from dreamfusion.shelf.batch.jobs import find_shelf, read_json
+from dreamfusion.batch.attempt import environment
+from dreamfusion.batch.jobs import find_shelf, read_json
 
 SMALL = (
     "device=cpu", "prior.name=embedded", "render.resolution=16", "output.mesh_resolution=16",

@@ -31,12 +31,12 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from dreamfusion.config.layers import Layer, override, parse_assignments
-from dreamfusion.diffusion.priors import load_prior
-from dreamfusion.nerf.hashgrid import Backend, encode, encoding_backend
-from dreamfusion.nerf.operations import chosen_backends
+from dreamfusion.priors import load_prior
 from dreamfusion.runs.folder import RunFolder
 from dreamfusion.runs.plan import plan_run
 from dreamfusion.runs.train import Observer, finish
+from dreamfusion.scenes.nerf.hashgrid import Backend, encode, encoding_backend
+from dreamfusion.scenes.nerf.operations import chosen_backends
 from dreamfusion.training.state import TrainState
 from dreamfusion.training.trainer import Trainer
 from dreamfusion.training.views import sample_views

@@ -62,7 +62,7 @@ tests)
   trial && only=(--collect-only)
   status=0
   # Each process compiles its kernels, on a core of its own. Newer packages may warn of what they like.
-  limit 500 python3 -m pytest -q -n 6 -m gpu -W default "${only[@]}" tests/nerf tests/utils tests/cuda \
+  limit 500 python3 -m pytest -q -n 6 -m gpu -W default "${only[@]}" tests/scenes/nerf tests/utils tests/cuda \
     > "$out/tests.txt" 2>&1 || status=$?
   tail -5 "$out/tests.txt"
   exit "$status"

@@ -30,11 +30,11 @@ from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionMod
 from torch import Tensor, nn
 from transformers import CLIPTokenizer
 
-from dreamfusion.diffusion.priors import DiffusionPrior
-from dreamfusion.diffusion.sampler import sample_images
-from dreamfusion.diffusion.view_prompts import PAPER_VIEWS, view_prompts
 from dreamfusion.graphics.media import contact_sheet, write_png
-from dreamfusion.toybox import NOUNS
+from dreamfusion.priors import DiffusionPrior
+from dreamfusion.priors.sampling import sample_images
+from dreamfusion.priors.view_prompts import PAPER_VIEWS, view_prompts
+from dreamfusion.toyworld import NOUNS
 from scripts.embedded_prior.data import ToyPictures, prefetch, render_geometry
 from scripts.embedded_prior.descent import descend, learning_rate
 from scripts.embedded_prior.model import make_models, mixed_precision

@@ -25,9 +25,9 @@ from torch import Tensor, nn
 
 from dreamfusion.config.schema import PriorConfig
 from dreamfusion.diffusion.core import add_noise, guided_prediction, to_noise
-from dreamfusion.diffusion.priors import DiffusionPrior, load_prior
-from dreamfusion.diffusion.sampler import sample_images
-from dreamfusion.diffusion.view_prompts import view_prompts
+from dreamfusion.priors import DiffusionPrior, load_prior
+from dreamfusion.priors.sampling import sample_images
+from dreamfusion.priors.view_prompts import view_prompts
 
 LEVELS = (0.05, 0.2, 0.4, 0.6, 0.8, 0.95)  # fractions of all timesteps
 LARGEST = torch.finfo(torch.float16).max

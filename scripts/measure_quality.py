@@ -31,12 +31,12 @@ from torch import Tensor
 from dreamfusion.graphics.cameras import Cameras
 from dreamfusion.graphics.shading import over
 from dreamfusion.mesh.extract import density_grid, find_threshold, solid_volume
-from dreamfusion.nerf.renderer import RadianceField, render_image
 from dreamfusion.runs.checkpoint import load_state
 from dreamfusion.runs.folder import find_run
 from dreamfusion.runs.preview import show_cameras
-from dreamfusion.toybox import NOUNS, PALETTE, ToyObject, make_object
-from dreamfusion.toybox.language import held_out_pairs
+from dreamfusion.scenes.nerf.renderer import RadianceField, render_image
+from dreamfusion.toyworld import NOUNS, PALETTE, ToyObject, make_object
+from dreamfusion.toyworld.language import held_out_pairs
 
 # (noun, colour): None is the natural colour. The second half are pairs that training never showed.
 PROMPTS: tuple[tuple[str, str | None], ...] = (

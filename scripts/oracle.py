@@ -27,17 +27,17 @@ from torch import Tensor
 
 from dreamfusion.config.layers import Layer, parse_assignments
 from dreamfusion.diffusion.core import TextEmbedding
-from dreamfusion.diffusion.priors import DiffusionPrior
 from dreamfusion.graphics.cameras import sample_cameras
 from dreamfusion.mesh.extract import MeshError
+from dreamfusion.priors import DiffusionPrior
 from dreamfusion.runs.checkpoint import checkpoints
 from dreamfusion.runs.folder import RunFolder
 from dreamfusion.runs.plan import plan_of_loaded
 from dreamfusion.runs.train import train_run
-from dreamfusion.toybox import NOUNS, make_object, shade, view
-from dreamfusion.toybox.language import SHADING_WORDS, azimuth_word, elevation_word
-from dreamfusion.toybox.objects import PALETTE_TABLE
-from dreamfusion.toybox.render import downsample
+from dreamfusion.toyworld import NOUNS, make_object, shade, view
+from dreamfusion.toyworld.language import SHADING_WORDS, azimuth_word, elevation_word
+from dreamfusion.toyworld.objects import PALETTE_TABLE
+from dreamfusion.toyworld.render import downsample
 from scripts.embedded_prior.data import CAMERA, LIGHT, SIZE, SUPERSAMPLE
 from scripts.measure_quality import measure, prompt_of, write_sheet
 

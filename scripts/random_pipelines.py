@@ -30,7 +30,7 @@ from transformers import (
     T5Tokenizer,
 )
 
-from dreamfusion.diffusion.priors import resolve_prior
+from dreamfusion.priors import resolve_prior
 
 Kind = Literal["sd", "sdxl", "if"]
 KINDS: tuple[Kind, ...] = get_args(Kind)

@@ -28,20 +28,20 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from dreamfusion.graphics.cameras import turntable_cameras
-from dreamfusion.shelf.evaluate.judges import FACED, TOY_JUDGES, Look, load_judge
-from dreamfusion.shelf.evaluate.rows import judge_pictures
-from dreamfusion.shelf.evaluate.toy_network import (
+from dreamfusion.evaluation.judges import FACED, TOY_JUDGES, Look, load_judge
+from dreamfusion.evaluation.rows import judge_pictures
+from dreamfusion.evaluation.toy_network import (
     AZIMUTHS,
     COLOR_NAMES,
     NOUN_NAMES,
     SIZE,
     ToyNetwork,
 )
-from dreamfusion.toybox import COLORS, NOUNS, GeometryBuffers, ToyObject, make_object, shade, view
-from dreamfusion.toybox.objects import COLOR_INDEX, PALETTE_TABLE
-from dreamfusion.toybox.render import downsample
-from dreamfusion.utils.whole_file import whole_file
+from dreamfusion.graphics.cameras import turntable_cameras
+from dreamfusion.toyworld import COLORS, NOUNS, GeometryBuffers, ToyObject, make_object, shade, view
+from dreamfusion.toyworld.objects import COLOR_INDEX, PALETTE_TABLE
+from dreamfusion.toyworld.render import downsample
+from dreamfusion.utils.atomic_write import atomic_write
 from scripts.embedded_prior.data import ToyPictures, random_palette, render_geometry
 
 WHITE, ANY = (1.0, 1.0), (0.0, 1.0)  # backgrounds
@@ -265,7 +265,7 @@ def measure(name: str, nouns: Sequence[str], colors: Sequence[str]) -> dict[str,
 def write_card(out: Path) -> None:
     """Measure both judges on the canonical objects in all colours, and write that down."""
     figures = {name: measure(name, NOUN_NAMES, COLORS) for name in TOY_JUDGES}
-    with whole_file(out / "card.json") as file:
+    with atomic_write(out / "card.json") as file:
         file.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     write_readme(out, figures)
 
@@ -286,7 +286,7 @@ def write_readme(out: Path, figures: Mapping[str, Mapping[str, float]]) -> None:
     text = CARD.format(
         faced=", ".join(FACED), table="\n".join(top + rows), unseen="\n".join(top + heads)
     )
-    with whole_file(out / "README.md") as file:
+    with atomic_write(out / "README.md") as file:
         file.write_text(text, encoding="utf-8")
     print(text)
 
@@ -304,9 +304,9 @@ def main() -> None:
         return
     model, unseen = train(args.what, steps=args.steps, batch=args.batch, cache=args.cache)
     weights = {name: value.half().contiguous() for name, value in model.state_dict().items()}
-    with whole_file(args.out / f"{args.what}.safetensors") as file:
+    with atomic_write(args.out / f"{args.what}.safetensors") as file:
         save_file(weights, file)
-    with whole_file(args.out / f"{args.what}.json") as file:
+    with atomic_write(args.out / f"{args.what}.json") as file:
         file.write_text(json.dumps(unseen) + "\n", encoding="utf-8")
 
 

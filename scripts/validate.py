@@ -30,20 +30,20 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from dreamfusion.diffusion.priors import DiffusionPrior
-from dreamfusion.diffusion.sampler import sample_images
+from dreamfusion.batch.jobs import find_shelf
+from dreamfusion.evaluation.judges import ToyJudge
+from dreamfusion.evaluation.toy_network import COLOR_NAMES, NOUN_NAMES
 from dreamfusion.graphics.cameras import Cameras, orbit_cameras
 from dreamfusion.graphics.shading import over
+from dreamfusion.priors import DiffusionPrior
+from dreamfusion.priors.sampling import sample_images
 from dreamfusion.runs.checkpoint import load_state
 from dreamfusion.runs.folder import find_run
 from dreamfusion.runs.preview import draw_scene
-from dreamfusion.shelf.batch.jobs import find_shelf
-from dreamfusion.shelf.evaluate.judges import ToyJudge
-from dreamfusion.shelf.evaluate.toy_network import COLOR_NAMES, NOUN_NAMES
-from dreamfusion.toybox import NOUNS, make_object, view
-from dreamfusion.toybox.language import SHADING_WORDS, TEMPLATE, azimuth_word, elevation_word
-from dreamfusion.toybox.objects import PALETTE_TABLE
-from dreamfusion.toybox.render import downsample
+from dreamfusion.toyworld import NOUNS, make_object, view
+from dreamfusion.toyworld.language import SHADING_WORDS, TEMPLATE, azimuth_word, elevation_word
+from dreamfusion.toyworld.objects import PALETTE_TABLE
+from dreamfusion.toyworld.render import downsample
 from scripts.embedded_prior.data import SIZE, SUPERSAMPLE
 from scripts.oracle import BACKGROUND
 

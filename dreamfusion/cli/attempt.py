@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 
+from dreamfusion.batch.attempt import attempt
 from dreamfusion.cli.app import main
-from dreamfusion.shelf.batch.attempt import attempt
 
 if __name__ == "__main__":
     sys.exit(attempt(sys.argv[1:], main))

@@ -26,8 +26,8 @@ from dreamfusion.cli.stopping import exit_status, stoppable
 from dreamfusion.utils.errors import UserError
 
 if TYPE_CHECKING:
-    from dreamfusion.shelf.batch.engines import Engine, Need
-    from dreamfusion.shelf.batch.jobs import Job, JobFolder
+    from dreamfusion.batch.engines import Engine, Need
+    from dreamfusion.batch.jobs import Job, JobFolder
 
 SOME_FAILED = 1
 
@@ -85,13 +85,13 @@ def batch(
     console = Console(quiet=quiet, json=json_)
     if sys.platform == "win32":
         raise UserError("a batch needs Linux or macOS: it locks its jobs as these do")
-    from dreamfusion.shelf.batch.jobs import find_shelf
+    from dreamfusion.batch.jobs import find_shelf
 
     if status is not None:
         _tell_status(console, list(find_shelf(status).jobs().values()))
         return
-    from dreamfusion.shelf.batch.plan import Options, plan_jobs
-    from dreamfusion.shelf.batch.prompts import BatchError, combinations, read_entries
+    from dreamfusion.batch.plan import Options, plan_jobs
+    from dreamfusion.batch.prompts import BatchError, combinations, read_entries
 
     if prompts is None:
         if (seeds, seed, steps, config, set_, prior, device, threads) != (1, 0, *5 * [None], 1):
@@ -119,11 +119,11 @@ def make(
     retry_failed: bool = False,
 ) -> dict[str, Any]:
     """Make jobs in a folder, and show how it goes; what came of it, for scripts."""
+    from dreamfusion.batch.driver import drive, driving, prepare
+    from dreamfusion.batch.jobs import Shelf
+    from dreamfusion.batch.plan import need_of
+    from dreamfusion.batch.progress import progress_of
     from dreamfusion.cli.batch_screen import Screen
-    from dreamfusion.shelf.batch.driver import drive, driving, prepare
-    from dreamfusion.shelf.batch.jobs import Shelf
-    from dreamfusion.shelf.batch.plan import need_of
-    from dreamfusion.shelf.batch.progress import progress_of
 
     shelf, need = Shelf(out.resolve()), need_of(wanted)
     with driving(shelf), closing(_engine(on, need, at_once, shelf.path)) as engine:
@@ -170,7 +170,7 @@ def chooser_of(keep: Keep, judge: str | None, wanted: Sequence[Job]) -> str | No
     if judge is not None:
         return judge
     from dreamfusion.cli.evaluate import CHOOSER
-    from dreamfusion.shelf.evaluate.judges import choose_judge
+    from dreamfusion.evaluation.judges import choose_judge
 
     choose_judge([job.prompt for job in wanted])
     return CHOOSER
@@ -180,17 +180,17 @@ def _engine(on: Place, need: Need, at_once: int | None, shelf: Path) -> Engine:
     if on is Place.ray:
         if at_once is not None:
             raise UserError("--jobs is for this machine: on a cluster its nodes say how many")
-        from dreamfusion.shelf.batch.engines.ray_engine import RayEngine
+        from dreamfusion.batch.engines.ray_engine import RayEngine
 
         return RayEngine(need, shelf)
-    from dreamfusion.shelf.batch.engines.local import LocalEngine
+    from dreamfusion.batch.engines.local import LocalEngine
 
     return LocalEngine(need, at_once=at_once)
 
 
 def _tell_status(console: Console, folders: Sequence[JobFolder]) -> None:
+    from dreamfusion.batch.progress import progress_of, totals
     from dreamfusion.cli.batch_screen import line_of
-    from dreamfusion.shelf.batch.progress import progress_of, totals
 
     counts = totals({folder.path.name: folder for folder in folders})
     found = [progress_of(folder) for folder in folders]

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Any
 
+from dreamfusion.batch.driver import Listener
+from dreamfusion.batch.jobs import JobFolder, State, read_json
+from dreamfusion.batch.progress import Progress, progress_of
 from dreamfusion.cli.console import Console
-from dreamfusion.shelf.batch.driver import Listener
-from dreamfusion.shelf.batch.jobs import JobFolder, State, read_json
-from dreamfusion.shelf.batch.progress import Progress, progress_of
 from dreamfusion.utils.duration import duration
 
 _SECONDS = 1.0  # between two pictures of the screen

@@ -9,7 +9,7 @@ from typing import Any
 
 from dreamfusion.cli.console import Console
 from dreamfusion.cli.evaluate import judged, subjects_in
-from dreamfusion.diffusion.view_prompts import slug
+from dreamfusion.priors.view_prompts import slug
 
 
 def choose_best(
@@ -17,10 +17,10 @@ def choose_best(
 ) -> dict[str, Any]:
     """Judge the runs of these jobs, link the one of each prompt that has the greatest margin as
     DIR/best/PROMPT, and keep the choice in DIR/best.json. What was chosen, by prompt."""
-    from dreamfusion.shelf.batch.jobs import write_json
-    from dreamfusion.shelf.evaluate.judges import pairs
-    from dreamfusion.shelf.evaluate.pictures import VIEWS
-    from dreamfusion.shelf.evaluate.summary import best_of
+    from dreamfusion.batch.jobs import write_json
+    from dreamfusion.evaluation.judges import pairs
+    from dreamfusion.evaluation.pictures import VIEWS
+    from dreamfusion.evaluation.summary import best_of
 
     asked = {str(job["run"]) for job in jobs if job["state"] == "done"}
     subjects = [s for s in subjects_in(out.resolve()) if str(s.run.path) in asked]

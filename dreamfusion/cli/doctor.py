@@ -14,8 +14,8 @@ from typing import Literal
 
 import torch
 
-from dreamfusion.diffusion.priors import PriorError, resolve_prior
-from dreamfusion.nerf.operations import OPERATIONS
+from dreamfusion.priors import PriorError, resolve_prior
+from dreamfusion.scenes.nerf.operations import OPERATIONS
 from dreamfusion.utils.backends import ACCELERATORS, interpreted, probe
 from dreamfusion.utils.version import __version__
 

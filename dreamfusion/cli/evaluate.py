@@ -11,11 +11,11 @@ import typer
 from dreamfusion.cli.console import Console
 from dreamfusion.cli.options import JsonOption, QuietOption
 from dreamfusion.runs.folder import RunFolder, find_run
+from dreamfusion.utils.atomic_write import atomic_write
 from dreamfusion.utils.errors import UserError
-from dreamfusion.utils.whole_file import whole_file
 
 if TYPE_CHECKING:
-    from dreamfusion.shelf.evaluate.rows import Row, Subject
+    from dreamfusion.evaluation.rows import Row, Subject
 
 CHOOSER = "toy-b"  # picks the best of several seeds; another judge says how good that one is
 
@@ -61,11 +61,11 @@ def evaluate(
     """Show runs to a judge: is the prompt found, how many fronts are there, is the mesh whole?"""
     console = Console(quiet=quiet, json=json_)
     subjects = [subject for path in paths for subject in subjects_in(path)]
-    from dreamfusion.shelf.batch.prompts import read_entries
-    from dreamfusion.shelf.evaluate.judges import choose_judge
-    from dreamfusion.shelf.evaluate.rows import write_beside_run
-    from dreamfusion.shelf.evaluate.summary import best_of, summarise
-    from dreamfusion.shelf.evaluate.table import as_csv, as_json, for_terminal, mean_line
+    from dreamfusion.batch.prompts import read_entries
+    from dreamfusion.evaluation.judges import choose_judge
+    from dreamfusion.evaluation.rows import write_beside_run
+    from dreamfusion.evaluation.summary import best_of, summarise
+    from dreamfusion.evaluation.table import as_csv, as_json, for_terminal, mean_line
 
     prompts = list(dict.fromkeys(subject.prompt for subject in subjects))
     name = choose_judge(prompts) if judge == "auto" else judge
@@ -117,9 +117,9 @@ def evaluate(
 
 def subjects_in(path: Path) -> list[Subject]:
     """The run in a folder, or those of a batch there. Raises UserError where there is neither."""
+    from dreamfusion.batch.jobs import State, find_shelf, read_json
     from dreamfusion.config.layers import flat
-    from dreamfusion.shelf.batch.jobs import State, find_shelf, read_json
-    from dreamfusion.shelf.evaluate.rows import Subject
+    from dreamfusion.evaluation.rows import Subject
 
     if (path / "config.yaml").is_file() or not (path / "jobs").is_dir():
         run = find_run(path)
@@ -157,8 +157,8 @@ def judged(
 
     texts: to find prompts among; None: all that a judge knows, or else the other prompts.
     """
-    from dreamfusion.shelf.evaluate.judges import load_judge
-    from dreamfusion.shelf.evaluate.rows import judge_run, variants_of
+    from dreamfusion.evaluation.judges import load_judge
+    from dreamfusion.evaluation.rows import judge_run, variants_of
 
     prompts = list(dict.fromkeys(subject.prompt for subject in subjects))
     judges = [load_judge(name) for name in names]
@@ -175,7 +175,7 @@ def _write(target: Path, texts: dict[str, str]) -> list[Path]:
     written = []
     for suffix, text in texts.items():
         file = target.with_name(target.name + suffix)
-        with whole_file(file) as part:
+        with atomic_write(file) as part:
             part.write_text(text, encoding="utf-8")
         written.append(file)
     return written

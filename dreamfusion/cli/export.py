@@ -98,7 +98,11 @@ def render(
     settings = run.read_config()
     import torch
 
-    from dreamfusion.graphics.turntable import parse_background, turn, write_turn
+    from dreamfusion.graphics.turntable import (
+        parse_background,
+        turntable_frames,
+        write_turntable,
+    )
     from dreamfusion.runs.preview import draw_mesh, draw_scene, show_cameras
 
     behind: torch.Tensor | None = torch.tensor(settings.background.color)
@@ -117,14 +121,14 @@ def render(
         draw = draw_scene(state.shown, here.render)
     count = frames or settings.output.video_frames
     modes: list[Any] = [m.value for m in Mode if mode in (m, Mode.grid) and m != Mode.grid]
-    pictures = turn(
+    pictures = turntable_frames(
         draw,
         show_cameras(count, settings),
         size=size or settings.output.video_size,
         modes=modes,
     )
     name = f"render-{mode.value}" + ("-mesh" if mesh else "")
-    files = write_turn(
+    files = write_turntable(
         console.track(pictures, count, "pictures"),
         run.path / f"{name}.{format_.value}",
         count=count,

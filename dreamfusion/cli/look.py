@@ -79,9 +79,9 @@ def report(
 
 def _write_gallery(console: Console, shelf: Path, out: Path | None) -> Path:
     """The gallery of a batch, and before it the report of every run that is done."""
+    from dreamfusion.batch.jobs import State, find_shelf
     from dreamfusion.report import write_report
     from dreamfusion.report.gallery import write_gallery
-    from dreamfusion.shelf.batch.jobs import State, find_shelf
 
     folders = find_shelf(shelf).jobs().values()
     done = [folder for folder in folders if folder.state() is State.done]

@@ -11,10 +11,10 @@ from torch import Tensor
 from dreamfusion.cli.console import Console
 from dreamfusion.cli.results import print_mesh
 from dreamfusion.cli.stopping import Stopping
-from dreamfusion.nerf.operations import chosen_backends
 from dreamfusion.runs.export import Export
 from dreamfusion.runs.folder import RunFolder
 from dreamfusion.runs.train import Observer
+from dreamfusion.scenes.nerf.operations import chosen_backends
 from dreamfusion.training.trainer import StepMetrics, Trainer
 from dreamfusion.training.views import render_size
 
@@ -40,7 +40,7 @@ class Narrator(Observer):
         say(f"device    {config.device}{threads}, prior in {config.prior.dtype}{vae}")
         backends = chosen_backends(config.field, config.render, config.device)
         say(f"backends  {backends}")
-        for problem in backends.passed_over:
+        for problem in backends.skipped:
             say(f"          {problem}")
         if prior.expected_memory is not None:
             gib = prior.expected_memory / 2**30

@@ -17,7 +17,7 @@ from dreamfusion.cli.options import (
     QuietOption,
 )
 from dreamfusion.config.layers import Layer
-from dreamfusion.diffusion.view_prompts import slug, view_prompts
+from dreamfusion.priors.view_prompts import slug, view_prompts
 from dreamfusion.runs.folder import free_path
 from dreamfusion.runs.plan import plan_run
 
@@ -47,9 +47,9 @@ def sample(
 
     import torch
 
-    from dreamfusion.diffusion.priors import load_prior
-    from dreamfusion.diffusion.sampler import sample_images
     from dreamfusion.graphics.media import contact_sheet, write_png
+    from dreamfusion.priors import load_prior
+    from dreamfusion.priors.sampling import sample_images
     from dreamfusion.utils.devices import choose_device
 
     assert plan.prior is not None
@@ -81,7 +81,7 @@ def sample(
 
 def vocabulary(prior: PriorOption = None) -> None:
     """Print the words that a prior knows."""
-    from dreamfusion.diffusion.priors import resolve_prior
+    from dreamfusion.priors import resolve_prior
 
     found = resolve_prior(prior or "embedded")
     card = found.card

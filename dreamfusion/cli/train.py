@@ -27,7 +27,7 @@ from dreamfusion.cli.page import open_page
 from dreamfusion.cli.results import mesh_report
 from dreamfusion.cli.stopping import exit_status, stoppable
 from dreamfusion.config.layers import Layer, build_config, parse_assignments, to_mapping
-from dreamfusion.diffusion.view_prompts import slug
+from dreamfusion.priors.view_prompts import slug
 from dreamfusion.runs.folder import RunFolder, find_run
 from dreamfusion.runs.plan import Plan, plan_again, plan_run
 from dreamfusion.utils.duration import duration
@@ -35,9 +35,9 @@ from dreamfusion.utils.errors import UserError
 from dreamfusion.utils.stopwatch import Stopwatch
 
 if TYPE_CHECKING:
+    from dreamfusion.batch.plan import Options
     from dreamfusion.cli.narrator import Narrator
     from dreamfusion.runs.train import Outcome
-    from dreamfusion.shelf.batch.plan import Options
 
 
 def train(
@@ -75,7 +75,7 @@ def train(
     if seeds is not None:
         if view:
             raise UserError("--view shows one run: it does not go with --seeds")
-        from dreamfusion.shelf.batch.plan import Options
+        from dreamfusion.batch.plan import Options
 
         asked = Options(seeds, seed or 0, steps, config, prior, device, settings=[assigned])
         shelf = out or Path("runs") / f"{slug(prompt)}-seeds"
@@ -100,9 +100,9 @@ def _train_seeds(
     console: Console, prompt: str, asked: Options, shelf: Path, keep: Keep, judge: str | None
 ) -> None:
     """Make several seeds as a batch, and choose among them where that is wanted."""
+    from dreamfusion.batch.plan import plan_jobs
+    from dreamfusion.batch.prompts import Entry
     from dreamfusion.cli.batch import chooser_of, finish, make
-    from dreamfusion.shelf.batch.plan import plan_jobs
-    from dreamfusion.shelf.batch.prompts import Entry
 
     jobs = plan_jobs([Entry("the prompt", prompt)], asked)
     chooser = chooser_of(keep, judge, jobs)
@@ -161,7 +161,7 @@ def _train(console: Console, plan: Plan, where: Path | RunFolder, view: bool) ->
 
 @contextmanager
 def _live_page(console: Console, title: str, narrator: Narrator, view: bool) -> Iterator[None]:
-    from dreamfusion.training.distributed import is_first
+    from dreamfusion.utils.distributed import is_first
 
     if not view or not is_first():
         yield

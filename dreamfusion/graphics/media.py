@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from dreamfusion.utils.atomic_write import atomic_write
 from dreamfusion.utils.errors import UserError, one_line
-from dreamfusion.utils.whole_file import whole_file
 
 # Unless a video says how its colours are meant, browsers guess those of old television, and red
 # turns orange. These are what sRGB calls its own, with the matrix of HD.
@@ -62,7 +62,7 @@ def write_png(image: Tensor, path: Path | str) -> None:
     """Write an image (h, w, 3) or (h, w, 4) in [0, 1]. The file appears complete or not at all."""
     import imageio.v3 as imageio
 
-    with whole_file(Path(path)) as file:
+    with atomic_write(Path(path)) as file:
         # By way of memory: its own writer complains aloud of a disk that is full.
         file.write_bytes(imageio.imwrite("<bytes>", to_bytes(image), extension=".png"))
 
@@ -82,7 +82,7 @@ def write_mp4(frames: Iterable[Tensor], path: Path | str, *, fps: int = 30) -> N
             f"videos need ffmpeg ({one_line(error)}): install one, or name it in "
             "IMAGEIO_FFMPEG_EXE; --format webp, gif and png need none"
         ) from error
-    with whole_file(Path(path)) as file:
+    with atomic_write(Path(path)) as file:
         _write_mp4(frames, file, fps)
 
 
@@ -130,7 +130,7 @@ def write_animation(frames: Iterable[Tensor], path: Path | str, *, fps: int = 30
     options: dict[str, Any] = {"quality": 90, "method": 2}
     if path.suffix.lower() == ".gif":
         options = {"disposal": 2, "optimize": False}
-    with whole_file(path) as file:
+    with atomic_write(path) as file:
         first.save(
             file,
             save_all=True,

@@ -40,7 +40,7 @@ def parse_background(text: str) -> Tensor | None:
     raise RenderError(f"a background is white, black, transparent or #rrggbb, not {text!r}")
 
 
-def turn(
+def turntable_frames(
     draw: Draw, cameras: Cameras, *, size: int, modes: Sequence[ImageMode]
 ) -> Iterator[Tensor]:
     """A picture (h, w, 4) from each camera; of several modes, side by side in rows of two."""
@@ -50,7 +50,7 @@ def turn(
         yield torch.cat(rows, dim=0)
 
 
-def write_turn(
+def write_turntable(
     frames: Iterable[Tensor], path: Path, *, count: int, background: Tensor | None
 ) -> list[Path]:
     """Write `count` RGBA frames (h, w, 4) as the suffix of `path` says; the files written.

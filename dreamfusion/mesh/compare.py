@@ -14,8 +14,8 @@ from dreamfusion.graphics.shading import over
 from dreamfusion.mesh.extract import Mesh
 from dreamfusion.mesh.renderer import render_mesh
 from dreamfusion.mesh.texture import TexturedMesh
-from dreamfusion.nerf.renderer import render_image
-from dreamfusion.nerf.scene import Scene
+from dreamfusion.scenes.nerf.renderer import render_image
+from dreamfusion.scenes.nerf.scene import Scene
 
 # Below these a mesh is said to fall short of its scene.
 LOW_PSNR_DB = 20.0

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from dreamfusion.config.schema import OutputConfig
 from dreamfusion.graphics.cameras import generate_rays, turntable_cameras
-from dreamfusion.nerf.ray_marching import march_rays
-from dreamfusion.nerf.scene import Scene
-from dreamfusion.nerf.volume import render_weights
+from dreamfusion.scenes.nerf.ray_marching import march_rays
+from dreamfusion.scenes.nerf.scene import Scene
+from dreamfusion.scenes.nerf.volume import render_weights
 from dreamfusion.utils.errors import UserError
 
 # Smaller parts (in samples) that smoothing takes away stay away: specks and wisps, not thin parts.

@@ -16,8 +16,8 @@ from dreamfusion.mesh.extract import Mesh, MeshError, vertex_normals
 from dreamfusion.mesh.provenance import KEY, Provenance, read_provenance
 from dreamfusion.mesh.texture import TexturedMesh
 from dreamfusion.mesh.usd import usdz_bytes
+from dreamfusion.utils.atomic_write import atomic_write
 from dreamfusion.utils.errors import one_line
-from dreamfusion.utils.whole_file import whole_file
 
 if TYPE_CHECKING:
     import trimesh
@@ -76,7 +76,7 @@ def write_mesh(
         files = {path: _colored_bytes(mesh, kind)}
     # The file that names the others comes last.
     for file, data in reversed(list(files.items())):
-        with whole_file(file) as temporary:
+        with atomic_write(file) as temporary:
             temporary.write_bytes(data)
     return list(files)
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from dreamfusion.config.schema import OutputConfig
 from dreamfusion.graphics.rasterize import rasterize
 from dreamfusion.mesh.extract import Mesh, MeshError, surface_colors, vertex_normals
-from dreamfusion.nerf.scene import Scene
+from dreamfusion.scenes.nerf.scene import Scene
 
 # How fast edge collapse lowers its standards (the last may leave many faces): what pinches a mesh
 # one way need not another way.

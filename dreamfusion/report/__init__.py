@@ -8,8 +8,8 @@ from pathlib import Path
 from dreamfusion.report.gather import gather
 from dreamfusion.report.page import GENERATOR, page
 from dreamfusion.runs.folder import free_path
+from dreamfusion.utils.atomic_write import atomic_write
 from dreamfusion.utils.errors import UserError
-from dreamfusion.utils.whole_file import whole_file
 
 __all__ = ["report_html", "write_report"]
 
@@ -30,7 +30,7 @@ def write_report(run_dirs: Sequence[Path], out: Path | None = None) -> Path:
         raise UserError(f"{target} is a folder: name a file, like {target / 'report.html'}")
     if not (out is None and len(runs) == 1 and _is_report(target)):
         target = free_path(target, suffix=target.suffix)
-    with whole_file(target) as file:
+    with atomic_write(target) as file:
         file.write_text(page(runs), encoding="utf-8")
     return target
 

@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from dreamfusion.batch.jobs import State, find_shelf, read_json
+from dreamfusion.batch.progress import Progress, progress_of
 from dreamfusion.report import parts
 from dreamfusion.report.page import GENERATOR
 from dreamfusion.runs.folder import RunFolder
-from dreamfusion.shelf.batch.jobs import State, find_shelf, read_json
-from dreamfusion.shelf.batch.progress import Progress, progress_of
+from dreamfusion.utils.atomic_write import atomic_write
 from dreamfusion.utils.version import __version__
-from dreamfusion.utils.whole_file import whole_file
 
 _HERE = files("dreamfusion.report")
 _SORTS = {
@@ -66,7 +66,7 @@ def write_gallery(shelf: Path, out: Path | None = None) -> Path:
             )
         )
     target = shelf / "gallery.html" if out is None else out.expanduser()
-    with whole_file(target) as file:
+    with atomic_write(target) as file:
         file.write_text(gallery(shelf, items, target.parent), encoding="utf-8")
     return target
 

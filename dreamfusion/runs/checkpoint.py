@@ -27,9 +27,9 @@ from dreamfusion.config.schema import Config
 from dreamfusion.runs.folder import RunFolder, step_of
 from dreamfusion.training.state import TrainState, new_state
 from dreamfusion.training.trainer import DivergedError
+from dreamfusion.utils.atomic_write import atomic_write
 from dreamfusion.utils.errors import RunWarning, UserError, one_line
 from dreamfusion.utils.version import __version__
-from dreamfusion.utils.whole_file import whole_file
 
 FORMAT = 2  # 1 had no checksum
 _MODULES = ("field", "ema_field", "background", "occupancy")
@@ -59,13 +59,13 @@ def save_checkpoint(folder: Path, state: TrainState, *, keep: int) -> Path:
     details = {
         "format": FORMAT,
         "step": state.step,
-        "setbacks": state.setbacks,
+        "rollbacks": state.rollbacks,
         "dreamfusion": __version__,
     }
-    with whole_file(stem.with_suffix(".safetensors")) as file:
+    with atomic_write(stem.with_suffix(".safetensors")) as file:
         _write(tensors, file, details)
         checksum = _sha256(file)
-    with whole_file(stem.with_suffix(".json")) as file:
+    with atomic_write(stem.with_suffix(".json")) as file:
         file.write_text(json.dumps(details | {"sha256": checksum}) + "\n")
     keep_newest(folder, keep)
     return stem.with_suffix(".json")
@@ -235,4 +235,4 @@ def _restore(state: TrainState, tensors: dict[str, Tensor], details: dict[str, A
     state.optimizer.load_state_dict({"state": moments, "param_groups": groups})
     state.generator.set_state(tensors["generator"].to(torch.uint8))
     state.step = int(details["step"])
-    state.setbacks = int(details.get("setbacks", 0))
+    state.rollbacks = int(details.get("rollbacks", 0))

@@ -12,8 +12,8 @@ import yaml
 
 from dreamfusion.config.layers import ConfigError, Layer, build_config, read_yaml, to_yaml
 from dreamfusion.config.schema import Config
+from dreamfusion.utils.atomic_write import atomic_write
 from dreamfusion.utils.errors import UserError
-from dreamfusion.utils.whole_file import whole_file
 
 
 class RunError(UserError):
@@ -91,7 +91,7 @@ class RunFolder:
 
     def write_config(self, config: Config) -> None:
         """Write the resolved configuration, whole or not at all."""
-        with whole_file(self.config) as file:
+        with atomic_write(self.config) as file:
             file.write_text(to_yaml(config), encoding="utf-8")
 
     def read_layers(self) -> list[Layer]:
@@ -119,7 +119,7 @@ class RunFolder:
     def write_layers(self, layers: Sequence[Layer]) -> None:
         """Write the layers that the configuration was built from, lowest first."""
         content = {layer.name: dict(layer.settings) for layer in layers}
-        with whole_file(self.layers) as file:
+        with atomic_write(self.layers) as file:
             text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=100)
             file.write_text(text, encoding="utf-8")
 

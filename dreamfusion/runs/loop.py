@@ -20,11 +20,11 @@ from dreamfusion.runs.metrics import MetricsLog
 from dreamfusion.runs.preview import write_preview
 from dreamfusion.runs.tensorboard import EventLog
 from dreamfusion.training.collapse import CollapseWatch
-from dreamfusion.training.distributed import is_first
 from dreamfusion.training.trainer import DivergedError, StepMetrics, Trainer, TrainingError
+from dreamfusion.utils.distributed import is_first
 from dreamfusion.utils.errors import RunWarning
 
-MOST_SETBACKS = 3
+MAX_ROLLBACKS = 3
 
 
 def optimise(
@@ -33,7 +33,7 @@ def optimise(
     """Take the steps that remain, or until `stop`, which is asked between steps.
 
     Ends with a checkpoint of the very last step in either case. Of several processes the first
-    alone writes. Steps are taken again after a setback: see `_set_back`.
+    alone writes. Steps are taken again after a rollback: see `_roll_back`.
     """
     take = _logged_steps if is_first() else _steps
     while True:
@@ -41,7 +41,7 @@ def optimise(
             yield from take(run, trainer, stop)
             return
         except DivergedError as error:
-            _set_back(run, trainer, error)
+            _roll_back(run, trainer, error)
 
 
 def _logged_steps(
@@ -83,26 +83,26 @@ def _steps(run: RunFolder, trainer: Trainer, stop: Callable[[], bool]) -> Iterat
         yield trainer.step()
 
 
-def _set_back(run: RunFolder, trainer: Trainer, error: DivergedError) -> None:
+def _roll_back(run: RunFolder, trainer: Trainer, error: DivergedError) -> None:
     """Bring the trainer's state back to the last checkpoint, or the beginning, with half the
     learning rates and other random numbers than those that led here.
 
-    Raises TrainingError where that has been tried `MOST_SETBACKS` times.
+    Raises TrainingError where that has been tried `MAX_ROLLBACKS` times.
     """
     state, config = trainer.state, trainer.config
-    setbacks = state.setbacks + 1
-    if setbacks > MOST_SETBACKS:
-        raise TrainingError(f"{error} (tried {MOST_SETBACKS} times from the last good step)")
+    rollbacks = state.rollbacks + 1
+    if rollbacks > MAX_ROLLBACKS:
+        raise TrainingError(f"{error} (tried {MAX_ROLLBACKS} times from the last good step)")
     if checkpoints(run.checkpoints):
         load_checkpoint(run.checkpoints, state)
     else:
         begin_again(state, config, config.device)
-    state.setbacks = setbacks
-    fresh = int(torch.randint(2**62, (), generator=state.generator)) + setbacks
+    state.rollbacks = rollbacks
+    fresh = int(torch.randint(2**62, (), generator=state.generator)) + rollbacks
     state.generator.manual_seed(fresh)
     said = (
-        f"{error}; going back to step {state.step}, at {0.5**setbacks:g} of the learning rates "
-        f"(setback {setbacks} of {MOST_SETBACKS})"
+        f"{error}; going back to step {state.step}, at {0.5**rollbacks:g} of the learning rates "
+        f"(rollback {rollbacks} of {MAX_ROLLBACKS})"
     )
     if is_first():
         warnings.warn(RunWarning(said), stacklevel=2)

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from dreamfusion.utils.whole_file import whole_file
+from dreamfusion.utils.atomic_write import atomic_write
 
 
 class MetricsLog:
@@ -20,7 +20,7 @@ class MetricsLog:
 
     def __init__(self, path: Path, *, after: int) -> None:
         kept = [line for line in _lines(path) if _step_of(line) <= after]
-        with whole_file(path) as file:
+        with atomic_write(path) as file:
             file.write_text("".join(kept), encoding="utf-8")
         self._file = path.open("a", encoding="utf-8")
 

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 from dreamfusion.config.layers import Layer, build_config
 from dreamfusion.config.presets import preset_for, read_settings
 from dreamfusion.config.schema import Config, PriorConfig
-from dreamfusion.diffusion.priors import PriorCard, ResolvedPrior, resolve_prior
+from dreamfusion.priors import PriorCard, ResolvedPrior, resolve_prior
 from dreamfusion.runs.tensorboard import require_tensorboard
 
 if TYPE_CHECKING:
-    from dreamfusion.diffusion.priors import DiffusionPrior
+    from dreamfusion.priors import DiffusionPrior
 
 
 @dataclass(frozen=True)

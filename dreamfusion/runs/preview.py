@@ -10,13 +10,13 @@ from dreamfusion.config.schema import Config, RenderConfig
 from dreamfusion.graphics.cameras import Cameras, turntable_cameras
 from dreamfusion.graphics.media import contact_sheet, write_png
 from dreamfusion.graphics.shading import ImageMode, over
-from dreamfusion.graphics.turntable import Draw, turn
+from dreamfusion.graphics.turntable import Draw, turntable_frames
 from dreamfusion.mesh.extract import Mesh
 from dreamfusion.mesh.renderer import render_mesh
 from dreamfusion.mesh.texture import TexturedMesh
-from dreamfusion.nerf.renderer import render_image
-from dreamfusion.nerf.scene import Scene
 from dreamfusion.runs.folder import RunFolder
+from dreamfusion.scenes.nerf.renderer import render_image
+from dreamfusion.scenes.nerf.scene import Scene
 from dreamfusion.training.state import TrainState
 
 PREVIEW_SIZE = 96
@@ -58,7 +58,7 @@ def draw_mesh(mesh: Mesh | TexturedMesh) -> Draw:
 def write_preview(run: RunFolder, state: TrainState, config: Config) -> Path:
     """A row of views, 90 degrees apart, front first; named by the step."""
     path = run.previews / f"step_{state.step:07d}.png"
-    views = turn(
+    views = turntable_frames(
         draw_scene(state.shown, config.render),
         show_cameras(PREVIEW_VIEWS, config),
         size=PREVIEW_SIZE,

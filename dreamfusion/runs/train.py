@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from dreamfusion.config.schema import Config
-from dreamfusion.diffusion.priors import DiffusionPrior, load_prior
 from dreamfusion.graphics.media import NoEncoder
-from dreamfusion.graphics.turntable import turn, write_turn
+from dreamfusion.graphics.turntable import turntable_frames, write_turntable
+from dreamfusion.priors import DiffusionPrior, load_prior
 from dreamfusion.runs.checkpoint import checkpoints, keep_newest, load_state, set_aside_damaged
 from dreamfusion.runs.export import Export, write_model
 from dreamfusion.runs.folder import RunError, RunFolder, create_run, step_of
@@ -23,15 +23,15 @@ from dreamfusion.runs.lock import locked
 from dreamfusion.runs.loop import optimise
 from dreamfusion.runs.plan import Plan
 from dreamfusion.runs.preview import draw_scene, show_cameras
-from dreamfusion.training.distributed import any_process, from_first, is_first, process_group, share
 from dreamfusion.training.state import TrainState, new_state
 from dreamfusion.training.texts import texts_of
 from dreamfusion.training.trainer import StepMetrics, Trainer
+from dreamfusion.utils.atomic_write import atomic_write, remove_leftovers
 from dreamfusion.utils.devices import choose_device
+from dreamfusion.utils.distributed import any_process, from_first, is_first, process_group, share
 from dreamfusion.utils.errors import RunWarning, UserError, one_line
 from dreamfusion.utils.out_of_memory import explain_out_of_memory
 from dreamfusion.utils.stopwatch import Stopwatch
-from dreamfusion.utils.whole_file import remove_leftovers, whole_file
 
 
 class Observer:
@@ -119,7 +119,7 @@ def train_run(
             written = None
             if is_first():
                 written = finish(run, trainer.config, state, observer, watch)
-                with whole_file(run.stages) as file:
+                with atomic_write(run.stages) as file:
                     rounded = {stage: round(s, 2) for stage, s in watch.seconds().items()}
                     file.write_text(json.dumps(rounded, indent=1) + "\n")
     return Outcome(run, state, finished=True, seconds=watch.seconds(), export=written)
@@ -139,14 +139,14 @@ def finish(
     observer.exported(written)
     watch.begin("drawing the video")
     output = config.output
-    frames = turn(
+    frames = turntable_frames(
         draw_scene(state.shown, config.render),
         show_cameras(output.video_frames, config),
         size=output.video_size,
         modes=["color"],
     )
     try:
-        write_turn(
+        write_turntable(
             observer.frames(frames, output.video_frames),
             run.video,
             count=output.video_frames,

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from dreamfusion.config.schedules import Schedule
 from dreamfusion.config.schema import Config
-from dreamfusion.nerf.field import Field
-from dreamfusion.nerf.renderer import RenderOutput
+from dreamfusion.scenes.nerf.field import Field
+from dreamfusion.scenes.nerf.renderer import RenderOutput
 from dreamfusion.utils.devices import send
 
 SMOOTHED_RAYS = 4  # one ray in so many has its normals compared with those nearby

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import torch
 
 from dreamfusion.config.schema import Config
-from dreamfusion.nerf.background import LearnedBackground
-from dreamfusion.nerf.field import Field
-from dreamfusion.nerf.hashgrid import HashGrid
-from dreamfusion.nerf.occupancy import OccupancyGrid
-from dreamfusion.nerf.operations import chosen_backends
-from dreamfusion.nerf.scene import Scene
+from dreamfusion.scenes.nerf.background import LearnedBackground
+from dreamfusion.scenes.nerf.field import Field
+from dreamfusion.scenes.nerf.hashgrid import HashGrid
+from dreamfusion.scenes.nerf.occupancy import OccupancyGrid
+from dreamfusion.scenes.nerf.operations import chosen_backends
+from dreamfusion.scenes.nerf.scene import Scene
 
 
 @dataclass
@@ -21,7 +21,7 @@ class TrainState:
     """Everything that changes during a run, and all that a checkpoint keeps.
 
     step: how many steps are done. ema_field: the moving average of `field`, where the settings want
-    one. generator: the run's one random stream, on the CPU. setbacks: how often the run went back
+    one. generator: the run's one random stream, on the CPU. rollbacks: how often the run went back
     to an earlier step because numbers were not finite; each halves the learning rates.
     """
 
@@ -32,7 +32,7 @@ class TrainState:
     occupancy: OccupancyGrid
     optimizer: torch.optim.Adam
     generator: torch.Generator
-    setbacks: int = 0
+    rollbacks: int = 0
 
     @property
     def scene(self) -> Scene:

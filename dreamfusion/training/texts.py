@@ -9,7 +9,7 @@ import torch
 
 from dreamfusion.config.schema import PriorConfig
 from dreamfusion.diffusion.core import NegativePrompt, TextEmbedding
-from dreamfusion.diffusion.view_prompts import (
+from dreamfusion.priors.view_prompts import (
     Shading,
     ViewVocabulary,
     all_prompts,

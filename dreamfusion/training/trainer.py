@@ -14,21 +14,21 @@ from torch import Tensor
 
 from dreamfusion.config.layers import override
 from dreamfusion.config.schema import Config
-from dreamfusion.diffusion.sds import NoiseSource, SDSResult, sds
+from dreamfusion.distillation.sds import NoiseSource, SDSResult, sds
+from dreamfusion.distillation.surface_noise import surface_noise
 from dreamfusion.graphics.cameras import generate_rays
-from dreamfusion.nerf.field import Field
-from dreamfusion.nerf.renderer import RenderOutput, render
-from dreamfusion.training.distributed import average_gradients, share
+from dreamfusion.scenes.nerf.field import Field
+from dreamfusion.scenes.nerf.renderer import RenderOutput, render
 from dreamfusion.training.losses import entropy_loss, regularisers
 from dreamfusion.training.state import TrainState, new_state
-from dreamfusion.training.surface_noise import surface_noise
 from dreamfusion.training.texts import ViewTexts
 from dreamfusion.training.views import Views, sample_views
+from dreamfusion.utils.distributed import average_gradients, share
 from dreamfusion.utils.errors import UserError
 from dreamfusion.utils.rng import Generators, randn
 
 if TYPE_CHECKING:
-    from dreamfusion.diffusion.priors import DiffusionPrior
+    from dreamfusion.priors import DiffusionPrior
 
 
 class TrainingError(UserError):
@@ -218,7 +218,7 @@ class Trainer:
         """Step the optimiser at the rates of this step, and let the average follow."""
         state, rates = self.state, self.config.optimizer
         factor = rates.scale.at(state.step, self.config.steps)
-        factor *= min(1.0, (state.step + 1) / max(rates.warmup_steps, 1)) * 0.5**state.setbacks
+        factor *= min(1.0, (state.step + 1) / max(rates.warmup_steps, 1)) * 0.5**state.rollbacks
         for group in state.optimizer.param_groups:
             group["lr"] = group["base_lr"] * factor
         state.optimizer.step()

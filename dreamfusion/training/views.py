@@ -11,7 +11,7 @@ from torch import Tensor
 from dreamfusion.config.schema import Config
 from dreamfusion.graphics.cameras import Cameras, sample_cameras
 from dreamfusion.graphics.shading import Lighting, Shading
-from dreamfusion.nerf.background import Background
+from dreamfusion.scenes.nerf.background import Background
 from dreamfusion.utils.devices import send
 
 

@@ -38,7 +38,7 @@ class Operation:
     name: what it is called in messages. setting: the setting that chooses who does it.
     order: what "auto" tries on a kind of device, best first; after them comes the reference.
     kernels: by accelerator, a function that imports and returns its kernel.
-    trial: runs a kernel on a device on a small problem; raises where its answer is not the
+    self_test: runs a kernel on a device on a small problem; raises where its answer is not the
         reference's.
     """
 
@@ -46,7 +46,7 @@ class Operation:
     setting: str
     order: Mapping[str, tuple[str, ...]]
     kernels: Mapping[str, Callable[[], Callable[..., Any]]]
-    trial: Callable[[Callable[..., Any], str], object]
+    self_test: Callable[[Callable[..., Any], str], object]
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def probe(operation: Operation, name: str) -> Accelerator:
         importlib.import_module(name)
         # The first to ask may be rendering a picture, without gradients.
         with torch.inference_mode(False), torch.enable_grad():
-            operation.trial(operation.kernels[name](), "cuda" if on_gpu else "cpu")
+            operation.self_test(operation.kernels[name](), "cuda" if on_gpu else "cpu")
     # Compiled packages fail to load in every way there is: ImportError, OSError, RuntimeError of a
     # driver, CalledProcessError of a compiler. The reason is kept and shown, not hidden.
     except Exception as error:
@@ -134,9 +134,7 @@ def choose(
     return requested
 
 
-def passed_over(
-    operation: Operation, requested: str, device_type: str, chosen: str
-) -> tuple[str, ...]:
+def skipped(operation: Operation, requested: str, device_type: str, chosen: str) -> tuple[str, ...]:
     """One line for each installed accelerator that "auto" tried in vain on its way to `chosen`."""
     if requested != "auto":
         return ()
@@ -151,7 +149,7 @@ def passed_over(
 
 
 def check_close(what: str, found: Tensor, expected: Tensor) -> None:
-    """For trials: raise unless two tensors agree but for rounding."""
+    """For self-tests: raise unless two tensors agree but for rounding."""
     worst = float((found - expected).abs().max())
     if not worst <= 1e-3:
         raise RuntimeError(f"its {what} differs from the reference's by {worst:g}")

@@ -9,7 +9,7 @@ from dreamfusion.mesh.extract import Mesh, extract_mesh
 from dreamfusion.mesh.formats import glb_bytes, put_back, read_glb
 from dreamfusion.mesh.provenance import read_provenance
 from dreamfusion.mesh.texture import TexturedMesh
-from dreamfusion.nerf.scene import Scene
+from dreamfusion.scenes.nerf.scene import Scene
 
 EXTRACT_RESOLUTION = 80  # a second or two on two cores, at any threshold
 

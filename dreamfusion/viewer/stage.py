@@ -23,7 +23,7 @@ from dreamfusion.graphics.media import to_bytes
 from dreamfusion.graphics.shading import over
 from dreamfusion.mesh.extract import find_threshold
 from dreamfusion.mesh.renderer import render_mesh
-from dreamfusion.nerf.renderer import render_image
+from dreamfusion.scenes.nerf.renderer import render_image
 from dreamfusion.utils.errors import UserError
 from dreamfusion.viewer.meshes import ShownMesh, Subject, extracted
 from dreamfusion.viewer.pose import Pose, cameras_of

@@ -15,8 +15,8 @@ from PIL import Image, ImageDraw
 from torch import nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from dreamfusion.toybox import ADJECTIVES, COLORS, NOUNS
-from dreamfusion.toybox.language import (
+from dreamfusion.toyworld import ADJECTIVES, COLORS, NOUNS
+from dreamfusion.toyworld.language import (
     SHADING_WORDS,
     TEMPLATE,
     azimuth_word,
@@ -38,10 +38,10 @@ It exists so that `dreamfusion` works at once, offline; it is no general image m
   are not trained). Weights in half precision, {megabytes:.1f} MB.
 - **Why pixels**: in a first experiment a latent model drew crisper outlines, but Score Distillation
   through its encoder gave wrong colours; pixel space gave the right ones at once.
-- **Data**: {n_nouns} kinds of procedural objects (`dreamfusion/toybox`), in varied shapes, colours,
-  lights and on plain backgrounds, seen from elevations of {low:.0f} to {high:.0f} degrees; the
-  faces of animals {face_share:.0f} times as often as their other sides. No picture, model or text
-  of anybody else's was used.
+- **Data**: {n_nouns} kinds of procedural objects (`dreamfusion/toyworld`), in varied shapes,
+  colours, lights and on plain backgrounds, seen from elevations of {low:.0f} to {high:.0f}
+  degrees; the faces of animals {face_share:.0f} times as often as their
+  other sides. No picture, model or text of anybody else's was used.
 - **Training**: {words}
   {pictures:,} pictures, {spent} on {where} (shared with other work), torch {torch}, by
   `scripts/embedded_prior`{before}.

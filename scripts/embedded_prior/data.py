@@ -19,15 +19,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from dreamfusion.batch.engines.local import usable_cores
 from dreamfusion.graphics.cameras import sample_cameras
-from dreamfusion.shelf.batch.engines.local import usable_cores
-from dreamfusion.toybox import ADJECTIVES, COLORS, NOUNS, make_object, shade, view
-from dreamfusion.toybox.language import (
+from dreamfusion.toyworld import ADJECTIVES, COLORS, NOUNS, make_object, shade, view
+from dreamfusion.toyworld.language import (
     caption,
     held_out_pairs,
 )
-from dreamfusion.toybox.objects import COLOR_INDEX, PALETTE_TABLE
-from dreamfusion.toybox.render import downsample
+from dreamfusion.toyworld.objects import COLOR_INDEX, PALETTE_TABLE
+from dreamfusion.toyworld.render import downsample
 
 SIZE = 64
 SUPERSAMPLE = 2

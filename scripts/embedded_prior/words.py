@@ -15,7 +15,7 @@ from tokenizers.pre_tokenizers import ByteLevel
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from dreamfusion.toybox.language import caption_words
+from dreamfusion.toyworld.language import caption_words
 from scripts.embedded_prior.data import THUMBNAIL, ToyPictures, prefetch
 from scripts.embedded_prior.descent import descend, learning_rate
 

@@ -437,7 +437,7 @@ def test_a_run_that_diverges_goes_back_and_on_with_lower_rates(
     assert train("--out", "run") == 0
     told = capsys.readouterr().err.splitlines()
     assert [line.split(";")[-1] for line in told] == [
-        f" going back to step 4, at {rate} of the learning rates (setback {n} of 3)"
+        f" going back to step 4, at {rate} of the learning rates (rollback {n} of 3)"
         for n, rate in ((1, 0.5), (2, 0.25))
     ]
     assert all(line.startswith("warning: training diverged in step 6 (timest") for line in told)
@@ -445,7 +445,7 @@ def test_a_run_that_diverges_goes_back_and_on_with_lower_rates(
     assert [row["step"] for row in rows] == list(range(1, 7))
     name, _ = last_tensors(tmp_path / "run")
     details = json.loads((tmp_path / "run/checkpoints" / name).with_suffix(".json").read_text())
-    assert details["setbacks"] == 2
+    assert details["rollbacks"] == 2
 
 
 def test_a_run_that_diverges_again_and_again_ends_in_one_line(train, tmp_path, capsys, monkeypatch):

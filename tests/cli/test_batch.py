@@ -14,8 +14,8 @@ import pytest
 import yaml
 from safetensors.torch import load_file
 
+from dreamfusion.batch.jobs import JobFolder, Shelf, State, find_shelf, read_json
 from dreamfusion.cli.app import main
-from dreamfusion.shelf.batch.jobs import JobFolder, Shelf, State, find_shelf, read_json
 from tests.helpers import ROOT
 from tests.helpers.fast_attempts import steps_of, use_fast_attempts
 from tests.helpers.tiny_priors import save_pixel_prior
@@ -143,7 +143,7 @@ def test_failed_jobs_are_named_and_tried_again_when_that_is_asked(
     shelf = Shelf(tmp_path / "shelf")
     folder = shelf.folder(job("refuse"))
     folder.write(job("refuse"))
-    monkeypatch.setattr("dreamfusion.shelf.batch.plan.need_of", lambda jobs: _need())
+    monkeypatch.setattr("dreamfusion.batch.plan.need_of", lambda jobs: _need())
     status, out, _ = fast_batch(monkeypatch, capsys, tmp_path, "--out", "shelf")
     assert status == 1 and "that cannot be made" in out and "--retry-failed" in out
     status, out, _ = fast_batch(monkeypatch, capsys, tmp_path, "--out", "shelf")
@@ -153,7 +153,7 @@ def test_failed_jobs_are_named_and_tried_again_when_that_is_asked(
 
 
 def _need():
-    from dreamfusion.shelf.batch.engines import Need
+    from dreamfusion.batch.engines import Need
 
     return Need(1, 2**20, 0)
 
@@ -181,7 +181,7 @@ def test_bad_input_is_one_line(tmp_path, capsys, arguments, said):
 
 
 def test_two_drivers_and_a_full_disk_are_one_line(asked, tmp_path, monkeypatch, capsys):
-    from dreamfusion.shelf.batch.driver import driving
+    from dreamfusion.batch.driver import driving
 
     (tmp_path / "list.txt").write_text("a red mug\n")
     with driving(Shelf(tmp_path / "shelf")):
@@ -191,7 +191,7 @@ def test_two_drivers_and_a_full_disk_are_one_line(asked, tmp_path, monkeypatch, 
     def full(path, content):
         raise OSError(28, "No space left on device", str(path))
 
-    monkeypatch.setattr("dreamfusion.shelf.batch.jobs.write_json", full)
+    monkeypatch.setattr("dreamfusion.batch.jobs.write_json", full)
     assert main(["batch", "list.txt", *asked]) == 2
     assert "No space left on device" in capsys.readouterr().err
 

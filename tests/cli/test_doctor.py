@@ -11,8 +11,8 @@ from huggingface_hub import constants
 from dreamfusion import __version__
 from dreamfusion.cli import doctor
 from dreamfusion.cli.app import main
-from dreamfusion.diffusion.priors import resolve as folder
-from dreamfusion.nerf.operations import OPERATIONS
+from dreamfusion.priors import resolve as folder
+from dreamfusion.scenes.nerf.operations import OPERATIONS
 from dreamfusion.utils.backends import Accelerator, probe
 from tests.helpers.tiny_priors import save_latent_prior
 

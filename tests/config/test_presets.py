@@ -25,8 +25,8 @@ from dreamfusion.config.presets import (
     read_settings,
 )
 from dreamfusion.config.schedules import Schedule
-from dreamfusion.diffusion.priors import load_prior, resolve_prior
-from dreamfusion.diffusion.priors.layout import LAYOUTS
+from dreamfusion.priors import load_prior, resolve_prior
+from dreamfusion.priors.layout import LAYOUTS
 from dreamfusion.training.state import new_state
 from dreamfusion.training.trainer import Trainer
 from tests.helpers.tiny_priors import (

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from dreamfusion.config.schema import PriorConfig
-from dreamfusion.diffusion.priors import load_prior
 from dreamfusion.mesh.extract import extract_mesh
+from dreamfusion.priors import load_prior
 from dreamfusion.runs.checkpoint import load_state, save_checkpoint
 from dreamfusion.runs.folder import RunFolder
 from dreamfusion.training.trainer import Trainer

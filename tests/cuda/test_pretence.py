@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from dreamfusion.diffusion import sds as sds_module
-from dreamfusion.diffusion.priors import load_prior
-from dreamfusion.nerf.hashgrid import ENCODING
+from dreamfusion.priors import load_prior
+from dreamfusion.scenes.nerf.hashgrid import ENCODING
 from dreamfusion.training.trainer import Trainer
 from dreamfusion.utils.backends import probe
 from dreamfusion.utils.devices import choose_device, send

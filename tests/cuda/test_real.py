@@ -7,7 +7,7 @@ import torch
 
 from dreamfusion.cli.app import main
 from dreamfusion.config.schema import PriorConfig
-from dreamfusion.diffusion.priors import load_prior
+from dreamfusion.priors import load_prior
 from dreamfusion.training.trainer import Trainer
 from scripts.embedded_prior.data import ToyPictures, render_geometry
 from tests.cuda.test_run import COARSE, LIT

@@ -10,13 +10,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from dreamfusion.config.schema import PriorConfig
-from dreamfusion.diffusion.priors import PriorError, load_prior
-from dreamfusion.diffusion.sampler import sample_images
 from dreamfusion.mesh.extract import extract_mesh
-from dreamfusion.nerf.mlp import two_layers
+from dreamfusion.priors import PriorError, load_prior
+from dreamfusion.priors.sampling import sample_images
 from dreamfusion.runs.checkpoint import load_state, save_checkpoint
 from dreamfusion.runs.folder import RunFolder
 from dreamfusion.runs.preview import write_preview
+from dreamfusion.scenes.nerf.mlp import two_layers
 from dreamfusion.training.state import new_state
 from dreamfusion.training.trainer import Trainer, TrainingError
 from dreamfusion.utils.devices import choose_device
@@ -146,7 +146,7 @@ def test_autoencoders_are_as_precise_as_their_files_allow(gpu, folders, kind, ex
         assert prior.vae.dtype == (expected if asked == "auto" else torch.bfloat16)
         assert prior.dtype == torch.float16
     assert found["auto"].dtype == torch.float32
-    # Of some 20 layers of 3 roundings each; see tests/diffusion/priors/test_reference.py.
+    # Of some 20 layers of 3 roundings each; see tests/priors/test_reference.py.
     error = (found["auto"] - found["bfloat16"]).norm() / found["auto"].norm()
     assert 0 < error < 2.0**-8 * 60**0.5
 

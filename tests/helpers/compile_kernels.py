@@ -8,8 +8,8 @@ from triton import compile as compile_kernel
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from dreamfusion.nerf.hashgrid import gpu as encoding
-from dreamfusion.nerf.ray_marching import gpu as marching
+from dreamfusion.scenes.nerf.hashgrid import triton as encoding
+from dreamfusion.scenes.nerf.ray_marching import triton as marching
 
 # Arguments that are none of these are constants.
 TYPES = {

@@ -2,8 +2,8 @@
 
 import torch
 
-from dreamfusion.nerf.hashgrid import HashGridLayout, encode, encode_reference
-from dreamfusion.nerf.hashgrid.layout import make_layout
+from dreamfusion.scenes.nerf.hashgrid import HashGridLayout, encode, encode_reference
+from dreamfusion.scenes.nerf.hashgrid.layout import make_layout
 
 # Three levels are dense, two are hashed.
 LAYOUT = make_layout(

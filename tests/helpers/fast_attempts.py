@@ -18,9 +18,9 @@ from pathlib import Path
 
 import pytest
 
+from dreamfusion.batch import attempt as attempts
+from dreamfusion.batch.jobs import Job, JobFolder
 from dreamfusion.cli.stopping import stoppable
-from dreamfusion.shelf.batch import attempt as attempts
-from dreamfusion.shelf.batch.jobs import Job, JobFolder
 
 
 def job(prompt: str, *, seed: int = 0, steps: int = 4) -> Job:

@@ -3,8 +3,8 @@
 import torch
 
 from dreamfusion.graphics.cameras import Rays, generate_rays, turntable_cameras
-from dreamfusion.nerf.occupancy import OccupancyGrid
-from dreamfusion.nerf.ray_marching import Samples
+from dreamfusion.scenes.nerf.occupancy import OccupancyGrid
+from dreamfusion.scenes.nerf.ray_marching import Samples
 
 
 def occupied_ball(resolution: int = 16, radius: float = 0.5) -> OccupancyGrid:

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dreamfusion.nerf.hashgrid import compiled as numba_encoding
-from dreamfusion.nerf.hashgrid import gpu as triton_encoding
-from dreamfusion.nerf.ray_marching import compiled as numba_marching
-from dreamfusion.nerf.ray_marching import gpu as triton_marching
+from dreamfusion.scenes.nerf.hashgrid import numba as numba_encoding
+from dreamfusion.scenes.nerf.hashgrid import triton as triton_encoding
+from dreamfusion.scenes.nerf.ray_marching import numba as numba_marching
+from dreamfusion.scenes.nerf.ray_marching import triton as triton_marching
 from dreamfusion.utils.backends import probe
 from tests.helpers.pretended_gpu import DeviceMismatch, PretendedGpu, PretendedTensor
 

@@ -8,9 +8,9 @@ from dreamfusion.mesh.extract import (
     Mesh,
     extract_mesh,
 )
-from dreamfusion.nerf.field import FieldOutput
-from dreamfusion.nerf.occupancy import OccupancyGrid
-from dreamfusion.nerf.scene import Scene
+from dreamfusion.scenes.nerf.field import FieldOutput
+from dreamfusion.scenes.nerf.occupancy import OccupancyGrid
+from dreamfusion.scenes.nerf.scene import Scene
 
 
 class Balls:

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from dreamfusion.graphics.cameras import Cameras
-from dreamfusion.nerf.field import FieldOutput
-from dreamfusion.nerf.occupancy import OccupancyGrid
-from dreamfusion.nerf.scene import Scene
+from dreamfusion.scenes.nerf.field import FieldOutput
+from dreamfusion.scenes.nerf.occupancy import OccupancyGrid
+from dreamfusion.scenes.nerf.scene import Scene
 from dreamfusion.viewer.meshes import Subject
 from dreamfusion.viewer.pose import Pose
 from dreamfusion.viewer.stage import Choice

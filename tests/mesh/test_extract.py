@@ -13,7 +13,7 @@ from dreamfusion.mesh.extract import (
 )
 from dreamfusion.mesh.formats import place, write_mesh
 from dreamfusion.mesh.topology import topology
-from dreamfusion.nerf.scene import Scene
+from dreamfusion.scenes.nerf.scene import Scene
 from dreamfusion.utils.errors import UserError
 from tests.helpers.solids import Balls, as_trimesh, extract, occupied_by, scene_of
 

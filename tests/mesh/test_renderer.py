@@ -16,7 +16,7 @@ from dreamfusion.mesh.formats import origin_of, place, put_back, read_glb, write
 from dreamfusion.mesh.provenance import Provenance
 from dreamfusion.mesh.renderer import render_mesh, sample_texture
 from dreamfusion.mesh.texture import bake
-from dreamfusion.nerf.renderer import render_image
+from dreamfusion.scenes.nerf.renderer import render_image
 from tests.helpers.solids import Balls, extract, scene_of
 
 

@@ -16,7 +16,7 @@ from dreamfusion.mesh.extract import Mesh, MeshError
 from dreamfusion.mesh.formats import place, write_mesh
 from dreamfusion.mesh.texture import bake, decimate, deviation, pad, simplify, unwrap
 from dreamfusion.mesh.topology import topology
-from dreamfusion.nerf.field import FieldOutput
+from dreamfusion.scenes.nerf.field import FieldOutput
 from tests.helpers.solids import Balls, as_trimesh, extract, scene_of
 
 

@@ -158,7 +158,7 @@ def test_what_stands_in_the_way_is_named(bench, whole, tmp_path):
 @pytest.fixture(scope="module")
 def saved(bench, tmp_path_factory):
     """A folder of two checkpoints, the tensors of both by step, and a state to load into."""
-    from dreamfusion.diffusion.priors import DiffusionPrior
+    from dreamfusion.priors import DiffusionPrior
 
     prior = DiffusionPrior.from_pretrained(str(bench.prior))
     small = {"field": {"log2_table_size": 8, "levels": 2, "hidden": 8}}

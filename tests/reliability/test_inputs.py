@@ -25,8 +25,8 @@ from dreamfusion.config.layers import (
 )
 from dreamfusion.config.schedules import Schedule
 from dreamfusion.config.schema import Config
-from dreamfusion.diffusion.priors import DiffusionPrior, PriorError
-from dreamfusion.diffusion.view_prompts import PromptError, slug
+from dreamfusion.priors import DiffusionPrior, PriorError
+from dreamfusion.priors.view_prompts import PromptError, slug
 from dreamfusion.runs.checkpoint import CheckpointError, load_checkpoint
 from dreamfusion.runs.plan import plan_run
 from dreamfusion.training.state import new_state
@@ -185,7 +185,7 @@ JSON = st.recursive(
     st.one_of(st.none(), st.booleans(), NUMBERS, st.text(max_size=8)),
     lambda inner: st.one_of(
         st.lists(inner, max_size=3),
-        st.dictionaries(st.sampled_from(["format", "step", "sha256", "setbacks"]), inner),
+        st.dictionaries(st.sampled_from(["format", "step", "sha256", "rollbacks"]), inner),
     ),
 )
 

@@ -54,7 +54,7 @@ class BadHub:
 
 ASK = """
 import sys
-from dreamfusion.diffusion.priors import hub
+from dreamfusion.priors import hub
 hub.PATIENCE = 1.0  # seconds, for a test that does not take ten
 from dreamfusion.cli.app import main
 sys.exit(main(["train", "a corgi", "--prior", "some/model"]))

@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from dreamfusion.shelf.batch.jobs import Shelf, write_json
+from dreamfusion.batch.jobs import Shelf, write_json
 from scripts.batch_speed import simulate, tell
 from tests.helpers.fast_attempts import job
 

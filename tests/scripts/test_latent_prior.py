@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from dreamfusion.diffusion.priors import load_prior
-from dreamfusion.diffusion.sds import sds
+from dreamfusion.distillation.sds import sds
+from dreamfusion.priors import load_prior
 from scripts.embedded_prior.data import render_geometry
 from scripts.embedded_prior.words import make_tokenizer
 from scripts.latent_prior import WORDS, FourViews, autoencoder_loss, make_autoencoder

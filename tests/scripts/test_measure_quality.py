@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from dreamfusion.toybox import make_object
+from dreamfusion.toyworld import make_object
 from scripts.measure_quality import GRID, PROMPTS, Result, best_overlap, color_error, write_table
 
 
@@ -52,7 +52,7 @@ def test_colour_error_is_zero_for_the_toy_itself_and_large_for_another_colour():
 
 
 def test_half_of_the_measured_prompts_are_held_out():
-    from dreamfusion.toybox.language import held_out_pairs
+    from dreamfusion.toyworld.language import held_out_pairs
 
     held = [pair for pair in PROMPTS if pair in set(held_out_pairs())]
     assert len(PROMPTS) >= 24

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from dreamfusion.diffusion.core import TextEmbedding
-from dreamfusion.diffusion.priors import DiffusionPrior
-from dreamfusion.diffusion.sds import sds
+from dreamfusion.distillation.sds import sds
 from dreamfusion.mesh.extract import MeshError
+from dreamfusion.priors import DiffusionPrior
 from scripts import oracle
 from scripts.oracle import BACKGROUND, Oracle, bank_of
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from dreamfusion.shelf.evaluate.judges import ToyJudge
+from dreamfusion.evaluation.judges import ToyJudge
 from scripts import validate
 from scripts.oracle import BACKGROUND
 from scripts.validate import AZIMUTHS, VIEWS, named, nearest_psnr, true_pictures

@@ -1,6 +1,6 @@
 import pytest
 
-from dreamfusion.diffusion.priors import load_prior
+from dreamfusion.priors import load_prior
 from tests.helpers.tiny_priors import save_pixel_prior
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from dreamfusion.config.schema import PriorConfig
-from dreamfusion.diffusion.view_prompts import blended_prompts, view_prompt
+from dreamfusion.priors.view_prompts import blended_prompts, view_prompt
 from dreamfusion.training.texts import ViewTexts, texts_of
 
 PLACES = [(0.0, 10.0), (100.0, -10.0), (200.0, 70.0), (359.0, 89.0)]
@@ -47,7 +47,7 @@ def test_without_view_prompts_all_views_have_one_text(prior):
 
 
 def test_the_table_needs_no_text_encoder_once_it_is_made(prior, folder):
-    from dreamfusion.diffusion.priors import load_prior
+    from dreamfusion.priors import load_prior
 
     options = PriorConfig(view_prompts="blended", perp_neg=1.0, negative_prompt="mug")
     fresh = load_prior(str(folder))

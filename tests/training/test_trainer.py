@@ -8,13 +8,13 @@ import torch
 
 from dreamfusion.config.layers import override, parse_assignments, settings
 from dreamfusion.config.schema import Config
-from dreamfusion.diffusion.priors import load_prior
+from dreamfusion.distillation.surface_noise import surface_noise
+from dreamfusion.priors import load_prior
 from dreamfusion.runs.checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
 from dreamfusion.training.state import new_state
-from dreamfusion.training.surface_noise import surface_noise
 from dreamfusion.training.trainer import Trainer, TrainingError
 from dreamfusion.training.views import render_size, sample_views
 from tests.helpers.states import tensors

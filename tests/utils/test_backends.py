@@ -7,14 +7,14 @@ import torch
 
 from dreamfusion.cli.app import main
 from dreamfusion.config.layers import build_config
-from dreamfusion.nerf import hashgrid, volume
-from dreamfusion.nerf.hashgrid import ENCODING, encoding_backend
-from dreamfusion.nerf.hashgrid.trial import try_encoding
-from dreamfusion.nerf.operations import OPERATIONS, Backends, chosen_backends
-from dreamfusion.nerf.ray_marching import MARCHING
-from dreamfusion.nerf.ray_marching.reference import march_reference
-from dreamfusion.nerf.ray_marching.trial import try_marching
-from dreamfusion.nerf.volume import COMPOSITING, compositing_backend, render_weights
+from dreamfusion.scenes.nerf import hashgrid, volume
+from dreamfusion.scenes.nerf.hashgrid import ENCODING, encoding_backend
+from dreamfusion.scenes.nerf.hashgrid.self_test import check_encoding
+from dreamfusion.scenes.nerf.operations import OPERATIONS, Backends, chosen_backends
+from dreamfusion.scenes.nerf.ray_marching import MARCHING
+from dreamfusion.scenes.nerf.ray_marching.reference import march_reference
+from dreamfusion.scenes.nerf.ray_marching.self_test import check_marching
+from dreamfusion.scenes.nerf.volume import COMPOSITING, compositing_backend, render_weights
 from dreamfusion.utils import backends
 from dreamfusion.utils.backends import Accelerator, AcceleratorError, choose, probe
 from tests.helpers import ROOT, encodings, fake_packages
@@ -139,7 +139,7 @@ def test_an_unknown_name_is_refused():
 def test_what_fails_to_load_is_told_in_one_line_and_passed_over(broken):
     chosen = chosen_for({}, "cuda:1")
     assert chosen.encoding == chosen.marching == chosen.compositing == "reference"
-    triton, tinycudann, triton_too, nerfacc = chosen.passed_over
+    triton, tinycudann, triton_too, nerfacc = chosen.skipped
     assert triton.startswith("triton ") and tinycudann.startswith("tinycudann ")
     problem = "RuntimeError: PTXAS error: Value 'sm_999'"
     assert f"is installed but cannot be used for encoding: {problem}" in triton
@@ -147,7 +147,7 @@ def test_what_fails_to_load_is_told_in_one_line_and_passed_over(broken):
     reason = "ImportError: libcudart.so.99: cannot open shared object file: no such file"
     assert tinycudann.endswith(f"is installed but cannot be used for encoding: {reason}")
     assert nerfacc.endswith(reason)
-    assert "\n" not in "".join(chosen.passed_over)
+    assert "\n" not in "".join(chosen.skipped)
 
 
 def test_what_is_not_installed_is_passed_over_in_silence(absent):
@@ -192,11 +192,11 @@ def test_what_fails_at_one_operation_still_serves_another(gpu, monkeypatch, tmp_
     real = torch.Tensor.to
     monkeypatch.setattr(torch.Tensor, "to", lambda t, *a, **k: t if a == ("cuda",) else real(t, *a))
     assert encoding_backend("auto", "cuda", 4) == "triton"
-    object.__setattr__(MARCHING, "trial", fail)
+    object.__setattr__(MARCHING, "self_test", fail)
     try:
         assert probe(MARCHING, "triton").problem == "RuntimeError: the marching kernel is broken"
     finally:
-        object.__setattr__(MARCHING, "trial", try_marching)
+        object.__setattr__(MARCHING, "self_test", check_marching)
     sys.modules.pop("triton", None)
 
 
@@ -232,16 +232,16 @@ def test_other_numbers_than_the_reference_are_not_accepted(gpu, monkeypatch):
         return hashgrid.encode_reference(points, table, layout).detach().requires_grad_()
 
     with pytest.raises(RuntimeError, match="its encoding differs from the reference's by 1"):
-        try_encoding(off_by_one, "cpu")
+        check_encoding(off_by_one, "cpu")
     with pytest.raises(RuntimeError, match="it gives no gradient"):
-        try_encoding(no_gradient, "cpu")
+        check_encoding(no_gradient, "cpu")
 
     def half(origins, *others):
         samples = march_reference(origins, *others)
         return samples.select(torch.arange(len(samples)) % 2 == 0)
 
     with pytest.raises(RuntimeError, match=r"finds \d+ samples instead of \d+"):
-        try_marching(half, "cpu")
+        check_marching(half, "cpu")
 
 
 def test_the_command_line_says_in_one_line_what_cannot_be_used(
@@ -262,13 +262,16 @@ def test_the_command_line_says_in_one_line_what_cannot_be_used(
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_a_grid_of_tinycudann_for_each_level_is_our_encoding(name, seed, monkeypatch):
     fake_packages.install(
-        monkeypatch, "tinycudann", "dreamfusion.nerf.hashgrid.tcnn", Encoding=fake_packages.Encoding
+        monkeypatch,
+        "tinycudann",
+        "dreamfusion.scenes.nerf.hashgrid.tinycudann",
+        Encoding=fake_packages.Encoding,
     )
-    from dreamfusion.nerf.hashgrid import tcnn
+    from dreamfusion.scenes.nerf.hashgrid import tinycudann
 
     def encode(points, table, layout, *, backend):
         assert backend == "tinycudann"
-        return tcnn.encode_tinycudann(points, table, layout)
+        return tinycudann.encode_tinycudann(points, table, layout)
 
     monkeypatch.setattr(encodings, "encode", encode)
     layout = LAYOUTS[name]
@@ -280,7 +283,7 @@ def fake_nerfacc(monkeypatch):
     fake_packages.install(
         monkeypatch,
         "nerfacc",
-        "dreamfusion.nerf.ray_marching.nerfacc",
+        "dreamfusion.scenes.nerf.ray_marching.nerfacc",
         traverse_grids=fake_packages.traverse_grids,
         render_weight_from_density=fake_packages.render_weight_from_density,
     )
@@ -290,7 +293,7 @@ def fake_nerfacc(monkeypatch):
 @pytest.mark.parametrize("name", GRIDS)
 def test_nerfacc_is_asked_for_the_samples_of_the_reference(name, seed, monkeypatch):
     fake_nerfacc(monkeypatch)
-    from dreamfusion.nerf.ray_marching.nerfacc import march_nerfacc
+    from dreamfusion.scenes.nerf.ray_marching.nerfacc import march_nerfacc
 
     rays = many_rays(5)
     make_grid, min_transmittance = GRIDS[name]
@@ -305,7 +308,7 @@ def test_nerfacc_is_asked_for_the_samples_of_the_reference(name, seed, monkeypat
 def test_nerfacc_is_asked_for_the_weights_of_the_reference(monkeypatch):
     fake_nerfacc(monkeypatch)
     monkeypatch.setattr(volume, "compositing_backend", lambda requested, *_: requested)
-    from dreamfusion.nerf.ray_marching.nerfacc import weights_nerfacc
+    from dreamfusion.scenes.nerf.ray_marching.nerfacc import weights_nerfacc
 
     monkeypatch.setitem(COMPOSITING.kernels, "nerfacc", lambda: weights_nerfacc)
     rays = many_rays(5)

@@ -22,9 +22,9 @@ from dreamfusion.config.schedules import Schedule
 from dreamfusion.config.schema import Config, RenderConfig
 from dreamfusion.graphics.cameras import orbit_cameras
 from dreamfusion.graphics.shading import over
-from dreamfusion.nerf.renderer import render_image
 from dreamfusion.runs.checkpoint import save_checkpoint
 from dreamfusion.runs.folder import RunFolder
+from dreamfusion.scenes.nerf.renderer import render_image
 from dreamfusion.training.state import new_state
 from dreamfusion.viewer.page import Page, ViewerError
 from dreamfusion.viewer.pose import cameras_of

@@ -14,13 +14,13 @@ import torch
 from dreamfusion.cli.app import main
 from dreamfusion.config.layers import build_config
 from dreamfusion.config.schema import Config
-from dreamfusion.diffusion.priors import load_prior
 from dreamfusion.graphics.cameras import generate_rays, orbit_cameras
 from dreamfusion.graphics.shading import over
-from dreamfusion.nerf.renderer import render_image
+from dreamfusion.priors import load_prior
 from dreamfusion.runs.checkpoint import CheckpointError, save_checkpoint
 from dreamfusion.runs.export import ExportOptions, write_model
 from dreamfusion.runs.folder import RunFolder, step_of
+from dreamfusion.scenes.nerf.renderer import render_image
 from dreamfusion.training.state import new_state
 from dreamfusion.training.trainer import StepMetrics, Trainer
 from dreamfusion.viewer.follow import Follower, last_metrics

@@ -10,7 +10,7 @@ from tests.helpers.processes import launch
 DESCEND = """
 import os, sys, torch
 from torch import nn
-from dreamfusion.training.distributed import is_first, process_group
+from dreamfusion.utils.distributed import is_first, process_group
 from scripts.embedded_prior.muon import Muon
 
 with process_group("cpu"):

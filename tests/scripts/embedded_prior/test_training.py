@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from dreamfusion.toybox import NOUNS
-from dreamfusion.toybox.language import caption_words, held_out_pairs
+from dreamfusion.toyworld import NOUNS
+from dreamfusion.toyworld.language import caption_words, held_out_pairs
 from scripts.embedded_prior import training
 from scripts.embedded_prior.data import ToyPictures, render_geometry
 from scripts.embedded_prior.model import make_models, mixed_precision

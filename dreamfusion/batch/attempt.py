@@ -1,0 +1,282 @@
+"""One attempt at a job: what runs in the job's own process, around the command line.
+
+It holds a lock on the run, so that nobody else writes there; it beats, so that others see that it
+lives; and it stops where it should: without a trace when a newer attempt has taken its place, with
+a checkpoint when whoever started it is gone.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import platform
+import resource
+import shutil
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from dreamfusion.batch.jobs import (
+    BEAT_SECONDS,
+    Job,
+    JobFolder,
+    create_json,
+    read_json,
+    write_json,
+)
+from dreamfusion.config.layers import flat
+from dreamfusion.runs.folder import RunFolder
+from dreamfusion.utils.errors import one_line
+from dreamfusion.utils.version import __version__
+
+DONE, USER_ERROR = 0, 2
+FENCED = 75  # a newer attempt has taken this one's place
+UNFIT = 78  # this machine has another version of dreamfusion than the one that sent the job here
+STALE_SECONDS = 60.0  # without a heartbeat, as it is watched: the attempt is taken for frozen
+MODULE = "dreamfusion.cli.attempt"  # what a machine starts for an attempt
+
+Main = Callable[[Sequence[str]], int]
+
+
+def command_of(
+    folder: Path, number: int, parent: int, stale_seconds: float, module: str | None = None
+) -> list[str]:
+    """The command that makes an attempt. parent: the process that starts it."""
+    arguments = [str(folder), str(number), str(parent), str(stale_seconds), __version__]
+    return [sys.executable, "-m", module or MODULE, *arguments]
+
+
+def environment(threads: int) -> dict[str, str]:
+    """Of an attempt: as it is here, but for the number of threads."""
+    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
+    return os.environ | {"OMP_WAIT_POLICY": "PASSIVE"} | dict.fromkeys(names, str(threads))
+
+
+def attempt(arguments: Sequence[str], main: Main) -> int:
+    """Make the attempt that `command_of` asks for; the exit status. main: the command line."""
+    folder, number = JobFolder(Path(arguments[0])), int(arguments[1])
+    parent, stale_seconds, version = int(arguments[2]), float(arguments[3]), arguments[4]
+    started = time.time()
+    _speak_into(folder, number)
+    if version != __version__:
+        _log(f"error: this machine has dreamfusion {__version__}, the batch {version}")
+        return UNFIT
+    about = {
+        "number": number,
+        "host": platform.node(),
+        "pid": os.getpid(),
+        "started": started,
+        "dreamfusion": __version__,
+    }
+    before = _run_name(folder)
+    if not create_json(folder.attempt_file(number), {**about, "run": before}):
+        return FENCED
+    threading.Thread(target=_watch, args=(folder, number, parent), daemon=True).start()
+    with _held_run(folder, before, number, stale_seconds) as run:
+        if run.path.name != before:
+            write_json(folder.attempt_file(number), {**about, "run": run.path.name})
+        if folder.done_file.is_file():
+            return DONE
+        code = _run_command_line(main, _arguments(folder.read(), folder, run))
+        _write_end(folder, number, code, started, run)
+    return code
+
+
+def _run_command_line(main: Main, arguments: Sequence[str]) -> int:
+    """Its exit status; a fault of the program itself is status 1 and a traceback in the log."""
+    _log(f"$ dreamfusion {' '.join(arguments)}")
+    try:
+        return main(arguments)
+    except Exception:
+        traceback.print_exc()
+        return 1
+
+
+def _log(line: str) -> None:
+    sys.stderr.write(f"{line}\n")
+    sys.stderr.flush()
+
+
+def _arguments(job: Job, folder: JobFolder, run: RunFolder) -> list[str]:
+    """What is typed to begin the run, or to go on with it."""
+    if run.config.is_file():
+        return ["resume", str(run.path), "--json"]
+    # What was killed before it had its settings leaves nothing worth keeping.
+    shutil.rmtree(run.path, ignore_errors=True)
+    arguments = ["train", job.prompt, "--out", str(run.path), "--seed", str(job.seed), "--json"]
+    if job.file is not None:
+        arguments += ["--config", str(folder.settings_file)]
+    elif job.preset is not None:
+        arguments += ["--config", job.preset]
+    for name, value in flat(job.settings or {}):
+        arguments += ["--set", f"{name}={json.dumps(value)}"]
+    return arguments
+
+
+def _run_name(folder: JobFolder) -> str:
+    """The run that the newest attempt is in."""
+    return folder.run.path.name
+
+
+@contextmanager
+def _held_run(
+    folder: JobFolder, name: str, number: int, stale_seconds: float
+) -> Iterator[RunFolder]:
+    """The run, locked for this process until the end.
+
+    While another attempt holds it and beats, it is waited for. One that holds it and does not beat
+    is frozen, and may thaw at any time and write: it keeps its folder, and this attempt goes on
+    in a copy.
+    """
+    run = RunFolder(folder.path / name)
+    with (folder.path / f"{name}.lock").open("a") as lock:
+        held = _wait_for(lock.fileno(), folder, number, stale_seconds)
+        if held:
+            yield run
+            return
+    copied = RunFolder(folder.path / f"run-of-attempt-{number}")
+    _copy_run(run, copied)
+    with (folder.path / f"{copied.path.name}.lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield copied
+
+
+def _wait_for(lock: int, folder: JobFolder, number: int, stale_seconds: float) -> bool:
+    """Take a lock; whether it was given up before its holder was seen to be frozen."""
+    beats = HeartBeats(folder, before=number)
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if beats.silent_seconds() > stale_seconds:
+                return False
+            time.sleep(0.2)
+
+
+class HeartBeats:
+    """Watches whether attempts at a job beat, by this machine's own clock.
+
+    before: only attempts of lower numbers count. Time in which this process itself stood still
+    does not: of each pause between two looks no more than a moment is taken.
+    """
+
+    def __init__(self, folder: JobFolder, *, before: int | None = None) -> None:
+        self._folder, self._before = folder, before
+        self._seen: Any = None
+        self._looked, self._silent = time.monotonic(), 0.0
+
+    def silent_seconds(self) -> float:
+        """How long there was no heartbeat, as far as this object has looked."""
+        now = time.monotonic()
+        passed, self._looked = min(now - self._looked, 2 * BEAT_SECONDS), now
+        beats = self._beats()
+        self._silent = self._silent + passed if beats == self._seen else 0.0
+        self._seen = beats
+        return self._silent
+
+    def _beats(self) -> list[tuple[int, int]]:
+        numbers = [n for n in self._folder.attempts() if self._before is None or n < self._before]
+        found = []
+        for number in numbers[-1:] if self._before is None else numbers:
+            try:
+                found.append((number, self._folder.beat_file(number).stat().st_mtime_ns))
+            except OSError:
+                found.append((number, 0))
+        return found
+
+
+def _copy_run(run: RunFolder, target: RunFolder) -> None:
+    """Everything that a run goes on from; a checkpoint's files are whole or not there."""
+    for _ in range(3):
+        shutil.rmtree(target.path, ignore_errors=True)
+        try:
+            if run.path.is_dir():
+                shutil.copytree(run.path, target.path, ignore=shutil.ignore_patterns(".*", "lock"))
+            return
+        except (OSError, shutil.Error):  # it thawed and deleted an old checkpoint meanwhile
+            time.sleep(0.5)
+    shutil.rmtree(target.path, ignore_errors=True)  # then from the beginning
+
+
+def _watch(folder: JobFolder, number: int, parent: int) -> None:
+    """Beat, and look whether this attempt should still be here."""
+    beat, asked = folder.beat_file(number), False
+    while True:
+        try:
+            beat.touch()
+            if folder.newest_attempt() > number:
+                os._exit(FENCED)
+        except OSError:  # a full or unreachable disk: the run itself will say so
+            pass
+        if os.getppid() != parent and not asked:
+            asked = True
+            os.kill(os.getpid(), signal.SIGTERM)  # a checkpoint, then the end
+        time.sleep(BEAT_SECONDS)
+
+
+def _speak_into(folder: JobFolder, number: int) -> None:
+    """Send standard output to the attempt's result, all else to its log."""
+    log, result = folder.log_file(number), folder.result_file(number)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    for stream, path in ((sys.stdout, result), (sys.stderr, log)):
+        stream.flush()
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+        os.dup2(handle, stream.fileno())
+        os.close(handle)
+
+
+def _write_end(folder: JobFolder, number: int, code: int, started: float, run: RunFolder) -> None:
+    """How this attempt ended, and with it the job, if that is so."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    cost = {
+        "seconds": round(time.time() - started, 2),
+        "peak_gib": round(peak / (1 << 30 if sys.platform == "darwin" else 1 << 20), 3),
+    }
+    write_json(folder.end_file(number), {"code": code, "counts": False, **cost})
+    if folder.newest_attempt() != number:
+        return
+    if code == DONE:
+        seconds = sum(_seconds(folder, each) for each in folder.attempts())
+        content = {"attempt": number, "run": run.path.name, **cost, "seconds": round(seconds, 2)}
+        create_json(folder.done_file, content | {"report": _report(folder.result_file(number))})
+    elif code == USER_ERROR:
+        error = last_words(folder.log_file(number))
+        write_json(folder.failed_file, {"error": error, "attempts": number})
+
+
+def _seconds(folder: JobFolder, number: int) -> float:
+    """How long an attempt took; of one that was killed, until its last heartbeat."""
+    end = read_json(folder.end_file(number))
+    if "seconds" in end:
+        return float(end["seconds"])
+    try:
+        started = float(read_json(folder.attempt_file(number))["started"])
+        return max(0.0, folder.beat_file(number).stat().st_mtime - started)
+    except (OSError, KeyError, ValueError):
+        return 0.0
+
+
+def _report(file: Path) -> dict[str, Any]:
+    """What the command line told scripts."""
+    lines = file.read_text(encoding="utf-8").splitlines()
+    return dict(json.loads(lines[-1])) if lines else {}
+
+
+def last_words(log: Path) -> str:
+    """The last line of a log that says something, on one line."""
+    try:
+        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return "it left no log"
+    said = [line for line in lines if line.strip()]
+    return one_line(said[-1].removeprefix("error: "), 300) if said else "it said nothing"

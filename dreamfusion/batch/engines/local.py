@@ -1,0 +1,173 @@
+"""This machine as an engine: a pool of processes."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import subprocess
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dreamfusion.batch.attempt import STALE_SECONDS, command_of, environment
+from dreamfusion.batch.engines import Ending, Need
+from dreamfusion.batch.prompts import BatchError
+
+GIB = 2**30
+
+
+class LocalEngine:
+    """As many processes at once as cores, free memory and GPUs allow.
+
+    at_once: another number, on the caller's responsibility. Raises BatchError where not even one
+    attempt fits.
+    """
+
+    name = "local"
+
+    def __init__(
+        self, need: Need, *, at_once: int | None = None, stale_seconds: float = STALE_SECONDS
+    ) -> None:
+        self._need, self._stale_seconds = need, stale_seconds
+        self._gpus = visible_gpus() if need.gpu_memory else []
+        self.places = at_once or places_here(need, self._gpus)
+        self._children: dict[int, subprocess.Popen[bytes]] = {}
+        self._gpu_of: dict[int, str] = {}
+        self._tickets = itertools.count()
+
+    def has_room(self) -> bool:
+        """Whether a place is free."""
+        return len(self._children) < self.places
+
+    def start(self, folder: Path, number: int) -> int:
+        """Start the process of an attempt."""
+        ticket, env = next(self._tickets), environment(self._need.threads)
+        if self._gpus:
+            taken = list(self._gpu_of.values())
+            room = {gpu.name: gpu.places(self._need) - taken.count(gpu.name) for gpu in self._gpus}
+            self._gpu_of[ticket] = max(room, key=room.__getitem__)
+            env["CUDA_VISIBLE_DEVICES"] = self._gpu_of[ticket]
+        self._children[ticket] = subprocess.Popen(
+            command_of(folder, number, os.getpid(), self._stale_seconds),
+            env=env,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,  # Ctrl-C is for the driver, which tells each
+        )
+        return ticket
+
+    def ended(self) -> list[tuple[Hashable, Ending]]:
+        """Those whose process is gone."""
+        codes = {ticket: child.poll() for ticket, child in self._children.items()}
+        gone = [ticket for ticket, code in codes.items() if code is not None]
+        for ticket in gone:
+            self._forget(ticket)
+        return [(ticket, Ending(codes[ticket])) for ticket in gone]
+
+    def drop(self, ticket: Hashable) -> None:
+        """Kill a process, which also ends one that is frozen."""
+        assert isinstance(ticket, int)
+        child = self._children[ticket]
+        child.kill()
+        child.wait()
+        self._forget(ticket)
+
+    def stop(self) -> None:
+        """Send every process the polite signal."""
+        for child in self._children.values():
+            child.send_signal(signal.SIGTERM)
+
+    def close(self) -> None:
+        """Kill what is left."""
+        for ticket in list(self._children):
+            self.drop(ticket)
+
+    def _forget(self, ticket: int) -> None:
+        del self._children[ticket]
+        self._gpu_of.pop(ticket, None)
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """An NVIDIA GPU. name: for CUDA_VISIBLE_DEVICES. free: bytes of memory, None if unknown."""
+
+    name: str
+    free: int | None
+
+    def places(self, need: Need) -> int:
+        """How many attempts fit on it at once; at least one: whether its memory suffices, the run
+        says before it starts."""
+        if self.free is None or not need.gpu_memory:
+            return 1
+        return max(1, self.free // need.gpu_memory)
+
+
+def places_here(need: Need, gpus: Sequence[Gpu]) -> int:
+    """How many attempts fit on this machine at once. Raises BatchError if none does."""
+    cores, free = usable_cores(), free_memory()
+    if free is not None and free < need.memory:
+        raise BatchError(
+            f"a job needs about {need.memory / GIB:.1f} GiB of memory, {free / GIB:.1f} GiB are "
+            "free; --jobs 1 tries all the same"
+        )
+    if need.gpu_memory and not gpus:
+        raise BatchError(
+            "a job needs a GPU, and no NVIDIA GPU is to be seen here; --device cpu does without, "
+            "--jobs 1 tries all the same"
+        )
+    bounds = [max(1, cores // need.threads)]
+    if free is not None:
+        bounds.append(free // need.memory)
+    if need.gpu_memory:
+        bounds.append(sum(gpu.places(need) for gpu in gpus))
+    return min(bounds)
+
+
+def usable_cores() -> int:
+    """The cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def free_memory() -> int | None:
+    """Bytes that a new process could have, where the system tells it: Linux."""
+    try:
+        text = Path("/proc/meminfo").read_text(encoding="ascii")
+    except OSError:
+        return None
+    kib = next(line.split()[1] for line in text.splitlines() if line.startswith("MemAvailable"))
+    return int(kib) * 1024
+
+
+def visible_gpus() -> list[Gpu]:
+    """The NVIDIA GPUs that a run would see, without loading torch."""
+    found = gpu_memory()
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if chosen is None:
+        if not found:
+            n = len(list(Path("/proc/driver/nvidia/gpus").glob("*")))
+            return [Gpu(str(i), None) for i in range(n)]
+        return [Gpu(uuid, free) for (_, uuid), free in found.items()]
+    names = [name.strip() for name in chosen.split(",") if name.strip()]
+    free = {
+        name: free
+        for name in names
+        for (index, uuid), free in found.items()
+        if name == index or uuid.startswith(name)
+    }
+    return [Gpu(name, free.get(name)) for name in names]
+
+
+def gpu_memory() -> dict[tuple[str, str], int]:
+    """Free bytes of every NVIDIA GPU of this machine, by number and UUID; none where the driver's
+    tool does not tell."""
+    query = ["nvidia-smi", "--query-gpu=index,uuid,memory.free", "--format=csv,noheader,nounits"]
+    try:
+        told = subprocess.run(query, capture_output=True, text=True, timeout=30, check=True).stdout
+        rows = [[cell.strip() for cell in line.split(",")] for line in told.splitlines()]
+        return {(index, uuid): int(mib) * 2**20 for index, uuid, mib in rows}
+    except (OSError, ValueError, subprocess.SubprocessError):
+        return {}

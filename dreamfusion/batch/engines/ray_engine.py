@@ -1,0 +1,222 @@
+"""A Ray cluster as an engine. Ray Core alone, and only for places: it starts no task of ours twice.
+
+What was measured with Ray 2.60 and is met here: a task waits for ever for memory that no node has,
+so that is refused before; an interrupted task leaves its child alive unless it forwards the signal;
+nodes with another version, or that do not see the folder, would fail every job.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import stat
+import subprocess
+import time
+from collections.abc import Hashable
+from pathlib import Path
+from typing import Any
+
+from dreamfusion.batch import attempt as attempts
+from dreamfusion.batch.attempt import STALE_SECONDS, command_of, environment
+from dreamfusion.batch.engines import Ending, Need
+from dreamfusion.batch.engines.local import Gpu
+from dreamfusion.batch.prompts import BatchError
+from dreamfusion.utils.errors import one_line
+from dreamfusion.utils.version import __version__
+
+GIB = 2**30
+PROBE_SECONDS = 60.0
+CONNECT_SECONDS = 5.0
+
+
+class RayEngine:
+    """The places of a cluster that is there: RAY_ADDRESS, or one that runs on this machine.
+
+    folder: the batch's, which every node must see under the same name. Raises BatchError where
+    there is no cluster, none of its nodes can take an attempt, or a node does not fit.
+    """
+
+    name = "ray"
+
+    def __init__(self, need: Need, folder: Path, *, stale_seconds: float = STALE_SECONDS) -> None:
+        self._need, self._stale_seconds = need, stale_seconds
+        self._ray = _connect()
+        self._tasks: dict[Any, Any] = {}
+        try:
+            nodes = [node for node in self._ray.nodes() if node["Alive"]]
+            fit = [node for node in nodes if _fits(node["Resources"], need)]
+            if not fit:
+                raise BatchError(_no_place(nodes, need))
+            per_gpu = self._check_nodes(fit, folder)
+            self.places = sum(_fits(node["Resources"], need, per_gpu) for node in fit)
+        except BaseException:
+            self._ray.shutdown()
+            raise
+        share = 1 / per_gpu if need.gpu_memory else 0  # Ray counts in ten-thousandths
+        self._attempt = self._ray.remote(
+            num_cpus=need.threads, num_gpus=share, memory=need.memory, max_retries=0
+        )(_attempt)
+
+    def has_room(self) -> bool:
+        """A few more than there are places may wait with Ray, so that none stands empty."""
+        return len(self._tasks) < self.places + 2
+
+    def start(self, folder: Path, number: int) -> Hashable:
+        """Hand an attempt to Ray."""
+        task = self._attempt.remote(
+            str(folder), number, self._need.threads, self._stale_seconds, attempts.MODULE
+        )
+        self._tasks[task] = None
+        return task
+
+    def ended(self) -> list[tuple[Hashable, Ending]]:
+        """Those whose task has come to an end, one way or the other."""
+        if not self._tasks:
+            return []
+        ready, _ = self._ray.wait(list(self._tasks), num_returns=len(self._tasks), timeout=0)
+        found: list[tuple[Hashable, Ending]] = []
+        for task in ready:
+            del self._tasks[task]
+            try:
+                # A task that was cancelled by force returns None, as if it had done its work.
+                found.append((task, Ending(self._ray.get(task), "its task was cancelled")))
+            except (self._ray.exceptions.RayError, KeyboardInterrupt) as error:
+                found.append((task, Ending(None, f"its place was lost: {one_line(error, 120)}")))
+        return found
+
+    def drop(self, ticket: Hashable) -> None:
+        """Cancel a task by force. A frozen node does not hear of it: if it thaws, the attempt
+        sees that there is a newer one."""
+        self._tasks.pop(ticket, None)
+        with contextlib.suppress(self._ray.exceptions.RayError):
+            self._ray.cancel(ticket, force=True)
+
+    def stop(self) -> None:
+        """Interrupt every task; each forwards that to its process."""
+        for task in self._tasks:
+            self._ray.cancel(task, force=False)
+
+    def close(self) -> None:
+        """Cancel what is left, and let the cluster go."""
+        for task in list(self._tasks):
+            self.drop(task)
+        self._ray.shutdown()
+
+    def _check_nodes(self, nodes: list[dict[str, Any]], folder: Path) -> int:
+        """Make sure that every node has this version and sees the batch's folder; how many attempts
+        a GPU takes at once, the smallest of them all."""
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        folder.mkdir(parents=True, exist_ok=True)
+        mark = folder / f".seen-{os.getpid()}"
+        mark.write_text(str(mark))
+        probe = self._ray.remote(num_cpus=0, max_retries=0)(_probe)
+        try:
+            asked = {
+                node["NodeManagerAddress"] + ":" + str(node["NodeManagerPort"]): probe.options(
+                    scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+                ).remote(str(mark))
+                for node in nodes
+            }
+            free: list[int] = []
+            for name, task in asked.items():
+                try:
+                    version, sees, memory = self._ray.get(task, timeout=PROBE_SECONDS)
+                except Exception as error:  # also whatever its own Python raises
+                    raise BatchError(f"node {name} cannot run jobs: {one_line(error)}") from None
+                if version != __version__:
+                    raise BatchError(
+                        f"node {name} has dreamfusion {version}, this machine {__version__}"
+                    )
+                if not sees:
+                    raise BatchError(f"node {name} does not see {folder}: it must be shared")
+                free += memory
+        finally:
+            mark.unlink(missing_ok=True)
+        return Gpu("the smallest", min(free, default=None)).places(self._need)
+
+
+def _connect() -> Any:
+    """Ray, connected to the cluster. Raises BatchError."""
+    # Before Ray is loaded: it would report its use, and set this process's threads.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        import ray
+    except ImportError:
+        raise BatchError("--on ray needs Ray: pip install 'dreamfusion[ray]'") from None
+    _keep_token_private()
+    address = os.environ.get("RAY_ADDRESS", "auto")
+    try:
+        _knock(address)
+        ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+    except Exception as error:  # a cluster that is not there, of another version, or refuses us
+        ray.shutdown()  # it may be half connected
+        if "ersion mismatch" in str(error):
+            raise BatchError(f"the cluster has another Ray or Python: {one_line(error)}") from None
+        raise BatchError(
+            f"there is no Ray cluster at {address}: start one (`ray start --head`), or set "
+            f"RAY_ADDRESS ({one_line(error, 120)})"
+        ) from None
+    return ray
+
+
+def _knock(address: str) -> None:
+    """Raises OSError where nothing listens at HOST:PORT; Ray itself would wait for minutes."""
+    host, colon, port = address.rpartition(":")
+    if colon and port.isdigit() and "/" not in host:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
+
+
+def _keep_token_private() -> None:
+    """Let nobody else read the token that lets one into the cluster: Ray writes it as the umask
+    says."""
+    token = Path(os.environ.get("RAY_AUTH_TOKEN_PATH", Path.home() / ".ray" / "auth_token"))
+    if token.is_file() and token.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+        token.chmod(0o600)
+
+
+def _fits(resources: dict[str, float], need: Need, per_gpu: int = 1) -> int:
+    """How many attempts a node has room for, `per_gpu` on each GPU."""
+    bounds = [int(resources.get("CPU", 0) // need.threads)]
+    bounds.append(int(resources.get("memory", 0) // need.memory))
+    if need.gpu_memory:
+        bounds.append(int(resources.get("GPU", 0)) * per_gpu)
+    return min(bounds)
+
+
+def _no_place(nodes: list[dict[str, Any]], need: Need) -> str:
+    largest = max((node["Resources"].get("memory", 0) for node in nodes), default=0)
+    gpus = ", a GPU" if need.gpu_memory else ""
+    return (
+        f"no node of the cluster can take a job: it needs {need.threads} CPU, "
+        f"{need.memory / GIB:.1f} GiB of memory{gpus}; the largest of {len(nodes)} nodes has "
+        f"{largest / GIB:.1f} GiB"
+    )
+
+
+def _probe(mark: str) -> tuple[str, bool, list[int]]:
+    """Runs on a node: its version, whether it sees a file, and its GPUs' free memory."""
+    from dreamfusion.batch.engines.local import gpu_memory
+    from dreamfusion.utils.version import __version__ as version
+
+    return version, Path(mark).is_file(), list(gpu_memory().values())
+
+
+def _attempt(folder: str, number: int, threads: int, stale_seconds: float, module: str) -> int:
+    """Runs on a node: makes an attempt, and forwards an interruption to its process."""
+    child = subprocess.Popen(
+        command_of(Path(folder), number, os.getpid(), stale_seconds, module),
+        env=environment(threads),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    # Short sleeps: Ray cannot interrupt a blocking wait.
+    while child.poll() is None:
+        try:
+            time.sleep(0.1)
+        except KeyboardInterrupt:
+            child.send_signal(signal.SIGTERM)
+    return int(child.returncode)

@@ -1,0 +1,259 @@
+"""Jobs and their folders: what lies where, and what state that is. The folder is the truth.
+
+shelf/jobs/a-corgi-s0-1f3a5b7c9d0e/
+    job.json               what to make; the name ends in the hash of it
+    settings.yaml          the settings file that the job was asked for with, if one was
+    attempts/0001.json     who tried, where and in which run
+    attempts/0001.beat     changes every second while the attempt lives
+    attempts/0001.end.json how it ended
+    logs/0001.txt          what the command line said
+    run/                   the run; `run-of-attempt-N` after one that was taken for frozen
+    done.json, failed.json the end of it
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from dreamfusion.batch.prompts import BatchError
+from dreamfusion.priors.view_prompts import slug
+from dreamfusion.runs.folder import RunFolder
+from dreamfusion.utils.atomic_write import atomic_write
+
+FORMAT = 1
+BEAT_SECONDS = 1.0  # between two heartbeats
+FRESH_SECONDS = 15.0  # an attempt whose heartbeat is younger is taken for alive
+
+
+class State(str, Enum):
+    """What is to be said of a job; derived from its folder, never written down."""
+
+    done = "done"
+    failed = "failed"
+    running = "running"
+    resumable = "resumable"
+    new = "new"
+
+
+@dataclass(frozen=True)
+class Job:
+    """Something to make.
+
+    config: every setting, resolved. threads: of the process; with another number the bits differ.
+    preset: name of a preset, or None for the prior's own. file: text of a settings file, instead.
+    settings: what lies above it, nested.
+    """
+
+    prompt: str
+    seed: int
+    threads: int
+    config: Mapping[str, Any]
+    preset: str | None = None
+    file: str | None = None
+    settings: Mapping[str, Any] | None = None
+
+    @property
+    def id(self) -> str:
+        """The hash of prompt, seed, resolved settings and threads."""
+        what = {"prompt": self.prompt, "seed": self.seed, "threads": self.threads}
+        text = json.dumps(what | {"config": self.config}, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    @property
+    def name(self) -> str:
+        """Of its folder."""
+        return f"{slug(self.prompt)}-s{self.seed}-{self.id}"
+
+    @property
+    def steps(self) -> int:
+        """How many steps it takes."""
+        return int(self.config["steps"])
+
+
+@dataclass(frozen=True)
+class JobFolder:
+    """Paths of a job's files, and what they say."""
+
+    path: Path
+
+    @property
+    def job_file(self) -> Path:
+        """What to make."""
+        return self.path / "job.json"
+
+    @property
+    def settings_file(self) -> Path:
+        """The settings file that the job was asked for with."""
+        return self.path / "settings.yaml"
+
+    @property
+    def done_file(self) -> Path:
+        """There when the job is done."""
+        return self.path / "done.json"
+
+    @property
+    def failed_file(self) -> Path:
+        """There when the job failed and is not tried again."""
+        return self.path / "failed.json"
+
+    def attempt_file(self, number: int) -> Path:
+        """Who tried, where and in which run."""
+        return self.path / "attempts" / f"{number:04d}.json"
+
+    def beat_file(self, number: int) -> Path:
+        """The heartbeat of an attempt."""
+        return self.path / "attempts" / f"{number:04d}.beat"
+
+    def end_file(self, number: int) -> Path:
+        """How an attempt ended."""
+        return self.path / "attempts" / f"{number:04d}.end.json"
+
+    def log_file(self, number: int) -> Path:
+        """What an attempt said."""
+        return self.path / "logs" / f"{number:04d}.txt"
+
+    def result_file(self, number: int) -> Path:
+        """The standard output of an attempt: one JSON object."""
+        return self.path / "logs" / f"{number:04d}.json"
+
+    def attempts(self) -> list[int]:
+        """The numbers of all attempts, oldest first."""
+        files = self.path.glob("attempts/[0-9]*.json")
+        return sorted(int(file.stem) for file in files if file.stem.isdigit())
+
+    def newest_attempt(self) -> int:
+        """The number of the newest attempt; 0 where there is none."""
+        return max(self.attempts(), default=0)
+
+    def read(self) -> Job:
+        """What to make. Raises BatchError where that cannot be read."""
+        try:
+            content = json.loads(self.job_file.read_text(encoding="utf-8"))
+            if content.pop("format") != FORMAT:
+                raise BatchError(f"{self.job_file} is of another version of dreamfusion")
+            return Job(**content)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise BatchError(f"{self.job_file} cannot be read: {error}") from None
+
+    def write(self, job: Job) -> None:
+        """Write what to make, where it does not stand there yet."""
+        if self.job_file.is_file():
+            return
+        if job.file is not None:
+            with atomic_write(self.settings_file) as file:
+                file.write_text(job.file, encoding="utf-8")
+        write_json(self.job_file, {"format": FORMAT, **asdict(job)})
+
+    @property
+    def run(self) -> RunFolder:
+        """The run of the newest attempt, which need not be there."""
+        newest = read_json(self.attempt_file(self.newest_attempt()))
+        return RunFolder(self.path / str(newest.get("run", "run")))
+
+    @property
+    def result(self) -> RunFolder:
+        """The run that the job ended with."""
+        return RunFolder(self.path / str(read_json(self.done_file).get("run", "run")))
+
+    def state(self) -> State:
+        """What the folder says."""
+        if self.done_file.is_file():
+            return State.done
+        if self.failed_file.is_file():
+            return State.failed
+        number = self.newest_attempt()
+        if number and not self.end_file(number).is_file() and self._fresh(number):
+            return State.running
+        return State.resumable if _has_checkpoint(self.run) else State.new
+
+    def counted_failures(self) -> int:
+        """Attempts that ended by a fault, not by preemption, since the last forgiveness."""
+        ends = [read_json(self.end_file(number)) for number in self.attempts()]
+        return sum(bool(end.get("counts")) for end in ends)
+
+    def forgive(self) -> None:
+        """Let a failed job be tried again, with as many attempts as a new one."""
+        for number in self.attempts():
+            end = read_json(self.end_file(number))
+            if end.get("counts"):
+                write_json(self.end_file(number), end | {"counts": False})
+        self.failed_file.unlink(missing_ok=True)
+
+    def _fresh(self, number: int) -> bool:
+        try:
+            return time.time() - self.beat_file(number).stat().st_mtime < FRESH_SECONDS
+        except OSError:
+            return False
+
+
+@dataclass(frozen=True)
+class Shelf:
+    """The folder of a batch."""
+
+    path: Path
+
+    @property
+    def jobs_path(self) -> Path:
+        """The jobs' folders."""
+        return self.path / "jobs"
+
+    def folder(self, job: Job) -> JobFolder:
+        """Where a job has its folder."""
+        return JobFolder(self.jobs_path / job.name)
+
+    def jobs(self) -> dict[str, JobFolder]:
+        """All jobs' folders by name."""
+        found = sorted(self.jobs_path.glob("*/job.json"))
+        return {file.parent.name: JobFolder(file.parent) for file in found}
+
+
+def find_shelf(path: Path) -> Shelf:
+    """The batch at `path`. Raises BatchError if there is none."""
+    shelf = Shelf(path)
+    if not path.is_dir():
+        raise BatchError(f"there is no folder {path}")
+    if not shelf.jobs_path.is_dir():
+        raise BatchError(f"{path} holds no batch: there are no jobs in it")
+    return shelf
+
+
+def write_json(path: Path, content: Mapping[str, Any] | Sequence[Any]) -> None:
+    """Write JSON, whole or not at all."""
+    with atomic_write(path) as file:
+        file.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def create_json(path: Path, content: Mapping[str, Any]) -> bool:
+    """Write JSON, whole, where nothing is yet; whether it was this process that did."""
+    part = path.with_name(f".{path.stem}.{platform.node()}.{os.getpid()}.json")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    try:
+        os.link(part, path)
+    except FileExistsError:
+        return False
+    finally:
+        part.unlink()
+    return True
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a file; an empty one where there is none that can be read."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _has_checkpoint(run: RunFolder) -> bool:
+    return any(run.checkpoints.glob("step_*.json"))

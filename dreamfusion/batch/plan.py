@@ -1,0 +1,168 @@
+"""From a list of prompts to jobs: all are read and resolved before the first one starts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dreamfusion.batch.engines import Need
+from dreamfusion.batch.engines.local import visible_gpus
+from dreamfusion.batch.jobs import Job
+from dreamfusion.batch.prompts import BatchError, Entry, each
+from dreamfusion.config.layers import Layer, build_config, to_mapping
+from dreamfusion.config.presets import read_settings
+from dreamfusion.priors.memory import estimate_memory
+from dreamfusion.runs.plan import find_prior, plan_run
+from dreamfusion.utils.errors import UserError
+
+GIB = 2**30
+# Of the machine's memory that a run takes besides the prior's weights: measured on the CPU, with
+# the embedded prior's default settings.
+BASE_MEMORY = int(1.1 * GIB)
+# Of a GPU's memory, for CUDA itself, the scene and its pictures: a guess that nobody has measured.
+GPU_BASE_MEMORY = 3 * GIB
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a command asks of every entry that does not say otherwise.
+
+    seeds: how many for an entry without a seed, counted up from `seed`. settings: nested, each
+    makes a job of its own. config: a preset or a settings file.
+    """
+
+    seeds: int = 1
+    seed: int = 0
+    steps: int | None = None
+    config: str | None = None
+    prior: str | None = None
+    device: str | None = None
+    threads: int = 1
+    settings: Sequence[Mapping[str, Any]] = ({},)
+
+
+def plan_jobs(entries: Sequence[Entry], options: Options) -> list[Job]:
+    """The jobs of all entries, seeds and settings, without repetitions.
+
+    Raises BatchError, which names every prompt and setting that is wrong at once.
+    """
+    asked = [
+        (entry, grid, seed)
+        for entry in entries
+        for grid in options.settings
+        for seed in (
+            range(options.seed, options.seed + options.seeds)
+            if entry.seed is None
+            else [entry.seed]
+        )
+    ]
+    resolved: dict[str, Any] = {}
+
+    def make(one: tuple[Entry, Mapping[str, Any], int]) -> Job:
+        entry, grid, seed = one
+        try:
+            return _job(entry, grid, seed, options, resolved)
+        except UserError as error:
+            raise BatchError(f"{entry.where}: {error}") from None
+
+    jobs = each(asked, make)
+    return list({job.id: job for job in jobs}.values())
+
+
+def _job(
+    entry: Entry,
+    grid: Mapping[str, Any],
+    seed: int,
+    options: Options,
+    resolved: dict[str, Any],
+) -> Job:
+    """One job. resolved: configurations by what they were asked with, but for the seed."""
+    config = entry.preset or options.config
+    above: dict[str, Any] = {
+        key: value
+        for key, value in (("steps", options.steps), ("device", options.device))
+        if value is not None
+    }
+    if options.prior is not None:
+        above["prior"] = {"name": options.prior}
+    # What the entry says of itself stands above what the command says of all.
+    settings = merged(merged(above, grid), entry.settings)
+    name = settings.get("prior", {}).get("name")
+    if name is not None and Path(name).expanduser().is_dir():
+        settings["prior"]["name"] = str(Path(name).expanduser().resolve())  # seen from elsewhere
+    key = repr((entry.prompt, config, settings))
+    if key not in resolved:
+        resolved[key] = _resolve(entry.prompt, config, settings)
+    settings = merged(settings, {"prior": {"name": resolved[key]["prior"]["name"]}})
+    is_file = config is not None and (
+        Path(config).is_file() or Path(config).suffix in (".yaml", ".yml")
+    )
+    return Job(
+        prompt=entry.prompt,
+        seed=seed,
+        threads=options.threads,
+        config=resolved[key] | {"seed": seed},
+        preset=None if is_file else config,
+        file=Path(config).read_text(encoding="utf-8") if config and is_file else None,
+        settings=settings,
+    )
+
+
+def _resolve(prompt: str, preset: str | None, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Every setting but the seed. A prior called auto becomes the one that it means here: on
+    another machine it might mean another."""
+    layers = [Layer("settings", settings), Layer("batch", {"prompt": prompt})]
+    base = [] if preset is None else read_settings(preset)
+    if build_config(*base, *layers).prior.name == "auto" and not may_have_cuda():
+        layers.append(Layer("this machine", {"prior": {"name": "embedded"}}))
+    plan = plan_run(layers, preset=preset)
+    assert plan.prior is not None
+    config = to_mapping(plan.config)
+    return config | {"prior": config["prior"] | {"name": plan.prior.name}}
+
+
+def may_have_cuda() -> bool:
+    """Whether torch would have to be asked for a GPU: there is a driver of one."""
+    return any(Path(path).exists() for path in ("/proc/driver/nvidia", "/dev/kfd", "/dev/dxg"))
+
+
+def need_of(jobs: Sequence[Job]) -> Need:
+    """What the largest of these jobs takes; of a GPU's memory by the prior's estimate."""
+    memory, gpu_memory, gpus = 0, 0, bool(visible_gpus())
+    asked = {
+        repr((job.config["prior"], job.config["device"], job.config["camera"]["views"])): job
+        for job in jobs
+    }
+    for job in asked.values():
+        config = build_config(job.config)
+        prior = find_prior(config.prior, config.device)
+        on_gpu = config.device.startswith("cuda") or (config.device == "auto" and gpus)
+        memory = max(memory, BASE_MEMORY + sum(prior.weights.values()) * (2 if on_gpu else 4))
+        if on_gpu:
+            estimate = estimate_memory(
+                prior,
+                config.prior,
+                views=config.camera.views,
+                precision=4 if config.prior.dtype == "float32" else 2,
+                vae_precision=4 if config.prior.vae_dtype in ("auto", "float32") else 2,
+                prepared=True,
+            )
+            gpu_memory = max(gpu_memory, GPU_BASE_MEMORY + estimate)
+    return Need(max(job.threads for job in jobs), memory, gpu_memory)
+
+
+def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested settings laid over others.
+
+    >>> merged({"sds": {"guidance": 4, "t_min": 0.02}}, {"sds": {"guidance": 8}})
+    {'sds': {'guidance': 8, 't_min': 0.02}}
+    """
+    result = {key: dict(v) if isinstance(v, Mapping) else v for key, v in below.items()}
+    for key, value in above.items():
+        if isinstance(value, Mapping) and isinstance(result.get(key), Mapping):
+            result[key] = merged(result[key], value)
+        else:
+            result[key] = value
+    return result

@@ -1,0 +1,1 @@
+"""Distilling a diffusion prior into whatever makes images."""

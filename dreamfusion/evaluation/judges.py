@@ -1,0 +1,243 @@
+"""Judges: what says which of several texts a picture shows."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Hashable, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from dreamfusion.evaluation.toy_network import (
+    AZIMUTHS,
+    COLOR_NAMES,
+    NOUN_NAMES,
+    SIZE,
+    ToyNetwork,
+)
+from dreamfusion.priors import resolve_prior
+from dreamfusion.priors.view_prompts import PromptError
+from dreamfusion.toyworld import COLORS, NOUNS
+from dreamfusion.utils.errors import UserError, one_line
+from dreamfusion.utils.resources import shipped
+
+Look = Literal["color", "shaded", "geometry"]
+LOOKS: tuple[Look, ...] = ("color", "shaded", "geometry")
+TOY_JUDGES = {"toy": "a", "toy-b": "b"}
+# Kinds whose front is unlike their back, so that fronts can be counted.
+FACED = (
+    "corgi", "cat", "rabbit", "duck", "penguin", "owl", "bear", "pig", "elephant", "fish", "turtle",
+)  # fmt: skip
+CLIPS = {
+    "b32": "openai/clip-vit-base-patch32",
+    "b16": "openai/clip-vit-base-patch16",
+    "l14": "openai/clip-vit-large-patch14",
+}
+
+
+class JudgeError(UserError):
+    """A judge that is not there, or cannot judge this."""
+
+
+class Judge(Protocol):
+    """Compares pictures with texts. revision: of its weights. size: pixels that it looks at."""
+
+    name: str
+    revision: str
+    size: int
+
+    def meaning(self, text: str, look: Look) -> Hashable:
+        """What the judge understands of a text. Texts of one meaning are not told apart, so they
+        are no distractors of each other. Raises JudgeError for a text that it cannot read."""
+
+    def distractors(self) -> list[str]:
+        """Every text that it knows; none where that has no end."""
+
+    def scores(self, pictures: Tensor, texts: Sequence[str], look: Look) -> Tensor:
+        """How well pictures (n, s, s, 3) in [0, 1] show each of m texts: (n, m), logits."""
+
+    def fronts(self, prompt: str, pictures: Tensor) -> int | None:
+        """How many fronts an object has, from evenly spaced views all around it; None where the
+        judge cannot say."""
+
+
+def load_judge(name: str) -> Judge:
+    """A judge: toy or toy-b (shipped), b32, b16, l14, a hub id or a folder of CLIP or SigLIP.
+
+    Raises JudgeError, one line that says what is wrong.
+    """
+    return ToyJudge(name) if name in TOY_JUDGES else ClipJudge(CLIPS.get(name, name))
+
+
+def choose_judge(prompts: Sequence[str]) -> str:
+    """What auto means: the judge that ships, where it knows every prompt. Raises JudgeError."""
+    try:
+        for prompt in prompts:
+            read_pair(prompt)
+    except JudgeError as error:
+        raise JudgeError(f"{error}; for any words use CLIP: --judge b32") from None
+    return "toy"
+
+
+@lru_cache(maxsize=4096)
+def read_pair(prompt: str) -> tuple[str, str]:
+    """The noun and the colour that a prompt asks for; its natural colour where it says none.
+
+    Raises JudgeError for a prompt that is not of the embedded vocabulary, or names no noun.
+    """
+    try:
+        words = resolve_prior("embedded").card.vocabulary.canonical(prompt)
+    except PromptError as error:
+        raise JudgeError(f"the toy judge cannot read {prompt!r}: {error}") from None
+    padded = f" {words} "
+    nouns = [noun for noun in NOUNS if f" {noun.name} " in padded]
+    if not nouns:
+        raise JudgeError(f"the toy judge finds no noun in {prompt!r}")
+    noun = max(nouns, key=lambda one: len(one.name))
+    colors = [color for color in COLORS if f" {color} " in padded]
+    return noun.name, colors[0] if colors else noun.color
+
+
+def pairs() -> list[str]:
+    """Texts of all pairs of noun and colour that a prompt can name: 624."""
+    return [f"{color} {noun}" for noun in NOUN_NAMES for color in COLORS]
+
+
+class ToyJudge:
+    """The small classifiers that ship: they know the nouns and colours of the toy world."""
+
+    def __init__(self, name: str) -> None:
+        from safetensors.torch import load_file
+
+        file = shipped("assets") / "toy-judge" / f"{TOY_JUDGES[name]}.safetensors"
+        self.name, self.revision = name, _digest(file)
+        self.size = SIZE
+        self._network = ToyNetwork()
+        self._network.load_state_dict({k: v.float() for k, v in load_file(file).items()})
+        self._network.eval()
+
+    def meaning(self, text: str, look: Look) -> Hashable:
+        """Noun and colour; of a picture without colours, the noun."""
+        noun, color = read_pair(text)
+        return noun if look == "geometry" else (noun, color)
+
+    def distractors(self) -> list[str]:
+        """All pairs of noun and colour that a prompt can name."""
+        return pairs()
+
+    def scores(self, pictures: Tensor, texts: Sequence[str], look: Look) -> Tensor:
+        """Log-probabilities of noun and colour; of the noun alone for geometry."""
+        logits = self.logits(pictures)
+        pairs = [read_pair(text) for text in texts]
+        nouns = [NOUN_NAMES.index(noun) for noun, _ in pairs]
+        if look == "geometry":
+            return logits["clay"].log_softmax(1)[:, nouns]
+        colors = [COLOR_NAMES.index(color) for _, color in pairs]
+        return logits["noun"].log_softmax(1)[:, nouns] + logits["color"].log_softmax(1)[:, colors]
+
+    def fronts(self, prompt: str, pictures: Tensor) -> int | None:
+        """Arcs of the circle from which a front is seen; None for kinds that have none."""
+        if read_pair(prompt)[0] not in FACED:
+            return None
+        azimuth = self.logits(pictures)["azimuth"].softmax(1)
+        return count_arcs(azimuth[:, [AZIMUTHS - 1, 0, 1]].sum(dim=1) > 0.5)
+
+    def logits(self, pictures: Tensor) -> dict[str, Tensor]:
+        """What its network says of pictures (n, s, s, 3) in [0, 1]; see `ToyNetwork`."""
+        inputs = _resized(pictures, SIZE)
+        with torch.no_grad():
+            return self._network(inputs)
+
+
+class ClipJudge:
+    """CLIP or SigLIP, by transformers."""
+
+    def __init__(self, name: str) -> None:
+        from transformers import AutoModel, AutoTokenizer
+
+        self.name = name
+        try:
+            self._model = AutoModel.from_pretrained(name).eval()
+            self._tokenizer = AutoTokenizer.from_pretrained(name)
+            mean, std, size = _preprocessing(name)
+        except Exception as error:  # whatever hub, files and configurations raise
+            raise JudgeError(f"judge {name} cannot be loaded: {one_line(error)}") from None
+        if not hasattr(self._model, "logit_scale"):
+            raise JudgeError(f"{name} is no CLIP and no SigLIP: it does not compare texts")
+        self._mean, self._std, self.size = mean, std, size
+        commit = getattr(self._model.config, "_commit_hash", None)
+        folder = Path(name)
+        self.revision = _digest(*sorted(folder.glob("*.safetensors"))) if folder.is_dir() else (
+            str(commit or "unknown")[:12]
+        )  # fmt: skip
+
+    def meaning(self, text: str, look: Look) -> Hashable:
+        """The text itself."""
+        return " ".join(text.lower().split())
+
+    def distractors(self) -> list[str]:
+        """None: it takes any words."""
+        return []
+
+    def scores(self, pictures: Tensor, texts: Sequence[str], look: Look) -> Tensor:
+        """The model's logits: cosines, times its scale."""
+        inputs = (_resized(pictures, self.size) - self._mean) / self._std
+        # SigLIP was trained on texts padded to the full length, and sees the padding.
+        siglip = self._model.config.model_type.startswith("siglip")
+        length = self._model.config.text_config.max_position_embeddings
+        tokens = self._tokenizer(
+            list(texts),
+            padding="max_length" if siglip else True,
+            truncation=True,
+            max_length=length,
+            return_tensors="pt",
+        )
+        with torch.no_grad():
+            mask = None if siglip else tokens["attention_mask"]
+            return self._model(
+                input_ids=tokens["input_ids"], attention_mask=mask, pixel_values=inputs
+            ).logits_per_image
+
+    def fronts(self, prompt: str, pictures: Tensor) -> int | None:
+        """It was never asked for sides."""
+        return None
+
+
+def count_arcs(seen: Tensor) -> int:
+    """How many runs of true there are around a circle (n,); one if all are.
+
+    >>> count_arcs(torch.tensor([True, True, False, True, False, True]))
+    2
+    """
+    starts = seen & ~seen.roll(1)
+    return int(starts.sum()) if not bool(seen.all()) else 1
+
+
+def _resized(pictures: Tensor, size: int) -> Tensor:
+    """Pictures (n, s, s, 3) as (n, 3, size, size)."""
+    return torch.nn.functional.interpolate(
+        pictures.movedim(-1, 1), (size, size), mode="bicubic", antialias=True, align_corners=False
+    ).clamp(0, 1)
+
+
+def _preprocessing(name: str) -> tuple[Tensor, Tensor, int]:
+    """Mean and deviation (3, 1, 1) of what a model takes, and its size in pixels."""
+    from transformers.utils import cached_file
+
+    file = cached_file(name, "preprocessor_config.json")
+    content = json.loads(Path(str(file)).read_text(encoding="utf-8"))
+    size = content.get("crop_size") or content["size"]
+    pixels = size if isinstance(size, int) else size.get("height") or size["shortest_edge"]
+    mean, std = (torch.tensor(content[key])[:, None, None] for key in ("image_mean", "image_std"))
+    return mean, std, int(pixels)
+
+
+def _digest(*files: Path) -> str:
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(file.read_bytes())
+    return digest.hexdigest()[:12]

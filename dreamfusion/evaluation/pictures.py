@@ -1,0 +1,35 @@
+"""What a judge is shown of a run."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from dreamfusion.config.schema import Config
+from dreamfusion.evaluation.judges import Look
+from dreamfusion.graphics.shading import ImageMode, over
+from dreamfusion.runs.preview import draw_scene, show_cameras
+from dreamfusion.scenes.nerf.scene import Scene
+from dreamfusion.utils.errors import UserError
+
+ELEVATION_DEG = 30.0  # as DreamFusion measures
+VIEWS = 8
+MODES: dict[Look, ImageMode] = {"color": "albedo", "shaded": "color", "geometry": "textureless"}
+LEAST_OPACITY = 0.002  # of a picture, mean over its pixels: less is an empty scene
+
+
+class NothingToSee(UserError):
+    """A scene that shows nothing."""
+
+
+def pictures_of(scene: Scene, config: Config, *, views: int, size: int) -> dict[Look, Tensor]:
+    """Views (views, size, size, 3) all around on white, the front first, for each look.
+
+    Raises NothingToSee for an empty scene.
+    """
+    cameras = show_cameras(views, config, elevation_deg=ELEVATION_DEG)
+    draw = draw_scene(scene, config.render)
+    drawn = {look: draw(cameras, size, mode) for look, mode in MODES.items()}
+    if float(drawn["color"][..., 3].mean()) < LEAST_OPACITY:
+        raise NothingToSee("the scene is empty")
+    return {look: over(rgba, torch.ones(3)) for look, rgba in drawn.items()}

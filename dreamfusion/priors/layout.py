@@ -1,0 +1,120 @@
+"""What a pipeline consists of and which files hold its weights: names only, nothing is opened."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Mapping
+from importlib.util import find_spec
+
+from dreamfusion.priors.files import PriorError
+
+INDEX = "model_index.json"
+CARD = "dreamfusion.json"
+
+_CLIP = {"text_encoder": ("CLIPTextModel",), "tokenizer": ("CLIPTokenizer",)}
+_LATENT_UNET = {"unet": ("UNet2DConditionModel",), "vae": ("AutoencoderKL",), **_CLIP}
+_CLIP_WITH_PROJECTION = ("CLIPTextModelWithProjection",)
+# The components of each supported pipeline, with the classes that may stand for them.
+LAYOUTS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
+    "StableDiffusionPipeline": _LATENT_UNET,
+    "StableDiffusionXLPipeline": {
+        **_LATENT_UNET,
+        "text_encoder_2": _CLIP_WITH_PROJECTION,
+        "tokenizer_2": ("CLIPTokenizer",),
+    },
+    "IFPipeline": {
+        "unet": ("UNet2DConditionModel",),
+        "text_encoder": ("T5EncoderModel", "CLIPTextModel"),
+        "tokenizer": ("T5Tokenizer", "CLIPTokenizer"),
+    },
+    "StableDiffusion3Pipeline": {
+        "transformer": ("SD3Transformer2DModel",),
+        "vae": ("AutoencoderKL",),
+        "text_encoder": _CLIP_WITH_PROJECTION,
+        "tokenizer": ("CLIPTokenizer",),
+        "text_encoder_2": _CLIP_WITH_PROJECTION,
+        "tokenizer_2": ("CLIPTokenizer",),
+        "text_encoder_3": ("T5EncoderModel",),
+        "tokenizer_3": ("T5Tokenizer",),
+    },
+}
+# Stable Diffusion 3 was trained to do without its largest text encoder.
+OPTIONAL = ("text_encoder_3", "tokenizer_3")
+# A tokenizer's folder holds one of these. Without any, transformers would make an empty tokenizer.
+TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "spiece.model")
+
+
+def components_of(index: Mapping[str, object], name: str) -> tuple[str, dict[str, str]]:
+    """The pipeline class and the class of each component to load, from a model_index.json.
+
+    Raises PriorError, which starts with the model's `name`, for what is not supported or missing.
+    """
+    pipeline = index.get("_class_name")
+    if not isinstance(pipeline, str) or pipeline not in LAYOUTS:
+        raise PriorError(
+            f"{name} is a {pipeline}, which is not supported; use a {', '.join(LAYOUTS)}"
+        )
+    found = {}
+    for component, supported in {**LAYOUTS[pipeline], "scheduler": ()}.items():
+        entry = index.get(component)
+        cls = entry[1] if isinstance(entry, list) and len(entry) == 2 else None
+        if cls is None and component in OPTIONAL:
+            continue
+        if cls is None:
+            raise PriorError(f"{name}: {INDEX} names no {component}")
+        cls = str(cls).removesuffix("Fast")
+        if supported and cls not in supported:
+            raise PriorError(
+                f"{name}: its {component} is a {cls}, only {' or '.join(supported)} is supported"
+            )
+        found[component] = cls
+    return pipeline, found
+
+
+def check_tokenizer(files: Collection[str], where: str) -> None:
+    """Whether a tokenizer of these files can be read: of a sentencepiece model alone, as DeepFloyd
+    IF has it, only with the library of that name. Raises PriorError, which starts with `where`."""
+    bare = "spiece.model" in files and "tokenizer.json" not in files
+    if bare and find_spec("sentencepiece") is None:
+        raise PriorError(
+            f"{where} is a sentencepiece model: install what reads it, "
+            "pip install 'dreamfusion[deepfloyd]'"
+        )
+
+
+def weights_stem(component: str) -> str | None:
+    """How the names of a component's weight files begin; None where it has no weights."""
+    if component.startswith("text_encoder"):
+        return "model"
+    return "diffusion_pytorch_model" if component in ("unet", "transformer", "vae") else None
+
+
+def choose_weights(
+    files: Iterable[str], component: str, *, half: bool
+) -> tuple[str | None, list[str]]:
+    """Of all file names in a component's folder: the variant to load, and what it consists of.
+
+    half: prefer half-precision files ("fp16") to full ones where there are both. No names: there
+    are no safetensors that could be loaded.
+    """
+    shard = r"(-\d{5}-of-\d{5})?"
+    stem = re.escape(weights_stem(component) or "")
+    sets: dict[str | None, list[str]] = {None: [], "fp16": []}
+    for file in sorted(files):
+        if re.fullmatch(rf"{stem}{shard}\.safetensors(\.index\.json)?", file):
+            sets[None].append(file)
+        elif re.fullmatch(
+            rf"{stem}(\.fp16{shard}|{shard}\.fp16)\.safetensors"
+            rf"|{stem}\.safetensors\.index\.fp16\.json|{stem}\.fp16\.safetensors\.index\.json",
+            file,
+        ):
+            sets["fp16"].append(file)
+    usable = {
+        variant: names
+        for variant, names in sets.items()
+        if any(name.endswith(".safetensors") for name in names)
+    }
+    for variant in ("fp16", None) if half else (None, "fp16"):
+        if variant in usable:
+            return variant, usable[variant]
+    return None, []

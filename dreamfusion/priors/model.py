@@ -1,0 +1,348 @@
+"""A frozen text-to-image diffusion model, in pixels or latents, loaded through diffusers."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import warnings
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import diffusers
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dreamfusion.config.schema import PriorConfig
+from dreamfusion.diffusion.core import Prediction, TextEmbedding
+from dreamfusion.priors.card import PriorCard
+from dreamfusion.priors.files import PriorError, read_json
+from dreamfusion.priors.layout import LAYOUTS
+from dreamfusion.priors.loading import load_part, quiet
+from dreamfusion.priors.memory import check_memory, estimate_memory
+from dreamfusion.priors.resolve import ResolvedPrior, resolve_prior
+from dreamfusion.priors.schedule import NoiseSchedule, read_schedule, schedule_of
+from dreamfusion.priors.text import TextEncoders, encoders_of, encoders_of_pipe
+from dreamfusion.utils.devices import has_bfloat16
+from dreamfusion.utils.errors import RunWarning
+from dreamfusion.utils.threads import run_all
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+# The halves of an autoencoder. Training never uses the second.
+ENCODER = ("encoder", "quant_conv")
+DECODER = ("decoder", "post_quant_conv")
+
+
+class _ScaledGradient(torch.autograd.Function):
+    """The values as they are, their gradient times a constant."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, scale: float) -> Tensor:
+        ctx.scale = scale
+        return values.view_as(values)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return grad * ctx.scale, None
+
+
+class DiffusionPrior:
+    """What SDS needs of a model: see `diffusion.NoisePredictor`; and text embeddings.
+
+    A pixel model denoises the picture itself, a latent one what its autoencoder makes of it. The
+    denoiser is a U-Net or a transformer. Nothing in any of them requires gradients.
+
+    pipeline: class name of its diffusers pipeline.
+    image_size: height and width of the pictures it judges, in pixels.
+    channels: of what it denoises. A U-Net that returns more (DeepFloyd's also predicts variances)
+        has the rest cut off.
+    expected_memory: bytes of GPU memory that a step is expected to take, if that is known.
+
+    The components are diffusers' and transformers' (`load` says which); their attributes come from
+    configurations at run time, which is why the types say nothing.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        pipeline: str,
+        card: PriorCard,
+        denoiser: Any,
+        schedule: NoiseSchedule,
+        text: TextEncoders,
+        vae: Any | None,
+        offload: bool = False,
+        expected_memory: int | None = None,
+    ) -> None:
+        self.name, self.pipeline = name, pipeline
+        self.expected_memory = expected_memory
+        self.card = card
+        self.denoiser = denoiser
+        self.schedule = schedule
+        self.text = text
+        self.vae = vae
+        self.offload = offload
+        self.device: torch.device = denoiser.device
+        self.dtype: torch.dtype = denoiser.dtype
+        self.channels: int = denoiser.config.in_channels
+        shrink = 1 if vae is None else 2 ** (len(vae.config.block_out_channels) - 1)
+        self.image_size: int = denoiser.config.sample_size * shrink
+        self.prediction: Prediction = schedule.prediction
+        self.alphas, self.sigmas = schedule.alphas, schedule.sigmas
+        # Stable Diffusion XL asks for the picture's size before and after a crop, and where that
+        # began: it is whole.
+        whole = (self.image_size, self.image_size, 0, 0, self.image_size, self.image_size)
+        self._sizes = torch.tensor(whole, dtype=self.dtype, device=self.device)
+        self._is_unet = isinstance(denoiser, diffusers.UNet2DConditionModel)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str = "embedded",
+        *,
+        device: str = "cpu",
+        dtype: str = "auto",
+        prompts: Sequence[str] | None = None,
+    ) -> DiffusionPrior:
+        """The prior `name`: embedded, a folder in diffusers' layout or a hub id; see
+        `priors.load_prior`. Raises PriorError."""
+        prior = resolve_prior(name, device=device, dtype=dtype)
+        return load(prior, PriorConfig(dtype=dtype), device=device, prompts=prompts)  # type: ignore[arg-type]
+
+    @classmethod
+    def from_pipe(cls, pipe: Any, *, card: PriorCard | None = None) -> DiffusionPrior:
+        """The prior that a loaded diffusers pipeline is, where it is and as precise as it is. Its
+        models are frozen, and shared with it. card: how to speak to it; the paper's four views
+        where None. Raises PriorError for a class or a scheduler that is not supported."""
+        kind = type(pipe).__name__
+        if kind not in LAYOUTS:
+            raise PriorError(f"a {kind} is not supported; use a {', '.join(LAYOUTS)}")
+        denoiser = pipe.unet if getattr(pipe, "unet", None) is not None else pipe.transformer
+        vae = getattr(pipe, "vae", None)
+        for module in (denoiser, vae):
+            if module is not None:
+                module.requires_grad_(False).eval()
+        name = str(pipe.config.get("_name_or_path") or kind)
+        scheduler = pipe.scheduler
+        return cls(
+            name=name,
+            pipeline=kind,
+            card=PriorCard() if card is None else card,
+            denoiser=denoiser,
+            schedule=schedule_of(scheduler, dict(scheduler.config), name, denoiser.device),
+            text=encoders_of_pipe(pipe),
+            vae=vae,
+        )
+
+    def encode_image(self, images: Tensor) -> Tensor:
+        """(n, 3, h, w) pictures in [0, 1] of any size as what the model denoises: resized to
+        `image_size` and mapped to [-1, 1]; for a latent model the mean of their latents then.
+        Differentiable, float32."""
+        size = (self.image_size, self.image_size)
+        if tuple(images.shape[-2:]) != size:
+            # Torch has no backward pass of antialiasing for Apple's GPUs.
+            smooth = images.shape[-1] > self.image_size and images.device.type != "mps"
+            images = F.interpolate(images, size, mode="bilinear", antialias=smooth)
+        images = images * 2.0 - 1.0
+        if self.vae is None:
+            return images
+        # The gradient of a mean over pixels is too small for half precision. A power of two takes
+        # nothing from float32.
+        scale = 2.0 ** round(math.log2(images.numel()))
+        images = _ScaledGradient.apply(images, 1.0 / scale)
+        latents = self.vae.encode(images.to(self.vae.dtype)).latent_dist.mode()
+        latents = _ScaledGradient.apply(latents.float(), scale)
+        return (latents - (self.vae.config.shift_factor or 0.0)) * self.vae.config.scaling_factor
+
+    @torch.no_grad()
+    def decode_image(self, encoded: Tensor) -> Tensor:
+        """The pictures (n, 3, image_size, image_size) in [0, 1] that `encode_image` came from."""
+        if self.vae is not None:
+            config = self.vae.config
+            latents = encoded / config.scaling_factor + (config.shift_factor or 0.0)
+            _move(self.vae, DECODER, self.device)
+            encoded = self.vae.decode(latents.to(self.vae.dtype)).sample.float()
+            if self.offload:
+                _move(self.vae, DECODER, "cpu")
+        return (encoded / 2.0 + 0.5).clamp(0.0, 1.0)
+
+    @torch.no_grad()
+    def predict(self, noisy: Tensor, timesteps: Tensor, text: TextEmbedding) -> Tensor:
+        """The denoiser's raw prediction, float32 (n, channels, h, w); see `NoisePredictor`.
+
+        On a CPU the pictures are dealt out evenly among its threads, or groups of threads.
+        """
+        n, n_threads = len(noisy), torch.get_num_threads()
+        text = text.expand(n)
+        n_parts = math.gcd(n, n_threads) if self.device.type == "cpu" else 1
+        if n_parts == 1:
+            return self._denoise(noisy, timesteps, text)
+        size = n // n_parts
+        parts = [slice(i, i + size) for i in range(0, n, size)]
+        jobs = [partial(self._denoise, noisy[i], timesteps[i], text[i]) for i in parts]
+        return torch.cat(run_all(jobs, torch_threads=n_threads // n_parts))
+
+    def _denoise(self, noisy: Tensor, timesteps: Tensor, text: TextEmbedding) -> Tensor:
+        times, tokens = self.schedule.times[timesteps], text.tokens.to(self.dtype)
+        pooled = None if text.pooled is None else text.pooled.to(self.dtype)
+        if not self._is_unet:
+            noisy = noisy.to(self.dtype)
+            return self.denoiser(noisy, tokens, pooled, times, return_dict=False)[0].float()
+        extra = None
+        if pooled is not None:
+            extra = {"text_embeds": pooled, "time_ids": self._sizes.expand(len(text), -1)}
+        noisy = noisy.to(self.dtype, memory_format=torch.channels_last)
+        output = self.denoiser(noisy, times, tokens, added_cond_kwargs=extra, return_dict=False)[0]
+        return output[:, : self.channels].float()
+
+    def prepare(self, prompts: Sequence[str]) -> None:
+        """Encode these prompts and free the text encoders; see `TextEncoders.prepare`."""
+        self.text.prepare(prompts)
+
+    def encode_text(self, prompts: Sequence[str]) -> TextEmbedding:
+        """Embeddings of n prompts, each distinct one encoded once; see `TextEncoders.encode`."""
+        return self.text.encode(prompts)
+
+
+def load(
+    prior: ResolvedPrior,
+    options: PriorConfig,
+    *,
+    device: str,
+    prompts: Sequence[str] | None = None,
+    views: int | None = None,
+) -> DiffusionPrior:
+    """Load every component of a prior; see `priors.load_prior`."""
+    quiet()
+    precision = choose_dtype(options.dtype, device)
+    vae_precision = _vae_dtype(prior, options.vae_dtype, precision, device)
+    on_cuda = device.startswith("cuda")
+    needed = None
+    if views is not None and on_cuda:
+        needed = estimate_memory(
+            prior,
+            options,
+            views=views,
+            precision=precision.itemsize,
+            vae_precision=vae_precision.itemsize,
+            prepared=prompts is not None,
+        )
+        check_memory(needed, free=torch.cuda.mem_get_info(device)[0], name=prior.name)
+    schedule = read_schedule(prior, device)
+    text = encoders_of(
+        prior,
+        device=device,
+        dtype=precision if on_cuda else torch.float32,
+        offload=options.offload,
+    )
+    if prompts is not None:
+        text.prepare(prompts)
+
+    name = "unet" if "unet" in prior.components else "transformer"
+    denoiser = load_part(prior, name, diffusers, precision)
+    layout = torch.channels_last if name == "unet" else torch.preserve_format
+    denoiser.to(device, memory_format=layout)
+    if options.compile:
+        denoiser.compile()
+    vae = None
+    if "vae" in prior.components:
+        vae = load_part(prior, "vae", diffusers, vae_precision)
+        _move(vae, ENCODER, device)
+        _move(vae, DECODER, "cpu" if options.offload else device)
+        if options.vae_checkpointing:
+            vae.enable_gradient_checkpointing()
+        if options.vae_slicing:
+            vae.enable_slicing()
+    loaded = DiffusionPrior(
+        name=prior.name,
+        pipeline=prior.pipeline,
+        card=prior.card,
+        denoiser=denoiser,
+        schedule=schedule,
+        text=text,
+        vae=vae,
+        offload=options.offload,
+        expected_memory=needed,
+    )
+    if options.dtype == "auto" and precision == torch.float16:
+        prompt = prompts[0] if prompts else ""
+        if _overflows(loaded, prompt):
+            wider = "bfloat16" if torch.cuda.is_bf16_supported(False) else "float32"
+            warnings.warn(
+                RunWarning(f"{prior.name} overflows in float16: it judges in {wider}"), stacklevel=3
+            )
+            del loaded, denoiser, vae, text
+            options = dataclasses.replace(options, dtype=wider)  # type: ignore[arg-type]
+            return load(prior, options, device=device, prompts=prompts, views=views)
+    return loaded
+
+
+def _overflows(prior: DiffusionPrior, prompt: str) -> bool:
+    """Whether a prior's predictions for noise, at 2, 50 and 98 % of its levels, are not finite."""
+    text, levels = prior.encode_text([prompt]), len(prior.alphas)
+    generator = torch.Generator().manual_seed(0)
+    shape = (
+        1,
+        prior.channels,
+        prior.denoiser.config.sample_size,
+        prior.denoiser.config.sample_size,
+    )
+    for share in (0.02, 0.5, 0.98):
+        noisy = torch.randn(shape, generator=generator).to(prior.device)
+        timestep = torch.tensor([int(share * levels)], device=prior.device)
+        if not bool(prior.predict(noisy, timestep, text).isfinite().all()):
+            return True
+    return False
+
+
+def choose_dtype(dtype: str, device: str) -> torch.dtype:
+    """The precision of the denoiser: as asked, or for `auto` half where the device is fast at it.
+
+    On CUDA that is float16. Measured on a CPU by `scripts.measure_precision`, at guidance 7.5 and
+    noise levels from 5 to 95 %, the error of e_hat - e relative to float32's:
+
+        prior (weights)                          float16       bfloat16
+        embedded (trained)                       0.2 - 2.7 %   1.9 - 21 %
+        SD 1, SD 2 with v, XL (tiny, random)     0.3 - 1.0 %   2.8 - 7.6 %
+        DeepFloyd IF (tiny, random)              0.3 %         2.3 - 2.5 %
+        SD3 with and without T5 (tiny, random)   0.3 - 0.4 %   2.0 - 2.7 %
+
+    Eight times less for every kind, as three more bits of mantissa say. The embedded prior's
+    largest activation is 0.4 % of float16's largest number; of the others' trained weights nobody
+    here has measured it: `load` tries each, and takes the next where its predictions overflow; a
+    run stops where one overflows later (see `Trainer.step`).
+
+    On a CPU it is bfloat16 with instructions for it; without them it would be emulated.
+    """
+    if dtype != "auto":
+        return _DTYPES[dtype]
+    if device.startswith("cuda"):
+        return torch.float16
+    return torch.bfloat16 if device.startswith("cpu") and has_bfloat16(device) else torch.float32
+
+
+def _vae_dtype(prior: ResolvedPrior, asked: str, dtype: torch.dtype, device: str) -> torch.dtype:
+    """As asked; for `auto` the denoiser's precision on CUDA, but float32 for an autoencoder that
+    says force_upcast (XL's overflows in float16), and float32 elsewhere.
+
+    Diffusers' own pipelines upcast such a one from float16 alone and leave it in bfloat16, whose
+    range is float32's; but bfloat16 costs the encoder's gradient 4 % (float16 0.5 %), so that it
+    has to be asked for.
+    """
+    if asked != "auto":
+        return _DTYPES[asked]
+    path = prior.path / "vae" / "config.json"
+    if "vae" not in prior.components or not device.startswith("cuda"):
+        return torch.float32
+    # Diffusers fills in true where the file says nothing; the older models then mean no such thing.
+    upcast = read_json(path, f"{prior.name} is broken").get("force_upcast", False)
+    return torch.float32 if upcast else dtype
+
+
+def _move(vae: Any, parts: tuple[str, ...], device: torch.device | str) -> None:
+    for part in parts:
+        module = getattr(vae, part)
+        if module is not None:
+            module.to(device)

@@ -1,0 +1,153 @@
+"""Where a prior lies and whether it is whole: names to folders, without loading anything."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from dreamfusion.priors import hub
+from dreamfusion.priors.card import PriorCard, read_card
+from dreamfusion.priors.files import PriorError, count_weights, read_json
+from dreamfusion.priors.layout import (
+    CARD,
+    INDEX,
+    TOKENIZER_FILES,
+    choose_weights,
+    components_of,
+    weights_stem,
+)
+from dreamfusion.utils.resources import shipped
+
+DEFAULT_ON_CUDA = "stable-diffusion-v1-5/stable-diffusion-v1-5"
+
+
+@dataclass(frozen=True)
+class ResolvedPrior:
+    """A prior that was found and is whole, before anything of it is loaded.
+
+    name: what finds it again: "embedded", the absolute path, or the hub id.
+    pipeline: class name of the diffusers pipeline.
+    components: class name of each component that is to be loaded, without "Fast".
+    variants: "fp16" or None for each component that has weights: which set of files is meant.
+    weights: how many numbers each of them consists of.
+    card: how to speak to it and what it has seen.
+    """
+
+    name: str
+    path: Path
+    pipeline: str
+    components: dict[str, str]
+    variants: dict[str, str | None]
+    weights: dict[str, int]
+    card: PriorCard
+
+    @property
+    def has_card(self) -> bool:
+        """Whether the prior says itself how to speak to it; see `card.read_card`."""
+        return (self.path / CARD).is_file()
+
+
+def resolve_prior(name: str, *, device: str = "cpu", dtype: str = "auto") -> ResolvedPrior:
+    """The prior `name`: auto, embedded (the shipped one), a path, or a hub id.
+
+    auto is Stable Diffusion 1.5 on CUDA and the embedded prior elsewhere. Where a model has both
+    full and half-precision files, those are taken that suit the device and dtype (see
+    `load_prior`). Raises PriorError where there is none, it is not supported or files are missing.
+    """
+    half = device.startswith("cuda") and dtype != "float32"
+    if name == "auto":
+        name = DEFAULT_ON_CUDA if device.startswith("cuda") else "embedded"
+    if name == "embedded":
+        return inspect(_embedded(), name, half=half)
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return inspect(path, str(path.resolve()), half=half)
+    if path.exists():
+        raise PriorError(f"{name} is a file; a prior is a folder in diffusers' layout")
+    looks_like_id = re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", name) is not None
+    if not looks_like_id:
+        raise PriorError(
+            f"no such prior: {name} (a prior is auto, embedded, a folder in diffusers' layout or "
+            f"a hub id like {DEFAULT_ON_CUDA})"
+        )
+    cached = hub.cached(name)
+    if cached is not None and _is_whole(cached, name, half):
+        return inspect(cached, name, half=half)
+    return inspect(hub.fetch(name, half=half), name, half=half)
+
+
+def inspect(path: Path, name: str, *, half: bool) -> ResolvedPrior:
+    """Check that everything that will be loaded is there and of a supported kind. PriorError."""
+    index = read_json(path / INDEX, f"{path} is not a diffusers model")
+    pipeline, components = components_of(index, name)
+    variants: dict[str, str | None] = {}
+    weights: dict[str, int] = {}
+    for component in components:
+        if not (path / component).is_dir():
+            raise PriorError(f"{name} is incomplete: there is no folder {path / component}")
+        if component.startswith("tokenizer") and not any(
+            (path / component / file).is_file() for file in TOKENIZER_FILES
+        ):
+            raise PriorError(
+                f"{name} is incomplete: there is no {path / component / 'tokenizer.json'}"
+            )
+        if weights_stem(component) is None:
+            continue
+        _check_file(path / component / "config.json", name)
+        variants[component], files = choose_weights(
+            (file.name for file in (path / component).iterdir()), component, half=half
+        )
+        if not files:
+            raise _no_weights(path / component, name)
+        weights[component] = _check_weights(path / component, files, name)
+    _check_file(path / "scheduler" / "scheduler_config.json", name)
+    return ResolvedPrior(name, path, pipeline, components, variants, weights, read_card(path))
+
+
+def _is_whole(path: Path, name: str, half: bool) -> bool:
+    """Whether a cached model needs nothing from the network any more."""
+    try:
+        inspect(path, name, half=half)
+    except PriorError:
+        return False
+    return True
+
+
+def _embedded() -> Path:
+    folder = shipped("assets") / "embedded-prior"
+    if (folder / INDEX).is_file():
+        return folder
+    raise PriorError(
+        "the embedded prior is not in this installation; install the package again, or name "
+        "another one with --prior"
+    )
+
+
+def _check_weights(folder: Path, files: list[str], name: str) -> int:
+    """How many numbers the weight files hold, all shards being there and whole."""
+    for file in files:
+        if file.endswith(".json"):
+            index = read_json(folder / file, f"{name} has a broken index of weights in {folder}")
+            shards = index.get("weight_map")
+            if not isinstance(shards, dict):
+                raise PriorError(f"{name}: {folder / file} has no weight_map")
+            for shard in sorted({str(shard) for shard in shards.values()}):
+                _check_file(folder / shard, name)
+    return sum(count_weights(folder / file) for file in files if file.endswith(".safetensors"))
+
+
+def _no_weights(folder: Path, name: str) -> PriorError:
+    stem = weights_stem(folder.name)
+    older = any(file.suffix in (".bin", ".ckpt", ".pt") for file in folder.iterdir())
+    if older:
+        return PriorError(
+            f"{name}: {folder} has its weights as pickles (.bin), which can run any code and are "
+            "not read; convert them to safetensors, or use a model that has these"
+        )
+    return PriorError(f"{name} is incomplete: there is no {folder / str(stem)}.safetensors")
+
+
+def _check_file(path: Path, name: str) -> None:
+    if not path.is_file():
+        raise PriorError(f"{name} is incomplete: there is no {path}")

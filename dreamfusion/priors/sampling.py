@@ -1,0 +1,58 @@
+"""Ordinary sampling: what a prior draws for a prompt, without any 3D."""
+
+from __future__ import annotations
+
+import torch
+from diffusers import DDPMScheduler
+from torch import Tensor
+
+from dreamfusion.diffusion.core import TextEmbedding, guided_prediction
+from dreamfusion.priors.files import PriorError
+from dreamfusion.priors.model import DiffusionPrior
+
+
+@torch.no_grad()
+def sample_images(
+    prior: DiffusionPrior,
+    text: TextEmbedding,
+    unconditional: TextEmbedding,
+    *,
+    guidance: float,
+    steps: int,
+    generator: torch.Generator,
+) -> Tensor:
+    """n pictures (n, 3, size, size) in [0, 1] for n texts, by DDPM, or by Euler's method for a
+    rectified flow. Raises PriorError where the numbers leave the range of the model's precision.
+
+    unconditional: of one text or n. guidance: s of uncond + s (text - uncond).
+    steps: denoising steps, at most as many as the model has timesteps. generator: on the CPU.
+    """
+    n, size = len(text), prior.denoiser.config.sample_size
+    noisy = torch.randn((n, prior.channels, size, size), generator=generator).to(prior.device)
+
+    def predict(timestep: int) -> Tensor:
+        timesteps = torch.full((n,), timestep, device=prior.device)
+        return guided_prediction(prior, noisy, timesteps, text, unconditional, guidance)
+
+    steps = min(steps, len(prior.sigmas))
+    if prior.prediction == "flow":
+        last = len(prior.sigmas) - 1
+        order = [round(last - i * (last + 1) / steps) for i in range(steps)]
+        levels = [*prior.sigmas[order].tolist(), 0.0]
+        for timestep, sigma, lower in zip(order, levels, levels[1:], strict=False):
+            noisy = noisy + (lower - sigma) * predict(timestep)
+        return _finite(prior.decode_image(noisy), prior)
+    scheduler = DDPMScheduler.from_config(
+        prior.schedule.config, variance_type="fixed_small", timestep_spacing="trailing"
+    )
+    scheduler.set_timesteps(steps)
+    for timestep in scheduler.timesteps.tolist():
+        noisy = scheduler.step(predict(timestep), timestep, noisy, generator=generator).prev_sample
+    return _finite(prior.decode_image(noisy), prior)
+
+
+def _finite(pictures: Tensor, prior: DiffusionPrior) -> Tensor:
+    if not bool(pictures.isfinite().all()):
+        kind = str(prior.dtype).removeprefix("torch.")
+        raise PriorError(f"{prior.name} overflows in {kind}; use --device cpu, or another --prior")
+    return pictures

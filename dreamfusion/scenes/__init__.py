@@ -1,0 +1,1 @@
+"""What is optimised: anything with parameters that renders images."""

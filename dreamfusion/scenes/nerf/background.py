@@ -1,0 +1,56 @@
+"""What is seen where the scene lets light pass."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from dreamfusion.scenes.nerf.mlp import TwoLayerPerceptron
+
+# A colour (3,) or one for each view (n, 3), or a function of unit directions (m, 3) -> (m, 3).
+Background = Tensor | Callable[[Tensor], Tensor]
+
+
+class LearnedBackground(nn.Module):
+    """A colour for each direction, smooth: a small perceptron on polynomials of degree 2.
+
+    It starts as the plain `start` colour (in (0, 1)) in all directions.
+    """
+
+    def __init__(
+        self,
+        *,
+        n_hidden: int = 16,
+        start: tuple[float, float, float] = (0.5, 0.5, 0.5),
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        if not all(0.0 < channel < 1.0 for channel in start):
+            raise ValueError(f"start must lie strictly between 0 and 1, not {start}")
+        self.mlp = TwoLayerPerceptron(
+            n_inputs=9, n_hidden=n_hidden, n_outputs=3, generator=generator
+        )
+        with torch.no_grad():
+            self.mlp.weight2.zero_()
+            self.mlp.bias2.copy_(torch.tensor([math.log(c / (1.0 - c)) for c in start]))
+
+    def forward(self, directions: Tensor) -> Tensor:
+        """Colours (m, 3) in (0, 1) for unit directions (m, 3)."""
+        x, y, z = directions.unbind(-1)
+        second = torch.stack([x * y, y * z, z * x, x * x, y * y, z * z], dim=-1)
+        return torch.sigmoid(self.mlp(torch.cat([directions, second], dim=-1)))
+
+
+def background_color(background: Background, directions: Tensor, n_views: int) -> Tensor:
+    """Colours (m, 3) behind m rays that belong to n_views views of equally many rays each."""
+    if not isinstance(background, Tensor):
+        return background(directions)
+    background = background.to(directions)
+    if background.shape == (3,):
+        return background.expand(directions.shape[0], 3)
+    if background.shape == (n_views, 3):
+        return background.repeat_interleave(directions.shape[0] // n_views, dim=0)
+    raise ValueError(f"a plain background is (3,) or ({n_views}, 3), not {tuple(background.shape)}")

@@ -1,0 +1,162 @@
+"""The scene: density and albedo at every point of the box, and normals of the density."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from dreamfusion.config.schema import FieldConfig
+from dreamfusion.scenes.nerf.hashgrid import HashGrid
+from dreamfusion.scenes.nerf.mlp import TwoLayerPerceptron
+
+DensityActivation = Literal["softplus", "exp"]
+Blob = Literal["linear", "gaussian", "none"]
+
+# Corners of a tetrahedron: four taps give a gradient, where central differences take six.
+_TAPS = ((1.0, -1.0, -1.0), (-1.0, -1.0, 1.0), (-1.0, 1.0, -1.0), (1.0, 1.0, 1.0))
+
+
+@dataclass(frozen=True)
+class FieldOutput:
+    """density: (m,), per scene unit, non-negative. albedo: (m, 3), in (0, 1), sRGB as shown."""
+
+    density: Tensor
+    albedo: Tensor
+
+
+class _TruncatedExp(torch.autograd.Function):
+    """exp, whose slope stops growing at e^15: one huge gradient would undo a run."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return torch.exp(x)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return grad * torch.exp(x.clamp(max=15.0))
+
+
+class Field(nn.Module):
+    """A hash grid and a small perceptron, with a blob of density in the middle at the start.
+
+    encoding: the hash grid; its defaults where None. n_hidden: width of the perceptron.
+    density_activation: "softplus", or "exp" with a bounded slope. blob, blob_scale, blob_radius:
+    added to the activation's argument at distance r from the origin (radius in scene units);
+    "linear" is scale (1 - r / radius), "gaussian" scale exp(-r^2 / (2 radius^2)), after
+    threestudio and DreamFusion. normal_epsilon: half the spacing of the taps along each axis that
+    normals are taken with, scene units; a little more than a finest cell, for smoothness.
+    generator: draws the start values.
+
+    `activate_levels` hides the finest levels of the hash grid for a while (coarse to fine, as
+    Neuralangelo does). `sharpen` sets a factor on the activation's argument: density is
+    softplus(sharpness (raw + blob)), or exp. What softplus makes of a network's output of a few
+    units is a fog some pixels deep; the same output, sharpened, is a surface. Both are part of the
+    state.
+    """
+
+    _taps: Tensor
+
+    def __init__(
+        self,
+        *,
+        encoding: HashGrid | None = None,
+        n_hidden: int = FieldConfig.hidden,
+        density_activation: DensityActivation = FieldConfig.density_activation,
+        blob: Blob = FieldConfig.blob,
+        blob_scale: float = FieldConfig.blob_scale,
+        blob_radius: float = FieldConfig.blob_radius,
+        normal_epsilon: float = FieldConfig.normal_epsilon,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        if density_activation not in ("softplus", "exp"):
+            raise ValueError(f"unknown density_activation {density_activation!r}")
+        if blob not in ("linear", "gaussian", "none"):
+            raise ValueError(f"unknown blob {blob!r}")
+        if blob_radius <= 0 or normal_epsilon <= 0:
+            raise ValueError("blob_radius and normal_epsilon must be positive")
+        self.encoding = HashGrid(generator=generator) if encoding is None else encoding
+        self.mlp = TwoLayerPerceptron(
+            n_inputs=self.encoding.n_outputs, n_hidden=n_hidden, n_outputs=4, generator=generator
+        )
+        self.density_activation: DensityActivation = density_activation
+        self.blob: Blob = blob
+        self.blob_scale = blob_scale
+        self.blob_radius = blob_radius
+        self.normal_epsilon = normal_epsilon
+        # Made once: a constant made on a GPU is a copy that the CPU waits for.
+        self.register_buffer("_taps", torch.tensor(_TAPS), persistent=False)
+        self._active_levels = float(len(self.encoding.layout.levels))
+        self._sharpness = 1.0
+
+    def activate_levels(self, share: float) -> None:
+        """Use this share of the hash grid's levels, from the coarsest on; a level that the share
+        cuts is faded in. share: in [0, 1]; the coarsest level is always active."""
+        self._active_levels = max(share * len(self.encoding.layout.levels), 1.0)
+
+    def sharpen(self, sharpness: float) -> None:
+        """Multiply the activation's argument by `sharpness`, positive."""
+        self._sharpness = sharpness
+
+    def get_extra_state(self) -> Tensor:
+        """How many levels are active, and the sharpness, for `state_dict`."""
+        return torch.tensor([self._active_levels, self._sharpness], dtype=torch.float64)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Take over what `get_extra_state` said; of older checkpoints, the levels alone."""
+        self._active_levels, self._sharpness = [*state.reshape(-1).tolist(), 1.0][:2]
+
+    def forward(self, points: Tensor) -> FieldOutput:
+        """Density and albedo at points (m, 3) of the box."""
+        raw = self.mlp(self._encode(points))
+        density = self._activate(raw[:, 0] + self._blob_bias(points))
+        return FieldOutput(density=density, albedo=torch.sigmoid(raw[:, 1:]))
+
+    def density(self, points: Tensor) -> Tensor:
+        """Density (m,) at points (m, 3)."""
+        return self._activate(self._density_argument(points))
+
+    def normals(self, points: Tensor) -> Tensor:
+        """Outward unit normals (m, 3): minus the direction of the density's gradient.
+
+        Finite differences of the activation's argument, whose gradient has the density's
+        direction but does not vanish where the density does. Differentiable in the parameters.
+        Zero where the four taps agree.
+        """
+        taps = self._taps.to(points.dtype)
+        shifted = points[None] + self.normal_epsilon * taps[:, None]
+        values = self._density_argument(shifted.reshape(-1, 3)).reshape(4, -1)
+        return torch.nn.functional.normalize(-(values.t() @ taps), dim=-1)
+
+    def _density_argument(self, points: Tensor) -> Tensor:
+        raw = self.mlp(self._encode(points), n_outputs=1)
+        return raw[:, 0] + self._blob_bias(points)
+
+    def _encode(self, points: Tensor) -> Tensor:
+        encoded = self.encoding(points)
+        layout = self.encoding.layout
+        if self._active_levels >= len(layout.levels):
+            return encoded
+        levels = torch.arange(len(layout.levels), dtype=encoded.dtype, device=encoded.device)
+        active_share = (self._active_levels - levels).clamp(0.0, 1.0)
+        return encoded * active_share.repeat_interleave(layout.n_features)
+
+    def _blob_bias(self, points: Tensor) -> Tensor | float:
+        if self.blob == "linear":
+            return self.blob_scale * (1.0 - points.norm(dim=-1) / self.blob_radius)
+        if self.blob == "gaussian":
+            squared = points.square().sum(dim=-1)
+            return self.blob_scale * torch.exp(-squared / (2.0 * self.blob_radius**2))
+        return 0.0
+
+    def _activate(self, argument: Tensor) -> Tensor:
+        argument = self._sharpness * argument
+        if self.density_activation == "exp":
+            return _TruncatedExp.apply(argument)
+        return torch.nn.functional.softplus(argument)

@@ -1,0 +1,138 @@
+"""Multiresolution hash encoding (Mueller et al. 2022, "Instant neural graphics primitives")."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from dreamfusion.config.schema import FieldConfig
+from dreamfusion.scenes.nerf.hashgrid.layout import HashGridLayout, Level, make_layout
+from dreamfusion.scenes.nerf.hashgrid.reference import encode_reference
+from dreamfusion.scenes.nerf.hashgrid.self_test import check_encoding
+from dreamfusion.utils.backends import AcceleratorError, Operation, choose
+
+__all__ = [
+    "ENCODING",
+    "Backend",
+    "HashGrid",
+    "HashGridLayout",
+    "Level",
+    "encode",
+    "encode_reference",
+    "encoding_backend",
+]
+
+Backend = Literal["auto", "reference", "numba", "triton", "tinycudann"]
+
+# tinycudann is compiled for these numbers of features a level.
+TINYCUDANN_FEATURES = (1, 2, 4, 8)
+
+
+def _numba() -> Callable[..., Any]:
+    from dreamfusion.scenes.nerf.hashgrid.numba import encode_numba
+
+    return encode_numba
+
+
+def _triton() -> Callable[..., Any]:
+    from dreamfusion.scenes.nerf.hashgrid.triton import encode_triton
+
+    return encode_triton
+
+
+def _tinycudann() -> Callable[..., Any]:
+    from dreamfusion.scenes.nerf.hashgrid.tinycudann import encode_tinycudann
+
+    return encode_tinycudann
+
+
+ENCODING = Operation(
+    name="encoding",
+    setting="field.backend",
+    # Nobody has timed CUDA's against each other. Triton is first because it does the job in one
+    # launch; tinycudann takes one a level here (see tinycudann.py).
+    order={"cpu": ("numba",), "cuda": ("triton", "tinycudann")},
+    kernels={"numba": _numba, "triton": _triton, "tinycudann": _tinycudann},
+    self_test=check_encoding,
+)
+
+
+def encoding_backend(requested: str, device_type: str, n_features: int) -> str:
+    """Who encodes; see `backends.choose`. tinycudann takes some numbers of features only."""
+    fits = n_features in TINYCUDANN_FEATURES
+    if requested == "tinycudann" and not fits:
+        raise AcceleratorError(
+            f"tinycudann takes field.features of 1, 2, 4 or 8, not {n_features}; change that or "
+            "set field.backend=auto"
+        )
+    return choose(ENCODING, requested, device_type, unfit=() if fits else ("tinycudann",))
+
+
+def encode(
+    points: Tensor, table: Tensor, layout: HashGridLayout, *, backend: Backend = "auto"
+) -> Tensor:
+    """Encode points (m, 3) of the box [-1, 1]^3 into (m, layout.n_outputs).
+
+    backend: "reference" is plain torch and runs anywhere; "numba" is the CPU's fast path, "triton"
+    and "tinycudann" are CUDA's (float32, no gradient for points); "auto" takes the first of them
+    that works, and the reference where none does or points ask for a gradient.
+    Raises AcceleratorError where `backend` is an accelerator that cannot be used here.
+    """
+    if backend not in get_args(Backend):
+        raise ValueError(f"backend must be one of {get_args(Backend)}, not {backend!r}")
+    if backend == "auto":
+        single = points.dtype == torch.float32 and table.dtype == torch.float32
+        together = points.device == table.device
+        if points.requires_grad or not single or not together:
+            backend = "reference"
+    chosen = encoding_backend(backend, table.device.type, layout.n_features)
+    if chosen != "reference":
+        encoded: Tensor = ENCODING.kernels[chosen]()(points, table, layout)
+        return encoded
+    return encode_reference(points, table, layout)
+
+
+class HashGrid(nn.Module):
+    """A hash grid with its table of features as the parameter `table` (n_rows, n_features).
+
+    n_levels, base_resolution, max_resolution: cells a side grow geometrically from base to max.
+    n_features: numbers at each vertex. log2_table_size: rows a level may use; levels that fit
+    are stored densely. init_scale: the table starts uniform in +-init_scale. The defaults suit
+    64 x 64 renders on a CPU: five of the eight levels are dense, and each fits a core's cache.
+    """
+
+    def __init__(
+        self,
+        *,
+        n_levels: int = FieldConfig.levels,
+        n_features: int = FieldConfig.features,
+        log2_table_size: int = FieldConfig.log2_table_size,
+        base_resolution: int = FieldConfig.base_resolution,
+        max_resolution: int = FieldConfig.max_resolution,
+        init_scale: float = 1e-4,
+        backend: Backend = "auto",
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        self.layout = make_layout(
+            n_levels=n_levels,
+            n_features=n_features,
+            log2_table_size=log2_table_size,
+            base_resolution=base_resolution,
+            max_resolution=max_resolution,
+        )
+        self.backend: Backend = backend
+        start = torch.rand(self.layout.n_rows, n_features, generator=generator)
+        self.table = nn.Parameter((2.0 * start - 1.0) * init_scale)
+
+    @property
+    def n_outputs(self) -> int:
+        """Length of an encoded point."""
+        return self.layout.n_outputs
+
+    def forward(self, points: Tensor) -> Tensor:
+        """Encode points (m, 3) of the box [-1, 1]^3 into (m, n_outputs)."""
+        return encode(points, self.table, self.layout, backend=self.backend)

@@ -1,0 +1,70 @@
+"""The encoding in plain torch: the definition that every other backend is held to."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from dreamfusion.scenes.nerf.hashgrid.layout import HashGridLayout
+
+# Mueller et al. 2022, eq. 4. Products stay below 2^63, so int64 needs no wrap-around: only the
+# low bits are kept, and those are the same as in the paper's 32-bit arithmetic.
+PRIMES = (1, 2654435761, 805459861)
+
+
+def encode_reference(points: Tensor, table: Tensor, layout: HashGridLayout) -> Tensor:
+    """Trilinear interpolation of every level's vertex features, levels side by side.
+
+    points: (m, 3) in the box [-1, 1]^3; points outside take the value at the nearest face.
+    table: (layout.n_rows, layout.n_features). Returns (m, layout.n_outputs), of the table's type.
+    Differentiable in points and table; a non-finite point gives non-finite features.
+    """
+    unit = (points * 0.5 + 0.5).clamp(0.0, 1.0)
+    outputs = []
+    for level in layout.levels:
+        scaled = unit * level.resolution
+        # NaN has no cell: it is sent to cell 0, and comes out as NaN by its weights.
+        cell = torch.nan_to_num(scaled.detach()).floor().clamp(0, level.resolution - 1)
+        fraction = scaled - cell
+        x0, y0, z0 = cell.long().unbind(-1)
+        features = torch.zeros((), dtype=table.dtype, device=table.device)
+        for corner in range(8):
+            dx, dy, dz = corner & 1, (corner >> 1) & 1, corner >> 2
+            x, y, z = x0 + dx, y0 + dy, z0 + dz
+            if level.dense:
+                side = level.resolution + 1
+                row = x + side * (y + side * z)
+            else:
+                row = (x ^ (y * PRIMES[1]) ^ (z * PRIMES[2])) & (level.size - 1)
+            weight = torch.ones_like(fraction[:, 0])
+            for axis, upper in enumerate((dx, dy, dz)):
+                weight = weight * (fraction[:, axis] if upper else 1.0 - fraction[:, axis])
+            features = features + weight[:, None] * table[level.offset + row]
+        outputs.append(features)
+    return torch.cat(outputs, dim=-1)
+
+
+def check_inputs(backend: str, points: Tensor, table: Tensor, layout: HashGridLayout) -> None:
+    """Refuse what the fast backends do not take. They are for float32 tensors on one device, and
+    give no gradient for points.
+
+    Raises ValueError: points ask for a gradient (it would silently be missing), or a tensor has
+    another type, shape or device.
+    """
+    if points.requires_grad and torch.is_grad_enabled():
+        raise ValueError(
+            f"the {backend} hash grid gives no gradient for points; use backend='reference', "
+            "or finite differences"
+        )
+    for name, tensor in (("points", points), ("table", table)):
+        if tensor.dtype != torch.float32 or tensor.device != table.device:
+            raise ValueError(
+                f"the {backend} hash grid takes float32 tensors on one device; {name} is "
+                f"{tensor.dtype} on {tensor.device}; use backend='reference'"
+            )
+    if points.ndim != 2 or points.shape[1] != 3:
+        raise ValueError(f"points must be (m, 3), not {tuple(points.shape)}")
+    if tuple(table.shape) != (layout.n_rows, layout.n_features):
+        raise ValueError(
+            f"table must be {(layout.n_rows, layout.n_features)}, not {tuple(table.shape)}"
+        )

@@ -1,0 +1,103 @@
+"""Where on its ray the scene is looked at: a fixed step, through occupied cells only."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, Literal, get_args
+
+import torch
+
+from dreamfusion.config.schema import RenderConfig
+from dreamfusion.graphics.cameras import Rays
+from dreamfusion.scenes.nerf.occupancy import OccupancyGrid
+from dreamfusion.scenes.nerf.ray_marching.reference import box_interval, march_reference
+from dreamfusion.scenes.nerf.ray_marching.samples import Samples
+from dreamfusion.scenes.nerf.ray_marching.self_test import check_marching
+from dreamfusion.utils.backends import Operation, choose
+from dreamfusion.utils.devices import send
+from dreamfusion.utils.rng import Generators, rand
+
+__all__ = ["MARCHING", "MarchingBackend", "Samples", "box_interval", "march_rays"]
+
+MarchingBackend = Literal["auto", "reference", "numba", "triton", "nerfacc"]
+
+
+def _numba() -> Callable[..., Any]:
+    from dreamfusion.scenes.nerf.ray_marching.numba import march_numba
+
+    return march_numba
+
+
+def _triton() -> Callable[..., Any]:
+    from dreamfusion.scenes.nerf.ray_marching.triton import march_triton
+
+    return march_triton
+
+
+def _nerfacc() -> Callable[..., Any]:
+    from dreamfusion.scenes.nerf.ray_marching.nerfacc import march_nerfacc, require_extension
+
+    require_extension()
+    return march_nerfacc
+
+
+MARCHING = Operation(
+    name="ray marching",
+    setting="render.backend",
+    # Nobody has timed CUDA's against each other; nerfacc builds its extension for minutes.
+    order={"cpu": ("numba",), "cuda": ("triton", "nerfacc")},
+    kernels={"numba": _numba, "triton": _triton, "nerfacc": _nerfacc},
+    self_test=check_marching,
+)
+
+
+def march_rays(
+    rays: Rays,
+    occupancy: OccupancyGrid,
+    *,
+    step: float,
+    min_transmittance: float = RenderConfig.min_transmittance,
+    generator: Generators | None = None,
+    backend: MarchingBackend = "auto",
+) -> Samples:
+    """Samples at equal steps from where each ray enters the box, in occupied cells only.
+
+    rays: (n, 3) origins and unit directions, finite. step: scene units, positive.
+    min_transmittance: a ray ends where the occupancy grid's floor lets less light than this pass;
+    0 never ends it.
+    generator: on the CPU, or one for each equal part of the rays; shifts all samples of a ray by
+    a random part of a step; None puts them in the middle of their steps. No gradient flows to the
+    rays.
+    backend: "reference" is plain torch and runs anywhere; "numba" is the CPU's fast path, "triton"
+    and "nerfacc" are CUDA's (float32); "auto" takes the first of them that works, else the
+    reference. Raises AcceleratorError where `backend` is an accelerator that cannot be used here.
+    """
+    if backend not in get_args(MarchingBackend):
+        raise ValueError(f"backend must be one of {get_args(MarchingBackend)}, not {backend!r}")
+    if step <= 0:
+        raise ValueError(f"step must be positive, not {step}")
+    max_depth = -math.log(min_transmittance) if min_transmittance > 0 else math.inf
+    origins, directions = rays.origins, rays.directions
+    if origins.ndim != 2:
+        raise ValueError("march_rays takes (n, 3) rays; use Rays.flatten()")
+    if not (origins.isfinite() & directions.isfinite()).all():
+        raise ValueError("rays must be finite")
+    n = origins.shape[0]
+    if generator is None:
+        jitter = torch.full((n,), 0.5, dtype=origins.dtype)
+    else:
+        jitter = rand((n,), generator, origins.dtype)
+    rays_and_grid = (
+        origins.detach(),
+        directions.detach(),
+        send(jitter, origins.device),
+        occupancy,
+        step,
+        max_depth,
+    )
+    chosen = choose(MARCHING, backend, origins.device.type, dtype=origins.dtype)
+    if chosen != "reference":
+        samples: Samples = MARCHING.kernels[chosen]()(*rays_and_grid)
+        return samples
+    return march_reference(*rays_and_grid)

@@ -1,0 +1,81 @@
+"""Ray marching and compositing by nerfacc's kernels (Li et al. 2023, "NerfAcc"), for CUDA."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from nerfacc import render_weight_from_density, traverse_grids
+from torch import Tensor
+
+from dreamfusion.scenes.nerf.occupancy import OccupancyGrid
+from dreamfusion.scenes.nerf.ray_marching.reference import box_interval
+from dreamfusion.scenes.nerf.ray_marching.samples import Samples
+
+
+def require_extension() -> None:
+    """Where there is no compiler nerfacc says so on the terminal and goes on without; here this is
+    a RuntimeError."""
+    from nerfacc.cuda import _backend
+
+    if _backend._C is None:
+        raise RuntimeError("its CUDA extension is not built and there is no nvcc to build it with")
+
+
+def march_nerfacc(
+    origins: Tensor,
+    directions: Tensor,
+    jitter: Tensor,
+    occupancy: OccupancyGrid,
+    step: float,
+    max_depth: float,
+) -> Samples:
+    """As `ray_marching.march_rays`, for finite float32 tensors on one CUDA device.
+
+    nerfacc adds step to step, so distances are the reference's but for rounding, and a sample on
+    the border of two cells may fall to either. It knows no floor: that is heeded afterwards.
+    """
+    near, far = box_interval(origins, directions)
+    box = torch.tensor([[-1.0, -1.0, -1.0, 1.0, 1.0, 1.0]], device=origins.device)
+    _, found, _ = traverse_grids(
+        origins,
+        directions,
+        occupancy.occupied[None],
+        box,
+        # The first interval's middle is the first sample.
+        near_planes=near + (jitter - 0.5) * step,
+        step_size=step,
+        # Its own intersection is NaN for rays that lie in a face of the box.
+        t_sorted=torch.stack([near, far], dim=1),
+        t_indices=torch.tensor([0, 1], device=origins.device).expand(len(origins), 2),
+        hits=(far > near)[:, None],
+    )
+    t, ray_index = found.vals, found.ray_indices
+    positions = origins[ray_index] + t[:, None] * directions[ray_index]
+    counts = torch.bincount(ray_index, minlength=origins.shape[0])
+    offsets = torch.nn.functional.pad(counts.cumsum(0), (1, 0))
+    samples = Samples(positions=positions, t=t, ray_index=ray_index, offsets=offsets, step=step)
+    if math.isinf(max_depth):
+        return samples
+    # What one cell adds is bounded, so that a wall does not make inf - inf of the rays after it.
+    limit = max_depth / step
+    floor = occupancy.floor_density(positions).double().clamp(max=2.0 * limit + 1.0)
+    before = torch.nn.functional.pad(floor.cumsum(0), (1, 0))
+    return samples.select(before[:-1] - before[offsets[ray_index]] <= limit)
+
+
+def weights_nerfacc(density: Tensor, samples: Samples) -> tuple[Tensor, Tensor, Tensor]:
+    """Weights, transmittance and final transmittance as in `volume.RayWeights`, for at least one
+    sample."""
+    # Only lengths matter. Differences of distances would lose digits.
+    start = torch.zeros_like(density)
+    weights, transmittance, _ = render_weight_from_density(
+        start,
+        start + samples.step,
+        density,
+        ray_indices=samples.ray_index,
+        n_rays=samples.n_rays,
+    )
+    depth = density.new_zeros(samples.n_rays)
+    depth = depth.index_add(0, samples.ray_index, density * samples.step)
+    return weights, transmittance, torch.exp(-depth)

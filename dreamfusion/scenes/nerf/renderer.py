@@ -1,0 +1,269 @@
+"""From a scene and rays to pixels: free functions, no state."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from dreamfusion.config.schema import RenderConfig
+from dreamfusion.graphics.cameras import Cameras, Rays, generate_rays
+from dreamfusion.graphics.shading import (
+    IMAGE_MODES,
+    SHOW_AMBIENT,
+    ImageMode,
+    Lighting,
+    Shading,
+    color_depth,
+    color_normals,
+    lambertian,
+    show_light_position,
+    with_alpha,
+)
+from dreamfusion.scenes.nerf.background import Background, background_color
+from dreamfusion.scenes.nerf.field import FieldOutput
+from dreamfusion.scenes.nerf.occupancy import OccupancyGrid
+from dreamfusion.scenes.nerf.ray_marching import Samples, march_rays
+from dreamfusion.scenes.nerf.volume import accumulate, render_weights
+from dreamfusion.utils.rng import Generators
+
+# How a mode is lit, where it is not unlit.
+SHOWN_SHADINGS: dict[ImageMode, Shading] = {"color": "lambertian", "textureless": "textureless"}
+
+
+class RadianceField(Protocol):
+    """What rendering and meshing ask of a field; points are (m, 3)."""
+
+    def __call__(self, points: Tensor) -> FieldOutput: ...
+
+    def density(self, points: Tensor) -> Tensor: ...
+
+    def normals(self, points: Tensor) -> Tensor: ...
+
+
+class Renderable(Protocol):
+    """What rendering asks of a scene; see `scene.Scene`."""
+
+    @property
+    def field(self) -> RadianceField: ...
+
+    @property
+    def occupancy(self) -> OccupancyGrid: ...
+
+    @property
+    def device(self) -> torch.device: ...
+
+
+@dataclass(frozen=True)
+class SurfaceSamples:
+    """The k samples that got a normal: those that matter to their pixel.
+
+    index: (k,) into the render's samples. weights: (k,). normals, directions (of view): (k, 3),
+    unit. All as `losses.orientation_loss` takes them.
+    """
+
+    index: Tensor
+    weights: Tensor
+    normals: Tensor
+    directions: Tensor
+
+
+@dataclass(frozen=True)
+class RenderOutput:
+    """Pixels of rays of batch shape (...), usually (views, height, width).
+
+    rgb: (..., 3) in [0, 1], background included. opacity: (...,). depth: (...,) mean distance
+    along the ray to what is seen, 0 where nothing is. normals: (..., 3) composited, world frame,
+    or None where they were not needed. samples: those that were rendered; density, weights: (m,)
+    theirs. surface: normals at samples, or None.
+    """
+
+    rgb: Tensor
+    opacity: Tensor
+    depth: Tensor
+    normals: Tensor | None
+    samples: Samples
+    density: Tensor
+    weights: Tensor
+    surface: SurfaceSamples | None
+
+
+def render(
+    scene: Renderable,
+    rays: Rays,
+    *,
+    background: Background,
+    lighting: Lighting | None = None,
+    with_normals: bool = False,
+    generator: Generators | None = None,
+    options: RenderConfig | None = None,
+    step_size: float | None = None,
+    min_weight: float = 0.02,
+    min_normal_weight: float = 2.0,
+) -> RenderOutput:
+    """Render rays of batch shape (views, ...) or (views,); differentiable in field and background.
+
+    background: see `background.Background`. lighting: unlit where None. with_normals: composite
+    normals for "albedo" too. generator: jitters the samples, or one for each view; None puts them
+    in the middle of their steps.
+    options: distance of samples, the transmittance at which rays end, and what marches and
+    composites: see `march_rays` and `render_weights`; the defaults where None.
+    step_size: distance of samples; that of the end of a run where None.
+    min_weight: where gradients are wanted, samples of less weight per scene unit are left out: they
+    are most of all samples, add next to nothing to the picture and would cost as much as others.
+    min_normal_weight: samples of less weight per scene unit get no normal of their own, but the
+    mean shade of their ray.
+    """
+    lighting = Lighting() if lighting is None else lighting
+    options = RenderConfig() if options is None else options
+    step_size = options.step_size.end if step_size is None else step_size
+    field, shading = scene.field, lighting.shading
+    batch, n_views = rays.origins.shape[:-1], rays.origins.shape[0]
+    flat = rays.flatten()
+    samples = march_rays(
+        flat,
+        scene.occupancy,
+        step=step_size,
+        min_transmittance=options.min_transmittance,
+        generator=generator,
+        backend=options.backend,
+    )
+    if torch.is_grad_enabled():
+        samples = _seen(field, samples, min_weight * step_size, options)
+    output = field(samples.positions)
+    ray_weights = render_weights(output.density, samples, backend=options.backend)
+    weights = ray_weights.weights
+
+    surface = None
+    normals = None
+    color = output.albedo
+    if shading != "albedo" or with_normals:
+        least = min_normal_weight * step_size
+        surface = _surface_samples(field, samples, weights, flat.directions, least)
+        picked = samples.ray_index[surface.index]
+        normals = weights.new_zeros(samples.n_rays, 3).index_add(
+            0, picked, surface.weights[:, None] * surface.normals
+        )
+    if shading != "albedo" and surface is not None:
+        shade = _shade(samples, surface, lighting, n_views)
+        color = shade[:, None] * (color if shading == "lambertian" else torch.ones_like(color))
+
+    behind = background_color(background, flat.directions, n_views)
+    passed = ray_weights.final_transmittance
+    opacity = 1.0 - passed
+    rgb = accumulate(weights, color, samples) + passed[:, None] * behind
+    distance = accumulate(weights, samples.t[:, None], samples)[:, 0]
+    depth = distance / opacity.clamp(min=1e-6)
+    return RenderOutput(
+        rgb=rgb.reshape(*batch, 3),
+        opacity=opacity.reshape(batch),
+        depth=depth.reshape(batch),
+        normals=None if normals is None else normals.reshape(*batch, 3),
+        samples=samples,
+        density=output.density,
+        weights=weights,
+        surface=surface,
+    )
+
+
+@torch.no_grad()
+def _seen(
+    field: RadianceField, samples: Samples, min_weight: float, options: RenderConfig
+) -> Samples:
+    density = field.density(samples.positions)
+    weights = render_weights(density, samples, backend=options.backend).weights
+    return samples.select(~(weights < min_weight))  # what is not finite has to be noticed
+
+
+def _surface_samples(
+    field: RadianceField, samples: Samples, weights: Tensor, directions: Tensor, min_weight: float
+) -> SurfaceSamples:
+    index = (~(weights.detach() < min_weight)).nonzero()[:, 0]
+    return SurfaceSamples(
+        index=index,
+        weights=weights[index],
+        normals=field.normals(samples.positions[index]),
+        directions=directions[samples.ray_index[index]],
+    )
+
+
+def _shade(samples: Samples, surface: SurfaceSamples, lighting: Lighting, n_views: int) -> Tensor:
+    """Shade (m,) of every sample; those without a normal take the mean of their ray's others."""
+    light = _per_ray(lighting.position, n_views, samples.n_rays)
+    ambient, diffuse = lighting.ambient, lighting.diffuse
+    picked = samples.ray_index[surface.index]
+    own = lambertian(
+        surface.normals,
+        samples.positions[surface.index],
+        light[picked],
+        ambient=ambient,
+        diffuse=diffuse,
+    )
+    weights = surface.weights.detach()
+    total = weights.new_zeros(samples.n_rays).index_add(0, picked, weights)
+    summed = own.new_zeros(samples.n_rays).index_add(0, picked, weights * own)
+    # A ray of faint samples only is lit as if half facing the light.
+    mean = torch.where(total > 0, summed / total.clamp(min=1e-6), ambient + diffuse / 2)
+    return mean[samples.ray_index].index_copy(0, surface.index, own)
+
+
+def _per_ray(value: Tensor | None, n_views: int, n_rays: int) -> Tensor:
+    """A (3,) or (n_views, 3) tensor as (n_rays, 3)."""
+    assert value is not None  # see Lighting
+    if value.shape == (3,):
+        return value.expand(n_rays, 3)
+    if value.shape == (n_views, 3):
+        return value.repeat_interleave(n_rays // n_views, dim=0)
+    raise ValueError(f"a light's position is (3,) or ({n_views}, 3), not {tuple(value.shape)}")
+
+
+@torch.no_grad()
+def render_image(
+    scene: Renderable,
+    cameras: Cameras,
+    *,
+    height: int,
+    width: int,
+    mode: ImageMode = "color",
+    options: RenderConfig | None = None,
+    rays_per_chunk: int = 32768,
+) -> Tensor:
+    """RGBA pictures (n, height, width, 4) to show, on the CPU, without gradients or jitter.
+
+    mode: "color" is softly lit from the camera's upper left, "albedo" unlit, "textureless" the
+    same light on white clay, "normals" and "depth" as colours. Alpha is the opacity, straight:
+    see `shading.over`. options: see `render`. rays_per_chunk bounds memory.
+    """
+    if mode not in IMAGE_MODES:
+        raise ValueError(f"unknown mode {mode!r}")
+    shading = SHOWN_SHADINGS.get(mode, "albedo")
+    cameras = cameras.to(scene.device)
+    black = torch.zeros(3, device=scene.device)
+    pictures = []
+    for i in range(len(cameras)):
+        one = cameras[i : i + 1]
+        rays = generate_rays(one, height, width).flatten()
+        transform = one.T_world_camera[0]
+        light = Lighting(shading, show_light_position(transform), SHOW_AMBIENT.get(mode, 1.0))
+        parts = []
+        for start in range(0, height * width, rays_per_chunk):
+            part = slice(start, start + rays_per_chunk)
+            out = render(
+                scene,
+                Rays(rays.origins[part], rays.directions[part]),
+                background=black,
+                lighting=light,
+                with_normals=mode == "normals",
+                options=options,
+            )
+            if mode == "normals" and out.normals is not None:
+                color = color_normals(out.normals)
+            elif mode == "depth":
+                color = color_depth(out.depth, transform)
+            else:
+                color = out.rgb / out.opacity[:, None].clamp(min=1e-6)
+            parts.append(with_alpha(color, out.opacity))
+        pictures.append(torch.cat(parts).reshape(height, width, 4))
+    return torch.stack(pictures).cpu()

@@ -1,0 +1,86 @@
+"""Compositing as numba kernels, for the CPU: one walk along each ray, and one back. Float32."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from numba import njit
+from torch import Tensor
+
+from dreamfusion.scenes.nerf.ray_marching import Samples
+from dreamfusion.utils.threads import run_pieces
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _forward(  # type: ignore[no-untyped-def]
+    start, stop, density, offsets, step, weights, transmittance, final
+):
+    one = np.float32(1.0)
+    for ray in range(start, stop):
+        passed = one
+        for i in range(offsets[ray], offsets[ray + 1]):
+            opacity = np.float32(-math.expm1(-density[i] * step))
+            transmittance[i] = passed
+            weights[i] = passed * opacity
+            passed *= one - opacity
+        final[ray] = passed
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _backward(  # type: ignore[no-untyped-def]
+    start,
+    stop,
+    offsets,
+    step,
+    weights,
+    transmittance,
+    final,
+    grad_weights,
+    grad_transmittance,
+    grad_final,
+    grad_density,
+):
+    """With x_i = sigma_i delta: dw_i/dx_i = T_{i+1}; dw_j/dx_i = -w_j and dT_j/dx_i = -T_j for
+    j > i, for the final transmittance too."""
+    for ray in range(start, stop):
+        after = final[ray]
+        behind = grad_final[ray] * after
+        for i in range(offsets[ray + 1] - 1, offsets[ray] - 1, -1):
+            grad_density[i] = step * (grad_weights[i] * after - behind)
+            behind += grad_weights[i] * weights[i] + grad_transmittance[i] * transmittance[i]
+            after = transmittance[i]
+
+
+class _Weights(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, density: Tensor, samples: Samples) -> tuple[Tensor, Tensor, Tensor]:
+        outputs = (
+            torch.empty_like(density),
+            torch.empty_like(density),
+            density.new_empty(samples.n_rays),
+        )
+        arrays = [output.numpy() for output in outputs]
+        inputs = (density.numpy(), samples.offsets.numpy(), np.float32(samples.step))
+        run_pieces(_forward, samples.n_rays, *inputs, *arrays, at_least=256)
+        ctx.save_for_backward(samples.offsets, *outputs)
+        ctx.step = samples.step
+        return outputs
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        offsets, *outputs = ctx.saved_tensors
+        grad_density = torch.empty_like(outputs[0])
+        arrays = [tensor.numpy() for tensor in (*outputs, *(g.contiguous() for g in grads))]
+        inputs = (offsets.numpy(), np.float32(ctx.step), *arrays, grad_density.numpy())
+        run_pieces(_backward, len(offsets) - 1, *inputs, at_least=256)
+        return grad_density, None
+
+
+def weights_numba(density: Tensor, samples: Samples) -> tuple[Tensor, Tensor, Tensor]:
+    """Weights, transmittance and final transmittance as in `volume.RayWeights`, for float32
+    tensors on the CPU."""
+    return _Weights.apply(density.contiguous(), samples)

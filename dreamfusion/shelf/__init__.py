@@ -1,1 +1,0 @@
-"""Many runs: made by one command, and told which are good."""

@@ -1,0 +1,26 @@
+"""A toy world of procedural objects: data of the embedded prior, and ground truth to measure by."""
+
+from dreamfusion.toyworld.nouns import NOUNS, Noun
+from dreamfusion.toyworld.objects import (
+    ADJECTIVES,
+    COLORS,
+    PALETTE,
+    GeometryBuffers,
+    ToyObject,
+    make_object,
+)
+from dreamfusion.toyworld.render import picture, shade, view
+
+__all__ = [
+    "ADJECTIVES",
+    "COLORS",
+    "NOUNS",
+    "PALETTE",
+    "GeometryBuffers",
+    "Noun",
+    "ToyObject",
+    "make_object",
+    "picture",
+    "shade",
+    "view",
+]

@@ -1,0 +1,150 @@
+"""The words of the toy world: captions to train on, and the vocabulary file of a prior trained so.
+
+A caption names the object in canonical words ("tall red mug"), then azimuth, elevation and
+shading: "tall red mug, front left view, from above, clay". Synonyms, fillers and word order are
+settled before a prompt reaches the prior, by the `words` of its vocabulary file.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from dreamfusion.toyworld.nouns import NOUNS
+from dreamfusion.toyworld.objects import ADJECTIVES, COLORS
+
+# Sixteen directions, counter-clockwise from the front as azimuth grows; one token each.
+AZIMUTH_WORDS: tuple[str, ...] = (
+    "front", "frontfrontleft", "frontleft", "leftfrontleft",
+    "left", "leftbackleft", "backleft", "backbackleft",
+    "back", "backbackright", "backright", "rightbackright",
+    "right", "rightfrontright", "frontright", "frontfrontright",
+)  # fmt: skip
+# (lowest elevation in degrees, words); each reaches up to the next.
+ELEVATION_WORDS: tuple[tuple[float, str], ...] = (
+    (-90.0, "low"),
+    (0.0, "level"),
+    (20.0, "raised"),
+    (40.0, "high"),
+    (60.0, "overhead"),
+)
+SHADING_WORDS: dict[str, str] = {"albedo": "unlit", "lambertian": "lit", "textureless": "clay"}
+TEMPLATE = "{prompt}, {azimuth}, {elevation}, {shading}"
+
+COLOR_SYNONYMS = {
+    "grey": "gray", "silver": "gray", "violet": "purple", "lilac": "purple", "teal": "turquoise",
+    "cyan": "turquoise", "aqua": "turquoise", "gold": "yellow", "golden": "yellow",
+    "crimson": "red", "scarlet": "red", "navy": "blue", "wooden": "brown", "rose": "pink",
+    "lime": "green",
+}  # fmt: skip
+ADJECTIVE_SYNONYMS = {
+    "high": "tall", "long": "tall", "squat": "flat", "low": "flat", "short": "flat",
+    "broad": "wide", "narrow": "thin", "slim": "thin", "skinny": "thin", "slender": "thin",
+    "small": "tiny", "little": "tiny", "mini": "tiny", "miniature": "tiny",
+}  # fmt: skip
+FILLERS = (
+    "a", "an", "the", "one", "single", "of", "in", "that", "is", "with", "color", "colour",
+    "colored", "coloured", "painted", "photo", "photograph", "picture", "image", "render",
+    "rendering", "3d", "model", "toy", "object", "cute", "nice", "pretty", "beautiful", "lovely",
+    "bright", "shiny", "big", "large", "simple", "cartoon", "plastic", "my", "your",
+)  # fmt: skip
+
+
+def azimuth_word(azimuth_deg: float) -> str:
+    """The word for the direction nearest to an azimuth in degrees (any real number)."""
+    step = 360.0 / len(AZIMUTH_WORDS)
+    return AZIMUTH_WORDS[round(azimuth_deg / step) % len(AZIMUTH_WORDS)]
+
+
+def elevation_word(elevation_deg: float) -> str:
+    """The word for an elevation in [-90, 90] degrees."""
+    return [word for low, word in ELEVATION_WORDS if elevation_deg >= low][-1]
+
+
+def describe(noun: str, color: str | None = None, adjective: str | None = None) -> str:
+    """The canonical words for an object: adjective, colour, noun."""
+    return " ".join(word for word in (adjective, color, noun) if word)
+
+
+def caption(
+    noun: str,
+    color: str | None,
+    adjective: str | None,
+    azimuth_deg: float,
+    elevation_deg: float,
+    shading: str,
+    rng: np.random.Generator,
+) -> str:
+    """A training caption. One in four puts its words in another order, one in ten names no view."""
+    words = [word for word in (adjective, color, noun) if word]
+    if rng.random() < 0.25:
+        words = [words[i] for i in rng.permutation(len(words))]
+    shading_word = SHADING_WORDS[shading]
+    if rng.random() < 0.1:
+        return f"{' '.join(words)}, {shading_word}"
+    return TEMPLATE.format(
+        prompt=" ".join(words),
+        azimuth=azimuth_word(azimuth_deg),
+        elevation=elevation_word(elevation_deg),
+        shading=shading_word,
+    )
+
+
+def known_words() -> dict[str, str]:
+    """Every word or phrase a prompt may use, with its canonical word ("" for fillers)."""
+    words = dict.fromkeys(FILLERS, "")
+    words |= {color: color for color in COLORS} | COLOR_SYNONYMS
+    words |= {adjective: adjective for adjective in ADJECTIVES} | ADJECTIVE_SYNONYMS
+    for noun in NOUNS:
+        words |= dict.fromkeys((noun.name, *noun.synonyms), noun.name)
+    return words
+
+
+def vocabulary_file(
+    camera: dict[str, Any], light: dict[str, Any], background: tuple[float, float]
+) -> dict[str, Any]:
+    """The content of a prior's `dreamfusion.json` (read by `dreamfusion.prompts`)."""
+    step = 360.0 / len(AZIMUTH_WORDS)
+    lows = [low for low, _ in ELEVATION_WORDS]
+    highs = [*lows[1:], 90.0]
+    return {
+        "format": 1,
+        "nouns": [noun.name for noun in NOUNS],
+        "colors": list(COLORS),
+        "adjectives": list(ADJECTIVES),
+        "words": known_words(),
+        "views": {
+            "azimuth": [
+                {"center_deg": i * step, "text": word} for i, word in enumerate(AZIMUTH_WORDS)
+            ],
+            "elevation": [
+                {"min_deg": low, "max_deg": high, "text": word}
+                for low, high, (_, word) in zip(lows, highs, ELEVATION_WORDS, strict=True)
+            ],
+        },
+        "shading": dict(SHADING_WORDS),
+        "prompt_template": TEMPLATE,
+        "camera": camera,
+        "light": light,
+        "background": list(background),
+    }
+
+
+def caption_words() -> list[str]:
+    """Every single word that a caption can hold: the tokens of the prior's tokenizer."""
+    words = {word for noun in NOUNS for word in noun.name.split()}
+    words |= set(COLORS) | set(ADJECTIVES) | set(AZIMUTH_WORDS) | set(SHADING_WORDS.values())
+    words |= {word for _, word in ELEVATION_WORDS}
+    return sorted(words)
+
+
+def held_out_pairs(seed: int = 0, share: float = 0.12) -> list[tuple[str, str]]:
+    """Noun and colour pairs that training never shows, to measure composition by.
+
+    A noun's own natural colour is never held out; every colour and almost every noun take part.
+    """
+    rng = np.random.default_rng(seed)
+    pairs = [(n.name, c) for n in NOUNS for c in COLORS if c != n.color]
+    chosen = rng.choice(len(pairs), size=round(share * len(NOUNS) * len(COLORS)), replace=False)
+    return [pairs[i] for i in sorted(chosen)]

@@ -1,0 +1,59 @@
+"""Files that are either whole under their name or not there."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+
+@contextmanager
+def atomic_write(path: Path) -> Iterator[Path]:
+    """A name beside `path`, of the same suffix, to write the file under: it becomes `path` when
+    the block ends, and nothing is left of it when the block fails. The folder is made if need be.
+
+    When the block has ended the file, and that it has its name, are on the disk, so that neither a
+    kill nor a loss of power undoes it; and the file is as open to others as the umask says.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    try:
+        yield temporary
+        # Libraries may have made it as they like: safetensors for its owner alone.
+        temporary.chmod(0o666 & ~_umask())
+        with temporary.open("r+b") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        _sync_folder(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what writers that were killed have left of unfinished files in `folder`.
+
+    Only where nobody else can be writing there.
+    """
+    for path in folder.glob(".*"):
+        if re.fullmatch(r"\..+\.\d+(\.\w+)?", path.name) and path.is_file():
+            path.unlink()
+
+
+def _umask() -> int:
+    """The process's umask, which can be read only by setting it."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
+
+
+def _sync_folder(folder: Path) -> None:
+    """Put a folder's entries on the disk, where the system can: Windows opens no folders, and some
+    file systems do not sync them."""
+    with suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

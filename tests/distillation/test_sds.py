@@ -1,0 +1,210 @@
+import math
+
+import pytest
+import torch
+from diffusers import DDPMScheduler
+
+from dreamfusion.diffusion.core import TextEmbedding, add_noise, guided_prediction
+from dreamfusion.distillation.sds import sample_timesteps, sds, weight
+
+
+def cosine_schedule(n=1000):
+    scheduler = DDPMScheduler(n, beta_schedule="squaredcos_cap_v2")
+    return scheduler.alphas_cumprod.sqrt(), (1 - scheduler.alphas_cumprod).sqrt()
+
+
+class GaussianPrior:
+    """The exact noise prediction when pictures are N(mode, spread^2 I), text or no text."""
+
+    prediction = "epsilon"
+
+    def __init__(self, mode, spread):
+        self.alphas, self.sigmas = cosine_schedule()
+        self.mode, self.spread = mode, spread
+
+    def encode_image(self, images):
+        return images * 2 - 1
+
+    def predict(self, noisy, timesteps, text):
+        alpha = self.alphas[timesteps][:, None, None, None]
+        sigma = self.sigmas[timesteps][:, None, None, None]
+        variance = (alpha * self.spread) ** 2 + sigma**2
+        return sigma * (noisy - alpha * self.mode) / variance
+
+
+class NetworkPrior(GaussianPrior):
+    """A real network whose backward pass would be noticed."""
+
+    def __init__(self, prediction):
+        super().__init__(0.0, 1.0)
+        self.prediction = prediction
+        torch.manual_seed(0)
+        self.network = torch.nn.Conv2d(3, 3, 3, padding=1)
+        self.batches = []
+
+    def predict(self, noisy, timesteps, text):
+        assert not torch.is_grad_enabled()
+        self.batches.append(noisy.shape[0])
+        return self.network(noisy) * text.tokens.mean(dim=(1, 2))[:, None, None, None]
+
+
+TEXT = TextEmbedding(torch.full((1, 4, 8), 2.0))
+NOTHING = TextEmbedding(torch.full((1, 4, 8), 0.5))
+
+
+def run(prior, images, seed=0, **options):
+    options = {"guidance": 7.5, "t_range": (0.02, 0.98), **options}
+    generator = torch.Generator().manual_seed(seed)
+    return sds(prior, images, TEXT, NOTHING, generator=generator, **options)
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample", "flow"])
+@pytest.mark.parametrize("weighting", ["sigma2", "uniform", "inverse_sqrt_snr"])
+def test_gradient_at_the_image_is_w_times_noise_error(prediction, weighting):
+    prior = NetworkPrior(prediction)
+    images = torch.rand(3, 3, 8, 8, requires_grad=True)
+    result = run(prior, images, weighting=weighting)
+    result.loss.backward()
+
+    alpha = prior.alphas[result.timesteps][:, None, None, None]
+    sigma = prior.sigmas[result.timesteps][:, None, None, None]
+    noisy = alpha * (images.detach() * 2 - 1) + sigma * result.noise
+    with torch.no_grad():
+        uncond, text = prior.network(noisy) * 0.5, prior.network(noisy) * 2.0
+        guided = uncond + 7.5 * (text - uncond)
+    expected_noise = {
+        "epsilon": guided,
+        "v_prediction": alpha * guided + sigma * noisy,
+        "sample": (noisy - alpha * guided) / sigma,
+        "flow": noisy + alpha * guided,
+    }[prediction]
+    w = {"sigma2": sigma**2, "uniform": 1.0, "inverse_sqrt_snr": (sigma / alpha).clamp(max=10)}[
+        weighting
+    ]
+    torch.testing.assert_close(
+        result.gradient, w * (expected_noise - result.noise), rtol=1e-5, atol=1e-5
+    )
+    # To the bit: what reaches the picture is that, through d(2x - 1)/dx and nothing else.
+    assert torch.equal(images.grad, 2.0 * result.gradient)
+
+
+def test_nothing_is_stored_for_a_backward_pass_through_the_network():
+    prior = NetworkPrior("epsilon")
+    images = torch.rand(2, 3, 8, 8, requires_grad=True)
+    saved = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
+        result = run(prior, images)
+    # Only the picture's own product (its gradient) is kept, never an activation or a weight.
+    assert {tensor.data_ptr() for tensor in saved} <= {result.gradient.data_ptr()}
+    result.loss.backward()
+    assert all(parameter.grad is None for parameter in prior.network.parameters())
+    assert not result.gradient.requires_grad and not result.predicted_noise.requires_grad
+
+
+def test_guidance_is_one_batched_call_in_the_first_convention():
+    prior = NetworkPrior("epsilon")
+    noisy, timesteps = torch.randn(2, 3, 4, 4), torch.tensor([10, 500])
+    with torch.no_grad():
+        base = prior.network(noisy)
+        for scale in (0.0, 1.0, 7.5):
+            guided = guided_prediction(prior, noisy, timesteps, TEXT, NOTHING, scale)
+            torch.testing.assert_close(guided, base * (0.5 + scale * (2.0 - 0.5)))
+    assert prior.batches == [2, 2, 4]
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample", "flow"])
+def test_the_guessed_picture_is_cut_off_where_it_is_asked_for(prediction):
+    prior, images = NetworkPrior(prediction), torch.rand(3, 3, 8, 8)
+    if prediction == "flow":  # is defined on the straight way from picture to noise
+        prior.alphas = 1 - prior.sigmas
+
+    def guess(result):
+        alpha, sigma = (
+            x[result.timesteps][:, None, None, None] for x in (prior.alphas, prior.sigmas)
+        )
+        noisy = alpha * (images * 2 - 1) + sigma * result.noise
+        return (noisy - sigma * result.predicted_noise) / alpha
+
+    # With this weight the gradient is the picture's distance from the guess.
+    options = {"weighting": "inverse_sqrt_snr", "t_range": (0.02, 0.6)}
+    free = run(prior, images, **options)
+    for limit in (0.3, 1.0):
+        cut = run(prior, images, clip_sample=limit, **options)
+        assert guess(free).abs().max() > limit
+        expected = guess(free).clamp(-limit, limit)
+        torch.testing.assert_close(guess(cut), expected, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(cut.gradient, images * 2 - 1 - expected, rtol=1e-4, atol=1e-4)
+    wide = run(prior, images, clip_sample=1e6, **options)
+    torch.testing.assert_close(wide.gradient, free.gradient, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("fault", [math.inf, -math.inf, math.nan])
+def test_cutting_off_hides_no_number_that_is_not_finite(fault):
+    prior = NetworkPrior("v_prediction")
+    prior.predict = lambda noisy, timesteps, text: torch.full_like(noisy, fault)
+    result = run(prior, torch.rand(1, 3, 8, 8), clip_sample=1.0)
+    assert not result.gradient.isfinite().any()
+
+
+def test_sds_finds_the_mode_of_a_gaussian():
+    mode = torch.linspace(-0.8, 0.8, 48).reshape(1, 3, 4, 4)
+    prior = GaussianPrior(mode, spread=0.1)
+    images = torch.full((1, 3, 4, 4), 0.5, requires_grad=True)
+    optimizer = torch.optim.Adam([images], lr=0.05)
+    generator = torch.Generator().manual_seed(0)
+    for step in range(400):
+        optimizer.param_groups[0]["lr"] = 0.05 * (1 - step / 400)
+        optimizer.zero_grad()
+        batch = images.expand(8, -1, -1, -1)
+        sds(
+            prior, batch, TEXT, NOTHING, guidance=7.5, t_range=(0.02, 0.98), generator=generator
+        ).loss.backward()
+        optimizer.step()
+    assert ((images * 2 - 1) - mode).abs().max() < 0.05
+
+
+def test_timesteps_fill_their_range_and_stay_in_it():
+    generator = torch.Generator().manual_seed(0)
+    drawn = sample_timesteps(20000, (0.02, 0.1), 1000, generator)
+    assert drawn.min() == 20 and drawn.max() == 100 and drawn.unique().numel() == 81
+    assert sample_timesteps(100, (0.0, 1.0), 10, generator).max() == 9
+    assert (sample_timesteps(100, (0.5, 0.5), 1000, generator) == 500).all()
+
+
+def test_one_generator_decides_everything():
+    prior, images = NetworkPrior("epsilon"), torch.rand(2, 3, 8, 8)
+    assert torch.equal(run(prior, images, seed=3).gradient, run(prior, images, seed=3).gradient)
+    assert not torch.equal(run(prior, images, seed=3).noise, run(prior, images, seed=4).noise)
+
+
+def test_weights():
+    alpha, sigma = torch.tensor(0.6), torch.tensor(0.8)
+    assert weight(alpha, sigma, "sigma2").item() == pytest.approx(0.64)
+    assert weight(alpha, sigma, "uniform").item() == 1.0
+    assert weight(alpha, sigma, "inverse_sqrt_snr").item() == pytest.approx(4 / 3)
+    assert weight(torch.tensor(0.0), torch.tensor(1.0), "inverse_sqrt_snr").item() == 10.0
+    assert math.isfinite(weight(torch.tensor(1e-9), sigma, "inverse_sqrt_snr").item())
+
+
+def test_the_noise_may_be_drawn_by_the_caller():
+    asked = []
+
+    def draw(shape, generators):
+        asked.append((tuple(shape), generators))
+        return torch.full(tuple(shape), 0.5)
+
+    prior, images = NetworkPrior("epsilon"), torch.rand(2, 3, 8, 8)
+    generator = torch.Generator().manual_seed(0)
+    options = {"guidance": 2.0, "t_range": (0.5, 0.5), "generator": generator}
+    result = sds(prior, images, TEXT, NOTHING, draw_noise=draw, **options)
+    assert asked == [((2, 3, 8, 8), generator)]
+    assert torch.equal(result.noise, torch.full((2, 3, 8, 8), 0.5))
+    noisy = add_noise(
+        images * 2 - 1,
+        result.noise,
+        prior.alphas[result.timesteps[0]],
+        prior.sigmas[result.timesteps[0]],
+    )
+    with torch.no_grad():
+        expected = prior.network(noisy) * (0.5 + 2.0 * (2.0 - 0.5))
+    torch.testing.assert_close(result.predicted_noise, expected)

@@ -1,0 +1,88 @@
+"""The prior that ships with the package: its files, and that it has learned what it claims."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from dreamfusion.config.schema import PriorConfig
+from dreamfusion.diffusion.core import add_noise, to_sample
+from dreamfusion.graphics.cameras import orbit_cameras
+from dreamfusion.priors import DiffusionPrior, load_prior, resolve_prior
+from dreamfusion.priors.view_prompts import view_prompts
+from dreamfusion.toyworld import make_object, picture
+from dreamfusion.toyworld.language import held_out_pairs, vocabulary_file
+
+FOLDER = Path(resolve_prior("embedded").path)
+OBJECTS = (("mug", "blue"), ("corgi", "orange"), ("rocket", "white"), ("banana", "yellow"))
+
+
+@pytest.fixture(scope="module")
+def prior() -> DiffusionPrior:
+    return load_prior("embedded", PriorConfig(dtype="float32"), device="cpu")
+
+
+def test_it_is_small_enough_to_ship():
+    size = sum(file.stat().st_size for file in FOLDER.rglob("*") if file.is_file())
+    assert size < 40e6
+
+
+def test_its_words_and_held_out_pairs_are_those_of_the_toy_world():
+    card = json.loads((FOLDER / "dreamfusion.json").read_text())
+    assert card == vocabulary_file(card["camera"], card["light"], card["background"])
+    with (FOLDER / "held_out_pairs.csv").open() as file:
+        assert [(row["noun"], row["color"]) for row in csv.DictReader(file)] == held_out_pairs()
+
+
+def test_diffusers_own_pipeline_loads_and_runs_it():
+    from diffusers import IFPipeline
+
+    pipeline = IFPipeline.from_pretrained(FOLDER, torch_dtype=torch.float32)
+    pipeline.set_progress_bar_config(disable=True)
+    out = pipeline("red mug, front, level, lit", num_inference_steps=2, output_type="np")
+    assert out.images.shape == (1, 64, 64, 3)
+
+
+def residuals(
+    prior: DiffusionPrior, texts: list[str], pictures: torch.Tensor, fraction: float
+) -> torch.Tensor:
+    """(n,) mean squared errors of the predicted pictures at a noise level, the same noise for all
+    texts."""
+    t = torch.full((len(pictures),), int(fraction * len(prior.alphas)))
+    alpha, sigma = (x[t][:, None, None, None] for x in (prior.alphas, prior.sigmas))
+    clean = prior.encode_image(pictures.movedim(-1, 1))
+    noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))
+    noisy = add_noise(clean, noise, alpha, sigma)
+    with torch.no_grad():
+        prediction = prior.predict(noisy, t, prior.encode_text(texts))
+    found = to_sample(prediction, noisy, alpha, sigma, prior.prediction)
+    return (found - clean).square().mean(dim=(1, 2, 3))
+
+
+@pytest.mark.parametrize("wrong", ["noun", "color", "view"])
+def test_a_true_caption_explains_a_picture_better_than_a_wrong_one(
+    prior: DiffusionPrior, wrong: str
+):
+    azimuth, elevation = 90.0, 15.0
+    camera = orbit_cameras(*(torch.tensor([v]) for v in (azimuth, elevation, 2.75, 40.0)))
+    shown, true, false = [], [], []
+    for i, (noun, color) in enumerate(OBJECTS):
+        other_noun, other_color = OBJECTS[(i + 1) % len(OBJECTS)]
+        shown.append(picture(make_object(noun, color), camera, 64)[0])
+        said = f"{color} {noun}"
+        lie = {"noun": f"{color} {other_noun}", "color": f"{other_color} {noun}", "view": said}
+        turned = azimuth + 90.0 if wrong == "view" else azimuth
+        words = prior.card.vocabulary
+        true += view_prompts(words, said, [azimuth], [elevation], "lambertian")
+        false += view_prompts(words, lie[wrong], [turned], [elevation], "lambertian")
+    pictures = torch.stack(shown)
+    if wrong == "view":  # what looks the same from all sides cannot tell
+        keep = [i for i, (noun, _) in enumerate(OBJECTS) if noun in ("corgi", "banana", "mug")]
+        pictures, true, false = pictures[keep], [true[i] for i in keep], [false[i] for i in keep]
+    with_truth = torch.stack([residuals(prior, true, pictures, f) for f in (0.6, 0.75, 0.85)])
+    with_lie = torch.stack([residuals(prior, false, pictures, f) for f in (0.6, 0.75, 0.85)])
+    assert with_truth.mean() < 0.9 * with_lie.mean()

