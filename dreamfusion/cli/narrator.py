@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
 
 from dreamfusion.cli.console import Console
@@ -17,6 +16,7 @@ from dreamfusion.runs.train import Observer
 from dreamfusion.scenes.nerf.operations import chosen_backends
 from dreamfusion.training.trainer import StepMetrics, Trainer
 from dreamfusion.training.views import render_size
+from dreamfusion.utils.threads import n_workers
 
 if TYPE_CHECKING:
     from dreamfusion.viewer.page import Page
@@ -32,7 +32,7 @@ class Narrator(Observer):
     def begins(self, run: RunFolder, trainer: Trainer) -> None:
         say, config, prior = self.console.say, trainer.config, trainer.prior
         kind = "latents" if prior.vae is not None else "pixels"
-        threads = f", {torch.get_num_threads()} threads" if config.device == "cpu" else ""
+        threads = f", {n_workers()} threads" if config.device == "cpu" else ""
         say(f"prior     {prior.name} ({kind}, {prior.image_size} x {prior.image_size})")
         vae = ""
         if prior.vae is not None:

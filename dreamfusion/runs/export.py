@@ -17,6 +17,7 @@ from dreamfusion.mesh.topology import Topology, topology
 from dreamfusion.mesh.usd import require_usd
 from dreamfusion.runs.preview import show_cameras
 from dreamfusion.training.state import TrainState
+from dreamfusion.utils.threads import fixed_order
 
 CHECK_VIEWS = 8
 
@@ -48,6 +49,7 @@ class Export:
     agreement: Agreement
 
 
+@fixed_order()
 def write_model(
     path: Path,
     state: TrainState,

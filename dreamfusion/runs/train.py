@@ -32,6 +32,7 @@ from dreamfusion.utils.distributed import any_process, from_first, is_first, pro
 from dreamfusion.utils.errors import RunWarning, UserError, one_line
 from dreamfusion.utils.out_of_memory import explain_out_of_memory
 from dreamfusion.utils.stopwatch import Stopwatch
+from dreamfusion.utils.threads import fixed_order
 
 
 class Observer:
@@ -89,7 +90,7 @@ def train_run(
     watch = Stopwatch("starting") if watch is None else watch
     config = plan.config
     device = choose_device(config.device) if prior is None else str(prior.device)
-    with explain_out_of_memory(), process_group(device), around():
+    with explain_out_of_memory(), process_group(device), around(), fixed_order():
         mine = share(config.camera.views)
         watch.begin("loading the prior")
         if prior is None:

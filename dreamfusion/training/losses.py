@@ -104,8 +104,8 @@ def _smoothness(field: Field, out: RenderOutput, generator: torch.Generator) -> 
     shift = send(shift.to(points.dtype), points.device)
     nearby = field.normals(points + 2 * field.normal_epsilon * shift)
     return smoothness_loss(
-        surface.weights[picked],
-        surface.normals[picked],
+        surface.weights.index_select(0, picked),
+        surface.normals.index_select(0, picked),
         nearby,
         n_rays=out.opacity.numel() / SMOOTHED_RAYS,
     )

@@ -14,6 +14,7 @@ from dreamfusion.scenes.nerf.hashgrid import HashGrid
 from dreamfusion.scenes.nerf.occupancy import OccupancyGrid
 from dreamfusion.scenes.nerf.operations import chosen_backends
 from dreamfusion.scenes.nerf.scene import Scene
+from dreamfusion.utils.threads import fixed_order
 
 
 @dataclass
@@ -78,7 +79,8 @@ def new_state(config: Config, device: str) -> TrainState:
         threshold=config.occupancy.threshold,
         decay=config.occupancy.decay,
     ).to(device)
-    occupancy.update(field.density, generator)
+    with fixed_order():
+        occupancy.update(field.density, generator)
     rates = config.optimizer
     optimizer = torch.optim.Adam(
         [

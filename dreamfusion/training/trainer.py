@@ -26,6 +26,7 @@ from dreamfusion.training.views import Views, sample_views
 from dreamfusion.utils.distributed import average_gradients, share
 from dreamfusion.utils.errors import UserError
 from dreamfusion.utils.rng import Generators, randn
+from dreamfusion.utils.threads import fixed_order
 
 if TYPE_CHECKING:
     from dreamfusion.priors import DiffusionPrior
@@ -106,6 +107,10 @@ class Trainer:
         Raises DivergedError where the loss or a gradient is not finite, before the parameters are
         touched.
         """
+        with fixed_order():
+            return self._step()
+
+    def _step(self) -> StepMetrics:
         started = time.perf_counter()
         state, config = self.state, self.config
         self._shape_field()

@@ -11,8 +11,9 @@ aborts the process when two Python threads enter it at once.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from itertools import pairwise
 from threading import Barrier
@@ -29,15 +30,42 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_pools.clear)
 
 
+_workers: int | None = None  # set by `fixed_order`
+
+
+def n_workers() -> int:
+    """How many threads work on the CPU may use: torch's number, as it was outside `fixed_order`."""
+    return torch.get_num_threads() if _workers is None else _workers
+
+
+@contextmanager
+def fixed_order() -> Iterator[None]:
+    """Give torch's own operations one thread for the time of the block; `run_all` keeps all.
+
+    Results then do not depend on the number of threads. With several, torch cuts an operation into
+    one part a thread. The ends of a part take another exp or log than its middle, a sum over a
+    whole tensor adds up in another order, and gradients of repeated indices in any order at all.
+    """
+    global _workers
+    outer, before = _workers, torch.get_num_threads()
+    _workers = n_workers()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+        _workers = outer
+
+
 def run_all(jobs: Sequence[Callable[[], T]], *, torch_threads: int = 1) -> list[T]:
     """Run every job, without gradients; their results in order. The first exception is raised here.
 
-    They share the `torch.get_num_threads()` threads of the caller; each job has `torch_threads` of
-    them for torch's own operations. Jobs must write to disjoint memory, which also makes the
-    result independent of their order and of the number of threads.
+    They share the `n_workers()` threads; each job has `torch_threads` of them for torch's own
+    operations. Jobs must write to disjoint memory, which also makes the result independent of their
+    order and of the number of threads.
     """
-    n_threads = min(torch.get_num_threads() // torch_threads, len(jobs))
-    if n_threads <= 1:
+    n_threads = max(1, min(n_workers() // torch_threads, len(jobs)))
+    if n_threads == 1 and torch.get_num_threads() == torch_threads:
         with torch.no_grad():
             return [job() for job in jobs]
     pool = _pool(n_threads, torch_threads)
@@ -48,7 +76,7 @@ def run_all(jobs: Sequence[Callable[[], T]], *, torch_threads: int = 1) -> list[
 def run_pieces(kernel: Callable[..., object], n: int, *arguments: object, at_least: int) -> None:
     """Run kernel(start, stop, *arguments) for pieces of range(n): a few per thread, none shorter
     than `at_least`."""
-    n_pieces = max(1, min(4 * torch.get_num_threads(), n // at_least))
+    n_pieces = max(1, min(4 * n_workers(), n // at_least))
     bounds = [n * i // n_pieces for i in range(n_pieces + 1)]
     run_all([partial(kernel, start, stop, *arguments) for start, stop in pairwise(bounds)])
 

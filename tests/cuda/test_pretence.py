@@ -7,7 +7,7 @@ from contextlib import nullcontext
 import pytest
 import torch
 
-from dreamfusion.diffusion import sds as sds_module
+from dreamfusion.distillation import sds as sds_module
 from dreamfusion.priors import load_prior
 from dreamfusion.scenes.nerf.hashgrid import ENCODING
 from dreamfusion.training.trainer import Trainer

@@ -183,7 +183,7 @@ def _surface_samples(
     index = (~(weights.detach() < min_weight)).nonzero()[:, 0]
     return SurfaceSamples(
         index=index,
-        weights=weights[index],
+        weights=weights.index_select(0, index),
         normals=field.normals(samples.positions[index]),
         directions=directions[samples.ray_index[index]],
     )
@@ -206,7 +206,8 @@ def _shade(samples: Samples, surface: SurfaceSamples, lighting: Lighting, n_view
     summed = own.new_zeros(samples.n_rays).index_add(0, picked, weights * own)
     # A ray of faint samples only is lit as if half facing the light.
     mean = torch.where(total > 0, summed / total.clamp(min=1e-6), ambient + diffuse / 2)
-    return mean[samples.ray_index].index_copy(0, surface.index, own)
+    # Not mean[ray_index]: torch's backward of that adds up in parallel, in any order, on a CPU.
+    return mean.index_select(0, samples.ray_index).index_copy(0, surface.index, own)
 
 
 def _per_ray(value: Tensor | None, n_views: int, n_rays: int) -> Tensor:

@@ -1,0 +1,119 @@
+"""The same bits on a loaded machine and with any number of threads.
+
+Scenes here are as large as a real run's: torch parallelises from 32,768 elements on.
+"""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from dreamfusion.config.layers import build_config
+from dreamfusion.config.presets import read_settings
+from dreamfusion.training.state import new_state
+from dreamfusion.training.trainer import Trainer
+from dreamfusion.training.views import sample_views
+from tests.helpers.states import tensors
+
+LIT = {"shading": {"lambertian": 1, "textureless": 0.5}}
+
+
+@pytest.fixture
+def threads():
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+def make_trainer(prior, changes):
+    size = {"prompt": "a mug", "device": "cpu", "steps": 6, "render": {"resolution": 64}}
+    return Trainer(build_config(*read_settings("embedded"), size, changes), prior)
+
+
+def gradients(trainer):
+    """Of a step's loss, with the random numbers of that step each time."""
+    state = trainer.state
+    generator = torch.Generator()
+    generator.set_state(state.generator.get_state())
+    state.optimizer.zero_grad(set_to_none=True)
+    trainer.loss(state.step, generator)[0].backward()
+    parts = (state.field, state.background)
+    return [p.grad.clone() for part in parts for p in part.parameters() if p.grad is not None]
+
+
+SETTINGS = {
+    "lit": LIT,
+    "unusual": {
+        **LIT,
+        "background": {"kind": "learned", "plain_share": 0},
+        "field": {"density_activation": "exp", "blob": "gaussian", "blob_scale": 3},
+        "losses": {"orientation": 0.01, "sparsity": 1e-4, "opacity": 1e-3},
+        "optimizer": {"ema": 0.9, "max_gradient_norm": 0.01},
+        "sds": {"surface_noise": [0, 1]},
+    },
+}
+
+
+@pytest.mark.parametrize("changes", SETTINGS.values(), ids=SETTINGS)
+def test_results_do_not_depend_on_the_number_of_threads(prior, threads, changes):
+    found = []
+    for n_threads in (1, 2, 3):
+        threads(n_threads)
+        trainer = make_trainer(prior, changes)
+        metrics = [vars(trainer.step()) | {"seconds": 0} for _ in range(3)]
+        found.append((tensors(trainer.state), metrics))
+    for state, metrics in found[1:]:
+        assert metrics == found[0][1]
+        assert all(torch.equal(a, b) for a, b in zip(state, found[0][0], strict=True))
+
+
+@pytest.mark.parametrize("n_views", [2, 4])
+def test_samples_are_as_many_as_torch_parallelises(prior, n_views):
+    """Else the tests here could not fail."""
+    trainer = make_trainer(prior, LIT | {"camera": {"views": n_views}})
+    state = trainer.state
+    views = sample_views(trainer.config, 0, state.generator, own_background=state.background)
+    assert len(trainer.render(views, state.generator).samples) > 32_768
+
+
+def test_no_operation_of_a_step_is_known_to_be_nondeterministic(prior, threads):
+    threads(2)
+    trainer = make_trainer(prior, SETTINGS["unusual"])
+    trainer.step()
+    expected = gradients(trainer)
+    torch.use_deterministic_algorithms(True)
+    try:
+        found = gradients(trainer)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_gradients_of_a_lit_step_repeat_beside_busy_processes(prior, threads):
+    threads(2)
+    trainer = make_trainer(prior, LIT | {"camera": {"views": 2}})
+    for _ in range(2):
+        trainer.step()
+    spin = "import torch\nx = torch.rand(300, 300)\nwhile True: x = (x @ x).sin()"
+    busy = [subprocess.Popen([sys.executable, "-c", spin]) for _ in range(2)]
+    try:
+        expected = gradients(trainer)
+        for _ in range(200):
+            found = gradients(trainer)
+            assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+    finally:
+        for process in busy:
+            process.kill()
+            process.wait()
+
+
+def test_the_start_of_a_scene_does_not_depend_on_the_number_of_threads(prior, threads):
+    config = make_trainer(prior, {}).config
+    found = []
+    for n_threads in (1, 3):
+        threads(n_threads)
+        found.append(tensors(new_state(config, "cpu")))
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
