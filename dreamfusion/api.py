@@ -3,35 +3,40 @@
 import dreamfusion as df
 
 run = df.train("a corgi", steps=250)
-pictures = run.scene.render(df.turntable_cameras(8), size=256, mode="normals")
+images = run.scene.images(df.turntable_cameras(8), size=256, mode="normals")
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from dreamfusion.config.layers import Layer, build_config, nested, to_mapping
 from dreamfusion.config.schema import Config
 from dreamfusion.mesh.formats import as_trimesh, read_glb
-from dreamfusion.priors import DiffusionPrior
 from dreamfusion.priors.view_prompts import slug
 from dreamfusion.report import report_html
-from dreamfusion.runs.checkpoint import load_state, runnable_here
+from dreamfusion.runs.checkpoint import load_scene
 from dreamfusion.runs.export import Export, ExportOptions, write_model
 from dreamfusion.runs.folder import RunFolder, find_run
 from dreamfusion.runs.metrics import read_metrics
 from dreamfusion.runs.plan import Plan, plan_again, plan_of_loaded, plan_run
 from dreamfusion.runs.train import Observer, train_run
-from dreamfusion.scenes.nerf.scene import Scene
-from dreamfusion.training.trainer import StepMetrics, Trainer
+from dreamfusion.scenes.base import Scene
+from dreamfusion.training.state import TrainState
+from dreamfusion.training.trainer import Loss, StepMetrics, Trainer
 from dreamfusion.utils.devices import choose_device
 
 if TYPE_CHECKING:
     import trimesh
+
+    from dreamfusion.distillation.settings import EstimatorSettings
+    from dreamfusion.priors.base import Prior
 
 Callback = Callable[[StepMetrics], object]
 
@@ -42,9 +47,10 @@ def train(
     out: Path | str | None = None,
     steps: int | None = None,
     seed: int | None = None,
-    prior: str | DiffusionPrior | None = None,
+    prior: str | Prior | None = None,
     preset: str | None = None,
     settings: Mapping[str, Any] | None = None,
+    losses: Sequence[Loss] = (),
     callback: Callback | None = None,
 ) -> Run:
     """Make a 3D object from a prompt; returns when it, its mesh and its video are done.
@@ -53,7 +59,9 @@ def train(
     prior: embedded, a folder in diffusers' layout, a hub id, or one that is loaded.
     preset: name of a preset or a settings file; None takes the one that suits the prior.
     settings: over the preset, by dotted name ({"sds.guidance": 8}) or nested.
-    callback: is given the metrics of each step as it is done.
+    losses: further ones, each a function of (scene, progress, generator) that returns weighted
+    scalars by name.
+    callback: is called with the metrics of each step.
 
     Raises UserError, one line that says what is wrong: ConfigError, PriorError, PromptError, …
     """
@@ -63,10 +71,41 @@ def train(
         options["prior"] = {"name": prior}
     layers = [Layer("settings", nested(settings or {})), Layer("arguments", options)]
     where = Path("runs") / slug(prompt) if out is None else Path(out)
-    if isinstance(prior, DiffusionPrior):
+    if prior is not None and not isinstance(prior, str):
         plan = plan_of_loaded(prior, layers, preset=preset)
-        return _run(plan, where, callback, prior)
-    return _run(plan_run(layers, preset=preset), where, callback)
+        return _run(plan, where, callback, prior, losses)
+    return _run(plan_run(layers, preset=preset), where, callback, losses=losses)
+
+
+def distill(
+    scene: Scene,
+    prior: Prior,
+    prompt: str,
+    *,
+    estimator: EstimatorSettings | None = None,
+    steps: int = 250,
+    seed: int = 0,
+    settings: Mapping[str, Any] | None = None,
+    losses: Sequence[Loss] = (),
+    callback: Callback | None = None,
+) -> Scene:
+    """Optimise a scene of your own by a prior, in memory; returns the same scene.
+
+    scene: anything with the interface of `Scene`. estimator: its settings; SDS with its defaults
+    where None. settings: of cameras, lights and so on, over the prior's card.
+
+    Raises UserError.
+    """
+    base = {"prompt": prompt, "steps": steps, "seed": seed}
+    config = build_config(prior.card.settings, nested(settings or {}), base)
+    if estimator is not None:
+        config = replace(config, estimator=estimator)
+    generator = torch.Generator().manual_seed(seed)
+    state = TrainState(0, scene, config.estimator.build(prior, seed=seed), generator)
+    for metrics in Trainer(config, prior, state, losses=losses):
+        if callback is not None:
+            callback(metrics)
+    return scene
 
 
 def open_run(path: Path | str) -> Run:
@@ -98,8 +137,7 @@ class Run:
     @property
     def scene(self) -> Scene:
         """The scene at the newest checkpoint, read anew. Raises CheckpointError."""
-        config = runnable_here(self.config)
-        return load_state(self.folder, config, choose_device("auto")).shown
+        return load_scene(self.folder, self.config, choose_device("auto")).scene
 
     @property
     def mesh(self) -> trimesh.Trimesh:
@@ -114,7 +152,7 @@ class Run:
         self,
         *,
         steps: int | None = None,
-        prior: DiffusionPrior | None = None,
+        prior: Prior | None = None,
         callback: Callback | None = None,
     ) -> Run:
         """Go on exactly where it stopped, to `steps` in all; returns when it is done.
@@ -140,13 +178,13 @@ class Run:
 
         faces, texture, resolution, threshold: see `ExportOptions`. Raises MeshError.
         """
-        config = runnable_here(self.config)
-        state = load_state(self.folder, config, choose_device("auto"))
+        config = self.config
+        saved = load_scene(self.folder, config, choose_device("auto"))
         options = ExportOptions(
             resolution=resolution, faces=faces, texture=texture, threshold=threshold
         )
         target = self.folder.mesh / "model.glb" if path is None else Path(path)
-        return write_model(target, state, config, options)
+        return write_model(target, saved, config, options)
 
     def _repr_html_(self) -> str:
         """The run's report, as a notebook shows it: prompt, turntable, mesh to turn, curves."""
@@ -154,8 +192,8 @@ class Run:
         return f'<iframe srcdoc="{page}" style="width: 100%; height: 640px; border: 0"></iframe>'
 
 
-class _Tell(Observer):
-    """Gives a callback each step's metrics."""
+class _Callback(Observer):
+    """Calls a function with each step's metrics."""
 
     def __init__(self, callback: Callback) -> None:
         self._callback = callback
@@ -172,7 +210,8 @@ def _run(
     plan: Plan,
     where: Path | RunFolder,
     callback: Callback | None,
-    prior: DiffusionPrior | None = None,
+    prior: Prior | None = None,
+    losses: Sequence[Loss] = (),
 ) -> Run:
-    observer = None if callback is None else _Tell(callback)
-    return Run(train_run(plan, where, prior=prior, observer=observer).run)
+    observer = None if callback is None else _Callback(callback)
+    return Run(train_run(plan, where, prior=prior, losses=losses, observer=observer).run)

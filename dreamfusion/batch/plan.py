@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dreamfusion.batch.engines import Need
+from dreamfusion.batch.engines import ResourceRequest
 from dreamfusion.batch.engines.local import visible_gpus
 from dreamfusion.batch.jobs import Job
 from dreamfusion.batch.prompts import BatchError, Entry, each
 from dreamfusion.config.layers import Layer, build_config, to_mapping
 from dreamfusion.config.presets import read_settings
+from dreamfusion.priors import PluginPrior
 from dreamfusion.priors.memory import estimate_memory
 from dreamfusion.runs.plan import find_prior, plan_run
 from dreamfusion.utils.errors import UserError
@@ -128,7 +129,7 @@ def may_have_cuda() -> bool:
     return any(Path(path).exists() for path in ("/proc/driver/nvidia", "/dev/kfd", "/dev/dxg"))
 
 
-def need_of(jobs: Sequence[Job]) -> Need:
+def request_of(jobs: Sequence[Job]) -> ResourceRequest:
     """What the largest of these jobs takes; of a GPU's memory by the prior's estimate."""
     memory, gpu_memory, gpus = 0, 0, bool(visible_gpus())
     asked = {
@@ -139,6 +140,9 @@ def need_of(jobs: Sequence[Job]) -> Need:
         config = build_config(job.config)
         prior = find_prior(config.prior, config.device)
         on_gpu = config.device.startswith("cuda") or (config.device == "auto" and gpus)
+        if isinstance(prior, PluginPrior):  # nobody knows what it takes
+            memory = max(memory, BASE_MEMORY)
+            continue
         memory = max(memory, BASE_MEMORY + sum(prior.weights.values()) * (2 if on_gpu else 4))
         if on_gpu:
             estimate = estimate_memory(
@@ -150,7 +154,7 @@ def need_of(jobs: Sequence[Job]) -> Need:
                 prepared=True,
             )
             gpu_memory = max(gpu_memory, GPU_BASE_MEMORY + estimate)
-    return Need(max(job.threads for job in jobs), memory, gpu_memory)
+    return ResourceRequest(max(job.threads for job in jobs), memory, gpu_memory)
 
 
 def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

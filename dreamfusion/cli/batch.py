@@ -26,7 +26,7 @@ from dreamfusion.cli.stopping import exit_status, stoppable
 from dreamfusion.utils.errors import UserError
 
 if TYPE_CHECKING:
-    from dreamfusion.batch.engines import Engine, Need
+    from dreamfusion.batch.engines import Engine, ResourceRequest
     from dreamfusion.batch.jobs import Job, JobFolder
 
 SOME_FAILED = 1
@@ -121,17 +121,17 @@ def make(
     """Make jobs in a folder, and show how it goes; what came of it, for scripts."""
     from dreamfusion.batch.driver import drive, driving, prepare
     from dreamfusion.batch.jobs import Shelf
-    from dreamfusion.batch.plan import need_of
+    from dreamfusion.batch.plan import request_of
     from dreamfusion.batch.progress import progress_of
     from dreamfusion.cli.batch_screen import Screen
 
-    shelf, need = Shelf(out.resolve()), need_of(wanted)
+    shelf, need = Shelf(out.resolve()), request_of(wanted)
     with driving(shelf), closing(_engine(on, need, at_once, shelf.path)) as engine:
         folders = prepare(shelf, wanted)
         if retry_failed:
             for folder in folders:
                 folder.forgive()
-        console.say(f"jobs      {len(folders)}, {engine.places} at once on {engine.name}")
+        console.say(f"jobs      {len(folders)}, {engine.slots} at once on {engine.name}")
         with stoppable() as stopping, stopping.gently(), Screen(console, folders) as screen:
             finished = drive(folders, engine, listener=screen, stop=stopping)
     jobs = [progress_of(folder).as_mapping() for folder in folders]
@@ -176,7 +176,7 @@ def chooser_of(keep: Keep, judge: str | None, wanted: Sequence[Job]) -> str | No
     return CHOOSER
 
 
-def _engine(on: Place, need: Need, at_once: int | None, shelf: Path) -> Engine:
+def _engine(on: Place, need: ResourceRequest, at_once: int | None, shelf: Path) -> Engine:
     if on is Place.ray:
         if at_once is not None:
             raise UserError("--jobs is for this machine: on a cluster its nodes say how many")

@@ -174,9 +174,10 @@ class _Rate:
 
 
 def _describe(metrics: StepMetrics) -> str:
-    return (
-        f"opacity {metrics.opacity:.0%}  entropy {metrics.entropy:.2f}  "
-        f"SDS gradient {metrics.sds_gradient:.2f}"
+    return f"opacity {metrics.opacity:.0%}  entropy {metrics.entropy:.2f}" + "".join(
+        f"  {name.removesuffix('_gradient').upper()} gradient {value:.2f}"
+        for name, value in metrics.of_estimator.items()
+        if name.endswith("_gradient")
     )
 
 

@@ -22,7 +22,7 @@ from dreamfusion.runs.folder import RunFolder, find_run
 from dreamfusion.utils.errors import UserError
 
 if TYPE_CHECKING:
-    from dreamfusion.training.state import TrainState
+    from dreamfusion.runs.checkpoint import SavedScene
 
 
 def export(
@@ -51,13 +51,14 @@ def export(
     """Write the mesh of a run to DIR/mesh/model.FORMAT, and say what it is worth."""
     console = Console(quiet=quiet, json=json_)
     run = find_run(run_dir)
-    settings, state = _load(run, run.read_config())
+    settings = run.read_config()
+    saved = _load(run, settings)
     from dreamfusion.runs.export import ExportOptions, write_model
 
     options = ExportOptions(resolution, faces, texture, threshold, origin.value)
     written = write_model(
         run.mesh / f"model.{format_.value}",
-        state,
+        saved,
         settings,
         options,
         say=lambda stage: console.say(f"          {stage}"),
@@ -98,12 +99,13 @@ def render(
     settings = run.read_config()
     import torch
 
+    from dreamfusion.graphics.cameras import show_cameras
     from dreamfusion.graphics.turntable import (
         parse_background,
         turntable_frames,
         write_turntable,
     )
-    from dreamfusion.runs.preview import draw_mesh, draw_scene, show_cameras
+    from dreamfusion.runs.preview import draw_mesh, draw_scene
 
     behind: torch.Tensor | None = torch.tensor(settings.background.color)
     if background is not None:
@@ -117,13 +119,12 @@ def render(
         shape, provenance = read_glb(model)
         draw = draw_mesh(put_back(shape, provenance) if provenance else shape)
     else:
-        here, state = _load(run, settings)
-        draw = draw_scene(state.shown, here.render)
+        draw = draw_scene(_load(run, settings).scene)
     count = frames or settings.output.video_frames
     modes: list[Any] = [m.value for m in Mode if mode in (m, Mode.grid) and m != Mode.grid]
     pictures = turntable_frames(
         draw,
-        show_cameras(count, settings),
+        show_cameras(count, settings.camera),
         size=size or settings.output.video_size,
         modes=modes,
     )
@@ -138,10 +139,9 @@ def render(
     console.result({"files": files})
 
 
-def _load(run: RunFolder, config: Config) -> tuple[Config, TrainState]:
-    """A run's newest scene, and its settings, on whatever device is here."""
-    from dreamfusion.runs.checkpoint import load_state, runnable_here
+def _load(run: RunFolder, config: Config) -> SavedScene:
+    """A run's newest scene, on whatever device is here."""
+    from dreamfusion.runs.checkpoint import load_scene
     from dreamfusion.utils.devices import choose_device
 
-    config = runnable_here(config)
-    return config, load_state(run, config, choose_device("auto"))
+    return load_scene(run, config, choose_device("auto"))

@@ -13,7 +13,6 @@ from dreamfusion.cli.stopping import Stopping
 from dreamfusion.runs.export import Export
 from dreamfusion.runs.folder import RunFolder
 from dreamfusion.runs.train import Observer
-from dreamfusion.scenes.nerf.operations import chosen_backends
 from dreamfusion.training.trainer import StepMetrics, Trainer
 from dreamfusion.training.views import render_size
 from dreamfusion.utils.threads import n_workers
@@ -31,20 +30,12 @@ class Narrator(Observer):
 
     def begins(self, run: RunFolder, trainer: Trainer) -> None:
         say, config, prior = self.console.say, trainer.config, trainer.prior
-        kind = "latents" if prior.vae is not None else "pixels"
         threads = f", {n_workers()} threads" if config.device == "cpu" else ""
-        say(f"prior     {prior.name} ({kind}, {prior.image_size} x {prior.image_size})")
-        vae = ""
-        if prior.vae is not None:
-            vae = f", autoencoder {str(prior.vae.dtype).removeprefix('torch.')}"
-        say(f"device    {config.device}{threads}, prior in {config.prior.dtype}{vae}")
-        backends = chosen_backends(config.field, config.render, config.device)
-        say(f"backends  {backends}")
-        for problem in backends.skipped:
-            say(f"          {problem}")
-        if prior.expected_memory is not None:
-            gib = prior.expected_memory / 2**30
-            say(f"memory    about {gib:.1f} GiB of the GPU's (an estimate)")
+        first, *more = prior.about() if hasattr(prior, "about") else [prior.name]
+        say(f"prior     {first}")
+        say(f"device    {config.device}{threads}, prior in {config.prior.dtype}")
+        for line in (*more, *trainer.state.scene.about()):
+            say(line)
         step = trainer.state.step
         say(f"run       {run.path}")
         steps = f"{config.steps}" if step == 0 else f"{step} to {config.steps}"

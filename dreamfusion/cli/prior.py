@@ -20,6 +20,7 @@ from dreamfusion.config.layers import Layer
 from dreamfusion.priors.view_prompts import slug, view_prompts
 from dreamfusion.runs.folder import free_path
 from dreamfusion.runs.plan import plan_run
+from dreamfusion.utils.errors import UserError
 
 
 def sample(
@@ -48,13 +49,13 @@ def sample(
     import torch
 
     from dreamfusion.graphics.media import contact_sheet, write_png
-    from dreamfusion.priors import load_prior
+    from dreamfusion.priors import DiffusionPrior, load_prior
     from dreamfusion.priors.sampling import sample_images
     from dreamfusion.utils.devices import choose_device
 
     assert plan.prior is not None
     azimuth = [360.0 * i / count for i in range(count)]
-    texts = view_prompts(plan.prior.card.vocabulary, plan.reading, azimuth, [15.0] * count)
+    texts = view_prompts(plan.prior.card.vocabulary, plan.canonical_prompt, azimuth, [15.0] * count)
     model = load_prior(
         plan.prior,
         # The estimate of memory is for training: nothing is kept here for a backward pass.
@@ -63,6 +64,8 @@ def sample(
         prompts=[*texts, ""],
         views=count,
     )
+    if not isinstance(model, DiffusionPrior):
+        raise UserError(f"the prior {model.name} cannot draw: it is no pipeline of diffusers")
     pictures = sample_images(
         model,
         model.encode_text(texts),

@@ -129,7 +129,7 @@ def resume(
 def _train(console: Console, plan: Plan, where: Path | RunFolder, view: bool) -> None:
     """Train, and say what happens from the first line to the paths of what was written."""
     watch = Stopwatch("starting")
-    console.say(f"prompt    {plan.config.prompt}, read as: {plan.reading}")
+    console.say(f"prompt    {plan.config.prompt}, read as: {plan.canonical_prompt}")
     if not isinstance(where, RunFolder):
         console.say(f"settings  {' < '.join(layer.name for layer in plan.layers)}")
     from dreamfusion.cli.narrator import Narrator

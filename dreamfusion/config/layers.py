@@ -17,8 +17,10 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 import yaml
 
+from dreamfusion.config.renamed import with_new_names
 from dreamfusion.config.schedules import Schedule
-from dreamfusion.config.schema import Config
+from dreamfusion.config.schema import Config, PriorConfig
+from dreamfusion.config.sections import PRIORS, Section, find_section, section_names
 from dreamfusion.utils.errors import UserError, one_line
 
 T = TypeVar("T")
@@ -41,8 +43,13 @@ def build_config(*layers: Layer | Mapping[str, Any]) -> Config:
     """The defaults overlaid with each of `layers` in turn; see `override`."""
     config = Config()
     for layer in layers:
-        config = override(config, layer.settings if isinstance(layer, Layer) else layer)
+        changes = layer.settings if isinstance(layer, Layer) else layer
+        if not isinstance(changes, Mapping):
+            raise ConfigError(f"a configuration holds settings, not {changes!r}")
+        config = override(config, with_new_names(changes))
     _check_across(config)
+    for name, changes in config.stages.items():
+        _check_across(override(config, with_new_names(changes), f"stages.{name}"))
     return config
 
 
@@ -59,9 +66,13 @@ def override(config: T, changes: Mapping[str, Any], path: str = "") -> T:
     for key, value in changes.items():
         name = f"{path}.{key}" if path else str(key)
         if key not in fields:
-            raise _unknown(name)
+            raise _unknown(name, config, path)
         current = getattr(config, key)
-        if dataclasses.is_dataclass(current) and not isinstance(current, Schedule):
+        if isinstance(current, PriorConfig):
+            values[key] = _prior(current, value, name)
+        elif isinstance(current, Section):
+            values[key] = _named(current, value, name, fields[key].metadata["group"])
+        elif dataclasses.is_dataclass(current) and not isinstance(current, Schedule):
             values[key] = override(current, value, name)
         elif isinstance(current, Schedule) and isinstance(value, Mapping):
             values[key] = _schedule(current, value, name)
@@ -69,6 +80,26 @@ def override(config: T, changes: Mapping[str, Any], path: str = "") -> T:
             values[key] = _convert(value, hints[key], name)
         _check_range(values[key], fields[key].metadata, name)
     return dataclasses.replace(config, **values)  # type: ignore[type-var]
+
+
+def _named(current: Section, changes: Any, path: str, group: str) -> Section:
+    """A section whose class its name decides: another name starts from other defaults."""
+    if isinstance(changes, Mapping) and changes.get("name", current.name) != current.name:
+        name = _convert(changes["name"], str, f"{path}.name")
+        current = find_section(group, name)()
+    return override(current, changes, path)
+
+
+def _prior(current: PriorConfig, changes: Any, path: str) -> PriorConfig:
+    """The section `prior`, which has settings of its own for a prior of another package. What all
+    priors have in common stays when the name changes."""
+    if isinstance(changes, Mapping) and changes.get("name", current.name) != current.name:
+        name = _convert(changes["name"], str, f"{path}.name")
+        cls = find_section(PRIORS, name) if name in section_names(PRIORS) else PriorConfig
+        if cls is not type(current):
+            common = {f.name: getattr(current, f.name) for f in dataclasses.fields(PriorConfig)}
+            current = cls(**common)
+    return override(current, changes, path)
 
 
 def settings(config: object, path: str = "") -> Iterator[tuple[str, Any, str]]:
@@ -102,9 +133,11 @@ def sources(layers: Sequence[Layer]) -> dict[str, str]:
     The layers must have passed `build_config`.
     """
     found: dict[str, str] = {}
+    names = [name for name, _, _ in settings(build_config(*layers))]
     for layer in layers:
-        for name, _, _ in settings(Config()):
-            value: Any = layer.settings
+        changes = with_new_names(layer.settings)
+        for name in names:
+            value: Any = changes
             for part in name.split("."):
                 value = value.get(part, _MISSING) if isinstance(value, Mapping) else _MISSING
             if value is not _MISSING:
@@ -217,12 +250,14 @@ def _put(settings: dict[str, Any], name: str, value: Any, where: str) -> None:
     settings[last] = value
 
 
-def _unknown(name: str) -> ConfigError:
-    known = [key for key, _, _ in settings(Config())]
+def _unknown(name: str, section: object, path: str) -> ConfigError:
+    """path: where `section`, in which the setting was looked for, stands."""
+    known = [key for key, _, _ in settings(section, path)]
+    known += [key for key, _, _ in settings(Config()) if key not in known]
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     if not close:
         last = name.rsplit(".", 1)[-1]
-        tails = {key.rsplit(".", 1)[-1]: key for key in known}
+        tails = {key.rsplit(".", 1)[-1]: key for key in reversed(known)}
         close = [tails[tail] for tail in difflib.get_close_matches(last, list(tails), n=1)]
     hint = f"; did you mean {close[0]}?" if close else ""
     return ConfigError(f"unknown setting {name}{hint}")
@@ -260,6 +295,13 @@ def _convert(value: Any, hint: Any, name: str) -> Any:
         if not isinstance(value, (list, tuple)) or len(value) != len(parts):
             raise ConfigError(f"{name} takes {len(parts)} numbers like [1, 2]; not {value!r}")
         return tuple(_convert(item, part, name) for item, part in zip(value, parts, strict=True))
+    if origin is not None and issubclass(origin, Mapping):
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"{name} holds settings by name, not {value!r}")
+        bad = [key for key, part in value.items() if not isinstance(part, Mapping)]
+        if bad:
+            raise ConfigError(f"{name}.{bad[0]} holds settings, not {value[bad[0]]!r}")
+        return {str(key): dict(part) for key, part in value.items()}
     if hint is Schedule:
         return Schedule.constant(_convert(value, float, name))
     if hint is float:
@@ -304,16 +346,16 @@ def _check_range(value: Any, metadata: Mapping[str, Any], name: str) -> None:
 
 def _check_across(config: Config) -> None:
     """What types and ranges do not say."""
+    for part in dataclasses.fields(config):
+        section = getattr(config, part.name)
+        if isinstance(section, Section):
+            try:
+                section.check()
+            except ValueError as error:
+                raise ConfigError(f"{part.name}: {error}") from None
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?|mps", config.device):
         raise ConfigError(f"device is auto, cpu, cuda, cuda:N or mps; not {config.device!r}")
-    for step in (0, config.steps - 1):
-        low = config.sds.t_min.at(step, config.steps)
-        high = config.sds.t_max.at(step, config.steps)
-        if low >= high:
-            raise ConfigError(f"sds.t_min ({low:g}) must stay below sds.t_max ({high:g})")
     if (config.camera.fov_y_deg is None) == (config.camera.focal_length is None):
         raise ConfigError(
             "camera.fov_y_deg and camera.focal_length say the same: one of them must be null"
         )
-    if config.field.base_resolution > config.field.max_resolution:
-        raise ConfigError("field.base_resolution must not exceed field.max_resolution")

@@ -7,9 +7,10 @@ from torch import Tensor
 
 from dreamfusion.config.schema import Config
 from dreamfusion.evaluation.judges import Look
+from dreamfusion.graphics.cameras import show_cameras
 from dreamfusion.graphics.shading import ImageMode, over
-from dreamfusion.runs.preview import draw_scene, show_cameras
-from dreamfusion.scenes.nerf.scene import Scene
+from dreamfusion.runs.preview import draw_scene
+from dreamfusion.scenes.base import Scene
 from dreamfusion.utils.errors import UserError
 
 ELEVATION_DEG = 30.0  # as DreamFusion measures
@@ -27,8 +28,8 @@ def pictures_of(scene: Scene, config: Config, *, views: int, size: int) -> dict[
 
     Raises NothingToSee for an empty scene.
     """
-    cameras = show_cameras(views, config, elevation_deg=ELEVATION_DEG)
-    draw = draw_scene(scene, config.render)
+    cameras = show_cameras(views, config.camera, elevation_deg=ELEVATION_DEG)
+    draw = draw_scene(scene)
     drawn = {look: draw(cameras, size, mode) for look, mode in MODES.items()}
     if float(drawn["color"][..., 3].mean()) < LEAST_OPACITY:
         raise NothingToSee("the scene is empty")

@@ -15,7 +15,7 @@ from dreamfusion.evaluation.pictures import VIEWS, pictures_of
 from dreamfusion.evaluation.retrieval import distractors_for, retrieve
 from dreamfusion.mesh.formats import MeshError, read_glb
 from dreamfusion.mesh.topology import topology
-from dreamfusion.runs.checkpoint import load_state, runnable_here
+from dreamfusion.runs.checkpoint import load_scene
 from dreamfusion.runs.folder import RunFolder
 from dreamfusion.runs.metrics import read_metrics
 from dreamfusion.utils.atomic_write import atomic_write
@@ -105,10 +105,10 @@ def judge_run(
     pictures: Mapping[Look, Tensor] = {}
     if subject.problem is None:
         try:
-            config = runnable_here(subject.run.read_config())
-            state = load_state(subject.run, config, choose_device("auto"))
+            config = subject.run.read_config()
+            saved = load_scene(subject.run, config, choose_device("auto"))
             size = max(judge.size for judge, _ in judges)
-            pictures = pictures_of(state.shown, config, views=views, size=size)
+            pictures = pictures_of(saved.scene, config, views=views, size=size)
         except UserError as error:
             reasons.append(str(error))
         try:

@@ -16,13 +16,16 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from dreamfusion.config.schema import CameraConfig
 from dreamfusion.utils.devices import send
+
+SHOW_ELEVATION_DEG = 15.0
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,12 @@ class Cameras:
     def to(self, device: torch.device | str) -> Cameras:
         """The same cameras with every tensor on `device`."""
         return self._map(lambda value: send(value, device))
+
+    @staticmethod
+    def cat(parts: Sequence[Cameras]) -> Cameras:
+        """All cameras, in order."""
+        names = [field.name for field in dataclasses.fields(Cameras)]
+        return Cameras(*(torch.cat([getattr(part, name) for part in parts]) for name in names))
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> Cameras:
         return Cameras(*(change(getattr(self, field.name)) for field in dataclasses.fields(self)))
@@ -131,6 +140,20 @@ def turntable_cameras(
     return orbit_cameras(azimuth, full(elevation_deg), full(distance), full(fov_y_deg))
 
 
+def show_cameras(
+    n: int, camera: CameraConfig, *, elevation_deg: float = SHOW_ELEVATION_DEG
+) -> Cameras:
+    """n cameras around the object, in the middle of the ranges of distance and field of view."""
+    if camera.fov_y_deg is None:
+        return turntable_cameras(n, elevation_deg=elevation_deg)
+    return turntable_cameras(
+        n,
+        elevation_deg=elevation_deg,
+        distance=sum(camera.distance) / 2,
+        fov_y_deg=sum(camera.fov_y_deg) / 2,
+    )
+
+
 def sample_cameras(
     n: int,
     *,
@@ -142,6 +165,7 @@ def sample_cameras(
     look_at_jitter: float = 0.0,
     up_jitter: float = 0.0,
     generator: torch.Generator,
+    group_size: int = 1,
 ) -> Cameras:
     """Random cameras (DreamFusion, appendix A.2), on the CPU.
 
@@ -152,7 +176,27 @@ def sample_cameras(
     Jitter: `position_jitter` is the half-width of a uniform offset of the position,
     `look_at_jitter` and `up_jitter` the standard deviations of normal offsets of the target and
     of the up vector; scene units.
+    group_size: so many consecutive cameras are one group: all that is drawn is drawn once for a
+    group, and its cameras stand 360 / group_size degrees of azimuth apart, counter-clockwise seen
+    from above. n is a multiple of it.
     """
+    if n % group_size:
+        raise ValueError(f"{n} cameras do not fall into groups of {group_size}")
+    if group_size > 1:
+        return _in_groups(
+            sample_cameras(
+                n // group_size,
+                elevation_deg=elevation_deg,
+                distance=distance,
+                fov_y_deg=fov_y_deg,
+                focal_length=focal_length,
+                position_jitter=position_jitter,
+                look_at_jitter=look_at_jitter,
+                up_jitter=up_jitter,
+                generator=generator,
+            ),
+            group_size,
+        )
     if (fov_y_deg is None) == (focal_length is None):
         raise ValueError("give fov_y_deg or focal_length, and not both")
 
@@ -179,6 +223,22 @@ def sample_cameras(
     elif fov_y_deg is not None:
         fov = uniform(*fov_y_deg)
     return Cameras(transform, fov, azimuth, elevation, radius)
+
+
+def _in_groups(cameras: Cameras, group_size: int) -> Cameras:
+    """Each camera, jitter included, turned about the up axis into a group of so many."""
+    turn_deg = torch.arange(group_size) * (360.0 / group_size)
+    angle = torch.deg2rad(turn_deg)
+    turn = torch.eye(4).repeat(group_size, 1, 1)
+    turn[:, 0, 0], turn[:, 0, 2] = torch.cos(angle), torch.sin(angle)
+    turn[:, 2, 0], turn[:, 2, 2] = -torch.sin(angle), torch.cos(angle)
+    each = cameras._map(lambda values: values.repeat_interleave(group_size, dim=0))
+    n = len(cameras)
+    return dataclasses.replace(
+        each,
+        T_world_camera=turn.repeat(n, 1, 1) @ each.T_world_camera,
+        azimuth_deg=(each.azimuth_deg + turn_deg.repeat(n)) % 360.0,
+    )
 
 
 def fov_y_of_focal_length(focal_length: Tensor) -> Tensor:

@@ -8,14 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dreamfusion.config.schema import RenderConfig
 from dreamfusion.graphics.cameras import Cameras
 from dreamfusion.graphics.shading import over
+from dreamfusion.graphics.turntable import Draw
 from dreamfusion.mesh.extract import Mesh
 from dreamfusion.mesh.renderer import render_mesh
 from dreamfusion.mesh.texture import TexturedMesh
-from dreamfusion.scenes.nerf.renderer import render_image
-from dreamfusion.scenes.nerf.scene import Scene
 
 # Below these a mesh is said to fall short of its scene.
 LOW_PSNR_DB = 20.0
@@ -38,18 +36,16 @@ class Agreement:
 
 def agreement(
     mesh: Mesh | TexturedMesh,
-    scene: Scene,
+    draw: Draw,
     cameras: Cameras,
     *,
     size: int = 128,
-    options: RenderConfig | None = None,
 ) -> Agreement:
-    """Compare pictures of `size` pixels a side of a mesh and of the scene it was taken from,
-    rendered as `options` say.
+    """Compare images of `size` pixels a side of a mesh and of what it was taken from.
 
     The mesh lies where the scene has it (not yet moved to its origin).
     """
-    expected = render_image(scene, cameras, height=size, width=size, options=options)
+    expected = draw(cameras, size, "color")
     pictures = render_mesh(mesh, cameras, height=size, width=size)
     return compare(expected, pictures)
 

@@ -1,28 +1,26 @@
-"""From a field to a triangle mesh.
+"""From a density on a grid to a triangle mesh.
 
 A mesh is in the scene's frame (+Y up, facing +Z), which is glTF's: nothing is converted.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from dreamfusion.config.schema import OutputConfig
-from dreamfusion.graphics.cameras import generate_rays, turntable_cameras
-from dreamfusion.scenes.nerf.ray_marching import march_rays
-from dreamfusion.scenes.nerf.scene import Scene
-from dreamfusion.scenes.nerf.volume import render_weights
 from dreamfusion.utils.errors import UserError
 
-# Smaller parts (in samples) that smoothing takes away stay away: specks and wisps, not thin parts.
+# Points and outward normals (m, 3) to sRGB colours (m, 3).
+ColorFunction = Callable[[NDArray[np.float64], NDArray[np.float64]], NDArray[np.float64]]
+
+# Smaller parts (in samples) that smoothing takes away stay away: specks, not thin parts.
 _SPECK = 8
-# Pieces smaller than this share of the largest are crumbs. Measured on 24 scenes: noise stays below
-# 0.002, and what belongs to the object (the loose handle of a mug) begins at 0.02.
-_CRUMB = 0.01
+# Connected components smaller than this share of the largest are dropped. Measured on 24 scenes:
+# noise stays below 0.002, what belongs to the object (the loose handle of a mug) begins at 0.02.
+_SMALL_COMPONENT = 0.01
 # How far the surface's volume stays from zero at samples.
 _OFF_SAMPLES = 1e-3
 
@@ -44,99 +42,52 @@ class Mesh:
     colors: NDArray[np.float64]
 
 
-@torch.no_grad()
-def find_threshold(scene: Scene, *, size: int = 64) -> float:
-    """The density whose surface has, from all around, the silhouette that the renders have.
+@dataclass(frozen=True)
+class Surface:
+    """A closed triangle mesh, and the colour of any point on it.
 
-    A ray meets the surface of threshold s just where the largest density along it exceeds s, so
-    the agreement (intersection over union with opacity > 1/2, over 12 views of size^2 pixels)
-    is known for every s at once. Of the thresholds within half a percent of the best, the middle
-    one (in powers) is taken. Raises MeshError where no ray is opaque or a density is not finite.
+    vertices: (v, 3) float64, scene units. faces: (f, 3) int64, counter-clockwise from outside.
+    color: see `ColorFunction`. threshold: the density that it was drawn at, where there is one.
     """
-    largest, opaque = [], []
-    device = scene.device
-    for elevation_deg in (-25.0, 10.0, 50.0):
-        cameras = turntable_cameras(4, elevation_deg=elevation_deg).to(device)
-        samples = march_rays(
-            generate_rays(cameras, size, size).flatten(),
-            scene.occupancy,
-            step=0.015,
-            min_transmittance=0.0,
-        )
-        density = torch.cat([scene.field.density(p) for p in samples.positions.split(1 << 17)])
-        if not bool(density.isfinite().all()):
-            raise MeshError("the scene's density is not finite: the run has diverged")
-        passed = render_weights(density, samples).final_transmittance
-        peak = torch.zeros(samples.n_rays, device=device)
-        largest.append(peak.scatter_reduce(0, samples.ray_index, density, "amax"))
-        opaque.append(passed < 0.5)
-    peaks, order = torch.cat(largest).sort(descending=True)
-    inside = torch.cat(opaque)[order]
-    if not bool(inside.any()):
-        raise MeshError(
-            "the scene is empty: nothing in it is opaque; train for more steps or with another seed"
-        )
-    # With the k rays of largest peak inside: hits of opaque rays, and the union's size.
-    hits = inside.cumsum(0)
-    agreement = hits / (torch.arange(1, len(peaks) + 1, device=device) + inside.sum() - hits)
-    # The k-th threshold lies between the k-th and the next smaller peak.
-    following = torch.cat([peaks[1:], peaks.new_zeros(1)])
-    good = (agreement >= agreement.max() - 0.005) & (peaks > following)
-    high, low = peaks[good].max(), following[good].min().clamp(min=float(peaks[0]) * 1e-6)
-    return float((high * low).sqrt())
+
+    vertices: NDArray[np.float64]
+    faces: NDArray[np.int64]
+    color: ColorFunction
+    threshold: float | None = None
+
+    def colored(self) -> Mesh:
+        """The mesh with colours at its vertices."""
+        normals = vertex_normals(self.vertices, self.faces)
+        return Mesh(self.vertices, self.faces, self.color(self.vertices, normals))
 
 
-def extract_mesh(
-    scene: Scene,
+def extract_surface(
+    density: NDArray[np.float32],
+    threshold: float,
+    color: ColorFunction,
     *,
-    resolution: int = OutputConfig.mesh_resolution,
-    threshold: float | None = None,
     smoothing: float = 1.0,
-) -> Mesh:
-    """The surface of the scene's largest solid piece, and of others not much smaller, in colours.
+) -> Surface:
+    """The surface of the largest solid component of a density, and of others not much smaller.
 
-    resolution: marching-cubes samples along each side of the box. threshold: density of the
-    surface; found where None. smoothing: standard deviation of a blur before the
-    surface is drawn, in samples; 0 for none. Crumbs (below a hundredth of the largest piece) are
-    dropped and hollows filled. The mesh lies where the scene is. Raises MeshError rather than
-    return nothing.
+    density: (r, r, r), [x, y, z], at the centres of the cells of the box [-1, 1]^3. threshold:
+    density of the surface. color: of points on it. smoothing: standard deviation of a blur before
+    the surface is drawn, in samples; 0 for none. Small components (below a hundredth of the
+    largest) are dropped and cavities filled. Raises MeshError rather than return nothing.
     """
+    resolution = len(density)
     if resolution < 8:
         raise MeshError(f"a mesh needs a resolution of at least 8, not {resolution}")
-    if threshold is None:
-        threshold = find_threshold(scene)
-    density = density_grid(scene, resolution)
-    volume = solid_volume(density, threshold)
-    mesh_vertices, faces = surface(volume, smoothing)
-    vertices = (mesh_vertices + 0.5) * (2.0 / resolution) - 1.0
-    normals = vertex_normals(vertices, faces)
-    colors = surface_colors(scene, vertices, normals)
-    return Mesh(vertices=vertices, faces=faces, colors=colors)
-
-
-@torch.no_grad()
-def density_grid(scene: Scene, resolution: int, *, chunk: int = 1 << 17) -> NDArray[np.float32]:
-    """Density at the centres of resolution^3 cells of the box, [x, y, z]; 0 where unoccupied."""
-    device = scene.device
-    axis = (torch.arange(resolution, device=device) + 0.5) * (2.0 / resolution) - 1.0
-    grid = torch.zeros(resolution**3, device=device)
-    rows = torch.arange(resolution**3, device=device)
-    for part in rows.split(chunk):
-        points = torch.stack(
-            [axis[part // resolution**2], axis[part // resolution % resolution],
-             axis[part % resolution]], dim=-1,
-        )  # fmt: skip
-        occupied = scene.occupancy.is_occupied(points)
-        if bool(occupied.any()):
-            grid[part[occupied]] = scene.field.density(points[occupied])
-    if not bool(grid.isfinite().all()):
+    if not bool(np.isfinite(density).all()):
         raise MeshError("the scene's density is not finite: the run has diverged")
-    return grid.reshape(resolution, resolution, resolution).cpu().numpy()
+    volume = solid_volume(density, threshold)
+    vertices, faces = isosurface(volume, smoothing)
+    return Surface((vertices + 0.5) * (2.0 / resolution) - 1.0, faces, color, threshold)
 
 
 def solid_volume(density: NDArray[np.float32], threshold: float) -> NDArray[np.float64]:
     """The volume whose zero level is the surface: density / threshold - 1, at most 1, positive
-    inside the connected pieces that are no crumbs and their hollows, negative outside.
+    inside the connected components that are kept and their cavities, negative outside.
 
     Outside it is -1 and well inside 1, so that a blur leaves a flat surface where it was, however
     dense what is behind it.
@@ -154,19 +105,19 @@ def solid_volume(density: NDArray[np.float32], threshold: float) -> NDArray[np.f
         )
     sizes = np.bincount(labels.ravel())
     sizes[0] = 0
-    pieces = (sizes >= _CRUMB * sizes.max())[labels]
+    pieces = (sizes >= _SMALL_COMPONENT * sizes.max())[labels]
     filled = ndimage.binary_fill_holes(pieces)
     volume = np.minimum(density.astype(np.float64) / threshold, 2.0) - 1.0
-    # Crumbs become empty and hollows solid; what is near the surface keeps its value.
+    # Small components become empty and cavities solid; what is near the surface keeps its value.
     volume = np.where(solid & ~pieces, -1.0, volume)
     return np.where(filled & ~pieces, 1.0, volume)
 
 
-def surface(
+def isosurface(
     volume: NDArray[np.float64], smoothing: float
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Vertices (v, 3), in samples, and faces (f, 3) of the zero level's closed surfaces, outward,
-    without crumbs and what bounds hollows."""
+    without small components and what bounds cavities."""
     import trimesh
     from scipy import ndimage
     from skimage.measure import marching_cubes
@@ -189,9 +140,9 @@ def surface(
     mesh = trimesh.Trimesh(vertices, faces, process=False)
     labels = trimesh.graph.connected_component_labels(mesh.face_adjacency, node_count=len(faces))
     a, b, c = np.moveaxis(mesh.triangles, 1, 0)
-    # Six times the volume that each piece encloses; less than nothing around a hollow.
+    # Six times the volume that each component encloses; negative around a cavity.
     enclosed = np.bincount(labels, (a * np.cross(b, c)).sum(axis=1))
-    faces = faces[(enclosed >= _CRUMB * enclosed.max())[labels]]
+    faces = faces[(enclosed >= _SMALL_COMPONENT * enclosed.max())[labels]]
     used, faces = np.unique(faces, return_inverse=True)
     return vertices[used].astype(np.float64) - 2.0, faces.reshape(-1, 3).astype(np.int64)
 
@@ -218,37 +169,3 @@ def vertex_normals(vertices: NDArray[np.float64], faces: NDArray[np.int64]) -> N
         np.add.at(normals, faces[:, column], face_normals)
     length = np.linalg.norm(normals, axis=1, keepdims=True)
     return normals / np.maximum(length, 1e-12)
-
-
-@torch.no_grad()
-def surface_colors(
-    scene: Scene,
-    vertices: NDArray[np.float64],
-    normals: NDArray[np.float64],
-    *,
-    reach: float = 0.06,
-    n_samples: int = 9,
-) -> NDArray[np.float64]:
-    """What is seen looking straight at each vertex: albedo composited along its normal, (v, 3).
-
-    The look starts half of `reach` (scene units) outside and ends one `reach` inside. A field
-    learns colours where rays end, which need not be just where the mesh's surface is.
-    """
-    device = scene.device
-    offsets = torch.linspace(0.5 * reach, -reach, n_samples, device=device)
-    step = 1.5 * reach / (n_samples - 1)
-    colors = []
-    for start in range(0, len(vertices), 16384):
-        part = slice(start, start + 16384)
-        at = torch.as_tensor(vertices[part], dtype=torch.float32, device=device)
-        along = torch.as_tensor(normals[part], dtype=torch.float32, device=device)
-        points = (at[:, None] + offsets[:, None] * along[:, None]).clamp(-1.0, 1.0)
-        out = scene.field(points.reshape(-1, 3))
-        optical = out.density.reshape(-1, n_samples) * step
-        before = torch.nn.functional.pad(optical.cumsum(dim=1)[:, :-1], (1, 0))
-        # The small addend gives faint surfaces the plain mean.
-        weights = torch.exp(-before) * -torch.expm1(-optical) + 1e-6
-        albedo = out.albedo.reshape(-1, n_samples, 3)
-        seen = (weights[..., None] * albedo).sum(dim=1) / weights.sum(dim=1, keepdim=True)
-        colors.append(seen.clamp(0.0, 1.0).cpu())
-    return torch.cat(colors).double().numpy()

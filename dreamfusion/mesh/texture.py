@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 
 from dreamfusion.config.schema import OutputConfig
 from dreamfusion.graphics.rasterize import rasterize
-from dreamfusion.mesh.extract import Mesh, MeshError, surface_colors, vertex_normals
-from dreamfusion.scenes.nerf.scene import Scene
+from dreamfusion.mesh.extract import ColorFunction, Mesh, MeshError, vertex_normals
 
 # How fast edge collapse lowers its standards (the last may leave many faces): what pinches a mesh
 # one way need not another way.
@@ -138,11 +137,13 @@ def _unpinched(
     return vertices[used], number.reshape(-1, 3).astype(np.int32)
 
 
-def bake(scene: Scene, mesh: Mesh, *, size: int = OutputConfig.texture_size) -> TexturedMesh:
-    """`mesh` with a texture of `size` texels a side, baked from what is seen of the scene.
+def bake(
+    color: ColorFunction, mesh: Mesh, *, size: int = OutputConfig.texture_size
+) -> TexturedMesh:
+    """`mesh` with a texture of `size` texels a side, with the colour of the point at each texel.
 
-    The mesh lies where the scene is (not yet moved to the origin). The field is asked at every
-    texel, so that the texture holds more than the vertices do. Raises MeshError for a size that
+    The mesh lies where the scene is (not yet moved to the origin). The texture holds more than the
+    vertices do. Raises MeshError for a size that
     no texture can have.
     """
     if not 16 <= size <= 16384:
@@ -159,7 +160,7 @@ def bake(scene: Scene, mesh: Mesh, *, size: int = OutputConfig.texture_size) -> 
     outward = (normals[corners] * share).sum(axis=1)
     outward /= np.maximum(np.linalg.norm(outward, axis=1, keepdims=True), 1e-12)
     texture = np.zeros((size, size, 3))
-    texture[covered] = surface_colors(scene, points, outward)
+    texture[covered] = color(points, outward)
     texture = pad(texture, covered)
     return TexturedMesh(vertices, faces, normals, uv, (texture * 255.0).round().astype(np.uint8))
 

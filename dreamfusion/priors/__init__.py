@@ -1,4 +1,4 @@
-"""Priors: diffusion models that judge pictures by a text. The only place that knows diffusers.
+"""Priors: pretrained diffusion models, with their texts. The only place that knows diffusers.
 
 A prior is a folder in diffusers' layout, wherever it comes from: the one shipped with the package,
 a path, or the hub. Importing this package is cheap; loading a model is not.
@@ -13,14 +13,18 @@ from dreamfusion.config.schema import PriorConfig
 from dreamfusion.priors.card import PriorCard, read_card
 from dreamfusion.priors.files import PriorError
 from dreamfusion.priors.resolve import ResolvedPrior, resolve_prior
+from dreamfusion.priors.settings import PluginPrior, PriorSettings
 
 if TYPE_CHECKING:
+    from dreamfusion.priors.base import Prior
     from dreamfusion.priors.model import DiffusionPrior
 
 __all__ = [
     "DiffusionPrior",
+    "PluginPrior",
     "PriorCard",
     "PriorError",
+    "PriorSettings",
     "ResolvedPrior",
     "load_prior",
     "read_card",
@@ -29,13 +33,13 @@ __all__ = [
 
 
 def load_prior(
-    prior: str | ResolvedPrior = "auto",
+    prior: str | ResolvedPrior | PluginPrior = "auto",
     options: PriorConfig | None = None,
     *,
     device: str = "cpu",
     prompts: Sequence[str] | None = None,
     views: int | None = None,
-) -> DiffusionPrior:
+) -> Prior:
     """A prior (auto, embedded, a path, a hub id, or one that was resolved), frozen, on `device`.
 
     options: precision of the denoiser (auto, float32, bfloat16, float16; on CUDA the text encoders
@@ -49,6 +53,8 @@ def load_prior(
     that is too long.
     """
     options = PriorConfig() if options is None else options
+    if isinstance(prior, PluginPrior):
+        return prior.settings.build(device=device, prompts=prompts)
     if isinstance(prior, str):
         prior = resolve_prior(prior, device=device, dtype=options.dtype)
     from dreamfusion.priors.model import load

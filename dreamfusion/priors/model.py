@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dreamfusion.config.schema import PriorConfig
-from dreamfusion.diffusion.core import Prediction, TextEmbedding
+from dreamfusion.diffusion.condition import Condition, TextEmbedding
+from dreamfusion.diffusion.predictions import PredictionKind
 from dreamfusion.priors.card import PriorCard
 from dreamfusion.priors.files import PriorError, read_json
 from dreamfusion.priors.layout import LAYOUTS
@@ -90,7 +91,9 @@ class DiffusionPrior:
         self.channels: int = denoiser.config.in_channels
         shrink = 1 if vae is None else 2 ** (len(vae.config.block_out_channels) - 1)
         self.image_size: int = denoiser.config.sample_size * shrink
-        self.prediction: Prediction = schedule.prediction
+        size: int = denoiser.config.sample_size
+        self.shape: tuple[int, ...] = (self.channels, size, size)
+        self.prediction: PredictionKind = schedule.prediction
         self.alphas, self.sigmas = schedule.alphas, schedule.sigmas
         # Stable Diffusion XL asks for the picture's size before and after a crop, and where that
         # began: it is whole.
@@ -169,16 +172,16 @@ class DiffusionPrior:
                 _move(self.vae, DECODER, "cpu")
         return (encoded / 2.0 + 0.5).clamp(0.0, 1.0)
 
-    @torch.no_grad()
-    def predict(self, noisy: Tensor, timesteps: Tensor, text: TextEmbedding) -> Tensor:
+    def predict(self, noisy: Tensor, timesteps: Tensor, condition: Condition) -> Tensor:
         """The denoiser's raw prediction, float32 (n, channels, h, w); see `NoisePredictor`.
 
-        On a CPU the images are cut into pieces that run side by side; how many depends on n alone.
+        On a CPU the images are cut into pieces that run side by side, unless a gradient is wanted;
+        how many depends on n alone.
         """
         n = len(noisy)
-        text = text.expand(n)
+        text = condition.text.expand(n)
         n_pieces = _n_pieces(n) if self.device.type == "cpu" else 1
-        if n_pieces == 1:
+        if n_pieces == 1 or (torch.is_grad_enabled() and noisy.requires_grad):
             return self._denoise(noisy, timesteps, text)
         bounds = [n * i // n_pieces for i in range(n_pieces + 1)]
         parts = [slice(start, stop) for start, stop in pairwise(bounds)]
@@ -197,6 +200,17 @@ class DiffusionPrior:
         noisy = noisy.to(self.dtype, memory_format=torch.channels_last)
         output = self.denoiser(noisy, times, tokens, added_cond_kwargs=extra, return_dict=False)[0]
         return output[:, : self.channels].float()
+
+    def about(self) -> list[str]:
+        """Lines for the log at the start of a run: what it is, how precise, how large."""
+        kind = "latents" if self.vae is not None else "pixels"
+        lines = [f"{self.name} ({kind}, {self.image_size} x {self.image_size})"]
+        if self.vae is not None:
+            lines.append(f"          autoencoder in {str(self.vae.dtype).removeprefix('torch.')}")
+        if self.expected_memory is not None:
+            gib = self.expected_memory / 2**30
+            lines.append(f"memory    about {gib:.1f} GiB of the GPU's (an estimate)")
+        return lines
 
     def prepare(self, prompts: Sequence[str]) -> None:
         """Encode these prompts and free the text encoders; see `TextEncoders.prepare`."""
@@ -284,16 +298,10 @@ def _overflows(prior: DiffusionPrior, prompt: str) -> bool:
     """Whether a prior's predictions for noise, at 2, 50 and 98 % of its levels, are not finite."""
     text, levels = prior.encode_text([prompt]), len(prior.alphas)
     generator = torch.Generator().manual_seed(0)
-    shape = (
-        1,
-        prior.channels,
-        prior.denoiser.config.sample_size,
-        prior.denoiser.config.sample_size,
-    )
     for share in (0.02, 0.5, 0.98):
-        noisy = torch.randn(shape, generator=generator).to(prior.device)
+        noisy = torch.randn((1, *prior.shape), generator=generator).to(prior.device)
         timestep = torch.tensor([int(share * levels)], device=prior.device)
-        if not bool(prior.predict(noisy, timestep, text).isfinite().all()):
+        if not bool(prior.predict(noisy, timestep, Condition(text)).isfinite().all()):
             return True
     return False
 

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from dreamfusion.config.presets import preset_for
 from dreamfusion.priors import hub
 from dreamfusion.priors.card import PriorCard, read_card
 from dreamfusion.priors.files import PriorError, count_weights, read_json
@@ -41,6 +42,11 @@ class ResolvedPrior:
     variants: dict[str, str | None]
     weights: dict[str, int]
     card: PriorCard
+
+    @property
+    def preset(self) -> str:
+        """The preset that suits it, where the user chose none."""
+        return preset_for(self.pipeline, has_card=self.has_card)
 
     @property
     def has_card(self) -> bool:

@@ -6,7 +6,8 @@ import torch
 from diffusers import DDPMScheduler
 from torch import Tensor
 
-from dreamfusion.diffusion.core import TextEmbedding, guided_prediction
+from dreamfusion.diffusion.condition import Condition, Conditions, TextEmbedding
+from dreamfusion.diffusion.predictions import Noisy, guided
 from dreamfusion.priors.files import PriorError
 from dreamfusion.priors.model import DiffusionPrior
 
@@ -30,9 +31,12 @@ def sample_images(
     n, size = len(text), prior.denoiser.config.sample_size
     noisy = torch.randn((n, prior.channels, size, size), generator=generator).to(prior.device)
 
+    conditions = Conditions(Condition(text), Condition(unconditional.expand(n)))
+
     def predict(timestep: int) -> Tensor:
         timesteps = torch.full((n,), timestep, device=prior.device)
-        return guided_prediction(prior, noisy, timesteps, text, unconditional, guidance)
+        z = Noisy(noisy, noisy, timesteps, prior.alphas[timestep], prior.sigmas[timestep])
+        return guided(prior, z, conditions, guidance).raw
 
     steps = min(steps, len(prior.sigmas))
     if prior.prediction == "flow":

@@ -9,7 +9,7 @@ import diffusers
 import torch
 from torch import Tensor
 
-from dreamfusion.diffusion.core import Prediction
+from dreamfusion.diffusion.predictions import PredictionKind
 from dreamfusion.priors.files import PriorError
 from dreamfusion.priors.resolve import ResolvedPrior
 from dreamfusion.utils.errors import one_line
@@ -26,7 +26,7 @@ class NoiseSchedule:
     alphas: Tensor
     sigmas: Tensor
     times: Tensor
-    prediction: Prediction
+    prediction: PredictionKind
     config: dict[str, Any]
 
 
@@ -70,10 +70,10 @@ def schedule_of(
         )  # fmt: skip
     cumulative = getattr(scheduler, "alphas_cumprod", None)
     prediction = scheduler.config.get("prediction_type")
-    if cumulative is None or prediction not in get_args(Prediction):
+    if cumulative is None or prediction not in get_args(PredictionKind):
         raise PriorError(
             f"{name}: its scheduler, a {kind} with prediction_type {prediction}, is not "
-            f"supported; use a model that predicts {', '.join(get_args(Prediction))}"
+            f"supported; use a model that predicts {', '.join(get_args(PredictionKind))}"
         )
     cumulative = cumulative.double()
     return NoiseSchedule(

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 import transformers
 from torch import Tensor
 
-from dreamfusion.diffusion.core import TextEmbedding
+from dreamfusion.diffusion.condition import TextEmbedding
 from dreamfusion.priors.files import read_json
 from dreamfusion.priors.layout import INDEX
 from dreamfusion.priors.loading import load_part

@@ -221,7 +221,7 @@ def _judged(folder: RunFolder) -> dict[str, Any]:
 
 def _stages(folder: RunFolder) -> dict[str, float]:
     try:
-        found = json.loads(folder.stages.read_text(encoding="utf-8"))
+        found = json.loads(folder.durations.read_text(encoding="utf-8"))
         return {str(stage): float(seconds) for stage, seconds in found.items()}
     except (OSError, ValueError, TypeError, AttributeError):
         return {}

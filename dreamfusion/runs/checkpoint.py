@@ -13,26 +13,29 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
-from dreamfusion.config.layers import override
 from dreamfusion.config.schema import Config
 from dreamfusion.runs.folder import RunFolder, step_of
+from dreamfusion.runs.stages import stages_of
+from dreamfusion.scenes.base import Scene
 from dreamfusion.training.state import TrainState, new_state
 from dreamfusion.training.trainer import DivergedError
 from dreamfusion.utils.atomic_write import atomic_write
 from dreamfusion.utils.errors import RunWarning, UserError, one_line
 from dreamfusion.utils.version import __version__
 
-FORMAT = 2  # 1 had no checksum
-_MODULES = ("field", "ema_field", "background", "occupancy")
+FORMAT = 3  # 1 had no checksum, 1 and 2 had other names: see _with_new_names
 
 
 class CheckpointError(UserError):
@@ -91,9 +94,14 @@ def checkpoints(folder: Path) -> list[Path]:
 def load_checkpoint(folder: Path, state: TrainState) -> None:
     """Bring the newest whole checkpoint in `folder` into `state`, which has the same configuration.
 
-    Newer ones that are damaged are passed over, with a RunWarning. Raises CheckpointError if there
-    is none that can be read, or it is of a newer version or of another configuration.
+    Newer ones that are damaged are skipped, with a RunWarning. Raises CheckpointError if there is
+    none that can be read, or it is of a newer version or of another configuration.
     """
+    _newest(folder, lambda tensors, details: _restore(state, tensors, details))
+
+
+def _newest(folder: Path, use: Callable[[dict[str, Tensor], dict[str, Any]], object]) -> int:
+    """Give the newest whole checkpoint to `use`; its step. See `load_checkpoint`."""
     damage: list[str] = []
     found: list[Path] | None = None
     while (now := checkpoints(folder)) != found:  # training may delete the oldest while we read
@@ -105,15 +113,16 @@ def load_checkpoint(folder: Path, state: TrainState) -> None:
                 damage.append(str(error))
                 continue
             try:
-                _restore(state, tensors, details)
+                use(tensors, details)
             except (KeyError, ValueError, RuntimeError) as error:
                 raise CheckpointError(
                     f"{path} does not fit the settings of its run: {one_line(error)}"
                 ) from None
+            step = int(details["step"])
             if damage:
-                said = f"{damage[0]}; taking step {state.step} instead"
-                warnings.warn(RunWarning(said), stacklevel=2)
-            return
+                said = f"{damage[0]}; taking step {step} instead"
+                warnings.warn(RunWarning(said), stacklevel=3)
+            return step
     if not found:
         raise CheckpointError(f"there is no checkpoint in {folder}")
     raise CheckpointError(f"{damage[0]}, and there is no older one that is whole")
@@ -127,12 +136,6 @@ def set_aside_damaged(folder: Path, step: int) -> None:
             path.replace(path.with_suffix(".damaged"))
 
 
-def runnable_here(config: Config) -> Config:
-    """A run's settings for looking at it: backends that were forced for training may not be
-    on this machine."""
-    return override(config, {"field": {"backend": "auto"}, "render": {"backend": "auto"}})
-
-
 def require_checkpoint(run: RunFolder) -> None:
     """Raises CheckpointError where there is nothing to look at yet."""
     if not checkpoints(run.checkpoints):
@@ -143,17 +146,49 @@ def require_checkpoint(run: RunFolder) -> None:
         )
 
 
-def load_state(run: RunFolder, config: Config, device: str) -> TrainState:
-    """The state at the run's newest whole checkpoint; see `load_checkpoint`."""
+@dataclass(frozen=True)
+class SavedScene:
+    """A scene to look at or export, and the step that it was saved at."""
+
+    step: int
+    scene: Scene
+
+
+def load_scene(run: RunFolder, config: Config, device: str) -> SavedScene:
+    """The averaged scene at the run's newest whole checkpoint; see `load_checkpoint`.
+
+    Backends that were forced for training are not: they may not be on this machine.
+    """
     require_checkpoint(run)
-    state = new_state(config, device)
-    load_checkpoint(run.checkpoints, state)
-    return state
+    # The last stage that has begun.
+    stage = next(s for s in reversed(stages_of(config)) if checkpoints(s.folder(run).checkpoints))
+    run, config = stage.folder(run), stage.config
+    generator = torch.Generator().manual_seed(config.seed)
+    scene: Scene = config.scene.viewable().build(  # type: ignore[attr-defined]
+        device=device, generator=generator
+    )
+    step = _newest(run.checkpoints, lambda tensors, details: _restore_scene(scene, tensors))
+    return SavedScene(step, scene.averaged)
 
 
-def begin_again(state: TrainState, config: Config, device: str) -> None:
+def copy_scene(source: RunFolder, target: RunFolder) -> None:
+    """Copy the newest checkpoint of a run and its settings, as a folder that can be looked at."""
+    require_checkpoint(source)
+    config = source.read_config()
+    stage = next(
+        s for s in reversed(stages_of(config)) if checkpoints(s.folder(source).checkpoints)
+    )
+    target.checkpoints.mkdir(parents=True, exist_ok=True)
+    newest = checkpoints(stage.folder(source).checkpoints)[-1]
+    for file in (newest.with_suffix(".safetensors"), newest):
+        with atomic_write(target.checkpoints / file.name) as part:
+            shutil.copyfile(file, part)
+    target.write_config(replace(stage.config, start=""))
+
+
+def begin_again(state: TrainState, config: Config, prior: Any, start: Scene | None) -> None:
     """Bring `state` back to before the first step."""
-    fresh = new_state(config, device)
+    fresh = new_state(config, prior, start=start)
     _restore(state, _tensors(fresh), {"step": 0})
 
 
@@ -192,7 +227,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             written = json.loads((content.metadata() or {}).get("details", "null"))
             if not first and written != details:
                 raise ValueError("its two files say different things")
-            if details["format"] not in (1, FORMAT):
+            if details["format"] not in (1, 2, FORMAT):
                 raise CheckpointError(
                     f"{path} has format {details['format']}, of dreamfusion "
                     f"{details.get('dreamfusion')}; this is {__version__}, which reads formats up "
@@ -200,39 +235,62 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
                 )
             if details["step"] != step_of(path):
                 raise ValueError("its name is of another step")
-            return {name: content.get_tensor(name) for name in content.keys()}, details  # noqa: SIM118
+            tensors = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118
+            return (
+                _with_new_names(tensors, details) if details["format"] < 3 else (tensors, details)
+            )
     except (OSError, ValueError, KeyError, TypeError, RecursionError, SafetensorError) as error:
         raise DamagedError(f"{path} is damaged ({one_line(error)})") from None
 
 
 def _tensors(state: TrainState) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {"generator": state.generator.get_state()}
-    for name, module in _modules(state):
-        for key, value in module.state_dict().items():
-            tensors[f"{name}.{key}"] = value
-    for index, entries in state.optimizer.state_dict()["state"].items():
+    for name, value in state.scene.state_dict().items():
+        tensors[f"scene.{name}"] = value
+    for name, value in state.estimator.state_dict().items():
+        tensors[f"estimator.{name}"] = value
+    for index, entries in state.scene.optimizer.state_dict()["state"].items():
         for key, value in entries.items():
-            tensors[f"optimizer.{index}.{key}"] = value
+            tensors[f"optimizer.{index}.{key}"] = torch.as_tensor(value)
     return {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
 
 
-def _modules(state: TrainState) -> list[tuple[str, nn.Module]]:
-    found = ((name, getattr(state, name)) for name in _MODULES)
-    return [(name, module) for name, module in found if module is not None]
+def _part(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
+    """The tensors under a name, copied: what takes them over may keep them."""
+    prefix = f"{name}."
+    return {
+        key.removeprefix(prefix): value.clone()
+        for key, value in tensors.items()
+        if key.startswith(prefix)
+    }
 
 
-def _restore(state: TrainState, tensors: dict[str, Tensor], details: dict[str, Any]) -> None:
-    for name, module in _modules(state):
-        prefix = f"{name}."
-        part = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-        module.load_state_dict(part)
+def _restore_scene(scene: Scene, tensors: Mapping[str, Tensor]) -> None:
+    scene.load_state_dict(_part(tensors, "scene"))
+
+
+def _restore(state: TrainState, tensors: Mapping[str, Tensor], details: Mapping[str, Any]) -> None:
+    _restore_scene(state.scene, tensors)  # first: it may change the optimiser's parameters
     moments: dict[int, dict[str, Any]] = {}
-    for key, value in tensors.items():
-        if key.startswith("optimizer."):
-            _, index, entry = key.split(".")
-            moments.setdefault(int(index), {})[entry] = value
-    groups = state.optimizer.state_dict()["param_groups"]
-    state.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+    for key, value in _part(tensors, "optimizer").items():
+        index, entry = key.split(".")
+        moments.setdefault(int(index), {})[entry] = value
+    optimizer = state.scene.optimizer
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": moments, "param_groups": groups})
+    state.estimator.load_state_dict(_part(tensors, "estimator"))
     state.generator.set_state(tensors["generator"].to(torch.uint8))
     state.step = int(details["step"])
     state.rollbacks = int(details.get("rollbacks", 0))
+
+
+def _with_new_names(
+    tensors: dict[str, Tensor], details: dict[str, Any]
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """A checkpoint of formats 1 and 2 as one of format 3, where the scene's parts stood alone."""
+    parts = ("field.", "ema_field.", "background.", "occupancy.")
+    renamed = {}
+    for name, value in tensors.items():
+        new = f"scene.{name}" if name.startswith(parts) else name
+        renamed[new.replace("scene.occupancy.floor", "scene.occupancy.lower_bound")] = value
+    return renamed, {**details, "rollbacks": details.get("setbacks", 0)}

@@ -7,16 +7,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from dreamfusion.config.schema import Config
+from dreamfusion.config.schema import Config, OutputConfig
+from dreamfusion.graphics.cameras import show_cameras
 from dreamfusion.mesh.compare import Agreement, agreement
-from dreamfusion.mesh.extract import Mesh, extract_mesh
+from dreamfusion.mesh.extract import Mesh
 from dreamfusion.mesh.formats import TEXTURED, Origin, origin_of, place, write_mesh
 from dreamfusion.mesh.provenance import Provenance
 from dreamfusion.mesh.texture import TexturedMesh, bake, decimate, simplify
 from dreamfusion.mesh.topology import Topology, topology
 from dreamfusion.mesh.usd import require_usd
-from dreamfusion.runs.preview import show_cameras
-from dreamfusion.training.state import TrainState
+from dreamfusion.runs.checkpoint import SavedScene
+from dreamfusion.runs.preview import draw_scene
 from dreamfusion.utils.threads import fixed_order
 
 CHECK_VIEWS = 8
@@ -52,7 +53,7 @@ class Export:
 @fixed_order()
 def write_model(
     path: Path,
-    state: TrainState,
+    saved: SavedScene,
     config: Config,
     options: ExportOptions | None = None,
     *,
@@ -60,31 +61,40 @@ def write_model(
 ) -> Export:
     """The scene as a mesh, in the format that the suffix of `path` names, and what it is worth.
 
-    say: is told each stage as it begins.
+    say: is called with each stage as it begins.
     """
     options = ExportOptions() if options is None else options
-    output, scene = config.output, state.shown
+    output, scene = config.output, saved.scene
     size = output.texture_size if options.texture is None else options.texture
     if path.suffix.lower() == ".usdz":
         require_usd()
     say("finding the surface")
     resolution = options.resolution or output.mesh_resolution
-    mesh = extract_mesh(scene, resolution=resolution, threshold=options.threshold)
+    surface = scene.surface(resolution=resolution, threshold=options.threshold)
     textured = size > 0 and path.suffix.lower().removeprefix(".") in TEXTURED
+    if isinstance(surface, TexturedMesh):
+        model: Mesh | TexturedMesh = surface
+    else:
+        mesh = _fewer_faces(surface.colored(), options, output, textured, resolution)
+        model = mesh
+        if textured:
+            say("baking the texture")
+            model = bake(surface.color, mesh, size=size)
+    say("comparing with the scene")
+    looks = agreement(model, draw_scene(scene), show_cameras(CHECK_VIEWS, config.camera))
+    x, y, z = origin_of(model, options.origin).tolist()
+    psnr = looks.psnr_db if math.isfinite(looks.psnr_db) else None
+    provenance = Provenance(saved.step, (x, y, z), psnr, looks.silhouette_iou)
+    files = write_mesh(place(model, options.origin), path, provenance=provenance)
+    shape = model if isinstance(surface, TexturedMesh) else mesh
+    return Export(files, topology(shape.vertices, shape.faces), looks)
+
+
+def _fewer_faces(
+    mesh: Mesh, options: ExportOptions, output: OutputConfig, textured: bool, resolution: int
+) -> Mesh:
     tolerance = output.mesh_tolerance * 2.0 / resolution
     # Colours at vertices need the vertices, whatever the shape.
     if options.faces is None and textured and tolerance > 0:
-        mesh = simplify(mesh, most=output.mesh_faces, tolerance=tolerance)
-    else:
-        mesh = decimate(mesh, options.faces or output.mesh_faces)
-    model: Mesh | TexturedMesh = mesh
-    if textured:
-        say("baking the texture")
-        model = bake(scene, mesh, size=size)
-    say("comparing with the scene")
-    looks = agreement(model, scene, show_cameras(CHECK_VIEWS, config), options=config.render)
-    x, y, z = origin_of(model, options.origin).tolist()
-    psnr = looks.psnr_db if math.isfinite(looks.psnr_db) else None
-    provenance = Provenance(state.step, (x, y, z), psnr, looks.silhouette_iou)
-    files = write_mesh(place(model, options.origin), path, provenance=provenance)
-    return Export(files, topology(mesh.vertices, mesh.faces), looks)
+        return simplify(mesh, most=output.mesh_faces, tolerance=tolerance)
+    return decimate(mesh, options.faces or output.mesh_faces)

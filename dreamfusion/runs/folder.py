@@ -61,8 +61,13 @@ class RunFolder:
         return self.path / "metrics.jsonl"
 
     @property
-    def stages(self) -> Path:
-        """How long each stage took, in seconds, of the process that finished the run."""
+    def start(self) -> RunFolder:
+        """The scene that the run started from, copied."""
+        return RunFolder(self.path / "start")
+
+    @property
+    def durations(self) -> Path:
+        """How long each part took, in seconds, of the process that finished the run."""
         return self.path / "stages.json"
 
     @property

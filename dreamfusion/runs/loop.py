@@ -96,7 +96,7 @@ def _roll_back(run: RunFolder, trainer: Trainer, error: DivergedError) -> None:
     if checkpoints(run.checkpoints):
         load_checkpoint(run.checkpoints, state)
     else:
-        begin_again(state, config, config.device)
+        begin_again(state, config, trainer.prior, trainer.start)
     state.rollbacks = rollbacks
     fresh = int(torch.randint(2**62, (), generator=state.generator)) + rollbacks
     state.generator.manual_seed(fresh)

@@ -4,28 +4,41 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from dreamfusion.config.schema import Config
+from dreamfusion.config.schema import Config, PriorConfig
+from dreamfusion.diffusion.predictions import group_size
+from dreamfusion.graphics.cameras import show_cameras
 from dreamfusion.graphics.media import NoEncoder
 from dreamfusion.graphics.turntable import turntable_frames, write_turntable
-from dreamfusion.priors import DiffusionPrior, load_prior
-from dreamfusion.runs.checkpoint import checkpoints, keep_newest, load_state, set_aside_damaged
+from dreamfusion.priors import PluginPrior, load_prior
+from dreamfusion.runs.checkpoint import (
+    SavedScene,
+    checkpoints,
+    copy_scene,
+    keep_newest,
+    load_checkpoint,
+    load_scene,
+    set_aside_damaged,
+)
 from dreamfusion.runs.export import Export, write_model
-from dreamfusion.runs.folder import RunError, RunFolder, create_run, step_of
+from dreamfusion.runs.folder import RunError, RunFolder, create_run, find_run, step_of
 from dreamfusion.runs.lock import locked
 from dreamfusion.runs.loop import optimise
-from dreamfusion.runs.plan import Plan
-from dreamfusion.runs.preview import draw_scene, show_cameras
+from dreamfusion.runs.plan import FoundPrior, Plan, PlannedStage
+from dreamfusion.runs.preview import draw_scene
+from dreamfusion.runs.stages import Stage
+from dreamfusion.scenes.base import Scene
 from dreamfusion.training.state import TrainState, new_state
-from dreamfusion.training.texts import texts_of
-from dreamfusion.training.trainer import StepMetrics, Trainer
+from dreamfusion.training.texts import estimator_texts, texts_of
+from dreamfusion.training.trainer import Loss, StepMetrics, Trainer
 from dreamfusion.utils.atomic_write import atomic_write, remove_leftovers
 from dreamfusion.utils.devices import choose_device
 from dreamfusion.utils.distributed import any_process, from_first, is_first, process_group, share
@@ -34,9 +47,12 @@ from dreamfusion.utils.out_of_memory import explain_out_of_memory
 from dreamfusion.utils.stopwatch import Stopwatch
 from dreamfusion.utils.threads import fixed_order
 
+if TYPE_CHECKING:
+    from dreamfusion.priors.base import Prior
+
 
 class Observer:
-    """Is told how a run goes. This one keeps it to itself."""
+    """Receives progress callbacks of a run. The base class ignores them."""
 
     def begins(self, run: RunFolder, trainer: Trainer) -> None:
         """Everything is loaded, and the first step comes next."""
@@ -60,8 +76,8 @@ class Observer:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a run. finished: it took all its steps; otherwise there is no mesh yet. seconds:
-    of each stage in this process."""
+    """The result of a run. finished: it took all its steps; otherwise there is no mesh yet.
+    seconds: of each part in this process."""
 
     run: RunFolder
     state: TrainState
@@ -74,56 +90,97 @@ def train_run(
     plan: Plan,
     where: Path | RunFolder,
     *,
-    prior: DiffusionPrior | None = None,
+    prior: Prior | None = None,
+    losses: Sequence[Loss] = (),
     observer: Observer | None = None,
     watch: Stopwatch | None = None,
     stop: Callable[[], bool] = lambda: False,
     around: Callable[[], AbstractContextManager[object]] = nullcontext,
 ) -> Outcome:
-    """Train in a new folder at `where`, or go on with the run that is there, and make its mesh and
-    its video.
+    """Train in a new folder at `where`, or resume the run that is there, and make its mesh and its
+    video.
 
-    prior: one that is loaded already. watch: is told of each stage. stop: is asked
-    between steps whether to stop with a checkpoint. around: a context for the time of the run.
+    prior: one that is loaded already. losses: see `Trainer`. watch: records the duration of each
+    stage. stop: is asked between steps whether to stop with a checkpoint. around: a context for the
+    time of the run.
     """
     observer = Observer() if observer is None else observer
     watch = Stopwatch("starting") if watch is None else watch
     config = plan.config
     device = choose_device(config.device) if prior is None else str(prior.device)
     with explain_out_of_memory(), process_group(device), around(), fixed_order():
-        mine = share(config.camera.views)
+        priors = _Priors(plan, device, prior)
         watch.begin("loading the prior")
-        if prior is None:
-            assert plan.prior is not None
-            prior = load_prior(
-                plan.prior,
-                config.prior,
-                device=device,
-                prompts=texts_of(plan.prior.card.vocabulary, plan.reading, config.prior),
-                views=mine.stop - mine.start,
-            )
+        priors.of(plan.stages[0])
         run = _folder(where)
-        with _alone(run), _explain_full_disk(run):
-            state = _state(run, config, device)
-            trainer = Trainer(config, prior, state)
-            if is_first():
-                if plan.layers:
-                    run.write_layers(plan.layers)
-                run.write_config(trainer.config)  # last: with it there is a run
-            observer.begins(run, trainer)
-            watch.begin("training")
-            steps = optimise(run, trainer, stop=lambda: any_process(stop(), device))
-            for _ in observer.steps(run, trainer, steps):
-                pass
-            if state.step < config.steps:
-                return Outcome(run, state, finished=False, seconds=watch.seconds())
+        with _exclusive_lock(run), _explain_full_disk(run):
+            scene = _start(run, config, device)
+            for planned in plan.stages:
+                stage, own = planned.stage, priors.of(planned)
+                folder = _stage_folder(run, stage)
+                state = _state(folder, stage.config, own, scene)
+                trainer = Trainer(stage.config, own, state, losses=losses, start=scene)
+                if is_first():
+                    if plan.layers and not stage.name:
+                        run.write_layers(plan.layers)
+                    resolved = trainer.config
+                    if not stage.name:
+                        resolved = replace(resolved, stages=config.stages)
+                    folder.write_config(resolved)  # last: with it there is a run
+                observer.begins(folder, trainer)
+                watch.begin(f"training {stage.name}".strip())
+                steps = optimise(folder, trainer, stop=lambda: any_process(stop(), device))
+                for _ in observer.steps(folder, trainer, steps):
+                    pass
+                if state.step < stage.config.steps:
+                    return Outcome(run, state, finished=False, seconds=watch.seconds())
+                scene = state.scene
             written = None
             if is_first():
                 written = finish(run, trainer.config, state, observer, watch)
-                with atomic_write(run.stages) as file:
+                with atomic_write(run.durations) as file:
                     rounded = {stage: round(s, 2) for stage, s in watch.seconds().items()}
                     file.write_text(json.dumps(rounded, indent=1) + "\n")
     return Outcome(run, state, finished=True, seconds=watch.seconds(), export=written)
+
+
+class _Priors:
+    """The priors of a plan's stages, each loaded when a stage needs it; one at a time."""
+
+    def __init__(self, plan: Plan, device: str, loaded: Prior | None) -> None:
+        self._plan, self._device, self._loaded = plan, device, loaded
+        self._current: tuple[PriorConfig, Prior] | None = None
+
+    def of(self, planned: PlannedStage) -> Prior:
+        options = planned.stage.config.prior
+        if planned.prior is None:
+            assert self._loaded is not None
+            return self._loaded
+        if self._current is None or self._current[0] != options:
+            self._current = None  # its memory is needed
+            group = _group_size(planned.prior)
+            mine = share(planned.stage.config.camera.views, group)
+            self._current = (
+                options,
+                load_prior(
+                    planned.prior,
+                    options,
+                    device=self._device,
+                    prompts=self._texts(options),
+                    views=mine.stop - mine.start,
+                ),
+            )
+        return self._current[1]
+
+    def _texts(self, options: PriorConfig) -> list[str]:
+        """Of all stages that use this prior: its text encoders are freed before the first."""
+        texts: list[str] = []
+        for planned in self._plan.stages:
+            own = planned.stage.config
+            if own.prior == options and planned.prior is not None:
+                vocabulary, prompt = planned.prior.card.vocabulary, planned.canonical_prompt
+                texts += texts_of(vocabulary, prompt, own.prior, estimator_texts(own))
+        return list(dict.fromkeys(texts))
 
 
 def finish(
@@ -136,13 +193,14 @@ def finish(
         watch.begin(text)
         observer.stage(text)
 
-    written = write_model(run.mesh / "model.glb", state, config, say=stage)
+    scene = state.scene.averaged
+    written = write_model(run.mesh / "model.glb", SavedScene(state.step, scene), config, say=stage)
     observer.exported(written)
     watch.begin("drawing the video")
     output = config.output
     frames = turntable_frames(
-        draw_scene(state.shown, config.render),
-        show_cameras(output.video_frames, config),
+        draw_scene(scene),
+        show_cameras(output.video_frames, config.camera),
         size=output.video_size,
         modes=["color"],
     )
@@ -166,7 +224,7 @@ def _folder(where: Path | RunFolder) -> RunFolder:
 
 
 @contextmanager
-def _alone(run: RunFolder) -> Iterator[None]:
+def _exclusive_lock(run: RunFolder) -> Iterator[None]:
     """The first process locks the run, and clears away what a killed one has left there."""
     if not is_first():
         yield
@@ -175,6 +233,27 @@ def _alone(run: RunFolder) -> Iterator[None]:
         for folder in (run.path, run.checkpoints, run.previews, run.mesh):
             remove_leftovers(folder)
         yield
+
+
+def _stage_folder(run: RunFolder, stage: Stage) -> RunFolder:
+    folder = stage.folder(run)
+    if is_first() and stage.name:
+        folder.path.mkdir(parents=True, exist_ok=True)
+        for each in (folder.path, folder.checkpoints, folder.previews):
+            remove_leftovers(each)
+    from_first(None)  # the others wait for the folder
+    return folder
+
+
+def _start(run: RunFolder, config: Config, device: str) -> Scene | None:
+    """The scene that the run starts from. It is copied into the run's folder, so that no run needs
+    another."""
+    if not config.start:
+        return None
+    if is_first() and not run.start.config.is_file():
+        copy_scene(find_run(Path(config.start)), run.start)
+    from_first(None)
+    return load_scene(run.start, run.start.read_config(), device).scene
 
 
 @contextmanager
@@ -195,15 +274,21 @@ def _explain_full_disk(run: RunFolder) -> Iterator[None]:
         ) from error
 
 
-def _state(run: RunFolder, config: Config, device: str) -> TrainState:
-    """The state to go on from. A run that was killed before its first checkpoint begins again,
+def _state(run: RunFolder, config: Config, prior: Prior, start: Scene | None) -> TrainState:
+    """The state to resume from. A run that was killed before its first checkpoint begins again,
     from the same seed."""
+    state = new_state(config, prior, start=start)
     if not checkpoints(run.checkpoints):
-        return new_state(config, device)
-    state = load_state(run, config, device)
+        return state
+    load_checkpoint(run.checkpoints, state)
     if config.steps < state.step:
         raise UserError(f"{run.path} is at step {state.step}, beyond {config.steps}")
     if is_first():
         set_aside_damaged(run.checkpoints, state.step)
         keep_newest(run.checkpoints, config.output.checkpoints_kept)  # a killed run may leave more
     return state
+
+
+def _group_size(prior: FoundPrior) -> int:
+    """Of a prior that is not loaded yet, where its settings say it."""
+    return group_size(prior.settings) if isinstance(prior, PluginPrior) else 1

@@ -1,17 +1,12 @@
-"""Regularisers of the scene, each a scalar tensor, and their weighted terms."""
+"""Losses on the opacity of images, for every scene."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from dreamfusion.config.schedules import Schedule
-from dreamfusion.config.schema import Config
-from dreamfusion.scenes.nerf.field import Field
-from dreamfusion.scenes.nerf.renderer import RenderOutput
-from dreamfusion.utils.devices import send
-
-SMOOTHED_RAYS = 4  # one ray in so many has its normals compared with those nearby
+from dreamfusion.config.schema import LossConfig
+from dreamfusion.utils.state import Progress
 
 
 def opacity_loss(opacity: Tensor) -> Tensor:
@@ -31,81 +26,11 @@ def entropy_loss(opacity: Tensor) -> Tensor:
     return -(p * torch.log2(p) + (1.0 - p) * torch.log2(1.0 - p)).mean()
 
 
-def sparsity_loss(density: Tensor, *, n_rays: int) -> Tensor:
-    """Sum of log(1 + 2 density^2) over samples, per ray; the Cauchy loss of SNeRG (Hedman et al.,
-    eq. 9). Unlike `opacity_loss` it thins samples, not pixels.
-
-    density: (m,) of the samples, non-negative. The sum is divided by `n_rays`.
-    """
-    return torch.log1p(2.0 * density.square()).sum() / n_rays
-
-
-def smoothness_loss(weights: Tensor, normals: Tensor, nearby: Tensor, *, n_rays: float) -> Tensor:
-    """Neighbouring normals must agree: sum of w |n - n'|^2, per ray.
-
-    weights: (k,) of the samples, constants here; normals, nearby: (k, 3), unit, at the samples and
-    at points close to them. The sum is divided by `n_rays`. At most 4 for an opaque picture.
-    """
-    return (weights.detach() * (normals - nearby).square().sum(dim=-1)).sum() / n_rays
-
-
-def orientation_loss(
-    weights: Tensor, normals: Tensor, directions: Tensor, *, n_rays: int
-) -> Tensor:
-    """Visible normals must not face away: sum of w max(0, n . d)^2, per ray (Ref-NeRF, eq. 11).
-
-    weights: (k,) of the samples; normals, directions (of view, away from the camera): (k, 3),
-    unit. The sum is divided by `n_rays`. Weights are constants here: the loss is to turn
-    normals, not to make what is seen transparent.
-    """
-    away = (normals * directions).sum(dim=-1).clamp(min=0.0)
-    return (weights.detach() * away.square()).sum() / n_rays
-
-
-def regularisers(
-    field: Field, config: Config, out: RenderOutput, step: int, generator: torch.Generator
-) -> dict[str, Tensor]:
-    """The weighted terms of a render at `step`, scalars by name. Those of weight 0 cost nothing and
-    are left out, and so are those of normals where nothing is lit."""
-    weights, n_rays = config.losses, out.opacity.numel()
-
-    def weight(schedule: Schedule) -> float:
-        return schedule.at(step, config.steps)
-
+def opacity_losses(opacity: Tensor, weights: LossConfig, progress: Progress) -> dict[str, Tensor]:
+    """The weighted terms, scalars by name. Those of weight 0 are left out."""
     terms: dict[str, Tensor] = {}
-    if weight(weights.entropy) > 0:
-        terms["entropy"] = weight(weights.entropy) * entropy_loss(out.opacity)
-    if weight(weights.opacity) > 0:
-        terms["opacity"] = weight(weights.opacity) * opacity_loss(out.opacity)
-    if weight(weights.sparsity) > 0:
-        terms["sparsity"] = weight(weights.sparsity) * sparsity_loss(out.density, n_rays=n_rays)
-    surface = out.surface
-    if surface is None:
-        return terms
-    if weight(weights.orientation) > 0:
-        terms["orientation"] = weight(weights.orientation) * orientation_loss(
-            surface.weights, surface.normals, surface.directions, n_rays=n_rays
-        )
-    if weight(weights.smoothness) > 0:
-        terms["smoothness"] = weight(weights.smoothness) * _smoothness(field, out, generator)
+    if (weight := weights.entropy.at(*progress)) > 0:
+        terms["entropy"] = weight * entropy_loss(opacity)
+    if (weight := weights.opacity.at(*progress)) > 0:
+        terms["opacity"] = weight * opacity_loss(opacity)
     return terms
-
-
-def _smoothness(field: Field, out: RenderOutput, generator: torch.Generator) -> Tensor:
-    """`smoothness_loss` on one ray in a few, which costs that much less and is the same in the
-    mean; and in one direction for all samples, a finite difference apart."""
-    surface = out.surface
-    assert surface is not None
-    first = torch.randint(SMOOTHED_RAYS, (), generator=generator).item()
-    mine = out.samples.ray_index[surface.index] % SMOOTHED_RAYS == first
-    picked = mine.nonzero()[:, 0]
-    shift = torch.nn.functional.normalize(torch.randn(3, generator=generator), dim=0)
-    points = out.samples.positions[surface.index[picked]]
-    shift = send(shift.to(points.dtype), points.device)
-    nearby = field.normals(points + 2 * field.normal_epsilon * shift)
-    return smoothness_loss(
-        surface.weights.index_select(0, picked),
-        surface.normals.index_select(0, picked),
-        nearby,
-        n_rays=out.opacity.numel() / SMOOTHED_RAYS,
-    )

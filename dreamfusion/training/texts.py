@@ -1,14 +1,16 @@
-"""What a run tells its prior: every text it needs, encoded once, in one table."""
+"""The texts of an optimisation: every one that it needs, encoded once, in one table."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import torch
 
-from dreamfusion.config.schema import PriorConfig
-from dreamfusion.diffusion.core import NegativePrompt, TextEmbedding
+from dreamfusion.config.schema import Config, PriorConfig
+from dreamfusion.diffusion.condition import Condition, Conditions, TextEmbedding
+from dreamfusion.distillation.settings import EstimatorSettings, Text
+from dreamfusion.graphics.cameras import Cameras
 from dreamfusion.priors.view_prompts import (
     Shading,
     ViewVocabulary,
@@ -23,60 +25,127 @@ from dreamfusion.utils.devices import send
 class EncodesText(Protocol):
     """What the table asks of a prior."""
 
-    def encode_text(self, prompts: Sequence[str]) -> TextEmbedding: ...
+    def encode_text(self, prompts: Sequence[str], /) -> TextEmbedding: ...
 
 
-def texts_of(vocabulary: ViewVocabulary, prompt: str, options: PriorConfig) -> list[str]:
-    """Every text that a run of a canonical prompt can ask its prior about."""
-    seen = [prompt] if options.view_prompts == "none" else all_prompts(vocabulary, prompt)
-    return list(dict.fromkeys([*seen, options.negative_prompt]))
+def estimator_texts(config: Config) -> Mapping[str, Text]:
+    """The texts that the estimator of a configuration asks about."""
+    settings = config.estimator
+    return settings.texts() if isinstance(settings, EstimatorSettings) else {}
+
+
+def named_prompt(vocabulary: ViewVocabulary, prompt: str, text: Text) -> str:
+    """The canonical prompt of a text that an estimator asks about."""
+    filled = text.text.replace("{prompt}", prompt)
+    return vocabulary.canonical(filled) if filled.strip() else ""
+
+
+def texts_of(
+    vocabulary: ViewVocabulary,
+    prompt: str,
+    options: PriorConfig,
+    named: Mapping[str, Text] | None = None,
+) -> list[str]:
+    """Every text that a run of a canonical prompt can ask its prior about.
+
+    named: the texts of the estimator's settings. Raises PromptError for words that the prior does
+    not know.
+    """
+
+    def of_views(prompt: str, views: bool) -> list[str]:
+        with_views = views and options.view_prompts != "none"
+        return all_prompts(vocabulary, prompt) if with_views else [prompt]
+
+    found = [*of_views(prompt, True), options.negative_prompt]
+    for text in (named or {}).values():
+        found += of_views(named_prompt(vocabulary, prompt, text), text.views)
+    return list(dict.fromkeys(found))
 
 
 class ViewTexts:
     """The embeddings of all views' prompts, asked by where the cameras are.
 
     prompt: canonical, see `ViewVocabulary.canonical`. options: of view prompts, the negative
-    prompt and Perp-Neg.
+    prompt and Perp-Neg. named: the texts of the estimator's settings.
     """
 
     def __init__(
-        self, prior: EncodesText, vocabulary: ViewVocabulary, prompt: str, options: PriorConfig
+        self,
+        prior: EncodesText,
+        vocabulary: ViewVocabulary,
+        prompt: str,
+        options: PriorConfig,
+        named: Mapping[str, Text] | None = None,
     ) -> None:
         self.vocabulary, self.prompt, self.options = vocabulary, prompt, options
-        texts = texts_of(vocabulary, prompt, options)
+        named = named or {}
+        self._named = {
+            name: (named_prompt(vocabulary, prompt, text), text.views)
+            for name, text in named.items()
+        }
+        texts = texts_of(vocabulary, prompt, options, named)
         self._rows = {text: row for row, text in enumerate(texts)}
         self._table = prior.encode_text(texts)
         self.unconditional = self._embed([options.negative_prompt])
 
-    def of_views(
-        self, azimuth_deg: Sequence[float], elevation_deg: Sequence[float], shading: Shading
-    ) -> tuple[TextEmbedding, list[NegativePrompt]]:
-        """What the prior is told of each of n views, and what each should not show (Perp-Neg)."""
-        vocabulary, prompt, how = self.vocabulary, self.prompt, self.options
-        places = list(zip(azimuth_deg, elevation_deg, strict=True))
+    def conditions(self, cameras: Cameras, shading: Shading) -> Conditions:
+        """What the prior is asked under about n views, and what each should not show (Perp-Neg)."""
+        places = list(
+            zip(cameras.azimuth_deg.tolist(), cameras.elevation_deg.tolist(), strict=True)
+        )
+
+        def condition(text: TextEmbedding) -> Condition:
+            return Condition(text.expand(len(places)), cameras)
+
+        text, own = self._of_views(self.prompt, places, shading)
+        named = {
+            name: condition(
+                self._of_views(prompt, places, shading)[0] if views else self._embed([prompt])
+            )
+            for name, (prompt, views) in self._named.items()
+        }
+        opposed = [
+            (condition(other), weight) for other, weight in self._opposed(places, own, shading)
+        ]
+        return Conditions(condition(text), condition(self.unconditional), opposed, named)
+
+    def _of_views(
+        self, prompt: str, places: Sequence[tuple[float, float]], shading: Shading
+    ) -> tuple[TextEmbedding, list[str]]:
+        """The embedding of a prompt with the words of each place, and the nearest words."""
+        vocabulary, how = self.vocabulary, self.options.view_prompts
         mixed = [[(prompt, 1.0)]] * len(places)
-        if how.view_prompts == "nearest":
+        if how == "nearest":
             mixed = [[(view_prompt(vocabulary, prompt, *at, shading), 1.0)] for at in places]
-        elif how.view_prompts == "blended":
+        elif how == "blended":
             mixed = [blended_prompts(vocabulary, prompt, *at, shading) for at in places]
         # Of at most two texts a view, the share of the second.
         text = self._embed([texts[0][0] for texts in mixed]).lerp(
             self._embed([texts[-1][0] for texts in mixed]),
             torch.tensor([texts[-1][1] if len(texts) > 1 else 0.0 for texts in mixed]),
         )
+        return text, [texts[0][0] for texts in mixed]
+
+    def _opposed(
+        self, places: Sequence[tuple[float, float]], own: Sequence[str], shading: Shading
+    ) -> list[tuple[TextEmbedding, torch.Tensor]]:
+        """The texts of other sides, with how much each view should not show them."""
+        how = self.options
         if how.perp_neg == 0.0 or how.view_prompts == "none":
-            return text, []
-        others = [negative_view_prompts(vocabulary, prompt, *at, shading) for at in places]
-        negatives = []
+            return []
+        others = [
+            negative_view_prompts(self.vocabulary, self.prompt, *at, shading) for at in places
+        ]
+        opposed = []
         for i in range(max(map(len, others))):
             # A view with fewer other sides opposes its own text, with no weight.
             pairs = [
-                found[i] if i < len(found) else (own[0][0], 0.0)
-                for found, own in zip(others, mixed, strict=True)
+                found[i] if i < len(found) else (text, 0.0)
+                for found, text in zip(others, own, strict=True)
             ]
             weight = torch.tensor([how.perp_neg * weight for _, weight in pairs])
-            negatives.append(NegativePrompt(self._embed([text for text, _ in pairs]), weight))
-        return text, negatives
+            opposed.append((self._embed([text for text, _ in pairs]), weight))
+        return opposed
 
     def _embed(self, texts: Sequence[str]) -> TextEmbedding:
         rows = torch.tensor([self._rows[text] for text in texts])

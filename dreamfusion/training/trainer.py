@@ -1,35 +1,33 @@
-"""DreamFusion's optimisation: `Trainer.step` and `Trainer.loss` are the whole algorithm."""
+"""The optimisation: `Trainer.step` and `Trainer.loss` are the whole algorithm of DreamFusion."""
 
 from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from dreamfusion.config.layers import override
 from dreamfusion.config.schema import Config
-from dreamfusion.distillation.sds import NoiseSource, SDSResult, sds
-from dreamfusion.distillation.surface_noise import surface_noise
-from dreamfusion.graphics.cameras import generate_rays
-from dreamfusion.scenes.nerf.field import Field
-from dreamfusion.scenes.nerf.renderer import RenderOutput, render
-from dreamfusion.training.losses import entropy_loss, regularisers
+from dreamfusion.diffusion.predictions import group_size
+from dreamfusion.distillation.base import Batch, Distilled
+from dreamfusion.scenes.base import Rendered, Scene, Views
+from dreamfusion.training.losses import entropy_loss, opacity_losses
 from dreamfusion.training.state import TrainState, new_state
-from dreamfusion.training.texts import ViewTexts
-from dreamfusion.training.views import Views, sample_views
+from dreamfusion.training.texts import ViewTexts, estimator_texts
+from dreamfusion.training.views import sample_views
 from dreamfusion.utils.distributed import average_gradients, share
 from dreamfusion.utils.errors import UserError
-from dreamfusion.utils.rng import Generators, randn
+from dreamfusion.utils.state import Progress
 from dreamfusion.utils.threads import fixed_order
 
-if TYPE_CHECKING:
-    from dreamfusion.priors import DiffusionPrior
+# Weighted scalar losses by name that need no prior and know no kind of scene: reference views, what
+# an edit must keep.
+Loss = Callable[[Scene, Progress, torch.Generator], Mapping[str, Tensor]]
 
 
 class TrainingError(UserError):
@@ -44,11 +42,12 @@ class DivergedError(TrainingError):
 class StepMetrics:
     """Metrics of one training step.
 
-    size: of the pictures, pixels. timesteps: of each view. guidance: the scale s. sds_gradient: RMS
-    of w(t) (e_hat - e) over all pixels. gradient_norm: of all parameters, before clipping. opacity:
-    mean over the pictures. entropy: of opacity, bits. loss: the sum of `terms`, which are weighted:
-    "sds", half the mean square of the SDS gradient (the loss whose gradient that is, for a target
-    held fixed), and the regularisers.
+    size: of the images, pixels. timesteps: of each view; empty where no noise is added.
+    gradient_norm: of all parameters, before clipping. opacity: mean over the images. entropy: of
+    opacity, bits. loss: the sum of `terms`, which are weighted: the estimator's ("sds": half the
+    mean square of the SDS gradient, the loss whose gradient that is for a target held fixed) and
+    the regularisers. of_estimator: what the estimator logs of itself ("guidance", the scale s;
+    "sds_gradient", RMS of w(t) (e_hat - e)).
     """
 
     step: int
@@ -56,46 +55,46 @@ class StepMetrics:
     shading: str
     size: int
     timesteps: list[int]
-    guidance: float
-    sds_gradient: float
     gradient_norm: float
     opacity: float
     entropy: float
     loss: float
+    of_estimator: dict[str, float]
     terms: dict[str, float]
 
     def as_mapping(self) -> dict[str, Any]:
         """All of it by name, each term of the loss as loss_NAME: a line of metrics.jsonl."""
         terms = {f"loss_{name}": value for name, value in self.terms.items()}
         values = dataclasses.asdict(self)
-        del values["terms"]
-        return values | terms
-
-
-_MUST_BE_FINITE = {
-    "sds_gradient": "the norm of the prior's gradient",
-    "gradient_norm": "the norm of the scene's gradient",
-    "loss": "the loss",
-}
+        del values["terms"], values["of_estimator"]
+        return values | self.of_estimator | terms
 
 
 class Trainer:
-    """A run's optimisation; iterating over it takes the steps that remain, and gives the metrics of
+    """An optimisation; iterating over it takes the steps that remain, and gives the metrics of
     each.
 
-    config: see `resolve`; whatever the prior's card knows of cameras must be in it already.
-    state: to go on from; a new one, from the configuration's seed, where None. It changes with
-    each step.
+    config: see `resolve`; what the prior's card says of cameras must be in it already. prior: a
+    `priors.Prior`. state: to go on from; a new one, from the configuration's seed, where None. It
+    changes with each step. losses: further ones beside the estimator's. start: the scene that an
+    edit starts from.
     """
 
     def __init__(
-        self, config: Config, prior: DiffusionPrior, state: TrainState | None = None
+        self,
+        config: Config,
+        prior: Any,
+        state: TrainState | None = None,
+        *,
+        losses: Sequence[Loss] = (),
+        start: Scene | None = None,
     ) -> None:
         self.config = config = resolve(config, prior)
-        self.prior = prior
-        self.state = new_state(config, config.device) if state is None else state
-        prompt = prior.card.vocabulary.canonical(config.prompt)
-        self.texts = ViewTexts(prior, prior.card.vocabulary, prompt, config.prior)
+        self.prior, self.losses, self.start = prior, losses, start
+        self.state = new_state(config, prior, start=start) if state is None else state
+        vocabulary = prior.card.vocabulary
+        prompt = vocabulary.canonical(config.prompt)
+        self.texts = ViewTexts(prior, vocabulary, prompt, config.prior, estimator_texts(config))
 
     def __iter__(self) -> Iterator[StepMetrics]:
         while self.state.step < self.config.steps:
@@ -107,141 +106,98 @@ class Trainer:
         Raises DivergedError where the loss or a gradient is not finite, before the parameters are
         touched.
         """
-        with fixed_order():
-            return self._step()
-
-    def _step(self) -> StepMetrics:
         started = time.perf_counter()
-        state, config = self.state, self.config
-        self._shape_field()
-        if state.step % config.occupancy.update_every == 0 and state.step > 0:
-            state.occupancy.update(state.field.density, state.generator)
-
-        loss, about, scalars = self.loss(state.step, state.generator)
-        state.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        parameters = [p for group in state.optimizer.param_groups for p in group["params"]]
-        average_gradients(parameters)
-        limit = config.optimizer.max_gradient_norm or float("inf")
-        scalars["gradient_norm"] = torch.nn.utils.clip_grad_norm_(parameters, limit)
-        # Read at once: on a GPU each reading waits for all that was asked of it.
-        numbers = torch.stack([value.detach().float() for value in scalars.values()]).tolist()
-        values = dict(zip(scalars, numbers, strict=True))
-        for name, what in _MUST_BE_FINITE.items():
-            if not abs(values[name]) < float("inf"):
-                overflow = name == "sds_gradient" and self.prior.dtype == torch.float16
-                raise _diverged(state.step, about["timesteps"], what, values[name], overflow)
-        self._update()
-
-        state.step += 1
-        terms = {
-            name.removeprefix("loss_"): values.pop(name) for name in scalars if "loss_" in name
-        }
-        seconds = time.perf_counter() - started
-        return StepMetrics(step=state.step, seconds=seconds, terms=terms, **about, **values)
+        with fixed_order():
+            state, scene = self.state, self.state.scene
+            progress = Progress(state.step, self.config.steps)
+            scene.before_step(progress, state.generator)
+            views, distilled, terms, opacity = self.loss(progress, state.generator)
+            loss = torch.stack(list(terms.values())).sum()
+            scene.optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            parameters = [p for group in scene.optimizer.param_groups for p in group["params"]]
+            average_gradients(parameters)
+            limit = self.config.optimizer.max_gradient_norm or float("inf")
+            norm = torch.nn.utils.clip_grad_norm_(parameters, limit)
+            numbers = _read(distilled, terms, opacity, loss, norm)
+            timesteps = [] if distilled.timesteps is None else distilled.timesteps.tolist()
+            self._require_finite(numbers, timesteps)
+            self._set_rates(progress)
+            scene.optimizer.step()
+            scene.after_step(progress, state.generator)
+            state.step += 1
+        return StepMetrics(
+            step=state.step,
+            seconds=time.perf_counter() - started,
+            shading=views.lighting.shading,
+            size=views.height,
+            timesteps=timesteps,
+            of_estimator={name: numbers.pop(name) for name in distilled.metrics},
+            terms={name: numbers.pop(f"loss_{name}") for name in terms},
+            **numbers,
+        )
 
     def loss(
-        self, step: int, generator: torch.Generator
-    ) -> tuple[Tensor, dict[str, Any], dict[str, Tensor]]:
-        """The loss of `step`, what there is to tell of it, and scalars that are not read yet.
-        Changes nothing but the generator.
+        self, progress: Progress, generator: torch.Generator
+    ) -> tuple[Views, Distilled, dict[str, Tensor], Tensor]:
+        """The views of this process at a step, what was distilled, every weighted term of the loss
+        by name, and the opacity (n, H, W). Changes nothing but the generator and what an estimator
+        learns.
 
-        Of several processes each has its share of the views, and tells of these. The distillation
-        term is a mean over views, pixels and channels, so that the regularisers weigh the same
-        against it at any resolution of the prior.
+        With several processes, each one renders its share of the views and reports metrics for
+        these only. Each term is a mean over views, pixels and channels, so that the regularisers
+        weigh the same against the distillation at any resolution of the prior.
         """
-        state, config = self.state, self.config
-        mine = share(config.camera.views)
-        views = sample_views(config, step, generator, own_background=state.background)[mine]
-        seeds = torch.randint(2**62, (config.camera.views,), generator=generator)[mine]
+        scene, config = self.state.scene, self.config
+        size = group_size(self.prior)
+        local = share(config.camera.views, size)
+        views = sample_views(config, progress, generator, group_size=size)[local]
+        seeds = torch.randint(2**62, (config.camera.views,), generator=generator)[local]
         own = [torch.Generator().manual_seed(seed) for seed in seeds.tolist()]
-        out = self.render(views, own)
-        azimuth, elevation = views.cameras.azimuth_deg, views.cameras.elevation_deg
-        text, negatives = self.texts.of_views(
-            azimuth.tolist(), elevation.tolist(), views.lighting.shading
-        )
-        guidance = config.sds.guidance.at(step, config.steps)
-        distilled = sds(
-            self.prior,
-            out.rgb.movedim(-1, 1),
-            text,
-            self.texts.unconditional,
-            guidance=guidance,
-            t_range=(
-                config.sds.t_min.at(step, config.steps),
-                config.sds.t_max.at(step, config.steps),
-            ),
-            weighting=config.sds.weighting,
-            clip_sample=config.sds.clip_sample,
-            negative_prompts=negatives,
-            generator=own,
-            draw_noise=self._noise_of(step, views, out),
-        )
-        terms = regularisers(state.field, config, out, step, generator)
-        loss = distilled.loss / distilled.gradient.numel()
-        if terms:
-            loss = loss + sum(terms.values())
-        about = {
-            "shading": views.lighting.shading,
-            "size": views.size,
-            "timesteps": distilled.timesteps.tolist(),
-            "guidance": guidance,
-        }
-        return loss, about, _scalars(distilled, out.opacity.detach(), terms)
+        rendered = scene.render(views, own)
+        batch = self.batch(views, rendered)
+        distilled = self.state.estimator(batch, progress=progress, generator=own)
+        terms = dict(distilled.losses)
+        terms |= opacity_losses(rendered.opacity, config.losses, progress)
+        terms |= scene.regularisers(rendered, progress, generator)
+        for loss in self.losses:
+            terms |= loss(scene, progress, generator)
+        return views, distilled, terms, rendered.opacity.detach()
 
-    def render(self, views: Views, generator: Generators) -> RenderOutput:
-        """Render a step's views, differentiably: pixels are (n, size, size, ...).
+    def batch(self, views: Views, rendered: Rendered) -> Batch:
+        """What the estimator gets of rendered views."""
+        cameras = None if rendered.depth is None else views.cameras
+        conditions = self.texts.conditions(views.cameras, views.lighting.shading)
+        source = None if self.start is None else _source(self.start, views)
+        images = rendered.rgb.movedim(-1, 1)
+        return Batch(images, conditions, cameras, rendered.depth, rendered.opacity, source)
 
-        generator: jitters the samples; one, or one for each view.
-        """
-        scene = self.state.scene
-        here = views.to(scene.device)
-        return render(
-            scene,
-            generate_rays(here.cameras, views.size, views.size),
-            background=here.background,
-            lighting=here.lighting,
-            generator=generator,
-            options=self.config.render,
-            step_size=views.step_size,
-        )
-
-    def _noise_of(self, step: int, views: Views, out: RenderOutput) -> NoiseSource:
-        """What draws a step's noise: independent numbers, or for a while those of the surface."""
-        begin, end = self.config.sds.surface_noise or (1.0, 1.0)
-        if not begin <= step / self.config.steps < end:
-            return randn
-        return partial(
-            surface_noise,
-            cameras=views.cameras.to(out.depth.device),
-            depth=out.depth,
-            opacity=out.opacity,
-            seed=self.config.seed,
-        )
-
-    def _update(self) -> None:
-        """Step the optimiser at the rates of this step, and let the average follow."""
-        state, rates = self.state, self.config.optimizer
-        factor = rates.scale.at(state.step, self.config.steps)
-        factor *= min(1.0, (state.step + 1) / max(rates.warmup_steps, 1)) * 0.5**state.rollbacks
-        for group in state.optimizer.param_groups:
+    def _set_rates(self, progress: Progress) -> None:
+        rates = self.config.optimizer
+        factor = rates.scale.at(*progress) * 0.5**self.state.rollbacks
+        factor *= min(1.0, (progress.step + 1) / max(rates.warmup_steps, 1))
+        for group in self.state.scene.optimizer.param_groups:
             group["lr"] = group["base_lr"] * factor
-        state.optimizer.step()
-        if state.ema_field is not None:
-            keep = min(rates.ema, (state.step + 1) / (state.step + 10))
-            _follow(state.ema_field, state.field, keep)
 
-    def _shape_field(self) -> None:
-        step, steps = self.state.step, self.config.steps
-        share = self.config.field.active_levels.at(step, steps)
-        sharpness = self.config.field.sharpness.at(step, steps)
-        for field in (self.state.field, self.state.ema_field):
-            if field is not None:
-                field.activate_levels(share)
-                field.sharpen(sharpness)
+    def _require_finite(self, numbers: Mapping[str, float], timesteps: list[int]) -> None:
+        for name, value in numbers.items():
+            if abs(value) < float("inf"):
+                continue
+            of_prior = name.endswith("_gradient")
+            half = of_prior and self.prior.dtype == torch.float16
+            what = "the norm of the prior's gradient" if of_prior else _CALLED.get(name, name)
+            raise DivergedError(
+                f"training diverged in step {self.state.step + 1} (timesteps {timesteps}): {what} "
+                f"is {value}; {_OVERFLOW if half else ''}lower scene.optimizer.grid_lr or "
+                "estimator.guidance, or set optimizer.max_gradient_norm"
+            )
 
 
-def resolve(config: Config, prior: DiffusionPrior) -> Config:
+_CALLED = {"gradient_norm": "the norm of the scene's gradient", "loss": "the loss"}
+_OVERFLOW = "the prior may overflow in float16: set prior.dtype=bfloat16; else "
+
+
+def resolve(config: Config, prior: Any) -> Config:
     """The configuration with what is known once the prior is loaded: its name, precision and device
     in place of auto. The prompt stays as typed."""
     chosen = {
@@ -251,33 +207,29 @@ def resolve(config: Config, prior: DiffusionPrior) -> Config:
     return override(config, chosen)
 
 
-def _scalars(distilled: SDSResult, opacity: Tensor, terms: dict[str, Tensor]) -> dict[str, Tensor]:
-    """What a step tells of itself, still on its device."""
-    mean_square = distilled.gradient.square().mean()
-    losses = {"loss_sds": 0.5 * mean_square}
-    losses |= {f"loss_{name}": term.detach() for name, term in terms.items()}
-    return {
-        "sds_gradient": mean_square.sqrt(),
+def _source(start: Scene, views: Views) -> Callable[[], Tensor]:
+    """Renders the same views of the scene that an edit starts from: (n, 3, H, W)."""
+
+    def source() -> Tensor:
+        with torch.no_grad():
+            return start.averaged.render(views).rgb.movedim(-1, 1)
+
+    return source
+
+
+def _read(
+    distilled: Distilled, terms: Mapping[str, Tensor], opacity: Tensor, loss: Tensor, norm: Tensor
+) -> dict[str, float]:
+    """The numbers of a step, those that must be finite first. All are read at once: on a GPU each
+    reading waits for all that was asked of it."""
+    known = {k: v for k, v in distilled.metrics.items() if not isinstance(v, Tensor)}
+    scalars = {
+        **{k: v for k, v in distilled.metrics.items() if isinstance(v, Tensor)},
+        "gradient_norm": norm,
+        "loss": loss,
         "opacity": opacity.mean(),
         "entropy": entropy_loss(opacity),
-        "loss": torch.stack(list(losses.values())).sum(),
-        **losses,
+        **{f"loss_{name}": term for name, term in terms.items()},
     }
-
-
-@torch.no_grad()
-def _follow(ema_field: Field, field: Field, keep: float) -> None:
-    """ema <- keep ema + (1 - keep) field; early steps keep less, as they know less."""
-    for mine, theirs in zip(ema_field.parameters(), field.parameters(), strict=True):
-        mine.lerp_(theirs, 1.0 - keep)
-
-
-def _diverged(
-    step: int, timesteps: list[int], what: str, value: float, overflow: bool
-) -> DivergedError:
-    """overflow: whether it may be for want of range in float16."""
-    half = "the prior may overflow in float16: set prior.dtype=bfloat16; else " if overflow else ""
-    return DivergedError(
-        f"training diverged in step {step + 1} (timesteps {timesteps}): {what} is {value}; "
-        f"{half}lower optimizer.grid_lr or sds.guidance, or set optimizer.max_gradient_norm"
-    )
+    stacked = torch.stack([value.detach().float().to(loss.device) for value in scalars.values()])
+    return known | dict(zip(scalars, stacked.tolist(), strict=True))

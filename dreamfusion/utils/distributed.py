@@ -16,6 +16,7 @@ from typing import TypeVar
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from dreamfusion.utils.errors import UserError
 
@@ -45,16 +46,26 @@ def process_group(device: str) -> Iterator[None]:
         dist.destroy_process_group()
 
 
-def share(n: int) -> slice:
-    """Which of n views are this process'. Raises UserError if they cannot be shared equally."""
+def share(n: int, group_size: int = 1) -> slice:
+    """Which of n views are this process'. group_size: so many views belong together.
+
+    Raises UserError if whole groups cannot be shared equally.
+    """
+    count = processes()
+    if n % group_size:
+        raise UserError(
+            f"this prior looks at {group_size} views together, and {n} are no multiple: set "
+            f"camera.views to a multiple of {group_size * count}"
+        )
+    if n % (count * group_size):
+        raise UserError(
+            f"{n} views cannot be split over {count} processes"
+            + (f" in groups of {group_size}" if group_size > 1 else "")
+            + f"; set camera.views to a multiple of {count * group_size}"
+        )
     if not dist.is_initialized():
         return slice(0, n)
-    if n % processes():
-        raise UserError(
-            f"{n} views cannot be split over {processes()} processes; set camera.views to a "
-            f"multiple of {processes()}"
-        )
-    size = n // processes()
+    size = n // count
     return slice(dist.get_rank() * size, (dist.get_rank() + 1) * size)
 
 
@@ -67,6 +78,16 @@ def average_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
         if parameter.grad is not None:
             dist.all_reduce(parameter.grad)
             parameter.grad /= processes()
+
+
+def mean_over_processes(value: Tensor) -> Tensor:
+    """All-reduce: the mean of a tensor over all processes, for what an estimator or a scene keeps
+    of the views of one process."""
+    if not dist.is_initialized():
+        return value
+    value = value.clone()
+    dist.all_reduce(value)
+    return value / processes()
 
 
 def any_process(flag: bool, device: str) -> bool:

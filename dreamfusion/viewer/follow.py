@@ -8,9 +8,8 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-from dreamfusion.runs.checkpoint import CheckpointError, checkpoints, load_state, runnable_here
+from dreamfusion.runs.checkpoint import CheckpointError, SavedScene, checkpoints, load_scene
 from dreamfusion.runs.folder import RunFolder
-from dreamfusion.training.state import TrainState
 from dreamfusion.utils.errors import RunWarning
 
 
@@ -25,7 +24,7 @@ class Follower:
         run: RunFolder,
         device: str,
         *,
-        load: Callable[[RunFolder, str], TrainState] | None = None,
+        load: Callable[[RunFolder, str], SavedScene] | None = None,
     ) -> None:
         self._run, self._device = run, device
         self._load = load or load_newest
@@ -33,7 +32,7 @@ class Follower:
         self._step = -1
         self.problem = ""
 
-    def newer(self) -> TrainState | None:
+    def newer(self) -> SavedScene | None:
         """The scene of the newest checkpoint, or None if it was given out before.
 
         A checkpoint that vanishes while it is read (training keeps only a few) or that cannot be
@@ -67,9 +66,9 @@ class Follower:
             return None
 
 
-def load_newest(run: RunFolder, device: str) -> TrainState:
-    """The state at the newest checkpoint. Raises CheckpointError."""
-    return load_state(run, runnable_here(run.read_config()), device)
+def load_newest(run: RunFolder, device: str) -> SavedScene:
+    """The scene at the newest checkpoint. Raises CheckpointError."""
+    return load_scene(run, run.read_config(), device)
 
 
 def last_metrics(run: RunFolder) -> dict[str, Any] | None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from dreamfusion.mesh.extract import Mesh, extract_mesh
+from dreamfusion.mesh.extract import Mesh
 from dreamfusion.mesh.formats import glb_bytes, put_back, read_glb
 from dreamfusion.mesh.provenance import read_provenance
 from dreamfusion.mesh.texture import TexturedMesh
-from dreamfusion.scenes.nerf.scene import Scene
+from dreamfusion.scenes.base import Scene
 
 EXTRACT_RESOLUTION = 80  # a second or two on two cores, at any threshold
 
@@ -37,12 +37,18 @@ class ShownMesh:
 
 
 def extracted(
-    subject: Subject, threshold: float, resolution: int = EXTRACT_RESOLUTION
-) -> ShownMesh:
-    """The surface of density `threshold`, coloured at its vertices. Raises MeshError."""
-    mesh = extract_mesh(subject.scene, resolution=resolution, threshold=threshold)
-    name = f"{len(mesh.faces)} faces at density {threshold:.3g}"
-    return ShownMesh(glb_bytes(mesh), (0.0, 0.0, 0.0), mesh, name)
+    subject: Subject, threshold: float | None, resolution: int = EXTRACT_RESOLUTION
+) -> tuple[ShownMesh, float | None]:
+    """The scene's surface at a density, coloured at its vertices; and that density, which is found
+    where None. Raises MeshError."""
+    surface = subject.scene.surface(resolution=resolution, threshold=threshold)
+    if isinstance(surface, TexturedMesh):
+        name = f"{len(surface.faces)} faces"
+        return ShownMesh(glb_bytes(surface), (0.0, 0.0, 0.0), surface, name), None
+    mesh, found = surface.colored(), surface.threshold
+    name = f"{len(mesh.faces)} faces"
+    name += "" if found is None else f" at density {found:.3g}"
+    return ShownMesh(glb_bytes(mesh), (0.0, 0.0, 0.0), mesh, name), found
 
 
 def read_model(path: Path, step: int) -> ShownMesh | None:

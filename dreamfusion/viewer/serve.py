@@ -6,9 +6,9 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 
 from dreamfusion.config.schema import Config
-from dreamfusion.runs.checkpoint import CheckpointError, runnable_here
+from dreamfusion.graphics.cameras import show_cameras
+from dreamfusion.runs.checkpoint import CheckpointError
 from dreamfusion.runs.folder import RunFolder
-from dreamfusion.runs.preview import show_cameras
 from dreamfusion.training.state import TrainState
 from dreamfusion.training.trainer import StepMetrics
 from dreamfusion.utils.devices import choose_device
@@ -27,8 +27,8 @@ def serve_run(page: Page, run: RunFolder, *, stop: Callable[[], bool] = lambda: 
 
     Raises CheckpointError where the first one cannot be read.
     """
-    config = runnable_here(run.read_config())
-    page.start_at(show_cameras(1, config))
+    config = run.read_config()
+    page.start_at(show_cameras(1, config.camera))
     follower = Follower(run, choose_device("auto"))
     stage = Stage(page, config, own_model=lambda step: read_model(run.mesh / "model.glb", step))
     shown, looked = -1, float("-inf")
@@ -37,7 +37,7 @@ def serve_run(page: Page, run: RunFolder, *, stop: Callable[[], bool] = lambda: 
             state = follower.newer()
             if state is not None:
                 shown = state.step
-                stage.show(subject_of(state))
+                stage.show(Subject(state.step, state.scene))
             elif shown < 0 and follower.problem:
                 raise CheckpointError(follower.problem)
             page.offer_previews(run.preview_files())
@@ -63,7 +63,7 @@ def watch(
     and then no more until training has had three times as long. Drawing changes nothing of the
     state, least of all its generator.
     """
-    page.start_at(show_cameras(1, config))
+    page.start_at(show_cameras(1, config.camera))
     stage = Stage(page, config, rest_seconds=LIVE_REST_SECONDS, clock=clock)
     page.tell(f"**{config.prompt}**\n\nwaiting for the first step")
     idle_until = told = float("-inf")
@@ -74,17 +74,12 @@ def watch(
             page.offer_previews(run.preview_files())
             told = now
         if now >= idle_until:
-            stage.show(subject_of(state))
+            stage.show(Subject(state.step, state.scene.averaged))
             if stage.work():
                 spent = clock() - now
                 idle_until = clock() + spent * (1 / SHARE - 1)
         yield metrics
     page.tell(f"**{config.prompt}**\n\nstep {state.step} of {config.steps}: training has ended")
-
-
-def subject_of(state: TrainState) -> Subject:
-    """What there is to look at in a state of training."""
-    return Subject(state.step, state.shown)
 
 
 def _status(config: Config, run: RunFolder, shown: int, problem: str) -> str:
@@ -102,7 +97,7 @@ def _live_status(config: Config, metrics: StepMetrics) -> str:
     about = {
         "opacity": metrics.opacity,
         "entropy": metrics.entropy,
-        "sds_gradient": metrics.sds_gradient,
+        **metrics.of_estimator,
     }
     return (
         f"**{config.prompt}**\n\nstep {metrics.step} of {config.steps}, {metrics.seconds:.1f} s\n\n"

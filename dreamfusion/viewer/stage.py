@@ -21,9 +21,8 @@ from torch import Tensor
 from dreamfusion.config.schema import Config
 from dreamfusion.graphics.media import to_bytes
 from dreamfusion.graphics.shading import over
-from dreamfusion.mesh.extract import find_threshold
 from dreamfusion.mesh.renderer import render_mesh
-from dreamfusion.scenes.nerf.renderer import render_image
+from dreamfusion.scenes.base import render_image
 from dreamfusion.utils.errors import UserError
 from dreamfusion.viewer.meshes import ShownMesh, Subject, extracted
 from dreamfusion.viewer.pose import Pose, cameras_of
@@ -103,7 +102,7 @@ class Stage:
         self._mesh: ShownMesh | None = None
         self._mesh_key: tuple[int, float] | None = None
         self._standing: ShownMesh | None = None
-        self._threshold: tuple[int, float] | None = None
+        self._threshold: tuple[int, float | None] | None = None
         self._rates: dict[Kind, float] = {}
 
     def show(self, subject: Subject) -> None:
@@ -206,7 +205,6 @@ class Stage:
                 height=height,
                 width=width,
                 mode=mode,
-                options=self._config.render,
             )
         return over(rgba[0], torch.tensor(self._config.background.color))
 
@@ -243,9 +241,15 @@ class Stage:
         model = self._own_model(subject.step) if octaves == 0.0 else None
         if model is not None:
             return model
-        if self._threshold is None or self._threshold[0] != subject.step:
-            self._threshold = subject.step, find_threshold(subject.scene)
-        return extracted(subject, self._threshold[1] * 2.0**octaves)
+        known = self._threshold
+        if known is None or known[0] != subject.step:
+            mesh, found = extracted(subject, None)
+            self._threshold = known = subject.step, found
+            if octaves == 0.0 or found is None:
+                return mesh
+        if known[1] is None:  # this scene has no density
+            return extracted(subject, None)[0]
+        return extracted(subject, known[1] * 2.0**octaves)[0]
 
     def _stand_mesh(self) -> None:
         """Show the mesh in the scene where it is wanted in colour; hide it elsewhere."""

@@ -13,7 +13,7 @@ import pytest
 
 from dreamfusion.batch.attempt import command_of
 from dreamfusion.batch.driver import ATTEMPTS, Listener, drive, driving, prepare
-from dreamfusion.batch.engines import Need
+from dreamfusion.batch.engines import ResourceRequest
 from dreamfusion.batch.engines.local import (
     Gpu,
     LocalEngine,
@@ -36,7 +36,7 @@ def fast(monkeypatch):
 
 @pytest.fixture
 def engine():
-    engine = LocalEngine(Need(1, 2**20, 0), at_once=2, stale_seconds=3)
+    engine = LocalEngine(ResourceRequest(1, 2**20, 0), at_once=2, stale_seconds=3)
     yield engine
     engine.close()
 
@@ -135,7 +135,7 @@ def test_a_frozen_attempt_that_thaws_does_no_harm(tmp_path):
     assert folder.done_file.read_text() == before and steps_of(folder) == [1, 2, 3, 4, 5, 6]
     # Equal to a run that nothing happened to.
     (clean.path / "run" / "checkpoints").mkdir(parents=True)
-    engine = LocalEngine(Need(1, 2**20, 0), at_once=1, stale_seconds=3)
+    engine = LocalEngine(ResourceRequest(1, 2**20, 0), at_once=1, stale_seconds=3)
     drive([clean], engine, stale_seconds=3)
     assert state_of(clean) == state_of(folder)
 
@@ -189,7 +189,7 @@ def test_jobs_end_with_a_checkpoint_when_their_driver_is_killed(tmp_path):
         "import sys, tests.helpers.fast_attempts as fast\n"
         "from pathlib import Path\n"
         "from dreamfusion.batch import attempt, driver\n"
-        "from dreamfusion.batch.engines import Need\n"
+        "from dreamfusion.batch.engines import ResourceRequest\n"
         "from dreamfusion.batch.engines.local import LocalEngine\n"
         "from dreamfusion.batch.jobs import Shelf\n"
         "attempt.MODULE = 'tests.helpers.fast_attempts'\n"
@@ -197,7 +197,7 @@ def test_jobs_end_with_a_checkpoint_when_their_driver_is_killed(tmp_path):
         "jobs = [fast.job('slow thing', seed=seed, steps=30) for seed in range(2)]\n"
         "with driver.driving(shelf):\n"
         "    folders = driver.prepare(shelf, jobs)\n"
-        "    driver.drive(folders, LocalEngine(Need(1, 1, 0), at_once=2))\n"
+        "    driver.drive(folders, LocalEngine(ResourceRequest(1, 1, 0), at_once=2))\n"
     )
     command = [sys.executable, "-c", code, str(tmp_path)]
     child = subprocess.Popen(command, cwd=ROOT)
@@ -237,18 +237,18 @@ def test_places_follow_from_cores_memory_and_gpus(monkeypatch):
 
     monkeypatch.setattr(local, "usable_cores", lambda: 8)
     monkeypatch.setattr(local, "free_memory", lambda: 10 * 2**30)
-    assert places_here(Need(1, 2**30, 0), []) == 8
-    assert places_here(Need(2, 2**30, 0), []) == 4
-    assert places_here(Need(1, 3 * 2**30, 0), []) == 3
+    assert places_here(ResourceRequest(1, 2**30, 0), []) == 8
+    assert places_here(ResourceRequest(2, 2**30, 0), []) == 4
+    assert places_here(ResourceRequest(1, 3 * 2**30, 0), []) == 3
     one = [Gpu("0", 24 * 2**30)]
-    assert places_here(Need(1, 2**30, 9 * 2**30), one) == 2
-    assert places_here(Need(1, 2**30, 9 * 2**30), [*one, Gpu("1", None)]) == 3
-    assert places_here(Need(1, 2**30, 30 * 2**30), one) == 1  # the run says that it does not fit
-    assert one[0].places(Need(1, 2**30, 0)) == 1
+    assert places_here(ResourceRequest(1, 2**30, 9 * 2**30), one) == 2
+    assert places_here(ResourceRequest(1, 2**30, 9 * 2**30), [*one, Gpu("1", None)]) == 3
+    assert places_here(ResourceRequest(1, 2**30, 30 * 2**30), one) == 1  # the run says that it does not fit
+    assert one[0].slots(ResourceRequest(1, 2**30, 0)) == 1
     with pytest.raises(BatchError, match="no NVIDIA GPU is to be seen here"):
-        places_here(Need(1, 2**30, 2**30), [])
+        places_here(ResourceRequest(1, 2**30, 2**30), [])
     with pytest.raises(BatchError, match="a job needs about 11"):
-        places_here(Need(1, 11 * 2**30, 0), [])
+        places_here(ResourceRequest(1, 11 * 2**30, 0), [])
 
 
 def test_gpus_are_shared_by_their_memory(tmp_path, monkeypatch):
@@ -266,7 +266,7 @@ def test_gpus_are_shared_by_their_memory(tmp_path, monkeypatch):
         assert [gpu.free for gpu in visible_gpus()] == [gpu.free for gpu in found]
         assert [gpu.name for gpu in visible_gpus()] == chosen.split(",") * len(found)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
-    engine = LocalEngine(Need(1, 2**20, 8000 * mib), at_once=4)
+    engine = LocalEngine(ResourceRequest(1, 2**20, 8000 * mib), at_once=4)
     tool.write_text("#!/bin/sh\necho 'No devices were found'\nexit 6\n")
     assert gpu_memory() == {}
     started = []

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from dreamfusion.batch import attempt as attempts
 from dreamfusion.batch.driver import Listener, drive, prepare
-from dreamfusion.batch.engines import Need
+from dreamfusion.batch.engines import ResourceRequest
 from dreamfusion.batch.engines.ray_engine import RayEngine
 from dreamfusion.batch.jobs import Shelf, State, read_json
 from dreamfusion.batch.plan import Options, plan_jobs
@@ -33,7 +33,7 @@ pytestmark = [
     pytest.mark.timeout(200),
     pytest.mark.filterwarnings("ignore"),  # Ray leaves files and sockets open
 ]
-NEED = Need(1, 2**26, 0)
+NEED = ResourceRequest(1, 2**26, 0)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -111,7 +111,7 @@ def test_jobs_survive_a_killed_child_and_a_removed_node(cluster, tmp_path, token
         cluster.remove_node(node_of(cluster, other["pid"])[0], allow_graceful=False)
 
     engine = RayEngine(NEED, tmp_path / "shelf", stale_seconds=10)
-    assert engine.places == 2
+    assert engine.slots == 2
     try:
         assert drive(folders, engine, listener=Once(folders[:2], harm), stale_seconds=10)
     finally:
@@ -162,14 +162,14 @@ DRIVER = """
 import sys, tests.helpers.fast_attempts as fast
 from pathlib import Path
 from dreamfusion.batch import attempt, driver
-from dreamfusion.batch.engines import Need
+from dreamfusion.batch.engines import ResourceRequest
 from dreamfusion.batch.engines.ray_engine import RayEngine
 from dreamfusion.batch.jobs import Shelf
 attempt.MODULE = "tests.helpers.fast_attempts"
 shelf = Shelf(Path(sys.argv[1]))
 jobs = [fast.job("slow thing", seed=seed, steps=50) for seed in range(3)]
 with driver.driving(shelf):
-    driver.drive(driver.prepare(shelf, jobs), RayEngine(Need(1, 2**26, 0), shelf.path))
+    driver.drive(driver.prepare(shelf, jobs), RayEngine(ResourceRequest(1, 2**26, 0), shelf.path))
 """
 
 
@@ -239,9 +239,9 @@ def test_a_stop_reaches_the_processes(steady, tmp_path):
 
 def test_what_cannot_be_had_is_refused_before(steady, tmp_path):
     with pytest.raises(BatchError, match=r"no node of the cluster .* 4.0 GiB of memory"):
-        RayEngine(Need(1, 2**32, 0), tmp_path)
+        RayEngine(ResourceRequest(1, 2**32, 0), tmp_path)
     with pytest.raises(BatchError, match="a GPU"):
-        RayEngine(Need(1, 2**20, 1), tmp_path)
+        RayEngine(ResourceRequest(1, 2**20, 1), tmp_path)
 
 
 def test_nodes_of_another_version_are_told(steady, tmp_path, monkeypatch):

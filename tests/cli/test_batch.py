@@ -143,7 +143,7 @@ def test_failed_jobs_are_named_and_tried_again_when_that_is_asked(
     shelf = Shelf(tmp_path / "shelf")
     folder = shelf.folder(job("refuse"))
     folder.write(job("refuse"))
-    monkeypatch.setattr("dreamfusion.batch.plan.need_of", lambda jobs: _need())
+    monkeypatch.setattr("dreamfusion.batch.plan.request_of", lambda jobs: _need())
     status, out, _ = fast_batch(monkeypatch, capsys, tmp_path, "--out", "shelf")
     assert status == 1 and "that cannot be made" in out and "--retry-failed" in out
     status, out, _ = fast_batch(monkeypatch, capsys, tmp_path, "--out", "shelf")
@@ -153,9 +153,9 @@ def test_failed_jobs_are_named_and_tried_again_when_that_is_asked(
 
 
 def _need():
-    from dreamfusion.batch.engines import Need
+    from dreamfusion.batch.engines import ResourceRequest
 
-    return Need(1, 2**20, 0)
+    return ResourceRequest(1, 2**20, 0)
 
 
 @pytest.mark.parametrize(

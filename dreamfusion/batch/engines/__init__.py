@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-__all__ = ["Ending", "Engine", "Need"]
+__all__ = ["Ending", "Engine", "ResourceRequest"]
 
 
 @dataclass(frozen=True)
-class Need:
+class ResourceRequest:
     """What an attempt takes. memory: bytes of the machine's. gpu_memory: bytes of one GPU's, which
     others may share; 0: it needs none."""
 
@@ -38,7 +38,7 @@ class Engine(Protocol):
     name: str
 
     @property
-    def places(self) -> int:
+    def slots(self) -> int:
         """How many attempts can run at once."""
 
     def has_room(self) -> bool:

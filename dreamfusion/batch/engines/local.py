@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dreamfusion.batch.attempt import STALE_SECONDS, command_of, environment
-from dreamfusion.batch.engines import Ending, Need
+from dreamfusion.batch.engines import Ending, ResourceRequest
 from dreamfusion.batch.prompts import BatchError
 
 GIB = 2**30
@@ -27,25 +27,29 @@ class LocalEngine:
     name = "local"
 
     def __init__(
-        self, need: Need, *, at_once: int | None = None, stale_seconds: float = STALE_SECONDS
+        self,
+        need: ResourceRequest,
+        *,
+        at_once: int | None = None,
+        stale_seconds: float = STALE_SECONDS,
     ) -> None:
         self._need, self._stale_seconds = need, stale_seconds
         self._gpus = visible_gpus() if need.gpu_memory else []
-        self.places = at_once or places_here(need, self._gpus)
+        self.slots = at_once or places_here(need, self._gpus)
         self._children: dict[int, subprocess.Popen[bytes]] = {}
         self._gpu_of: dict[int, str] = {}
         self._tickets = itertools.count()
 
     def has_room(self) -> bool:
         """Whether a place is free."""
-        return len(self._children) < self.places
+        return len(self._children) < self.slots
 
     def start(self, folder: Path, number: int) -> int:
         """Start the process of an attempt."""
         ticket, env = next(self._tickets), environment(self._need.threads)
         if self._gpus:
             taken = list(self._gpu_of.values())
-            room = {gpu.name: gpu.places(self._need) - taken.count(gpu.name) for gpu in self._gpus}
+            room = {gpu.name: gpu.slots(self._need) - taken.count(gpu.name) for gpu in self._gpus}
             self._gpu_of[ticket] = max(room, key=room.__getitem__)
             env["CUDA_VISIBLE_DEVICES"] = self._gpu_of[ticket]
         self._children[ticket] = subprocess.Popen(
@@ -96,7 +100,7 @@ class Gpu:
     name: str
     free: int | None
 
-    def places(self, need: Need) -> int:
+    def slots(self, need: ResourceRequest) -> int:
         """How many attempts fit on it at once; at least one: whether its memory suffices, the run
         says before it starts."""
         if self.free is None or not need.gpu_memory:
@@ -104,7 +108,7 @@ class Gpu:
         return max(1, self.free // need.gpu_memory)
 
 
-def places_here(need: Need, gpus: Sequence[Gpu]) -> int:
+def places_here(need: ResourceRequest, gpus: Sequence[Gpu]) -> int:
     """How many attempts fit on this machine at once. Raises BatchError if none does."""
     cores, free = usable_cores(), free_memory()
     if free is not None and free < need.memory:
@@ -121,7 +125,7 @@ def places_here(need: Need, gpus: Sequence[Gpu]) -> int:
     if free is not None:
         bounds.append(free // need.memory)
     if need.gpu_memory:
-        bounds.append(sum(gpu.places(need) for gpu in gpus))
+        bounds.append(sum(gpu.slots(need) for gpu in gpus))
     return min(bounds)
 
 

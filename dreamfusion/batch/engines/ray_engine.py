@@ -20,7 +20,7 @@ from typing import Any
 
 from dreamfusion.batch import attempt as attempts
 from dreamfusion.batch.attempt import STALE_SECONDS, command_of, environment
-from dreamfusion.batch.engines import Ending, Need
+from dreamfusion.batch.engines import Ending, ResourceRequest
 from dreamfusion.batch.engines.local import Gpu
 from dreamfusion.batch.prompts import BatchError
 from dreamfusion.utils.errors import one_line
@@ -40,7 +40,9 @@ class RayEngine:
 
     name = "ray"
 
-    def __init__(self, need: Need, folder: Path, *, stale_seconds: float = STALE_SECONDS) -> None:
+    def __init__(
+        self, need: ResourceRequest, folder: Path, *, stale_seconds: float = STALE_SECONDS
+    ) -> None:
         self._need, self._stale_seconds = need, stale_seconds
         self._ray = _connect()
         self._tasks: dict[Any, Any] = {}
@@ -50,7 +52,7 @@ class RayEngine:
             if not fit:
                 raise BatchError(_no_place(nodes, need))
             per_gpu = self._check_nodes(fit, folder)
-            self.places = sum(_fits(node["Resources"], need, per_gpu) for node in fit)
+            self.slots = sum(_fits(node["Resources"], need, per_gpu) for node in fit)
         except BaseException:
             self._ray.shutdown()
             raise
@@ -61,7 +63,7 @@ class RayEngine:
 
     def has_room(self) -> bool:
         """A few more than there are places may wait with Ray, so that none stands empty."""
-        return len(self._tasks) < self.places + 2
+        return len(self._tasks) < self.slots + 2
 
     def start(self, folder: Path, number: int) -> Hashable:
         """Hand an attempt to Ray."""
@@ -135,7 +137,7 @@ class RayEngine:
                 free += memory
         finally:
             mark.unlink(missing_ok=True)
-        return Gpu("the smallest", min(free, default=None)).places(self._need)
+        return Gpu("the smallest", min(free, default=None)).slots(self._need)
 
 
 def _connect() -> Any:
@@ -177,7 +179,7 @@ def _keep_token_private() -> None:
         token.chmod(0o600)
 
 
-def _fits(resources: dict[str, float], need: Need, per_gpu: int = 1) -> int:
+def _fits(resources: dict[str, float], need: ResourceRequest, per_gpu: int = 1) -> int:
     """How many attempts a node has room for, `per_gpu` on each GPU."""
     bounds = [int(resources.get("CPU", 0) // need.threads)]
     bounds.append(int(resources.get("memory", 0) // need.memory))
@@ -186,7 +188,7 @@ def _fits(resources: dict[str, float], need: Need, per_gpu: int = 1) -> int:
     return min(bounds)
 
 
-def _no_place(nodes: list[dict[str, Any]], need: Need) -> str:
+def _no_place(nodes: list[dict[str, Any]], need: ResourceRequest) -> str:
     largest = max((node["Resources"].get("memory", 0) for node in nodes), default=0)
     gpus = ", a GPU" if need.gpu_memory else ""
     return (

@@ -1,1 +1,1 @@
-"""The scene, and how it is rendered."""
+"""A radiance field on a hash grid, volume-rendered: the scene `nerf`."""

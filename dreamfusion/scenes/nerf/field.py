@@ -8,9 +8,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from dreamfusion.config.schema import FieldConfig
 from dreamfusion.scenes.nerf.hashgrid import HashGrid
 from dreamfusion.scenes.nerf.mlp import TwoLayerPerceptron
+from dreamfusion.scenes.nerf.settings import FieldConfig
 
 DensityActivation = Literal["softplus", "exp"]
 Blob = Literal["linear", "gaussian", "none"]
@@ -94,6 +94,29 @@ class Field(nn.Module):
         self.register_buffer("_taps", torch.tensor(_TAPS), persistent=False)
         self._active_levels = float(len(self.encoding.layout.levels))
         self._sharpness = 1.0
+
+    @classmethod
+    def from_config(cls, settings: FieldConfig, *, generator: torch.Generator | None) -> Field:
+        """The field that the settings describe."""
+        encoding = HashGrid(
+            n_levels=settings.levels,
+            n_features=settings.features,
+            log2_table_size=settings.log2_table_size,
+            base_resolution=settings.base_resolution,
+            max_resolution=settings.max_resolution,
+            backend=settings.backend,
+            generator=generator,
+        )
+        return cls(
+            encoding=encoding,
+            n_hidden=settings.hidden,
+            density_activation=settings.density_activation,
+            blob=settings.blob,
+            blob_scale=settings.blob_scale,
+            blob_radius=settings.blob_radius,
+            normal_epsilon=settings.normal_epsilon,
+            generator=generator,
+        )
 
     def activate_levels(self, share: float) -> None:
         """Use this share of the hash grid's levels, from the coarsest on; a level that the share

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from dreamfusion.config.schema import OccupancyConfig
+from dreamfusion.scenes.nerf.settings import OccupancyConfig
 from dreamfusion.utils.devices import send
 
 DensityFunction = Callable[[Tensor], Tensor]
@@ -23,18 +23,18 @@ class OccupancyGrid(nn.Module):
     covers what a sample a cell misses, and lets the object grow. Until the first `update`, every
     cell is occupied.
 
-    It also keeps a floor: the least density that was last seen in a cell and its 26 neighbours, 0
-    where a cell is not occupied. Rays end where the floor alone has swallowed the light, deep
-    inside solid objects.
+    It also keeps a lower bound: the least density that was last seen in a cell and its 26
+    neighbours, 0 where a cell is not occupied. Rays end where that alone has absorbed the light,
+    deep inside solid objects.
 
     resolution: cells a side. threshold: density, per scene unit; at a step of 0.025 the default
     leaves out samples of opacity below 0.0025. decay: factor on the kept maximum at each update, in
     (0, 1); a slow one spends samples where density was long ago. Buffers: `density` (r, r, r)
-    float32, `floor` likewise, `occupied` (r, r, r) bool.
+    float32, `lower_bound` likewise, `occupied` (r, r, r) bool.
     """
 
     density: Tensor
-    floor: Tensor
+    lower_bound: Tensor
     occupied: Tensor
 
     def __init__(
@@ -55,8 +55,15 @@ class OccupancyGrid(nn.Module):
         self.decay = decay
         shape = (resolution, resolution, resolution)
         self.register_buffer("density", torch.zeros(shape))
-        self.register_buffer("floor", torch.zeros(shape))
+        self.register_buffer("lower_bound", torch.zeros(shape))
         self.register_buffer("occupied", torch.ones(shape, dtype=torch.bool))
+
+    @classmethod
+    def from_config(cls, settings: OccupancyConfig) -> OccupancyGrid:
+        """The grid that the settings describe."""
+        return cls(
+            resolution=settings.resolution, threshold=settings.threshold, decay=settings.decay
+        )
 
     @torch.no_grad()
     def update(
@@ -86,8 +93,8 @@ class OccupancyGrid(nn.Module):
         above = ~(self.density <= self.threshold)
         self.occupied.copy_(_dilate(above))
         # NaN promises nothing, so it must not end a ray.
-        floor = _erode(seen.nan_to_num(nan=0.0, posinf=torch.inf))
-        self.floor.copy_(torch.where(self.occupied, floor, 0.0))
+        lower_bound = _erode(seen.nan_to_num(nan=0.0, posinf=torch.inf))
+        self.lower_bound.copy_(torch.where(self.occupied, lower_bound, 0.0))
 
     @property
     def occupied_share(self) -> float:
@@ -100,11 +107,11 @@ class OccupancyGrid(nn.Module):
         x, y, z = cell.unbind(-1)
         return inside & self.occupied[x, y, z]
 
-    def floor_density(self, points: Tensor) -> Tensor:
-        """(m,) the floor of the cell of each point (m, 3); 0 outside the box."""
+    def density_lower_bound(self, points: Tensor) -> Tensor:
+        """(m,) the lower bound in the cell of each point (m, 3); 0 outside the box."""
         inside, cell = self.cells(points)
         x, y, z = cell.unbind(-1)
-        return torch.where(inside, self.floor[x, y, z], 0.0)
+        return torch.where(inside, self.lower_bound[x, y, z], 0.0)
 
     def cells(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """Whether points (m, 3) are inside the box (m,), and their nearest cells (m, 3) int64."""

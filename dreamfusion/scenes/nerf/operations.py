@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import torch
 
-from dreamfusion.config.schema import FieldConfig, RenderConfig
 from dreamfusion.scenes.nerf.hashgrid import ENCODING, encoding_backend
 from dreamfusion.scenes.nerf.ray_marching import MARCHING
+from dreamfusion.scenes.nerf.settings import FieldConfig, MarchingConfig
 from dreamfusion.scenes.nerf.volume import COMPOSITING, compositing_backend
 from dreamfusion.utils.backends import Operation, choose, skipped
 
@@ -36,15 +36,21 @@ class Backends:
         )
 
 
-def chosen_backends(field: FieldConfig, render: RenderConfig, device: str) -> Backends:
+def chosen_backends(
+    field_settings: FieldConfig, marching_settings: MarchingConfig, device: str
+) -> Backends:
     """What a run with these settings on `device` ("cpu", "cuda", "cuda:N", "mps") will use.
 
     Raises AcceleratorError where they name an accelerator that cannot be used.
     """
-    kind = torch.device(device).type
-    encoding = encoding_backend(field.backend, kind, field.features)
-    marching = choose(MARCHING, render.backend, kind)
-    compositing = compositing_backend(render.backend, kind)
-    failed = skipped(ENCODING, field.backend, kind, encoding)
-    failed += skipped(MARCHING, render.backend, kind, marching)
+    kind, encoder, marcher = (
+        torch.device(device).type,
+        field_settings.backend,
+        marching_settings.backend,
+    )
+    encoding = encoding_backend(encoder, kind, field_settings.features)
+    marching = choose(MARCHING, marcher, kind)
+    compositing = compositing_backend(marcher, kind)
+    failed = skipped(ENCODING, encoder, kind, encoding)
+    failed += skipped(MARCHING, marcher, kind, marching)
     return Backends(encoding, marching, compositing, failed)

@@ -8,29 +8,15 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from dreamfusion.config.schema import RenderConfig
-from dreamfusion.graphics.cameras import Cameras, Rays, generate_rays
-from dreamfusion.graphics.shading import (
-    IMAGE_MODES,
-    SHOW_AMBIENT,
-    ImageMode,
-    Lighting,
-    Shading,
-    color_depth,
-    color_normals,
-    lambertian,
-    show_light_position,
-    with_alpha,
-)
+from dreamfusion.graphics.cameras import Rays
+from dreamfusion.graphics.shading import Lighting, lambertian
 from dreamfusion.scenes.nerf.background import Background, background_color
 from dreamfusion.scenes.nerf.field import FieldOutput
 from dreamfusion.scenes.nerf.occupancy import OccupancyGrid
 from dreamfusion.scenes.nerf.ray_marching import Samples, march_rays
+from dreamfusion.scenes.nerf.settings import MarchingConfig
 from dreamfusion.scenes.nerf.volume import accumulate, render_weights
 from dreamfusion.utils.rng import Generators
-
-# How a mode is lit, where it is not unlit.
-SHOWN_SHADINGS: dict[ImageMode, Shading] = {"color": "lambertian", "textureless": "textureless"}
 
 
 class RadianceField(Protocol):
@@ -43,8 +29,8 @@ class RadianceField(Protocol):
     def normals(self, points: Tensor) -> Tensor: ...
 
 
-class Renderable(Protocol):
-    """What rendering asks of a scene; see `scene.Scene`."""
+class VolumeScene(Protocol):
+    """What rendering and meshing ask of a scene: a field and where it is empty, on one device."""
 
     @property
     def field(self) -> RadianceField: ...
@@ -91,14 +77,14 @@ class RenderOutput:
 
 
 def render(
-    scene: Renderable,
+    scene: VolumeScene,
     rays: Rays,
     *,
     background: Background,
     lighting: Lighting | None = None,
     with_normals: bool = False,
     generator: Generators | None = None,
-    options: RenderConfig | None = None,
+    options: MarchingConfig | None = None,
     step_size: float | None = None,
     min_weight: float = 0.02,
     min_normal_weight: float = 2.0,
@@ -117,7 +103,7 @@ def render(
     mean shade of their ray.
     """
     lighting = Lighting() if lighting is None else lighting
-    options = RenderConfig() if options is None else options
+    options = MarchingConfig() if options is None else options
     step_size = options.step_size.end if step_size is None else step_size
     field, shading = scene.field, lighting.shading
     batch, n_views = rays.origins.shape[:-1], rays.origins.shape[0]
@@ -170,7 +156,7 @@ def render(
 
 @torch.no_grad()
 def _seen(
-    field: RadianceField, samples: Samples, min_weight: float, options: RenderConfig
+    field: RadianceField, samples: Samples, min_weight: float, options: MarchingConfig
 ) -> Samples:
     density = field.density(samples.positions)
     weights = render_weights(density, samples, backend=options.backend).weights
@@ -218,53 +204,3 @@ def _per_ray(value: Tensor | None, n_views: int, n_rays: int) -> Tensor:
     if value.shape == (n_views, 3):
         return value.repeat_interleave(n_rays // n_views, dim=0)
     raise ValueError(f"a light's position is (3,) or ({n_views}, 3), not {tuple(value.shape)}")
-
-
-@torch.no_grad()
-def render_image(
-    scene: Renderable,
-    cameras: Cameras,
-    *,
-    height: int,
-    width: int,
-    mode: ImageMode = "color",
-    options: RenderConfig | None = None,
-    rays_per_chunk: int = 32768,
-) -> Tensor:
-    """RGBA pictures (n, height, width, 4) to show, on the CPU, without gradients or jitter.
-
-    mode: "color" is softly lit from the camera's upper left, "albedo" unlit, "textureless" the
-    same light on white clay, "normals" and "depth" as colours. Alpha is the opacity, straight:
-    see `shading.over`. options: see `render`. rays_per_chunk bounds memory.
-    """
-    if mode not in IMAGE_MODES:
-        raise ValueError(f"unknown mode {mode!r}")
-    shading = SHOWN_SHADINGS.get(mode, "albedo")
-    cameras = cameras.to(scene.device)
-    black = torch.zeros(3, device=scene.device)
-    pictures = []
-    for i in range(len(cameras)):
-        one = cameras[i : i + 1]
-        rays = generate_rays(one, height, width).flatten()
-        transform = one.T_world_camera[0]
-        light = Lighting(shading, show_light_position(transform), SHOW_AMBIENT.get(mode, 1.0))
-        parts = []
-        for start in range(0, height * width, rays_per_chunk):
-            part = slice(start, start + rays_per_chunk)
-            out = render(
-                scene,
-                Rays(rays.origins[part], rays.directions[part]),
-                background=black,
-                lighting=light,
-                with_normals=mode == "normals",
-                options=options,
-            )
-            if mode == "normals" and out.normals is not None:
-                color = color_normals(out.normals)
-            elif mode == "depth":
-                color = color_depth(out.depth, transform)
-            else:
-                color = out.rgb / out.opacity[:, None].clamp(min=1e-6)
-            parts.append(with_alpha(color, out.opacity))
-        pictures.append(torch.cat(parts).reshape(height, width, 4))
-    return torch.stack(pictures).cpu()

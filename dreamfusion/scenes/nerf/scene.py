@@ -1,49 +1,200 @@
-"""What there is to render: a field, where it is empty, and what stands behind it."""
+"""A radiance field as a scene: field, occupancy grid, background, their optimiser and average."""
 
 from __future__ import annotations
 
-import dataclasses
+import copy
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from dreamfusion.config.schema import RenderConfig
-from dreamfusion.graphics.cameras import Cameras
-from dreamfusion.graphics.shading import ImageMode, over
-from dreamfusion.scenes.nerf.background import Background
+from dreamfusion.graphics.cameras import Rays, generate_rays
+from dreamfusion.mesh.extract import Surface, extract_surface
+from dreamfusion.scenes.base import Rendered, Scene, Views
+from dreamfusion.scenes.nerf.background import LearnedBackground
+from dreamfusion.scenes.nerf.field import Field
+from dreamfusion.scenes.nerf.losses import regularisers
 from dreamfusion.scenes.nerf.occupancy import OccupancyGrid
-from dreamfusion.scenes.nerf.renderer import RadianceField, render_image
+from dreamfusion.scenes.nerf.operations import chosen_backends
+from dreamfusion.scenes.nerf.renderer import RenderOutput, render
+from dreamfusion.scenes.nerf.settings import NerfSettings
+from dreamfusion.scenes.nerf.surface import density_grid, find_threshold, surface_colors
+from dreamfusion.utils.errors import UserError
+from dreamfusion.utils.rng import Generators
+from dreamfusion.utils.state import Progress
+from dreamfusion.utils.threads import fixed_order
 
-WHITE = (1.0, 1.0, 1.0)
+_RAYS_PER_CHUNK = 32768  # without gradients
 
 
 @dataclass(frozen=True)
-class Scene:
-    """A radiance field in the box [-1, 1]^3, the grid that knows where it is empty, and its own
-    background, which training may replace by plain colours. All on one device."""
+class NerfRendered(Rendered):
+    """Images, and the samples that they were made from. out: of all rays; None where the images
+    were rendered in chunks."""
 
-    field: RadianceField
-    occupancy: OccupancyGrid
-    background: Background = dataclasses.field(default_factory=lambda: torch.ones(3))
+    out: RenderOutput | None = None
+
+
+class NerfScene(nn.Module, Scene):
+    """A radiance field in the box [-1, 1]^3, the grid that knows where it is empty, and its own
+    background, which training may replace by plain colours. All on one device.
+
+    generator: draws the start values, on the CPU. start: a scene of the same kind and layout,
+    whose averaged field, occupancy and background this one begins with. Raises AcceleratorError
+    where the settings name a backend that cannot be used, UserError for a start that does not fit.
+    """
+
+    def __init__(
+        self,
+        settings: NerfSettings,
+        *,
+        device: str = "cpu",
+        generator: torch.Generator,
+        start: Scene | None = None,
+    ) -> None:
+        super().__init__()
+        backends = chosen_backends(settings.field, settings.marching, device)
+        self.settings, self._backends = settings, backends
+        self.field = Field.from_config(settings.field, generator=generator).to(device)
+        self.background = LearnedBackground(generator=generator).to(device)
+        self.occupancy = OccupancyGrid.from_config(settings.occupancy).to(device)
+        self.step_size = settings.marching.step_size.start
+        if start is not None:
+            self._begin_with(start.averaged)
+        with fixed_order():
+            self.occupancy.update(self.field.density, generator)
+        rates = settings.optimizer
+        self.optimizer = torch.optim.Adam(
+            [
+                {"params": list(self.field.encoding.parameters()), "base_lr": rates.grid_lr},
+                {"params": list(self.field.mlp.parameters()), "base_lr": rates.network_lr},
+                {"params": list(self.background.parameters()), "base_lr": rates.background_lr},
+            ],
+            lr=0.0,
+            betas=(rates.beta1, rates.beta2),
+            eps=rates.epsilon,
+            fused=not device.startswith("mps"),
+        )
+        average = copy.deepcopy(self.field).requires_grad_(False) if rates.ema > 0 else None
+        self.ema_field: Field | None = average
+
+    def _begin_with(self, start: Scene) -> None:
+        if not isinstance(start, NerfScene):
+            raise UserError(
+                f"the scene 'nerf' cannot start from a {type(start).__name__}: give the run it "
+                "starts from the same scene.name"
+            )
+        try:
+            for part in ("field", "background", "occupancy"):
+                getattr(self, part).load_state_dict(getattr(start, part).state_dict())
+        except RuntimeError:
+            raise UserError(
+                "the scene that the run starts from has another size: give both the same "
+                "scene.field and scene.occupancy"
+            ) from None
 
     @property
-    def device(self) -> torch.device:
+    def device(self) -> torch.device:  # type: ignore[override]
         """Where it is."""
         return self.occupancy.density.device
 
-    def render(
-        self,
-        cameras: Cameras,
-        *,
-        size: int,
-        mode: ImageMode = "color",
-        background: tuple[float, float, float] = WHITE,
-        options: RenderConfig | None = None,
-    ) -> Tensor:
-        """Pictures (n, size, size, 3) in [0, 1] on the CPU, on a plain background (sRGB).
+    @property
+    def averaged(self) -> NerfScene:
+        """The scene with the averaged field in place of the trained one."""
+        if self.ema_field is None:
+            return self
+        shown = copy.copy(self)
+        shown._modules = {**self._modules, "field": self.ema_field, "ema_field": None}
+        return shown
 
-        mode: color, albedo, normals, depth or textureless. options: see `renderer.render`.
-        """
-        rgba = render_image(self, cameras, height=size, width=size, mode=mode, options=options)
-        return over(rgba, torch.tensor(background))
+    def before_step(self, progress: Progress, generator: torch.Generator) -> None:
+        """Schedules of the field and of the samples; now and then, look where density is."""
+        settings = self.settings
+        self.step_size = settings.marching.step_size.at(*progress)
+        for field in (self.field, self.ema_field):
+            if field is not None:
+                field.activate_levels(settings.field.active_levels.at(*progress))
+                field.sharpen(settings.field.sharpness.at(*progress))
+        if progress.step % settings.occupancy.update_every == 0 and progress.step > 0:
+            self.occupancy.update(self.field.density, generator)
+
+    def render(self, views: Views, generator: Generators | None = None) -> NerfRendered:
+        """See `Scene.render`. Samples lie as far apart as the step of training has them where a
+        generator jitters them, and else as at the end of a run."""
+        here = views.to(self.device)
+        rays = generate_rays(here.cameras, views.height, views.width)
+        background = self.background if here.background is None else here.background
+        draw = partial(
+            render,
+            self,
+            background=background,
+            lighting=here.lighting,
+            with_normals=views.normals,
+            generator=generator,
+            options=self.settings.marching,
+            step_size=None if generator is None else self.step_size,
+        )
+        n_rays = rays.origins.shape[:-1].numel()
+        if torch.is_grad_enabled() or generator is not None or n_rays <= _RAYS_PER_CHUNK:
+            out = draw(rays)
+            return NerfRendered(out.rgb, out.opacity, out.depth, out.normals, out)
+        return _in_chunks(self, rays, here)
+
+    def regularisers(
+        self, rendered: Rendered, progress: Progress, generator: torch.Generator
+    ) -> Mapping[str, Tensor]:
+        """Sparsity, orientation, smoothness, as the settings weigh them."""
+        assert isinstance(rendered, NerfRendered) and rendered.out is not None
+        weights = self.settings.losses
+        return regularisers(self.field, weights, rendered.out, progress, generator)
+
+    @torch.no_grad()
+    def after_step(self, progress: Progress, generator: torch.Generator) -> None:
+        """Let the average follow: ema <- keep ema + (1 - keep) field; early steps keep less."""
+        if self.ema_field is None:
+            return
+        keep = min(self.settings.optimizer.ema, (progress.step + 1) / (progress.step + 10))
+        pairs = zip(self.ema_field.parameters(), self.field.parameters(), strict=True)
+        for average, parameter in pairs:
+            average.lerp_(parameter, 1.0 - keep)
+
+    def surface(self, *, resolution: int = 128, threshold: float | None = None) -> Surface:
+        """Where the density passes the threshold; found from the silhouettes where None."""
+        if threshold is None:
+            threshold = find_threshold(self)
+        density = density_grid(self, resolution)
+        return extract_surface(density, threshold, partial(surface_colors, self))
+
+    def about(self) -> list[str]:
+        """What encodes, marches and composites; what is installed but was skipped."""
+        skipped = [f"          {problem}" for problem in self._backends.skipped]
+        return [f"backends  {self._backends}", *skipped]
+
+
+def _in_chunks(scene: NerfScene, rays: Rays, views: Views) -> NerfRendered:
+    """Render without gradients, view by view in pieces of so many rays."""
+    n, height, width = rays.origins.shape[:-1]
+    parts: list[tuple[Tensor, ...]] = []
+    for i in range(n):
+        one = views[i : i + 1]
+        flat = Rays(rays.origins[i], rays.directions[i]).flatten()
+        background = scene.background if one.background is None else one.background
+        for start in range(0, height * width, _RAYS_PER_CHUNK):
+            piece = slice(start, start + _RAYS_PER_CHUNK)
+            out = render(
+                scene,
+                Rays(flat.origins[piece][None], flat.directions[piece][None]),
+                background=background,
+                lighting=one.lighting,
+                with_normals=views.normals,
+                options=scene.settings.marching,
+            )
+            found = (out.rgb, out.opacity, out.depth)
+            parts.append(found if out.normals is None else (*found, out.normals))
+    rgb, opacity, depth, *normals = (
+        torch.cat([p[0] for p in column]).reshape(n, height, width, *column[0].shape[2:])
+        for column in zip(*parts, strict=True)
+    )
+    return NerfRendered(rgb, opacity, depth, normals[0] if normals else None)

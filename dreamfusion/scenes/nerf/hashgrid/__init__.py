@@ -8,10 +8,10 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from dreamfusion.config.schema import FieldConfig
 from dreamfusion.scenes.nerf.hashgrid.layout import HashGridLayout, Level, make_layout
 from dreamfusion.scenes.nerf.hashgrid.reference import encode_reference
 from dreamfusion.scenes.nerf.hashgrid.self_test import check_encoding
+from dreamfusion.scenes.nerf.settings import FieldConfig
 from dreamfusion.utils.backends import AcceleratorError, Operation, choose
 
 __all__ = [
@@ -51,7 +51,7 @@ def _tinycudann() -> Callable[..., Any]:
 
 ENCODING = Operation(
     name="encoding",
-    setting="field.backend",
+    setting="scene.field.backend",
     # Nobody has timed CUDA's against each other. Triton is first because it does the job in one
     # launch; tinycudann takes one a level here (see tinycudann.py).
     order={"cpu": ("numba",), "cuda": ("triton", "tinycudann")},
@@ -65,8 +65,8 @@ def encoding_backend(requested: str, device_type: str, n_features: int) -> str:
     fits = n_features in TINYCUDANN_FEATURES
     if requested == "tinycudann" and not fits:
         raise AcceleratorError(
-            f"tinycudann takes field.features of 1, 2, 4 or 8, not {n_features}; change that or "
-            "set field.backend=auto"
+            f"tinycudann takes scene.field.features of 1, 2, 4 or 8, not {n_features}; change "
+            "that or set scene.field.backend=auto"
         )
     return choose(ENCODING, requested, device_type, unfit=() if fits else ("tinycudann",))
 

@@ -8,12 +8,12 @@ from typing import Any, Literal, get_args
 
 import torch
 
-from dreamfusion.config.schema import RenderConfig
 from dreamfusion.graphics.cameras import Rays
 from dreamfusion.scenes.nerf.occupancy import OccupancyGrid
 from dreamfusion.scenes.nerf.ray_marching.reference import box_interval, march_reference
 from dreamfusion.scenes.nerf.ray_marching.samples import Samples
 from dreamfusion.scenes.nerf.ray_marching.self_test import check_marching
+from dreamfusion.scenes.nerf.settings import MarchingConfig
 from dreamfusion.utils.backends import Operation, choose
 from dreamfusion.utils.devices import send
 from dreamfusion.utils.rng import Generators, rand
@@ -44,7 +44,7 @@ def _nerfacc() -> Callable[..., Any]:
 
 MARCHING = Operation(
     name="ray marching",
-    setting="render.backend",
+    setting="scene.marching.backend",
     # Nobody has timed CUDA's against each other; nerfacc builds its extension for minutes.
     order={"cpu": ("numba",), "cuda": ("triton", "nerfacc")},
     kernels={"numba": _numba, "triton": _triton, "nerfacc": _nerfacc},
@@ -57,14 +57,14 @@ def march_rays(
     occupancy: OccupancyGrid,
     *,
     step: float,
-    min_transmittance: float = RenderConfig.min_transmittance,
+    min_transmittance: float = MarchingConfig.min_transmittance,
     generator: Generators | None = None,
     backend: MarchingBackend = "auto",
 ) -> Samples:
     """Samples at equal steps from where each ray enters the box, in occupied cells only.
 
     rays: (n, 3) origins and unit directions, finite. step: scene units, positive.
-    min_transmittance: a ray ends where the occupancy grid's floor lets less light than this pass;
+    min_transmittance: a ray ends where the occupancy grid's bound lets less light than this pass;
     0 never ends it.
     generator: on the CPU, or one for each equal part of the rays; shifts all samples of a ray by
     a random part of a step; None puts them in the middle of their steps. No gradient flows to the

@@ -33,7 +33,7 @@ def march_nerfacc(
     """As `ray_marching.march_rays`, for finite float32 tensors on one CUDA device.
 
     nerfacc adds step to step, so distances are the reference's but for rounding, and a sample on
-    the border of two cells may fall to either. It knows no floor: that is heeded afterwards.
+    the border of two cells may fall to either. It knows no bound: that is heeded afterwards.
     """
     near, far = box_interval(origins, directions)
     box = torch.tensor([[-1.0, -1.0, -1.0, 1.0, 1.0, 1.0]], device=origins.device)
@@ -59,8 +59,8 @@ def march_nerfacc(
         return samples
     # What one cell adds is bounded, so that a wall does not make inf - inf of the rays after it.
     limit = max_depth / step
-    floor = occupancy.floor_density(positions).double().clamp(max=2.0 * limit + 1.0)
-    before = torch.nn.functional.pad(floor.cumsum(0), (1, 0))
+    bound = occupancy.density_lower_bound(positions).double().clamp(max=2.0 * limit + 1.0)
+    before = torch.nn.functional.pad(bound.cumsum(0), (1, 0))
     return samples.select(before[:-1] - before[offsets[ray_index]] <= limit)
 
 

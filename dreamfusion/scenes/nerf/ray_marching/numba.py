@@ -39,11 +39,11 @@ def _march(  # type: ignore[no-untyped-def]
     directions,
     jitter,
     occupied,
-    floor,
+    bound,
     low,
     high,
     step,
-    max_floor,
+    max_bound,
     offsets,
     fill,
     positions,
@@ -71,7 +71,7 @@ def _march(  # type: ignore[no-untyped-def]
         k = max(0, int((enters - near) / step - jitter[ray]))
         t = near + (np.float32(k) + jitter[ray]) * step
         before = 0.0
-        while t < far and before <= max_floor:
+        while t < far and before <= max_bound:
             x = origins[ray, 0] + t * directions[ray, 0]
             y = origins[ray, 1] + t * directions[ray, 1]
             z = origins[ray, 2] + t * directions[ray, 2]
@@ -88,7 +88,7 @@ def _march(  # type: ignore[no-untyped-def]
                         t_out[row] = t
                         index[row] = ray
                     n += 1
-                before += floor[i, j, m]
+                before += bound[i, j, m]
             k += 1
             t = near + (np.float32(k) + jitter[ray]) * step
         if not fill:
@@ -122,7 +122,7 @@ def march_numba(
         directions.contiguous().numpy(),
         jitter.contiguous().numpy(),
         occupied,
-        occupancy.floor.contiguous().numpy(),
+        occupancy.lower_bound.contiguous().numpy(),
         *_bounds(occupied),
         np.float32(step),
         max_depth / step,

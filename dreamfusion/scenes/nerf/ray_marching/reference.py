@@ -46,11 +46,11 @@ def march_reference(
     positions = origins[:, None, :] + t[..., None] * directions[:, None, :]
     flat = positions.reshape(-1, 3)
     keep = (t < far[:, None]) & occupancy.is_occupied(flat).reshape(t.shape)
-    # A sum of many small floors loses too much in single precision; Apple's GPUs have no other, and
-    # end some rays a sample sooner or later.
+    # A sum of many small numbers loses too much in single precision; Apple's GPUs have no
+    # other, and end some rays a sample sooner or later.
     exact = torch.float32 if origins.device.type == "mps" else torch.float64
-    floor = occupancy.floor_density(flat).reshape(t.shape)
-    before = torch.nn.functional.pad(floor.cumsum(dim=1, dtype=exact)[:, :-1], (1, 0))
+    bound = occupancy.density_lower_bound(flat).reshape(t.shape)
+    before = torch.nn.functional.pad(bound.cumsum(dim=1, dtype=exact)[:, :-1], (1, 0))
     keep &= before <= max_depth / step
     offsets = torch.zeros(origins.shape[0] + 1, dtype=torch.int64, device=origins.device)
     offsets[1:] = keep.sum(dim=1).cumsum(0)

@@ -34,7 +34,7 @@ def _march(  # type: ignore[no-untyped-def]
     far,
     jitter,
     occupied,
-    floor,
+    bound,
     offsets,
     positions,
     t_out,
@@ -42,7 +42,7 @@ def _march(  # type: ignore[no-untyped-def]
     n_rays,
     n_steps,
     step,
-    max_floor,
+    max_bound,
     RESOLUTION: tl.constexpr,
     FILL: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -63,12 +63,12 @@ def _march(  # type: ignore[no-untyped-def]
     row = tl.zeros([BLOCK], dtype=tl.int64)
     if FILL:
         row += tl.load(offsets + ray, mask=inside, other=0)
-    # As the reference's: a sum of many small floors loses too much in single precision.
+    # As the reference's: a sum of many small numbers loses too much in single precision.
     before = tl.zeros([BLOCK], dtype=tl.float64)
     for k in range(n_steps):
         t = first + (k * 1.0 + shift) * step
         x, y, z = ox + t * dx, oy + t * dy, oz + t * dz
-        going = inside & (t < last) & (before <= max_floor)
+        going = inside & (t < last) & (before <= max_bound)
         going &= (tl.abs(x) <= 1.0) & (tl.abs(y) <= 1.0) & (tl.abs(z) <= 1.0)
         cell = (_cell(x, RESOLUTION) * RESOLUTION + _cell(y, RESOLUTION)) * RESOLUTION
         cell += _cell(z, RESOLUTION)
@@ -80,7 +80,7 @@ def _march(  # type: ignore[no-untyped-def]
             tl.store(t_out + row, t, mask=hit)
             tl.store(index + row, ray.to(tl.int64), mask=hit)
         row += hit.to(tl.int64)
-        before += tl.load(floor + cell, mask=going, other=0.0).to(tl.float64)
+        before += tl.load(bound + cell, mask=going, other=0.0).to(tl.float64)
     if not FILL:
         tl.store(offsets + ray + 1, row, mask=inside)
 
@@ -99,7 +99,7 @@ def march_triton(
     device = origins.device
     near, far = box_interval(origins, directions)
     rays = [v.detach().contiguous() for v in (origins, directions, near, far, jitter)]
-    grid = [occupancy.occupied.view(torch.uint8).contiguous(), occupancy.floor.contiguous()]
+    grid = [occupancy.occupied.view(torch.uint8).contiguous(), occupancy.lower_bound.contiguous()]
     n_steps = math.ceil(2.0 * math.sqrt(3.0) / step) + 1
     offsets = torch.zeros(n + 1, dtype=torch.int64, device=device)
 

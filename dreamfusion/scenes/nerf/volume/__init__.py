@@ -52,7 +52,7 @@ def _check_compositing(composite: Callable[..., tuple[Tensor, ...]], device: str
 
 COMPOSITING = Operation(
     name="compositing",
-    setting="render.backend",
+    setting="scene.marching.backend",
     order={"cpu": ("numba",), "cuda": ("nerfacc",)},
     kernels={"numba": _numba, "nerfacc": _nerfacc},
     self_test=_check_compositing,

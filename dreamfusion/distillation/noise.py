@@ -1,15 +1,16 @@
-"""Noise that clings to the surface: every view of a spot sees the same noise there.
+"""Sources of the noise that an estimator adds: independent, or anchored to the surface.
 
-What the prior guesses at high noise depends on the noise: pupils, for instance, are here in one
-guess and there in the next, and the mean of many guesses has none. Where the noise is part of the
-surface, as a pattern in a stone is, the guesses from all sides and of all steps agree (after the
-"3D consistent noising" of Kwak et al. 2024, Geometry-Aware Score Distillation).
+What the prior predicts at high noise depends on the noise: pupils, for instance, are here in one
+prediction and there in the next, and the mean of many predictions has none. Where the noise is part
+of the surface, as a pattern in a stone is, the predictions from all sides and of all steps agree
+(after the "3D consistent noising" of Kwak et al. 2024, Geometry-Aware Score Distillation).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -17,7 +18,11 @@ from torch.nn.functional import interpolate
 
 from dreamfusion.graphics.cameras import Cameras, generate_rays
 from dreamfusion.utils.devices import send
+from dreamfusion.utils.errors import UserError
 from dreamfusion.utils.rng import Generators, randn
+
+if TYPE_CHECKING:
+    from dreamfusion.distillation.base import Batch
 
 # Spots along each side of a pixel. A pixel's noise is the sum of its spots', so that pixels which
 # share some of them, in two views, are alike by as much.
@@ -32,6 +37,43 @@ _TABLE = 2**16
 _PRIMES = (73856093, 19349663, 83492791, 2654435761)
 
 
+class IndependentNoise:
+    """The paper's: every number drawn anew."""
+
+    def __call__(self, shape: Sequence[int], generator: Generators, batch: Batch) -> Tensor:
+        """Standard normal noise (n, ...), on the CPU."""
+        return randn(shape, generator)
+
+
+class SurfaceNoise:
+    """Noise anchored to the surface: every view of a spot sees the same noise there.
+
+    seed: of the numbers that spots have, the same in each step.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def __call__(self, shape: Sequence[int], generator: Generators, batch: Batch) -> Tensor:
+        """Standard normal noise of `shape` = (n, c, h, w), on the device of the images.
+
+        Raises UserError for images that have no depth.
+        """
+        if batch.cameras is None or batch.depth is None or batch.opacity is None or len(shape) != 4:
+            raise UserError(
+                "noise anchored to the surface needs images of a scene with depth: set "
+                "estimator.surface_noise=null"
+            )
+        return surface_noise(
+            shape,
+            generator,
+            cameras=batch.cameras.to(batch.depth.device),
+            depth=batch.depth.detach(),
+            opacity=batch.opacity.detach(),
+            seed=self.seed,
+        )
+
+
 def surface_noise(
     shape: Sequence[int],
     generator: Generators,
@@ -41,13 +83,13 @@ def surface_noise(
     opacity: Tensor,
     seed: int,
 ) -> Tensor:
-    """Standard normal noise of `shape` = (n, c, h, w) for pictures of n cameras.
+    """Standard normal noise of `shape` = (n, c, h, w) for images of n cameras.
 
-    depth, opacity: (n, h', w'), as `RenderOutput` has them; h' may differ from h, as for a latent
-    prior. Where the opacity is over a half the noise is a function of the point that is seen, of
-    the channel and of `seed`; elsewhere it is drawn from `generator`.
+    depth, opacity: (n, h', w'), as `scenes.base.Rendered` has them; h' may differ from h, as for a
+    latent prior. Where the opacity is over a half the noise is a function of the point that is
+    seen, of the channel and of `seed`; elsewhere it is drawn from `generator`.
 
-    A spot is as large as a quarter of a pixel of a picture that just holds the ball of the scene.
+    A spot is as large as a quarter of a pixel of an image that just holds the ball of the scene.
     The part of a pixel that two of its samples see as one spot counts once: each pixel's variance
     is 1, though neighbours that share a spot are not quite independent.
     """

@@ -1,0 +1,88 @@
+"""Settings that had other names: files, runs and commands that use the old ones still work."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+from dreamfusion.utils.errors import RunWarning
+
+# Old name -> new name, of whole sections or single settings.
+RENAMED = {
+    "sds": "estimator",
+    "field": "scene.field",
+    "occupancy": "scene.occupancy",
+    "render.step_size": "scene.marching.step_size",
+    "render.min_transmittance": "scene.marching.min_transmittance",
+    "render.backend": "scene.marching.backend",
+    "losses.sparsity": "scene.losses.sparsity",
+    "losses.orientation": "scene.losses.orientation",
+    "losses.smoothness": "scene.losses.smoothness",
+    "optimizer.grid_lr": "scene.optimizer.grid_lr",
+    "optimizer.network_lr": "scene.optimizer.network_lr",
+    "optimizer.background_lr": "scene.optimizer.background_lr",
+    "optimizer.ema": "scene.optimizer.ema",
+    "optimizer.beta1": "scene.optimizer.beta1",
+    "optimizer.beta2": "scene.optimizer.beta2",
+    "optimizer.epsilon": "scene.optimizer.epsilon",
+}
+_warned = False
+
+
+def with_new_names(settings: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Nested settings with new names in place of old ones; the same where none is old.
+
+    The first old name of a process is reported with a RunWarning.
+    """
+    moved = [name for name in RENAMED if _get(settings, name) is not None]
+    if not moved:
+        return settings
+    _warn(moved[0])
+    result = _copy(settings)
+    for name in moved:
+        value = _pop(result, name)
+        *above, last = RENAMED[name].split(".")
+        place = result
+        for part in above:
+            place = place.setdefault(part, {})
+        if isinstance(value, Mapping) and isinstance(place.get(last), Mapping):
+            place[last] = {**value, **place[last]}
+        else:
+            place.setdefault(last, value)
+    return result
+
+
+def _warn(name: str) -> None:
+    global _warned
+    if not _warned:
+        _warned = True
+        warnings.warn(
+            RunWarning(
+                f"{name} is now called {RENAMED[name]}; old names of settings still work "
+                "(`dreamfusion configs --all` lists the new ones)"
+            ),
+            stacklevel=4,
+        )
+
+
+def _get(settings: Mapping[str, Any], name: str) -> Any:
+    value: Any = settings
+    for part in name.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return value
+
+
+def _pop(settings: dict[str, Any], name: str) -> Any:
+    """Remove a setting, and the section around it if nothing is left in it."""
+    first, _, rest = name.partition(".")
+    if not rest:
+        return settings.pop(first)
+    value = _pop(settings[first], rest)
+    if not settings[first]:
+        del settings[first]
+    return value
+
+
+def _copy(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: _copy(v) if isinstance(v, Mapping) else v for k, v in settings.items()}

@@ -1,0 +1,105 @@
+"""Sections of the configuration, and those whose class is chosen by a name.
+
+An estimator or a scene is described by a frozen dataclass of settings, found by its name among the
+entry points of a group (`dreamfusion.estimators`, `dreamfusion.scenes`). This package declares its
+own in pyproject.toml, other packages theirs: there is no other list.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+from dreamfusion.utils.errors import UserError, one_line
+
+ESTIMATORS = "dreamfusion.estimators"
+SCENES = "dreamfusion.scenes"
+PRIORS = "dreamfusion.priors"
+
+
+class PluginError(UserError):
+    """An estimator, a scene or a prior that does not exist or cannot be loaded."""
+
+
+def setting(default: Any, doc: str, *, low: float | None = None, high: float | None = None) -> Any:
+    """A field of a section: its default, its one line of documentation, its inclusive range."""
+    return dataclasses.field(default=default, metadata={"doc": doc, "low": low, "high": high})
+
+
+@dataclass(frozen=True)
+class Section(ABC):
+    """A section whose class is chosen by its `name`. Fields are made by `setting`.
+
+    A layer that changes the name starts from the defaults of the new class.
+    """
+
+    name: str
+
+    def check(self) -> None:  # noqa: B027 -- most have nothing to check
+        """Raise ValueError, one line, for values that do not go together."""
+
+    @abstractmethod
+    def build(self, *args: Any, **options: Any) -> Any:
+        """The object that these settings describe."""
+
+
+def subsection(cls: type) -> Any:
+    """A field that is a section of its own."""
+    return dataclasses.field(default_factory=cls)
+
+
+def named_section(group: str, default: str) -> Any:
+    """A field that is a `Section` found by its name in a group of entry points."""
+    return dataclasses.field(
+        default_factory=lambda: find_section(group, default)(), metadata={"group": group}
+    )
+
+
+def section_names(group: str) -> list[str]:
+    """The names in a group, sorted."""
+    return sorted(_found(group))
+
+
+@cache
+def find_section(group: str, name: str) -> Any:
+    """The settings class of that name. Raises PluginError, one line, where there is none, several,
+    or where it cannot be imported."""
+    found = _found(group).get(name, [])
+    kind = group.rpartition(".")[2].removesuffix("s")
+    if not found:
+        raise PluginError(
+            f"there is no {kind} {name!r}; there is {', '.join(section_names(group)) or 'none'}"
+        )
+    if len(found) > 1:
+        owners = " and ".join(sorted(_owner(entry) for entry in found))
+        raise PluginError(f"{owners} both have a {kind} {name!r}: rename or uninstall one of them")
+    (entry,) = found
+    try:
+        cls = entry.load()
+    except Exception as error:
+        what = f"{type(error).__name__}: {one_line(error)}"
+        raise PluginError(
+            f"the {kind} {name!r} of {_owner(entry)} cannot be imported ({what})"
+        ) from error
+    if not (dataclasses.is_dataclass(cls) and isinstance(cls, type)):
+        raise PluginError(f"the {kind} {name!r} of {_owner(entry)} is no dataclass of settings")
+    return cls
+
+
+@cache
+def _found(group: str) -> dict[str, list[EntryPoint]]:
+    found: dict[str, list[EntryPoint]] = {}
+    for entry in entry_points(group=group):
+        known = found.setdefault(entry.name, [])
+        # A package may be found twice: where it is installed, and in the folder of its sources.
+        if all((entry.value, _owner(entry)) != (one.value, _owner(one)) for one in known):
+            known.append(entry)
+    return found
+
+
+def _owner(entry: EntryPoint) -> str:
+    return entry.dist.name if entry.dist is not None else entry.value

@@ -1,0 +1,96 @@
+"""What a prior is asked under: text embeddings and cameras."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from dreamfusion.graphics.cameras import Cameras
+from dreamfusion.utils.devices import send
+
+
+@dataclass(frozen=True)
+class TextEmbedding:
+    """What a model makes of n texts; only the model that made it can read the numbers.
+
+    tokens: (n, length, width), what its attention looks at.
+    pooled: (n, width'), each text as one vector, for models that want that too.
+    """
+
+    tokens: Tensor
+    pooled: Tensor | None = None
+
+    def __len__(self) -> int:
+        return self.tokens.shape[0]
+
+    def __getitem__(self, which: slice | Tensor) -> TextEmbedding:
+        """Some of the texts: a slice, or rows (m,) int64."""
+        return self._map(lambda values: values[which])
+
+    def expand(self, n: int) -> TextEmbedding:
+        """The same for n texts, if this is of one text or of n already; ValueError otherwise."""
+        if len(self) not in (1, n):
+            raise ValueError(f"{len(self)} texts cannot stand for {n} images")
+        return self._map(lambda values: values.expand(n, *values.shape[1:]))
+
+    def lerp(self, other: TextEmbedding, weight: float | Tensor) -> TextEmbedding:
+        """self + weight (other - self), text by text; weight is one number or (n,) numbers."""
+        amount = send(torch.as_tensor(weight, dtype=self.tokens.dtype), self.tokens.device)
+        return self._map(lambda a, b: a + amount.reshape(-1, *[1] * (a.dim() - 1)) * (b - a), other)
+
+    @staticmethod
+    def cat(parts: Sequence[TextEmbedding]) -> TextEmbedding:
+        """All texts of embeddings that one model made, in order."""
+        first, *others = parts
+        return first._map(lambda *values: torch.cat(values), *others)
+
+    def _map(self, function: Callable[..., Tensor], *others: TextEmbedding) -> TextEmbedding:
+        """`function` of the tokens, and of the pooled vectors where there are any."""
+        tokens = function(self.tokens, *(other.tokens for other in others))
+        if self.pooled is None:
+            return TextEmbedding(tokens)
+        return TextEmbedding(tokens, function(self.pooled, *(other.pooled for other in others)))
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What a prior is asked under about n images; rows of a group are consecutive.
+
+    text: n embeddings. cameras: n cameras, or None where there are none (plain images). Most priors
+    ignore them.
+    """
+
+    text: TextEmbedding
+    cameras: Cameras | None = None
+
+    def __len__(self) -> int:
+        return len(self.text)
+
+    def __getitem__(self, which: slice) -> Condition:
+        """Some of the rows."""
+        return Condition(self.text[which], None if self.cameras is None else self.cameras[which])
+
+    @staticmethod
+    def cat(parts: Sequence[Condition]) -> Condition:
+        """All rows, in order. All parts have cameras, or none has."""
+        cameras = [part.cameras for part in parts if part.cameras is not None]
+        text = TextEmbedding.cat([part.text for part in parts])
+        return Condition(text, Cameras.cat(cameras) if cameras else None)
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """Everything that an estimator may ask about n images; each condition has n rows.
+
+    text: the prompt with the words of each view. unconditional: the (possibly empty) negative
+    prompt. opposed: texts of other sides with their weights (n,), for Perp-Neg. named: the texts
+    that the estimator's settings ask for.
+    """
+
+    text: Condition
+    unconditional: Condition
+    opposed: Sequence[tuple[Condition, Tensor]] = ()
+    named: Mapping[str, Condition] = field(default_factory=dict)

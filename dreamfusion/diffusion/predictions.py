@@ -1,0 +1,197 @@
+"""The mathematics of a diffusion model: noising, kinds of prediction, guidance. Pure functions.
+
+A clean image x and noise e make z = alpha x + sigma e. For the usual, variance-preserving models
+alpha^2 + sigma^2 = 1; for rectified flows alpha + sigma = 1. Nothing here depends on which. An
+"image" is whatever the model denoises: pixels, latents, a signal; tensors are (n, ...), of any
+rank.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from dreamfusion.diffusion.condition import Condition, Conditions
+from dreamfusion.utils.devices import send
+
+PredictionKind = Literal["epsilon", "v_prediction", "sample", "flow"]
+
+
+class NoisePredictor(Protocol):
+    """Interface that distillation and sampling require from a diffusion model.
+
+    alphas, sigmas: (T,) float32; z_t = alphas[t] x + sigmas[t] e. Timestep 0 is the cleanest.
+    prediction: what `predict` returns: the noise, v = alpha e - sigma x, x itself, or the velocity
+        e - x of a rectified flow.
+
+    A model that denoises several images jointly also has `group_size`: so many consecutive rows are
+    one group, and a batch is a multiple of it.
+    """
+
+    alphas: Tensor
+    sigmas: Tensor
+    prediction: PredictionKind
+
+    def encode_image(self, images: Tensor, /) -> Tensor:
+        """(n, 3, H, W) images in [0, 1] as what the model denoises, (n, ...). Differentiable."""
+        ...
+
+    def predict(self, noisy: Tensor, timesteps: Tensor, condition: Condition, /) -> Tensor:
+        """The raw prediction (n, ...) for timesteps (n,), int64, and n rows of a condition.
+
+        Neither disables gradients nor detaches: the caller decides.
+        """
+        ...
+
+
+def group_size(prior: object) -> int:
+    """How many consecutive rows a prior denoises jointly; 1 for ordinary ones."""
+    return int(getattr(prior, "group_size", 1))
+
+
+@dataclass(frozen=True)
+class Noisy:
+    """n noisy images: value = alpha x + sigma noise, for the x that they were made from.
+
+    value, noise: (n, ...). timesteps: (n,) int64. alpha, sigma: (n, 1, ...), of as many axes.
+    """
+
+    value: Tensor
+    noise: Tensor
+    timesteps: Tensor
+    alpha: Tensor
+    sigma: Tensor
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A prior's raw prediction (n, ...) for noisy images, in the form that `kind` names.
+
+    Guidance combines raw predictions; ask for `noise` or `clean` afterwards.
+    """
+
+    raw: Tensor
+    noisy: Noisy
+    kind: PredictionKind
+
+    @property
+    def noise(self) -> Tensor:
+        """The predicted noise (n, ...)."""
+        z = self.noisy
+        return to_noise(self.raw, z.value, z.alpha, z.sigma, self.kind)
+
+    @property
+    def clean(self) -> Tensor:
+        """The predicted clean image x0 (n, ...)."""
+        z = self.noisy
+        return to_sample(self.raw, z.value, z.alpha, z.sigma, self.kind)
+
+    def with_clean(self, clean: Tensor) -> Prediction:
+        """The prediction that says `clean`."""
+        return replace(self, raw=clean, kind="sample")
+
+    def clamped(self, bound: float | None) -> Prediction:
+        """With x0 clamped at -bound and bound (Imagen's static thresholding); as it is for None.
+
+        What is not finite stays as it is, so that it is noticed.
+        """
+        if bound is None:
+            return self
+        clean = self.clean
+        return self.with_clean(torch.where(clean.isfinite(), clean.clamp(-bound, bound), clean))
+
+
+def add_noise(prior: NoisePredictor, x: Tensor, noise: Tensor, timesteps: Tensor) -> Noisy:
+    """z = alpha_t x + sigma_t e. x, noise: (n, ...); timesteps: (n,), on the device of x."""
+    shape = (-1, *[1] * (x.dim() - 1))
+    alpha, sigma = (values[timesteps].reshape(shape) for values in (prior.alphas, prior.sigmas))
+    return Noisy(alpha * x + sigma * noise, noise, timesteps, alpha, sigma)
+
+
+def predictions(prior: NoisePredictor, z: Noisy, *conditions: Condition) -> list[Prediction]:
+    """The predictions for the same images under each condition, by one call of the prior."""
+    k = len(conditions)
+    if k == 1:
+        raw = prior.predict(z.value, z.timesteps, conditions[0])
+        return [Prediction(raw, z, prior.prediction)]
+    raw = prior.predict(
+        torch.cat([z.value] * k), torch.cat([z.timesteps] * k), Condition.cat(conditions)
+    )
+    return [Prediction(part, z, prior.prediction) for part in raw.chunk(k)]
+
+
+def guided(
+    prior: NoisePredictor, z: Noisy, conditions: Conditions, scale: float, *, rescale: float = 0.0
+) -> Prediction:
+    """uncond + s (text - uncond), both from one call of the prior.
+
+    The convention everywhere here; the other one in use, text + s' (text - uncond), is the same at
+    s' = s - 1. At scale 1 or 0 only the prediction that counts is asked for.
+
+    Each text in `conditions.opposed` takes part with the part of its direction that is
+    perpendicular to the text's (Perp-Neg, Armandpour et al. 2023, eq. 6):
+
+        uncond + s (d - sum_i w_i (d_i - (d_i . d / |d|^2) d)),   d = text - uncond
+
+    rescale: share of the scaling of x0 to the standard deviation of the text's x0, over a group of
+    images (Lin et al. 2024, "Common diffusion noise schedules", eq. 15-16; MVDream's choice of x0).
+    """
+    if scale == 1.0 and not conditions.opposed:
+        return predictions(prior, z, conditions.text)[0]
+    if scale == 0.0:
+        return predictions(prior, z, conditions.unconditional)[0]
+    asked = [conditions.unconditional, conditions.text, *(other for other, _ in conditions.opposed)]
+    without, text, *others = predictions(prior, z, *asked)
+    direction = toward = text.raw - without.raw
+    for other, (_, weight) in zip(others, conditions.opposed, strict=True):
+        weight = send(weight, direction.device).reshape(-1, *[1] * (direction.dim() - 1))
+        direction = direction - weight * _perpendicular(other.raw - without.raw, toward)
+    result = replace(without, raw=without.raw + scale * direction)
+    if rescale == 0.0:
+        return result
+    size = group_size(prior)
+    wanted, found = (p.clean.unflatten(0, (-1, size)).flatten(1).std(dim=1) for p in (text, result))
+    factor = 1.0 + rescale * (wanted / found - 1.0)
+    factor = factor.repeat_interleave(size).reshape(-1, *[1] * (direction.dim() - 1))
+    return result.with_clean(result.clean * factor)
+
+
+def _perpendicular(a: Tensor, b: Tensor) -> Tensor:
+    """The part of each row of a, (n, ...), that is perpendicular to that of b."""
+    dims = tuple(range(1, a.dim()))
+    squared = b.square().sum(dims, keepdim=True)
+    along = (a * b).sum(dims, keepdim=True) / squared.clamp(min=torch.finfo(b.dtype).tiny)
+    return a - along * b
+
+
+def to_noise(
+    prediction: Tensor, noisy: Tensor, alpha: Tensor, sigma: Tensor, kind: PredictionKind
+) -> Tensor:
+    """The noise e that a prediction of any kind implies, given z. All shapes broadcast."""
+    if kind == "epsilon":
+        return prediction
+    if kind == "v_prediction":
+        return alpha * prediction + sigma * noisy
+    if kind == "sample":
+        return (noisy - alpha * prediction) / sigma
+    if kind == "flow":
+        return noisy + alpha * prediction
+    raise ValueError(f"unknown kind of prediction {kind!r}")
+
+
+def to_sample(
+    prediction: Tensor, noisy: Tensor, alpha: Tensor, sigma: Tensor, kind: PredictionKind
+) -> Tensor:
+    """The clean image x that a prediction of any kind implies, given z. All shapes broadcast."""
+    if kind == "epsilon":
+        return (noisy - sigma * prediction) / alpha
+    if kind == "v_prediction":
+        return alpha * noisy - sigma * prediction
+    if kind == "sample":
+        return prediction
+    if kind == "flow":
+        return noisy - sigma * prediction
+    raise ValueError(f"unknown kind of prediction {kind!r}")

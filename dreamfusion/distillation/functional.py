@@ -1,0 +1,91 @@
+"""Score Distillation Sampling as one function, for any differentiable generator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dreamfusion.diffusion.condition import Condition, Conditions, TextEmbedding
+from dreamfusion.diffusion.predictions import NoisePredictor, add_noise, guided
+from dreamfusion.distillation.base import Weighting, draw_timesteps, weight
+from dreamfusion.graphics.cameras import Cameras
+from dreamfusion.utils.devices import send
+from dreamfusion.utils.rng import Generators, randn
+
+# Standard normal noise of a shape, from generators.
+DrawNoise = Callable[[Sequence[int], Generators], Tensor]
+
+
+@dataclass(frozen=True)
+class SDSResult:
+    """One evaluation of SDS on n images.
+
+    loss: scalar whose gradient with respect to the encoded images is exactly `gradient`. Its value
+        means nothing.
+    gradient: (n, ...) w(t) (e_hat - e), detached.
+    timesteps: (n,) int64, on the CPU.
+    noise, predicted_noise: (n, ...), e and e_hat.
+    """
+
+    loss: Tensor
+    gradient: Tensor
+    timesteps: Tensor
+    noise: Tensor
+    predicted_noise: Tensor
+
+
+def sds(
+    prior: NoisePredictor,
+    images: Tensor,
+    text: TextEmbedding,
+    unconditional: TextEmbedding,
+    *,
+    guidance: float,
+    t_range: tuple[float, float],
+    weighting: Weighting = "sigma2",
+    clip_sample: float | None = None,
+    opposed: Sequence[tuple[TextEmbedding, Tensor]] = (),
+    cameras: Cameras | None = None,
+    encode: Callable[[Tensor], Tensor] | None = None,
+    generator: Generators,
+    draw_noise: DrawNoise = randn,
+) -> SDSResult:
+    """SDS for n images, summed over them: divide the loss by n for a mean.
+
+    images: (n, 3, H, W) in [0, 1], encoded by the prior; or of any shape (n, ...) that `encode`
+    turns into what the prior denoises, of any rank. For latents: `encode=lambda z: z`.
+    text, unconditional: of n texts, or of one text for all images. cameras: n, for priors that
+    need them.
+    guidance: s >= 0 of uncond + s (text - uncond); 1 is no guidance, 0 ignores the text.
+    t_range: least and greatest noise level in [0, 1]; each image draws its own in between.
+    clip_sample: x0 is clamped at -clip_sample and clip_sample (Imagen's static thresholding); None
+    leaves it as it is. At 1, for a model of pixels in [-1, 1], guidance cannot ask for what is
+    brighter than white.
+    opposed: texts that the images should not show, with weights (n,); see `guided`.
+    generator: on the CPU, or one for each image; the one source of randomness, whatever the device
+    of the images.
+    draw_noise: gives e for a shape (n, ...); each number standard normal.
+    """
+    encoded = (encode or prior.encode_image)(images)
+    n, device = len(encoded), encoded.device
+    drawn = draw_timesteps(prior, n, t_range, generator)
+    noise = send(draw_noise(encoded.shape, generator), device)
+
+    def condition(embedding: TextEmbedding) -> Condition:
+        return Condition(embedding.expand(n), cameras)
+
+    conditions = Conditions(
+        condition(text),
+        condition(unconditional),
+        [(condition(other), amount) for other, amount in opposed],
+    )
+    with torch.no_grad():
+        z = add_noise(prior, encoded.detach(), noise, send(drawn, device))
+        prediction = guided(prior, z, conditions, guidance).clamped(clip_sample)
+        predicted_noise = prediction.noise
+        gradient = weight(z.alpha, z.sigma, weighting) * (predicted_noise - noise)
+    loss = (encoded * gradient).sum()
+    return SDSResult(loss, gradient, drawn, noise, predicted_noise)

@@ -1,0 +1,1 @@
+"""Score Distillation Sampling: the estimator `sds`."""

@@ -1,0 +1,42 @@
+"""The optimisations of a run, one after the other. No torch.
+
+The first stage is the run's configuration; each further one is an entry of `stages`, laid over it
+as any layer is. A stage starts from the scene before it. Its folder is that of the run for the
+first, RUN/stages/NAME for the others: same files, same code. Export and video are made once, of the
+last.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+
+from dreamfusion.config.layers import ConfigError, build_config, to_mapping
+from dreamfusion.config.schema import Config
+from dreamfusion.runs.folder import RunFolder
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One optimisation: its name, "" for the first, and its whole configuration."""
+
+    name: str
+    config: Config
+
+    def folder(self, run: RunFolder) -> RunFolder:
+        """Where its checkpoints, metrics and previews lie."""
+        return RunFolder(run.path / "stages" / self.name) if self.name else run
+
+
+def stages_of(config: Config) -> list[Stage]:
+    """All stages of a configuration, in order. Raises ConfigError."""
+    first = replace(config, stages={})
+    stages = [Stage("", first)]
+    for name, changes in config.stages.items():
+        if not re.fullmatch(r"[\w-]{1,40}", name):
+            raise ConfigError(f"a stage's name has letters, digits, - and _; not {name!r}")
+        if "stages" in changes or "start" in changes:
+            raise ConfigError(f"stages.{name}: a stage has no stages and no start of its own")
+        stage = build_config(to_mapping(replace(first, start="")), changes)
+        stages.append(Stage(name, stage))
+    return stages

@@ -1,0 +1,196 @@
+"""The interface of scenes, and images of any scene to show."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from dreamfusion.graphics.cameras import Cameras
+from dreamfusion.graphics.shading import (
+    IMAGE_MODES,
+    SHOW_AMBIENT,
+    ImageMode,
+    Lighting,
+    Shading,
+    color_depth,
+    color_normals,
+    over,
+    show_light_position,
+    with_alpha,
+)
+from dreamfusion.mesh.extract import MeshError, Surface
+from dreamfusion.mesh.texture import TexturedMesh
+from dreamfusion.utils.devices import send
+from dreamfusion.utils.rng import Generators
+from dreamfusion.utils.state import Progress, Stateful
+
+WHITE = (1.0, 1.0, 1.0)
+# How a mode is lit, where it is not unlit.
+SHOWN_SHADINGS: dict[ImageMode, Shading] = {"color": "lambertian", "textureless": "textureless"}
+
+
+@dataclass(frozen=True)
+class Views:
+    """n views to render.
+
+    height, width: pixels. background: (3,) or (n, 3) sRGB; None is the scene's own. normals:
+    whether they are wanted where the lighting does not need them. A scene that cannot be lit
+    raises ValueError for other lighting than "albedo".
+    """
+
+    cameras: Cameras
+    height: int
+    width: int
+    lighting: Lighting = field(default_factory=Lighting)
+    background: Tensor | None = None
+    normals: bool = False
+
+    def __len__(self) -> int:
+        return len(self.cameras)
+
+    def to(self, device: torch.device) -> Views:
+        """The same views with every tensor on `device`."""
+        background = None if self.background is None else send(self.background, device)
+        return replace(
+            self,
+            cameras=self.cameras.to(device),
+            lighting=self.lighting.to(device),
+            background=background,
+        )
+
+    def __getitem__(self, which: slice) -> Views:
+        """Some of the views."""
+        background = self.background
+        if background is not None and background.ndim == 2:
+            background = background[which]
+        return replace(
+            self,
+            cameras=self.cameras[which],
+            lighting=self.lighting[which],
+            background=background,
+        )
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """Images of n views.
+
+    rgb: (n, H, W, 3) in [0, 1], background included. opacity: (n, H, W). depth: (n, H, W) along the
+    ray, scene units; None for a plain image. normals: (n, H, W, 3), world frame, where the views
+    need them. A scene may return a subclass that holds more for its own `regularisers`.
+    """
+
+    rgb: Tensor
+    opacity: Tensor
+    depth: Tensor | None = None
+    normals: Tensor | None = None
+
+
+class Scene(Stateful, Protocol):
+    """Anything with parameters that renders images: a radiance field, splats, a mesh, an image.
+
+    optimizer: made by the scene; each group has `base_lr`, which `before_step` may change. The
+    trainer sets lr = base_lr x factor, clips and steps. A scene that adds or removes parameters
+    does so in `after_step` and `load_state_dict`, and changes the optimiser's groups and state with
+    them; nobody else keeps a list of parameters. device: where it is. can_be_lit: whether it
+    renders other lighting than "albedo".
+    """
+
+    optimizer: torch.optim.Optimizer
+    device: torch.device
+    can_be_lit: bool = True
+
+    def render(self, views: Views, generator: Generators | None = None) -> Rendered:
+        """Render views, which may be on another device. Differentiable.
+
+        generator: jitters samples during training, one for each view; None: no jitter. Without
+        gradients a scene works in chunks, so that any size fits into memory.
+        """
+        ...
+
+    def regularisers(
+        self, rendered: Rendered, progress: Progress, generator: torch.Generator
+    ) -> Mapping[str, Tensor]:
+        """Weighted scalar losses by name, of what `render` returned."""
+        return {}
+
+    def before_step(self, progress: Progress, generator: torch.Generator) -> None:
+        """Schedules, occupancy. generator: the run's, the same in all processes; how many numbers
+        are drawn must not depend on the device or the scene."""
+        return None
+
+    def after_step(self, progress: Progress, generator: torch.Generator) -> None:
+        """Moving average, densification."""
+        return None
+
+    @property
+    def averaged(self) -> Scene:
+        """The scene with averaged parameters, to show and export; itself where there is none."""
+        return self
+
+    def surface(
+        self, *, resolution: int = 128, threshold: float | None = None
+    ) -> Surface | TexturedMesh:
+        """The scene as a mesh. resolution: cells across the box. threshold: of density; found
+        where None. Raises MeshError."""
+        raise MeshError("this scene has no surface that could be a mesh")
+
+    def writers(self) -> Mapping[str, Callable[[Path], object]]:
+        """Files that the scene writes itself, by suffix: {".png": ..., ".spz": ...}."""
+        return {}
+
+    def about(self) -> list[str]:
+        """Lines for the log at the start of a run: what computes, what was skipped."""
+        return []
+
+    def images(
+        self,
+        cameras: Cameras,
+        *,
+        size: int,
+        mode: ImageMode = "color",
+        background: tuple[float, float, float] = WHITE,
+    ) -> Tensor:
+        """Images to look at, (n, size, size, 3) in [0, 1], on the CPU, on a plain background.
+
+        mode: color, albedo, normals, depth or textureless.
+        """
+        rgba = render_image(self, cameras, height=size, width=size, mode=mode)
+        return over(rgba, torch.tensor(background))
+
+
+@torch.no_grad()
+def render_image(
+    scene: Scene, cameras: Cameras, *, height: int, width: int, mode: ImageMode = "color"
+) -> Tensor:
+    """RGBA images (n, height, width, 4) to show, on the CPU, without gradients or jitter.
+
+    mode: "color" is softly lit from the camera's upper left, "albedo" unlit, "textureless" the
+    same light on white clay, "normals" and "depth" as colours. Alpha is the opacity, straight:
+    see `shading.over`.
+    """
+    if mode not in IMAGE_MODES:
+        raise ValueError(f"unknown mode {mode!r}")
+    shading = SHOWN_SHADINGS.get(mode, "albedo") if scene.can_be_lit else "albedo"
+    images = []
+    for i in range(len(cameras)):
+        one = cameras[i : i + 1]
+        transform = one.T_world_camera[0]
+        light = Lighting(shading, show_light_position(transform), SHOW_AMBIENT.get(mode, 1.0))
+        out = scene.render(
+            Views(one, height, width, light, torch.zeros(3), normals=mode == "normals")
+        )
+        opacity, rgb = out.opacity[0].cpu(), out.rgb[0].cpu()
+        if mode == "normals" and out.normals is not None:
+            color = color_normals(out.normals[0].cpu())
+        elif mode == "depth" and out.depth is not None:
+            color = color_depth(out.depth[0].cpu(), transform.cpu())
+        else:
+            color = rgb / opacity[..., None].clamp(min=1e-6)
+        images.append(with_alpha(color, opacity))
+    return torch.stack(images)

@@ -1,0 +1,111 @@
+"""The surface of a radiance field: at which density it lies, and which colour it has."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from dreamfusion.graphics.cameras import generate_rays, turntable_cameras
+from dreamfusion.mesh.extract import MeshError
+from dreamfusion.scenes.nerf.ray_marching import march_rays
+from dreamfusion.scenes.nerf.renderer import VolumeScene
+from dreamfusion.scenes.nerf.volume import render_weights
+
+
+@torch.no_grad()
+def find_threshold(scene: VolumeScene, *, size: int = 64) -> float:
+    """The density whose surface has, from all around, the silhouette that the renders have.
+
+    A ray meets the surface of threshold s just where the largest density along it exceeds s, so
+    the agreement (intersection over union with opacity > 1/2, over 12 views of size^2 pixels)
+    is known for every s at once. Of the thresholds within half a percent of the best, the middle
+    one (in powers) is taken. Raises MeshError where no ray is opaque or a density is not finite.
+    """
+    largest, opaque = [], []
+    device = scene.device
+    for elevation_deg in (-25.0, 10.0, 50.0):
+        cameras = turntable_cameras(4, elevation_deg=elevation_deg).to(device)
+        samples = march_rays(
+            generate_rays(cameras, size, size).flatten(),
+            scene.occupancy,
+            step=0.015,
+            min_transmittance=0.0,
+        )
+        density = torch.cat([scene.field.density(p) for p in samples.positions.split(1 << 17)])
+        if not bool(density.isfinite().all()):
+            raise MeshError("the scene's density is not finite: the run has diverged")
+        passed = render_weights(density, samples).final_transmittance
+        peak = torch.zeros(samples.n_rays, device=device)
+        largest.append(peak.scatter_reduce(0, samples.ray_index, density, "amax"))
+        opaque.append(passed < 0.5)
+    peaks, order = torch.cat(largest).sort(descending=True)
+    inside = torch.cat(opaque)[order]
+    if not bool(inside.any()):
+        raise MeshError(
+            "the scene is empty: nothing in it is opaque; train for more steps or with another seed"
+        )
+    # With the k rays of largest peak inside: hits of opaque rays, and the union's size.
+    hits = inside.cumsum(0)
+    agreement = hits / (torch.arange(1, len(peaks) + 1, device=device) + inside.sum() - hits)
+    # The k-th threshold lies between the k-th and the next smaller peak.
+    following = torch.cat([peaks[1:], peaks.new_zeros(1)])
+    good = (agreement >= agreement.max() - 0.005) & (peaks > following)
+    high, low = peaks[good].max(), following[good].min().clamp(min=float(peaks[0]) * 1e-6)
+    return float((high * low).sqrt())
+
+
+@torch.no_grad()
+def density_grid(
+    scene: VolumeScene, resolution: int, *, chunk: int = 1 << 17
+) -> NDArray[np.float32]:
+    """Density at the centres of resolution^3 cells of the box, [x, y, z]; 0 where unoccupied."""
+    device = scene.device
+    axis = (torch.arange(resolution, device=device) + 0.5) * (2.0 / resolution) - 1.0
+    grid = torch.zeros(resolution**3, device=device)
+    rows = torch.arange(resolution**3, device=device)
+    for part in rows.split(chunk):
+        points = torch.stack(
+            [axis[part // resolution**2], axis[part // resolution % resolution],
+             axis[part % resolution]], dim=-1,
+        )  # fmt: skip
+        occupied = scene.occupancy.is_occupied(points)
+        if bool(occupied.any()):
+            grid[part[occupied]] = scene.field.density(points[occupied])
+    if not bool(grid.isfinite().all()):
+        raise MeshError("the scene's density is not finite: the run has diverged")
+    return grid.reshape(resolution, resolution, resolution).cpu().numpy()
+
+
+@torch.no_grad()
+def surface_colors(
+    scene: VolumeScene,
+    vertices: NDArray[np.float64],
+    normals: NDArray[np.float64],
+    *,
+    reach: float = 0.06,
+    n_samples: int = 9,
+) -> NDArray[np.float64]:
+    """What is seen looking straight at each vertex: albedo composited along its normal, (v, 3).
+
+    The look starts half of `reach` (scene units) outside and ends one `reach` inside. A field
+    learns colours where rays end, which need not be just where the mesh's surface is.
+    """
+    device = scene.device
+    offsets = torch.linspace(0.5 * reach, -reach, n_samples, device=device)
+    step = 1.5 * reach / (n_samples - 1)
+    colors = []
+    for start in range(0, len(vertices), 16384):
+        part = slice(start, start + 16384)
+        at = torch.as_tensor(vertices[part], dtype=torch.float32, device=device)
+        along = torch.as_tensor(normals[part], dtype=torch.float32, device=device)
+        points = (at[:, None] + offsets[:, None] * along[:, None]).clamp(-1.0, 1.0)
+        out = scene.field(points.reshape(-1, 3))
+        optical = out.density.reshape(-1, n_samples) * step
+        before = torch.nn.functional.pad(optical.cumsum(dim=1)[:, :-1], (1, 0))
+        # The small addend gives faint surfaces the plain mean.
+        weights = torch.exp(-before) * -torch.expm1(-optical) + 1e-6
+        albedo = out.albedo.reshape(-1, n_samples, 3)
+        seen = (weights[..., None] * albedo).sum(dim=1) / weights.sum(dim=1, keepdim=True)
+        colors.append(seen.clamp(0.0, 1.0).cpu())
+    return torch.cat(colors).double().numpy()

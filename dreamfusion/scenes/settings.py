@@ -1,0 +1,35 @@
+"""Settings of a scene: the section `scene` of the configuration. No torch."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from dreamfusion.config.sections import Section
+
+if TYPE_CHECKING:
+    import torch
+
+    from dreamfusion.scenes.base import Scene
+
+
+@dataclass(frozen=True)
+class SceneSettings(Section):
+    """A kind of scene and its settings. Found by the entry points `dreamfusion.scenes`."""
+
+    def layer(self) -> Mapping[str, Any]:
+        """Other settings that go with this scene, above presets and below the user's."""
+        return {}
+
+    def viewable(self) -> SceneSettings:
+        """The settings for looking at a run on another machine than it was trained on."""
+        return self
+
+    @abstractmethod
+    def build(
+        self, *, device: str, generator: torch.Generator, start: Scene | None = None
+    ) -> Scene:
+        """The scene before the first step. generator: on the CPU; everything random comes from it.
+        start: the scene of the stage or run before; raises UserError if it cannot be used."""
