@@ -19,11 +19,10 @@ import torch
 from dreamfusion.config.layers import Layer, build_config, nested, to_mapping
 from dreamfusion.config.schema import Config
 from dreamfusion.mesh.formats import as_trimesh, read_glb
-from dreamfusion.priors.view_prompts import slug
 from dreamfusion.report import report_html
 from dreamfusion.runs.checkpoint import load_scene
 from dreamfusion.runs.export import Export, ExportOptions, write_model
-from dreamfusion.runs.folder import RunFolder, find_run
+from dreamfusion.runs.folder import RunFolder, find_run, slug
 from dreamfusion.runs.metrics import read_metrics
 from dreamfusion.runs.plan import Plan, plan_again, plan_of_loaded, plan_run
 from dreamfusion.runs.train import Observer, train_run

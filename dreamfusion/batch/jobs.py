@@ -25,8 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from dreamfusion.batch.prompts import BatchError
-from dreamfusion.priors.view_prompts import slug
-from dreamfusion.runs.folder import RunFolder
+from dreamfusion.runs.folder import RunFolder, slug
 from dreamfusion.utils.atomic_write import atomic_write
 
 FORMAT = 1

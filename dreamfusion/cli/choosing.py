@@ -9,7 +9,7 @@ from typing import Any
 
 from dreamfusion.cli.console import Console
 from dreamfusion.cli.evaluate import judged, subjects_in
-from dreamfusion.priors.view_prompts import slug
+from dreamfusion.runs.folder import slug
 
 
 def choose_best(

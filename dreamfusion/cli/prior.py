@@ -17,8 +17,8 @@ from dreamfusion.cli.options import (
     QuietOption,
 )
 from dreamfusion.config.layers import Layer
-from dreamfusion.priors.view_prompts import slug, view_prompts
-from dreamfusion.runs.folder import free_path
+from dreamfusion.priors.view_prompts import view_prompts
+from dreamfusion.runs.folder import free_path, slug
 from dreamfusion.runs.plan import plan_run
 from dreamfusion.utils.errors import UserError
 

@@ -27,8 +27,7 @@ from dreamfusion.cli.page import open_page
 from dreamfusion.cli.results import mesh_report
 from dreamfusion.cli.stopping import exit_status, stoppable
 from dreamfusion.config.layers import Layer, build_config, parse_assignments, to_mapping
-from dreamfusion.priors.view_prompts import slug
-from dreamfusion.runs.folder import RunFolder, find_run
+from dreamfusion.runs.folder import RunFolder, find_run, slug
 from dreamfusion.runs.plan import Plan, plan_again, plan_run
 from dreamfusion.utils.duration import duration
 from dreamfusion.utils.errors import UserError

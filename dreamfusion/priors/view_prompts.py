@@ -212,23 +212,6 @@ def all_prompts(vocabulary: ViewVocabulary, prompt: str) -> list[str]:
     return list(dict.fromkeys(texts))
 
 
-# Windows' names of devices, in whatever folder.
-_DEVICES = {
-    "CON",
-    "PRN",
-    "AUX",
-    "NUL",
-    *(f"{port}{n}" for port in ("COM", "LPT") for n in range(10)),
-}
-
-
-def slug(prompt: str) -> str:
-    """A folder name for a prompt: lower-case words joined by hyphens, at most 60 characters."""
-    words = re.findall(r"[^\W_]+", prompt.lower())
-    name = "-".join(words)[:60].rstrip("-") or "object"
-    return f"a-{name}" if name.upper() in _DEVICES else name
-
-
 def _fill(
     vocabulary: ViewVocabulary, prompt: str, azimuth: str, elevation_deg: float, shading: Shading
 ) -> str:

@@ -1,8 +1,9 @@
-"""The folder of a run: what lies where, and finding a free name. No torch."""
+"""The folder of a run: its name, what lies where, and finding a free name. No torch."""
 
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,15 @@ from dreamfusion.config.layers import ConfigError, Layer, build_config, read_yam
 from dreamfusion.config.schema import Config
 from dreamfusion.utils.atomic_write import atomic_write
 from dreamfusion.utils.errors import UserError
+
+# Windows' names of devices, in whatever folder.
+_DEVICES = {
+    "CON",
+    "PRN",
+    "AUX",
+    "NUL",
+    *(f"{port}{n}" for port in ("COM", "LPT") for n in range(10)),
+}
 
 
 class RunError(UserError):
@@ -127,6 +137,13 @@ class RunFolder:
         with atomic_write(self.layers) as file:
             text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=100)
             file.write_text(text, encoding="utf-8")
+
+
+def slug(prompt: str) -> str:
+    """A folder name for a prompt: lower-case words joined by hyphens, at most 60 characters."""
+    words = re.findall(r"[^\W_]+", prompt.lower())
+    name = "-".join(words)[:60].rstrip("-") or "object"
+    return f"a-{name}" if name.upper() in _DEVICES else name
 
 
 def step_of(path: Path) -> int:

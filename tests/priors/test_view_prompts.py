@@ -7,7 +7,6 @@ from dreamfusion.priors.view_prompts import (
     all_prompts,
     blended_prompts,
     negative_view_prompts,
-    slug,
     view_prompt,
     view_prompts,
 )
@@ -94,20 +93,6 @@ def test_unknown_words_are_named_with_the_closest_known_ones():
 def test_prompts_that_say_nothing_are_refused(prompt):
     with pytest.raises(PromptError):
         TOY.canonical(prompt)
-
-
-@pytest.mark.parametrize(
-    ("prompt", "name"),
-    [
-        ("A corgi!", "a-corgi"),
-        ("../../etc", "etc"),
-        ("???", "object"),
-        ("un éléphant", "un-éléphant"),
-        ("x" * 100, "x" * 60),
-    ],
-)
-def test_slugs_are_safe_folder_names(prompt, name):
-    assert slug(prompt) == name
 
 
 @pytest.mark.parametrize("azimuth", [-720.0, -10.0, 0.0, 30.0, 90.0, 135.0, 269.9, 359.999, 1000.0])

@@ -26,8 +26,9 @@ from dreamfusion.config.layers import (
 from dreamfusion.config.schedules import Schedule
 from dreamfusion.config.schema import Config
 from dreamfusion.priors import DiffusionPrior, PriorError
-from dreamfusion.priors.view_prompts import PromptError, slug
+from dreamfusion.priors.view_prompts import PromptError
 from dreamfusion.runs.checkpoint import CheckpointError, load_checkpoint
+from dreamfusion.runs.folder import slug
 from dreamfusion.runs.plan import plan_run
 from dreamfusion.training.state import new_state
 from dreamfusion.utils.errors import RunWarning, UserError

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from dreamfusion.config.layers import build_config
-from dreamfusion.runs.folder import RunError, create_run, find_run, free_path
+from dreamfusion.runs.folder import RunError, create_run, find_run, free_path, slug
 from dreamfusion.runs.metrics import MetricsLog
 
 
@@ -59,3 +59,17 @@ def test_the_log_drops_steps_that_will_be_done_again(tmp_path):
         log.write({"step": 3, "again": True})
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     assert lines == [{"step": 1}, {"step": 2}, {"step": 3, "again": True}]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "name"),
+    [
+        ("A corgi!", "a-corgi"),
+        ("../../etc", "etc"),
+        ("???", "object"),
+        ("un éléphant", "un-éléphant"),
+        ("x" * 100, "x" * 60),
+    ],
+)
+def test_slugs_are_safe_folder_names(prompt, name):
+    assert slug(prompt) == name
