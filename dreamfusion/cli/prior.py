@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
@@ -18,6 +19,7 @@ from dreamfusion.cli.options import (
 )
 from dreamfusion.config.layers import Layer
 from dreamfusion.priors.view_prompts import view_prompts
+from dreamfusion.priors.words import Words
 from dreamfusion.runs.folder import free_path, slug
 from dreamfusion.runs.plan import plan_run
 from dreamfusion.utils.errors import UserError
@@ -87,22 +89,36 @@ def vocabulary(prior: PriorOption = None) -> None:
     from dreamfusion.priors import resolve_prior
 
     found = resolve_prior(prior or "embedded")
-    card = found.card
-    words = card.vocabulary.words
+    words = found.card.vocabulary.words
     if words is None:
         print(f"{found.name} takes any words")
         return
-    meanings: dict[str, list[str]] = {}
-    for word, meaning in words.items():
-        meanings.setdefault(meaning, [])
+    if words.nouns:
+        example = f", for example: {words.examples[0]}" if words.examples else ""
+        print(f"A prompt takes one noun, at most one colour and adjectives{example}")
+    others: dict[str, list[str]] = {}
+    for word, meaning in words.meanings.items():
+        others.setdefault(meaning, [])
         if word != meaning:
-            meanings[meaning].append(word)
-    fillers = sorted(meanings.pop("", []))
-    kinds = dict(card.kinds) or {"words": tuple(sorted(meanings))}
-    for kind, members in kinds.items():
-        print(f"{kind}:")
+            others[meaning].append(word)
+    fillers = sorted(others.pop("", []))
+    for title, members in _sections(words, others).items():
+        print(f"{title}:")
         for member in members:
-            others = meanings.get(member, [])
-            print(f"  {member}" + (f" ({', '.join(others)})" if others else ""))
+            synonyms = others.get(member)
+            print(f"  {member}" + (f" ({', '.join(synonyms)})" if synonyms else ""))
     if fillers:
         print(f"ignored: {', '.join(fillers)}")
+
+
+def _sections(words: Words, trained: Iterable[str]) -> dict[str, list[str]]:
+    """The trained words by title: the groups of nouns, the nouns in no group, colours, …"""
+    sections = {name: list(nouns) for name, nouns in words.groups.items()}
+    grouped = {noun for nouns in sections.values() for noun in nouns}
+    rest = [noun for noun in words.nouns if noun not in grouped]
+    sections |= {"other nouns" if sections else "nouns": rest}
+    sections |= {"colors": list(words.colors), "adjectives": list(words.adjectives)}
+    known = {*grouped, *words.nouns, *words.colors, *words.adjectives}
+    title = "other words" if known else "words"
+    sections[title] = sorted(word for word in trained if word not in known)
+    return {name: members for name, members in sections.items() if members}

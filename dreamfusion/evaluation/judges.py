@@ -20,7 +20,7 @@ from dreamfusion.evaluation.toy_network import (
     ToyNetwork,
 )
 from dreamfusion.priors import resolve_prior
-from dreamfusion.priors.view_prompts import PromptError
+from dreamfusion.priors.reading import PromptError
 from dreamfusion.toyworld import COLORS, NOUNS
 from dreamfusion.utils.errors import UserError, one_line
 from dreamfusion.utils.resources import shipped
@@ -87,7 +87,8 @@ def choose_judge(prompts: Sequence[str]) -> str:
 def read_pair(prompt: str) -> tuple[str, str]:
     """The noun and the colour that a prompt asks for; its natural colour where it says none.
 
-    Raises JudgeError for a prompt that is not of the embedded vocabulary, or names no noun.
+    Raises JudgeError for a prompt that is not one object in the words of the
+    embedded prior.
     """
     try:
         words = resolve_prior("embedded").card.vocabulary.canonical(prompt)
@@ -95,8 +96,6 @@ def read_pair(prompt: str) -> tuple[str, str]:
         raise JudgeError(f"the toy judge cannot read {prompt!r}: {error}") from None
     padded = f" {words} "
     nouns = [noun for noun in NOUNS if f" {noun.name} " in padded]
-    if not nouns:
-        raise JudgeError(f"the toy judge finds no noun in {prompt!r}")
     noun = max(nouns, key=lambda one: len(one.name))
     colors = [color for color in COLORS if f" {color} " in padded]
     return noun.name, colors[0] if colors else noun.color

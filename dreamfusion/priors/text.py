@@ -19,8 +19,8 @@ from dreamfusion.diffusion.condition import TextEmbedding
 from dreamfusion.priors.files import read_json
 from dreamfusion.priors.layout import INDEX
 from dreamfusion.priors.loading import load_part
+from dreamfusion.priors.reading import PromptError
 from dreamfusion.priors.resolve import ResolvedPrior
-from dreamfusion.priors.view_prompts import PromptError
 
 # How many tokens the T5 encoders read: fewer than they could, as the models were trained.
 IF_TOKENS = 77

@@ -7,21 +7,15 @@ here knows of cameras or models. Angles are degrees, in the frame of `cameras.py
 
 from __future__ import annotations
 
-import difflib
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from dreamfusion.utils.errors import UserError, one_line
+from dreamfusion.priors.reading import PromptError, read_prompt, require_known
+from dreamfusion.priors.words import Words
 
 Shading = Literal["albedo", "lambertian", "textureless"]
-ANOTHER_PRIOR = "--prior stable-diffusion-v1-5/stable-diffusion-v1-5"
-
-
-class PromptError(UserError):
-    """A prompt that the prior cannot understand."""
 
 
 @dataclass(frozen=True)
@@ -49,16 +43,14 @@ class ViewVocabulary:
     shading: the words that name a shading (none for one that is missing or empty).
     template: with the places {prompt}, {azimuth}, {elevation}, {shading}; commas around places
         that stay empty go away.
-    words: the words that the prior knows, each with the word that it was trained on ("puppy":
-        "corgi"), possibly empty for words that say nothing ("a"). None: it knows any word. Keys of
-        several words are matched before their parts.
+    words: the words that the prior knows. None: it takes any text.
     """
 
     azimuth: tuple[AzimuthView, ...]
     elevation: tuple[ElevationView, ...]
     shading: Mapping[str, str] = field(default_factory=dict)
     template: str = "{prompt}, {azimuth}, {elevation}, {shading}"
-    words: Mapping[str, str] | None = None
+    words: Words | None = None
 
     @classmethod
     def from_mapping(cls, content: Mapping[str, Any]) -> ViewVocabulary:
@@ -76,44 +68,40 @@ class ViewVocabulary:
             raise ValueError("views.azimuth is empty")
         template = str(content.get("prompt_template", cls.template))
         template.format(prompt="", azimuth="", elevation="", shading="")
-        words = content.get("words")
         return cls(
             tuple(azimuth),
             tuple(elevation),
             dict(content.get("shading", {})),
             template,
-            None if words is None else {str(k).lower(): str(v) for k, v in words.items()},
+            None if content.get("words") is None else Words.from_mapping(content),
         )
 
     def canonical(self, prompt: str) -> str:
-        """`prompt` in the words that the prior was trained on.
+        """`prompt` in the words that the prior was trained on; any text if it has no word list.
 
-        Raises PromptError, naming the unknown words and the closest known ones.
+        Raises PromptError for a prompt that the prior cannot draw; see `read_prompt`.
         """
+        _require_text(prompt)
         if not prompt.strip():
-            raise PromptError("the prompt is empty")
-        if self.words is None:
-            return " ".join(prompt.split())
-        found, unknown = _look_up(re.findall(r"[a-z0-9]+", prompt.lower()), self.words)
-        if unknown:
-            raise PromptError(self._refusal(unknown))
-        if not found:
-            raise PromptError(f"the prompt {prompt!r} names nothing that this prior knows")
-        return " ".join(found)
+            raise PromptError('The prompt is empty. Name one object, for example "a red mug".')
+        return " ".join(prompt.split()) if self.words is None else read_prompt(self.words, prompt)
 
-    def _refusal(self, unknown: Sequence[str]) -> str:
-        assert self.words is not None
-        meaningful = [word for word, meaning in self.words.items() if meaning]
-        close: list[str] = []
-        for word in unknown:
-            close += difflib.get_close_matches(word, meaningful, n=3, cutoff=0.5)
-        hint = f"closest known: {', '.join(dict.fromkeys(close))}; " if close else ""
-        return (
-            f"this prior does not know {one_line(', '.join(map(repr, dict.fromkeys(unknown))))}; "
-            f"{hint}"
-            "`dreamfusion vocabulary` lists all it knows; for any words use Stable Diffusion: "
-            f"{ANOTHER_PRIOR}"
-        )
+    def require_known(self, text: str) -> None:
+        """Raises PromptError if the prior does not know every word of a text, which need not be a
+        prompt for one object; see `reading.require_known`."""
+        _require_text(text)
+        if self.words is not None:
+            require_known(self.words, text)
+
+
+def _require_text(prompt: str) -> None:
+    """Raises PromptError where bytes of a command line or a file were no UTF-8."""
+    try:
+        prompt.encode("utf-8")
+    except UnicodeEncodeError:
+        raise PromptError(
+            "The prompt is not valid UTF-8 text. Type it again in a terminal that uses UTF-8."
+        ) from None
 
 
 PAPER_VIEWS = ViewVocabulary(
@@ -241,23 +229,3 @@ def _elevation_view(vocabulary: ViewVocabulary, elevation_deg: float) -> Elevati
         if view.min_deg <= elevation_deg < view.max_deg or at_the_top:
             return view
     return None
-
-
-def _look_up(tokens: Sequence[str], words: Mapping[str, str]) -> tuple[list[str], list[str]]:
-    """(what the tokens mean, the tokens that mean nothing), longest phrases first."""
-    longest = max((key.count(" ") + 1 for key in words), default=1)
-    found: list[str] = []
-    unknown: list[str] = []
-    position = 0
-    while position < len(tokens):
-        for length in range(min(longest, len(tokens) - position), 0, -1):
-            phrase = " ".join(tokens[position : position + length])
-            if phrase in words:
-                if words[phrase]:
-                    found.append(words[phrase])
-                position += length
-                break
-        else:
-            unknown.append(tokens[position])
-            position += 1
-    return found, unknown

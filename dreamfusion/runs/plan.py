@@ -12,6 +12,7 @@ from dreamfusion.config.layers import Layer, build_config
 from dreamfusion.config.presets import preset_for, read_settings
 from dreamfusion.config.schema import Config, PriorConfig
 from dreamfusion.priors import PluginPrior, PriorCard, PriorSettings, ResolvedPrior, resolve_prior
+from dreamfusion.priors.reading import PromptError
 from dreamfusion.runs.folder import find_run
 from dreamfusion.runs.stages import Stage, stages_of
 from dreamfusion.runs.tensorboard import require_tensorboard
@@ -121,7 +122,10 @@ def _plan(
             prior = found if same else find_prior(own.prior, own.device)
         vocabulary = prior.card.vocabulary
         if own.prior.negative_prompt:
-            vocabulary.canonical(own.prior.negative_prompt)
+            try:
+                vocabulary.require_known(own.prior.negative_prompt)
+            except PromptError as error:
+                raise PromptError(f"prior.negative_prompt: {error}") from None
         prompt = vocabulary.canonical(own.prompt)
         planned.append(PlannedStage(stage, None if prior is loaded else prior, prompt))
     return Plan(config, layers, tuple(planned))

@@ -13,6 +13,7 @@ import numpy as np
 
 from dreamfusion.toyworld.nouns import NOUNS
 from dreamfusion.toyworld.objects import ADJECTIVES, COLORS
+from dreamfusion.toyworld.related_words import foreign_words, related_words
 
 # Sixteen directions, counter-clockwise from the front as azimuth grows; one token each.
 AZIMUTH_WORDS: tuple[str, ...] = (
@@ -36,19 +37,47 @@ COLOR_SYNONYMS = {
     "grey": "gray", "silver": "gray", "violet": "purple", "lilac": "purple", "teal": "turquoise",
     "cyan": "turquoise", "aqua": "turquoise", "gold": "yellow", "golden": "yellow",
     "crimson": "red", "scarlet": "red", "navy": "blue", "wooden": "brown", "rose": "pink",
-    "lime": "green",
+    "lime": "green", "magenta": "pink", "fuchsia": "pink", "maroon": "red", "burgundy": "red",
+    "lavender": "purple", "azure": "blue", "emerald": "green", "ivory": "white",
+    "sky blue": "blue", "baby blue": "blue", "royal blue": "blue", "forest green": "green",
+    "hot pink": "pink", "jet black": "black", "snow white": "white", "blue green": "turquoise",
 }  # fmt: skip
+# There is one blue: a shade of it is the nearest that the prior can draw.
+SHADES = ("dark", "light", "pale", "deep")
 ADJECTIVE_SYNONYMS = {
     "high": "tall", "long": "tall", "squat": "flat", "low": "flat", "short": "flat",
     "broad": "wide", "narrow": "thin", "slim": "thin", "skinny": "thin", "slender": "thin",
     "small": "tiny", "little": "tiny", "mini": "tiny", "miniature": "tiny",
 }  # fmt: skip
 FILLERS = (
-    "a", "an", "the", "one", "single", "of", "in", "that", "is", "with", "color", "colour",
+    "a", "an", "the", "one", "single", "of", "in", "and", "that", "is", "with", "color", "colour",
     "colored", "coloured", "painted", "photo", "photograph", "picture", "image", "render",
     "rendering", "3d", "model", "toy", "object", "cute", "nice", "pretty", "beautiful", "lovely",
-    "bright", "shiny", "big", "large", "simple", "cartoon", "plastic", "my", "your",
+    "bright", "shiny", "big", "large", "huge", "simple", "cartoon", "plastic", "my", "your",
+    "dslr", "very", "high quality", "highly detailed",
 )  # fmt: skip
+# Adjectives that contradict each other; of the fillers, those that contradict an adjective.
+OPPOSITES = (
+    ("tall", "flat"), ("wide", "thin"), ("big", "tiny"), ("large", "tiny"), ("huge", "tiny"),
+)  # fmt: skip
+# Every noun by its subject.
+GROUPS: dict[str, tuple[str, ...]] = {
+    "animals": (
+        "corgi", "cat", "rabbit", "duck", "penguin", "owl", "bear", "pig", "elephant", "fish",
+        "turtle", "dinosaur",
+    ),
+    "food": (
+        "apple", "banana", "carrot", "donut", "ice cream", "burger", "cake", "pumpkin", "mushroom",
+    ),
+    "furniture": ("chair", "sofa", "table", "stool", "lamp", "bed"),
+    "vehicles": ("car", "bus", "train", "rocket", "airplane", "sailboat", "hot air balloon"),
+    "household objects": ("mug", "teapot", "bottle", "hat", "key", "hammer"),
+    "buildings": ("house", "castle"),
+    "figures": ("snowman", "robot"),
+    "plants": ("cactus", "pine tree"),
+    "shapes": ("star", "ball", "cube", "cone", "cylinder", "pyramid"),
+}  # fmt: skip
+EXAMPLES = ("a red mug", "a corgi", "a tall blue teapot")
 
 
 def azimuth_word(azimuth_deg: float) -> str:
@@ -95,6 +124,9 @@ def known_words() -> dict[str, str]:
     """Every word or phrase a prompt may use, with its canonical word ("" for fillers)."""
     words = dict.fromkeys(FILLERS, "")
     words |= {color: color for color in COLORS} | COLOR_SYNONYMS
+    shaded = {color: color for color in COLORS if color not in ("black", "white")}
+    shaded |= {"grey": "gray"}
+    words |= {f"{shade} {typed}": color for typed, color in shaded.items() for shade in SHADES}
     words |= {adjective: adjective for adjective in ADJECTIVES} | ADJECTIVE_SYNONYMS
     for noun in NOUNS:
         words |= dict.fromkeys((noun.name, *noun.synonyms), noun.name)
@@ -104,7 +136,7 @@ def known_words() -> dict[str, str]:
 def vocabulary_file(
     camera: dict[str, Any], light: dict[str, Any], background: tuple[float, float]
 ) -> dict[str, Any]:
-    """The content of a prior's `dreamfusion.json` (read by `dreamfusion.prompts`)."""
+    """The content of a prior's `dreamfusion.json` (read by `dreamfusion.priors.card`)."""
     step = 360.0 / len(AZIMUTH_WORDS)
     lows = [low for low, _ in ELEVATION_WORDS]
     highs = [*lows[1:], 90.0]
@@ -114,6 +146,12 @@ def vocabulary_file(
         "colors": list(COLORS),
         "adjectives": list(ADJECTIVES),
         "words": known_words(),
+        "groups": {name: list(nouns) for name, nouns in GROUPS.items()},
+        "related": related_words(),
+        "opposites": [list(pair) for pair in OPPOSITES],
+        "language": "English",
+        "foreign": foreign_words(),
+        "examples": list(EXAMPLES),
         "views": {
             "azimuth": [
                 {"center_deg": i * step, "text": word} for i, word in enumerate(AZIMUTH_WORDS)

@@ -372,6 +372,17 @@ def test_vocabulary(prior, tmp_path, capsys):
     out = capsys.readouterr().out
     assert "nouns:\n  corgi (puppy)\n  mug\n  chair\ncolors:\n  red\n" in out
     assert "ignored: a\n" in out
+    assert main(["vocabulary"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith(
+        "A prompt takes one noun, at most one colour and adjectives, for example: a red mug\n"
+        "animals:\n  corgi (dog, puppy, pup, doggy, doggie)\n  cat (kitten, kitty)\n"
+    )
+    titles = [line for line in out.splitlines() if line.endswith(":")]
+    assert titles == [
+        "animals:", "food:", "furniture:", "vehicles:", "household objects:", "buildings:",
+        "figures:", "plants:", "shapes:", "colors:", "adjectives:",
+    ]  # fmt: skip
     assert main(["vocabulary", "--prior", str(save_latent_prior(tmp_path / "latent"))]) == 0
     assert "takes any words" in capsys.readouterr().out
 
@@ -386,9 +397,9 @@ def test_vocabulary(prior, tmp_path, capsys):
         (["train", "a mug", "--set", "steps"], "--set takes KEY=VALUE, not 'steps'"),
         (["train", "a mug", "--config", "no.yaml"], "no such configuration file: no.yaml"),
         (["train", "a mug", "--prior", "./nowhere"], "no such prior: ./nowhere "),
-        (["train", "a dragon", "--prior", "PRIOR"], "this prior does not know 'dragon'; "),
-        (["train", " ", "--prior", "PRIOR"], "the prompt is empty"),
-        (["sample", "a dragon", "--prior", "PRIOR"], "this prior does not know 'dragon'; "),
+        (["train", "a dragon", "--prior", "PRIOR"], "This prior does not know 'dragon'. "),
+        (["train", " ", "--prior", "PRIOR"], "The prompt is empty. "),
+        (["sample", "a dragon", "--prior", "PRIOR"], "This prior does not know 'dragon'. "),
         (["train", "a mug", "--prior", "PRIOR", "--device", "tpu"], "device is auto, cpu, cuda, "),
         (["resume", "nowhere"], "there is no folder nowhere"),
         (["export", "."], ". holds no run: there is no config.yaml in it"),

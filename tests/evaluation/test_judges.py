@@ -47,7 +47,7 @@ def test_a_prompt_is_read_as_noun_and_colour():
     assert read_pair("a snowman")[1] == "white"
     with pytest.raises(JudgeError, match="cannot read 'a blorp'"):
         read_pair("a blorp")
-    with pytest.raises(JudgeError, match="no noun in 'a red'"):
+    with pytest.raises(JudgeError, match="cannot read 'a red': The prompt names no object"):
         read_pair("a red")
     assert choose_judge(["a corgi", "a red mug"]) == "toy"
     with pytest.raises(JudgeError, match="use CLIP: --judge b32"):

@@ -15,8 +15,9 @@ from dreamfusion.config.schema import PriorConfig
 from dreamfusion.distillation.sds import sds
 from dreamfusion.priors import PriorError, load_prior, read_card, resolve_prior, text
 from dreamfusion.priors.model import _vae_dtype, choose_dtype
+from dreamfusion.priors.reading import PromptError
 from dreamfusion.priors.sampling import sample_images
-from dreamfusion.priors.view_prompts import PAPER_VIEWS, PromptError
+from dreamfusion.priors.view_prompts import PAPER_VIEWS
 from tests.helpers.tiny_priors import (
     save_latent_prior,
     save_pixel_prior,
@@ -308,6 +309,16 @@ def test_a_card_sets_views_words_and_cameras(folders):
             '{"format": 1, "views": {"azimuth": [{"center_deg": 0, "text": "x"}]},'
             ' "background": [0, 255]}',
             "background.brightness must be between 0 and 1, not 255",
+        ),
+        (
+            '{"format": 1, "views": {"azimuth": [{"center_deg": 0, "text": "x"}]},'
+            ' "words": {"dog": "corgi"}, "groups": {"animals": "corgi"}}',
+            "malformed: TypeError: a list of strings is needed, not 'corgi'",
+        ),
+        (
+            '{"format": 1, "views": {"azimuth": [{"center_deg": 0, "text": "x"}]},'
+            ' "words": {"dog": "corgi"}, "related": ["dragon"]}',
+            "malformed: AttributeError: 'list' object has no attribute 'items'",
         ),
     ],
 )

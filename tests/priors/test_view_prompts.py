@@ -2,7 +2,6 @@ import pytest
 
 from dreamfusion.priors.view_prompts import (
     PAPER_VIEWS,
-    PromptError,
     ViewVocabulary,
     all_prompts,
     blended_prompts,
@@ -73,26 +72,9 @@ def test_one_prompt_for_each_view():
         view_prompts(PAPER_VIEWS, "a cat", [0.0], [10.0, 70.0])
 
 
-def test_known_words_become_the_trained_ones():
+def test_a_prior_without_a_word_list_takes_any_text():
+    assert PAPER_VIEWS.canonical(" any  words, красный  ") == "any words, красный"
     assert TOY.canonical("A photo of a crimson Puppy!") == "red corgi"
-    assert TOY.canonical("an  ice-cream cone".removeprefix("an")) == "icecream cone"
-    assert PAPER_VIEWS.canonical(" any  words  ") == "any words"
-
-
-def test_unknown_words_are_named_with_the_closest_known_ones():
-    with pytest.raises(PromptError) as error:
-        TOY.canonical("a red dug with a dragon")
-    assert str(error.value) == (
-        "this prior does not know 'dug', 'with', 'dragon'; closest known: mug, dog, duck; "
-        "`dreamfusion vocabulary` lists all it knows; for any words use Stable Diffusion: "
-        "--prior stable-diffusion-v1-5/stable-diffusion-v1-5"
-    )
-
-
-@pytest.mark.parametrize("prompt", ["", "  ", "a photo", "!!"])
-def test_prompts_that_say_nothing_are_refused(prompt):
-    with pytest.raises(PromptError):
-        TOY.canonical(prompt)
 
 
 @pytest.mark.parametrize("azimuth", [-720.0, -10.0, 0.0, 30.0, 90.0, 135.0, 269.9, 359.999, 1000.0])

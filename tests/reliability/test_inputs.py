@@ -26,7 +26,7 @@ from dreamfusion.config.layers import (
 from dreamfusion.config.schedules import Schedule
 from dreamfusion.config.schema import Config
 from dreamfusion.priors import DiffusionPrior, PriorError
-from dreamfusion.priors.view_prompts import PromptError
+from dreamfusion.priors.reading import PromptError
 from dreamfusion.runs.checkpoint import CheckpointError, load_checkpoint
 from dreamfusion.runs.folder import slug
 from dreamfusion.runs.plan import plan_run
@@ -164,6 +164,7 @@ HOSTILE = [
     "../../x",
     "con",
     "a\x1bc",
+    "mug \udcff",
 ]
 
 

@@ -7,19 +7,25 @@ import pytest
 import torch
 
 from dreamfusion.graphics.cameras import orbit_cameras, turntable_cameras
-from dreamfusion.priors.view_prompts import PromptError, ViewVocabulary, view_prompt
+from dreamfusion.priors.reading import PromptError
+from dreamfusion.priors.view_prompts import ViewVocabulary, view_prompt
 from dreamfusion.toyworld import ADJECTIVES, COLORS, NOUNS, PALETTE, make_object, picture, view
 from dreamfusion.toyworld.language import (
     AZIMUTH_WORDS,
+    EXAMPLES,
+    GROUPS,
+    OPPOSITES,
     azimuth_word,
     caption,
     caption_words,
     elevation_word,
     held_out_pairs,
+    known_words,
     vocabulary_file,
 )
 from dreamfusion.toyworld.objects import BOUNDING_RADIUS, COLOR_INDEX
 from dreamfusion.toyworld.parts import ball, box
+from dreamfusion.toyworld.related_words import foreign_words, related_words
 from dreamfusion.toyworld.sdf import part_table, signed_distance
 from scripts.embedded_prior.data import FACES
 
@@ -202,8 +208,27 @@ def test_vocabulary_file_speaks_as_the_captions_do():
             expected = f"mug, {azimuth_word(azimuth)}, {elevation_word(elevation)}, clay"
             told = view_prompt(vocabulary, "mug", float(azimuth), elevation, "textureless")
             assert told == expected
-    with pytest.raises(PromptError, match=r"'corgy'.*corgi"):
+    with pytest.raises(PromptError, match=r"'corgy' \(closest: corgi\)"):
         vocabulary.canonical("a corgy")
+
+
+def test_the_words_of_the_card_agree_with_each_other():
+    assert sorted(noun for group in GROUPS.values() for noun in group) == sorted(NAMES)
+    words, related, foreign = known_words(), related_words(), foreign_words()
+    trained = {*NAMES, *COLORS, *ADJECTIVES}
+    assert set(words.values()) == trained | {""}
+    # A word that is known needs nothing close to it, unless it is a colour that is a thing, too.
+    assert {word for word in related if word in words} <= {"orange", "lime", "rose"}
+    assert {word for close in related.values() for word in close} <= trained
+    assert not {*foreign} & ({*words} | {*related})
+    typed = {*words, *trained}
+    assert all(len(pair) == 2 and {*pair} <= typed for pair in OPPOSITES)
+    vocabulary = ViewVocabulary.from_mapping(vocabulary_file({}, {}, (0, 1)))
+    for noun in NOUNS:
+        for name in (noun.name, *noun.synonyms):
+            assert vocabulary.canonical(f"a tall red {name}") == f"tall red {noun.name}"
+    for example in EXAMPLES:
+        assert vocabulary.canonical(example)
 
 
 def test_a_mug_is_white_and_brown_inside_and_hollow_above_its_coffee() -> None:

@@ -1,0 +1,211 @@
+"""Reading a prompt by a prior's word list, and refusing one that the prior cannot draw."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from dreamfusion.priors.words import Term, Words
+from dreamfusion.utils.errors import UserError, one_line
+
+ANOTHER_PRIOR = "--prior stable-diffusion-v1-5/stable-diffusion-v1-5"
+_ALL_WORDS = "`dreamfusion vocabulary` lists all words"
+_ANY_WORDS = f"For other words, use Stable Diffusion: {ANOTHER_PRIOR}"
+_MOST_NAMED = 6  # unknown words in one message
+_LONGEST_NAMED = 40  # characters of a word in a message
+
+
+class PromptError(UserError):
+    """A prompt that the prior cannot draw."""
+
+
+def read_prompt(words: Words, prompt: str) -> str:
+    """`prompt` in trained words. Raises PromptError, which says what to change.
+
+    If the word list has nouns, the prompt must name exactly one object and at most one colour.
+    """
+    terms = words.terms(prompt)
+    if words.nouns:
+        terms = _without_repetitions(words, terms)
+    problem = (
+        _several_nouns(words, terms)
+        or _unknown(words, terms)
+        or _nothing(words, terms, prompt)
+        or _several_colors(words, terms)
+        or _contradiction(words, terms)
+    )
+    if problem:
+        raise PromptError(problem)
+    return " ".join(term.meaning for term in terms if term.meaning)
+
+
+def require_known(words: Words, text: str) -> None:
+    """Raises PromptError if the prior does not know every word of a text, which may name any
+    number of objects and colours, such as a negative prompt."""
+    if problem := _unknown(words, words.terms(text)):
+        raise PromptError(problem)
+
+
+def _without_repetitions(words: Words, terms: Sequence[Term]) -> list[Term]:
+    """The terms without a colour or an adjective that was named before ("crimson red"), and
+    without a noun right after one of the same meaning ("puppy dog")."""
+    kept: list[Term] = []
+    for i, term in enumerate(terms):
+        before: Sequence[Term] = ()
+        if term.meaning in words.nouns:
+            before = terms[max(i - 1, 0) : i]
+        elif term.meaning in (*words.colors, *words.adjectives):
+            before = terms[:i]
+        if not any(other.meaning == term.meaning for other in before):
+            kept.append(term)
+    return kept
+
+
+def _several_nouns(words: Words, terms: Sequence[Term]) -> str | None:
+    places = [i for i, term in enumerate(terms) if term.meaning in words.nouns]
+    if len(places) < 2:
+        return None
+    # "a carrot cake" is a cake, "a corgi with a hat" is a corgi.
+    main = terms[places[1] if places[1] == places[0] + 1 else places[0]]
+    unknown = _unknown_words(terms)
+    return _sentences(
+        f"The prompt names more than one object: {_quoted(terms[i].typed for i in places)}",
+        "This prior makes one object at a time and cannot combine objects",
+        f"It also does not know {_quoted(unknown)}" if unknown else "",
+        f"Name one of them, for example {_example(words, main.meaning)}",
+        f"For scenes, use Stable Diffusion: {ANOTHER_PRIOR}",
+    )
+
+
+def _unknown(words: Words, terms: Sequence[Term]) -> str | None:
+    unknown = _unknown_words(terms)
+    if not unknown:
+        return None
+    closest = {word: words.closest(word) for word in unknown}
+    named = [
+        _quoted([word]) + (f" (closest: {', '.join(found)})" if found else "")
+        for word, found in list(closest.items())[:_MOST_NAMED]
+    ]
+    if len(unknown) > _MOST_NAMED:
+        named.append(f"{len(unknown) - _MOST_NAMED} more words")
+    has_noun = bool(_of(words.nouns, terms))
+    is_foreign = any(not word.isascii() or word in words.foreign for word in unknown)
+    is_foreign |= not has_noun and not any(closest.values())
+    return _sentences(
+        f"This prior does not know {_and(named)}",
+        f"It understands {words.language} only, for example {_example(words)}"
+        if words.language and is_foreign
+        else "",
+        _rule(words) if has_noun else f"It {_objects(words, brief=all(closest.values()))}",
+        _ALL_WORDS,
+        _ANY_WORDS,
+    )
+
+
+def _nothing(words: Words, terms: Sequence[Term], prompt: str) -> str | None:
+    """Of a prompt without a noun, or without any word that has a meaning."""
+    meant = [term for term in terms if term.meaning]
+    if _of(words.nouns, terms) or (meant and not words.nouns):
+        return None
+    reading = []
+    for kind, members in (("colour", words.colors), ("adjective", words.adjectives)):
+        for term in _of(members, terms):
+            closest = words.related.get(term.typed)
+            hint = f" (closest objects: {', '.join(closest)})" if closest else ""
+            reading.append(f"{_quoted([term.typed])} is read as the {kind} {term.meaning}{hint}")
+    found = _and(reading) if reading else f"there is no noun in {_quoted([prompt.strip()])}"
+    first = meant[0].meaning if reading else None
+    return _sentences(
+        f"The prompt names no object: {found}",
+        f"Add a noun, for example {_example(words, first, _some_noun(words))}",
+        f"This prior {_objects(words)}",
+        _ALL_WORDS,
+        _ANY_WORDS,
+    )
+
+
+def _several_colors(words: Words, terms: Sequence[Term]) -> str | None:
+    nouns, colors = _of(words.nouns, terms), _of(words.colors, terms)
+    if not nouns or len(colors) < 2:
+        return None
+    return _sentences(
+        f"The prompt names more than one colour: {_quoted(term.typed for term in colors)}",
+        "This prior gives an object one colour",
+        f"Keep one of them, for example {_example(words, colors[0].meaning, nouns[0].meaning)}",
+        f"For several colours, use Stable Diffusion: {ANOTHER_PRIOR}",
+    )
+
+
+def _contradiction(words: Words, terms: Sequence[Term]) -> str | None:
+    for pair in words.opposites:
+        found = [[t.typed for t in terms if word in (t.typed, t.meaning)] for word in pair]
+        if all(found):
+            both = [typed[0] for typed in found]
+            nouns = [term.meaning for term in _of(words.nouns, terms)]
+            return _sentences(
+                f"{_quoted(both)} contradict each other",
+                f"Keep one of them, for example {_example(words, both[0], *nouns)}",
+            )
+    return None
+
+
+def _unknown_words(terms: Sequence[Term]) -> list[str]:
+    return list(dict.fromkeys(term.typed for term in terms if term.meaning is None))
+
+
+def _of(kind: Sequence[str], terms: Sequence[Term]) -> list[Term]:
+    return [term for term in terms if term.meaning in kind]
+
+
+def _rule(words: Words) -> str:
+    """What a prompt may hold beside its noun."""
+    kinds = (("at most one colour", words.colors), ("adjectives", words.adjectives))
+    more = [f"{name} ({', '.join(members)})" for name, members in kinds if members]
+    return f"A prompt takes {_and(['one noun', *more])}"
+
+
+def _objects(words: Words, *, brief: bool = False) -> str:
+    """What the prior makes: the groups of its nouns, each with some unless brief."""
+    groups = [name if brief else f"{name} ({_some(of, 3)})" for name, of in words.groups.items()]
+    if groups:
+        return f"makes {_and(groups)}"
+    if words.nouns:
+        return f"makes {_some(words.nouns, 8)}"
+    return f"knows {_some(tuple(dict.fromkeys(filter(None, words.meanings.values()))), 8)}"
+
+
+def _some_noun(words: Words) -> str:
+    """A noun for an example: that of the first example of the card, if there is one."""
+    shown = [term for text in words.examples[:1] for term in words.terms(text)]
+    nouns = [term.meaning for term in shown if term.meaning in words.nouns]
+    known = [*nouns, *words.nouns, *filter(None, words.meanings.values())]
+    return next((noun for noun in known if noun), "")
+
+
+def _example(words: Words, *trained: str | None) -> str:
+    """A prompt of these trained words, or else the first example of the card."""
+    text = " ".join(word for word in trained if word)
+    if not text and words.examples:
+        return f'"{words.examples[0]}"'
+    text = text or _some_noun(words)
+    article = ("an " if text[:1] in "aeiou" else "a ") if words.language == "English" else ""
+    return f'"{article}{text}"'
+
+
+def _quoted(words: Iterable[str]) -> str:
+    return _and([repr(one_line(word, _LONGEST_NAMED)) for word in words])
+
+
+def _and(parts: Sequence[str]) -> str:
+    *most, last = parts
+    return f"{', '.join(most)} and {last}" if most else last
+
+
+def _some(members: Sequence[str], most: int) -> str:
+    return ", ".join(members[:most]) + (", …" if len(members) > most else "")
+
+
+def _sentences(*parts: str) -> str:
+    """The parts that are not empty, as sentences. An option at the end has no full stop, which
+    could be copied with it."""
+    text = ". ".join(part for part in parts if part)
+    return text if text.endswith(ANOTHER_PRIOR) else f"{text}."

@@ -1,0 +1,133 @@
+"""The word list of a prior: what each word of a prompt means, and what is close to other words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from dreamfusion.priors.spelling import singulars, split_words, typing_errors, without_accents
+from dreamfusion.utils.errors import one_line
+
+
+@dataclass(frozen=True)
+class Term:
+    """A word or phrase of a prompt. meaning: the trained word, "" for a filler, None if unknown."""
+
+    typed: str
+    meaning: str | None
+
+
+@dataclass(frozen=True)
+class Words:
+    """The words that a prior knows. A prior's card may leave out all but `meanings`.
+
+    meanings: each word or phrase that a prompt may use, with the trained word ("puppy": "corgi");
+        "" for fillers like "a".
+    nouns, colors, adjectives: the trained words by kind. If there are nouns, a prompt must name
+        exactly one object, and at most one colour.
+    groups: the nouns by subject ("animals": corgi, cat), to list them.
+    related: words that the prior does not know, each with the trained words closest in meaning.
+    opposites: pairs of words that contradict each other ("tall", "flat").
+    language: the language of the words ("English"), or "".
+    foreign: common words of other languages, to recognise a prompt in one.
+    examples: prompts to show to a user.
+    """
+
+    meanings: Mapping[str, str]
+    nouns: tuple[str, ...] = ()
+    colors: tuple[str, ...] = ()
+    adjectives: tuple[str, ...] = ()
+    groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    related: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    opposites: tuple[tuple[str, ...], ...] = ()
+    language: str = ""
+    foreign: frozenset[str] = frozenset()
+    examples: tuple[str, ...] = ()
+
+    @classmethod
+    def from_mapping(cls, content: Mapping[str, Any]) -> Words:
+        """From a prior's `dreamfusion.json`. Raises KeyError, TypeError or AttributeError if that
+        is malformed."""
+        meanings = {_key(word): str(meaning) for word, meaning in content["words"].items()}
+        trained = set(meanings.values())
+        nouns, colors, adjectives = (
+            tuple(word for word in _strings(content.get(kind, ())) if word in trained)
+            for kind in ("nouns", "colors", "adjectives")
+        )
+        return cls(
+            meanings,
+            nouns,
+            colors,
+            adjectives,
+            groups={name: _strings(group) for name, group in content.get("groups", {}).items()},
+            related={_key(word): _strings(to) for word, to in content.get("related", {}).items()},
+            opposites=tuple(_strings(pair) for pair in content.get("opposites", ())),
+            language=str(content.get("language", "")),
+            foreign=frozenset(_strings(content.get("foreign", ()))),
+            examples=_strings(content.get("examples", ())),
+        )
+
+    def terms(self, prompt: str) -> list[Term]:
+        """The words and phrases of a prompt, the longest phrases first. A noun may be typed in the
+        plural, a phrase as one word ("icecream") and a word as several ("tea pot")."""
+        tokens = split_words(prompt)
+        longest = max((key.count(" ") + 1 for key in self.meanings), default=1)
+        found: list[Term] = []
+        start = 0
+        while start < len(tokens):
+            for length in range(min(max(longest, 2), len(tokens) - start), 0, -1):
+                part = tokens[start : start + length]
+                meaning = self._meaning(part)
+                if meaning is not None or length == 1:
+                    found.append(Term(" ".join(part), meaning))
+                    start += length
+                    break
+        return found
+
+    def closest(self, word: str) -> tuple[str, ...]:
+        """The known words closest to an unknown one: by meaning, else by spelling; often none."""
+        for form in (word, *singulars(word)):
+            if form in self.related:
+                return self.related[form]
+        if word in self.foreign:
+            return ()
+        letters = without_accents(word)
+        errors: dict[str, int] = {}
+        for key in filter(self.meanings.get, self.meanings):
+            found = typing_errors(letters, key.replace(" ", ""))
+            if found is not None:
+                errors[key] = found
+        return tuple(sorted(errors, key=errors.__getitem__)[:2])
+
+    @cached_property
+    def _joined(self) -> dict[str, str]:
+        """The meanings of all words and phrases by their letters without blanks."""
+        return {key.replace(" ", ""): meaning for key, meaning in self.meanings.items()}
+
+    def _meaning(self, part: Sequence[str]) -> str | None:
+        """The meaning of adjacent tokens as one word or phrase; None if they are none."""
+        *before, last = part
+        # "gold fish" is no goldfish: both words are known by themselves.
+        apart = len(part) > 1 and all(token in self.meanings for token in part)
+        for form in (last, *singulars(last)):
+            phrase = " ".join([*before, form])
+            meaning = self.meanings.get(phrase)
+            if meaning is None and not apart:
+                meaning = self._joined.get(phrase.replace(" ", ""))
+            # Only nouns have a plural: "reds" is no colour.
+            if meaning is not None and (form == last or meaning in self.nouns):
+                return meaning
+        return None
+
+
+def _key(phrase: object) -> str:
+    return " ".join(split_words(str(phrase)))
+
+
+def _strings(value: object) -> tuple[str, ...]:
+    """A list of strings of a card. Raises TypeError for anything else."""
+    if not isinstance(value, (list, tuple)) or not all(isinstance(item, str) for item in value):
+        raise TypeError(f"a list of strings is needed, not {one_line(repr(value), 60)}")
+    return tuple(value)
