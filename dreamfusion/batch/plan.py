@@ -66,7 +66,8 @@ def plan_jobs(entries: Sequence[Entry], options: Options) -> list[Job]:
         try:
             return _job(entry, grid, seed, options, resolved)
         except UserError as error:
-            raise BatchError(f"{entry.where}: {error}") from None
+            message, brief = f"{entry.where}: {error}", f"{entry.where}: {error.brief}"
+            raise BatchError(message, brief=brief) from None
 
     jobs = each(asked, make)
     return list({job.id: job for job in jobs}.values())

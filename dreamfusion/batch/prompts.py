@@ -1,21 +1,16 @@
-"""Lists of what to make: one prompt a line, or YAML, CSV or JSONL with more for each."""
+"""Lists of what to make: prompts, each with a seed, a preset and settings of its own."""
 
 from __future__ import annotations
 
-import csv
-import io
 import itertools
-import json
 import re
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import reprlib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-import yaml
-
-from dreamfusion.config.layers import nested, parse_assignments
+from dreamfusion.batch.formats import ListError, name_of, read_items
+from dreamfusion.config.layers import ConfigError, nested, parse_assignments
 from dreamfusion.utils.errors import UserError, one_line
 
 _KEYS = ("prompt", "seed", "preset", "settings")
@@ -39,41 +34,32 @@ class Entry:
 
 
 def read_entries(source: str) -> list[Entry]:
-    """The entries of a .txt, .yaml, .csv or .jsonl file, or of standard input for "-".
+    """The entries of a list in any of the formats of `formats`, or of standard input for "-".
 
     Raises BatchError, which names everything that is wrong at once.
     """
-    text = _text(source)
-    kind = Path(source).suffix.lower()
-    read: Callable[[str], Iterator[tuple[str, Any]]]
-    if kind in (".yaml", ".yml"):
-        read = _from_yaml
-    elif kind == ".csv":
-        read = _from_csv
-    elif kind in (".jsonl", ".ndjson"):
-        read = _from_jsonl
-    else:
-        read = _from_lines
     try:
-        found = list(read(text))
-    except (ValueError, csv.Error, yaml.YAMLError) as error:
-        raise BatchError(f"{source} cannot be read: {one_line(error)}") from None
+        found = read_items(source)
+    except ListError as error:
+        raise BatchError(str(error)) from None
+    name = name_of(source)
     if not found:
-        raise BatchError(f"{source} names nothing to make")
-    name = "standard input" if source == "-" else source
+        raise BatchError(f"{name} names nothing to make")
     return each(found, lambda item: _entry(f"{name}, {item[0]}", item[1]))
 
 
 def each(items: Sequence[Any], make: Callable[[Any], Any]) -> list[Any]:
-    """`make` of every item. What it cannot make is told all at once: raises BatchError."""
-    made, wrong = [], []
+    """`make` of every item. Raises BatchError, which names all that cannot be made; each briefly
+    if they are several."""
+    made: list[Any] = []
+    errors: dict[str, UserError] = {}
     for item in items:
         try:
             made.append(make(item))
         except UserError as error:
-            wrong.append(str(error))
-    if wrong:
-        wrong = list(dict.fromkeys(wrong))
+            errors[str(error)] = error
+    if errors:
+        wrong = list(errors) if len(errors) == 1 else [one.brief for one in errors.values()]
         more = f"; and {len(wrong) - _AT_ONCE} more" if len(wrong) > _AT_ONCE else ""
         raise BatchError("; ".join(wrong[:_AT_ONCE]) + more)
     return made
@@ -96,66 +82,34 @@ def _parts(text: str) -> list[str]:
     return re.findall(r"(?:\[[^\]]*\]|\{[^}]*\}|\"[^\"]*\"|'[^']*'|[^,])+", text) or [""]
 
 
-def _text(source: str) -> str:
-    try:
-        if source == "-":
-            return sys.stdin.read()
-        return Path(source).expanduser().read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise BatchError(f"there is no file {source}") from None
-    except UnicodeDecodeError:
-        raise BatchError(f"{source} is not text in UTF-8") from None
-
-
-def _from_lines(text: str) -> Iterator[tuple[str, Any]]:
-    for number, line in enumerate(text.splitlines(), start=1):
-        if line.strip() and not line.lstrip().startswith("#"):
-            yield f"line {number}", line.strip()
-
-
-def _from_yaml(text: str) -> Iterator[tuple[str, Any]]:
-    content = yaml.safe_load(text)
-    if not isinstance(content, list):
-        raise ValueError("it must hold a list of prompts")
-    for number, item in enumerate(content, start=1):
-        yield f"entry {number}", item
-
-
-def _from_csv(text: str) -> Iterator[tuple[str, Any]]:
-    rows = csv.DictReader(io.StringIO(text), restkey="", restval="")
-    for row in rows:
-        where = f"line {rows.line_num}"
-        if "" in row:
-            raise ValueError(f"{where} has more cells than the head has columns")
-        given = {key.strip(): cell.strip() for key, cell in row.items() if cell.strip()}
-        item: dict[str, Any] = {key: given.pop(key) for key in _KEYS[:3] if key in given}
-        if "seed" in item:
-            item["seed"] = yaml.safe_load(item["seed"])
-        yield where, item | {"settings": {k: yaml.safe_load(cell) for k, cell in given.items()}}
-
-
-def _from_jsonl(text: str) -> Iterator[tuple[str, Any]]:
-    for number, line in enumerate(text.splitlines(), start=1):
-        if line.strip():
-            yield f"line {number}", json.loads(line)
-
-
 def _entry(where: str, item: Any) -> Entry:
     if isinstance(item, str):
         item = {"prompt": item}
     if not isinstance(item, dict):
-        raise BatchError(f"{where}: takes a prompt or a mapping, not {item!r}")
+        raise BatchError(f"{where}: takes a prompt or a mapping, not {_shown(item)}")
     unknown = [str(key) for key in item if key not in _KEYS]
     if unknown:
         raise BatchError(f"{where}: there is no {', '.join(unknown)}; it has {', '.join(_KEYS)}")
     prompt, seed, preset = (item.get(key) for key in _KEYS[:3])
-    settings = item.get("settings") or {}
-    if not isinstance(prompt, str) or not prompt.strip():
+    settings = {} if item.get("settings") is None else item["settings"]
+    if prompt is None or (isinstance(prompt, str) and not prompt.strip()):
         raise BatchError(f"{where}: the prompt is missing")
+    if not isinstance(prompt, str):
+        raise BatchError(f"{where}: the prompt takes text, not {_shown(prompt)}. Put it in quotes.")
+    if any("\ud800" <= character <= "\udfff" for character in prompt):
+        raise BatchError(f"{where}: the prompt is not valid Unicode text")
     if seed is not None and (type(seed) is not int or seed < 0):
-        raise BatchError(f"{where}: seed takes a whole number, not {seed!r}")
+        raise BatchError(f"{where}: seed takes a whole number, not {_shown(seed)}")
     if preset is not None and not isinstance(preset, str):
-        raise BatchError(f"{where}: preset takes a name or a file, not {preset!r}")
+        raise BatchError(f"{where}: preset takes a name or a file, not {_shown(preset)}")
     if not isinstance(settings, dict):
-        raise BatchError(f"{where}: settings takes settings by their names, not {settings!r}")
-    return Entry(where, prompt.strip(), seed, preset, nested(settings))
+        raise BatchError(f"{where}: settings takes settings by their names, not {_shown(settings)}")
+    try:
+        return Entry(where, prompt.strip(), seed, preset, nested(settings))
+    except ConfigError as error:
+        raise BatchError(f"{where}: {error}") from None
+
+
+def _shown(value: Any) -> str:
+    """A value in a message: lists within lists are cut, since YAML's anchors make them endless."""
+    return one_line(reprlib.repr(value), 80)

@@ -44,8 +44,8 @@ def batch(
         str | None,
         typer.Argument(
             metavar="[FILE|-]",
-            help="Prompts, one a line, or .yaml, .csv, .jsonl; -: standard input. Without it, all "
-            "that the folder holds is gone on with.",
+            help="Prompts, one a line, or .yaml, .json, .jsonl, .csv, .tsv; -: lines of standard "
+            "input. Without it, all that the folder holds is gone on with.",
         ),
     ] = None,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder of all jobs.")] = Path("shelf"),

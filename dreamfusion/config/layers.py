@@ -195,6 +195,14 @@ def _from_yaml(text: str) -> Any:
     return yaml.load(text, Loader=_Loader)
 
 
+def parse_yaml(text: str) -> Any:
+    """What YAML text says: plain data only. Raises ValueError for anything else."""
+    try:
+        return _from_yaml(text)
+    except _NOT_YAML as error:
+        raise ValueError(one_line(error)) from None
+
+
 def nested(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings by dotted name, or nested already, as a nested mapping.
 

@@ -26,23 +26,23 @@ def read_prompt(words: Words, prompt: str) -> str:
     terms = words.terms(prompt)
     if words.nouns:
         terms = _without_repetitions(words, terms)
-    problem = (
+    error = (
         _several_nouns(words, terms)
         or _unknown(words, terms)
         or _nothing(words, terms, prompt)
         or _several_colors(words, terms)
         or _contradiction(words, terms)
     )
-    if problem:
-        raise PromptError(problem)
+    if error:
+        raise error
     return " ".join(term.meaning for term in terms if term.meaning)
 
 
 def require_known(words: Words, text: str) -> None:
     """Raises PromptError if the prior does not know every word of a text, which may name any
     number of objects and colours, such as a negative prompt."""
-    if problem := _unknown(words, words.terms(text)):
-        raise PromptError(problem)
+    if error := _unknown(words, words.terms(text)):
+        raise error
 
 
 def _without_repetitions(words: Words, terms: Sequence[Term]) -> list[Term]:
@@ -60,14 +60,14 @@ def _without_repetitions(words: Words, terms: Sequence[Term]) -> list[Term]:
     return kept
 
 
-def _several_nouns(words: Words, terms: Sequence[Term]) -> str | None:
+def _several_nouns(words: Words, terms: Sequence[Term]) -> PromptError | None:
     places = [i for i, term in enumerate(terms) if term.meaning in words.nouns]
     if len(places) < 2:
         return None
     # "a carrot cake" is a cake, "a corgi with a hat" is a corgi.
     main = terms[places[1] if places[1] == places[0] + 1 else places[0]]
     unknown = _unknown_words(terms)
-    return _sentences(
+    return _error(
         f"The prompt names more than one object: {_quoted(terms[i].typed for i in places)}",
         "This prior makes one object at a time and cannot combine objects",
         f"It also does not know {_quoted(unknown)}" if unknown else "",
@@ -76,7 +76,7 @@ def _several_nouns(words: Words, terms: Sequence[Term]) -> str | None:
     )
 
 
-def _unknown(words: Words, terms: Sequence[Term]) -> str | None:
+def _unknown(words: Words, terms: Sequence[Term]) -> PromptError | None:
     unknown = _unknown_words(terms)
     if not unknown:
         return None
@@ -90,7 +90,7 @@ def _unknown(words: Words, terms: Sequence[Term]) -> str | None:
     has_noun = bool(_of(words.nouns, terms))
     is_foreign = any(not word.isascii() or word in words.foreign for word in unknown)
     is_foreign |= not has_noun and not any(closest.values())
-    return _sentences(
+    return _error(
         f"This prior does not know {_and(named)}",
         f"It understands {words.language} only, for example {_example(words)}"
         if words.language and is_foreign
@@ -101,7 +101,7 @@ def _unknown(words: Words, terms: Sequence[Term]) -> str | None:
     )
 
 
-def _nothing(words: Words, terms: Sequence[Term], prompt: str) -> str | None:
+def _nothing(words: Words, terms: Sequence[Term], prompt: str) -> PromptError | None:
     """Of a prompt without a noun, or without any word that has a meaning."""
     meant = [term for term in terms if term.meaning]
     if _of(words.nouns, terms) or (meant and not words.nouns):
@@ -114,7 +114,7 @@ def _nothing(words: Words, terms: Sequence[Term], prompt: str) -> str | None:
             reading.append(f"{_quoted([term.typed])} is read as the {kind} {term.meaning}{hint}")
     found = _and(reading) if reading else f"there is no noun in {_quoted([prompt.strip()])}"
     first = meant[0].meaning if reading else None
-    return _sentences(
+    return _error(
         f"The prompt names no object: {found}",
         f"Add a noun, for example {_example(words, first, _some_noun(words))}",
         f"This prior {_objects(words)}",
@@ -123,11 +123,11 @@ def _nothing(words: Words, terms: Sequence[Term], prompt: str) -> str | None:
     )
 
 
-def _several_colors(words: Words, terms: Sequence[Term]) -> str | None:
+def _several_colors(words: Words, terms: Sequence[Term]) -> PromptError | None:
     nouns, colors = _of(words.nouns, terms), _of(words.colors, terms)
     if not nouns or len(colors) < 2:
         return None
-    return _sentences(
+    return _error(
         f"The prompt names more than one colour: {_quoted(term.typed for term in colors)}",
         "This prior gives an object one colour",
         f"Keep one of them, for example {_example(words, colors[0].meaning, nouns[0].meaning)}",
@@ -135,13 +135,13 @@ def _several_colors(words: Words, terms: Sequence[Term]) -> str | None:
     )
 
 
-def _contradiction(words: Words, terms: Sequence[Term]) -> str | None:
+def _contradiction(words: Words, terms: Sequence[Term]) -> PromptError | None:
     for pair in words.opposites:
         found = [[t.typed for t in terms if word in (t.typed, t.meaning)] for word in pair]
         if all(found):
             both = [typed[0] for typed in found]
             nouns = [term.meaning for term in _of(words.nouns, terms)]
-            return _sentences(
+            return _error(
                 f"{_quoted(both)} contradict each other",
                 f"Keep one of them, for example {_example(words, both[0], *nouns)}",
             )
@@ -204,8 +204,8 @@ def _some(members: Sequence[str], most: int) -> str:
     return ", ".join(members[:most]) + (", …" if len(members) > most else "")
 
 
-def _sentences(*parts: str) -> str:
-    """The parts that are not empty, as sentences. An option at the end has no full stop, which
-    could be copied with it."""
-    text = ". ".join(part for part in parts if part)
-    return text if text.endswith(ANOTHER_PRIOR) else f"{text}."
+def _error(problem: str, *advice: str) -> PromptError:
+    """The problem and the advice that is not empty, as sentences. An option at the end has no full
+    stop, which could be copied with it."""
+    text = ". ".join(part for part in (problem, *advice) if part)
+    return PromptError(text if text.endswith(ANOTHER_PRIOR) else f"{text}.", brief=problem)

@@ -125,7 +125,10 @@ def _plan(
             try:
                 vocabulary.require_known(own.prior.negative_prompt)
             except PromptError as error:
-                raise PromptError(f"prior.negative_prompt: {error}") from None
+                message, brief = (
+                    f"prior.negative_prompt: {text}" for text in (error, error.brief)
+                )
+                raise PromptError(message, brief=brief) from None
         prompt = vocabulary.canonical(own.prompt)
         planned.append(PlannedStage(stage, None if prior is loaded else prior, prompt))
     return Plan(config, layers, tuple(planned))

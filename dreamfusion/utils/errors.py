@@ -7,10 +7,12 @@ class UserError(Exception):
     """Base of every error whose message is meant for the user: one line, and what to do.
 
     What a message quotes, a prompt or a file, may hold anything: here it becomes one line.
+    brief: what is wrong without what to do, for a message that lists several errors.
     """
 
-    def __init__(self, message: str) -> None:
+    def __init__(self, message: str, *, brief: str | None = None) -> None:
         super().__init__(one_line(message, 1500))
+        self.brief = str(self) if brief is None else one_line(brief, 1500)
 
 
 class RunWarning(UserWarning):

@@ -17,14 +17,35 @@ WANTED = [
 
 def write(tmp_path, name, text):
     path = tmp_path / name
-    path.write_text(text)
+    path.write_bytes(text.encode())
     return str(path)
+
+
+def feed(monkeypatch, content):
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content)))
 
 
 FORMS = {
     "list.yaml": "- a corgi\n- {prompt: a red mug, seed: 3, preset: fast-preview, "
     "settings: {sds.guidance: 8}}\n",
     "list.csv": "prompt,seed,preset,sds.guidance\na corgi,,,\na red mug,3,fast-preview,8\n",
+    "excel.csv": "\ufeffPrompt;Seed;Preset;sds.guidance;\r\na corgi;;;;\r\n;;;;\r\n"
+    '"a red mug";3;fast-preview;8;\r\n;;;;\r\n;;;;\r\n',
+    "sep.csv": "sep=|\r\nprompt|seed|preset|sds.guidance\r\na corgi\r\na red mug|3|fast-preview|8",
+    "tabs.csv": "prompt\tseed\tpreset\tsds.guidance\na corgi\na red mug\t3\tfast-preview\t8",
+    "list.tsv": "prompt\tseed\tpreset\tsds.guidance\na corgi\na red mug\t3\tfast-preview\t8\t\n",
+    "list.json": json.dumps(
+        [
+            "a corgi",
+            {
+                "prompt": "a red mug",
+                "seed": 3,
+                "preset": "fast-preview",
+                "settings": {"sds.guidance": 8},
+            },
+        ],
+        indent=2,
+    ),
     "list.jsonl": json.dumps("a corgi")
     + "\n"
     + json.dumps(
@@ -46,11 +67,170 @@ def test_every_form_says_the_same(tmp_path, name):
 
 def test_lines_and_standard_input(tmp_path, monkeypatch):
     text = "a corgi\n\n# not this\n  a red mug \n"
-    monkeypatch.setattr("sys.stdin", io.StringIO(text))
+    feed(monkeypatch, text.encode())
     for source in (write(tmp_path, "list.txt", text), "-"):
         entries = read_entries(source)
         assert [e.prompt for e in entries] == ["a corgi", "a red mug"]
         assert entries[1].where.endswith("line 4")
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("sign", ["\u2028", "\u2029", "\u0085", "\u001c", "\u000b"])
+def test_only_ends_of_lines_end_lines(tmp_path, sign, end):
+    prompts = [f"a{sign}corgi", "a red mug"]
+    lines = end.join(json.dumps(prompt, ensure_ascii=False) for prompt in prompts)
+    if sign >= " ":  # other ones must be escaped in JSON
+        found = read_entries(write(tmp_path, "list.jsonl", lines))
+        assert [entry.prompt for entry in found] == prompts
+    for name in ("list.txt", "list"):
+        found = read_entries(write(tmp_path, name, end.join(prompts)))
+        assert [entry.prompt for entry in found] == prompts
+        assert found[1].where.endswith("line 2")
+
+
+def test_a_byte_order_mark_is_no_part_of_a_prompt(tmp_path, monkeypatch):
+    for name in ("list.txt", "list.yaml", "list.json", "list.jsonl", "list.csv"):
+        text = {"list.txt": "a mug", "list.yaml": "- a mug", "list.json": '["a mug"]',
+                "list.jsonl": '"a mug"', "list.csv": "prompt\na mug"}[name]  # fmt: skip
+        (entry,) = read_entries(write(tmp_path, name, "\ufeff" + text))
+        assert entry.prompt == "a mug"
+    feed(monkeypatch, b"\xef\xbb\xbfa mug\r\n# not this\r\n")
+    (entry,) = read_entries("-")
+    assert entry.prompt == "a mug" and entry.where == "standard input, line 1"
+
+
+JSON_LIST = '["a corgi", "a mug"]'
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "ending"),
+    [
+        (JSON_LIST, "JSON", ".json"),
+        (json.dumps(["a corgi", {"prompt": "a mug"}], indent=2), "JSON", ".json"),
+        ('[\n "a corgi",\n "a mug",\n]', "JSON", ".json"),
+        ('{"prompt": "a corgi"}', "JSON", ".json"),
+        ('"a corgi"\n{"prompt": "a mug"}\n', "JSON lines", ".jsonl"),
+        ("- a corgi\n- a mug\n", "YAML", ".yaml"),
+        ("prompt,seed\na corgi,3\n", "a table", ".csv or .tsv"),
+        ("Prompt;seed\na corgi;3\n", "a table", ".csv or .tsv"),
+        ("seed\tprompt\n3\ta corgi\n", "a table", ".csv or .tsv"),
+        ("prompt\na corgi\n", "a table", ".csv or .tsv"),
+    ],
+)
+def test_another_format_is_not_read_as_lines(tmp_path, monkeypatch, text, kind, ending):
+    feed(monkeypatch, text.encode())
+    for source, name in ((write(tmp_path, "list.txt", text), None), ("-", "standard input")):
+        with pytest.raises(BatchError) as error:
+            read_entries(source)
+        assert str(error.value) == (
+            f"{name or source} cannot be read as text with one prompt a line: it looks like "
+            f"{kind}. Give it as a file whose name ends in {ending}."
+        )
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        (
+            "a.docx",
+            "a corgi",
+            "PATH is no list of prompts: .docx is not one of its formats. Use .txt with one prompt "
+            "a line, .yaml, .json, .jsonl, .csv or .tsv.",
+        ),
+        (
+            "a.json",
+            '{"prompt": "a corgi"}',
+            "PATH cannot be read as JSON: it must hold a list of prompts, such as "
+            '["a corgi", "a red mug"]',
+        ),
+        (
+            "a.json",
+            '"a corgi"\n"a mug"\n',
+            "PATH cannot be read as JSON: every line is a value of its own. Give it a name that "
+            "ends in .jsonl.",
+        ),
+        (
+            "a.json",
+            '["a corgi",]',
+            "PATH cannot be read as JSON: line 1 is not valid JSON",
+        ),
+        ("a.jsonl", '"a corgi"\n{\n', "PATH cannot be read as JSON lines: line 2 is not a value "
+         "in JSON"),
+        (
+            "a.jsonl",
+            '[\n"a corgi"\n]\n',
+            "PATH cannot be read as JSON lines: line 1 is not a value in JSON. Values over several "
+            "lines belong in a file whose name ends in .json.",
+        ),
+        ("a.jsonl", JSON_LIST, "PATH, line 1: takes a prompt or a mapping, not ['a corgi', 'a "
+         "mug']"),
+        (
+            "a.csv",
+            "a corgi\na mug\n",
+            "PATH cannot be read as CSV: its first row must name the columns, one of them prompt; "
+            "it holds 'a corgi'",
+        ),
+        ("a.csv", "prompt,seed,seed\n", "PATH cannot be read as CSV: two columns are called seed"),
+        (
+            "a.csv",
+            "prompt,\na mug,2\n",
+            "PATH cannot be read as CSV: line 2 has '2' in a column without a name",
+        ),
+        (
+            "a.csv",
+            "prompt\n\na mug, red\n",
+            "PATH cannot be read as CSV: line 3 has more cells than there are columns. Put quotes "
+            "around a cell that contains a comma.",
+        ),
+        ("a.csv", 'prompt\n"a mug\na corgi\n', "PATH cannot be read as CSV: unexpected end of "
+         "data"),
+        (
+            "a.tsv",
+            "prompt\tsteps\na mug\t[\n",
+            "PATH cannot be read as TSV: line 2: cannot read '[' in the column steps",
+        ),
+        ("a.yaml", "- 12\n- yes\n", "PATH, entry 1: takes a prompt or a mapping, not 12; PATH, "
+         "entry 2: takes a prompt or a mapping, not True"),
+        ("a.yaml", "- prompt: 12\n", "PATH, entry 1: the prompt takes text, not 12. Put it in "
+         "quotes."),
+        ("a.json", '["\\ud83d"]', "PATH, entry 1: the prompt is not valid Unicode text"),
+        ("a.yaml", "- {prompt: a mug, settings: [1]}", "PATH, entry 1: settings takes settings by "
+         "their names, not [1]"),
+        ("a.yaml", "- {prompt: a mug, settings: {sds: 1, sds.guidance: 2}}", "PATH, entry 1: "
+         "sds.guidance: sds was given a value before"),
+    ],
+)  # fmt: skip
+def test_messages_to_the_letter(tmp_path, name, text, said):
+    path = write(tmp_path, name, text)
+    with pytest.raises(BatchError) as error:
+        read_entries(path)
+    assert str(error.value) == said.replace("PATH", path)
+
+
+BOMB = "- &a [x, x]\n" + "".join(
+    f"- &{chr(98 + i)} [{', '.join([f'*{chr(97 + i)}'] * 9)}]\n" for i in range(9)
+)
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.yaml", BOMB),
+        ("a.yaml", "[" * 20_000),
+        ("a.yaml", "- 2001-99-99"),
+        ("a.yaml", "- &a [*a]"),
+        ("a.json", "[" * 100_000),
+        ("a.jsonl", "[" * 100_000),
+        ("a.json", "9" * 10_000),
+        ("a.csv", "prompt\n" + "x" * 200_000),
+    ],
+)
+def test_hostile_lists_are_refused_in_one_line(tmp_path, name, text):
+    path = write(tmp_path, name, text)
+    with pytest.raises(BatchError) as error:
+        read_entries(path)
+    assert "\n" not in str(error.value) and len(str(error.value)) <= 1500
 
 
 @pytest.mark.parametrize(
@@ -61,6 +241,7 @@ def test_lines_and_standard_input(tmp_path, monkeypatch):
         ("a.yaml", "- {prompt: a mug, sead: 1}\n- {seed: 1}", "no sead.*entry 2: the prompt is"),
         ("a.yaml", "- {prompt: a mug, seed: -1}", "whole number, not -1"),
         ("a.csv", "prompt\na mug,2\n", "more cells"),
+        ("a.csv", ";;\n", "names nothing"),
         ("a.jsonl", "{", "cannot be read"),
         ("a.txt", "# nothing\n", "names nothing"),
     ],
@@ -76,6 +257,21 @@ def test_a_file_that_is_not_there_or_no_text(tmp_path):
     (tmp_path / "binary.txt").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(BatchError, match="not text"):
         read_entries(str(tmp_path / "binary.txt"))
+
+
+@pytest.mark.parametrize(
+    "content", [b"a mug\xff", "a mug".encode("utf-16"), "müg".encode("cp1252")]
+)
+def test_bytes_that_are_no_utf_8_are_refused(tmp_path, monkeypatch, content):
+    feed(monkeypatch, content)
+    (tmp_path / "list.csv").write_bytes(content)
+    for source, name in (("-", "standard input"), (str(tmp_path / "list.csv"), None)):
+        with pytest.raises(BatchError) as error:
+            read_entries(source)
+        assert str(error.value) == (
+            f"{name or source} is not text in UTF-8. Save it as UTF-8; in Excel, that is the "
+            "format CSV UTF-8."
+        )
 
 
 def test_every_combination_of_settings():

@@ -1,0 +1,231 @@
+"""Formats of prompt lists: plain text, YAML, JSON, JSON lines and tables.
+
+A file is read by the ending of its name. What does not fit is refused, so that no line of another
+format becomes a prompt.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from dreamfusion.config.layers import parse_yaml
+from dreamfusion.utils.errors import UserError, one_line
+
+Item = tuple[str, Any]  # where it stands ("line 3"), and a prompt or a mapping
+_KEYS = ("prompt", "seed", "preset")  # the columns of a table that are no settings
+
+
+class ListError(UserError):
+    """A list of prompts that cannot be read."""
+
+
+def read_items(source: str) -> list[Item]:
+    """The entries of a file, or of standard input for "-", in the order of the list.
+
+    Raises ListError, which names the format that was expected.
+    """
+    name = name_of(source)
+    suffix = Path(source).suffix.lower()
+    if suffix not in _READERS:
+        raise ListError(
+            f"{name} is no list of prompts: {suffix} is not one of its formats. Use .txt with one "
+            "prompt a line, .yaml, .json, .jsonl, .csv or .tsv."
+        )
+    kind, read = _READERS[suffix]
+    text = _text(source)
+    try:
+        return list(read(text))
+    except (ValueError, csv.Error, RecursionError) as error:
+        raise ListError(f"{name} cannot be read as {kind}: {one_line(error)}") from None
+
+
+def name_of(source: str) -> str:
+    """How messages name a source."""
+    return "standard input" if source == "-" else source
+
+
+def _text(source: str) -> str:
+    """The text with "\\n" as the end of every line, and of no other kind: U+2028 ends none."""
+    try:
+        content = sys.stdin.buffer.read() if source == "-" else _path(source).read_bytes()
+    except FileNotFoundError:
+        raise ListError(f"there is no file {source}") from None
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise ListError(
+            f"{name_of(source)} is not text in UTF-8. Save it as UTF-8; in Excel, that is the "
+            "format CSV UTF-8."
+        ) from None
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _path(source: str) -> Path:
+    return Path(source).expanduser()
+
+
+def _from_lines(text: str) -> Iterator[Item]:
+    lines = [(number, line.strip()) for number, line in enumerate(text.split("\n"), start=1)]
+    lines = [(number, line) for number, line in lines if line and not line.startswith("#")]
+    if lines and (other := _other_format(text, [line for _, line in lines])):
+        kind, ending = other
+        raise ValueError(f"it looks like {kind}. Give it as a file whose name ends in {ending}.")
+    for number, line in lines:
+        yield f"line {number}", line
+
+
+def _other_format(text: str, lines: list[str]) -> tuple[str, str] | None:
+    """The format that the text is in, and the ending of its files, if it is no list of lines."""
+    whole = _as_json(text)
+    if isinstance(whole, (list, dict)) or lines[0] in ("[", "{"):
+        return "JSON", ".json"
+    if all(isinstance(_as_json(line), (str, list, dict)) for line in lines):
+        return "JSON lines", ".jsonl"
+    if all(line.startswith("- ") for line in lines):
+        return "YAML", ".yaml"
+    if "prompt" in [cell.strip(' "').lower() for cell in re.split(r"[,;\t]", lines[0])]:
+        return "a table", ".csv or .tsv"
+    return None
+
+
+def _as_json(text: str) -> Any:
+    """What JSON text holds; None if it is no JSON."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _from_yaml(text: str) -> Iterator[Item]:
+    return _numbered(parse_yaml(text))
+
+
+def _from_json(text: str) -> Iterator[Item]:
+    try:
+        content = json.loads(text)
+    except ValueError as error:
+        lines = [line for line in text.split("\n") if line.strip()]
+        if len(lines) > 1 and all(_as_json(line) is not None for line in lines):
+            raise ValueError(
+                "every line is a value of its own. Give it a name that ends in .jsonl."
+            ) from None
+        line = f"line {error.lineno}" if isinstance(error, json.JSONDecodeError) else "a number"
+        raise ValueError(f"{line} is not valid JSON") from None
+    return _numbered(content)
+
+
+def _numbered(content: Any) -> Iterator[Item]:
+    if not isinstance(content, list):
+        raise ValueError('it must hold a list of prompts, such as ["a corgi", "a red mug"]')
+    for number, item in enumerate(content, start=1):
+        yield f"entry {number}", item
+
+
+def _from_json_lines(text: str) -> Iterator[Item]:
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            yield f"line {number}", json.loads(line)
+        except ValueError:
+            hint = ""
+            if isinstance(_as_json(text), (list, dict)):
+                hint = ". Values over several lines belong in a file whose name ends in .json."
+            raise ValueError(f"line {number} is not a value in JSON{hint}") from None
+
+
+def _from_csv(text: str) -> Iterator[Item]:
+    """A table as spreadsheets write it: with commas, semicolons or tabs between its cells."""
+    skipped = 0
+    if stated := re.match(r"sep=(.)\n", text):  # Excel's own line
+        text, skipped = text[stated.end() :], 1
+    delimiters = [stated.group(1)] if stated else [",", ";", "\t"]
+    head = next((line for line in text.split("\n") if line.strip(" ,;\t")), "")
+    fitting = (d for d in delimiters if "prompt" in _columns(next(csv.reader([head], delimiter=d))))
+    return _from_table(text, next(fitting, delimiters[0]), skipped)
+
+
+def _from_tsv(text: str) -> Iterator[Item]:
+    return _from_table(text, "\t", 0)
+
+
+def _from_table(text: str, delimiter: str, skipped: int) -> Iterator[Item]:
+    """The rows of a table. skipped: how many lines stood above the text."""
+    rows = csv.reader(_lines(text), delimiter=delimiter, strict=True)
+    columns: list[str] = []
+    for row in rows:
+        where = f"line {rows.line_num + skipped}"
+        if not any(cell.strip(" ,;\t") for cell in row):
+            continue
+        if not columns:
+            columns = _columns(row)
+            _check_columns(columns)
+            continue
+        yield where, _row(where, columns, row)
+
+
+def _lines(text: str) -> Iterator[str]:
+    yield from (f"{line}\n" for line in text.removesuffix("\n").split("\n"))
+
+
+def _columns(row: list[str]) -> list[str]:
+    return [cell.strip().lower() for cell in row]
+
+
+def _check_columns(columns: list[str]) -> None:
+    named = [column for column in columns if column]
+    if "prompt" not in named:
+        raise ValueError(
+            "its first row must name the columns, one of them prompt; it holds "
+            f"{', '.join(map(repr, named))}"
+        )
+    if twice := next((column for column in named if named.count(column) > 1), None):
+        raise ValueError(f"two columns are called {twice}")
+
+
+def _row(where: str, columns: list[str], row: list[str]) -> dict[str, Any]:
+    """One row as a mapping; empty cells are left out."""
+    given: dict[str, str] = {}
+    for number, cell in enumerate(map(str.strip, row)):
+        if not cell:
+            continue
+        if number >= len(columns):
+            raise ValueError(
+                f"{where} has more cells than there are columns. Put quotes around a cell that "
+                "contains a comma."
+            )
+        if not columns[number]:
+            raise ValueError(f"{where} has {cell!r} in a column without a name")
+        given[columns[number]] = cell
+    item: dict[str, Any] = {key: given.pop(key) for key in _KEYS if key in given}
+    if "seed" in item:
+        item["seed"] = _value(where, "seed", item["seed"])
+    return item | {"settings": {key: _value(where, key, cell) for key, cell in given.items()}}
+
+
+def _value(where: str, column: str, cell: str) -> Any:
+    try:
+        return parse_yaml(cell)
+    except ValueError:
+        raise ValueError(f"{where}: cannot read {cell!r} in the column {column}") from None
+
+
+_Reader = Callable[[str], Iterator[Item]]
+_LINES: tuple[str, _Reader] = ("text with one prompt a line", _from_lines)
+_READERS: dict[str, tuple[str, _Reader]] = {
+    "": _LINES,
+    ".txt": _LINES,
+    ".yaml": ("YAML", _from_yaml),
+    ".yml": ("YAML", _from_yaml),
+    ".json": ("JSON", _from_json),
+    ".jsonl": ("JSON lines", _from_json_lines),
+    ".ndjson": ("JSON lines", _from_json_lines),
+    ".csv": ("CSV", _from_csv),
+    ".tsv": ("TSV", _from_tsv),
+}
