@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,9 @@ def choose_best(
     from dreamfusion.evaluation.summary import best_of
 
     asked = {str(job["run"]) for job in jobs if job["state"] == "done"}
-    subjects = [s for s in subjects_in(out.resolve()) if str(s.run.path) in asked]
+    everything = subjects_in(out.resolve())
+    names = link_names(subject.prompt for subject in everything)
+    subjects = [subject for subject in everything if str(subject.run.path) in asked]
     if not subjects:
         return {}
     # The seeds of a single prompt have no other prompts to be told from.
@@ -35,9 +39,13 @@ def choose_best(
             console.say(f"best      not {row.run}: {row.reason}")
     chosen: dict[str, Any] = {}
     for row in best:
-        link = out / "best" / slug(row.prompt)
+        link = out / "best" / names[row.prompt]
         link.parent.mkdir(exist_ok=True)
         link.unlink(missing_ok=True)
+        # A link from before another prompt shared its name.
+        earlier = link.with_name(slug(row.prompt))
+        if earlier.resolve() in {s.run.path for s in subjects if s.prompt == row.prompt}:
+            earlier.unlink()
         link.symlink_to(os.path.relpath(row.run, link.parent.resolve()))
         chosen[row.prompt] = {"run": link, "seed": row.seed, "margin": row.margin}
         console.say(f"best      {link}  seed {row.seed}, margin {row.margin:.2f} by {chooser}")
@@ -49,3 +57,17 @@ def choose_best(
         },
     )
     return chosen
+
+
+def link_names(prompts: Iterable[str]) -> dict[str, str]:
+    """A name for each prompt: its slug; with the start of a hash if several prompts share it."""
+    slugs = {prompt: slug(prompt) for prompt in prompts}
+    shared = Counter(slugs.values())
+    return {
+        prompt: f"{name}-{_digest(prompt)}" if shared[name] > 1 else name
+        for prompt, name in slugs.items()
+    }
+
+
+def _digest(prompt: str) -> str:
+    return hashlib.sha256(prompt.encode()).hexdigest()[:8]

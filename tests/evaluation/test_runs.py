@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -163,6 +164,32 @@ def test_the_best_is_linked(tmp_path, capsys, clip):
     assert told["judge"] == clip and told["seed"] in (0, 1)
     # Choosing again replaces the link.
     assert choose_best(Console(quiet=True), shelf.path, jobs, clip) == chosen
+
+
+def test_prompts_of_the_same_short_name_have_links_of_their_own(tmp_path, clip):
+    from dreamfusion.batch.progress import progress_of
+    from dreamfusion.cli.choosing import choose_best
+    from dreamfusion.cli.console import Console
+
+    def chosen():
+        jobs = [progress_of(folder).as_mapping() for folder in shelf.jobs().values()]
+        choose_best(Console(quiet=True), shelf.path, jobs, clip)
+        return {link.name: link.resolve() for link in (shelf.path / "best").iterdir()}
+
+    shelf = make_shelf(tmp_path)
+    assert list(chosen()) == ["a-red-mug"]
+    other = shelf.folder(job("A red mug!"))
+    other.write(job("A red mug!"))
+    make_scene(other.path / "run", "A red mug!")
+    write_json(other.done_file, {"run": "run"})
+    links = chosen()
+    # The link from before is not left beside the new ones, and choosing again changes nothing.
+    assert len(links) == 2 and all(name.startswith("a-red-mug-") for name in links)
+    assert chosen() == links
+    told = json.loads((shelf.path / "best.json").read_text())
+    prompts = {prompt: links[Path(one["run"]).name] for prompt, one in told.items()}
+    assert prompts["A red mug!"] == other.path / "run"
+    assert prompts["a red mug"].parent.name.startswith("a-red-mug-s")
 
 
 @pytest.mark.parametrize(
