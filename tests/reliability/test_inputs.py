@@ -25,8 +25,8 @@ from dreamfusion.config.layers import (
 )
 from dreamfusion.config.schedules import Schedule
 from dreamfusion.config.schema import Config
-from dreamfusion.priors import DiffusionPrior, PriorError
-from dreamfusion.priors.reading import PromptError
+from dreamfusion.priors import DiffusionPrior, PriorError, resolve_prior
+from dreamfusion.priors.reading import PromptError, read_prompt
 from dreamfusion.runs.checkpoint import CheckpointError, load_checkpoint
 from dreamfusion.runs.folder import slug
 from dreamfusion.runs.plan import plan_run
@@ -143,6 +143,29 @@ def test_any_prompt_is_read_or_refused(prompt):
         assert_one_line(error)
     else:
         assert plan.reading
+
+
+WORDS = resolve_prior("embedded").card.vocabulary.words
+assert WORDS is not None
+TYPED = st.one_of(
+    st.sampled_from(sorted(WORDS.meanings)),
+    st.sampled_from([*WORDS.nouns, *WORDS.colors, *WORDS.adjectives]),
+    st.sampled_from([*sorted(WORDS.related), *sorted(WORDS.foreign)]),
+    st.text(max_size=8),
+)
+
+
+@given(st.lists(TYPED, max_size=6).map(" ".join))
+def test_a_prompt_that_is_read_has_one_noun_and_at_most_one_colour(prompt):
+    try:
+        found = read_prompt(WORDS, prompt)
+    except PromptError as error:
+        assert_one_line(error)
+        return
+    meanings = [term.meaning for term in WORDS.terms(found)]
+    assert sum(meaning in WORDS.nouns for meaning in meanings) == 1
+    assert sum(meaning in WORDS.colors for meaning in meanings) <= 1
+    assert read_prompt(WORDS, found) == found
 
 
 @given(st.one_of(st.text(max_size=300), st.sampled_from(["../../x", "con", "-rf", "a/b", ".", ""])))
