@@ -14,7 +14,6 @@ from dreamfusion.priors.view_prompts import PAPER_VIEWS, ViewVocabulary
 from dreamfusion.utils.errors import one_line
 
 FORMAT = 1
-KINDS = ("nouns", "colors", "adjectives")
 LIGHT_SETTINGS = {
     "ambient": "ambient",
     "direction_std": "light_spread",
@@ -27,12 +26,10 @@ class PriorCard:
     """What a prior says of itself.
 
     settings: of cameras, lights and backgrounds that it knows, a layer of a run's configuration.
-    kinds: lists of the words that it was trained on, by what they are ("nouns", "colors", …).
     """
 
     vocabulary: ViewVocabulary = PAPER_VIEWS
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    kinds: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 def read_card(folder: Path) -> PriorCard:
@@ -50,11 +47,7 @@ def read_card(folder: Path) -> PriorCard:
             "dreamfusion or the prior"
         )
     try:
-        card = PriorCard(
-            ViewVocabulary.from_mapping(content),
-            _settings(content),
-            {key: tuple(content[key]) for key in KINDS if key in content},
-        )
+        card = PriorCard(ViewVocabulary.from_mapping(content), _settings(content))
         build_config(card.settings)
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, ConfigError) as error:
         raise PriorError(

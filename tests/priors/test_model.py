@@ -288,7 +288,8 @@ def test_a_card_sets_views_words_and_cameras(folders):
     assert card.settings["shading"] == {"ambient": 0.4, "light_spread": 0.6}
     assert card.settings["background"] == {"brightness": [0.25, 0.75]}
     assert read_card(folders["latent"]).settings == {}
-    assert card.kinds["colors"] == ("red", "blue", "green")
+    assert card.vocabulary.words.colors == ("red", "blue", "green")
+    assert card.vocabulary.words.groups == {} and card.vocabulary.words.related == {}
     assert read_card(folders["latent"]).vocabulary == PAPER_VIEWS
 
 
