@@ -49,6 +49,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             f"{error.strerror or error}: {error.filename}" if error.filename else one_line(error)
         )
     except (Stopped, KeyboardInterrupt, typer.Abort) as stop:
+        # Typer takes an EOFError for Ctrl-D at a question. No command asks one: it is a fault of a
+        # library, and only a signal is a stop.
+        if isinstance(stop.__cause__, EOFError):
+            raise stop.__cause__ from None
         print("stopped", file=sys.stderr)
         return stop.status if isinstance(stop, Stopped) else exit_status(None)
     except Exception as error:

@@ -17,6 +17,7 @@ import torch
 from dreamfusion.priors import PriorError, resolve_prior
 from dreamfusion.scenes.nerf.operations import OPERATIONS
 from dreamfusion.utils.backends import ACCELERATORS, interpreted, probe
+from dreamfusion.utils.errors import one_line
 from dreamfusion.utils.version import __version__
 
 Mark = Literal["ok", "missing", "problem"]
@@ -48,6 +49,7 @@ def examine(runs: Path) -> list[Finding]:
         *_memory(),
         *_devices(),
         *_accelerators(),
+        *_kernels(),
         *_priors(),
         _ffmpeg(),
         _disk(runs),
@@ -129,6 +131,34 @@ def _accelerators() -> Iterator[Finding]:
         mark: Mark = "ok" if not problems else "missing"
         prefix = f"{version}: " if version is not None else ""
         yield Finding(mark, name, prefix + "; ".join(texts))
+
+
+def _kernels() -> Iterator[Finding]:
+    """Numba, which meshes need on every device, and where it caches machine code."""
+    try:
+        import numpy as np
+
+        from dreamfusion.graphics.rasterize import rasterize
+        from dreamfusion.utils.compiling import cache_folder
+
+        corners = np.array([[[0.0, 0.0], [4.0, 0.0], [0.0, 4.0]]])
+        seen, _ = rasterize(corners, np.ones((1, 3)), 2, 2)
+        if seen[0, 0] != 0:
+            raise RuntimeError("the rasterizer misses a triangle")
+        folder = cache_folder()
+    # A package of machine code fails to load in every way there is, as accelerators do.
+    except Exception as error:
+        reason = one_line(f"{type(error).__name__}: {error}", 160)
+        yield Finding("problem", "kernels", f"{reason}; try: pip install -U numba")
+        return
+    if folder is None:
+        text = (
+            "no folder can be written: each run compiles its kernels again; set NUMBA_CACHE_DIR to "
+            "a writable folder"
+        )
+        yield Finding("missing", "kernel cache", text)
+    else:
+        yield Finding("ok", "kernel cache", str(folder))
 
 
 def _priors() -> Iterator[Finding]:

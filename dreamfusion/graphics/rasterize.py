@@ -6,8 +6,9 @@ import math
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from dreamfusion.utils.compiling import compiled
 
 
 def rasterize(
@@ -37,7 +38,7 @@ def rasterize(
     return face_of, weights
 
 
-@njit(cache=True)
+@compiled()
 def _fill(corners: Any, inverse_depth: Any, face_of: Any, weights: Any, nearest: Any) -> None:
     height, width = face_of.shape
     for face in range(corners.shape[0]):

@@ -23,6 +23,7 @@ from dreamfusion.toyworld.parts import (
     Part,
     rotation_matrix,
 )
+from dreamfusion.utils.compiling import compiled
 
 # Columns of a part table: kind, carve, blend, colour, centre (3), rotation (9), params (5), and the
 # radius of a sphere around the centre that holds the part.
@@ -60,7 +61,7 @@ def _bounding_radius(part: Part) -> float:
     return max(a, b, c) if part.kind == ELLIPSOID else math.sqrt(a * a + b * b + c * c)
 
 
-@numba.njit(cache=True, fastmath=True, error_model="numpy")
+@compiled(fastmath=True, error_model="numpy")
 def _frustum_2d(q: float, y: float, h: float, r1: float, r2: float) -> float:
     """Distance to the trapezoid |y| <= h, 0 <= q <= radius going from r1 (bottom) to r2 (top)."""
     k1x, k1y = r2, h
@@ -75,7 +76,7 @@ def _frustum_2d(q: float, y: float, h: float, r1: float, r2: float) -> float:
     return -math.sqrt(d2) if inside else math.sqrt(d2)
 
 
-@numba.njit(cache=True, fastmath=True, error_model="numpy")
+@compiled(fastmath=True, error_model="numpy")
 def _primitive(row: NDArray[np.float32], x: float, y: float, z: float) -> float:
     dx, dy, dz = x - row[4], y - row[5], z - row[6]
     kind = int(row[0])
@@ -113,7 +114,7 @@ def _primitive(row: NDArray[np.float32], x: float, y: float, z: float) -> float:
     return max(flat, abs(pz) - d)
 
 
-@numba.njit(cache=True, fastmath=True, error_model="numpy")
+@compiled(fastmath=True, error_model="numpy")
 def _distance(table: NDArray[np.float32], x: float, y: float, z: float) -> tuple[float, int]:
     """Distance bound and colour index at a point of the object's own frame."""
     best = 1e9
@@ -145,7 +146,7 @@ def _distance(table: NDArray[np.float32], x: float, y: float, z: float) -> tuple
     return best, color
 
 
-@numba.njit(cache=True, parallel=True, fastmath=True, error_model="numpy")
+@compiled(parallel=True, fastmath=True, error_model="numpy")
 def _distances(
     table: NDArray[np.float32], points: NDArray[np.float32]
 ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
@@ -159,7 +160,7 @@ def _distances(
     return distance, color
 
 
-@numba.njit(cache=True, parallel=True, fastmath=True, error_model="numpy")
+@compiled(parallel=True, fastmath=True, error_model="numpy")
 def _trace(
     table: NDArray[np.float32],
     scale: NDArray[np.float32],

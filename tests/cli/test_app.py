@@ -473,3 +473,18 @@ def test_a_run_that_diverges_before_its_first_checkpoint_begins_again(train, cap
     spoil(monkeypatch, at=2, times=1)
     assert train("--out", "run") == 0
     assert "going back to step 0, at 0.5 of the learning rates" in capsys.readouterr().err
+
+
+def test_an_eof_error_of_a_library_is_a_fault_and_no_stop(monkeypatch, capsys):
+    """Else a batch, which takes a stop for preemption, would try the job again for ever."""
+    from dreamfusion.batch.attempt import _run_command_line
+    from dreamfusion.cli import machine
+
+    def read_a_cut_file():
+        raise EOFError("Ran out of input")
+
+    monkeypatch.setattr(machine, "preset_names", read_a_cut_file)
+    with pytest.raises(EOFError, match="Ran out of input"):
+        main(["configs"])
+    assert "stopped" not in capsys.readouterr().err
+    assert _run_command_line(main, ["configs"]) == 1

@@ -185,3 +185,31 @@ def test_without_ffmpeg_no_run_can_start(capsys, monkeypatch):
         "problem",
         "No ffmpeg exe could be found. Install ffmpeg; try: pip install -U imageio-ffmpeg",
     )
+
+
+def test_the_cache_of_kernels_is_named(capsys, monkeypatch, tmp_path):
+    from dreamfusion.utils import compiling
+
+    monkeypatch.setattr(compiling.numba.config, "CACHE_DIR", str(tmp_path / "kernels"))
+    mark, text = report(capsys)["kernel cache"]
+    assert mark == "ok" and text.startswith(str(tmp_path / "kernels"))
+    monkeypatch.setattr(compiling, "cache_folder", lambda: None)
+    assert report(capsys)["kernel cache"] == (
+        "missing",
+        "no folder can be written: each run compiles its kernels again; set NUMBA_CACHE_DIR to a "
+        "writable folder",
+    )
+
+
+def test_without_numba_no_run_can_start(capsys, monkeypatch):
+    """Textures need it on every device, so that a run would end after all its steps."""
+    from dreamfusion.graphics import rasterize
+
+    def fail(*arguments):
+        raise ImportError("libllvmlite.so: cannot open shared object file")
+
+    monkeypatch.setattr(rasterize, "rasterize", fail)
+    assert report(capsys, status=2)["kernels"] == (
+        "problem",
+        "ImportError: libllvmlite.so: cannot open shared object file; try: pip install -U numba",
+    )

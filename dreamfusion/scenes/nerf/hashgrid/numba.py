@@ -17,6 +17,7 @@ from torch import Tensor
 
 from dreamfusion.scenes.nerf.hashgrid.layout import HashGridLayout
 from dreamfusion.scenes.nerf.hashgrid.reference import PRIMES, check_inputs
+from dreamfusion.utils.compiling import compiled
 from dreamfusion.utils.threads import run_all, run_pieces
 
 # Unsigned numbers index an array without a look at whether they are negative.
@@ -108,7 +109,7 @@ def _scatter(grad_out, p, column, n_features, r, w, grad_table):  # type: ignore
 def _kernels(n_features: int) -> tuple[Callable[..., None], Callable[..., None]]:
     """Forward and backward kernels with the number of features as a compile-time constant."""
 
-    @njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract"})
+    @compiled(nogil=True, error_model="numpy", fastmath={"contract"})
     def forward(start, stop, points, table, levels, out):  # type: ignore[no-untyped-def]
         for block in range(start, stop, _BLOCK):
             block_end = min(block + _BLOCK, stop)
@@ -128,7 +129,7 @@ def _kernels(n_features: int) -> tuple[Callable[..., None], Callable[..., None]]
                         r = _hashed_rows(x, y, z, mask, offset)
                         _gather(table, r, w, n_features, out, p, column)
 
-    @njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract"})
+    @compiled(nogil=True, error_model="numpy", fastmath={"contract"})
     def backward(points, grad_out, levels, grad_table, level):  # type: ignore[no-untyped-def]
         resolution = levels[level, 0]
         side = np.uint64(resolution + 1)

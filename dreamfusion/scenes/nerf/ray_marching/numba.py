@@ -11,6 +11,7 @@ from torch import Tensor
 
 from dreamfusion.scenes.nerf.occupancy import OccupancyGrid
 from dreamfusion.scenes.nerf.ray_marching.samples import Samples
+from dreamfusion.utils.compiling import compiled
 from dreamfusion.utils.threads import run_pieces
 
 
@@ -31,7 +32,7 @@ def _box_interval(origins, directions, ray, low, high):  # type: ignore[no-untyp
 
 
 # No fastmath: a fused multiply-add would move samples off the reference's by a bit.
-@njit(nogil=True, cache=True, error_model="numpy")
+@compiled(nogil=True, error_model="numpy")
 def _march(  # type: ignore[no-untyped-def]
     start,
     stop,

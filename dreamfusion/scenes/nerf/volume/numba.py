@@ -7,14 +7,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from numba import njit
 from torch import Tensor
 
 from dreamfusion.scenes.nerf.ray_marching import Samples
+from dreamfusion.utils.compiling import compiled
 from dreamfusion.utils.threads import run_pieces
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@compiled(nogil=True, error_model="numpy")
 def _forward(  # type: ignore[no-untyped-def]
     start, stop, density, offsets, step, weights, transmittance, final
 ):
@@ -29,7 +29,7 @@ def _forward(  # type: ignore[no-untyped-def]
         final[ray] = passed
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@compiled(nogil=True, error_model="numpy")
 def _backward(  # type: ignore[no-untyped-def]
     start,
     stop,

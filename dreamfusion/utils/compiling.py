@@ -1,0 +1,125 @@
+"""Numba kernels whose machine code is cached on disk, where that is possible.
+
+Numba's own `cache=True` raises where no folder can be written (a read-only installation, a user
+without a home), and where a file of the cache is damaged, by a kill or a full disk. Neither is a
+reason to end a run: here the kernel is then compiled again, in memory if need be.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import os
+import pickle
+import stat
+import tempfile
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numba
+from numba.core.caching import FunctionCache, IndexDataCacheFile
+
+Function = Callable[..., Any]
+
+
+def compiled(**options: Any) -> Callable[[Function], Any]:
+    """A decorator as `numba.njit(cache=True, **options)`, which works without a cache, too."""
+
+    def decorate(function: Function) -> Any:
+        dispatcher = numba.njit(**options)(function)
+        # With NUMBA_DISABLE_JIT=1 it is the function itself.
+        if dispatcher is not function and (cache := _disk_cache(function)) is not None:
+            dispatcher._cache = cache
+        return dispatcher
+
+    return decorate
+
+
+def cache_folder() -> Path | None:
+    """Where the machine code of kernels is cached; None where no folder can be written."""
+    cache = _disk_cache(cache_folder)
+    return None if cache is None else Path(cache.cache_path)
+
+
+class _CheckedFiles(IndexDataCacheFile):
+    """Files of machine code that begin with a checksum: numba itself would run damaged code."""
+
+    def _save_data(self, name: str, data: Any) -> None:
+        content = self._dump(data)
+        with self._open_for_write(self._data_path(name)) as file:
+            file.write(hashlib.sha256(content).digest() + content)
+
+    def _load_data(self, name: str) -> Any:
+        content = Path(self._data_path(name)).read_bytes()
+        size = hashlib.sha256().digest_size
+        if hashlib.sha256(content[size:]).digest() != content[:size]:
+            raise ValueError(f"{name} is damaged")
+        return pickle.loads(content[size:])
+
+
+class _Cache(FunctionCache):
+    """Numba's cache of a kernel, of which no fault ends a run."""
+
+    def __init__(self, function: Function) -> None:
+        super().__init__(function)
+        self._cache_file = _CheckedFiles(
+            cache_path=self._cache_path,
+            filename_base=self._impl.filename_base,
+            source_stamp=self._impl.locator.get_source_stamp(),
+        )
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        """The cached code; None, which compiles it, where there is none that can be read."""
+        try:
+            return super().load_overload(sig, target_context)
+        # Damaged pickles fail in every way there is: EOFError, ValueError, AttributeError, …
+        except Exception:
+            with suppress(OSError):
+                self.flush()  # a damaged index would keep the new code out, too
+            return None
+
+    def save_overload(self, sig: Any, data: Any) -> None:
+        """Cache code, unless its folder is full or not writable any more."""
+        with suppress(OSError):
+            super().save_overload(sig, data)
+
+
+def _disk_cache(function: Function) -> _Cache | None:
+    """The cache of a kernel: where numba wants it, else in a temporary folder, else none."""
+    beside = Path(inspect.getfile(function)).parent
+    # Without a home, numba would make a folder named "~" in the working directory.
+    if numba.config.CACHE_DIR or os.access(beside, os.W_OK) or _has_home():
+        with suppress(RuntimeError, OSError):
+            return _Cache(function)
+    folder = _temporary_folder()
+    if folder is None:
+        return None
+    before, numba.config.CACHE_DIR = numba.config.CACHE_DIR, str(folder)
+    try:
+        return _Cache(function)
+    except (RuntimeError, OSError):
+        return None
+    finally:
+        numba.config.CACHE_DIR = before
+
+
+def _has_home() -> bool:
+    return os.path.isabs(os.path.expanduser("~"))
+
+
+def _temporary_folder() -> Path | None:
+    """A folder for this user alone, where there can be one: what lies in it is run."""
+    user = os.getuid() if hasattr(os, "getuid") else "me"
+    try:
+        folder = Path(tempfile.gettempdir()) / f"dreamfusion-kernels-{user}"
+        folder.mkdir(mode=0o700, exist_ok=True)
+        found = folder.lstat()
+    except OSError:
+        return None
+    if not stat.S_ISDIR(found.st_mode):
+        return None
+    if hasattr(os, "getuid") and (found.st_uid != user or stat.S_IMODE(found.st_mode) & 0o077):
+        return None  # another user made it, to plant code or not
+    return folder

@@ -1,0 +1,190 @@
+"""Kernels compile whatever becomes of numba's cache."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from dreamfusion.utils import compiling
+from tests.helpers import ROOT
+
+ADD = """
+from dreamfusion.utils.compiling import compiled
+
+@compiled(nogil=True)
+def add(a, b):
+    return a + b
+
+print(add(1, 2), add(1.5, 2.0), sum(add.stats.cache_hits.values()))
+"""
+
+
+def run(script: Path, **environment: str) -> str:
+    env = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
+    done = subprocess.run([sys.executable, str(script)], env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture
+def script(tmp_path):
+    path = tmp_path / "script" / "add.py"
+    path.parent.mkdir()
+    path.write_text(ADD)
+    return path
+
+
+def cut_short(content: bytes) -> bytes:
+    return content[: len(content) // 2]
+
+
+def garbage(content: bytes) -> bytes:
+    return b"\x80\x04garbage" * 20
+
+
+def empty(content: bytes) -> bytes:
+    return b""
+
+
+def zeros_at_the_end(content: bytes) -> bytes:
+    """What a loss of power leaves of pages that were not written."""
+    return content[: len(content) // 2] + bytes(len(content) - len(content) // 2)
+
+
+@pytest.mark.parametrize(
+    ("kind", "damage"),
+    [("nbi", cut_short), ("nbi", empty), ("nbc", garbage), ("nbc", zeros_at_the_end)],
+)
+def test_a_damaged_cache_is_built_anew(script, tmp_path, kind, damage):
+    cache = tmp_path / "cache"
+    assert run(script, NUMBA_CACHE_DIR=str(cache)) == "3 3.5 0\n"
+    assert run(script, NUMBA_CACHE_DIR=str(cache)) == "3 3.5 2\n"
+    files = list(cache.rglob(f"*.{kind}"))
+    assert files
+    for file in files:
+        file.write_bytes(damage(file.read_bytes()))
+    first, second, _ = run(script, NUMBA_CACHE_DIR=str(cache)).split()
+    assert (first, second) == ("3", "3.5")
+    assert run(script, NUMBA_CACHE_DIR=str(cache)) == "3 3.5 2\n"
+
+
+def test_code_with_a_flipped_bit_is_not_run(script, tmp_path):
+    cache = tmp_path / "cache"
+    run(script, NUMBA_CACHE_DIR=str(cache))
+    for file in cache.rglob("*.nbc"):
+        content = bytearray(file.read_bytes())
+        content[len(content) // 2] ^= 16
+        file.write_bytes(content)
+    assert run(script, NUMBA_CACHE_DIR=str(cache)) == "3 3.5 0\n"
+
+
+def test_all_cached_kernels_go_through_one_decorator():
+    for path in (ROOT / "dreamfusion").rglob("*.py"):
+        if path.name != "compiling.py":
+            assert "cache=True" not in path.read_text(encoding="utf-8"), path
+
+
+def test_a_temporary_folder_of_somebody_else_is_not_used(tmp_path, monkeypatch):
+    monkeypatch.setattr(compiling.tempfile, "gettempdir", lambda: str(tmp_path))
+    folder = compiling._temporary_folder()
+    assert folder is not None and folder.parent == tmp_path
+    assert folder.stat().st_mode & 0o777 == 0o700
+    folder.chmod(0o777)
+    assert compiling._temporary_folder() is None
+    folder.rmdir()
+    folder.symlink_to(tmp_path)
+    assert compiling._temporary_folder() is None
+    folder.unlink()
+    folder.write_text("in the way")
+    assert compiling._temporary_folder() is None
+
+
+def test_where_no_folder_can_be_written_kernels_are_compiled_in_memory(monkeypatch):
+    def nowhere(*arguments, **options):
+        raise RuntimeError("cannot cache function 'add': no locator available")
+
+    monkeypatch.setattr(compiling.FunctionCache, "__init__", nowhere)
+    assert compiling.cache_folder() is None
+    assert compiling.compiled()(lambda a, b: a + b)(1, 2) == 3
+
+
+def test_a_cache_that_cannot_be_written_any_more_ends_nothing(monkeypatch, tmp_path):
+    monkeypatch.setattr(compiling.numba.config, "CACHE_DIR", str(tmp_path))
+    add = compiling.compiled()(lambda a, b: a + b)
+
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(compiling._CheckedFiles, "save", full)
+    assert add(1, 2) == 3
+
+
+KERNELS = """
+import sys
+from dreamfusion.graphics.rasterize import rasterize
+from dreamfusion.scenes.nerf.operations import OPERATIONS
+from dreamfusion.toyworld import sdf
+from dreamfusion.utils.backends import probe
+from dreamfusion.utils.compiling import cache_folder
+for operation in OPERATIONS:
+    assert probe(operation, "numba").usable, probe(operation, "numba")
+print(cache_folder())
+"""
+
+
+@pytest.fixture
+def nobody(tmp_path):
+    """Runs a script as a user without a name and a home, with a read-only copy of the package."""
+    setpriv = shutil.which("setpriv")
+    if os.name != "posix" or os.geteuid() != 0 or setpriv is None:
+        pytest.skip("only root may become another user")
+    home = Path("/var/tmp") / f"dreamfusion-test-{os.getpid()}"
+    shutil.copytree(ROOT / "dreamfusion", home / "dreamfusion")
+    for name in ("assets", "configs"):
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, home / name)
+    for cache in home.rglob("__pycache__"):
+        shutil.rmtree(cache)
+    (home / "work").mkdir()
+    (home / "work").chmod(0o777)
+    (home / "tmp").mkdir()
+    (home / "tmp").chmod(0o1777)
+
+    def run_as_nobody(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
+        keep = {"PATH": os.environ["PATH"], "OMP_WAIT_POLICY": "PASSIVE", "HF_HUB_OFFLINE": "1"}
+        return subprocess.run(
+            [setpriv, "--reuid=54321", "--regid=54321", "--clear-groups", sys.executable]
+            + list(arguments),
+            env={**keep, "PYTHONPATH": str(home), "TMPDIR": str(home / "tmp"), **environment},
+            cwd=home / "work",
+            capture_output=True,
+            text=True,
+        )
+
+    yield run_as_nobody, home
+    shutil.rmtree(home)
+
+
+def test_a_user_without_a_home_has_kernels_in_a_temporary_folder(nobody):
+    run_as_nobody, home = nobody
+    done = run_as_nobody("-c", textwrap.dedent(KERNELS))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(str(home / "tmp" / "dreamfusion-kernels-54321"))
+    assert list((home / "work").iterdir()) == []  # no folder named ~
+    assert list((home / "tmp").rglob("*.nbc"))
+
+
+def test_doctor_says_where_kernels_are_cached(nobody):
+    run_as_nobody, home = nobody
+    done = run_as_nobody("-m", "dreamfusion", "doctor", HOME="/")
+    assert done.returncode == 0, done.stderr
+    lines = {line[9:23].strip(): line for line in done.stdout.splitlines()}
+    assert lines["kernel cache"].startswith("ok")
+    assert "dreamfusion-kernels-54321" in lines["kernel cache"]
+    assert "works for" in lines["numba"]
