@@ -34,6 +34,7 @@ from dreamfusion.batch.jobs import (
 from dreamfusion.config.layers import flat
 from dreamfusion.runs.folder import RunFolder
 from dreamfusion.utils.errors import one_line
+from dreamfusion.utils.launch import VARIABLES
 from dreamfusion.utils.version import __version__
 
 DONE, USER_ERROR = 0, 2
@@ -54,9 +55,11 @@ def command_of(
 
 
 def environment(threads: int) -> dict[str, str]:
-    """Of an attempt: as it is here, but for the number of threads."""
+    """Of an attempt: as it is here, but for the number of threads, and for what a launcher of
+    several processes may have set: an attempt is one process."""
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
-    return os.environ | {"OMP_WAIT_POLICY": "PASSIVE"} | dict.fromkeys(names, str(threads))
+    kept = {name: value for name, value in os.environ.items() if name not in VARIABLES}
+    return kept | {"OMP_WAIT_POLICY": "PASSIVE"} | dict.fromkeys(names, str(threads))
 
 
 def attempt(arguments: Sequence[str], main: Main) -> int:

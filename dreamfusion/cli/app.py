@@ -16,6 +16,7 @@ from dreamfusion.cli import batch, evaluate, export, look, machine, prior, train
 from dreamfusion.cli.options import USER_ERROR
 from dreamfusion.cli.stopping import Stopped, exit_status
 from dreamfusion.utils.errors import RunWarning, UserError, one_line
+from dreamfusion.utils.launch import launch
 from dreamfusion.utils.out_of_memory import out_of_memory
 from dreamfusion.utils.version import __version__
 
@@ -31,12 +32,12 @@ app = typer.Typer(
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; the exit status. User errors are one line on stderr and status 2."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    if os.environ.get("RANK", "0") != "0":
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 -- until the process ends
     # Before torch is loaded: threads that wait asleep instead of spinning. On a machine that has
     # anything else to do, spinning makes a step ten times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
+        if (group := launch()) is not None and group.rank > 0:
+            sys.stdout = open(os.devnull, "w")  # noqa: SIM115 -- until the process ends
         with _warnings_as_lines():
             status = app(
                 args=arguments or ["--help"], prog_name="dreamfusion", standalone_mode=False

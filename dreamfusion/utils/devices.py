@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
-
 import torch
 from torch import Tensor
 
 from dreamfusion.utils.errors import UserError
+from dreamfusion.utils.launch import launch
 
 
 class DeviceError(UserError):
@@ -20,9 +19,9 @@ def choose_device(name: str) -> str:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     kind = name.partition(":")[0]
-    local = os.environ.get("LOCAL_RANK")
-    if kind == "cuda" and local is not None:
-        name = f"cuda:{local}"
+    group = launch()
+    if kind == "cuda" and group is not None and group.local_rank is not None:
+        name = f"cuda:{group.local_rank}"
     there = {
         "cpu": True,
         "cuda": torch.cuda.is_available(),
@@ -30,6 +29,13 @@ def choose_device(name: str) -> str:
     }
     if not there[kind]:
         raise DeviceError(f"there is no {kind} device here; use --device cpu")
+    several = group.world_size if group is not None else 1
+    # All would take the first one. A launcher may show each process a GPU of its own.
+    if name == "cuda" and several > 1 and torch.cuda.device_count() > 1:
+        raise DeviceError(
+            f"LOCAL_RANK is not set: it says which GPU each of {several} processes takes; start "
+            "them with torchrun"
+        )
     try:
         torch.empty(0, device=name)
         if kind == "cuda" and torch.device(name).index is not None:

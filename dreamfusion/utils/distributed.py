@@ -9,7 +9,7 @@ everything here does nothing.
 
 from __future__ import annotations
 
-import os
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
@@ -18,7 +18,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from dreamfusion.utils.errors import UserError
+from dreamfusion.utils.errors import RunWarning, UserError, one_line
+from dreamfusion.utils.launch import LaunchError, launch, leftovers
 
 T = TypeVar("T")
 
@@ -35,11 +36,26 @@ def is_first() -> bool:
 
 @contextmanager
 def process_group(device: str) -> Iterator[None]:
-    """Join the processes that torchrun started, if it did, for the time of the block."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    """Join the processes that torchrun started, if it did, for the time of the block.
+
+    Raises LaunchError where they cannot be joined. Leftovers of another launcher are ignored with a
+    warning.
+    """
+    group = launch()
+    if (said := leftovers()) is not None:
+        warnings.warn(RunWarning(said), stacklevel=2)
+    if group is None or group.world_size == 1:
         yield
         return
-    dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+    try:
+        dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+    # Torch's errors of its network are RuntimeErrors.
+    except (RuntimeError, ValueError, OSError) as error:
+        raise LaunchError(
+            f"process {group.rank} of {group.world_size} cannot join the others "
+            f"({one_line(error, 160)}); start all with torchrun, or unset WORLD_SIZE to train in "
+            "one process"
+        ) from None
     try:
         yield
     finally:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
 import shutil
 import sys
 import time
@@ -17,6 +16,7 @@ from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor, nn
 from transformers import CLIPTokenizer
 
+from dreamfusion.utils.launch import launch
 from scripts.embedded_prior.card import sample_sheet, save_pipeline, write_card
 from scripts.embedded_prior.data import SIZE, ToyPictures, prefetch, render_geometry
 from scripts.embedded_prior.descent import descend, learning_rate
@@ -37,7 +37,8 @@ def train(args: Namespace) -> None:
     """Train as `args` say (see `__main__`), from the state in the working folder if there is one,
     and ship the result."""
     device = torch.device(args.device)
-    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    group = launch()
+    rank, world = (0, 1) if group is None else (group.rank, group.world_size)
     if world > 1:
         dist.init_process_group("gloo")
     toys = _pictures(args, rank, world)

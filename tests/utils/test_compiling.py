@@ -159,8 +159,10 @@ def nobody(tmp_path):
     def run_as_nobody(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
         keep = {"PATH": os.environ["PATH"], "OMP_WAIT_POLICY": "PASSIVE", "HF_HUB_OFFLINE": "1"}
         return subprocess.run(
-            [setpriv, "--reuid=54321", "--regid=54321", "--clear-groups", sys.executable]
-            + list(arguments),
+            [
+                *(setpriv, "--reuid=54321", "--regid=54321", "--clear-groups"),
+                *(sys.executable, *arguments),
+            ],
             env={**keep, "PYTHONPATH": str(home), "TMPDIR": str(home / "tmp"), **environment},
             cwd=home / "work",
             capture_output=True,
@@ -181,7 +183,7 @@ def test_a_user_without_a_home_has_kernels_in_a_temporary_folder(nobody):
 
 
 def test_doctor_says_where_kernels_are_cached(nobody):
-    run_as_nobody, home = nobody
+    run_as_nobody, _ = nobody
     done = run_as_nobody("-m", "dreamfusion", "doctor", HOME="/")
     assert done.returncode == 0, done.stderr
     lines = {line[9:23].strip(): line for line in done.stdout.splitlines()}

@@ -13,8 +13,12 @@ def test_auto_is_the_cpu_where_there_is_no_gpu(monkeypatch):
         choose_device("cuda:1")
 
 
+GROUP = {"RANK": "3", "WORLD_SIZE": "4", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
+
+
 def test_each_process_has_a_gpu_of_its_own(monkeypatch):
-    monkeypatch.setenv("LOCAL_RANK", "3")
+    for name, value in {**GROUP, "LOCAL_RANK": "3"}.items():
+        monkeypatch.setenv(name, value)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     asked, current = [], []
     monkeypatch.setattr(torch, "empty", lambda n, device: asked.append(device))
@@ -22,6 +26,25 @@ def test_each_process_has_a_gpu_of_its_own(monkeypatch):
     assert choose_device("auto") == choose_device("cuda") == "cuda:3"
     assert choose_device("cpu") == "cpu"
     assert asked == ["cuda:3", "cuda:3", "cpu"] and current == ["cuda:3", "cuda:3"]
+
+
+def test_a_local_rank_without_a_group_chooses_no_gpu(monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch, "empty", lambda n, device: None)
+    assert choose_device("auto") == "cuda"
+
+
+def test_several_processes_are_not_put_on_one_gpu(monkeypatch):
+    for name, value in GROUP.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch, "empty", lambda n, device: None)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    with pytest.raises(DeviceError, match="LOCAL_RANK is not set: it says which GPU each of 4"):
+        choose_device("auto")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)  # the launcher shows each its own
+    assert choose_device("auto") == "cuda"
 
 
 def test_a_device_that_fails_is_one_line(monkeypatch):
