@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import platform
 import time
@@ -15,6 +14,7 @@ from dreamfusion.batch.attempt import DONE, STALE_SECONDS, USER_ERROR, HeartBeat
 from dreamfusion.batch.engines import Ending, Engine
 from dreamfusion.batch.jobs import Job, JobFolder, Shelf, State, read_json, write_json
 from dreamfusion.batch.prompts import BatchError
+from dreamfusion.utils.file_system import lock_file, warn_once
 
 ATTEMPTS = 3  # that may end by a fault of their own
 # Stopped by whoever owns the machine: by a signal, or by the exit status of a run that was told to.
@@ -51,12 +51,15 @@ def driving(shelf: Shelf) -> Iterator[None]:
     shelf.jobs_path.mkdir(parents=True, exist_ok=True)
     path = shelf.path / "driver.lock"
     with path.open("a+", encoding="utf-8") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        held = lock_file(lock.fileno())
+        if held is None:
+            warn_once(
+                f"files in {shelf.path} cannot be locked: make sure that only one batch works there"
+            )
+        elif not held:
             lock.seek(0)
             who = lock.read().strip() or "another process"
-            raise BatchError(f"another batch works in {shelf.path}: {who}") from None
+            raise BatchError(f"another batch works in {shelf.path}: {who}")
         lock.truncate(0)
         lock.write(f"process {os.getpid()} on {platform.node()}\n")
         lock.flush()

@@ -27,6 +27,7 @@ from typing import Any
 from dreamfusion.batch.prompts import BatchError
 from dreamfusion.runs.folder import RunFolder, slug
 from dreamfusion.utils.atomic_write import atomic_write
+from dreamfusion.utils.file_system import link_new
 
 FORMAT = 1
 BEAT_SECONDS = 1.0  # between two heartbeats
@@ -237,12 +238,9 @@ def create_json(path: Path, content: Mapping[str, Any]) -> bool:
     path.parent.mkdir(parents=True, exist_ok=True)
     part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     try:
-        os.link(part, path)
-    except FileExistsError:
-        return False
+        return link_new(part, path)
     finally:
         part.unlink()
-    return True
 
 
 def read_json(path: Path) -> dict[str, Any]:

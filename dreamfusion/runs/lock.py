@@ -10,6 +10,7 @@ from filelock import FileLock, Timeout
 
 from dreamfusion.runs.folder import RunError, RunFolder
 from dreamfusion.utils.errors import RunWarning
+from dreamfusion.utils.file_system import no_locks
 
 
 @contextmanager
@@ -27,7 +28,9 @@ def locked(run: RunFolder) -> Iterator[None]:
             f"{run.path} is being trained by another process; stop that one first, or give this "
             "run another folder with --out"
         ) from None
-    except NotImplementedError:
+    except (OSError, NotImplementedError) as error:
+        if isinstance(error, OSError) and not no_locks(error):
+            raise
         warnings.warn(
             RunWarning(f"{run.path} lies where files cannot be locked: start one trainer only"),
             stacklevel=2,

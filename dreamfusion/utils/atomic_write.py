@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
+
+from dreamfusion.utils.file_system import set_mode, sync, sync_folder
 
 
 @contextmanager
@@ -15,18 +17,19 @@ def atomic_write(path: Path) -> Iterator[Path]:
     the block ends, and nothing is left of it when the block fails. The folder is made if need be.
 
     When the block has ended the file, and that it has its name, are on the disk, so that neither a
-    kill nor a loss of power undoes it; and the file is as open to others as the umask says.
+    kill nor a loss of power undoes it; and the file is as open to others as the umask says. File
+    systems that cannot do these two things are written to without.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     try:
         yield temporary
         # Libraries may have made it as they like: safetensors for its owner alone.
-        temporary.chmod(0o666 & ~_umask())
+        set_mode(temporary, 0o666 & ~_umask())
         with temporary.open("r+b") as file:
-            os.fsync(file.fileno())
+            sync(file.fileno())
         temporary.replace(path)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -46,14 +49,3 @@ def _umask() -> int:
     mask = os.umask(0o077)
     os.umask(mask)
     return mask
-
-
-def _sync_folder(folder: Path) -> None:
-    """Put a folder's entries on the disk, where the system can: Windows opens no folders, and some
-    file systems do not sync them."""
-    with suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

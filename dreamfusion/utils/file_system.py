@@ -1,0 +1,145 @@
+"""What some file systems do not have: locks (NFS), modes (Windows drives in WSL, CIFS, exFAT), hard
+and symbolic links (FAT, CIFS). A run goes on without them."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import warnings
+from contextlib import suppress
+from pathlib import Path
+
+from dreamfusion.utils.errors import RunWarning
+
+# Each file system refuses what it does not have in its own way.
+_REFUSALS = {
+    getattr(errno, name)
+    for name in ("ENOTSUP", "EOPNOTSUPP", "ENOSYS", "EINVAL", "ENOLCK", "EPERM", "EACCES", "ENOTTY")
+    if hasattr(errno, name)
+}
+_LOCK_REFUSALS = _REFUSALS - {errno.EACCES, errno.EPERM}  # these say that somebody else has it
+
+_warned: set[str] = set()
+
+
+def refused(error: OSError) -> bool:
+    """Whether a file system has refused an operation that it does not have."""
+    return error.errno in _REFUSALS
+
+
+def no_locks(error: OSError) -> bool:
+    """Whether locking a file failed because its file system has no locks."""
+    return error.errno in _LOCK_REFUSALS
+
+
+def warn_once(text: str) -> None:
+    """A RunWarning, the first time in this process: a run writes many files in one place."""
+    if text not in _warned:
+        _warned.add(text)
+        warnings.warn(RunWarning(text), stacklevel=3)
+
+
+def lock_file(handle: int, *, wait: bool = False) -> bool | None:
+    """Lock an open file until it is closed, or its process ends.
+
+    True where that succeeded, False where another process has the lock (never with `wait`), None
+    where there are no locks: on this file system, or on Windows.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        return None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if no_locks(error):
+            return None
+        if isinstance(error, (BlockingIOError, PermissionError)):
+            return False
+        raise
+    return True
+
+
+def set_mode(path: Path, mode: int) -> None:
+    """Set who may read and write a file; a warning where the file system has no modes."""
+    try:
+        path.chmod(mode)
+    except OSError as error:
+        if not refused(error):
+            raise
+        warn_once(
+            f"the file system of {path.parent.absolute()} sets no permissions ({error.strerror}): "
+            "others may be able to read these files"
+        )
+
+
+def link_new(source: Path, target: Path) -> bool:
+    """Give a file a second name where nothing has it yet; whether nothing had it.
+
+    Whole at once, or, where the file system has no hard links, as a copy.
+    """
+    try:
+        os.link(source, target)
+        return True
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if not (refused(error) or error.errno in (errno.EMLINK, errno.EXDEV)):
+            raise
+    try:
+        with target.open("xb") as file:
+            file.write(source.read_bytes())
+    except FileExistsError:
+        return False
+    return True
+
+
+def link_or_pointer(link: Path, target: Path) -> Path:
+    """A relative symbolic link to a folder, in place of an earlier one; where there are no such
+    links, a text file LINK.txt with its path. Returns what was made."""
+    pointer = link.with_name(f"{link.name}.txt")
+    where = os.path.relpath(target.resolve(), link.parent.resolve())
+    link.unlink(missing_ok=True)
+    pointer.unlink(missing_ok=True)
+    try:
+        link.symlink_to(where, target_is_directory=True)
+    except (OSError, NotImplementedError) as error:
+        if isinstance(error, OSError) and not refused(error):
+            raise
+        pointer.write_text(where + "\n", encoding="utf-8")
+        return pointer
+    return link
+
+
+def copy_files(source: Path, target: Path) -> None:
+    """Copy a folder's files without their modes, which a file system may refuse to set. Names that
+    begin with a dot are left out."""
+    target.mkdir(parents=True)
+    for path in sorted(source.iterdir()):
+        if path.name.startswith("."):
+            continue
+        if path.is_dir():
+            copy_files(path, target / path.name)
+        else:
+            shutil.copyfile(path, target / path.name)
+
+
+def sync(handle: int) -> None:
+    """Put an open file on the disk; nothing where the file system does not do that."""
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if not refused(error):
+            raise
+
+
+def sync_folder(folder: Path) -> None:
+    """Put a folder's entries on the disk, where the system can: Windows opens no folders, and some
+    file systems do not sync them."""
+    with suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
