@@ -16,9 +16,7 @@ from __future__ import annotations
 import argparse
 import os
 import platform
-import resource
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -42,6 +40,7 @@ from dreamfusion.training.trainer import Trainer
 from dreamfusion.training.views import sample_views
 from dreamfusion.utils.backends import AcceleratorError, interpreted
 from dreamfusion.utils.devices import choose_device
+from dreamfusion.utils.machine import peak_memory
 from dreamfusion.utils.stopwatch import Stopwatch
 
 
@@ -154,8 +153,7 @@ def measure(args: argparse.Namespace) -> None:
     _stages(trainer)
     if args.profile:
         _profile(trainer, device)
-    unit = 1 << 30 if sys.platform == "darwin" else 1 << 20
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+    peak = (peak_memory() or 0) / (1 << 30)
     if device.startswith("cuda"):
         peak = torch.cuda.max_memory_allocated() / (1 << 30)
     where = torch.cuda.get_device_name() if device.startswith("cuda") else platform.processor()

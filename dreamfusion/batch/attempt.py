@@ -7,11 +7,9 @@ a checkpoint when whoever started it is gone.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import platform
-import resource
 import shutil
 import signal
 import sys
@@ -34,7 +32,9 @@ from dreamfusion.batch.jobs import (
 from dreamfusion.config.layers import flat
 from dreamfusion.runs.folder import RunFolder
 from dreamfusion.utils.errors import one_line
+from dreamfusion.utils.file_system import copy_files, lock_file
 from dreamfusion.utils.launch import VARIABLES
+from dreamfusion.utils.machine import peak_memory
 from dreamfusion.utils.version import __version__
 
 DONE, USER_ERROR = 0, 2
@@ -147,21 +147,29 @@ def _held_run(
     copied = RunFolder(folder.path / f"run-of-attempt-{number}")
     _copy_run(run, copied)
     with (folder.path / f"{copied.path.name}.lock").open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        lock_file(lock.fileno(), wait=True)
         yield copied
 
 
 def _wait_for(lock: int, folder: JobFolder, number: int, stale_seconds: float) -> bool:
-    """Take a lock; whether it was given up before its holder was seen to be frozen."""
+    """Take a lock; whether it was given up before its holder was seen to be frozen. Where files
+    cannot be locked, an earlier attempt holds it until it is known how that ended."""
     beats = HeartBeats(folder, before=number)
     while True:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        held = lock_file(lock)
+        if held is None:
+            held = not _unended(folder, number)
+        if held:
             return True
-        except BlockingIOError:
-            if beats.silent_seconds() > stale_seconds:
-                return False
-            time.sleep(0.2)
+        if beats.silent_seconds() > stale_seconds:
+            return False
+        time.sleep(0.2)
+
+
+def _unended(folder: JobFolder, number: int) -> list[int]:
+    """Attempts before this one whose process may still be there."""
+    earlier = [n for n in folder.attempts() if n < number]
+    return [n for n in earlier if read_json(folder.end_file(n)).get("code") is None]
 
 
 class HeartBeats:
@@ -202,9 +210,9 @@ def _copy_run(run: RunFolder, target: RunFolder) -> None:
         shutil.rmtree(target.path, ignore_errors=True)
         try:
             if run.path.is_dir():
-                shutil.copytree(run.path, target.path, ignore=shutil.ignore_patterns(".*", "lock"))
+                copy_files(run.path, target.path)
             return
-        except (OSError, shutil.Error):  # it thawed and deleted an old checkpoint meanwhile
+        except OSError:  # it thawed and deleted an old checkpoint meanwhile
             time.sleep(0.5)
     shutil.rmtree(target.path, ignore_errors=True)  # then from the beginning
 
@@ -240,10 +248,9 @@ def _write_end(folder: JobFolder, number: int, code: int, started: float, run: R
     """How this attempt ended, and with it the job, if that is so."""
     sys.stdout.flush()
     sys.stderr.flush()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     cost = {
         "seconds": round(time.time() - started, 2),
-        "peak_gib": round(peak / (1 << 30 if sys.platform == "darwin" else 1 << 20), 3),
+        "peak_gib": round((peak_memory() or 0) / (1 << 30), 3),
     }
     write_json(folder.end_file(number), {"code": code, "counts": False, **cost})
     if folder.newest_attempt() != number:

@@ -83,8 +83,7 @@ def batch(
 ) -> None:
     """Make many objects: all prompts, seeds and settings. What is done is not done again."""
     console = Console(quiet=quiet, json=json_)
-    if sys.platform == "win32":
-        raise UserError("a batch needs Linux or macOS: it locks its jobs as these do")
+    require_unix()
     from dreamfusion.batch.jobs import find_shelf
 
     if status is not None:
@@ -107,6 +106,12 @@ def batch(
     chooser = chooser_of(keep, judge, wanted)
     report = make(console, out, wanted, on=on, at_once=jobs, retry_failed=retry_failed)
     finish(console, out, report, chooser)
+
+
+def require_unix() -> None:
+    """Raises UserError on Windows, which has neither the locks nor the signals of a batch."""
+    if sys.platform == "win32":
+        raise UserError("a batch needs Linux or macOS: it locks its jobs as these do")
 
 
 def make(

@@ -18,6 +18,7 @@ from dreamfusion.priors import PriorError, resolve_prior
 from dreamfusion.scenes.nerf.operations import OPERATIONS
 from dreamfusion.utils.backends import ACCELERATORS, interpreted, probe
 from dreamfusion.utils.errors import one_line
+from dreamfusion.utils.machine import usable_cores, usable_memory
 from dreamfusion.utils.version import __version__
 
 Mark = Literal["ok", "missing", "problem"]
@@ -45,7 +46,7 @@ def examine(runs: Path) -> list[Finding]:
         Finding("ok", "dreamfusion", __version__),
         Finding("ok", "python", f"{platform.python_version()}, {platform.platform()}"),
         Finding("ok", "torch", f"{torch.__version__}, {_build()}"),
-        Finding("ok", "processor", f"{os.cpu_count()} cores, {torch.get_num_threads()} threads"),
+        Finding("ok", "processor", f"{usable_cores()} cores, {torch.get_num_threads()} threads"),
         *_memory(),
         *_devices(),
         *_accelerators(),
@@ -68,12 +69,11 @@ def _build() -> str:
 
 
 def _memory() -> Iterator[Finding]:
-    """Free memory, where the system tells it without another package: Linux."""
-    path = Path("/proc/meminfo")
-    if path.is_file():
-        lines = dict(line.split(":", 1) for line in path.read_text().splitlines() if ":" in line)
-        free, total = (int(lines[key].split()[0]) * 1024 for key in ("MemAvailable", "MemTotal"))
-        yield Finding("ok", "memory", f"{free / GIB:.1f} GiB free of {total / GIB:.1f}")
+    """Free memory, where the system reports it without another package: Linux."""
+    memory = usable_memory()
+    if memory is not None:
+        text = f"{memory.free / GIB:.1f} GiB free of {memory.total / GIB:.1f}"
+        yield Finding("ok", "memory", text)
 
 
 def _devices() -> Iterator[Finding]:

@@ -75,7 +75,9 @@ def train(
         if view:
             raise UserError("--view shows one run: it does not go with --seeds")
         from dreamfusion.batch.plan import Options
+        from dreamfusion.cli.batch import require_unix
 
+        require_unix()
         asked = Options(seeds, seed or 0, steps, config, prior, device, settings=[assigned])
         shelf = out or Path("runs") / f"{slug(prompt)}-seeds"
         _train_seeds(Console(quiet=quiet, json=json_), prompt, asked, shelf, keep, judge)

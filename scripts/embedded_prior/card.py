@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import os
 import platform
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from dreamfusion.toyworld.language import (
     held_out_pairs,
     vocabulary_file,
 )
+from dreamfusion.utils.machine import usable_cores
 from scripts.embedded_prior.data import BACKGROUND, CAMERA, FACE_SHARE, LIGHT, SIZE
 from scripts.embedded_prior.model import mixed_precision, noise_schedule
 from scripts.embedded_prior.words import encode
@@ -211,7 +211,7 @@ def write_card(
     where = (
         torch.cuda.get_device_name(device)
         if device.type == "cuda"
-        else f"{os.cpu_count()} cores of {machine}"
+        else f"{usable_cores()} cores of {machine}"
     )
     held = held_out_pairs()
     (folder / "README.md").write_text(

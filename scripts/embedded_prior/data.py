@@ -19,7 +19,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from dreamfusion.batch.engines.local import usable_cores
 from dreamfusion.graphics.cameras import sample_cameras
 from dreamfusion.toyworld import ADJECTIVES, COLORS, NOUNS, make_object, shade, view
 from dreamfusion.toyworld.language import (
@@ -28,6 +27,7 @@ from dreamfusion.toyworld.language import (
 )
 from dreamfusion.toyworld.objects import COLOR_INDEX, PALETTE_TABLE
 from dreamfusion.toyworld.render import downsample
+from dreamfusion.utils.machine import usable_cores
 
 SIZE = 64
 SUPERSAMPLE = 2

@@ -23,6 +23,7 @@ from dreamfusion.batch.engines.local import (
 )
 from dreamfusion.batch.jobs import JobFolder, Shelf, State, find_shelf, read_json
 from dreamfusion.batch.prompts import BatchError
+from dreamfusion.utils.machine import Memory
 from tests.helpers import ROOT
 from tests.helpers.fast_attempts import job, state_of, steps_of, use_fast_attempts
 
@@ -236,7 +237,7 @@ def test_places_follow_from_cores_memory_and_gpus(monkeypatch):
     from dreamfusion.batch.engines import local
 
     monkeypatch.setattr(local, "usable_cores", lambda: 8)
-    monkeypatch.setattr(local, "free_memory", lambda: 10 * 2**30)
+    monkeypatch.setattr(local, "usable_memory", lambda: Memory(10 * 2**30, 16 * 2**30))
     assert places_here(ResourceRequest(1, 2**30, 0), []) == 8
     assert places_here(ResourceRequest(2, 2**30, 0), []) == 4
     assert places_here(ResourceRequest(1, 3 * 2**30, 0), []) == 3

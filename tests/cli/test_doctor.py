@@ -14,6 +14,7 @@ from dreamfusion.cli.app import main
 from dreamfusion.priors import resolve as folder
 from dreamfusion.scenes.nerf.operations import OPERATIONS
 from dreamfusion.utils.backends import Accelerator, probe
+from dreamfusion.utils.machine import usable_cores
 from tests.helpers.tiny_priors import save_latent_prior
 
 
@@ -65,7 +66,7 @@ def test_a_plain_machine_can_run(capsys, cache):
     assert found["dreamfusion"] == ("ok", __version__)
     assert found["python"][1].startswith(f"{sys.version_info.major}.{sys.version_info.minor}.")
     assert found["torch"][1].startswith(f"{torch.__version__}, built ")
-    assert f"{os.cpu_count()} cores" in found["processor"][1]
+    assert f"{usable_cores()} cores" in found["processor"][1]
     assert found["triton"] == ("missing", "not installed")
     assert found["embedded prior"][0] == "ok"
     assert found["hub models"] == ("missing", f"no diffusers pipeline in {cache}")

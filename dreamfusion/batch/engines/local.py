@@ -13,6 +13,7 @@ from pathlib import Path
 from dreamfusion.batch.attempt import STALE_SECONDS, command_of, environment
 from dreamfusion.batch.engines import Ending, ResourceRequest
 from dreamfusion.batch.prompts import BatchError
+from dreamfusion.utils.machine import usable_cores, usable_memory
 
 GIB = 2**30
 
@@ -110,7 +111,8 @@ class Gpu:
 
 def places_here(need: ResourceRequest, gpus: Sequence[Gpu]) -> int:
     """How many attempts fit on this machine at once. Raises BatchError if none does."""
-    cores, free = usable_cores(), free_memory()
+    cores, memory = usable_cores(), usable_memory()
+    free = None if memory is None else memory.free
     if free is not None and free < need.memory:
         raise BatchError(
             f"a job needs about {need.memory / GIB:.1f} GiB of memory, {free / GIB:.1f} GiB are "
@@ -127,23 +129,6 @@ def places_here(need: ResourceRequest, gpus: Sequence[Gpu]) -> int:
     if need.gpu_memory:
         bounds.append(sum(gpu.slots(need) for gpu in gpus))
     return min(bounds)
-
-
-def usable_cores() -> int:
-    """The cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def free_memory() -> int | None:
-    """Bytes that a new process could have, where the system tells it: Linux."""
-    try:
-        text = Path("/proc/meminfo").read_text(encoding="ascii")
-    except OSError:
-        return None
-    kib = next(line.split()[1] for line in text.splitlines() if line.startswith("MemAvailable"))
-    return int(kib) * 1024
 
 
 def visible_gpus() -> list[Gpu]:

@@ -1,0 +1,109 @@
+"""What this machine, or the container in it, gives to this process: cores and memory. No torch.
+
+In a container the kernel's own numbers are those of the host; its limits stand in the files of
+control groups, version 2 or 1. A limit of any group above this process' holds, too.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path("/")
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of memory. free: what a new process could have. total: what all can have together."""
+
+    free: int
+    total: int
+
+
+def usable_cores(root: Path = ROOT) -> int:
+    """The cores that this process may use, at least 1: by affinity and by the container's quota.
+
+    root: where the system's files are, for tests.
+    """
+    if hasattr(os, "sched_getaffinity"):
+        cores = len(os.sched_getaffinity(0))
+    else:
+        cores = os.cpu_count() or 1
+    return max(1, min([cores, *(int(quota) for quota in _cpu_quotas(root))]))
+
+
+def usable_memory(root: Path = ROOT) -> Memory | None:
+    """The machine's memory, or the container's where that has less; None where the system does not
+    report it (other than Linux)."""
+    try:
+        text = (root / "proc/meminfo").read_text(encoding="ascii")
+        rows = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
+        free, total = (int(rows[key].split()[0]) * 1024 for key in ("MemAvailable", "MemTotal"))
+    except (OSError, KeyError, ValueError):
+        return None
+    for limit, used in _memory_limits(root):
+        free, total = min(free, max(0, limit - used)), min(total, limit)
+    return Memory(free, total)
+
+
+def peak_memory() -> int | None:
+    """The most bytes of memory that this process has had; None where the system does not report
+    it."""
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _cpu_quotas(root: Path) -> Iterator[float]:
+    """Cores' worth of time that each group above this process allows."""
+    for folder in _groups(root, ""):
+        quota, _, period = _read(folder / "cpu.max").partition(" ")  # "max 100000" without a limit
+        if quota.isdigit() and period.isdigit():
+            yield int(quota) / int(period)
+    for folder in _groups(root, "cpu"):
+        quota, period = _read(folder / "cpu.cfs_quota_us"), _read(folder / "cpu.cfs_period_us")
+        if quota.isdigit() and period.isdigit():  # -1 without a limit
+            yield int(quota) / int(period)
+
+
+def _memory_limits(root: Path) -> Iterator[tuple[int, int]]:
+    """Limit and use, in bytes, of each group above this process that has a limit. The use is
+    without files that the kernel can drop."""
+    for controller, limit_file, use_file, droppable in (
+        ("", "memory.max", "memory.current", "inactive_file"),
+        ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    ):
+        for folder in _groups(root, controller):
+            limit, used = _read(folder / limit_file), _read(folder / use_file)
+            if not (limit.isdigit() and used.isdigit()):
+                continue
+            stat = dict(row.split() for row in _read(folder / "memory.stat").splitlines())
+            yield int(limit), int(used) - int(stat.get(droppable, 0))
+
+
+def _groups(root: Path, controller: str) -> Iterator[Path]:
+    """The folders of this process' group and of all above it; "" is version 2, which has one tree
+    for all controllers. In a container the innermost one is often mounted in the root's place."""
+    for line in _read(root / "proc/self/cgroup").splitlines():
+        _, names, path = line.split(":", 2)
+        if controller not in names.split(","):
+            continue
+        top = root / "sys/fs/cgroup" / names
+        if controller and not top.is_dir():
+            top = root / "sys/fs/cgroup" / controller
+        folder = top / path.lstrip("/")
+        yield from (above for above in (folder, *folder.parents) if above.is_relative_to(top))
+
+
+def _read(path: Path) -> str:
+    """What a file of the kernel says, "" where there is none."""
+    try:
+        return path.read_text(encoding="ascii").strip()
+    except (OSError, ValueError):
+        return ""
