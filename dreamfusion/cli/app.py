@@ -3,6 +3,7 @@ so that help and errors of usage come at once."""
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import warnings
@@ -32,12 +33,14 @@ app = typer.Typer(
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; the exit status. User errors are one line on stderr and status 2."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    _replace_what_cannot_be_shown()
     # Before torch is loaded: threads that wait asleep instead of spinning. On a machine that has
     # anything else to do, spinning makes a step ten times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         if (group := launch()) is not None and group.rank > 0:
-            sys.stdout = open(os.devnull, "w")  # noqa: SIM115 -- until the process ends
+            # Until the process ends.
+            sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
         with _warnings_as_lines():
             status = app(
                 args=arguments or ["--help"], prog_name="dreamfusion", standalone_mode=False
@@ -63,6 +66,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not hasattr(error, "format_message"):
             raise
         return _fail(error.format_message())
+
+
+def _replace_what_cannot_be_shown() -> None:
+    """Print "?" for characters that the output's encoding does not have, instead of raising:
+    redirected output on Windows is in cp1252, say."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="replace")
 
 
 @contextmanager

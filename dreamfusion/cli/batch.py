@@ -23,6 +23,7 @@ from dreamfusion.cli.options import (
     StepsOption,
 )
 from dreamfusion.cli.stopping import exit_status, stoppable
+from dreamfusion.utils.commands import command
 from dreamfusion.utils.errors import UserError
 
 if TYPE_CHECKING:
@@ -150,16 +151,16 @@ def finish(console: Console, out: Path, report: dict[str, Any], chooser: str | N
     """Choose, where that is wanted, and say what there is; exits unless all is done."""
     failed = [job for job in report["jobs"] if job["state"] == "failed"]
     if not report["finished"]:
-        console.say(f"stopped; to go on: dreamfusion batch --out {out}")
+        console.say(f"stopped; to go on: {command('batch', '--out', out)}")
     elif failed:
-        again = f"dreamfusion batch --out {out} --retry-failed"
+        again = command("batch", "--out", out, "--retry-failed")
         console.say(f"{len(failed)} failed; to try them again: {again}")
     if report["finished"] and chooser is not None:
         from dreamfusion.cli.choosing import choose_best
 
         report["best"] = choose_best(console, out, report["jobs"], chooser)
-    console.say(f"to judge  dreamfusion evaluate {out}")
-    console.say(f"to show   dreamfusion report {out}")
+    console.say(f"to judge  {command('evaluate', out)}")
+    console.say(f"to show   {command('report', out)}")
     console.result(report)
     if report["status"]:
         raise typer.Exit(report["status"])

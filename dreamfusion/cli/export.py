@@ -19,6 +19,7 @@ from dreamfusion.cli.options import (
 from dreamfusion.cli.results import mesh_report, print_mesh
 from dreamfusion.config.schema import Config
 from dreamfusion.runs.folder import RunFolder, find_run
+from dreamfusion.utils.commands import command
 from dreamfusion.utils.errors import UserError
 
 if TYPE_CHECKING:
@@ -115,7 +116,7 @@ def render(
 
         model = run.mesh / "model.glb"
         if not model.exists():
-            raise UserError(f"there is no {model}; write it with: dreamfusion export {run.path}")
+            raise UserError(f"there is no {model}; write it with: {command('export', run.path)}")
         shape, provenance = read_glb(model)
         draw = draw_mesh(put_back(shape, provenance) if provenance else shape)
     else:

@@ -29,6 +29,7 @@ from dreamfusion.cli.stopping import exit_status, stoppable
 from dreamfusion.config.layers import Layer, build_config, parse_assignments, to_mapping
 from dreamfusion.runs.folder import RunFolder, find_run, slug
 from dreamfusion.runs.plan import Plan, plan_again, plan_run
+from dreamfusion.utils.commands import command
 from dreamfusion.utils.duration import duration
 from dreamfusion.utils.errors import UserError
 from dreamfusion.utils.stopwatch import Stopwatch
@@ -149,7 +150,7 @@ def _train(console: Console, plan: Plan, where: Path | RunFolder, view: bool) ->
         )
     if not outcome.finished:
         at, path = outcome.state.step, outcome.run.path
-        console.say(f"stopped at step {at}; to go on: dreamfusion resume {path}")
+        console.say(f"stopped at step {at}; to go on: {command('resume', path)}")
         console.result({"run": path, "step": at, "finished": False})
         raise typer.Exit(exit_status(stopping.number))
     report = _tell_end(console, outcome)
@@ -183,8 +184,8 @@ def _tell_end(console: Console, outcome: Outcome) -> dict[str, Any]:
     console.say(f"previews  {run.previews}")
     console.say(f"settings  {run.config}")
     console.say(f"metrics   {run.metrics}")
-    console.say(f"to show   dreamfusion report {run.path}")
-    console.say(f"to look   dreamfusion view {run.path}")
-    console.say(f"to go on  dreamfusion resume {run.path} --steps {outcome.state.step * 2}")
+    console.say(f"to show   {command('report', run.path)}")
+    console.say(f"to look   {command('view', run.path)}")
+    console.say(f"to go on  {command('resume', run.path, '--steps', outcome.state.step * 2)}")
     report = {"run": run.path, "step": outcome.state.step, "finished": True, "video": video}
     return report | mesh_report(written)

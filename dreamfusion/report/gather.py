@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import shlex
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from dreamfusion.config.schema import Config
 from dreamfusion.report.model import Model, ModelError, read_model
 from dreamfusion.runs.folder import RunFolder, find_run, step_of
 from dreamfusion.runs.metrics import scalars
+from dreamfusion.utils.commands import command
 from dreamfusion.utils.errors import one_line
 
 MOST_PREVIEWS = 12
@@ -148,14 +148,10 @@ def thin(items: Iterable[Any], most: int) -> list[Any]:
     return [items[round(i * (len(items) - 1) / (most - 1))] for i in range(most)]
 
 
-def _command(verb: str, folder: RunFolder) -> str:
-    return f"dreamfusion {verb} {shlex.quote(str(folder.path))}"
-
-
 def _state_notes(folder: RunFolder, step: int, steps: int) -> Iterator[Note]:
     if step >= steps:
         return
-    resume = _command("resume", folder)
+    resume = command("resume", folder.path)
     try:
         age = time.time() - folder.metrics.stat().st_mtime
     except OSError:
@@ -196,7 +192,7 @@ def _curves(folder: RunFolder) -> tuple[dict[str, Curve], list[Note]]:
         text = f"{broken} of {len(lines)} lines of metrics.jsonl cannot be read and are left out."
         return curves, [Note("metrics", text)]
     if not curves:
-        return curves, [Note("metrics", "No step is logged yet.", _command("resume", folder))]
+        return curves, [Note("metrics", "No step is logged yet.", command("resume", folder.path))]
     return curves, []
 
 
@@ -264,7 +260,7 @@ def _videos(folder: RunFolder, *, has_checkpoint: bool) -> tuple[tuple[Video, ..
         data = path.read_bytes()
         if data[4:8] != b"ftyp":
             notes.append(
-                Note("video", f"{path.name} is no video. Again:", _command("render", folder))
+                Note("video", f"{path.name} is no video. Again:", command("render", folder.path))
             )
             continue
         found.append(Video(title, data))
@@ -286,14 +282,18 @@ def _model(
         return name, read_model(file), []
     except ModelError as error:
         text = f"{name} cannot be read ({one_line(error)}). To write it again:"
-        return name, None, [Note("mesh", text, _command("export", folder))]
+        return name, None, [Note("mesh", text, command("export", folder.path))]
 
 
 def _missing(part: Part, what: str, verb: str, folder: RunFolder, *, has_checkpoint: bool) -> Note:
     if has_checkpoint:
         return Note(
-            part, f"No {what} yet. To make one of the newest checkpoint:", _command(verb, folder)
+            part,
+            f"No {what} yet. To make one of the newest checkpoint:",
+            command(verb, folder.path),
         )
     return Note(
-        part, f"No {what} and no checkpoint yet; training makes them:", _command("resume", folder)
+        part,
+        f"No {what} and no checkpoint yet; training makes them:",
+        command("resume", folder.path),
     )

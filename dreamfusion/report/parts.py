@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import shlex
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
@@ -16,6 +15,7 @@ from dreamfusion.config.schema import Config
 from dreamfusion.report.curves import COLORS, Series, chart, number
 from dreamfusion.report.gather import Curve, Part, Preview, Run, Video
 from dreamfusion.report.model import MOST_FACES, pack
+from dreamfusion.utils.commands import command
 from dreamfusion.utils.duration import duration as whole_seconds
 
 # What is known of a metric, in the order in which curves are shown; others follow.
@@ -244,8 +244,7 @@ def compared_settings(runs: Sequence[Run]) -> str:
 
 def again(run: Run) -> str:
     """The command that makes a run with the same settings."""
-    prompt = shlex.quote(run.config.prompt)
-    return f"dreamfusion train {prompt} --config {shlex.quote(str(run.path / 'config.yaml'))}"
+    return command("train", run.config.prompt, "--config", run.path / "config.yaml")
 
 
 def dot(i: int) -> str:

@@ -32,6 +32,7 @@ from dreamfusion.scenes.base import Scene
 from dreamfusion.training.state import TrainState, new_state
 from dreamfusion.training.trainer import DivergedError
 from dreamfusion.utils.atomic_write import atomic_write
+from dreamfusion.utils.commands import command
 from dreamfusion.utils.errors import RunWarning, UserError, one_line
 from dreamfusion.utils.version import __version__
 
@@ -142,7 +143,7 @@ def require_checkpoint(run: RunFolder) -> None:
         every = run.read_config().output.checkpoint_every
         raise CheckpointError(
             f"{run.path} has no checkpoint yet: the first comes after {every} steps, or when the "
-            f"run is stopped; if it trains no more: dreamfusion resume {run.path}"
+            f"run is stopped; if it trains no more: {command('resume', run.path)}"
         )
 
 

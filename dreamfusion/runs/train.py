@@ -40,6 +40,7 @@ from dreamfusion.training.state import TrainState, new_state
 from dreamfusion.training.texts import estimator_texts, texts_of
 from dreamfusion.training.trainer import Loss, StepMetrics, Trainer
 from dreamfusion.utils.atomic_write import atomic_write, remove_leftovers
+from dreamfusion.utils.commands import command
 from dreamfusion.utils.devices import choose_device
 from dreamfusion.utils.distributed import any_process, from_first, is_first, process_group, share
 from dreamfusion.utils.errors import RunWarning, UserError, one_line
@@ -270,7 +271,7 @@ def _explain_full_disk(run: RunFolder) -> Iterator[None]:
         what = error.strerror or one_line(error)
         raise RunError(
             f"cannot write {error.filename or run.path}: {what}; step {step} is safe, mend that "
-            f"and go on with: dreamfusion resume {run.path}"
+            f"and go on with: {command('resume', run.path)}"
         ) from error
 
 

@@ -488,3 +488,21 @@ def test_an_eof_error_of_a_library_is_a_fault_and_no_stop(monkeypatch, capsys):
         main(["configs"])
     assert "stopped" not in capsys.readouterr().err
     assert _run_command_line(main, ["configs"]) == 1
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252", "cp437", "utf-8"])
+def test_output_replaces_what_its_encoding_does_not_have(tmp_path, encoding):
+    """On Windows, redirected output is not UTF-8."""
+    (tmp_path / "x.yaml").write_text("prompt: ein Bär → 熊\n", encoding="utf-8")
+    env = {**os.environ, "PYTHONIOENCODING": encoding}
+    for arguments in (["configs", "x.yaml"], ["resume", "runs/熊"]):
+        command = [sys.executable, "-m", "dreamfusion", *arguments]
+        done = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True)
+        assert b"Traceback" not in done.stderr, done.stderr
+    assert done.returncode == 2 and done.stderr.startswith(b"error: there is no folder runs/")
+    done = subprocess.run(
+        [*command[:3], "configs", "x.yaml"], env=env, cwd=tmp_path, capture_output=True
+    )
+    assert done.returncode == 0
+    said = done.stdout.decode(encoding)
+    assert "prompt: ein B" in said and ("→ 熊" if encoding == "utf-8" else "? ?") in said

@@ -114,7 +114,7 @@ class RayEngine:
 
         folder.mkdir(parents=True, exist_ok=True)
         mark = folder / f".seen-{os.getpid()}"
-        mark.write_text(str(mark))
+        mark.write_text(str(mark), encoding="utf-8")
         probe = self._ray.remote(num_cpus=0, max_retries=0)(_probe)
         try:
             asked = {

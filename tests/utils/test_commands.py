@@ -1,0 +1,37 @@
+"""Commands that a message shows can be copied into a shell."""
+
+import re
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+
+from dreamfusion.utils.commands import command
+from tests.helpers import ROOT
+
+
+@pytest.mark.parametrize("path", ["runs/a b", "runs/it's", "a;rm -rf b", "$HOME", "runs/größe"])
+def test_a_path_is_one_word_of_the_shell(path):
+    said = command("resume", Path(path), "--steps", 20)
+    assert shlex.split(said) == ["dreamfusion", "resume", path, "--steps", "20"]
+
+
+def test_a_plain_path_needs_no_quotes():
+    assert command("view", Path("runs/a-corgi")) == "dreamfusion view runs/a-corgi"
+
+
+def test_a_path_is_no_option():
+    assert command("view", Path("-x")) == "dreamfusion view ./-x"
+
+
+def test_windows_has_quotes_of_its_own(monkeypatch):
+    monkeypatch.setattr(sys, "platform", "win32")
+    assert command("view", Path("runs/a b")) == 'dreamfusion view "runs/a b"'
+
+
+def test_no_message_puts_a_value_into_a_command_by_itself():
+    for path in (ROOT / "dreamfusion").rglob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        found = re.findall(r'f".*dreamfusion (?:train|resume|batch|[erv]\w+) [^"]*\{.*', text)
+        assert not found, (path, found)
