@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 FORMATS = ("glb", "obj", "ply", "stl", "usdz")
 TEXTURED = ("glb", "obj", "usdz")  # formats that can hold a texture
+
+_COLORS = "_COLORS_OF_16_BITS"
 
 Origin = Literal["base", "center", "scene"]
 AnyMesh = TypeVar("AnyMesh", bound=Mesh | TexturedMesh)
@@ -96,7 +99,7 @@ def read_glb(path: Path | str) -> tuple[Mesh | TexturedMesh, Provenance | None]:
         material = getattr(model.visual, "material", None)
         picture = getattr(material, "baseColorTexture", None)
         if picture is None:
-            linear = model.visual.vertex_attributes["color"][:, :3].astype(np.float64) / 255.0
+            linear = srgb.unit_colors(model.visual.vertex_attributes["color"])
             return Mesh(vertices, faces, srgb.from_linear(linear)), read_provenance(data)
         mesh = TexturedMesh(
             vertices=vertices,
@@ -129,15 +132,11 @@ def glb_bytes(mesh: Mesh | TexturedMesh, provenance: Provenance | None = None) -
     import trimesh
 
     textured = isinstance(mesh, TexturedMesh)
-    # glTF has colours at vertices in linear light.
-    model = (
-        as_trimesh(mesh)
-        if isinstance(mesh, TexturedMesh)
-        else _colored(mesh, srgb.to_linear(mesh.colors))
-    )
+    model = as_trimesh(mesh) if isinstance(mesh, TexturedMesh) else _with_linear_colors(mesh)
 
     def finish(tree: dict[str, Any]) -> None:
         if not textured:
+            _name_colors(tree)
             _matt(tree)
         if provenance is not None:
             tree["asset"]["extras"] = {KEY: dataclasses.asdict(provenance)}
@@ -163,6 +162,31 @@ def _colored(mesh: Mesh, colors: NDArray[np.float64]) -> Any:
         vertex_normals=vertex_normals(mesh.vertices, mesh.faces),
         process=False,
     )
+
+
+def _with_linear_colors(mesh: Mesh) -> Any:
+    """As `_colored`, with colours as glTF has them: in linear light, of which 8 bits would hold too
+    few dark levels. Trimesh writes no colours of 16 bits, but any attribute: see `_name_colors`."""
+    import trimesh
+
+    linear = srgb.to_linear(mesh.colors)
+    rgba = np.concatenate([linear, np.ones_like(linear[:, :1])], axis=1)
+    return trimesh.Trimesh(
+        mesh.vertices,
+        mesh.faces,
+        vertex_normals=vertex_normals(mesh.vertices, mesh.faces),
+        vertex_attributes={_COLORS: (rgba.clip(0.0, 1.0) * 65535.0).round().astype(np.uint16)},
+        process=False,
+    )
+
+
+def _name_colors(tree: dict[str, Any]) -> None:
+    """Make glTF's colours of the attribute that `_with_linear_colors` has written."""
+    for item in tree["meshes"]:
+        for primitive in item["primitives"]:
+            index = primitive["attributes"].pop(_COLORS)
+            primitive["attributes"]["COLOR_0"] = index
+            tree["accessors"][index]["normalized"] = True
 
 
 def _albedo_material(mesh: TexturedMesh) -> Any:
@@ -198,9 +222,10 @@ def _obj_files(mesh: TexturedMesh, path: Path) -> dict[Path, bytes]:
         specular=[0, 0, 0, 255],
     )
     model = _textured(mesh, material)
-    material.name = path.stem
+    # Readers split the lines that name these files at blanks; "#" begins a comment.
+    material.name = re.sub(r"[^\w.-]+", "_", path.stem)
     text, beside = trimesh.exchange.obj.export_obj(
-        model, include_normals=True, return_texture=True, mtl_name=f"{path.stem}.mtl"
+        model, include_normals=True, return_texture=True, mtl_name=f"{material.name}.mtl"
     )
     return {path: text.encode()} | {path.with_name(name): data for name, data in beside.items()}
 

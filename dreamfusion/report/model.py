@@ -96,7 +96,10 @@ def _load(path: Path) -> Any:
 
     mesh = trimesh.load(path, force="mesh", process=False)
     if mesh.visual.kind == "texture" and mesh.visual.uv is None:
-        # Beside a material, trimesh drops colours at vertices.
+        # Beside a material, trimesh drops colours at vertices when it makes one mesh of all parts.
+        parts = list(trimesh.load(path, force="scene", process=False).geometry.values())
+        if len(parts) == 1:
+            return parts[0]
         mesh = trimesh.load(path, force="mesh", process=False, skip_materials=True)
     return mesh
 
@@ -111,12 +114,14 @@ def _texture(material: Any) -> Image.Image | None:
 
 def _colors(mesh: Any, *, linear: bool) -> NDArray[np.uint8] | None:
     """sRGB at vertices; glTF keeps them linear."""
-    if mesh.visual.kind != "vertex":
+    if mesh.visual.kind == "vertex":
+        found = mesh.visual.vertex_colors
+    else:
+        found = getattr(mesh.visual, "vertex_attributes", {}).get("color")
+    if found is None:
         return None
-    colors = np.asarray(mesh.visual.vertex_colors)[:, :3]
-    if not linear:
-        return colors.astype(np.uint8)
-    return (srgb.from_linear(colors / 255.0) * 255.0).round().astype(np.uint8)
+    colors = srgb.unit_colors(np.asarray(found))
+    return ((srgb.from_linear(colors) if linear else colors) * 255.0).round().astype(np.uint8)
 
 
 def _checks(

@@ -1,3 +1,6 @@
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -11,8 +14,9 @@ from dreamfusion.mesh.extract import (
     find_threshold,
     surface,
 )
-from dreamfusion.mesh.formats import place, write_mesh
+from dreamfusion.mesh.formats import place, read_glb, write_mesh
 from dreamfusion.mesh.topology import topology
+from dreamfusion.report.model import read_model
 from dreamfusion.scenes.nerf.scene import Scene
 from dreamfusion.utils.errors import UserError
 from tests.helpers.solids import Balls, as_trimesh, extract, occupied_by, scene_of
@@ -155,7 +159,7 @@ def test_files_load_again_with_the_same_surface_and_colors(tmp_path, kind):
         if kind == "glb":
             visual = trimesh.load(path).geometry["model"].visual
         rgba = visual.vertex_attributes["color"] if kind == "glb" else visual.vertex_colors
-        colors = rgba[:, :3] / 255
+        colors = rgba[:, :3] / np.iinfo(rgba.dtype).max
         front = colors[loaded.vertices[:, 2] > 0.2].mean(axis=0)
         expected = np.array([0.9, 0.2, 0.1])
         if kind == "glb":
@@ -164,10 +168,8 @@ def test_files_load_again_with_the_same_surface_and_colors(tmp_path, kind):
 
 
 def test_glb_is_matt():
-    import json
     import struct
     import tempfile
-    from pathlib import Path
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.glb"
@@ -179,6 +181,39 @@ def test_glb_is_matt():
     assert {"POSITION", "NORMAL", "COLOR_0"} <= set(primitive["attributes"])
     material = tree["materials"][primitive["material"]]["pbrMetallicRoughness"]
     assert material["metallicFactor"] == 0.0
+
+
+def test_glb_keeps_every_level_of_colors_at_vertices(tmp_path):
+    """In linear light, 8 bits hold 14 of the 64 darkest of 256 levels."""
+    levels = np.arange(256) / 255.0
+    mesh = Mesh(
+        np.random.default_rng(0).random((256, 3)),
+        np.arange(255).reshape(85, 3),
+        np.stack([levels, levels[::-1], levels], axis=1),
+    )
+    write_mesh(mesh, tmp_path / "model.glb")
+    found, _ = read_glb(tmp_path / "model.glb")
+    np.testing.assert_array_equal((found.colors * 255).round(), (mesh.colors * 255).round())
+    np.testing.assert_allclose(found.colors, mesh.colors, atol=2e-4)
+    shown = read_model(tmp_path / "model.glb").colors
+    np.testing.assert_array_equal(shown, (mesh.colors * 255).round())
+    data = (tmp_path / "model.glb").read_bytes()
+    tree = json.loads(data[20 : 20 + int.from_bytes(data[12:16], "little")])
+    (primitive,) = tree["meshes"][0]["primitives"]
+    assert primitive["attributes"].keys() == {"POSITION", "NORMAL", "COLOR_0"}
+    accessor = tree["accessors"][primitive["attributes"]["COLOR_0"]]
+    kept = [accessor[key] for key in ("componentType", "normalized", "type")]
+    assert kept == [5123, True, "VEC4"]  # unsigned short; glTF wants vertices aligned to 4 bytes
+    view = tree["bufferViews"][accessor["bufferView"]]
+    assert view["byteOffset"] % 4 == 0 and view["byteLength"] == 8 * 256
+
+
+def test_glb_with_colors_of_8_bits_is_read(tmp_path):
+    """As earlier versions wrote it."""
+    path = Path(__file__).with_name("colors-of-8-bits.glb")
+    found, _ = read_glb(path)
+    np.testing.assert_allclose(found.colors, [[0.2, 0.4, 0.8]] * 3, atol=0.01)
+    np.testing.assert_array_equal(read_model(path).colors, (found.colors * 255).round())
 
 
 def test_unknown_formats_are_refused(tmp_path):

@@ -211,3 +211,18 @@ def test_formats_without_textures_refuse_one(baked, tmp_path, kind):
     with pytest.raises(MeshError, match="glb, obj"):
         write_mesh(baked, tmp_path / f"ball.{kind}")
     assert not list(tmp_path.iterdir())
+
+
+def test_files_that_an_obj_names_have_no_blanks(baked, tmp_path):
+    """Readers split lines at blanks, so that "mtllib my ball.mtl" names two files."""
+    path = tmp_path / "my ball #1 größer.obj"
+    files = write_mesh(baked, path)
+    assert files[0] == path
+    assert sorted(file.name for file in files[1:]) == [
+        "my_ball_1_größer.mtl",
+        "my_ball_1_größer.png",
+    ]
+    words = path.read_text(encoding="utf-8").split()
+    assert words[words.index("mtllib") + 1] == "my_ball_1_größer.mtl"
+    loaded = trimesh.load(path, force="mesh", process=False)
+    assert loaded.visual.material.image is not None
