@@ -21,6 +21,7 @@ from dreamfusion.config.schema import Config
 from dreamfusion.mesh.formats import as_trimesh, read_glb
 from dreamfusion.report import report_html
 from dreamfusion.runs.checkpoint import load_scene
+from dreamfusion.runs.destination import Destination
 from dreamfusion.runs.export import Export, ExportOptions, write_model
 from dreamfusion.runs.folder import RunFolder, find_run, slug
 from dreamfusion.runs.metrics import read_metrics
@@ -44,6 +45,7 @@ def train(
     prompt: str,
     *,
     out: Path | str | None = None,
+    overwrite: bool = False,
     steps: int | None = None,
     seed: int | None = None,
     prior: str | Prior | None = None,
@@ -54,7 +56,9 @@ def train(
 ) -> Run:
     """Make a 3D object from a prompt; returns when it, its mesh and its video are done.
 
-    out: folder of the run, or the next free name where something is there; runs/PROMPT where None.
+    out: folder of the run, which must be empty or absent; where None, runs/PROMPT or the next free
+        name, runs/PROMPT-2, …
+    overwrite: replace a run that is in `out`.
     prior: embedded, a folder in diffusers' layout, a hub id, or one that is loaded.
     preset: name of a preset or a settings file; None takes the one that suits the prior.
     settings: over the preset, by dotted name ({"sds.guidance": 8}) or nested.
@@ -69,7 +73,9 @@ def train(
     if isinstance(prior, str):
         options["prior"] = {"name": prior}
     layers = [Layer("settings", nested(settings or {})), Layer("arguments", options)]
-    where = Path("runs") / slug(prompt) if out is None else Path(out)
+    where = Path("runs") / slug(prompt) if out is None else Destination(Path(out), overwrite)
+    if isinstance(where, Destination):
+        where.check()
     if prior is not None and not isinstance(prior, str):
         plan = plan_of_loaded(prior, layers, preset=preset)
         return _run(plan, where, callback, prior, losses)
@@ -207,7 +213,7 @@ class _Callback(Observer):
 
 def _run(
     plan: Plan,
-    where: Path | RunFolder,
+    where: Path | RunFolder | Destination,
     callback: Callback | None,
     prior: Prior | None = None,
     losses: Sequence[Loss] = (),

@@ -150,3 +150,15 @@ def test_importing_is_cheap_and_names_are_listed():
     assert all(getattr(df, name) is not None for name in df.__all__)
     with pytest.raises(AttributeError, match="no attribute 'trian'"):
         df.trian  # noqa: B018
+
+
+def test_a_run_is_replaced_only_where_that_is_asked_for(prior, tmp_path):
+    out = tmp_path / "run"
+    df.train("a red puppy", out=out, steps=1, prior=prior, settings=SMALL)
+    with pytest.raises(
+        df.UserError, match=r"already holds a run; to continue it: dreamfusion resu"
+    ):
+        df.train("a red puppy", out=out, steps=2, prior=prior, settings=SMALL)
+    run = df.train("a red puppy", out=out, overwrite=True, steps=2, prior=prior, settings=SMALL)
+    assert run.path == out and len(run.metrics) == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]

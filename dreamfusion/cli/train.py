@@ -27,6 +27,7 @@ from dreamfusion.cli.page import open_page
 from dreamfusion.cli.results import mesh_report
 from dreamfusion.cli.stopping import exit_status, stoppable
 from dreamfusion.config.layers import Layer, build_config, parse_assignments, to_mapping
+from dreamfusion.runs.destination import Destination
 from dreamfusion.runs.folder import RunFolder, find_run, slug
 from dreamfusion.runs.plan import Plan, plan_again, plan_run
 from dreamfusion.utils.commands import command
@@ -46,6 +47,9 @@ def train(
         Path | None,
         typer.Option(metavar="DIR", help="Folder of the run. [default: runs/PROMPT]"),
     ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the run that is in --out.")
+    ] = False,
     seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
     seeds: Annotated[
         int | None, typer.Option(min=1, help="Make so many, as a batch, in runs/PROMPT-seeds.")
@@ -72,6 +76,8 @@ def train(
 ) -> None:
     """Make a 3D object from a prompt."""
     assigned = parse_assignments(set_ or [])
+    if overwrite and (out is None or seeds is not None):
+        raise UserError("--overwrite replaces the run in --out: it needs --out, without --seeds")
     if seeds is not None:
         if view:
             raise UserError("--view shows one run: it does not go with --seeds")
@@ -85,6 +91,9 @@ def train(
         return
     if keep is not Keep.all or judge is not None:
         raise UserError("--keep and --judge choose among several seeds: add --seeds")
+    where = Path("runs") / slug(prompt) if out is None else Destination(out, overwrite)
+    if isinstance(where, Destination):
+        where.check()
     options: dict[str, Any] = {"prompt": prompt}
     options |= {
         key: value
@@ -95,7 +104,7 @@ def train(
         options["prior"] = {"name": prior}
     layers = [Layer("--set", assigned)] if assigned else []
     plan = plan_run([*layers, Layer("command line", options)], preset=config)
-    _train(Console(quiet=quiet, json=json_), plan, out or Path("runs") / slug(prompt), view)
+    _train(Console(quiet=quiet, json=json_), plan, where, view)
 
 
 def _train_seeds(
@@ -128,7 +137,7 @@ def resume(
     _train(Console(quiet=quiet, json=json_), plan, run, view)
 
 
-def _train(console: Console, plan: Plan, where: Path | RunFolder, view: bool) -> None:
+def _train(console: Console, plan: Plan, where: Path | RunFolder | Destination, view: bool) -> None:
     """Train, and say what happens from the first line to the paths of what was written."""
     watch = Stopwatch("starting")
     console.say(f"prompt    {plan.config.prompt}, read as: {plan.canonical_prompt}")

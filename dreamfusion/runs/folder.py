@@ -13,7 +13,7 @@ import yaml
 
 from dreamfusion.config.layers import ConfigError, Layer, build_config, read_yaml, to_yaml
 from dreamfusion.config.schema import Config
-from dreamfusion.utils.atomic_write import atomic_write
+from dreamfusion.utils.atomic_write import atomic_write, is_leftover
 from dreamfusion.utils.errors import UserError
 
 # Windows' names of devices, in whatever folder.
@@ -166,6 +166,16 @@ def free_path(path: Path, *, suffix: str = "") -> Path:
     return next(candidate for candidate in candidates if not candidate.exists())
 
 
+def is_unused(path: Path) -> bool:
+    """Whether nothing is at `path`, or an empty folder, or one of a run that was killed before it
+    began."""
+    fresh = RunFolder(path)
+    if not path.is_dir():
+        return not path.exists()
+    begun = (fresh.lock, fresh.layers)
+    return all(found in begun or is_leftover(found) for found in path.iterdir())
+
+
 def create_run(path: Path) -> RunFolder:
     """A new folder for a run at `path`, or under the next free name where something is there.
 
@@ -175,9 +185,8 @@ def create_run(path: Path) -> RunFolder:
     path = path.expanduser()
     path = path if path.name not in ("", "..") else path.resolve()
     try:
-        fresh = RunFolder(path)
-        if path.is_dir() and all(found in (fresh.lock, fresh.layers) for found in path.iterdir()):
-            return fresh
+        if path.is_dir() and is_unused(path):
+            return RunFolder(path)
         while True:
             free = free_path(path)
             try:

@@ -28,6 +28,7 @@ from dreamfusion.runs.checkpoint import (
     load_scene,
     set_aside_damaged,
 )
+from dreamfusion.runs.destination import Destination
 from dreamfusion.runs.export import Export, write_model
 from dreamfusion.runs.folder import RunError, RunFolder, create_run, find_run, step_of
 from dreamfusion.runs.lock import locked
@@ -89,7 +90,7 @@ class Outcome:
 
 def train_run(
     plan: Plan,
-    where: Path | RunFolder,
+    where: Path | RunFolder | Destination,
     *,
     prior: Prior | None = None,
     losses: Sequence[Loss] = (),
@@ -217,10 +218,12 @@ def finish(
     return written
 
 
-def _folder(where: Path | RunFolder) -> RunFolder:
+def _folder(where: Path | RunFolder | Destination) -> RunFolder:
     """The folder of the run, which the first process makes if need be."""
     if isinstance(where, RunFolder):
         return where
+    if isinstance(where, Destination):
+        where = where.prepare() if is_first() else where.path
     return RunFolder(from_first(create_run(where).path if is_first() else where))
 
 

@@ -40,8 +40,13 @@ def remove_leftovers(folder: Path) -> None:
     Only where nobody else can be writing there.
     """
     for path in folder.glob(".*"):
-        if re.fullmatch(r"\..+\.\d+(\.\w+)?", path.name) and path.is_file():
+        if is_leftover(path):
             path.unlink()
+
+
+def is_leftover(path: Path) -> bool:
+    """Whether a file has the name of one that was not finished."""
+    return re.fullmatch(r"\..+\.\d+(\.\w+)?", path.name) is not None and path.is_file()
 
 
 def _umask() -> int:

@@ -506,3 +506,24 @@ def test_output_replaces_what_its_encoding_does_not_have(tmp_path, encoding):
     assert done.returncode == 0
     said = done.stdout.decode(encoding)
     assert "prompt: ein B" in said and ("→ 熊" if encoding == "utf-8" else "? ?") in said
+
+
+def test_an_explicit_folder_is_that_folder(train, tmp_path, capsys, monkeypatch):
+    """A second run went to run-2 with nothing said, and a later export took the first one."""
+    assert train("--out", "run", steps=1) == 0
+    before = (tmp_path / "run" / "config.yaml").read_text()
+    capsys.readouterr()
+    assert train("--out", "run", prompt="a blue puppy", steps=2) == 2
+    said = capsys.readouterr()
+    assert said.err.startswith(
+        "error: run already holds a run; to continue it: dreamfusion resume run; to replace it, "
+        "add --overwrite; "
+    )
+    assert said.out == "" and (tmp_path / "run" / "config.yaml").read_text() == before
+    assert train("--out", "run", "--overwrite", prompt="a blue puppy", steps=2) == 0
+    assert steps_of(tmp_path / "run") == [1, 2]
+    assert RunFolder(tmp_path / "run").read_config().prompt == "a blue puppy"
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+    for options in (["--overwrite"], ["--overwrite", "--out", "x", "--seeds", "2"]):
+        assert train(*options) == 2
+        assert "it needs --out, without --seeds" in capsys.readouterr().err

@@ -145,8 +145,11 @@ def test_without_ffmpeg_a_run_has_its_mesh_and_says_why_no_video(
 def test_what_stands_in_the_way_is_named(bench, whole, tmp_path):
     (tmp_path / "run").write_text("a file, not a folder")
     child = bench.train(tmp_path)
-    assert child.wait() == 0  # the next free name is taken
-    assert (tmp_path / "run-2" / "mesh" / "model.glb").exists()
+    assert child.wait() == 2
+    said = child.output.splitlines()[-1]
+    assert said == "error: run is a file; choose another folder with --out"
+    child = bench.train(tmp_path, "--out", "run-2")
+    assert child.wait() == 0
     (tmp_path / "run-2" / "video.mp4").unlink()
     shutil.rmtree(tmp_path / "run-2" / "mesh")
     (tmp_path / "run-2" / "mesh").write_text("in the way")
