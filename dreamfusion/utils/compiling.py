@@ -81,8 +81,9 @@ class _Cache(FunctionCache):
             return None
 
     def save_overload(self, sig: Any, data: Any) -> None:
-        """Cache code, unless its folder is full or not writable any more."""
-        with suppress(OSError):
+        """Cache code, unless its folder is full, or not writable any more, or its index is damaged
+        and cannot be replaced for that reason."""
+        with suppress(Exception):
             super().save_overload(sig, data)
 
 

@@ -221,10 +221,11 @@ def test_a_read_only_disk_is_named(asked, tmp_path, capsys):
     assert "disk/shelf" in error and "Read-only file system" in error and error.count("\n") == 1
 
 
-def test_other_systems_are_told(monkeypatch, tmp_path, capsys):
+@pytest.mark.parametrize("command", [["batch", "list.txt"], ["train", "a mug", "--seeds", "2"]])
+def test_windows_is_refused_in_one_line(monkeypatch, tmp_path, capsys, command):
     (tmp_path / "list.txt").write_text("a red mug\n")
     monkeypatch.setattr("sys.platform", "win32")
-    assert main(["batch", "list.txt"]) == 2
+    assert main(command) == 2
     assert capsys.readouterr().err.startswith("error: a batch needs Linux or macOS")
 
 

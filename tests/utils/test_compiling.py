@@ -125,6 +125,23 @@ def test_a_cache_that_cannot_be_written_any_more_ends_nothing(monkeypatch, tmp_p
     assert add(1, 2) == 3
 
 
+def test_a_damaged_index_on_a_full_disk_ends_nothing(monkeypatch, tmp_path):
+    monkeypatch.setattr(compiling.numba.config, "CACHE_DIR", str(tmp_path))
+    compiling.compiled()(add_one)(1)
+    (index,) = tmp_path.rglob("*.nbi")
+    index.write_bytes(b"")
+
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(compiling._CheckedFiles, "_save_index", full)
+    assert compiling.compiled()(add_one)(1) == 2
+
+
+def add_one(number):
+    return number + 1
+
+
 KERNELS = """
 import sys
 from dreamfusion.graphics.rasterize import rasterize
