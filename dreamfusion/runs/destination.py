@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dreamfusion.runs.folder import RunError, RunFolder, is_unused
-from dreamfusion.runs.lock import locked
 from dreamfusion.utils.atomic_write import is_leftover
 from dreamfusion.utils.commands import command
 from dreamfusion.utils.errors import UserError
@@ -63,6 +62,8 @@ class Destination:
         self.check()
         folder = self.path.expanduser()
         if not is_unused(folder):
+            from dreamfusion.runs.lock import locked  # here: help needs no package of locks
+
             with locked(RunFolder(folder)):
                 _remove_run(RunFolder(folder))
         return folder
