@@ -125,9 +125,7 @@ def _plan(
             try:
                 vocabulary.require_known(own.prior.negative_prompt)
             except PromptError as error:
-                message, brief = (
-                    f"prior.negative_prompt: {text}" for text in (error, error.brief)
-                )
+                message, brief = (f"prior.negative_prompt: {text}" for text in (error, error.brief))
                 raise PromptError(message, brief=brief) from None
         prompt = vocabulary.canonical(own.prompt)
         planned.append(PlannedStage(stage, None if prior is loaded else prior, prompt))

@@ -244,7 +244,9 @@ def test_places_follow_from_cores_memory_and_gpus(monkeypatch):
     one = [Gpu("0", 24 * 2**30)]
     assert places_here(ResourceRequest(1, 2**30, 9 * 2**30), one) == 2
     assert places_here(ResourceRequest(1, 2**30, 9 * 2**30), [*one, Gpu("1", None)]) == 3
-    assert places_here(ResourceRequest(1, 2**30, 30 * 2**30), one) == 1  # the run says that it does not fit
+    assert (
+        places_here(ResourceRequest(1, 2**30, 30 * 2**30), one) == 1
+    )  # the run says that it does not fit
     assert one[0].slots(ResourceRequest(1, 2**30, 0)) == 1
     with pytest.raises(BatchError, match="no NVIDIA GPU is to be seen here"):
         places_here(ResourceRequest(1, 2**30, 2**30), [])

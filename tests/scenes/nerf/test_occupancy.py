@@ -66,7 +66,9 @@ def test_what_comes_up_far_from_the_object_is_found_in_time():
 def test_the_floor_is_the_least_density_around_and_nothing_where_rays_pass_over():
     grid = OccupancyGrid(resolution=16)
     grid.update(lambda p: torch.where(p[:, 0] > 0, 30.0, 0.05), generator())
-    floor = grid.density_lower_bound(torch.tensor([[0.5, 0.0, 0.0], [0.06, 0.0, 0.0], [-0.06, 0.0, 0.0]]))
+    floor = grid.density_lower_bound(
+        torch.tensor([[0.5, 0.0, 0.0], [0.06, 0.0, 0.0], [-0.06, 0.0, 0.0]])
+    )
     assert floor.tolist() == pytest.approx([30.0, 0.05, 0.05])
     assert (grid.lower_bound[~grid.occupied] == 0).all() and (~grid.occupied).any()
 
