@@ -261,7 +261,9 @@ def _put(settings: dict[str, Any], name: str, value: Any, where: str) -> None:
 def _unknown(name: str, section: object, path: str) -> ConfigError:
     """path: where `section`, in which the setting was looked for, stands."""
     known = [key for key, _, _ in settings(section, path)]
-    known += [key for key, _, _ in settings(Config()) if key not in known]
+    # Of another class's section of that name nothing helps.
+    elsewhere = (key for key, _, _ in settings(Config()) if not key.startswith(f"{path}."))
+    known += [key for key in elsewhere if key not in known]
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     if not close:
         last = name.rsplit(".", 1)[-1]

@@ -195,11 +195,11 @@ def own_settings(run: Run) -> str:
     defaults = {name: value for name, value, _ in settings(Config())}
     rows: dict[bool, list[str]] = {True: [], False: []}
     for name, value, doc in settings(run.config):
-        differs = value != defaults[name]
+        differs = value != defaults.get(name)
         default = ""
         if differs:
             source = escape(run.sources.get(name, ""))
-            default = f"<td><code>{_value(defaults[name])}</code></td><td>{source}</td>"
+            default = f"<td><code>{_value(defaults.get(name, ''))}</code></td><td>{source}</td>"
         rows[differs].append(
             f"<tr><th>{escape(name)}</th><td><code>{_value(value)}</code></td>{default}"
             f'<td class="doc">{escape(doc)}</td></tr>'
@@ -221,8 +221,9 @@ def compared_settings(runs: Sequence[Run]) -> str:
     each = [{name: value for name, value, _ in settings(run.config)} for run in runs]
     head = "".join(f"<td>{dot(i)}{escape(run.name)}</td>" for i, run in enumerate(runs))
     rows: dict[bool, list[str]] = {True: [], False: []}
-    for name, default in defaults.items():
-        values = [one[name] for one in each]
+    for name in dict.fromkeys(name for one in (defaults, *each) for name in one):
+        # An estimator or a scene of another kind has other settings.
+        default, values = defaults.get(name, ""), [one.get(name, "") for one in each]
         cells = "".join(
             f"<td{'' if value == default else ' class=changed'}><code>{_value(value)}</code></td>"
             for value in values

@@ -111,8 +111,6 @@ def _plan(
     prior."""
     if config.logging.tensorboard:
         require_tensorboard()
-    if config.start:
-        find_run(Path(config.start))
     planned = []
     for stage in stages_of(config):
         own = stage.config
@@ -146,7 +144,10 @@ def _with_card(
         own = [i for i, layer in enumerate(whole) if not layer.name.startswith(_FILES)]
         at = own[0] if own else len(whole)
         whole.insert(at, Layer(f"scene {scene.name}", extra))
-    return build_config(*whole), tuple(whole)
+    config = build_config(*whole)
+    if config.start:
+        find_run(Path(config.start))
+    return config, tuple(whole)
 
 
 _FILES = ("prior ", "preset ", "file ")
