@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -36,14 +37,37 @@ def count_weights(path: Path) -> int:
     problem = PriorError(f"{path} is corrupt or was cut off; delete it and fetch the prior again")
     size = path.stat().st_size
     try:
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(length)) if length < size else {}
-        header.pop("__metadata__", None)
+        length, header = _header(path)
         end = max(tensor["data_offsets"][1] for tensor in header.values())
         weights = sum(math.prod(tensor["shape"]) for tensor in header.values())
+        kinds = {str(tensor["dtype"]) for tensor in header.values()}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        with path.open("rb") as file:
+            if file.read(40).startswith(b"version https://git-lfs"):
+                raise PriorError(
+                    f"{path} is a pointer of Git LFS and holds no weights: run `git lfs pull` in "
+                    "its folder"
+                ) from None
         raise problem from None
     if size != 8 + length + end:
         raise problem
+    if packed := sorted(kind for kind in kinds if kind.startswith(("F8", "F4", "F6"))):
+        raise PriorError(
+            f"{path} holds weights in {packed[0]}, which is not supported; use a file in float16, "
+            "bfloat16 or float32"
+        )
     return weights
+
+
+def weight_names(paths: Iterable[Path]) -> list[str]:
+    """The names of the tensors in safetensors files, which `count_weights` has read."""
+    return [name for path in paths for name in _header(path)[1]]
+
+
+def _header(path: Path) -> tuple[int, dict[str, Any]]:
+    """The length of a safetensors file's header and what it says of each tensor."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length)) if length < path.stat().st_size else {}
+    header.pop("__metadata__", None)
+    return length, header

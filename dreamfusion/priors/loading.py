@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from diffusers.utils import logging as diffusers_logging
 from transformers.utils import logging as transformers_logging
 
-from dreamfusion.priors.files import PriorError
+from dreamfusion.priors.files import PriorError, weight_names
 from dreamfusion.priors.layout import check_tokenizer
 from dreamfusion.priors.resolve import ResolvedPrior
 from dreamfusion.utils.errors import one_line
@@ -35,20 +36,56 @@ def load_part(
     if component.startswith("tokenizer"):
         files = [file.name for file in path.iterdir()]
         check_tokenizer(files, f"{prior.name}: its {component}")
+    missing: Collection[str] = ()
     try:
         cls = getattr(library, prior.components[component])
-        part = cls.from_pretrained(path, local_files_only=True, **options)
+        if dtype is None:
+            part = cls.from_pretrained(path, local_files_only=True)
+        else:
+            part, info = cls.from_pretrained(
+                path, local_files_only=True, output_loading_info=True, **options
+            )
+            missing = info["missing_keys"]
     except Exception as error:
         raise PriorError(
             f"{prior.name}: its {component} in {path} cannot be loaded: {one_line(error)}"
         ) from error
     if dtype is None:
         return part
+    where = f"{prior.name}: its {component} in {path}"
+    if missing:
+        files = [path / name for name in prior.files[component]]
+        raise _incomplete(where, sorted(missing), weight_names(files))
+    _require_finite(where, part)
     # Without accelerate, diffusers looks at the first tensor alone to see what is in a file.
     # Transformers converts by itself, and leaves in float32 what T5 would overflow in.
     if library is diffusers:
         part = part.to(dtype)
     return part.requires_grad_(False).eval()
+
+
+# What wrappers put into the names of weights, and how to get rid of them.
+_WRAPPERS = {
+    ".base_layer.": "LoRA adapters: merge them (pipe.fuse_lora or merge_and_unload) and save again",
+    "lora_": "LoRA adapters alone: they are no model",
+    "_orig_mod.": "a compiled model: save its _orig_mod instead",
+    "module.": "a model in DataParallel: save its module instead",
+}
+
+
+def _incomplete(where: str, missing: Sequence[str], found: Sequence[str]) -> PriorError:
+    """The libraries fill what a file does not hold with random numbers."""
+    said = f"{where} lacks {len(missing)} of its weights, for example {missing[0]}"
+    for mark, what in _WRAPPERS.items():
+        if any(mark in name for name in found):
+            return PriorError(f"{said}; its file holds {what}")
+    return PriorError(f"{said}; the file is incomplete or of another kind of model")
+
+
+def _require_finite(where: str, part: torch.nn.Module) -> None:
+    for name, weight in part.named_parameters():
+        if not bool(weight.isfinite().all()):
+            raise PriorError(f"{where} has weights that are not finite, for example {name}")
 
 
 def quiet() -> None:

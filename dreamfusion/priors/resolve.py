@@ -31,7 +31,7 @@ class ResolvedPrior:
     pipeline: class name of the diffusers pipeline.
     components: class name of each component that is to be loaded, without "Fast".
     variants: "fp16" or None for each component that has weights: which set of files is meant.
-    weights: how many numbers each of them consists of.
+    weights: how many numbers each of them consists of. files: the safetensors of each of them.
     card: how to speak to it and what it has seen.
     """
 
@@ -42,6 +42,7 @@ class ResolvedPrior:
     variants: dict[str, str | None]
     weights: dict[str, int]
     card: PriorCard
+    files: dict[str, list[str]]
 
     @property
     def preset(self) -> str:
@@ -89,6 +90,7 @@ def inspect(path: Path, name: str, *, half: bool) -> ResolvedPrior:
     pipeline, components = components_of(index, name)
     variants: dict[str, str | None] = {}
     weights: dict[str, int] = {}
+    weight_files: dict[str, list[str]] = {}
     for component in components:
         if not (path / component).is_dir():
             raise PriorError(f"{name} is incomplete: there is no folder {path / component}")
@@ -107,8 +109,10 @@ def inspect(path: Path, name: str, *, half: bool) -> ResolvedPrior:
         if not files:
             raise _no_weights(path / component, name)
         weights[component] = _check_weights(path / component, files, name)
+        weight_files[component] = [file for file in files if file.endswith(".safetensors")]
     _check_file(path / "scheduler" / "scheduler_config.json", name)
-    return ResolvedPrior(name, path, pipeline, components, variants, weights, read_card(path))
+    card = read_card(path)
+    return ResolvedPrior(name, path, pipeline, components, variants, weights, card, weight_files)
 
 
 def _is_whole(path: Path, name: str, half: bool) -> bool:
@@ -145,6 +149,11 @@ def _check_weights(folder: Path, files: list[str], name: str) -> int:
 
 def _no_weights(folder: Path, name: str) -> PriorError:
     stem = weights_stem(folder.name)
+    if any(file.suffix == ".gguf" for file in folder.iterdir()):
+        return PriorError(
+            f"{name}: {folder} has its weights as GGUF, which is not supported; use safetensors in "
+            "float16, bfloat16 or float32"
+        )
     older = any(file.suffix in (".bin", ".ckpt", ".pt") for file in folder.iterdir())
     if older:
         return PriorError(

@@ -1,0 +1,101 @@
+"""Weights that are not what the file says are refused, not replaced by random numbers."""
+
+import json
+import re
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from dreamfusion.priors import PriorError, load_prior, resolve_prior
+from tests.helpers.tiny_priors import save_latent_prior
+
+UNET = "unet/diffusion_pytorch_model.safetensors"
+CLIP = "text_encoder/model.safetensors"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return save_latent_prior(tmp_path / "prior")
+
+
+def change(file, function):
+    tensors = load_file(file)
+    save_file(function(tensors), file, metadata={"format": "pt"})
+
+
+def load(folder):
+    return load_prior(str(folder), prompts=["a mug", ""])
+
+
+def without(name):
+    return lambda tensors: {key: value for key, value in tensors.items() if key != name}
+
+
+def renamed(function):
+    return lambda tensors: {function(key): value for key, value in tensors.items()}
+
+
+def as_lora(key):
+    return re.sub(r"to_q[.]weight$", "to_q.base_layer.weight", key)
+
+
+CASES = {
+    "missing": (UNET, without("conv_in.weight"), "lacks 1 of its weights, for example "
+                "conv_in.weight; the file is incomplete or of another kind of model"),
+    "missing text": (CLIP, without("final_layer_norm.bias"), "lacks 1 of its weights, for example "
+                     "final_layer_norm.bias; the file is incomplete or of another kind of model"),
+    "lora": (UNET, renamed(as_lora), "its file holds LoRA adapters: merge them (pipe.fuse_lora or "
+             "merge_and_unload) and save again"),
+    "compiled": (UNET, renamed(lambda key: f"_orig_mod.{key}"), "its file holds a compiled model: "
+                 "save its _orig_mod instead"),
+    "parallel": ("vae/diffusion_pytorch_model.safetensors", renamed(lambda key: f"module.{key}"),
+                 "its file holds a model in DataParallel: save its module instead"),
+    "nan": (UNET, lambda t: t | {"conv_in.bias": t["conv_in.bias"] * torch.nan},
+            "has weights that are not finite, for example conv_in.bias"),
+    "inf in text": (CLIP, lambda t: t | {"final_layer_norm.bias": t["final_layer_norm.bias"] / 0},
+                    "has weights that are not finite, for example final_layer_norm.bias"),
+    "shape": (UNET, lambda t: t | {"conv_in.bias": torch.zeros(3)}, "conv_in.bias"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("file", "function", "said"), CASES.values(), ids=CASES)
+def test_weights_that_are_not_what_the_file_says_are_refused(folder, file, function, said):
+    change(folder / file, function)
+    with pytest.raises(PriorError) as caught:
+        load(folder)
+    part = file.partition("/")[0]
+    assert f"its {part} in {folder / part}" in str(caught.value)
+    assert said in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_what_is_only_surplus_loads(folder):
+    expected = load(folder).encode_text(["a mug"]).tokens
+    change(
+        folder / CLIP,
+        lambda t: {f"text_model.{key}": value for key, value in t.items()}
+        | {"text_model.embeddings.position_ids": torch.arange(77)[None]},
+    )
+    assert torch.equal(load(folder).encode_text(["a mug"]).tokens, expected)
+
+
+def test_a_missing_shard_is_named(folder):
+    (folder / UNET).rename(folder / "unet" / "diffusion_pytorch_model-00001-of-00002.safetensors")
+    index = {"weight_map": {"a": "diffusion_pytorch_model-00001-of-00002.safetensors",
+                            "b": "diffusion_pytorch_model-00002-of-00002.safetensors"}}  # fmt: skip
+    path = folder / "unet" / "diffusion_pytorch_model.safetensors.index.json"
+    path.write_text(json.dumps(index))
+    with pytest.raises(PriorError, match="00002-of-00002"):
+        resolve_prior(str(folder))
+
+
+def test_packed_weights_and_pointers_are_named(folder):
+    change(folder / UNET, lambda t: {k: v.to(torch.float8_e4m3fn) for k, v in t.items()})
+    with pytest.raises(PriorError, match="holds weights in F8_E4M3, which is not supported"):
+        resolve_prior(str(folder))
+    (folder / UNET).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+    with pytest.raises(PriorError, match="is a pointer of Git LFS and holds no weights"):
+        resolve_prior(str(folder))
+    (folder / UNET).rename(folder / "unet" / "unet-Q4_0.gguf")
+    with pytest.raises(PriorError, match="has its weights as GGUF, which is not supported"):
+        resolve_prior(str(folder))
