@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 import warnings
@@ -36,17 +37,51 @@ ENCODER = ("encoder", "quant_conv")
 DECODER = ("decoder", "post_quant_conv")
 
 
-class _ScaledGradient(torch.autograd.Function):
-    """The values as they are, their gradient times a constant."""
+class _HalfPrecisionGradient:
+    """Keeps an encoder's gradient within the range of half precision.
 
+    What comes in is scaled by a power of two so that its largest value is about one, and what goes
+    out is scaled back. The gradient of a mean over pixels is too small for half precision, that of
+    a sum may be too large. A power of two takes nothing from float32.
+    """
+
+    def __init__(self) -> None:
+        self.scale = torch.ones(())
+
+    def before(self, images: Tensor) -> Tensor:
+        """The images, on their way into the encoder."""
+        out: Tensor = _ScaleBack.apply(images, self)
+        return out
+
+    def after(self, latents: Tensor) -> Tensor:
+        """What the encoder made of them."""
+        out: Tensor = _ScaleToOne.apply(latents, self)
+        return out
+
+
+class _ScaleToOne(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, values: Tensor, scale: float) -> Tensor:
-        ctx.scale = scale
+    def forward(ctx: Any, values: Tensor, box: _HalfPrecisionGradient) -> Tensor:
+        ctx.box = box
         return values.view_as(values)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return grad * ctx.scale, None
+        # Bounded, so that nothing overflows where all is zero; without waiting for a GPU.
+        exponent = torch.log2(grad.abs().amax()).floor().clamp(-120.0, 120.0)
+        ctx.box.scale = torch.exp2(-exponent)
+        return grad * ctx.box.scale, None
+
+
+class _ScaleBack(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, box: _HalfPrecisionGradient) -> Tensor:
+        ctx.box = box
+        return values.view_as(values)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return grad / ctx.box.scale, None
 
 
 class DiffusionPrior:
@@ -99,6 +134,7 @@ class DiffusionPrior:
         # began: it is whole.
         whole = (self.image_size, self.image_size, 0, 0, self.image_size, self.image_size)
         self._sizes = torch.tensor(whole, dtype=self.dtype, device=self.device)
+        self._latent_statistics = (0.0, 1.0) if vae is None else _statistics(vae, self.device)
         self._is_unet = isinstance(denoiser, diffusers.UNet2DConditionModel)
 
     @classmethod
@@ -118,13 +154,15 @@ class DiffusionPrior:
     @classmethod
     def from_pipe(cls, pipe: Any, *, card: PriorCard | None = None) -> DiffusionPrior:
         """The prior that a loaded diffusers pipeline is, where it is and as precise as it is. Its
-        models are frozen, and shared with it. card: how to speak to it; the paper's four views
+        models are frozen, and shared with it, but for an autoencoder that overflows in float16. card: how to speak to it; the paper's four views
         where None. Raises PriorError for a class or a scheduler that is not supported."""
         kind = type(pipe).__name__
         if kind not in LAYOUTS:
             raise PriorError(f"a {kind} is not supported; use a {', '.join(LAYOUTS)}")
         denoiser = pipe.unet if getattr(pipe, "unet", None) is not None else pipe.transformer
         vae = getattr(pipe, "vae", None)
+        if vae is not None and vae.dtype == torch.float16 and vae.config.force_upcast:
+            vae = copy.deepcopy(vae).float()  # it overflows in half precision
         for module in (denoiser, vae):
             if module is not None:
                 module.requires_grad_(False).eval()
@@ -135,7 +173,7 @@ class DiffusionPrior:
             pipeline=kind,
             card=PriorCard() if card is None else card,
             denoiser=denoiser,
-            schedule=schedule_of(scheduler, dict(scheduler.config), name, denoiser.device),
+            schedule=schedule_of(scheduler, name, denoiser.device, denoiser),
             text=encoders_of_pipe(pipe),
             vae=vae,
         )
@@ -152,20 +190,18 @@ class DiffusionPrior:
         images = images * 2.0 - 1.0
         if self.vae is None:
             return images
-        # The gradient of a mean over pixels is too small for half precision. A power of two takes
-        # nothing from float32.
-        scale = 2.0 ** round(math.log2(images.numel()))
-        images = _ScaledGradient.apply(images, 1.0 / scale)
-        latents = self.vae.encode(images.to(self.vae.dtype)).latent_dist.mode()
-        latents = _ScaledGradient.apply(latents.float(), scale)
-        return (latents - (self.vae.config.shift_factor or 0.0)) * self.vae.config.scaling_factor
+        precision = _HalfPrecisionGradient()
+        images = precision.before(images).to(self.vae.dtype)
+        latents = precision.after(self.vae.encode(images).latent_dist.mode().float())
+        mean, std = self._latent_statistics
+        return (latents - mean) * (self.vae.config.scaling_factor / std)
 
     @torch.no_grad()
     def decode_image(self, encoded: Tensor) -> Tensor:
         """The pictures (n, 3, image_size, image_size) in [0, 1] that `encode_image` came from."""
         if self.vae is not None:
-            config = self.vae.config
-            latents = encoded / config.scaling_factor + (config.shift_factor or 0.0)
+            mean, std = self._latent_statistics
+            latents = encoded / (self.vae.config.scaling_factor / std) + mean
             _move(self.vae, DECODER, self.device)
             encoded = self.vae.decode(latents.to(self.vae.dtype)).sample.float()
             if self.offload:
@@ -245,7 +281,6 @@ def load(
             prepared=prompts is not None,
         )
         check_memory(needed, free=torch.cuda.mem_get_info(device)[0], name=prior.name)
-    schedule = read_schedule(prior, device)
     text = encoders_of(
         prior,
         device=device,
@@ -261,6 +296,7 @@ def load(
     denoiser.to(device, memory_format=layout)
     if options.compile:
         denoiser.compile()
+    schedule = read_schedule(prior, device, denoiser)
     vae = None
     if "vae" in prior.components:
         vae = load_part(prior, "vae", diffusers, vae_precision)
@@ -360,6 +396,20 @@ def _vae_dtype(prior: ResolvedPrior, asked: str, dtype: torch.dtype, device: str
     # Diffusers fills in true where the file says nothing; the older models then mean no such thing.
     upcast = read_json(path, f"{prior.name} is broken").get("force_upcast", False)
     return torch.float32 if upcast else dtype
+
+
+def _statistics(vae: Any, device: torch.device) -> tuple[Tensor | float, Tensor | float]:
+    """Mean and deviation of an autoencoder's latents: a latent model sees (latent - mean) x
+    scaling_factor / std. Some files give them for each channel, some a shift alone."""
+    config = vae.config
+    mean, std = config.get("latents_mean"), config.get("latents_std")
+    if mean is None or std is None:
+        return float(config.get("shift_factor") or 0.0), 1.0
+    shape = (1, -1, 1, 1)
+    return (
+        torch.tensor(mean, device=device).reshape(shape),
+        torch.tensor(std, device=device).reshape(shape),
+    )
 
 
 def _move(vae: Any, parts: tuple[str, ...], device: torch.device | str) -> None:

@@ -30,11 +30,11 @@ class NoiseSchedule:
     config: dict[str, Any]
 
 
-def read_schedule(prior: ResolvedPrior, device: str) -> NoiseSchedule:
+def read_schedule(prior: ResolvedPrior, device: str, denoiser: Any) -> NoiseSchedule:
     """The schedule of a prior, on the device. Raises PriorError for one that is not supported.
 
     Betas, their rescaling to zero terminal SNR and the shift of a flow are left to the scheduler's
-    own class; of a flow, sigma goes up to 1 and the network is told 1000 sigma.
+    own class; of a flow, sigma goes up to 1 and the network gets 1000 sigma.
     """
     kind = prior.components["scheduler"]
     try:
@@ -45,34 +45,42 @@ def read_schedule(prior: ResolvedPrior, device: str) -> NoiseSchedule:
         raise PriorError(
             f"{prior.name}: cannot read its scheduler, a {kind}: {one_line(error)}"
         ) from error
-    return schedule_of(scheduler, dict(config), prior.name, device)
+    return schedule_of(scheduler, prior.name, device, denoiser)
 
 
 def schedule_of(
-    scheduler: Any, config: dict[str, Any], name: str, device: torch.device | str
+    scheduler: Any, name: str, device: torch.device | str, denoiser: Any
 ) -> NoiseSchedule:
     """The noise levels of a scheduler of diffusers, on the device; `name` is the prior's.
 
-    config: what the scheduler was made from. Raises PriorError for one that is not supported.
+    They are those of its configuration: sampling with a scheduler changes what it holds. denoiser:
+    its size decides the shift of some flows. Raises PriorError for one that is not supported.
     """
     kind = type(scheduler).__name__
+    scheduler = type(scheduler).from_config(scheduler.config)
+    # A class that never clamps has no such setting, and DDPM, which samples for all, would.
+    config = {"clip_sample": False, **scheduler.config}
     if kind == "FlowMatchEulerDiscreteScheduler":
-        if scheduler.config.use_dynamic_shifting:
-            raise PriorError(
-                f"{name}: its scheduler shifts noise with the resolution "
-                "(use_dynamic_shifting), which is not supported; use a model with a fixed shift"
-            )
-        sigmas = scheduler.sigmas.flip(0).double()
-        times = scheduler.timesteps.flip(0)
+        sigmas = _shifted(scheduler, denoiser).flip(0).double()
+        times = sigmas * scheduler.config.num_train_timesteps
         return NoiseSchedule(
-            (1.0 - sigmas).float().to(device), sigmas.float().to(device), times.to(device),
-            "flow", config,
-        )  # fmt: skip
+            (1.0 - sigmas).float().to(device),
+            sigmas.float().to(device),
+            times.float().to(device),
+            "flow",
+            config,
+        )
     cumulative = getattr(scheduler, "alphas_cumprod", None)
     prediction = scheduler.config.get("prediction_type")
-    if cumulative is None or prediction not in get_args(PredictionKind):
+    if cumulative is None:
         raise PriorError(
-            f"{name}: its scheduler, a {kind} with prediction_type {prediction}, is not "
+            f"{name}: its scheduler, a {kind}, has no alphas_cumprod, so its noise levels are of a "
+            "kind (such as EDM's) that is not supported; use a model with a DDPM, DDIM, Euler, "
+            "DPM++ or flow-matching Euler scheduler"
+        )
+    if prediction not in get_args(PredictionKind):
+        raise PriorError(
+            f"{name}: its scheduler, a {kind}, has prediction_type {prediction}, which is not "
             f"supported; use a model that predicts {', '.join(get_args(PredictionKind))}"
         )
     cumulative = cumulative.double()
@@ -83,3 +91,17 @@ def schedule_of(
         prediction,
         config,
     )
+
+
+def _shifted(scheduler: Any, denoiser: Any) -> Tensor:
+    """The sigmas of a flow, highest first; shifted for the size of the image where the scheduler
+    does that (Stable Diffusion 3.5): mu is linear in the number of the denoiser's tokens."""
+    config = scheduler.config
+    if not config.use_dynamic_shifting:
+        return scheduler.sigmas
+    tokens = (denoiser.config.sample_size // denoiser.config.patch_size) ** 2
+    slope = (config.max_shift - config.base_shift) / (
+        config.max_image_seq_len - config.base_image_seq_len
+    )
+    mu = config.base_shift + slope * (tokens - config.base_image_seq_len)
+    return scheduler.time_shift(mu, 1.0, scheduler.sigmas)
