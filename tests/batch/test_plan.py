@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from dreamfusion.batch.plan import BASE_MEMORY, GPU_BASE_MEMORY, Options, need_of, plan_jobs
+from dreamfusion.batch.plan import BASE_MEMORY, GPU_BASE_MEMORY, Options, request_of, plan_jobs
 from dreamfusion.batch.prompts import BatchError, Entry
 
 
@@ -16,10 +16,10 @@ def entries(*prompts):
 
 
 def test_every_seed_and_setting_is_a_job_of_its_own():
-    grid = [{"sds": {"guidance": 4}}, {"sds": {"guidance": 8}}]
+    grid = [{"estimator": {"guidance": 4}}, {"estimator": {"guidance": 8}}]
     jobs = plan_jobs(entries("a corgi", "a mug"), Options(seeds=3, settings=grid))
     assert len(jobs) == len({job.id for job in jobs}) == 12
-    assert {(job.prompt, job.seed, job.config["sds"]["guidance"]) for job in jobs} == {
+    assert {(job.prompt, job.seed, job.config["estimator"]["guidance"]) for job in jobs} == {
         (prompt, seed, guidance)
         for prompt in ("a corgi", "a mug")
         for seed in range(3)
@@ -83,13 +83,13 @@ def test_a_prior_beside_the_caller_is_found_from_elsewhere(tmp_path, monkeypatch
 
 
 def test_what_a_job_needs():
-    need = need_of(plan_jobs(entries("a corgi"), Options(threads=2, device="cpu")))
+    need = request_of(plan_jobs(entries("a corgi"), Options(threads=2, device="cpu")))
     assert need.threads == 2 and need.gpu_memory == 0
     assert BASE_MEMORY < need.memory < BASE_MEMORY + 2**28
-    gpu = need_of(plan_jobs(entries("a corgi"), Options(device="cuda", prior="embedded")))
+    gpu = request_of(plan_jobs(entries("a corgi"), Options(device="cuda", prior="embedded")))
     assert GPU_BASE_MEMORY < gpu.gpu_memory < GPU_BASE_MEMORY + 2**30
     more = Options(device="cuda", prior="embedded", settings=[{"camera": {"views": 16}}])
-    assert need_of(plan_jobs(entries("a corgi"), more)).gpu_memory > gpu.gpu_memory
+    assert request_of(plan_jobs(entries("a corgi"), more)).gpu_memory > gpu.gpu_memory
 
 
 def test_unknown_prompts_are_refused_without_torch(tmp_path):

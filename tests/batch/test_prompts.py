@@ -11,7 +11,7 @@ from dreamfusion.batch.prompts import BatchError, combinations, read_entries
 
 WANTED = [
     ("a corgi", None, None, {}),
-    ("a red mug", 3, "fast-preview", {"sds": {"guidance": 8}}),
+    ("a red mug", 3, "fast-preview", {"estimator": {"guidance": 8}}),
 ]
 
 
@@ -27,13 +27,13 @@ def feed(monkeypatch, content):
 
 FORMS = {
     "list.yaml": "- a corgi\n- {prompt: a red mug, seed: 3, preset: fast-preview, "
-    "settings: {sds.guidance: 8}}\n",
-    "list.csv": "prompt,seed,preset,sds.guidance\na corgi,,,\na red mug,3,fast-preview,8\n",
-    "excel.csv": "\ufeffPrompt;Seed;Preset;sds.guidance;\r\na corgi;;;;\r\n;;;;\r\n"
+    "settings: {estimator.guidance: 8}}\n",
+    "list.csv": "prompt,seed,preset,estimator.guidance\na corgi,,,\na red mug,3,fast-preview,8\n",
+    "excel.csv": "\ufeffPrompt;Seed;Preset;estimator.guidance;\r\na corgi;;;;\r\n;;;;\r\n"
     '"a red mug";3;fast-preview;8;\r\n;;;;\r\n;;;;\r\n',
-    "sep.csv": "sep=|\r\nprompt|seed|preset|sds.guidance\r\na corgi\r\na red mug|3|fast-preview|8",
-    "tabs.csv": "prompt\tseed\tpreset\tsds.guidance\na corgi\na red mug\t3\tfast-preview\t8",
-    "list.tsv": "prompt\tseed\tpreset\tsds.guidance\na corgi\na red mug\t3\tfast-preview\t8\t\n",
+    "sep.csv": "sep=|\r\nprompt|seed|preset|estimator.guidance\r\na corgi\r\na red mug|3|fast-preview|8",
+    "tabs.csv": "prompt\tseed\tpreset\testimator.guidance\na corgi\na red mug\t3\tfast-preview\t8",
+    "list.tsv": "prompt\tseed\tpreset\testimator.guidance\na corgi\na red mug\t3\tfast-preview\t8\t\n",
     "list.json": json.dumps(
         [
             "a corgi",
@@ -41,7 +41,7 @@ FORMS = {
                 "prompt": "a red mug",
                 "seed": 3,
                 "preset": "fast-preview",
-                "settings": {"sds.guidance": 8},
+                "settings": {"estimator.guidance": 8},
             },
         ],
         indent=2,
@@ -53,7 +53,7 @@ FORMS = {
             "prompt": "a red mug",
             "seed": 3,
             "preset": "fast-preview",
-            "settings": {"sds": {"guidance": 8}},
+            "settings": {"estimator": {"guidance": 8}},
         }
     ),
 }
@@ -196,8 +196,8 @@ def test_another_format_is_not_read_as_lines(tmp_path, monkeypatch, text, kind, 
         ("a.json", '["\\ud83d"]', "PATH, entry 1: the prompt is not valid Unicode text"),
         ("a.yaml", "- {prompt: a mug, settings: [1]}", "PATH, entry 1: settings takes settings by "
          "their names, not [1]"),
-        ("a.yaml", "- {prompt: a mug, settings: {sds: 1, sds.guidance: 2}}", "PATH, entry 1: "
-         "sds.guidance: sds was given a value before"),
+        ("a.yaml", "- {prompt: a mug, settings: {estimator: 1, estimator.guidance: 2}}", "PATH, entry 1: "
+         "estimator.guidance: estimator was given a value before"),
     ],
 )  # fmt: skip
 def test_messages_to_the_letter(tmp_path, name, text, said):
@@ -275,9 +275,9 @@ def test_bytes_that_are_no_utf_8_are_refused(tmp_path, monkeypatch, content):
 
 
 def test_every_combination_of_settings():
-    found = combinations(["sds.guidance=4,8", "camera.distance=[2.6,3.2],[2,3]", "seed=1"])
+    found = combinations(["estimator.guidance=4,8", "camera.distance=[2.6,3.2],[2,3]", "seed=1"])
     assert len(found) == 4
-    assert found[1] == {"sds": {"guidance": 4}, "camera": {"distance": [2, 3]}, "seed": 1}
+    assert found[1] == {"estimator": {"guidance": 4}, "camera": {"distance": [2, 3]}, "seed": 1}
     assert combinations([]) == [{}]
     assert combinations(['prior.negative_prompt="a, b",none'])[0] == {
         "prior": {"negative_prompt": "a, b"}

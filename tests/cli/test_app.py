@@ -25,8 +25,10 @@ from tests.helpers.tiny_priors import save_latent_prior, save_pixel_prior
 TINY = {
     "camera": {"views": 2},
     "render": {"resolution": 16},
-    "field": {"levels": 3, "features": 2, "log2_table_size": 10, "max_resolution": 32},
-    "occupancy": {"resolution": 16, "update_every": 3},
+    "scene": {
+        "field": {"levels": 3, "features": 2, "log2_table_size": 10, "max_resolution": 32},
+        "occupancy": {"resolution": 16, "update_every": 3},
+    },
     "output": {
         "checkpoint_every": 4, "preview_every": 3, "video_frames": 4, "video_size": 32,
         "mesh_resolution": 24, "texture_size": 64,

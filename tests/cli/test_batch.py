@@ -119,7 +119,7 @@ def fast_batch(monkeypatch, capsys, tmp_path, *arguments):
 
 def test_seeds_and_settings_status_and_scripts(asked, tmp_path, monkeypatch, capsys):
     (tmp_path / "list.txt").write_text("a red mug\na blue chair\n")
-    options = ["list.txt", *asked, "--seeds", "2", "--set", "sds.guidance=4,8", "--steps", "2"]
+    options = ["list.txt", *asked, "--seeds", "2", "--set", "estimator.guidance=4,8", "--steps", "2"]
     status, out, errors = fast_batch(monkeypatch, capsys, tmp_path, *options, "--json")
     assert status == 0 and "done" in errors
     report = json.loads(out)
@@ -162,7 +162,7 @@ def _need():
     ("arguments", "said"),
     [
         (["none.txt"], "there is no file none.txt"),
-        (["list.txt", "--set", "sds.gidance=1,2"], "did you mean sds.guidance?"),
+        (["list.txt", "--set", "estimator.gidance=1,2"], "did you mean estimator.guidance?"),
         (["list.txt", "--config", "nothing"], "no preset and no file nothing"),
         (["--status", "nowhere"], "there is no folder nowhere"),
         (["--out", "nowhere"], "there is no folder nowhere"),

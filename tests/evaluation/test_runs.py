@@ -20,7 +20,7 @@ from tests.helpers.run_folders import make_run
 from tests.helpers.tiny_clips import save_clip
 from tests.helpers.tiny_runs import TINY
 
-SMALL = {key: TINY[key] for key in ("field", "occupancy", "camera", "render")}
+SMALL = {key: TINY[key] for key in ("scene", "camera", "render")}
 
 
 def make_scene(path, prompt, *, empty=False, mesh=True, seed=0):
@@ -131,16 +131,16 @@ def test_combinations_of_settings_have_means_of_their_own(tmp_path, capsys, clip
     shelf = Shelf(tmp_path / "shelf")
     for guidance, radius in ((4, 0.2), (16, 0.4)):
         for prompt in ("a red mug", "a blue corgi"):
-            config = {"steps": 1, "seed": 0, "sds": {"guidance": guidance}}
-            one = Job(prompt, 0, 1, config, settings={"steps": 1, "sds": {"guidance": guidance}})
+            config = {"steps": 1, "seed": 0, "estimator": {"guidance": guidance}}
+            one = Job(prompt, 0, 1, config, settings={"steps": 1, "estimator": {"guidance": guidance}})
             folder = shelf.folder(one)
             folder.write(one)
             make_scene(folder.path / "run", prompt, seed=int(10 * radius))
             write_json(folder.done_file, {"run": "run"})
     found = evaluated(capsys, shelf.path, "--judge", clip)
-    assert {row["variant"] for row in found["rows"]} == {"sds.guidance=4", "sds.guidance=16"}
+    assert {row["variant"] for row in found["rows"]} == {"estimator.guidance=4", "estimator.guidance=16"}
     means = found["means"]
-    titles = ["all seeds", "all seeds, sds.guidance=16", "all seeds, sds.guidance=4"]
+    titles = ["all seeds", "all seeds, estimator.guidance=16", "all seeds, estimator.guidance=4"]
     assert sorted(means) == titles
     both, *each = (means[title]["margin"] for title in titles)
     assert both["runs"] == 4 and [one["runs"] for one in each] == [2, 2]

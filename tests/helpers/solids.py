@@ -1,16 +1,17 @@
 """Fields whose shape is known, as scenes and as meshes."""
 
+from functools import partial
+
 import torch
 import trimesh
 from torch import Tensor
 
-from dreamfusion.mesh.extract import (
-    Mesh,
-    extract_mesh,
-)
+from dreamfusion.mesh.extract import Mesh, extract_surface
 from dreamfusion.scenes.nerf.field import FieldOutput
 from dreamfusion.scenes.nerf.occupancy import OccupancyGrid
-from dreamfusion.scenes.nerf.scene import Scene
+from dreamfusion.scenes.nerf.scene import NerfScene
+from dreamfusion.scenes.nerf.surface import density_grid, find_threshold, surface_colors
+from tests.helpers.scenes import FieldScene
 
 
 class Balls:
@@ -46,12 +47,24 @@ def occupied_by(field) -> OccupancyGrid:
     return grid
 
 
-def scene_of(field) -> Scene:
-    return Scene(field, occupied_by(field))
+def scene_of(field, *, step_size: float | None = None) -> NerfScene:
+    return FieldScene(field, occupied_by(field), step_size=step_size)
 
 
-def extract(field, **settings) -> Mesh:
-    return extract_mesh(scene_of(field), **{"resolution": 48, **settings})
+def extract(field, *, resolution: int = 48, threshold: float | None = None, **smoothing) -> Mesh:
+    """The mesh of a field; see `mesh_of`."""
+    return mesh_of(scene_of(field), resolution=resolution, threshold=threshold, **smoothing)
+
+
+def mesh_of(
+    scene: NerfScene, *, resolution: int, threshold: float | None = None, smoothing: float = 1.0
+) -> Mesh:
+    """As `NerfScene.surface`, which always smooths by one sample, with colours at vertices."""
+    if smoothing == 1.0:
+        return scene.surface(resolution=resolution, threshold=threshold).colored()
+    threshold = find_threshold(scene) if threshold is None else threshold
+    density, color = density_grid(scene, resolution), partial(surface_colors, scene)
+    return extract_surface(density, threshold, color, smoothing=smoothing).colored()
 
 
 def as_trimesh(mesh: Mesh) -> trimesh.Trimesh:

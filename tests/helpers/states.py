@@ -1,9 +1,30 @@
-"""What a training state holds."""
+"""What a training state holds, and one of a run that nobody trains."""
+
+import torch
+
+from dreamfusion.training.state import TrainState, new_state
 
 
-def tensors(state):
-    parts = (state.field, state.shown.field, state.background, state.occupancy)
+def tensors(state: TrainState) -> list[torch.Tensor]:
+    """Everything that a step changes: the scene with its average, the optimiser, the estimator,
+    the random stream."""
+    scene = state.scene
+    parts = (scene.field, scene.averaged.field, scene.background, scene.occupancy)
     found = [value for part in parts for value in part.state_dict().values()]
-    for _, entry in sorted(state.optimizer.state_dict()["state"].items()):
+    for _, entry in sorted(scene.optimizer.state_dict()["state"].items()):
         found += [entry[key] for key in sorted(entry)]
+    found += [value for _, value in sorted(state.estimator.state_dict().items())]
     return [*found, state.generator.get_state()]
+
+
+class _NoPrior:
+    device = "cpu"
+    alphas = sigmas = torch.ones(1)
+
+    def predict(self, *arguments):
+        raise AssertionError("this state is not trained")
+
+
+def untrained(config) -> TrainState:
+    """The state before the first step, of a configuration whose prior is not there."""
+    return new_state(config, _NoPrior())

@@ -8,8 +8,10 @@ TINY = {
     "camera": {"views": 2},
     "render": {"resolution": {"start": 8, "end": 16, "begin": 0.5, "finish": 0.5}},
     "shading": {"lambertian": 0.5, "textureless": 0.5},
-    "field": {"levels": 3, "features": 2, "log2_table_size": 10, "max_resolution": 32},
-    "occupancy": {"resolution": 16, "update_every": 3},
+    "scene": {
+        "field": {"levels": 3, "features": 2, "log2_table_size": 10, "max_resolution": 32},
+        "occupancy": {"resolution": 16, "update_every": 3},
+    },
 }
 
 

@@ -10,10 +10,10 @@ from torch import Tensor
 from dreamfusion.graphics.cameras import Cameras
 from dreamfusion.scenes.nerf.field import FieldOutput
 from dreamfusion.scenes.nerf.occupancy import OccupancyGrid
-from dreamfusion.scenes.nerf.scene import Scene
 from dreamfusion.viewer.meshes import Subject
 from dreamfusion.viewer.pose import Pose
 from dreamfusion.viewer.stage import Choice
+from tests.helpers.scenes import FieldScene
 
 
 class Balls:
@@ -42,12 +42,14 @@ class Balls:
         return torch.nn.functional.normalize(points - self.centres[nearest], dim=-1)
 
 
-def subject(step: int = 1, falloff: float = 20.0) -> Subject:
+def subject(
+    step: int = 1, falloff: float = 20.0, *, step_size: float | None = None
+) -> Subject:
     field = Balls(falloff)
     grid = OccupancyGrid(resolution=32)
     for seed in range(2):
         grid.update(field.density, torch.Generator().manual_seed(seed))
-    return Subject(step, Scene(field, grid))
+    return Subject(step, FieldScene(field, grid, step_size=step_size))
 
 
 def pose_of(cameras: Cameras, aspect: float = 1.0) -> Pose:

@@ -3,23 +3,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 import trimesh
 from torch import Tensor
 
-from dreamfusion.mesh.extract import (
-    Mesh,
-    MeshError,
-    extract_mesh,
-    find_threshold,
-    surface,
-)
+from dreamfusion.mesh.extract import Mesh, MeshError, isosurface
 from dreamfusion.mesh.formats import place, read_glb, write_mesh
 from dreamfusion.mesh.topology import topology
 from dreamfusion.report.model import read_model
-from dreamfusion.scenes.nerf.scene import Scene
 from dreamfusion.utils.errors import UserError
-from tests.helpers.solids import Balls, as_trimesh, extract, occupied_by, scene_of
+from tests.helpers.scenes import FieldScene
+from tests.helpers.solids import Balls, as_trimesh, extract, mesh_of, occupied_by
 
 
 def test_a_ball_becomes_a_watertight_ball_with_outward_normals():
@@ -28,21 +21,6 @@ def test_a_ball_becomes_a_watertight_ball_with_outward_normals():
     assert mesh.volume == pytest.approx(4 / 3 * np.pi * 0.5**3, rel=0.06)
     outward = (mesh.face_normals * mesh.triangles_center).sum(axis=1)
     assert (outward > 0).all()
-
-
-@pytest.mark.parametrize("peak", [15.0, 100.0, 1e5])
-@pytest.mark.parametrize("width", [0.003, 0.03])
-def test_threshold_gives_the_rendered_silhouette_whatever_the_density(peak, width):
-    field = Balls([[0.0, 0, 0, 0.5]], peak=peak, width=width)
-    threshold = find_threshold(scene_of(field))
-    # Where, along a diameter, the surface is; and where looking past gives an opacity of 1/2.
-    r = torch.linspace(0.2, 0.95, 3001)
-    along = torch.linspace(-1, 1, 801)
-    past = torch.stack(torch.broadcast_tensors(r[::10, None], along, torch.zeros(1)), -1)
-    depth = field.density(past.reshape(-1, 3)).reshape(past.shape[:2]).sum(1) * 0.0025
-    rendered = r[::10][depth > np.log(2)].max()
-    surface = r[field.density(torch.stack([r, r * 0, r * 0], -1)) > threshold].max()
-    assert abs(surface - rendered) < 0.02
 
 
 @pytest.mark.parametrize(
@@ -114,8 +92,8 @@ def test_wisps_are_smoothed_away_and_a_lone_speck_is_not():
     ball, hairs = [0.0, 0, 0, 0.4], [[0.0, 0.4 + 0.02 * i, 0, 0.012] for i in range(4)]
     mesh = extract(Balls([ball, *hairs], width=0.004), resolution=64)
     assert mesh.vertices[:, 1].max() < 0.45
-    scene = Scene(Balls([[0.01, 0.01, 0.01, 0.03]]), occupied_by(Balls([ball])))
-    speck = extract_mesh(scene, resolution=48, threshold=100)
+    scene = FieldScene(Balls([[0.01, 0.01, 0.01, 0.03]]), occupied_by(Balls([ball])))
+    speck = mesh_of(scene, resolution=48, threshold=100)
     assert as_trimesh(speck).is_watertight and np.ptp(speck.vertices, axis=0).max() < 0.2
 
 
@@ -123,7 +101,7 @@ def test_wisps_are_smoothed_away_and_a_lone_speck_is_not():
 def test_a_level_that_runs_through_samples_gives_a_closed_surface(smoothing):
     x, y, z = np.meshgrid(*[np.arange(17) - 8.0] * 3, indexing="ij")
     octahedron = np.clip(5.0 - np.abs(x) - np.abs(y) - np.abs(z), -1.0, 1.0)
-    found = topology(*surface(octahedron, smoothing))
+    found = topology(*isosurface(octahedron, smoothing))
     assert (found.watertight, found.components, found.genus) == (True, 1, 0)
 
 

@@ -1,13 +1,12 @@
 """Pictures of meshes, and how they are checked against the scene."""
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 
-from dreamfusion.config.schedules import Schedule
-from dreamfusion.config.schema import RenderConfig
 from dreamfusion.graphics.cameras import generate_rays, turntable_cameras
 from dreamfusion.graphics.shading import IMAGE_MODES
 from dreamfusion.mesh.compare import agreement, compare
@@ -16,7 +15,9 @@ from dreamfusion.mesh.formats import origin_of, place, put_back, read_glb, write
 from dreamfusion.mesh.provenance import Provenance
 from dreamfusion.mesh.renderer import render_mesh, sample_texture
 from dreamfusion.mesh.texture import bake
-from dreamfusion.scenes.nerf.renderer import render_image
+from dreamfusion.runs.preview import draw_scene
+from dreamfusion.scenes.base import render_image
+from dreamfusion.scenes.nerf.surface import surface_colors
 from tests.helpers.solids import Balls, extract, scene_of
 
 
@@ -44,16 +45,15 @@ def mesh() -> Mesh:
 
 @pytest.fixture(scope="module")
 def baked(mesh):
-    return bake(scene_of(SCENE), mesh, size=256)
+    return bake(partial(surface_colors, scene_of(SCENE)), mesh, size=256)
 
 
 @pytest.mark.parametrize("mode", IMAGE_MODES)
 def test_a_mesh_looks_like_its_scene_in_every_mode(mesh, baked, mode):
     cameras = turntable_cameras(3, elevation_deg=25.0)
     expected = render_image(
-        scene_of(SCENE), cameras, height=48, width=64, mode=mode,
-        options=RenderConfig(step_size=Schedule.constant(0.005)),
-    )  # fmt: skip
+        scene_of(SCENE, step_size=0.005), cameras, height=48, width=64, mode=mode
+    )
     for model in (mesh, baked):
         found = render_mesh(model, cameras, height=48, width=64, mode=mode)
         assert found.shape == (3, 48, 64, 4)
@@ -116,7 +116,7 @@ def test_a_texture_is_linear_between_texels_and_clamped_at_the_border():
 
 def test_agreement_sees_what_is_wrong(mesh):
     cameras = turntable_cameras(4)
-    scene = scene_of(SCENE)
+    scene = draw_scene(scene_of(SCENE))
     good = agreement(mesh, scene, cameras, size=48)
     assert good.good and good.psnr_db > 25 and good.silhouette_iou > 0.95
     moved = Mesh(mesh.vertices + np.array([0.2, 0, 0]), mesh.faces, mesh.colors)

@@ -1,6 +1,7 @@
 """Decimation, texture coordinates and baking."""
 
 import io
+from functools import partial
 
 import fast_simplification
 import numpy as np
@@ -17,6 +18,7 @@ from dreamfusion.mesh.formats import place, write_mesh
 from dreamfusion.mesh.texture import bake, decimate, deviation, pad, simplify, unwrap
 from dreamfusion.mesh.topology import topology
 from dreamfusion.scenes.nerf.field import FieldOutput
+from dreamfusion.scenes.nerf.surface import surface_colors
 from tests.helpers.solids import Balls, as_trimesh, extract, scene_of
 
 
@@ -30,6 +32,10 @@ class Striped(Balls):
         return FieldOutput(self.density(points), self.color(points))
 
 
+def colors_of(balls):
+    return partial(surface_colors, scene_of(Striped(balls)))
+
+
 @pytest.fixture(scope="module")
 def ball() -> Mesh:
     return extract(Striped([[0.2, 0.1, 0.0, 0.5]]))
@@ -37,7 +43,7 @@ def ball() -> Mesh:
 
 @pytest.fixture(scope="module")
 def baked(ball):
-    return bake(scene_of(Striped([[0.2, 0.1, 0.0, 0.5]])), decimate(ball, 1500), size=256)
+    return bake(colors_of([[0.2, 0.1, 0.0, 0.5]]), decimate(ball, 1500), size=256)
 
 
 def test_decimation_keeps_the_solid_and_its_colors(ball):
@@ -168,7 +174,7 @@ def test_padding_takes_the_nearest_color():
 @pytest.mark.parametrize("size", [15, 20000])
 def test_impossible_sizes_are_refused(ball, size):
     with pytest.raises(MeshError, match="16 to 16384"):
-        bake(scene_of(Striped([[0, 0, 0, 0.5]])), ball, size=size)
+        bake(colors_of([[0, 0, 0, 0.5]]), ball, size=size)
 
 
 @pytest.mark.parametrize("kind", ["glb", "obj"])

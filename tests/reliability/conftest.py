@@ -23,9 +23,11 @@ hypothesis.settings.load_profile("short")
 SETTINGS = {
     "camera": {"views": 2},
     "render": {"resolution": 16},
-    "field": {"levels": 3, "features": 2, "log2_table_size": 10, "max_resolution": 32},
-    "occupancy": {"resolution": 16, "update_every": 3},
-    "optimizer": {"ema": 0.9},
+    "scene": {
+        "field": {"levels": 3, "features": 2, "log2_table_size": 10, "max_resolution": 32},
+        "occupancy": {"resolution": 16, "update_every": 3},
+        "optimizer": {"ema": 0.9},
+    },
     "output": {
         "checkpoint_every": 3, "preview_every": 4, "video_frames": 2, "video_size": 32,
         "mesh_resolution": 24, "texture_size": 32,

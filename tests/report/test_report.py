@@ -62,9 +62,9 @@ def test_a_whole_run_shows_everything(run, capsys):
     assert '<li class="done">40 of 40 steps</li>' in page
     for chip in ("prior</span> auto", "device</span> cpu, auto", "dreamfusion</span> 0.0.7"):
         assert chip in page
-    assert "<th>sds.guidance</th><td><code>9.5</code></td><td><code>4</code></td>" in page
+    assert "<th>estimator.guidance</th><td><code>9.5</code></td><td><code>4</code></td>" in page
     differing, others = page.split("<details>")
-    assert "<th>sds.guidance</th>" not in others
+    assert "<th>estimator.guidance</th>" not in others
     assert "<th>camera.views</th>" in others and "<th>camera.views</th>" not in differing
     for title in ("SDS gradient", "Gradient norm", "Opacity"):
         assert f"<b>{title}</b>" in page
@@ -224,7 +224,7 @@ def test_several_runs_stand_side_by_side(run, tmp_path, capsys):
     assert "<title>run</title>" in first_chart and "<title>other</title>" in first_chart
     differing = page.split("Settings that differ")[1].split("<details>")[0]
     assert "<th>seed</th><td><code>0</code></td><td class=changed><code>3</code></td>" in differing
-    assert "sds.guidance" not in differing
+    assert "estimator.guidance" not in differing
     assert "<code>dreamfusion resume other</code>" in page
     assert report(capsys, "run", "other")[1] == "report-2.html"
 
@@ -296,7 +296,7 @@ def test_thinning_keeps_both_ends():
 def test_settings_say_which_layer_they_come_from(run):
     write_report([run])
     page = (run / "report.html").read_text()
-    row = page[page.index("<th>sds.guidance</th>") :].split("</tr>")[0]
+    row = page[page.index("<th>estimator.guidance</th>") :].split("</tr>")[0]
     assert "9.5" in row and "preset mine" in row
     (run / "layers.yaml").unlink()
     write_report([run])

@@ -37,8 +37,10 @@ pytest.importorskip("viser", reason="viser is not installed (dreamfusion[viewer]
 
 TINY = {
     "prompt": "a red puppy",
-    "field": {"levels": 3, "features": 2, "log2_table_size": 10, "max_resolution": 32},
-    "occupancy": {"resolution": 16},
+    "scene": {
+        "field": {"levels": 3, "features": 2, "log2_table_size": 10, "max_resolution": 32},
+        "occupancy": {"resolution": 16},
+    },
 }
 
 

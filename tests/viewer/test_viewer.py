@@ -37,8 +37,10 @@ TINY = {
     "steps": 6,
     "camera": {"views": 2},
     "render": {"resolution": 16},
-    "field": {"levels": 3, "features": 2, "log2_table_size": 10, "max_resolution": 32},
-    "occupancy": {"resolution": 16, "update_every": 3},
+    "scene": {
+        "field": {"levels": 3, "features": 2, "log2_table_size": 10, "max_resolution": 32},
+        "occupancy": {"resolution": 16, "update_every": 3},
+    },
 }
 
 

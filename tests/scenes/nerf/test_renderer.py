@@ -3,15 +3,17 @@ import torch
 from torch import Tensor
 
 from dreamfusion.config.schedules import Schedule
-from dreamfusion.config.schema import RenderConfig
 from dreamfusion.graphics.cameras import Rays, generate_rays, orbit_cameras, turntable_cameras
 from dreamfusion.graphics.shading import Lighting
+from dreamfusion.scenes.base import Views, render_image
 from dreamfusion.scenes.nerf.background import LearnedBackground
 from dreamfusion.scenes.nerf.field import Field, FieldOutput
 from dreamfusion.scenes.nerf.occupancy import OccupancyGrid
-from dreamfusion.scenes.nerf.renderer import render, render_image
-from dreamfusion.scenes.nerf.scene import Scene
-from dreamfusion.training.losses import orientation_loss
+from dreamfusion.scenes.nerf.losses import orientation_loss
+from dreamfusion.scenes.nerf.renderer import render
+from dreamfusion.scenes.nerf.scene import NerfScene
+from dreamfusion.scenes.nerf.settings import MarchingConfig
+from tests.helpers.scenes import FieldScene
 
 RED = torch.tensor([0.9, 0.1, 0.2])
 
@@ -39,8 +41,8 @@ def occupied_by(field) -> OccupancyGrid:
     return grid
 
 
-def scene_of(field) -> Scene:
-    return Scene(field, occupied_by(field))
+def scene_of(field) -> NerfScene:
+    return FieldScene(field, occupied_by(field))
 
 
 def lit(shading: str, position: Tensor) -> Lighting:
@@ -69,7 +71,7 @@ def test_shapes_and_a_solid_ball_in_front_of_a_plain_background():
 
 def test_silhouette_has_the_area_of_the_ball():
     ball = Ball()
-    fine = RenderConfig(step_size=Schedule.constant(0.01))
+    fine = MarchingConfig(step_size=Schedule.constant(0.01))
     out = render(scene_of(ball), rays(1, 64), background=BLUE, options=fine)
     # A ball of radius r at distance d covers a circle of tangent r / sqrt(d^2 - r^2).
     tangent = 0.5 / (2.8**2 - 0.25) ** 0.5
@@ -132,7 +134,7 @@ def test_rays_that_meet_nothing_see_the_background_and_still_have_a_graph():
     away = Rays(away.origins * 3, -away.directions)
     background = LearnedBackground()
     out = render(
-        Scene(field, OccupancyGrid(resolution=4)), away, background=background,
+        FieldScene(field, OccupancyGrid(resolution=4)), away, background=background,
         lighting=lit("lambertian", torch.ones(3)),
     )  # fmt: skip
     out.rgb.sum().backward()
@@ -174,12 +176,11 @@ def test_samples_that_add_next_to_nothing_are_left_out_of_gradients(sharpness, s
 
 
 @pytest.mark.parametrize("mode", ["color", "albedo", "normals", "depth", "textureless"])
-def test_images_of_all_modes(mode):
+def test_images_of_all_modes(mode, monkeypatch):
+    monkeypatch.setattr("dreamfusion.scenes.nerf.scene._RAYS_PER_CHUNK", 100)
     ball = Ball()
     cameras = orbit_cameras(*(torch.tensor([v, v]) for v in (0.0, 0.0, 2.8, 40.0)))
-    image = render_image(
-        scene_of(ball), cameras, height=16, width=24, mode=mode, rays_per_chunk=100
-    )
+    image = render_image(scene_of(ball), cameras, height=16, width=24, mode=mode)
     assert image.shape == (2, 16, 24, 4)
     assert image.min() >= 0 and image.max() <= 1
     assert (image[0, 0, 0] == 0).all()
@@ -189,14 +190,32 @@ def test_images_of_all_modes(mode):
         torch.testing.assert_close(image[0, 8, 12, :3], front, atol=0.1, rtol=0)
 
 
-def test_image_does_not_depend_on_chunks():
+def test_image_does_not_depend_on_chunks(monkeypatch):
     ball = Ball()
     cameras = turntable_cameras(1)
-    images = [
-        render_image(scene_of(ball), cameras, height=16, width=16, rays_per_chunk=n)
-        for n in (37, 256)
-    ]
+    images = []
+    for n in (37, 256):
+        monkeypatch.setattr("dreamfusion.scenes.nerf.scene._RAYS_PER_CHUNK", n)
+        images.append(render_image(scene_of(ball), cameras, height=16, width=16))
     torch.testing.assert_close(images[0], images[1])
+
+
+@torch.no_grad()
+def test_views_in_chunks_are_those_rendered_at_once(monkeypatch):
+    """With a light and a background for each view."""
+    scene = scene_of(Ball())
+    scene.background.mlp.bias2 += 1.0
+    lights = lit("lambertian", torch.tensor([[0.0, 0, 5], [3, 0, 3], [0, 4, 0]]))
+    cameras = turntable_cameras(3)
+    for background in (None, BLUE, torch.rand(3, 3)):
+        views = Views(cameras, 8, 12, lights, background)
+        monkeypatch.setattr("dreamfusion.scenes.nerf.scene._RAYS_PER_CHUNK", 1000)
+        whole = scene.render(views)
+        monkeypatch.setattr("dreamfusion.scenes.nerf.scene._RAYS_PER_CHUNK", 17)
+        parts = scene.render(views)
+        assert parts.rgb.shape == (3, 8, 12, 3) and parts.out is None and whole.out is not None
+        for name in ("rgb", "opacity", "depth", "normals"):
+            torch.testing.assert_close(getattr(parts, name), getattr(whole, name))
 
 
 def test_learns_a_colored_ball_from_pictures():
@@ -221,7 +240,7 @@ def test_learns_a_colored_ball_from_pictures():
 
 def test_a_scene_shows_itself_on_a_plain_background():
     scene = scene_of(Ball())
-    pictures = scene.render(turntable_cameras(2), size=16, mode="albedo", background=(0, 0, 1))
+    pictures = scene.images(turntable_cameras(2), size=16, mode="albedo", background=(0, 0, 1))
     assert pictures.shape == (2, 16, 16, 3)
     torch.testing.assert_close(pictures[0, 0, 0], BLUE)
     torch.testing.assert_close(pictures[1, 8, 8], RED, atol=1e-3, rtol=0)
