@@ -4,8 +4,10 @@ import pytest
 import torch
 from diffusers import DDPMScheduler
 
-from dreamfusion.diffusion.core import TextEmbedding, add_noise, guided_prediction
-from dreamfusion.distillation.sds import sample_timesteps, sds, weight
+from dreamfusion.diffusion.condition import Condition, Conditions, TextEmbedding
+from dreamfusion.diffusion.predictions import add_noise, guided
+from dreamfusion.distillation.base import draw_timesteps, weight
+from dreamfusion.distillation.functional import sds
 
 
 def cosine_schedule(n=1000):
@@ -25,7 +27,7 @@ class GaussianPrior:
     def encode_image(self, images):
         return images * 2 - 1
 
-    def predict(self, noisy, timesteps, text):
+    def predict(self, noisy, timesteps, condition):
         alpha = self.alphas[timesteps][:, None, None, None]
         sigma = self.sigmas[timesteps][:, None, None, None]
         variance = (alpha * self.spread) ** 2 + sigma**2
@@ -42,10 +44,10 @@ class NetworkPrior(GaussianPrior):
         self.network = torch.nn.Conv2d(3, 3, 3, padding=1)
         self.batches = []
 
-    def predict(self, noisy, timesteps, text):
+    def predict(self, noisy, timesteps, condition):
         assert not torch.is_grad_enabled()
         self.batches.append(noisy.shape[0])
-        return self.network(noisy) * text.tokens.mean(dim=(1, 2))[:, None, None, None]
+        return self.network(noisy) * condition.text.tokens.mean(dim=(1, 2))[:, None, None, None]
 
 
 TEXT = TextEmbedding(torch.full((1, 4, 8), 2.0))
@@ -71,12 +73,12 @@ def test_gradient_at_the_image_is_w_times_noise_error(prediction, weighting):
     noisy = alpha * (images.detach() * 2 - 1) + sigma * result.noise
     with torch.no_grad():
         uncond, text = prior.network(noisy) * 0.5, prior.network(noisy) * 2.0
-        guided = uncond + 7.5 * (text - uncond)
+        raw = uncond + 7.5 * (text - uncond)
     expected_noise = {
-        "epsilon": guided,
-        "v_prediction": alpha * guided + sigma * noisy,
-        "sample": (noisy - alpha * guided) / sigma,
-        "flow": noisy + alpha * guided,
+        "epsilon": raw,
+        "v_prediction": alpha * raw + sigma * noisy,
+        "sample": (noisy - alpha * raw) / sigma,
+        "flow": noisy + alpha * raw,
     }[prediction]
     w = {"sigma2": sigma**2, "uniform": 1.0, "inverse_sqrt_snr": (sigma / alpha).clamp(max=10)}[
         weighting
@@ -103,12 +105,14 @@ def test_nothing_is_stored_for_a_backward_pass_through_the_network():
 
 def test_guidance_is_one_batched_call_in_the_first_convention():
     prior = NetworkPrior("epsilon")
-    noisy, timesteps = torch.randn(2, 3, 4, 4), torch.tensor([10, 500])
+    x, noise, timesteps = *torch.randn(2, 2, 3, 4, 4), torch.tensor([10, 500])
+    z = add_noise(prior, x, noise, timesteps)
+    conditions = Conditions(Condition(TEXT.expand(2)), Condition(NOTHING.expand(2)))
     with torch.no_grad():
-        base = prior.network(noisy)
+        base = prior.network(z.value)
         for scale in (0.0, 1.0, 7.5):
-            guided = guided_prediction(prior, noisy, timesteps, TEXT, NOTHING, scale)
-            torch.testing.assert_close(guided, base * (0.5 + scale * (2.0 - 0.5)))
+            found = guided(prior, z, conditions, scale).raw
+            torch.testing.assert_close(found, base * (0.5 + scale * (2.0 - 0.5)))
     assert prior.batches == [2, 2, 4]
 
 
@@ -141,7 +145,7 @@ def test_the_guessed_picture_is_cut_off_where_it_is_asked_for(prediction):
 @pytest.mark.parametrize("fault", [math.inf, -math.inf, math.nan])
 def test_cutting_off_hides_no_number_that_is_not_finite(fault):
     prior = NetworkPrior("v_prediction")
-    prior.predict = lambda noisy, timesteps, text: torch.full_like(noisy, fault)
+    prior.predict = lambda noisy, timesteps, condition: torch.full_like(noisy, fault)
     result = run(prior, torch.rand(1, 3, 8, 8), clip_sample=1.0)
     assert not result.gradient.isfinite().any()
 
@@ -165,10 +169,20 @@ def test_sds_finds_the_mode_of_a_gaussian():
 
 def test_timesteps_fill_their_range_and_stay_in_it():
     generator = torch.Generator().manual_seed(0)
-    drawn = sample_timesteps(20000, (0.02, 0.1), 1000, generator)
+    prior, few = GaussianPrior(0.0, 1.0), GaussianPrior(0.0, 1.0)
+    few.alphas = few.alphas[:10]
+    drawn = draw_timesteps(prior, 20000, (0.02, 0.1), generator)
     assert drawn.min() == 20 and drawn.max() == 100 and drawn.unique().numel() == 81
-    assert sample_timesteps(100, (0.0, 1.0), 10, generator).max() == 9
-    assert (sample_timesteps(100, (0.5, 0.5), 1000, generator) == 500).all()
+    assert draw_timesteps(few, 100, (0.0, 1.0), generator).max() == 9
+    assert (draw_timesteps(prior, 100, (0.5, 0.5), generator) == 500).all()
+
+
+def test_views_of_a_group_share_the_timestep_of_its_first():
+    prior = GaussianPrior(0.0, 1.0)
+    alone = draw_timesteps(prior, 8, (0.0, 1.0), torch.Generator().manual_seed(0))
+    prior.group_size = 4
+    found = draw_timesteps(prior, 8, (0.0, 1.0), torch.Generator().manual_seed(0))
+    assert torch.equal(found, alone[[0, 0, 0, 0, 4, 4, 4, 4]])
 
 
 def test_one_generator_decides_everything():
@@ -199,12 +213,28 @@ def test_the_noise_may_be_drawn_by_the_caller():
     result = sds(prior, images, TEXT, NOTHING, draw_noise=draw, **options)
     assert asked == [((2, 3, 8, 8), generator)]
     assert torch.equal(result.noise, torch.full((2, 3, 8, 8), 0.5))
-    noisy = add_noise(
-        images * 2 - 1,
-        result.noise,
-        prior.alphas[result.timesteps[0]],
-        prior.sigmas[result.timesteps[0]],
-    )
+    z = add_noise(prior, images * 2 - 1, result.noise, result.timesteps)
     with torch.no_grad():
-        expected = prior.network(noisy) * (0.5 + 2.0 * (2.0 - 0.5))
+        expected = prior.network(z.value) * (0.5 + 2.0 * (2.0 - 0.5))
     torch.testing.assert_close(result.predicted_noise, expected)
+
+
+@pytest.mark.parametrize("shape", [(4,), (2, 8), (3, 8, 8), (2, 3, 4, 4)])
+def test_whatever_the_caller_encodes_may_be_of_any_rank(shape):
+    """Signals, latents, videos."""
+    prior = GaussianPrior(0.0, 1.0)
+    prior.predict = lambda noisy, timesteps, condition: 0.5 * noisy
+    x = torch.rand(3, *shape, requires_grad=True)
+    result = run(prior, x, encode=lambda values: 3.0 * values)
+    result.loss.backward()
+    z = add_noise(prior, 3.0 * x.detach(), result.noise, result.timesteps)
+    expected = z.sigma**2 * (0.5 * z.value - result.noise)
+    torch.testing.assert_close(result.gradient, expected)
+    assert torch.equal(x.grad, 3.0 * result.gradient)
+
+
+def test_opposed_texts_are_asked_about_in_the_same_call():
+    prior = NetworkPrior("epsilon")
+    other = TextEmbedding(torch.full((1, 4, 8), 1.0))
+    run(prior, torch.rand(2, 3, 8, 8), opposed=[(other, torch.ones(2))])
+    assert prior.batches == [6]

@@ -1,9 +1,9 @@
-"""Noise that clings to the surface: what is standard normal, what agrees and what does not."""
+"""Noise anchored to the surface: what is standard normal, what agrees and what does not."""
 
 import pytest
 import torch
 
-from dreamfusion.distillation.surface_noise import surface_noise
+from dreamfusion.distillation.noise import surface_noise
 from dreamfusion.graphics.cameras import generate_rays, orbit_cameras
 
 
