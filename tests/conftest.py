@@ -15,6 +15,12 @@ if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
 
 
+@pytest.fixture(autouse=True)
+def _old_names_of_settings_are_reported_in_every_test(monkeypatch):
+    """A process reports the first one only, which would be that of another test."""
+    monkeypatch.setattr("dreamfusion.config.renamed._warned", False)
+
+
 @pytest.fixture
 def one_thread():
     """Pictures this small gain nothing from more, and lose a lot on a busy machine."""

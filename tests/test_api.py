@@ -11,13 +11,14 @@ from safetensors.torch import load_file
 
 import dreamfusion as df
 from dreamfusion.cli.app import main
+from dreamfusion.diffusion.condition import Condition
 from tests.helpers.tiny_priors import PRIORS, save_latent_prior, save_pixel_prior
 
 SMALL = {
     "camera.views": 2,
     "render.resolution": 16,
-    "field": {"levels": 3, "features": 2, "log2_table_size": 10, "max_resolution": 32},
-    "occupancy.resolution": 16,
+    "scene.field": {"levels": 3, "features": 2, "log2_table_size": 10, "max_resolution": 32},
+    "scene.occupancy.resolution": 16,
     "output": {
         "video_frames": 2, "video_size": 32, "mesh_resolution": 24, "texture_size": 64,
         "mesh_faces": 400,
@@ -47,7 +48,7 @@ def test_it_is_what_the_command_line_does(run, prior, tmp_path):
     options = [f"{name}={value}" for name, value in SMALL.items() if not isinstance(value, dict)]
     options += [
         f"{section}.{name}={value}"
-        for section in ("field", "output")
+        for section in ("scene.field", "output")
         for name, value in SMALL[section].items()
     ]
     command = ["train", "a red puppy", "--prior", prior, "--steps", "4", "--out"]
@@ -60,10 +61,10 @@ def test_it_is_what_the_command_line_does(run, prior, tmp_path):
 def test_a_run_has_a_scene_metrics_and_a_mesh(run):
     assert [row["step"] for row in run.metrics] == [1, 2, 3, 4]
     assert all(row["loss"] > 0 for row in run.metrics)
-    pictures = run.scene.render(df.turntable_cameras(3), size=24, mode="normals")
+    pictures = run.scene.images(df.turntable_cameras(3), size=24, mode="normals")
     assert pictures.shape == (3, 24, 24, 3)
     assert isinstance(run.mesh, trimesh.Trimesh) and len(run.mesh.faces) <= 400
-    assert run.config.sds.guidance.start == 8
+    assert run.config.estimator.guidance.start == 8
 
 
 def test_a_callback_is_given_every_step_and_resume_goes_on(prior, tmp_path):
@@ -123,7 +124,8 @@ def test_a_loaded_pipeline_is_the_prior_of_its_folder(kind, tmp_path):
     torch.testing.assert_close(found.encode_image(images), encoded)
     times = torch.tensor([100, 700])
     torch.testing.assert_close(
-        found.predict(encoded, times, text), expected.predict(encoded, times, text)
+        found.predict(encoded, times, Condition(text)),
+        expected.predict(encoded, times, Condition(text)),
     )
 
 

@@ -211,13 +211,14 @@ class DiffusionPrior:
     def predict(self, noisy: Tensor, timesteps: Tensor, condition: Condition) -> Tensor:
         """The denoiser's raw prediction, float32 (n, channels, h, w); see `NoisePredictor`.
 
-        On a CPU the images are cut into pieces that run side by side, unless a gradient is wanted;
-        how many depends on n alone.
+        On a CPU the images are cut into pieces that run side by side, unless a gradient is wanted,
+        of the images, the text or parameters of the denoiser; how many depends on n alone.
         """
         n = len(noisy)
         text = condition.text.expand(n)
         n_pieces = _n_pieces(n) if self.device.type == "cpu" else 1
-        if n_pieces == 1 or (torch.is_grad_enabled() and noisy.requires_grad):
+        wanted = (noisy, text.tokens, *self.denoiser.parameters())
+        if n_pieces == 1 or (torch.is_grad_enabled() and any(t.requires_grad for t in wanted)):
             return self._denoise(noisy, timesteps, text)
         bounds = [n * i // n_pieces for i in range(n_pieces + 1)]
         parts = [slice(start, stop) for start, stop in pairwise(bounds)]

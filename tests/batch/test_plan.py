@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from dreamfusion.batch.plan import BASE_MEMORY, GPU_BASE_MEMORY, Options, request_of, plan_jobs
+from dreamfusion.batch.plan import BASE_MEMORY, GPU_BASE_MEMORY, Options, plan_jobs, request_of
 from dreamfusion.batch.prompts import BatchError, Entry
 
 

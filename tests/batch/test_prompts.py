@@ -31,9 +31,11 @@ FORMS = {
     "list.csv": "prompt,seed,preset,estimator.guidance\na corgi,,,\na red mug,3,fast-preview,8\n",
     "excel.csv": "\ufeffPrompt;Seed;Preset;estimator.guidance;\r\na corgi;;;;\r\n;;;;\r\n"
     '"a red mug";3;fast-preview;8;\r\n;;;;\r\n;;;;\r\n',
-    "sep.csv": "sep=|\r\nprompt|seed|preset|estimator.guidance\r\na corgi\r\na red mug|3|fast-preview|8",
+    "sep.csv": "sep=|\r\nprompt|seed|preset|estimator.guidance\r\na corgi\r\n"
+    "a red mug|3|fast-preview|8",
     "tabs.csv": "prompt\tseed\tpreset\testimator.guidance\na corgi\na red mug\t3\tfast-preview\t8",
-    "list.tsv": "prompt\tseed\tpreset\testimator.guidance\na corgi\na red mug\t3\tfast-preview\t8\t\n",
+    "list.tsv": "prompt\tseed\tpreset\testimator.guidance\na corgi\n"
+    "a red mug\t3\tfast-preview\t8\t\n",
     "list.json": json.dumps(
         [
             "a corgi",
@@ -196,8 +198,8 @@ def test_another_format_is_not_read_as_lines(tmp_path, monkeypatch, text, kind, 
         ("a.json", '["\\ud83d"]', "PATH, entry 1: the prompt is not valid Unicode text"),
         ("a.yaml", "- {prompt: a mug, settings: [1]}", "PATH, entry 1: settings takes settings by "
          "their names, not [1]"),
-        ("a.yaml", "- {prompt: a mug, settings: {estimator: 1, estimator.guidance: 2}}", "PATH, entry 1: "
-         "estimator.guidance: estimator was given a value before"),
+        ("a.yaml", "- {prompt: a mug, settings: {estimator: 1, estimator.guidance: 2}}",
+         "PATH, entry 1: estimator.guidance: estimator was given a value before"),
     ],
 )  # fmt: skip
 def test_messages_to_the_letter(tmp_path, name, text, said):

@@ -119,7 +119,16 @@ def fast_batch(monkeypatch, capsys, tmp_path, *arguments):
 
 def test_seeds_and_settings_status_and_scripts(asked, tmp_path, monkeypatch, capsys):
     (tmp_path / "list.txt").write_text("a red mug\na blue chair\n")
-    options = ["list.txt", *asked, "--seeds", "2", "--set", "estimator.guidance=4,8", "--steps", "2"]
+    options = [
+        "list.txt",
+        *asked,
+        "--seeds",
+        "2",
+        "--set",
+        "estimator.guidance=4,8",
+        "--steps",
+        "2",
+    ]
     status, out, errors = fast_batch(monkeypatch, capsys, tmp_path, *options, "--json")
     assert status == 0 and "done" in errors
     report = json.loads(out)

@@ -53,9 +53,12 @@ PRIORS = {
 CARDS = {"ambient", "light_spread", "light_distance", "brightness"}
 # What makes a step small enough for a test, and nothing that a preset is about.
 SMALL = {
-    "render": {"resolution": 16, "step_size": 0.05},
-    "field": {"log2_table_size": 8, "max_resolution": 32, "levels": 4, "hidden": 8},
-    "occupancy": {"resolution": 16},
+    "render": {"resolution": 16},
+    "scene": {
+        "marching": {"step_size": 0.05},
+        "field": {"log2_table_size": 8, "max_resolution": 32, "levels": 4, "hidden": 8},
+        "occupancy": {"resolution": 16},
+    },
 }
 
 
@@ -87,13 +90,13 @@ def test_a_preset_holds_only_what_differs_and_survives_a_round_trip(name):
 def test_a_preset_takes_five_real_steps(name, tmp_path):
     prior = load_prior(str(PRIORS[name](tmp_path / "prior")))
     config = override(build_config(*read_settings(name), SMALL), {"prompt": "a red corgi"})
-    state = new_state(config, "cpu")
-    before = state.field.encoding.table.detach().clone()
+    state = new_state(config, prior)
+    before = state.scene.field.encoding.table.detach().clone()
     # The schedules' ends, where the light is on and everything has its final weight, count too.
     state.step = config.steps - 5
     found = [metrics.gradient_norm for metrics in Trainer(config, prior, state)]
     assert len(found) == 5 and all(norm > 0 for norm in found)
-    assert not torch.equal(before, state.field.encoding.table)
+    assert not torch.equal(before, state.scene.field.encoding.table)
 
 
 def test_each_class_of_pipeline_has_a_preset_of_its_own(tmp_path):

@@ -31,7 +31,8 @@ SMALL = {
     "preview_every": 2, "checkpoint_every": 2,
 }  # fmt: skip
 SETTINGS = {key: value for key, value in TINY.items() if key != "prompt"}
-SETTINGS |= {"steps": 3, "output": SMALL, "render": {"resolution": 8, "step_size": 0.1}}
+SETTINGS |= {"steps": 3, "output": SMALL, "render": {"resolution": 8}}
+SETTINGS["scene"] = {**TINY["scene"], "marching": {"step_size": 0.1}}
 
 
 @pytest.fixture

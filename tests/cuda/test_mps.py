@@ -7,9 +7,8 @@ import pytest
 import torch
 
 from dreamfusion.config.schema import PriorConfig
-from dreamfusion.mesh.extract import extract_mesh
 from dreamfusion.priors import load_prior
-from dreamfusion.runs.checkpoint import load_state, save_checkpoint
+from dreamfusion.runs.checkpoint import load_scene, save_checkpoint
 from dreamfusion.runs.folder import RunFolder
 from dreamfusion.training.trainer import Trainer
 from dreamfusion.utils.devices import choose_device
@@ -17,9 +16,11 @@ from tests.helpers.pretended_gpu import PretendedGpu
 from tests.helpers.tiny_runs import tiny
 
 SETTINGS = {
-    "render": {"step_size": 0.1},
     "shading": {"lambertian": 1.0, "textureless": 0.0},
-    "losses": {"smoothness": 0.1, "orientation": 0.1},
+    "scene": {
+        "marching": {"step_size": 0.1},
+        "losses": {"smoothness": 0.1, "orientation": 0.1},
+    },
 }
 
 
@@ -60,13 +61,14 @@ def test_a_run_goes_as_on_the_cpu(mps, folders, kind, tmp_path):
         prior = load_prior(
             str(folders[kind]), PriorConfig(dtype="float32"), device=choose_device(device)
         )
-        backends = {"render": {"backend": "reference"}, "field": {"backend": "reference"}}
+        reference = {"backend": "reference"}
+        backends = {"scene": {"marching": reference, "field": reference}}
         trainer = Trainer(tiny(prior, SETTINGS, backends), prior)
         losses[device] = [trainer.step().loss for _ in range(2)]
     assert losses["mps"] == pytest.approx(losses["cpu"], rel=1e-3)
     run = RunFolder(tmp_path)
     save_checkpoint(run.checkpoints, trainer.state, keep=1)
     run.write_config(trainer.config)
-    again = load_state(run, trainer.config, "mps")
-    assert again.step == 2 and again.occupancy.density.device.type == "mps"
-    assert len(extract_mesh(again.shown, resolution=16).faces) > 10
+    again = load_scene(run, trainer.config, "mps")
+    assert again.step == 2 and again.scene.occupancy.density.device.type == "mps"
+    assert len(again.scene.surface(resolution=16).colored().faces) > 10

@@ -7,6 +7,7 @@ import torch
 
 from dreamfusion.cli.app import main
 from dreamfusion.config.schema import PriorConfig
+from dreamfusion.diffusion.condition import Condition
 from dreamfusion.priors import load_prior
 from dreamfusion.training.trainer import Trainer
 from scripts.embedded_prior.data import ToyPictures, render_geometry
@@ -38,7 +39,9 @@ def test_half_precision_is_near(folders, kind):
             generator=torch.Generator().manual_seed(0),
         ).cuda()  # fmt: skip
         timesteps = torch.tensor([300, 700], device="cuda")
-        found[dtype] = prior.predict(noisy, timesteps, prior.encode_text(["a red mug"]))
+        found[dtype] = prior.predict(
+            noisy, timesteps, Condition(prior.encode_text(["a red mug"] * 2))
+        )
     assert prior.dtype == torch.float16
     error = (found["auto"] - found["float32"]).norm() / found["float32"].norm()
     assert float(error) < 0.02

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import shutil
 import warnings
+from dataclasses import replace
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from dreamfusion.config.schema import PriorConfig
-from dreamfusion.mesh.extract import extract_mesh
+from dreamfusion.diffusion.condition import Condition
 from dreamfusion.priors import PriorError, load_prior
 from dreamfusion.priors.sampling import sample_images
-from dreamfusion.runs.checkpoint import load_state, save_checkpoint
+from dreamfusion.runs.checkpoint import load_checkpoint, load_scene, save_checkpoint
 from dreamfusion.runs.folder import RunFolder
 from dreamfusion.runs.preview import write_preview
 from dreamfusion.scenes.nerf.mlp import two_layers
@@ -29,17 +30,22 @@ from tests.helpers.tiny_runs import tiny
 # At most so many times a step: the sample count, which samples matter, the longest ray, which
 # samples have a normal, which of these are smoothed, whether rays are finite, all scalars at once.
 MOST_WAITS = 8
-COARSE = {"render": {"step_size": 0.1}}  # a quarter of the samples
-LIT = {"shading": {"lambertian": 1.0, "textureless": 0.0}, "losses": {"smoothness": 0.1}}
+COARSE = {"scene": {"marching": {"step_size": 0.1}}}  # a quarter of the samples
+LIT = {
+    "shading": {"lambertian": 1.0, "textureless": 0.0},
+    "scene": {"losses": {"smoothness": 0.1}},
+}
 EVERYTHING = {
     **LIT,
     "prior": {"perp_neg": 1.0, "view_prompts": "blended"},
     "background": {"kind": "learned", "plain_share": 0.0},
-    "losses": {
-        "entropy": 0.1, "opacity": 0.1, "sparsity": 0.1, "orientation": 0.1, "smoothness": 0.1,
+    "losses": {"entropy": 0.1, "opacity": 0.1},
+    "scene": {
+        "losses": {"sparsity": 0.1, "orientation": 0.1, "smoothness": 0.1},
+        "field": {"active_levels": 0.5},
+        "optimizer": {"ema": 0.9},
     },
-    "field": {"active_levels": 0.5},
-    "optimizer": {"ema": 0.9, "max_gradient_norm": 1.0},
+    "optimizer": {"max_gradient_norm": 1.0},
 }  # fmt: skip
 
 
@@ -68,10 +74,13 @@ def test_a_run_from_its_first_step_to_its_mesh(gpu, folder, tmp_path):
     assert write_preview(run, trainer.state, trainer.config).stat().st_size > 0
     save_checkpoint(run.checkpoints, trainer.state, keep=1)
     run.write_config(trainer.config)
-    again = load_state(run, trainer.config, "cuda:1")
+    again = new_state(replace(trainer.config, seed=9), prior)
+    load_checkpoint(run.checkpoints, again)
     for one, other in zip(states.tensors(trainer.state), states.tensors(again), strict=True):
         assert one.device == other.device and torch.equal(one, other)
-    assert len(extract_mesh(again.shown, resolution=16).faces) > 10
+    saved = load_scene(run, trainer.config, "cuda:1")
+    assert saved.step == 1 and saved.scene.device == torch.device("cuda:1")
+    assert len(saved.scene.surface(resolution=16).colored().faces) > 10
     pictures = sample_images(
         prior,
         prior.encode_text(["a corgi"]),
@@ -97,7 +106,7 @@ def test_a_run_from_its_first_step_to_its_mesh(gpu, folder, tmp_path):
 )
 def test_a_step_waits_for_the_gpu_a_few_times_only(gpu, folders, kind, changes, backend):
     prior = load_prior(str(folders[kind]), device=choose_device("cuda:1"))
-    backends = {"render": {"backend": backend}, "field": {"backend": backend}}
+    backends = {"scene": {"marching": {"backend": backend}, "field": {"backend": backend}}}
     trainer = Trainer(tiny(prior, COARSE, changes, backends), prior)
     trainer.step()
     gpu.waits.clear()
@@ -126,9 +135,11 @@ def test_a_prior_that_does_not_fit_is_refused_by_its_own_gpus_memory(folders):
 
 
 def test_a_state_is_the_same_wherever_it_begins(gpu, folders):
-    config = tiny(load_prior(str(folders["if-clip"])))
+    prior = load_prior(str(folders["if-clip"]))
+    config = tiny(prior)
     for one, other in zip(
-        states.tensors(new_state(config, "cuda:1")), states.tensors(new_state(config, "cpu")),
+        states.tensors(new_state(config, prior, device="cuda:1")),
+        states.tensors(new_state(config, prior, device="cpu")),
         strict=True,
     ):  # fmt: skip
         torch.testing.assert_close(one.cpu(), other)
@@ -178,7 +189,7 @@ def test_a_prior_that_overflows_in_float16_is_loaded_in_the_next_precision(large
             prior = load_prior(str(large), device="cuda:1", prompts=["a mug", ""])
         assert prior.dtype == getattr(torch, wider)
         noisy = torch.randn(1, 3, 16, 16, device="cuda:1")
-        found = prior.predict(noisy, torch.tensor([9]), prior.encode_text(["a mug"]))
+        found = prior.predict(noisy, torch.tensor([9]), Condition(prior.encode_text(["a mug"])))
         assert float(found.abs().max()) > 65504
 
 
@@ -192,11 +203,11 @@ def test_a_precision_that_was_asked_for_is_kept(gpu, large, folders):
 def test_an_overflow_in_float16_stops_the_step_and_says_so(gpu, large):
     prior = load_prior(str(large), PriorConfig(dtype="float16"), device="cuda:1")
     trainer = Trainer(tiny(prior), prior)
-    before = [tensor.cpu().clone() for tensor in trainer.state.field.parameters()]
+    before = [tensor.cpu().clone() for tensor in trainer.state.scene.field.parameters()]
     message = "the prior may overflow in float16: set prior.dtype=bfloat16; else lower"
     with pytest.raises(TrainingError, match=message):
         trainer.step()
-    for one, other in zip(trainer.state.field.parameters(), before, strict=True):
+    for one, other in zip(trainer.state.scene.field.parameters(), before, strict=True):
         assert torch.equal(one.cpu(), other)
     with pytest.raises(PriorError, match="overflows in float16; use --device cpu"):
         sample_images(

@@ -14,9 +14,9 @@ import yaml
 from dreamfusion.batch.jobs import Job, Shelf, write_json
 from dreamfusion.cli.app import main
 from dreamfusion.runs.checkpoint import save_checkpoint
-from dreamfusion.training.state import new_state
 from tests.helpers.fast_attempts import job
 from tests.helpers.run_folders import make_run
+from tests.helpers.states import untrained
 from tests.helpers.tiny_clips import save_clip
 from tests.helpers.tiny_runs import TINY
 
@@ -32,10 +32,10 @@ def make_scene(path, prompt, *, empty=False, mesh=True, seed=0):
     make_run(path, prompt=prompt, done=8, **settings)
     run = RunFolder(path)
     config = build_config(yaml.safe_load(run.config.read_text()))
-    state = new_state(config, "cpu")
+    state = untrained(config)
     if empty:
         with torch.no_grad():
-            for value in state.occupancy.state_dict().values():
+            for value in state.scene.occupancy.state_dict().values():
                 value.zero_()
     for old in run.checkpoints.iterdir():
         old.unlink()
@@ -132,13 +132,18 @@ def test_combinations_of_settings_have_means_of_their_own(tmp_path, capsys, clip
     for guidance, radius in ((4, 0.2), (16, 0.4)):
         for prompt in ("a red mug", "a blue corgi"):
             config = {"steps": 1, "seed": 0, "estimator": {"guidance": guidance}}
-            one = Job(prompt, 0, 1, config, settings={"steps": 1, "estimator": {"guidance": guidance}})
+            one = Job(
+                prompt, 0, 1, config, settings={"steps": 1, "estimator": {"guidance": guidance}}
+            )
             folder = shelf.folder(one)
             folder.write(one)
             make_scene(folder.path / "run", prompt, seed=int(10 * radius))
             write_json(folder.done_file, {"run": "run"})
     found = evaluated(capsys, shelf.path, "--judge", clip)
-    assert {row["variant"] for row in found["rows"]} == {"estimator.guidance=4", "estimator.guidance=16"}
+    assert {row["variant"] for row in found["rows"]} == {
+        "estimator.guidance=4",
+        "estimator.guidance=16",
+    }
     means = found["means"]
     titles = ["all seeds", "all seeds, estimator.guidance=16", "all seeds, estimator.guidance=4"]
     assert sorted(means) == titles

@@ -39,7 +39,13 @@ def make_run(path, *, prompt="a red mug", done=40, **changes):
     """A run's folder with everything in it; `done` of 40 steps."""
     (path / "previews").mkdir(parents=True)
     (path / "checkpoints").mkdir()
-    config = {"prompt": prompt, "steps": 40, "device": "cpu", "estimator": {"guidance": 9.5}, **changes}
+    config = {
+        "prompt": prompt,
+        "steps": 40,
+        "device": "cpu",
+        "estimator": {"guidance": 9.5},
+        **changes,
+    }
     (path / "config.yaml").write_text(yaml.safe_dump(config))
     layers = {"preset mine": {"estimator": {"guidance": 9.5}}, "command line": {"prompt": prompt}}
     (path / "layers.yaml").write_text(yaml.safe_dump(layers, sort_keys=False))

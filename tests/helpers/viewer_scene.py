@@ -42,9 +42,7 @@ class Balls:
         return torch.nn.functional.normalize(points - self.centres[nearest], dim=-1)
 
 
-def subject(
-    step: int = 1, falloff: float = 20.0, *, step_size: float | None = None
-) -> Subject:
+def subject(step: int = 1, falloff: float = 20.0, *, step_size: float | None = None) -> Subject:
     field = Balls(falloff)
     grid = OccupancyGrid(resolution=32)
     for seed in range(2):

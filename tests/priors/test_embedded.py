@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from dreamfusion.config.schema import PriorConfig
-from dreamfusion.diffusion.core import add_noise, to_sample
+from dreamfusion.diffusion.condition import Condition
+from dreamfusion.diffusion.predictions import add_noise, predictions
 from dreamfusion.graphics.cameras import orbit_cameras
 from dreamfusion.priors import DiffusionPrior, load_prior, resolve_prior
 from dreamfusion.priors.view_prompts import view_prompts
@@ -53,14 +54,12 @@ def residuals(
     """(n,) mean squared errors of the predicted pictures at a noise level, the same noise for all
     texts."""
     t = torch.full((len(pictures),), int(fraction * len(prior.alphas)))
-    alpha, sigma = (x[t][:, None, None, None] for x in (prior.alphas, prior.sigmas))
     clean = prior.encode_image(pictures.movedim(-1, 1))
     noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))
-    noisy = add_noise(clean, noise, alpha, sigma)
+    z = add_noise(prior, clean, noise, t)
     with torch.no_grad():
-        prediction = prior.predict(noisy, t, prior.encode_text(texts))
-    found = to_sample(prediction, noisy, alpha, sigma, prior.prediction)
-    return (found - clean).square().mean(dim=(1, 2, 3))
+        (prediction,) = predictions(prior, z, Condition(prior.encode_text(texts)))
+    return (prediction.clean - clean).square().mean(dim=(1, 2, 3))
 
 
 @pytest.mark.parametrize("wrong", ["noun", "color", "view"])

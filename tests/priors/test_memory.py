@@ -197,7 +197,7 @@ def test_every_command_says_it(command, tmp_path, monkeypatch, capsys):
     options = ["--steps", "1", *(part for one in small for part in ("--set", one))]
     assert main(["train", "a red corgi", "--prior", str(prior), "--out", run, *options]) == 0
     capsys.readouterr()
-    monkeypatch.setattr(checkpoint, "new_state", full)
+    monkeypatch.setattr(checkpoint, "_restore_scene", full)
     assert main([command, run]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: the GPU ran out of memory; lower") and error.count("\n") == 1

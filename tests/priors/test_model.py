@@ -12,7 +12,8 @@ import torch
 from transformers import CLIPTextModel
 
 from dreamfusion.config.schema import PriorConfig
-from dreamfusion.distillation.sds import sds
+from dreamfusion.diffusion.condition import Condition
+from dreamfusion.distillation.functional import sds
 from dreamfusion.priors import PriorError, load_prior, read_card, resolve_prior, text
 from dreamfusion.priors.model import _vae_dtype, choose_dtype
 from dreamfusion.priors.reading import PromptError
@@ -58,8 +59,26 @@ def test_is_frozen_and_keeps_no_graph(prior):
     images = torch.rand(1, 3, 16, 16, requires_grad=True)
     encoded = prior.encode_image(images)
     assert encoded.requires_grad and encoded.dtype == torch.float32
-    assert not prior.predict(encoded, torch.tensor([3]), text).requires_grad
+    with torch.no_grad():
+        assert not prior.predict(encoded, torch.tensor([3]), Condition(text)).requires_grad
+    assert not prior.predict(encoded.detach(), torch.tensor([3]), Condition(text)).requires_grad
     assert not text.tokens.requires_grad
+
+
+def test_predictions_have_gradients_where_they_are_wanted(prior):
+    """Of the image, and of parameters that somebody trains: split or not."""
+    noisy = torch.randn(6, *prior.shape, requires_grad=True)
+    timesteps, condition = torch.arange(6) * 100, Condition(prior.encode_text(["a mug"] * 6))
+    prior.predict(noisy, timesteps, condition).square().sum().backward()
+    assert noisy.grad.isfinite().all() and noisy.grad.abs().flatten(1).sum(dim=1).min() > 0
+    (weight, *_) = (p for p in prior.denoiser.parameters() if p.dim() > 1)
+    weight.requires_grad_()
+    try:
+        prior.predict(noisy.detach(), timesteps, condition).square().sum().backward()
+        assert weight.grad.abs().sum() > 0
+    finally:
+        weight.requires_grad_(False)
+        weight.grad = None
 
 
 @pytest.mark.parametrize("n_threads", [1, 2, 3, 4])
@@ -70,11 +89,12 @@ def test_pictures_dealt_out_among_threads_are_judged_as_alone(prior, n_threads, 
     timesteps = torch.arange(6)
     text = prior.encode_text(["a mug", "a chair", "red", "a mug", "a corgi", ""])
     alone = [
-        prior.predict(noisy[i : i + 1], timesteps[i : i + 1], text[i : i + 1]) for i in range(6)
+        prior.predict(noisy[i : i + 1], timesteps[i : i + 1], Condition(text[i : i + 1]))
+        for i in range(6)
     ]
     torch.set_num_threads(n_threads)
-    torch.testing.assert_close(prior.predict(noisy, timesteps, text), torch.cat(alone))
-    of_one_text = prior.predict(noisy, timesteps, text[1:2])
+    torch.testing.assert_close(prior.predict(noisy, timesteps, Condition(text)), torch.cat(alone))
+    of_one_text = prior.predict(noisy, timesteps, Condition(text[1:2]))
     torch.testing.assert_close(of_one_text[1:2], alone[1])
 
 
@@ -239,9 +259,9 @@ def test_half_precision_agrees_with_full(folders):
     half = load_prior(str(folders["pixel"]), PriorConfig(dtype="bfloat16"))
     assert half.denoiser.dtype == torch.bfloat16
     noisy, timesteps = torch.randn(2, 3, 16, 16), torch.tensor([10, 900])
-    text = full.encode_text(["a mug", "a chair"])
+    condition = Condition(full.encode_text(["a mug", "a chair"]))
     torch.testing.assert_close(
-        half.predict(noisy, timesteps, text), full.predict(noisy, timesteps, text),
+        half.predict(noisy, timesteps, condition), full.predict(noisy, timesteps, condition),
         rtol=0.05, atol=0.05,
     )  # fmt: skip
 

@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from diffusers import DDPMScheduler, DiffusionPipeline
 
 from dreamfusion.config.schema import PriorConfig
-from dreamfusion.distillation.sds import sds
+from dreamfusion.diffusion.condition import Condition
+from dreamfusion.distillation.functional import sds
 from dreamfusion.priors import load_prior
 from tests.helpers.tiny_priors import PRIORS
 
@@ -82,7 +83,10 @@ def test_texts_are_encoded_as_diffusers_does(prior, pipeline, kind):
 def test_the_text_matters(prior):
     """Otherwise nothing here would notice embeddings that reach the wrong place."""
     noisy, t = torch.randn(1, prior.channels, 8, 8), torch.tensor([500])
-    a, b = (prior.predict(noisy, t, prior.encode_text([text])) for text in ("a mug", "a chair"))
+    a, b = (
+        prior.predict(noisy, t, Condition(prior.encode_text([text])))
+        for text in ("a mug", "a chair")
+    )
     assert (a - b).abs().max() > 1e-4
 
 
@@ -242,7 +246,7 @@ def test_denoisers_in_half_precision_are_as_near_as_rounding_lets_them(prior, dt
 
     def predict():
         monkeypatch.setattr(prior, "dtype", prior.denoiser.dtype)
-        return prior.predict(noisy, torch.tensor([50, 300, 600, 950]), text)
+        return prior.predict(noisy, torch.tensor([50, 300, 600, 950]), Condition(text))
 
     error, u, layers = rounding_error(prior.denoiser, predict, dtype)
     assert u / 4 < error < u * (3 * layers) ** 0.5

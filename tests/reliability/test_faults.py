@@ -165,19 +165,19 @@ def saved(bench, tmp_path_factory):
 
     prior = DiffusionPrior.from_pretrained(str(bench.prior))
     small = {"field": {"log2_table_size": 8, "levels": 2, "hidden": 8}}
-    config = tiny(prior, small, {"occupancy": {"resolution": 4}, "steps": 4})
+    config = tiny(prior, {"scene": {**small, "occupancy": {"resolution": 4}}, "steps": 4})
     folder, tables = tmp_path_factory.mktemp("checkpoints"), {}
     trainer = Trainer(config, prior)
     for metrics in trainer:
         if metrics.step in (2, 4):
             save_checkpoint(folder, trainer.state, keep=2)
             tables[metrics.step] = _everything(trainer.state)
-    return folder, tables, new_state(config, "cpu")
+    return folder, tables, new_state(config, prior)
 
 
 def _everything(state) -> list[torch.Tensor]:
-    tensors = [*state.field.state_dict().values(), *state.occupancy.state_dict().values()]
-    for _, entries in sorted(state.optimizer.state_dict()["state"].items()):
+    tensors = list(state.scene.state_dict().values())
+    for _, entries in sorted(state.scene.optimizer.state_dict()["state"].items()):
         tensors += [entries[name] for name in sorted(entries)]
     return [t.clone() for t in [*tensors, state.generator.get_state()]]
 

@@ -203,7 +203,8 @@ def test_hostile_prompts_are_refused_in_one_line(prompt, tmp_path, capsys, monke
 
 @pytest.fixture(scope="module")
 def state(bench):
-    return new_state(tiny(DiffusionPrior.from_pretrained(str(bench.prior))), "cpu")
+    prior = DiffusionPrior.from_pretrained(str(bench.prior))
+    return new_state(tiny(prior), prior)
 
 
 JSON = st.recursive(

@@ -11,7 +11,7 @@ from dreamfusion.runs.checkpoint import (
     CheckpointError,
     checkpoints,
     load_checkpoint,
-    load_state,
+    load_scene,
     save_checkpoint,
     set_aside_damaged,
 )
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 def test_the_newest_checkpoints_stay(prior, tmp_path):
     config = tiny(prior)
-    state = new_state(config, "cpu")
+    state = new_state(config, prior)
     trainer = Trainer(config, prior, state)
     for _ in range(4):
         trainer.step()
@@ -36,33 +36,33 @@ def test_the_newest_checkpoints_stay(prior, tmp_path):
         "step_0000003.json", "step_0000003.safetensors",
         "step_0000004.json", "step_0000004.safetensors",
     ]  # fmt: skip
-    again = new_state(config, "cpu")
+    again = new_state(config, prior)
     load_checkpoint(tmp_path, again)
     assert again.step == 4
 
 
 def test_a_write_cut_short_leaves_the_checkpoint_before(prior, tmp_path):
     config = tiny(prior)
-    state = new_state(config, "cpu")
+    state = new_state(config, prior)
     Trainer(config, prior, state).step()
     save_checkpoint(tmp_path, state, keep=2)
     # The power went after the tensors, before the JSON.
     (tmp_path / "step_0000002.safetensors").write_bytes(b"half")
     (tmp_path / ".step_0000003.safetensors.tmp").write_bytes(b"")
-    again = new_state(config, "cpu")
+    again = new_state(config, prior)
     load_checkpoint(tmp_path, again)
     assert again.step == 1
 
 
 def test_unusable_checkpoints_are_named(prior, tmp_path):
     config = tiny(prior)
-    state = new_state(config, "cpu")
+    state = new_state(config, prior)
     with pytest.raises(CheckpointError, match="there is no checkpoint in"):
         load_checkpoint(tmp_path, state)
     Trainer(config, prior, state).step()
     saved = save_checkpoint(tmp_path, state, keep=2)
 
-    other = new_state(tiny(prior, {"field": {"hidden": 16}}), "cpu")
+    other = new_state(tiny(prior, {"scene": {"field": {"hidden": 16}}}), prior)
     with pytest.raises(CheckpointError, match=r"step_0000001\.json does not fit") as error:
         load_checkpoint(tmp_path, other)
     assert "\n" not in str(error.value)
@@ -80,7 +80,7 @@ def test_unusable_checkpoints_are_named(prior, tmp_path):
 
 def test_a_damaged_checkpoint_makes_way_for_the_one_before(prior, tmp_path):
     config = tiny(prior)
-    state = new_state(config, "cpu")
+    state = new_state(config, prior)
     trainer = Trainer(config, prior, state)
     for _ in range(3):
         trainer.step()
@@ -88,7 +88,7 @@ def test_a_damaged_checkpoint_makes_way_for_the_one_before(prior, tmp_path):
     flipped = bytearray(newest.with_suffix(".safetensors").read_bytes())
     flipped[-100] ^= 4
     newest.with_suffix(".safetensors").write_bytes(flipped)
-    again = new_state(config, "cpu")
+    again = new_state(config, prior)
     with pytest.warns(RunWarning, match=r"step_0000003\.json is damaged .*; taking step 2 instead"):
         load_checkpoint(tmp_path, again)
     assert again.step == 2
@@ -102,21 +102,23 @@ def test_a_damaged_checkpoint_makes_way_for_the_one_before(prior, tmp_path):
 
 def test_a_newer_format_is_refused_kindly_and_never_passed_over(prior, tmp_path, monkeypatch):
     config = tiny(prior)
-    state = new_state(config, "cpu")
+    state = new_state(config, prior)
     save_checkpoint(tmp_path, state, keep=2)
     state.step = 1
-    monkeypatch.setattr(checkpoint, "FORMAT", 3)
+    monkeypatch.setattr(checkpoint, "FORMAT", 4)
     save_checkpoint(tmp_path, state, keep=2)
     monkeypatch.undo()
-    with pytest.raises(CheckpointError, match=r"has format 3, of dreamfusion .*install a newer"):
+    with pytest.raises(CheckpointError, match=r"has format 4, of dreamfusion .*install a newer"):
         load_checkpoint(tmp_path, state)
 
 
 def test_numbers_that_are_not_finite_are_never_saved(prior, tmp_path):
-    state = new_state(tiny(prior), "cpu")
+    state = new_state(tiny(prior), prior)
     with torch.no_grad():
-        state.field.mlp.weight1[0, 0] = float("nan")
-    with pytest.raises(DivergedError, match=r"before step 1: field\.mlp\.weight1 is not finite"):
+        state.scene.field.mlp.weight1[0, 0] = float("nan")
+    with pytest.raises(
+        DivergedError, match=r"before step 1: scene\.field\.mlp\.weight1 is not finite"
+    ):
         save_checkpoint(tmp_path, state, keep=2)
     assert list(tmp_path.iterdir()) == []
 
@@ -126,8 +128,11 @@ def test_checkpoints_of_every_format_can_be_read(name):
     """For ever: these were written by the version that brought the format."""
     folder = Path(__file__).parent / "checkpoints" / name
     run = RunFolder(folder)
-    state = load_state(run, run.read_config(), "cpu")
-    assert state.step == 3
+    with pytest.warns(RunWarning, match="sds is now called estimator; old names of settings still"):
+        config = run.read_config()
+    saved = load_scene(run, config, "cpu")
+    assert saved.step == 3
     # The mean of its table, as it was printed when it was written.
     mean = json.loads((folder / "expected.json").read_text())["table_rms"]
-    assert state.field.encoding.table.square().mean().sqrt().item() == pytest.approx(mean, 1e-6)
+    table = saved.scene.field.encoding.table
+    assert table.square().mean().sqrt().item() == pytest.approx(mean, 1e-6)

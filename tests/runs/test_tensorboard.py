@@ -24,8 +24,9 @@ def read_back(folder):
 
 def metrics_of(step):
     return StepMetrics(
-        step, 0.5, "albedo", 32, [100, 300], 4.0, step / 8, 1.0, 0.25, 0.5, 3.0, {"sds": 3.0}
-    )
+        step, 0.5, "albedo", 32, [100, 300], 1.0, 0.25, 0.5, 3.0,
+        {"guidance": 4.0, "sds_gradient": step / 8}, {"sds": 3.0},
+    )  # fmt: skip
 
 
 @pytest.fixture

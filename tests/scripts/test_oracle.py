@@ -4,8 +4,8 @@ import sys
 
 import pytest
 import torch
-
 from dreamfusion.diffusion.core import TextEmbedding
+
 from dreamfusion.distillation.sds import sds
 from dreamfusion.mesh.extract import MeshError
 from dreamfusion.priors import DiffusionPrior

@@ -14,6 +14,7 @@ from dreamfusion.config.presets import read_settings
 from dreamfusion.training.state import new_state
 from dreamfusion.training.trainer import Trainer
 from dreamfusion.training.views import sample_views
+from dreamfusion.utils.state import Progress
 from tests.helpers.states import tensors
 
 LIT = {"shading": {"lambertian": 1, "textureless": 0.5}}
@@ -36,9 +37,10 @@ def gradients(trainer):
     state = trainer.state
     generator = torch.Generator()
     generator.set_state(state.generator.get_state())
-    state.optimizer.zero_grad(set_to_none=True)
-    trainer.loss(state.step, generator)[0].backward()
-    parts = (state.field, state.background)
+    state.scene.optimizer.zero_grad(set_to_none=True)
+    _, _, terms, _ = trainer.loss(Progress(state.step, trainer.config.steps), generator)
+    torch.stack(list(terms.values())).sum().backward()
+    parts = (state.scene.field, state.scene.background)
     return [p.grad.clone() for part in parts for p in part.parameters() if p.grad is not None]
 
 
@@ -47,10 +49,14 @@ SETTINGS = {
     "unusual": {
         **LIT,
         "background": {"kind": "learned", "plain_share": 0},
-        "field": {"density_activation": "exp", "blob": "gaussian", "blob_scale": 3},
-        "losses": {"orientation": 0.01, "sparsity": 1e-4, "opacity": 1e-3},
-        "optimizer": {"ema": 0.9, "max_gradient_norm": 0.01},
-        "sds": {"surface_noise": [0, 1]},
+        "scene": {
+            "field": {"density_activation": "exp", "blob": "gaussian", "blob_scale": 3},
+            "losses": {"orientation": 0.01, "sparsity": 1e-4},
+            "optimizer": {"ema": 0.9},
+        },
+        "losses": {"opacity": 1e-3},
+        "optimizer": {"max_gradient_norm": 0.01},
+        "estimator": {"surface_noise": [0, 1]},
     },
 }
 
@@ -73,8 +79,8 @@ def test_samples_are_as_many_as_torch_parallelises(prior, n_views):
     """Else the tests here could not fail."""
     trainer = make_trainer(prior, LIT | {"camera": {"views": n_views}})
     state = trainer.state
-    views = sample_views(trainer.config, 0, state.generator, own_background=state.background)
-    assert len(trainer.render(views, state.generator).samples) > 32_768
+    views = sample_views(trainer.config, Progress(0, trainer.config.steps), state.generator)
+    assert len(state.scene.render(views, state.generator).out.samples) > 32_768
 
 
 def test_no_operation_of_a_step_is_known_to_be_nondeterministic(prior, threads):
@@ -115,5 +121,5 @@ def test_the_start_of_a_scene_does_not_depend_on_the_number_of_threads(prior, th
     found = []
     for n_threads in (1, 3):
         threads(n_threads)
-        found.append(tensors(new_state(config, "cpu")))
+        found.append(tensors(new_state(config, prior)))
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))

@@ -4,11 +4,18 @@ import pytest
 import torch
 
 from dreamfusion.config.schema import PriorConfig
+from dreamfusion.distillation.settings import Text
+from dreamfusion.graphics.cameras import orbit_cameras
 from dreamfusion.priors.view_prompts import blended_prompts, view_prompt
 from dreamfusion.training.texts import ViewTexts, texts_of
 
 PLACES = [(0.0, 10.0), (100.0, -10.0), (200.0, 70.0), (359.0, 89.0)]
-AZIMUTH, ELEVATION = zip(*PLACES, strict=True)
+
+
+def cameras(*places):
+    azimuth, elevation = torch.tensor(places).T
+    distance, fov_y = torch.full((2, len(places)), 3.0)
+    return orbit_cameras(azimuth, elevation, distance, 10 * fov_y)
 
 
 def table(prior, **options):
@@ -17,15 +24,20 @@ def table(prior, **options):
 
 @pytest.mark.parametrize("shading", ["albedo", "lambertian", "textureless"])
 def test_each_view_has_its_prompt(prior, shading):
-    found, negatives = table(prior).of_views(AZIMUTH, ELEVATION, shading)
+    views = cameras(*PLACES)
+    found = table(prior).conditions(views, shading)
     words = prior.card.vocabulary
     expected = [view_prompt(words, "red corgi", *place, shading) for place in PLACES]
-    assert torch.equal(found.tokens, prior.encode_text(expected).tokens)
-    assert negatives == []
+    assert torch.equal(found.text.text.tokens, prior.encode_text(expected).tokens)
+    assert found.opposed == [] and found.named == {}
+    nothing = prior.encode_text([""]).expand(len(PLACES))
+    assert torch.equal(found.unconditional.text.tokens, nothing.tokens)
+    assert found.text.cameras is views and found.unconditional.cameras is views
 
 
 def test_blended_prompts_are_mixed_by_nearness(prior):
-    found, _ = table(prior, view_prompts="blended").of_views([60.0], [10.0], "albedo")
+    texts = table(prior, view_prompts="blended")
+    found = texts.conditions(cameras((60.0, 10.0)), "albedo").text.text
     mixed = blended_prompts(prior.card.vocabulary, "red corgi", 60.0, 10.0, "albedo")
     assert len(mixed) == 2
     expected = sum(weight * prior.encode_text([text]).tokens for text, weight in mixed)
@@ -34,15 +46,16 @@ def test_blended_prompts_are_mixed_by_nearness(prior):
 
 def test_perp_neg_weighs_the_other_sides(prior):
     texts = table(prior, perp_neg=2.0)
-    _, negatives = texts.of_views(AZIMUTH, ELEVATION, "albedo")
-    assert negatives and all(len(one.text) == len(PLACES) for one in negatives)
-    assert max(float(one.weight.max()) for one in negatives) > 1.0
+    opposed = texts.conditions(cameras(*PLACES), "albedo").opposed
+    assert opposed and all(len(text) == len(weight) == len(PLACES) for text, weight in opposed)
+    assert max(float(weight.max()) for _, weight in opposed) > 1.0
 
 
 def test_without_view_prompts_all_views_have_one_text(prior):
     texts = table(prior, view_prompts="none", negative_prompt="mug", perp_neg=1.0)
-    found, negatives = texts.of_views(AZIMUTH, ELEVATION, "albedo")
-    assert negatives == [] and (found.tokens == found.tokens[:1]).all()
+    found = texts.conditions(cameras(*PLACES), "albedo")
+    tokens = found.text.text.tokens
+    assert found.opposed == [] and len(tokens) == len(PLACES) and (tokens == tokens[:1]).all()
     assert torch.equal(texts.unconditional.tokens, prior.encode_text(["mug"]).tokens)
 
 
@@ -52,6 +65,24 @@ def test_the_table_needs_no_text_encoder_once_it_is_made(prior, folder):
     options = PriorConfig(view_prompts="blended", perp_neg=1.0, negative_prompt="mug")
     fresh = load_prior(str(folder))
     fresh.prepare(texts_of(fresh.card.vocabulary, "red corgi", options))
-    ViewTexts(fresh, fresh.card.vocabulary, "red corgi", options).of_views(
-        AZIMUTH, ELEVATION, "lambertian"
+    ViewTexts(fresh, fresh.card.vocabulary, "red corgi", options).conditions(
+        cameras(*PLACES), "lambertian"
     )
+
+
+def test_texts_that_an_estimator_asks_about_are_canonical_and_in_the_table(prior, folder):
+    from dreamfusion.priors import load_prior
+
+    named = {"flat": Text("{prompt} flat", views=False), "other": Text("a blue puppy")}
+    words, options = prior.card.vocabulary, PriorConfig()
+    fresh = load_prior(str(folder))
+    fresh.prepare(texts_of(words, "red corgi", options, named))
+    found = ViewTexts(fresh, words, "red corgi", options, named).conditions(
+        cameras(*PLACES), "albedo"
+    )
+    assert found.named.keys() == named.keys()
+    flat = prior.encode_text([words.canonical("red corgi flat")]).expand(len(PLACES))
+    assert torch.equal(found.named["flat"].text.tokens, flat.tokens)
+    other = [view_prompt(words, words.canonical("a blue puppy"), *at, "albedo") for at in PLACES]
+    assert words.canonical("a blue puppy") == "blue corgi"
+    assert torch.equal(found.named["other"].text.tokens, prior.encode_text(other).tokens)

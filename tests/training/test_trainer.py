@@ -8,7 +8,7 @@ import torch
 
 from dreamfusion.config.layers import override, parse_assignments, settings
 from dreamfusion.config.schema import Config
-from dreamfusion.distillation.surface_noise import surface_noise
+from dreamfusion.distillation.noise import surface_noise
 from dreamfusion.priors import load_prior
 from dreamfusion.runs.checkpoint import (
     load_checkpoint,
@@ -17,6 +17,7 @@ from dreamfusion.runs.checkpoint import (
 from dreamfusion.training.state import new_state
 from dreamfusion.training.trainer import Trainer, TrainingError
 from dreamfusion.training.views import render_size, sample_views
+from dreamfusion.utils.state import Progress
 from tests.helpers.states import tensors
 from tests.helpers.tiny_priors import save_latent_prior
 from tests.helpers.tiny_runs import tiny
@@ -40,29 +41,33 @@ def assert_same(a, b):
 
 UNUSUAL = {
     "background": {"kind": "learned"},
-    "optimizer": {"ema": 0.9, "warmup_steps": 5},
-    "field": {
-        "active_levels": {"start": 0.3, "end": 1},
-        "sharpness": {"start": 1, "end": 4, "shape": "geometric"},
+    "optimizer": {"warmup_steps": 5},
+    "scene": {
+        "optimizer": {"ema": 0.9},
+        "field": {
+            "active_levels": {"start": 0.3, "end": 1},
+            "sharpness": {"start": 1, "end": 4, "shape": "geometric"},
+        },
+        "losses": {"smoothness": 0.1},
     },
-    "losses": {"smoothness": 0.1},
-    "sds": {"surface_noise": [0.3, 0.8]},
+    "estimator": {"surface_noise": [0.3, 0.8]},
 }
 
 
 @pytest.mark.parametrize("changes", [{}, UNUSUAL], ids=["usual", "unusual"])
 def test_stopped_and_resumed_equals_never_stopped_to_the_bit(prior, folder, tmp_path, changes):
     config = tiny(prior, changes)
-    whole = new_state(config, "cpu")
+    whole = new_state(config, prior)
     expected = run(whole, prior, config)
 
-    stopped = new_state(config, "cpu")
+    stopped = new_state(config, prior)
     first = run(stopped, prior, config, steps=4)
     save_checkpoint(tmp_path, stopped, keep=2)
     # Another process would load the prior anew and start from another state.
-    again = new_state(dataclasses.replace(config, seed=9), "cpu")
-    load_checkpoint(tmp_path, again)
     second_prior = load_prior(str(folder))
+    again = new_state(dataclasses.replace(config, seed=9), second_prior)
+    again.estimator = config.estimator.build(second_prior, seed=config.seed)
+    load_checkpoint(tmp_path, again)
     second = run(again, second_prior, config)
     assert first + second == expected
     assert_same(whole, again)
@@ -71,40 +76,41 @@ def test_stopped_and_resumed_equals_never_stopped_to_the_bit(prior, folder, tmp_
 def test_the_seed_decides(prior):
     def table(seed):
         config = tiny(prior, {"seed": seed, "steps": 2})
-        state = new_state(config, "cpu")
+        state = new_state(config, prior)
         run(state, prior, config)
         return state
 
     assert_same(table(1), table(1))
-    first, second = (table(seed).field.encoding.table for seed in (1, 2))
+    first, second = (table(seed).scene.field.encoding.table for seed in (1, 2))
     assert not torch.equal(first, second)
 
 
 def test_a_latent_prior_trains_too(tmp_path):
     prior = load_prior(str(save_latent_prior(tmp_path / "latent")))
     config = tiny(prior, {"steps": 2, "prompt": "anything at all"})
-    state = new_state(config, "cpu")
+    state = new_state(config, prior)
     metrics = run(state, prior, config)
     assert [one.step for one in metrics] == [1, 2]
     assert all(one.gradient_norm > 0 for one in metrics)
 
 
 def test_the_schedules_reach_the_step(prior):
-    config = tiny(prior, {"sds": {"guidance": {"start": 2, "end": 4}, "t_max": 0.1}})
-    metrics = run(new_state(config, "cpu"), prior, config)
+    config = tiny(prior, {"estimator": {"guidance": {"start": 2, "end": 4}, "t_max": 0.1}})
+    metrics = run(new_state(config, prior), prior, config)
     assert [one.size for one in metrics] == [8] * 4 + [16] * 4
-    assert metrics[0].guidance == 2 and metrics[-1].guidance == 4
+    assert [one.of_estimator["guidance"] for one in (metrics[0], metrics[-1])] == [2, 4]
     assert max(max(one.timesteps) for one in metrics) <= 100
 
 
 @pytest.mark.parametrize(
-    ("span", "clinging"),
+    ("span", "anchored"),
     [(None, ""), ([0, 1], "01234567"), ([0.25, 0.75], "2345"), ([0.5, 0.5], "")],
 )
-def test_the_noise_clings_to_the_surface_in_its_span_of_the_steps(
-    prior, monkeypatch, span, clinging
+def test_the_noise_is_anchored_to_the_surface_in_its_span_of_the_steps(
+    prior, monkeypatch, span, anchored
 ):
-    state = new_state(tiny(prior), "cpu")
+    config = tiny(prior, {"estimator": {"surface_noise": span}})
+    state = new_state(config, prior)
     asked = []
 
     def watch(shape, generator, **surface):
@@ -112,21 +118,20 @@ def test_the_noise_clings_to_the_surface_in_its_span_of_the_steps(
         assert surface["depth"].shape == surface["opacity"].shape
         return surface_noise(shape, generator, **surface)
 
-    monkeypatch.setattr("dreamfusion.training.trainer.surface_noise", watch)
-    run(state, prior, tiny(prior, {"sds": {"surface_noise": span}}))
-    assert "".join(asked) == clinging
+    monkeypatch.setattr("dreamfusion.distillation.noise.surface_noise", watch)
+    run(state, prior, config)
+    assert "".join(asked) == anchored
 
 
-def look(state, config, generator):
-    return sample_views(config, 0, generator, own_background=state.background)
+def look(config, generator):
+    return sample_views(config, Progress(0, config.steps), generator)
 
 
 def test_lights_shadings_and_backgrounds_follow_their_settings(prior):
     def kinds(**changes):
         config = tiny(prior, {"shading": changes})
-        state = new_state(config, "cpu")
         generator = torch.Generator().manual_seed(0)
-        views = (look(state, config, generator) for _ in range(40))
+        views = (look(config, generator) for _ in range(40))
         return {view.lighting.shading for view in views}
 
     assert kinds(lambertian=0.0) == {"albedo"}
@@ -136,59 +141,56 @@ def test_lights_shadings_and_backgrounds_follow_their_settings(prior):
 
     generator = torch.Generator().manual_seed(0)
     config = tiny(prior, {"shading": {"light_spread": 0, "light_distance": [2, 2]}})
-    state = new_state(config, "cpu")
-    views = look(state, config, generator)
+    views = look(config, generator)
     directions = torch.nn.functional.normalize(views.cameras.positions, dim=-1)
     torch.testing.assert_close(views.lighting.position, 2 * directions)
     assert views.background.shape == (2, 3)
     assert views.background.min() >= 0.25 and views.background.max() <= 0.75  # the prior's
     config = tiny(prior, {"background": {"brightness": [0.9, 0.9]}})
-    background = look(state, config, generator).background
+    background = look(config, generator).background
     torch.testing.assert_close(background, torch.full((2, 3), 0.9))
 
     config = tiny(prior, {"background": {"kind": "learned", "plain_share": 0}})
-    assert look(state, config, generator).background is state.background
+    assert look(config, generator).background is None  # the scene's own
     config = tiny(prior, {"background": {"kind": "fixed", "color": [1, 0, 0]}})
-    assert look(state, config, generator).background.tolist() == [1, 0, 0]
+    assert look(config, generator).background.tolist() == [1, 0, 0]
 
 
 CHANGES = [
-    "seed=1", "prior.negative_prompt=mug", "prior.view_prompts=blended",
-    "prior.view_prompts=none", "prior.perp_neg=2",
-    "sds.guidance=3", "sds.t_min=0.4", "sds.t_max=0.6",
-    "sds.weighting=uniform", "sds.clip_sample=0.1", "sds.surface_noise=[0, 1]", "camera.views=3",
-    "camera.elevation_deg=[0, 1]",
-    "camera.distance=[2, 2.1]", "camera.fov_y_deg=[60, 61]",
-    "camera.fov_y_deg=null camera.focal_length=[1, 1.1]", "camera.position_jitter=0.1",
-    "camera.look_at_jitter=0.1", "camera.up_jitter=0.1", "render.resolution=24",
-    "render.step_size=0.05", "render.min_transmittance=0.4", "shading.lambertian=0",
-    "shading.textureless=1", "shading.ambient=0.8", "shading.light_distance=[1, 1.1]",
-    "shading.light_spread=2", "background.kind=fixed", "background.kind=learned",
-    "background.brightness=[0, 0.1]",
+    "seed=1", "prior.negative_prompt=mug", "prior.view_prompts=blended", "prior.view_prompts=none",
+    "prior.perp_neg=2", "estimator.guidance=3", "estimator.t_min=0.4", "estimator.t_max=0.6",
+    "estimator.weighting=uniform", "estimator.clip_sample=0.1", "estimator.surface_noise=[0, 1]",
+    "camera.views=3", "camera.elevation_deg=[0, 1]", "camera.distance=[2, 2.1]",
+    "camera.fov_y_deg=[60, 61]", "camera.fov_y_deg=null camera.focal_length=[1, 1.1]",
+    "camera.position_jitter=0.1", "camera.look_at_jitter=0.1", "camera.up_jitter=0.1",
+    "render.resolution=24", "scene.marching.step_size=0.05", "scene.marching.min_transmittance=0.4",
+    "shading.lambertian=0", "shading.textureless=1", "shading.ambient=0.8",
+    "shading.light_distance=[1, 1.1]", "shading.light_spread=2", "background.kind=fixed",
+    "background.kind=learned", "background.brightness=[0, 0.1]",
     "background.kind=fixed background.color=[0, 0, 0]",
     "background.kind=learned background.plain_share=1",
-    "background.kind=learned optimizer.background_lr=0.5", "field.levels=4", "field.features=1",
-    "field.log2_table_size=9", "field.base_resolution=4", "field.max_resolution=16",
-    "field.hidden=16", "field.density_activation=exp", "field.blob=gaussian",
-    "field.blob_scale=5", "field.blob_radius=0.3", "field.normal_epsilon=0.1",
-    "occupancy.resolution=8", "occupancy.threshold=3",
-    "occupancy.threshold=3 occupancy.decay=0.99", "occupancy.update_every=2",
+    "background.kind=learned scene.optimizer.background_lr=0.5", "scene.field.levels=4",
+    "scene.field.features=1", "scene.field.log2_table_size=9", "scene.field.base_resolution=4",
+    "scene.field.max_resolution=16", "scene.field.hidden=16", "scene.field.density_activation=exp",
+    "scene.field.blob=gaussian", "scene.field.blob_scale=5", "scene.field.blob_radius=0.3",
+    "scene.field.normal_epsilon=0.1", "scene.occupancy.resolution=8", "scene.occupancy.threshold=3",
+    "scene.occupancy.threshold=3 scene.occupancy.decay=0.99", "scene.occupancy.update_every=2",
     "losses.opacity=1", "losses.entropy=5",
-    "field.blob_radius=0.3 losses.orientation=99",
-    "losses.sparsity=1", "losses.smoothness=9", "field.active_levels=0.4", "field.sharpness=3",
-    "optimizer.warmup_steps=9", "optimizer.ema=0.5",
-    "optimizer.grid_lr=0.1", "optimizer.network_lr=0.1", "optimizer.scale=0.5",
-    "optimizer.beta1=0.5", "optimizer.beta2=0.5", "optimizer.epsilon=0.1",
-    "optimizer.epsilon=0.1 optimizer.max_gradient_norm=0.0001",
+    "scene.field.blob_radius=0.3 scene.losses.orientation=99", "scene.losses.sparsity=1",
+    "scene.losses.smoothness=9", "scene.field.active_levels=0.4", "scene.field.sharpness=3",
+    "optimizer.warmup_steps=9", "scene.optimizer.ema=0.5", "scene.optimizer.grid_lr=0.1",
+    "scene.optimizer.network_lr=0.1", "optimizer.scale=0.5", "scene.optimizer.beta1=0.5",
+    "scene.optimizer.beta2=0.5", "scene.optimizer.epsilon=0.1",
+    "scene.optimizer.epsilon=0.1 optimizer.max_gradient_norm=0.0001",
 ]  # fmt: skip
 # Read elsewhere: by the loaders, and by what writes the files.
 ELSEWHERE = {
-    "prompt", "steps", "device", "prior.name", "prior.dtype", "field.backend",
-    "prior.vae_checkpointing", "prior.vae_dtype", "prior.vae_slicing", "prior.offload",
-    "prior.compile", "render.backend",
+    "prompt", "steps", "device", "start", "stages", "estimator.name", "scene.name", "prior.name",
+    "prior.dtype", "scene.field.backend", "prior.vae_checkpointing", "prior.vae_dtype",
+    "prior.vae_slicing", "prior.offload", "prior.compile", "scene.marching.backend",
     "output.checkpoint_every", "output.checkpoints_kept", "output.preview_every",
-    "output.video_frames", "output.video_size", "output.mesh_resolution",
-    "output.mesh_faces", "output.mesh_tolerance", "output.texture_size", "logging.tensorboard",
+    "output.video_frames", "output.video_size", "output.mesh_resolution", "output.mesh_faces",
+    "output.mesh_tolerance", "output.texture_size", "logging.tensorboard",
 }  # fmt: skip
 
 
@@ -196,9 +198,9 @@ def outcome(prior, changes):
     """What five lit steps make of a scene under `changes`, as --set takes them."""
     lit = tiny(prior, {"steps": 5, "shading": {"lambertian": 1.0, "textureless": 0.0}})
     config = override(lit, parse_assignments(changes))
-    state = new_state(config, "cpu")
+    state = new_state(config, prior)
     run(state, prior, config)
-    parts = (state.shown.field, state.background)
+    parts = (state.scene.averaged.field, state.scene.background)
     return [value for part in parts for value in part.state_dict().values()]
 
 
@@ -231,31 +233,32 @@ def test_every_setting_is_read_by_a_step_or_known_to_be_read_elsewhere():
 
 
 def test_the_average_follows_the_field_from_behind(prior):
-    config = tiny(prior, {"optimizer": {"ema": 0.9}})
-    state = new_state(config, "cpu")
-    start = state.field.encoding.table.detach().clone()
+    config = tiny(prior, {"scene": {"optimizer": {"ema": 0.9}}})
+    state = new_state(config, prior)
+    start = state.scene.field.encoding.table.detach().clone()
     run(state, prior, config, steps=1)
-    first = state.field.encoding.table.detach()
-    torch.testing.assert_close(state.shown.field.encoding.table, 0.1 * start + 0.9 * first)
-    assert state.shown.field is state.ema_field
+    first = state.scene.field.encoding.table.detach()
+    torch.testing.assert_close(state.scene.averaged.field.encoding.table, 0.1 * start + 0.9 * first)
+    assert state.scene.averaged.field is state.scene.ema_field
 
 
 def test_the_learning_rate_warms_up(prior):
     config = tiny(prior, {"optimizer": {"warmup_steps": 4, "scale": 0.5}})
-    state = new_state(config, "cpu")
+    state = new_state(config, prior)
     rates = []
     for _ in Trainer(config, prior, state):
-        rates.append(state.optimizer.param_groups[0]["lr"] / config.optimizer.grid_lr)
+        rates.append(state.scene.optimizer.param_groups[0]["lr"] / config.scene.optimizer.grid_lr)
     assert rates == pytest.approx([0.125, 0.25, 0.375, 0.5, 0.5, 0.5, 0.5, 0.5])
 
 
 def test_levels_open_from_coarse_to_fine(prior):
-    config = tiny(prior, {"field": {"active_levels": {"start": 0, "end": 1}}, "steps": 4})
-    state = new_state(config, "cpu")
-    layout = state.field.encoding.layout
+    opening = {"active_levels": {"start": 0, "end": 1}}
+    config = tiny(prior, {"scene": {"field": opening}, "steps": 4})
+    state = new_state(config, prior)
+    layout = state.scene.field.encoding.layout
     moved = []
     for _ in Trainer(config, prior, state):
-        table = state.field.encoding.table.grad
+        table = state.scene.field.encoding.table.grad
         levels = [table[level.offset : level.offset + level.size] for level in layout.levels]
         moved.append([bool(level.any()) for level in levels])
     assert moved[0] == [True, False, False]
@@ -264,11 +267,13 @@ def test_levels_open_from_coarse_to_fine(prior):
 
 def test_the_field_and_its_average_sharpen(prior):
     sharpness = {"start": 1, "end": 4, "shape": "geometric"}
-    config = tiny(prior, {"field": {"sharpness": sharpness}, "optimizer": {"ema": 0.9}, "steps": 3})
-    state = new_state(config, "cpu")
+    scene = {"field": {"sharpness": sharpness}, "optimizer": {"ema": 0.9}}
+    config = tiny(prior, {"scene": scene, "steps": 3})
+    state = new_state(config, prior)
     sharp = []
     for _ in Trainer(config, prior, state):
-        sharp.append([float(f.get_extra_state()[1]) for f in (state.field, state.ema_field)])
+        fields = (state.scene.field, state.scene.ema_field)
+        sharp.append([float(field.get_extra_state()[1]) for field in fields])
     assert sharp == [[pytest.approx(k)] * 2 for k in (1, 2, 4)]
 
 
@@ -290,14 +295,19 @@ def test_the_card_is_a_layer_below_all_others(prior, folder):
 
 
 def test_the_loss_is_the_sum_of_its_terms(prior):
-    config = tiny(prior, {"losses": {"opacity": 0.5, "smoothness": 0.3}, "steps": 4})
+    config = tiny(
+        prior, {"losses": {"opacity": 0.5}, "scene": {"losses": {"smoothness": 0.3}}, "steps": 4}
+    )
     for metrics in Trainer(config, prior):
         lit = {"smoothness"} if metrics.shading != "albedo" else set()
         assert set(metrics.terms) == {"sds", "entropy", "opacity"} | lit
         assert metrics.loss == pytest.approx(sum(metrics.terms.values()))
-        assert metrics.terms["sds"] == pytest.approx(metrics.sds_gradient**2 / 2, rel=1e-5)
+        assert metrics.terms["sds"] == pytest.approx(
+            metrics.of_estimator["sds_gradient"] ** 2 / 2, rel=1e-5
+        )
         said = metrics.as_mapping()
         assert said["loss_opacity"] == metrics.terms["opacity"] and "terms" not in said
+        assert said["guidance"] == 4 and "of_estimator" not in said
 
 
 class BrokenPrior:
@@ -315,20 +325,21 @@ class BrokenPrior:
 
 def test_divergence_stops_before_the_parameters_are_touched(prior):
     config = tiny(prior)
-    state, untouched = new_state(config, "cpu"), new_state(config, "cpu")
+    state, untouched = (new_state(config, BrokenPrior(prior)) for _ in range(2))
     with pytest.raises(TrainingError) as error:
-        Trainer(config, BrokenPrior(prior), state).step()
+        Trainer(config, state.estimator.prior, state).step()
     message = str(error.value)
     assert message.startswith("training diverged in step 1 (timesteps [")
     assert "the norm of the prior's gradient is nan" in message and "\n" not in message
     assert_equal_fields(state, untouched)
 
+    state = new_state(config, prior)
     with torch.no_grad():
-        state.field.mlp.weight1.mul_(float("inf"))
+        state.scene.field.mlp.weight1.mul_(float("inf"))
     with pytest.raises(TrainingError, match="training diverged in step 1"):
         Trainer(config, prior, state).step()
 
 
 def assert_equal_fields(a, b):
-    pairs = zip(a.field.parameters(), b.field.parameters(), strict=True)
+    pairs = zip(a.scene.field.parameters(), b.scene.field.parameters(), strict=True)
     assert all(torch.equal(x, y) for x, y in pairs)

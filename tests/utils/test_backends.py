@@ -28,7 +28,7 @@ LIBRARY = "libcudart.so.99: cannot open shared object file:\n  no such file"
 
 def chosen_for(settings, device):
     config = build_config(settings)
-    return chosen_backends(config.field, config.render, device)
+    return chosen_backends(config.scene.field, config.scene.marching, device)
 
 
 @pytest.fixture(autouse=True)
@@ -91,7 +91,7 @@ def test_who_asks_without_gradients_learns_the_same(mode):
 
 def test_triton_works_in_its_interpreter():
     skip_if_absent("triton", "cpu")
-    settings = {"field": {"backend": "triton"}, "render": {"backend": "triton"}}
+    settings = {"scene": {"field": {"backend": "triton"}, "marching": {"backend": "triton"}}}
     assert chosen_for(settings, "cpu") == Backends("triton", "triton", "reference", ())
 
 
@@ -157,12 +157,12 @@ def test_what_is_not_installed_is_passed_over_in_silence(absent):
 
 @pytest.mark.parametrize("name", ["triton", "tinycudann", "nerfacc"])
 def test_what_was_asked_for_and_fails_is_an_error_of_one_line(broken, name):
-    section = "render" if name == "nerfacc" else "field"
+    section = "marching" if name == "nerfacc" else "field"
     with pytest.raises(AcceleratorError) as error:
-        chosen_for({section: {"backend": name}}, "cuda")
+        chosen_for({"scene": {section: {"backend": name}}}, "cuda")
     message = str(error.value)
     assert message.startswith(f"{name} cannot be used: ")
-    assert message.endswith(f"; install or mend it, or set {section}.backend=auto")
+    assert message.endswith(f"; install or mend it, or set scene.{section}.backend=auto")
     assert "\n" not in message
 
 
@@ -251,10 +251,10 @@ def test_the_command_line_says_in_one_line_what_cannot_be_used(
     prior = str(save_pixel_prior(tmp_path / "prior"))
     capsys.readouterr()  # what was printed before
     command = ["train", "a red mug", "--prior", prior, "--device", "cpu", "--steps", "2"]
-    assert main([*command, "--set", "field.backend=tinycudann"]) == 2
+    assert main([*command, "--set", "scene.field.backend=tinycudann"]) == 2
     assert capsys.readouterr().err == (
         "error: tinycudann cannot be used: not installed; install or mend it, or set "
-        "field.backend=auto\n"
+        "scene.field.backend=auto\n"
     )
 
 

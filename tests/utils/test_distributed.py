@@ -18,11 +18,12 @@ SETTINGS = {
     "render": {"resolution": 16},
     "shading": {"lambertian": 1.0, "textureless": 0.0},
     "background": {"kind": "learned", "plain_share": 0.0},  # else it may have no gradient
-    "losses": {
-        "entropy": 0.1, "opacity": 0.1, "sparsity": 0.1, "orientation": 0.1, "smoothness": 0.1,
+    "losses": {"entropy": 0.1, "opacity": 0.1},
+    "scene": {
+        "losses": {"sparsity": 0.1, "orientation": 0.1, "smoothness": 0.1},
+        "field": {"levels": 3, "features": 2, "log2_table_size": 10, "max_resolution": 32},
+        "occupancy": {"resolution": 16, "update_every": 2},
     },
-    "field": {"levels": 3, "features": 2, "log2_table_size": 10, "max_resolution": 32},
-    "occupancy": {"resolution": 16, "update_every": 2},
     "output": {"video_frames": 2, "video_size": 32, "mesh_resolution": 16, "texture_size": 32},
 }  # fmt: skip
 
@@ -33,6 +34,7 @@ from dreamfusion.utils.distributed import average_gradients, process_group, is_f
 from dreamfusion.config.schema import PriorConfig
 from dreamfusion.priors import load_prior
 from dreamfusion.training.trainer import Trainer
+from dreamfusion.utils.state import Progress
 torch.set_num_threads(1)
 prior, settings, out = sys.argv[1:]
 with process_group("cpu"):
@@ -40,9 +42,9 @@ with process_group("cpu"):
     layers = (prior.card.settings, yaml.safe_load(open(settings)), {"prompt": "a red mug"})
     trainer = Trainer(build_config(*layers), prior)
     state = trainer.state
-    loss, _, _ = trainer.loss(0, state.generator)
-    loss.backward()
-    parameters = [p for group in state.optimizer.param_groups for p in group["params"]]
+    _, _, terms, _ = trainer.loss(Progress(0, 1), state.generator)
+    sum(terms.values()).backward()
+    parameters = [p for group in state.scene.optimizer.param_groups for p in group["params"]]
     average_gradients(parameters)
     if is_first():
         torch.save([p.grad for p in parameters] + [state.generator.get_state()], out)

@@ -18,18 +18,17 @@ from PIL import Image
 
 from dreamfusion.cli.app import main
 from dreamfusion.config.layers import build_config
-from dreamfusion.config.schedules import Schedule
-from dreamfusion.config.schema import Config, RenderConfig
+from dreamfusion.config.schema import Config
 from dreamfusion.graphics.cameras import orbit_cameras
 from dreamfusion.graphics.shading import over
 from dreamfusion.runs.checkpoint import save_checkpoint
 from dreamfusion.runs.folder import RunFolder
-from dreamfusion.scenes.nerf.renderer import render_image
-from dreamfusion.training.state import new_state
+from dreamfusion.scenes.base import render_image
 from dreamfusion.viewer.page import Page, ViewerError
 from dreamfusion.viewer.pose import cameras_of
 from dreamfusion.viewer.stage import Stage
 from tests.helpers.browser import Browser, find_chromium
+from tests.helpers.states import untrained
 from tests.helpers.tiny_priors import save_pixel_prior
 from tests.helpers.viewer_scene import pose_of, subject
 
@@ -51,8 +50,7 @@ def run(tmp_path, monkeypatch):
     run.path.mkdir()
     config = build_config(TINY)
     run.write_config(config)
-    state = new_state(config, "cpu")
-    save_checkpoint(run.checkpoints, state, keep=1)
+    save_checkpoint(run.checkpoints, untrained(config), keep=1)
     return run
 
 
@@ -174,6 +172,7 @@ def test_in_a_browser_the_page_shows_what_the_visitors_camera_sees(tmp_path):
     page = Page("test", port=0)
     page.start_at(orbit_cameras(*(torch.tensor([v]) for v in (30.0, 20.0, 2.6, 40.0))))
     stage, here = Stage(page, Config()), subject(falloff=80.0)
+    fine = subject(falloff=80.0, step_size=0.015)
     stage.show(here)
     (tmp_path / "profile").mkdir()
 
@@ -195,10 +194,7 @@ def test_in_a_browser_the_page_shows_what_the_visitors_camera_sees(tmp_path):
 
     def picture_from(pose, mode):
         """The page's middle, 600 pixels a side, as `render_image` has it."""
-        fine = RenderConfig(step_size=Schedule.constant(0.015))
-        rgba = render_image(
-            here.scene, cameras_of(pose), height=150, width=150, mode=mode, options=fine
-        )[0]
+        rgba = render_image(fine.scene, cameras_of(pose), height=150, width=150, mode=mode)[0]
         picture = over(rgba, torch.ones(3))
         small = Image.fromarray((picture.numpy() * 255).astype(np.uint8))
         return np.array(small.resize((600, 600)))

@@ -17,10 +17,10 @@ from dreamfusion.config.schema import Config
 from dreamfusion.graphics.cameras import generate_rays, orbit_cameras
 from dreamfusion.graphics.shading import over
 from dreamfusion.priors import load_prior
-from dreamfusion.runs.checkpoint import CheckpointError, save_checkpoint
+from dreamfusion.runs.checkpoint import CheckpointError, SavedScene, save_checkpoint
 from dreamfusion.runs.export import ExportOptions, write_model
 from dreamfusion.runs.folder import RunFolder, step_of
-from dreamfusion.scenes.nerf.renderer import render_image
+from dreamfusion.scenes.base import render_image
 from dreamfusion.training.state import new_state
 from dreamfusion.training.trainer import StepMetrics, Trainer
 from dreamfusion.viewer.follow import Follower, last_metrics
@@ -28,7 +28,7 @@ from dreamfusion.viewer.meshes import extracted, read_model
 from dreamfusion.viewer.pose import Pose, cameras_of, light_of
 from dreamfusion.viewer.serve import watch
 from dreamfusion.viewer.stage import Choice, Stage
-from tests.helpers.states import tensors
+from tests.helpers.states import tensors, untrained
 from tests.helpers.tiny_priors import save_pixel_prior
 from tests.helpers.viewer_scene import Clock, FakeScreen, pose_of, subject
 
@@ -91,23 +91,22 @@ def test_a_higher_threshold_gives_the_surface_of_that_density():
     here = subject()
     reach = {}
     for density in (10.0, 20.0, 40.0):
-        mesh = extracted(here, density, resolution=64)
+        mesh, found = extracted(here, density, resolution=64)
+        assert found == density
         reach[density] = -mesh.mesh.vertices[:, 2].min()  # of the red ball, away from the others
     for density, found in reach.items():
         assert found == pytest.approx(0.4 - math.log(density / 20) / 20, abs=0.012)
 
 
 def test_the_runs_own_model_stands_where_the_nerf_is(tmp_path):
-    state = new_state(build_config(TINY), "cpu")
-    state.step = 5
     here = subject(step=5)
-    state.field, state.occupancy = here.scene.field, here.scene.occupancy
+    saved = SavedScene(5, here.scene)
     path = tmp_path / "model.glb"
     settings = {"resolution": 48, "faces": 2000, "texture": 64, "threshold": 20.0}
     for origin in ("center", "base", "scene"):
-        write_model(path, state, Config(), ExportOptions(origin=origin, **settings))
+        write_model(path, saved, Config(), ExportOptions(origin=origin, **settings))
         model = read_model(path, step=5)
-        fresh = extracted(here, 20.0, resolution=48)
+        fresh, _ = extracted(here, 20.0, resolution=48)
         for extreme in (np.min, np.max):
             found, expected = (extreme(m.mesh.vertices, axis=0) for m in (model, fresh))
             assert found == pytest.approx(expected, abs=0.02)
@@ -242,7 +241,7 @@ def test_newer_checkpoints_are_followed(tmp_path):
     run.write_config(config)
     follower = Follower(run, "cpu")
     assert follower.newer() is None and follower.problem == ""
-    state = new_state(config, "cpu")
+    state = untrained(config)
     for step in (3, 4):
         state.step = step
         save_checkpoint(run.checkpoints, state, keep=2)
@@ -318,9 +317,9 @@ class FakePage(FakeScreen):
 @pytest.mark.parametrize("ema", [0.0, 0.9])
 def test_a_run_is_the_same_to_the_bit_when_it_is_watched(tmp_path, ema):
     prior = load_prior(str(save_pixel_prior(tmp_path / "prior")))
-    config = build_config(prior.card.settings, TINY, {"optimizer": {"ema": ema}})
+    config = build_config(prior.card.settings, TINY, {"scene": {"optimizer": {"ema": ema}}})
     run = RunFolder(tmp_path)
-    alone, watched = new_state(config, "cpu"), new_state(config, "cpu")
+    alone, watched = new_state(config, prior), new_state(config, prior)
     torch.manual_seed(1)
     expected = [dataclasses.replace(m, seconds=0.0) for m in Trainer(config, prior, alone)]
     globally = torch.get_rng_state()
@@ -349,7 +348,7 @@ def test_the_page_takes_at_most_its_share_of_the_time():
             drawn.append(clock.now)
             clock.now += 2.0
 
-    state = new_state(build_config(TINY), "cpu")
+    state = untrained(build_config(TINY))
 
     def steps():
         for step in range(1, 41):
@@ -367,7 +366,8 @@ def test_the_page_takes_at_most_its_share_of_the_time():
 
 
 def metrics_of(step):
-    return StepMetrics(step, 1.0, "albedo", 16, [1], 5.0, 0.1, 0.1, 0.2, 0.1, 0.3, {"sds": 0.3})
+    own = {"guidance": 5.0, "sds_gradient": 0.1}
+    return StepMetrics(step, 1.0, "albedo", 16, [1], 0.1, 0.2, 0.1, 0.3, own, {"sds": 0.3})
 
 
 # --- the command line
@@ -388,7 +388,7 @@ def test_a_run_that_is_not_there_is_named_in_one_line(bare_run, capsys):
 
 
 def test_without_viser_one_line_says_what_to_install(bare_run, capsys, monkeypatch):
-    save_checkpoint(bare_run.checkpoints, new_state(build_config(TINY), "cpu"), keep=1)
+    save_checkpoint(bare_run.checkpoints, untrained(build_config(TINY)), keep=1)
     monkeypatch.setitem(sys.modules, "viser", None)
     prior = str(save_pixel_prior(bare_run.path / "prior"))
     train = ["train", "a red puppy", "--prior", prior, "--view", "--out", "new"]

@@ -148,7 +148,9 @@ def test_an_unknown_backend_is_refused():
 def test_tinycudann_takes_its_own_numbers_of_features_only():
     layout = layout_of(2, 3, 8, 2, 4)
     points, table, _ = random_problem(8, layout)
-    with pytest.raises(AcceleratorError, match=r"takes scene\.field\.features of 1, 2, 4 or 8, not 3; "):
+    with pytest.raises(
+        AcceleratorError, match=r"takes scene\.field\.features of 1, 2, 4 or 8, not 3; "
+    ):
         encode(points, table, layout, backend="tinycudann")
 
 

@@ -8,8 +8,8 @@ from dreamfusion.graphics.shading import Lighting
 from dreamfusion.scenes.base import Views, render_image
 from dreamfusion.scenes.nerf.background import LearnedBackground
 from dreamfusion.scenes.nerf.field import Field, FieldOutput
-from dreamfusion.scenes.nerf.occupancy import OccupancyGrid
 from dreamfusion.scenes.nerf.losses import orientation_loss
+from dreamfusion.scenes.nerf.occupancy import OccupancyGrid
 from dreamfusion.scenes.nerf.renderer import render
 from dreamfusion.scenes.nerf.scene import NerfScene
 from dreamfusion.scenes.nerf.settings import MarchingConfig
