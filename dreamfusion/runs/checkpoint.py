@@ -115,6 +115,8 @@ def _newest(folder: Path, use: Callable[[dict[str, Tensor], dict[str, Any]], obj
                 continue
             try:
                 use(tensors, details)
+            except torch.OutOfMemoryError:
+                raise
             except (KeyError, ValueError, RuntimeError) as error:
                 raise CheckpointError(
                     f"{path} does not fit the settings of its run: {one_line(error)}"

@@ -22,6 +22,7 @@ from dreamfusion.priors.resolve import ResolvedPrior
 from dreamfusion.runs import checkpoint
 from dreamfusion.runs import train as runs_train
 from dreamfusion.runs.plan import plan_run
+from dreamfusion.scenes.nerf.settings import NerfSettings
 from dreamfusion.training.trainer import Trainer
 from dreamfusion.utils.errors import UserError
 from dreamfusion.utils.out_of_memory import explain_out_of_memory
@@ -197,10 +198,13 @@ def test_every_command_says_it(command, tmp_path, monkeypatch, capsys):
     options = ["--steps", "1", *(part for one in small for part in ("--set", one))]
     assert main(["train", "a red corgi", "--prior", str(prior), "--out", run, *options]) == 0
     capsys.readouterr()
-    monkeypatch.setattr(checkpoint, "_restore_scene", full)
-    assert main([command, run]) == 2
-    error = capsys.readouterr().err
-    assert error.startswith("error: the GPU ran out of memory; lower") and error.count("\n") == 1
+    for owner, name in ((NerfSettings, "build"), (checkpoint, "_restore_scene")):
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, full)
+            assert main([command, run]) == 2
+        error = capsys.readouterr().err
+        assert error.startswith("error: the GPU ran out of memory; lower")
+        assert error.count("\n") == 1
 
 
 def test_settings_reach_the_prior(tmp_path, monkeypatch):

@@ -221,7 +221,7 @@ def test_a_negative_prompt_needs_no_noun_but_known_words():
         return plan_run([Layer("prior", {"prior": {"name": "embedded"}}), layer])
 
     for negative in ("orange", "red, blue", "corgi, hat"):
-        assert plan(negative).reading == "mug"
+        assert plan(negative).canonical_prompt == "mug"
     with pytest.raises(PromptError) as error:
         plan("a dragon")
     assert str(error.value) == (

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from dreamfusion.runs import checkpoint
 from dreamfusion.runs.checkpoint import (
@@ -19,6 +20,7 @@ from dreamfusion.runs.folder import RunFolder
 from dreamfusion.training.state import new_state
 from dreamfusion.training.trainer import DivergedError, Trainer
 from dreamfusion.utils.errors import RunWarning
+from tests.helpers.states import untrained
 from tests.helpers.tiny_runs import tiny
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -124,15 +126,30 @@ def test_numbers_that_are_not_finite_are_never_saved(prior, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["format-1", "format-2"])
-def test_checkpoints_of_every_format_can_be_read(name):
+def test_checkpoints_of_every_format_can_be_read(name, tmp_path):
     """For ever: these were written by the version that brought the format."""
     folder = Path(__file__).parent / "checkpoints" / name
     run = RunFolder(folder)
     with pytest.warns(RunWarning, match="sds is now called estimator; old names of settings still"):
         config = run.read_config()
-    saved = load_scene(run, config, "cpu")
-    assert saved.step == 3
+    state = untrained(config)
+    load_checkpoint(run.checkpoints, state)
+    assert state.step == 3
     # The mean of its table, as it was printed when it was written.
     mean = json.loads((folder / "expected.json").read_text())["table_rms"]
-    table = saved.scene.field.encoding.table
+    table = state.scene.field.encoding.table
     assert table.square().mean().sqrt().item() == pytest.approx(mean, 1e-6)
+    # Every number of the file has its place, under whatever name.
+    written = load_file(run.checkpoints / "step_0000003.safetensors")
+    save_checkpoint(tmp_path, state, keep=1)
+    again = load_file(tmp_path / "step_0000003.safetensors")
+    assert sorted(map(numbers, written.items())) == sorted(map(numbers, again.items()))
+    shown = load_scene(run, config, "cpu")
+    assert shown.step == 3
+    assert torch.equal(shown.scene.field.encoding.table, written["ema_field.encoding.table"])
+
+
+def numbers(entry):
+    """A tensor's shape and values; not of what fields count, which has become more."""
+    name, tensor = entry
+    return () if "_extra_state" in name else (*tensor.shape, tuple(tensor.flatten().tolist()))
