@@ -99,7 +99,10 @@ class ShadingConfig:
     )
     ambient: float = setting(0.1, "ambient part of the light, diffuse is the rest", low=0, high=1)
     light_spread: float = setting(
-        1.0, "deviation of the light's direction from the camera's", low=0, high=10
+        0.57,
+        "deviation of the light around the camera, as a share of the camera's distance",
+        low=0,
+        high=10,
     )
     light_distance: Range = setting(
         (4.0, 8.0), "range of light distances, scene units", low=0.1, high=100

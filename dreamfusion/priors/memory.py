@@ -54,8 +54,10 @@ def estimate_memory(
     else:
         width = config["num_attention_heads"] * config["attention_head_dim"]
         picture = TRANSFORMER_MAPS * width * (size // config["patch_size"]) ** 2
-    # With text and without it; the autoencoder's activations are kept meanwhile.
-    activations = 2 * views * picture * precision
+    # With text and without it, and Perp-Neg's front and two sides; the autoencoder's activations
+    # are kept meanwhile.
+    predictions = 5 if options.perp_neg > 0 else 2
+    activations = predictions * views * picture * precision
     if "vae" in prior.components:
         vae = read_json(prior.path / "vae" / "config.json", f"{prior.name} is broken")
         channels = vae["block_out_channels"]

@@ -153,9 +153,12 @@ class DiffusionPrior:
 
     @classmethod
     def from_pipe(cls, pipe: Any, *, card: PriorCard | None = None) -> DiffusionPrior:
-        """The prior that a loaded diffusers pipeline is, where it is and as precise as it is. Its
-        models are frozen, and shared with it, but for an autoencoder that overflows in float16. card: how to speak to it; the paper's four views
-        where None. Raises PriorError for a class or a scheduler that is not supported."""
+        """The prior that a loaded diffusers pipeline is, where it is and as precise as it is.
+
+        Its models are frozen, and shared with it, but for an autoencoder that overflows in float16.
+        card: its words and views; the paper's four views where None. Raises PriorError for a class
+        or a scheduler that is not supported.
+        """
         kind = type(pipe).__name__
         if kind not in LAYOUTS:
             raise PriorError(f"a {kind} is not supported; use a {', '.join(LAYOUTS)}")

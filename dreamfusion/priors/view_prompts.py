@@ -170,20 +170,41 @@ def negative_view_prompts(
     elevation_deg: float,
     shading: Shading = "albedo",
 ) -> list[tuple[str, float]]:
-    """The prompts of the other sides (front, left, back, right), which a picture from here should
-    not show: (text, weight in [0, 1]), for Perp-Neg (Armandpour et al. 2023).
+    """The prompts of the front and of the sides, which an image from elsewhere should not show:
+    (text, weight), for Perp-Neg (Armandpour et al. 2023).
 
-    The weight, (1 - cos(angle to that side)) / 2, is 1 for the opposite side. Sides that read like
-    this view are left out; so are all where the elevation's words stand alone ("overhead view").
+    The weights are those that stable-dreamfusion and threestudio use, a (exp(-b r)) + c of the
+    angle: of the front 1.57 from a side and 1.97 from behind, of a side 1.57 from the front and .39
+    from behind; nothing pushes away from the back. A side with words of its own that lies opposite
+    the camera weighs as the front does from there. Sides that read like this view are left out; so
+    are all where the elevation's words stand alone ("overhead view").
     """
     own = view_prompt(vocabulary, prompt, azimuth_deg, elevation_deg, shading)
     weights: dict[str, float] = {}
-    for side in (0.0, 90.0, 180.0, 270.0):
+    for side in (0.0, 90.0, 270.0):
         text = view_prompt(vocabulary, prompt, side, elevation_deg, shading)
-        weight = (1.0 - math.cos(math.radians(azimuth_deg - side))) / 2.0
-        if text != own:
-            weights[text] = min(weight, weights.get(text, 1.0))  # "side view" is left and right
+        weight = _front_weight(azimuth_deg) if side == 0.0 else _side_weight(azimuth_deg, side)
+        if text != own and weight > 0.0:
+            weights[text] = min(weight, weights.get(text, weight))  # "side view" is both sides
     return list(weights.items())
+
+
+def _front_weight(azimuth_deg: float) -> float:
+    """How much a view should not show the front: 0 there, 1.57 at the sides, 1.97 behind."""
+    off = _angle(azimuth_deg, 0.0) / 90.0
+    if off < 1.0:
+        return 4.0 * math.exp(-0.5 * (1.0 - off)) - 2.426
+    return math.exp(-0.5 * (2.0 - off)) + 0.967
+
+
+def _side_weight(azimuth_deg: float, side_deg: float) -> float:
+    """How much a view should not show a side: 1.57 in front, 0 at that side, .39 behind."""
+    off = _angle(azimuth_deg, 0.0) / 90.0
+    if _angle(azimuth_deg, side_deg) > 90.0:  # the other side
+        return _front_weight(_angle(azimuth_deg, side_deg))
+    if off < 1.0:
+        return 4.0 * math.exp(-0.5 * off) - 2.426
+    return math.exp(-0.5 * (2.0 - off)) - 0.606
 
 
 def all_prompts(vocabulary: ViewVocabulary, prompt: str) -> list[str]:

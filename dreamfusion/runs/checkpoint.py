@@ -64,6 +64,7 @@ def save_checkpoint(folder: Path, state: TrainState, *, keep: int) -> Path:
         "format": FORMAT,
         "step": state.step,
         "rollbacks": state.rollbacks,
+        "rolled_back_at": state.rolled_back_at,
         "dreamfusion": __version__,
     }
     with atomic_write(stem.with_suffix(".safetensors")) as file:
@@ -285,6 +286,7 @@ def _restore(state: TrainState, tensors: Mapping[str, Tensor], details: Mapping[
     state.generator.set_state(tensors["generator"].to(torch.uint8))
     state.step = int(details["step"])
     state.rollbacks = int(details.get("rollbacks", 0))
+    state.rolled_back_at = int(details.get("rolled_back_at", 0))
 
 
 def _with_new_names(

@@ -90,14 +90,14 @@ def _roll_back(run: RunFolder, trainer: Trainer, error: DivergedError) -> None:
     Raises TrainingError where that has been tried `MAX_ROLLBACKS` times.
     """
     state, config = trainer.state, trainer.config
-    rollbacks = state.rollbacks + 1
+    rollbacks, failed_at = state.rollbacks + 1, state.step
     if rollbacks > MAX_ROLLBACKS:
         raise TrainingError(f"{error} (tried {MAX_ROLLBACKS} times from the last good step)")
     if checkpoints(run.checkpoints):
         load_checkpoint(run.checkpoints, state)
     else:
         begin_again(state, config, trainer.prior, trainer.start)
-    state.rollbacks = rollbacks
+    state.rollbacks, state.rolled_back_at = rollbacks, failed_at
     fresh = int(torch.randint(2**62, (), generator=state.generator)) + rollbacks
     state.generator.manual_seed(fresh)
     said = (

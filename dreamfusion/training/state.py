@@ -11,6 +11,8 @@ from dreamfusion.config.schema import Config
 from dreamfusion.distillation.base import Estimator
 from dreamfusion.scenes.base import Scene
 
+FORGET_AFTER = 500  # steps
+
 
 @dataclass
 class TrainState:
@@ -18,7 +20,8 @@ class TrainState:
 
     step: how many steps are done. generator: the run's one random stream, on the CPU. rollbacks:
     how often the run went back to an earlier step because numbers were not finite; each halves the
-    learning rates.
+    learning rates. rolled_back_at: the step of the last one; FORGET_AFTER good steps later they are
+    forgotten.
     """
 
     step: int
@@ -26,6 +29,12 @@ class TrainState:
     estimator: Estimator
     generator: torch.Generator
     rollbacks: int = 0
+    rolled_back_at: int = 0
+
+    def forget_rollbacks(self) -> None:
+        """Forget old rollbacks: rare overflows in a long run do not add up."""
+        if self.rollbacks and self.step >= self.rolled_back_at + FORGET_AFTER:
+            self.rollbacks = 0
 
 
 def new_state(

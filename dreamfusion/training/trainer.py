@@ -126,6 +126,7 @@ class Trainer:
             scene.optimizer.step()
             scene.after_step(progress, state.generator)
             state.step += 1
+            state.forget_rollbacks()
         return StepMetrics(
             step=state.step,
             seconds=time.perf_counter() - started,

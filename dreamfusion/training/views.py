@@ -18,9 +18,11 @@ def sample_views(
     """Random cameras, one shading for all of them, lights near the cameras and backgrounds, on the
     CPU.
 
-    A light's direction is the camera's plus normal noise (DreamFusion, A.2). group_size: the views
-    of a group share elevation, distance, field of view, light and background, and stand evenly
-    around the object.
+    A light is in the direction of the camera's position plus normal noise, DreamFusion's
+    N(p_cam, I) (A.2), whose deviation is `light_spread` camera distances: their 1 at a distance of
+    1 to 1.5 is .8, threestudio's 1 at 1.5 to 2 is .57, with which 4 % of the lights stand behind.
+    group_size: the views of a group share elevation, distance, field of view, light and background,
+    and stand evenly around the object.
     """
     n, camera, shading = config.camera.views, config.camera, config.shading
     cameras = sample_cameras(

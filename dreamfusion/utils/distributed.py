@@ -86,14 +86,26 @@ def share(n: int, group_size: int = 1) -> slice:
 
 
 def average_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
-    """All-reduce gradients: the mean of each over all processes. Parameters without one are the
-    same in all: every process takes the same step, with views of its own."""
+    """All-reduce gradients: the mean of each over all processes.
+
+    Where some processes have no gradient of a parameter, theirs counts as zero; where none has one,
+    it stays without.
+    """
     if not dist.is_initialized():
         return
-    for parameter in parameters:
-        if parameter.grad is not None:
-            dist.all_reduce(parameter.grad)
-            parameter.grad /= processes()
+    parameters = list(parameters)
+    if not parameters:
+        return
+    device = parameters[0].device
+    have = torch.tensor([float(p.grad is not None) for p in parameters], device=device)
+    dist.all_reduce(have, op=dist.ReduceOp.MAX)
+    for parameter, any_has in zip(parameters, have.tolist(), strict=True):
+        if not any_has:
+            continue
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+        dist.all_reduce(parameter.grad)
+        parameter.grad /= processes()
 
 
 def mean_over_processes(value: Tensor) -> Tensor:

@@ -92,7 +92,9 @@ def test_the_readme_tells_the_estimates(tmp_path, name):
         (tmp_path / component / "config.json").write_text(json.dumps(config))
     # Text encoders are gone by then, and are smaller than the denoiser.
     weights = {"unet": unet, "vae": vae, "text_encoder": 0}
-    folder = ResolvedPrior(name, tmp_path, "", dict.fromkeys(weights, ""), {}, weights, PriorCard(), {})
+    folder = ResolvedPrior(
+        name, tmp_path, "", dict.fromkeys(weights, ""), {}, weights, PriorCard(), {}
+    )
     saving = {"vae_checkpointing": True, "vae_slicing": True, "offload": True}
     estimates = [
         estimate(folder, views=views, vae_precision=vae_precision, prepared=True, **options)

@@ -19,9 +19,7 @@ from dreamfusion.priors import load_prior
 from dreamfusion.priors.sampling import sample_images
 from tests.helpers.tiny_priors import save_latent_prior, save_sd3_prior, save_xl_prior
 
-NONE = dict.fromkeys(
-    ("text_encoder_3", "tokenizer_3", "image_encoder", "feature_extractor")
-)
+NONE = dict.fromkeys(("text_encoder_3", "tokenizer_3", "image_encoder", "feature_extractor"))
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -130,8 +128,9 @@ def test_samples_are_clamped_only_where_the_scheduler_clamps(folders, tmp_path, 
     monkeypatch.setattr(
         prior,
         "predict",
-        lambda z, t, condition: (z - prior.alphas[t][:, None, None, None] * 3.0)
-        / prior.sigmas[t][:, None, None, None],
+        lambda z, t, condition: (
+            (z - prior.alphas[t][:, None, None, None] * 3.0) / prior.sigmas[t][:, None, None, None]
+        ),
     )
     text = prior.encode_text(["a mug"])
     sample_images(

@@ -2,6 +2,7 @@ import pytest
 
 from dreamfusion.priors.view_prompts import (
     PAPER_VIEWS,
+    AzimuthView,
     ViewVocabulary,
     all_prompts,
     blended_prompts,
@@ -95,17 +96,28 @@ def test_blended_prompts_are_exact_at_and_between_views():
     assert blended_prompts(PAPER_VIEWS, "a cat", 20.0, 70.0) == [("a cat, overhead view", 1.0)]
 
 
-def test_negative_view_prompts_weigh_most_what_is_farthest_away():
-    assert negative_view_prompts(PAPER_VIEWS, "a cat", 0.0, 0.0) == [
-        ("a cat, side view", pytest.approx(0.5)),
-        ("a cat, back view", pytest.approx(1.0)),
-    ]
-    weights = dict(negative_view_prompts(PAPER_VIEWS, "a cat", 120.0, 0.0))
-    assert weights == {
-        "a cat, front view": pytest.approx(0.75),
-        "a cat, back view": pytest.approx(0.25),
+@pytest.mark.parametrize(
+    ("azimuth", "front", "side"),
+    [(0, None, 1.574), (45, None, 0.689), (90, 1.574, None), (135, 1.746, None),
+     (180, 1.967, 0.394), (230, 1.724, None), (270, 1.574, None), (315, None, 0.689)],
+)  # fmt: skip
+def test_negative_view_prompts_weigh_as_threestudio_and_stable_dreamfusion_do(azimuth, front, side):
+    """a exp(-b r) + c with their (4, .5, -2.426), (1, .5, .967) and (1, .5, -.606)."""
+    expected = {"a cat, front view": front, "a cat, side view": side}
+    found = dict(negative_view_prompts(PAPER_VIEWS, "a cat", azimuth, 0.0))
+    assert found == {k: pytest.approx(v, abs=2e-3) for k, v in expected.items() if v is not None}
+    assert negative_view_prompts(PAPER_VIEWS, "a cat", azimuth, 80.0) == []
+
+
+def test_a_side_with_words_of_its_own_is_opposed_from_the_other_side():
+    views = (AzimuthView(0, "front"), AzimuthView(90, "left"), AzimuthView(180, "back"),
+             AzimuthView(270, "right"))  # fmt: skip
+    vocabulary = ViewVocabulary(azimuth=views, elevation=())
+    found = dict(negative_view_prompts(vocabulary, "a cat", 90.0, 0.0))
+    assert found == {
+        "a cat, front": pytest.approx(1.574, abs=2e-3),
+        "a cat, right": pytest.approx(1.967, abs=2e-3),
     }
-    assert negative_view_prompts(PAPER_VIEWS, "a cat", 120.0, 80.0) == []
 
 
 @pytest.mark.parametrize("vocabulary", [PAPER_VIEWS, TOY], ids=["paper", "own"])

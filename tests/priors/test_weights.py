@@ -73,8 +73,10 @@ def test_what_is_only_surplus_loads(folder):
     expected = load(folder).encode_text(["a mug"]).tokens
     change(
         folder / CLIP,
-        lambda t: {f"text_model.{key}": value for key, value in t.items()}
-        | {"text_model.embeddings.position_ids": torch.arange(77)[None]},
+        lambda t: (
+            {f"text_model.{key}": value for key, value in t.items()}
+            | {"text_model.embeddings.position_ids": torch.arange(77)[None]}
+        ),
     )
     assert torch.equal(load(folder).encode_text(["a mug"]).tokens, expected)
 

@@ -148,3 +148,25 @@ def test_parts_have_their_own_numbers():
         assert draw(0, made([1, 2])).shape[0] == 0
         with pytest.raises(ValueError, match="cannot share 5"):
             draw(5, made([1, 2]))
+
+
+UNEQUAL = """
+import sys, torch
+from torch import nn
+from dreamfusion.utils.distributed import average_gradients, is_first, process_group
+import torch.distributed as dist
+with process_group("cpu"):
+    both, first, none = (nn.Parameter(torch.zeros(2)) for _ in range(3))
+    both.grad = torch.full((2,), float(dist.get_rank()))
+    if is_first():
+        first.grad = torch.ones(2)
+    average_gradients([none, first, both])
+    assert none.grad is None
+    assert both.grad.tolist() == [0.5, 0.5] and first.grad.tolist() == [0.5, 0.5]
+"""
+
+
+def test_processes_with_unequal_sets_of_gradients_do_not_hang(tmp_path):
+    (tmp_path / "unequal.py").write_text(UNEQUAL)
+    done = launch(2, tmp_path / "unequal.py")
+    assert done.returncode == 0, done.stderr

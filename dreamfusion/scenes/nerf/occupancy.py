@@ -82,7 +82,10 @@ class OccupancyGrid(nn.Module):
         device = self.density.device
         some = send(torch.rand(self.density.shape, generator=generator) < _LOOKED_AT, device)
         cells = (self.occupied | some).nonzero()
-        offsets = send(torch.rand(cells.shape, generator=generator), device)
+        # For all cells: how many numbers are drawn must not depend on the scene, which may differ
+        # in the last bits between the GPUs of a run.
+        every = send(torch.rand((*self.density.shape, 3), generator=generator), device)
+        offsets = every[cells[:, 0], cells[:, 1], cells[:, 2]]
         points = (cells + offsets) * (2.0 / self.resolution) - 1.0
         found = torch.cat([density(part) for part in points.split(chunk)])
         seen = torch.zeros_like(self.density)
