@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dreamfusion.utils.errors import RunWarning
@@ -31,7 +31,8 @@ _warned = False
 
 
 def with_new_names(settings: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Nested settings with new names in place of old ones; the same where none is old.
+    """Nested settings with new names in place of old ones; the same where none is old. What has a
+    value under its new name keeps it.
 
     The first old name of a process is reported with a RunWarning.
     """
@@ -41,15 +42,7 @@ def with_new_names(settings: Mapping[str, Any]) -> Mapping[str, Any]:
     _warn(moved[0])
     result = _copy(settings)
     for name in moved:
-        value = _pop(result, name)
-        *above, last = RENAMED[name].split(".")
-        place = result
-        for part in above:
-            place = place.setdefault(part, {})
-        if isinstance(value, Mapping) and isinstance(place.get(last), Mapping):
-            place[last] = {**value, **place[last]}
-        else:
-            place.setdefault(last, value)
+        _put(result, RENAMED[name].split("."), _pop(result, name))
     return result
 
 
@@ -82,6 +75,18 @@ def _pop(settings: dict[str, Any], name: str) -> Any:
     if not settings[first]:
         del settings[first]
     return value
+
+
+def _put(settings: dict[str, Any], path: Sequence[Any], value: Any) -> None:
+    """Set a value, or every part of a section, unless something is set there."""
+    first, *rest = path
+    if isinstance(value, Mapping):
+        for key, part in value.items():
+            _put(settings, [*path, key], part)
+    elif not rest:
+        settings.setdefault(first, value)
+    elif isinstance(place := settings.setdefault(first, {}), dict):
+        _put(place, rest, value)
 
 
 def _copy(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -70,7 +70,6 @@ def find_section(group: str, name: str) -> Any:
     or where it cannot be imported."""
     found = _found(group).get(name, [])
     kind = group.rpartition(".")[2].removesuffix("s")
-    a = "an" if kind[0] in "aeiou" else "a"
     if not found:
         raise PluginError(
             f"there is no {kind} {name!r}; there is {', '.join(section_names(group)) or 'none'}"
@@ -78,7 +77,7 @@ def find_section(group: str, name: str) -> Any:
     if len(found) > 1:
         owners = " and ".join(sorted(_owner(entry) for entry in found))
         raise PluginError(
-            f"{owners} both have {a} {kind} {name!r}: rename or uninstall one of them"
+            f"{owners} both declare the {kind} {name!r}: rename or uninstall one of them"
         )
     (entry,) = found
     try:

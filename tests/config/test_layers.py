@@ -24,16 +24,20 @@ from dreamfusion.config.schema import Config
 
 def test_round_trips_through_yaml():
     config = build_config(
-        {"prompt": "a corgi", "camera": {"distance": [2, 3]}, "sds": {"guidance": {"end": 20}}}
+        {
+            "prompt": "a corgi",
+            "camera": {"distance": [2, 3]},
+            "estimator": {"guidance": {"end": 20}},
+        }
     )
     assert build_config(yaml.safe_load(to_yaml(config))) == config
     assert build_config(to_mapping(Config())) == Config()
 
 
 def test_layers_hold_only_differences():
-    config = build_config({"sds": {"guidance": 5}}, {"sds": {"weighting": "uniform"}})
-    assert config.sds.guidance == Schedule.constant(5.0)
-    assert config.sds.weighting == "uniform"
+    config = build_config({"estimator": {"guidance": 5}}, {"estimator": {"weighting": "uniform"}})
+    assert config.estimator.guidance == Schedule.constant(5.0)
+    assert config.estimator.weighting == "uniform"
     assert config.camera == Config().camera
 
 
@@ -49,13 +53,18 @@ def test_every_setting_is_documented_on_one_line():
 
 def test_assignments_nest_and_read_yaml():
     changes = parse_assignments(
-        ["sds.guidance=5", "camera.distance=[2, 3]", "sds.t_max.end=0.6", "optimizer.epsilon=1e-8"]
+        [
+            "estimator.guidance=5",
+            "camera.distance=[2, 3]",
+            "estimator.t_max.end=0.6",
+            "scene.optimizer.epsilon=1e-8",
+        ]
     )
     config = build_config(changes)
-    assert config.sds.guidance == Schedule.constant(5.0)
-    assert config.sds.t_max == dataclasses.replace(Config().sds.t_max, end=0.6)
+    assert config.estimator.guidance == Schedule.constant(5.0)
+    assert config.estimator.t_max == dataclasses.replace(Config().estimator.t_max, end=0.6)
     assert config.camera.distance == (2.0, 3.0)
-    assert config.optimizer.epsilon == 1e-8
+    assert config.scene.optimizer.epsilon == 1e-8
 
 
 @pytest.mark.parametrize(
@@ -66,26 +75,35 @@ def test_assignments_nest_and_read_yaml():
             {"camera": {"distanse": [1, 2]}},
             "unknown setting camera.distanse; did you mean camera.distance?",
         ),
-        ({"guidance": 4}, "unknown setting guidance; did you mean sds.guidance?"),
+        ({"guidance": 4}, "unknown setting guidance; did you mean estimator.guidance?"),
         ({"qqqqqq": 4}, "unknown setting qqqqqq"),
         (
-            {"sds": {"t_max": {"ende": 1}}},
-            "unknown setting sds.t_max.ende; did you mean sds.t_max.end?",
+            {"estimator": {"t_max": {"ende": 1}}},
+            "unknown setting estimator.t_max.ende; did you mean estimator.t_max.end?",
         ),
         ({"steps": "many"}, "steps takes a whole number, not 'many'"),
         ({"steps": True}, "steps takes a whole number, not True"),
         ({"steps": 0}, "steps must be between 1 and 10000000, not 0"),
-        ({"optimizer": {"grid_lr": -1}}, "optimizer.grid_lr must be at least 0, not -1"),
-        ({"optimizer": {"grid_lr": "fast"}}, "optimizer.grid_lr takes a number, not 'fast'"),
+        (
+            {"scene": {"optimizer": {"grid_lr": -1}}},
+            "scene.optimizer.grid_lr must be at least 0, not -1",
+        ),
+        (
+            {"scene": {"optimizer": {"grid_lr": "fast"}}},
+            "scene.optimizer.grid_lr takes a number, not 'fast'",
+        ),
         ({"optimizer": 3}, "optimizer holds settings, not 3"),
         ({"camera": {"distance": 2}}, "camera.distance takes 2 numbers like [1, 2]; not 2"),
         ({"camera": {"distance": [3, 2]}}, "camera.distance: 3.0 is greater than 2.0"),
         (
-            {"sds": {"weighting": "sgima2"}},
-            "sds.weighting is one of sigma2, uniform, inverse_sqrt_snr; not 'sgima2'",
+            {"estimator": {"weighting": "sgima2"}},
+            "estimator.weighting is one of sigma2, uniform, inverse_sqrt_snr; not 'sgima2'",
         ),
-        ({"sds": {"t_max": {"begin": 2}}}, "sds.t_max: begin (2.0) comes after finish (1.0)"),
-        ({"sds": {"t_min": 0.7}}, "sds.t_min (0.7) must stay below sds.t_max (0.5)"),
+        (
+            {"estimator": {"t_max": {"begin": 2}}},
+            "estimator.t_max: begin (2.0) comes after finish (1.0)",
+        ),
+        ({"estimator": {"t_min": 0.7}}, "estimator: t_min (0.7) must stay below t_max (0.5)"),
         ({"prior": {"name": 3}}, "prior.name takes text, not 3"),
     ],
 )
@@ -103,7 +121,7 @@ def test_malformed_assignments_are_refused(assignment):
 
 def test_nan_is_out_of_range():
     with pytest.raises(ConfigError, match="must be at least 0"):
-        build_config({"optimizer": {"grid_lr": float("nan")}})
+        build_config({"scene": {"optimizer": {"grid_lr": float("nan")}}})
 
 
 def test_unreadable_files_are_named(tmp_path):
@@ -135,22 +153,24 @@ def test_needs_no_torch():
 def test_sources_name_the_last_layer_that_has_a_setting():
     layers = [
         Layer("prior", {"camera": {"distance": [1, 2]}}),
-        Layer("preset", {"camera": {"views": 2}, "sds": {"guidance": {"end": 3}}}),
+        Layer("preset", {"camera": {"views": 2}, "estimator": {"guidance": {"end": 3}}}),
         Layer("--set", {"camera": {"views": 3}}),
     ]
     build_config(*layers)
     assert sources(layers) == {
-        "camera.distance": "prior", "camera.views": "--set", "sds.guidance": "preset",
+        "camera.distance": "prior", "camera.views": "--set", "estimator.guidance": "preset",
     }  # fmt: skip
 
 
 def test_dotted_names_nest():
-    assert nested({"sds.guidance": 8, "camera": {"views": 2}, "camera.distance": [1, 2]}) == {
-        "sds": {"guidance": 8},
+    assert nested({"estimator.guidance": 8, "camera": {"views": 2}, "camera.distance": [1, 2]}) == {
+        "estimator": {"guidance": 8},
         "camera": {"views": 2, "distance": [1, 2]},
     }
-    with pytest.raises(ConfigError, match=r"sds\.guidance: sds was given a value before"):
-        nested({"sds": 3, "sds.guidance": 8})
+    with pytest.raises(
+        ConfigError, match=r"estimator\.guidance: estimator was given a value before"
+    ):
+        nested({"estimator": 3, "estimator.guidance": 8})
 
 
 def test_one_of_field_of_view_and_focal_length_is_null():

@@ -275,6 +275,6 @@ def test_a_plug_in_with_the_name_of_a_built_in_one_is_refused(shell, tmp_path):
     done = other.train(cwd=tmp_path)
     assert (done.returncode, done.stderr) == (
         2,
-        "error: dreamfusion and impostor both have an estimator 'sds': rename or uninstall one of "
-        "them\n",
+        "error: dreamfusion and impostor both declare the estimator 'sds': rename or uninstall one "
+        "of them\n",
     )

@@ -142,7 +142,7 @@ def test_any_prompt_is_read_or_refused(prompt):
     except (PromptError, ConfigError) as error:
         assert_one_line(error)
     else:
-        assert plan.reading
+        assert plan.canonical_prompt
 
 
 WORDS = resolve_prior("embedded").card.vocabulary.words

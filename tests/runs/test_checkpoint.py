@@ -152,4 +152,5 @@ def test_checkpoints_of_every_format_can_be_read(name, tmp_path):
 def numbers(entry):
     """A tensor's shape and values; not of what fields count, which has become more."""
     name, tensor = entry
-    return () if "_extra_state" in name else (*tensor.shape, tuple(tensor.flatten().tolist()))
+    shape, values = tuple(tensor.shape), tuple(tensor.flatten().tolist())
+    return () if "_extra_state" in name else (shape, values)
