@@ -92,8 +92,8 @@ def test_a_notebook_shows_the_run(run):
 def test_what_is_wrong_is_one_line(prior, tmp_path):
     with pytest.raises(df.UserError, match="does not know 'dragon'"):
         df.train("a dragon", prior=prior, out=tmp_path / "run")
-    with pytest.raises(df.UserError, match=r"unknown setting sds\.guidence; did you mean"):
-        df.train("a mug", prior=prior, out=tmp_path / "run", settings={"sds.guidence": 3})
+    with pytest.raises(df.UserError, match=r"unknown setting estimator\.guidence; did you mean"):
+        df.train("a mug", prior=prior, out=tmp_path / "run", settings={"estimator.guidence": 3})
     with pytest.raises(df.UserError, match="there is no folder"):
         df.open_run(tmp_path / "run")
     assert not (tmp_path / "run").exists()

@@ -16,7 +16,8 @@ EXAMPLES = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
 SHORT = {
     "steps=250": "steps=2", "steps=400": "steps=3", '"steps": 20': '"steps": 2',
     "range(200)": "range(2)", "size=256": "size=16",
-    '"sds.guidance": 8': '"sds.guidance": 8, "output.video_frames": 2, "output.texture_size": 64',
+    '"estimator.guidance": 8':
+        '"estimator.guidance": 8, "output.video_frames": 2, "output.texture_size": 64',
 }  # fmt: skip
 
 

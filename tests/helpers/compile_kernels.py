@@ -14,10 +14,10 @@ from dreamfusion.scenes.nerf.ray_marching import triton as marching
 # Arguments that are none of these are constants.
 TYPES = {
     **dict.fromkeys(("points", "table", "values", "origins", "directions", "near"), "*fp32"),
-    **dict.fromkeys(("far", "jitter", "floor", "positions", "t_out"), "*fp32"),
+    **dict.fromkeys(("far", "jitter", "bound", "positions", "t_out"), "*fp32"),
     **dict.fromkeys(("offsets", "index"), "*i64"),
     **dict.fromkeys(("n_points", "n_rays", "n_steps"), "i32"),
-    **dict.fromkeys(("step", "max_floor"), "fp32"),
+    **dict.fromkeys(("step", "max_bound"), "fp32"),
     "levels": "*i32",
     "occupied": "*u8",
 }

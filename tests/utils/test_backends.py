@@ -216,7 +216,7 @@ def test_the_order_of_auto(gpu, monkeypatch):
     assert compositing_backend("nerfacc", "cuda") == "nerfacc"
     assert encoding_backend("auto", "mps", 4) == choose(MARCHING, "auto", "mps") == "reference"
     with pytest.raises(
-        AcceleratorError, match=r"tinycudann does not run on cpu; set field\.backend"
+        AcceleratorError, match=r"tinycudann does not run on cpu; set scene\.field\.backend"
     ):
         encoding_backend("tinycudann", "cpu", 4)
     working.add("numba")

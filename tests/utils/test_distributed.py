@@ -86,7 +86,7 @@ def test_one_process_writes_what_two_have_trained(files, tmp_path):
         for n in (1, 2)
     )
     torch.testing.assert_close(
-        one["field.mlp.weight2"], two["field.mlp.weight2"], atol=2e-3, rtol=0
+        one["scene.field.mlp.weight2"], two["scene.field.mlp.weight2"], atol=2e-3, rtol=0
     )
     assert torch.equal(one["generator"], two["generator"])
     assert len((tmp_path / "run-2" / "metrics.jsonl").read_text().splitlines()) == 3
