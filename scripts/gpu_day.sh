@@ -10,8 +10,6 @@
 #                   few prompts against the toy world's objects     quality.md, quality.png
 #   train           the embedded prior, from the weights that are   OUT/train.txt, sheet.png,
 #                   in assets, without the optimiser's state        pieces.json, piece-00, …
-#   latent          a miniature of Stable Diffusion's classes, and  OUT/latent.txt, latent.md,
-#                   what its preset makes of it                     latent.png
 #
 # After `train`, where OUT was brought to: python -m scripts.pieces join OUT assets/embedded-prior.
 # The machine needs no network: what it lacks comes as wheels in .whl, which are not committed
@@ -100,21 +98,6 @@ train)
   cp "$work/training/prior/samples.png" "$out/sheet.png"
   python3 -m scripts.pieces cut "$work/training/prior" "$out"
   tail -2 "$out/train.txt"
-  ;;
-latent)
-  options=(--seconds 200 --word-steps 500)
-  more=(--set steps=1500)
-  trial && options=(--steps 2 --batch 2 --views-per-noun 8) && more=(--set steps=2)
-  trial && more+=(--set output.mesh_resolution=16 --set output.texture_size=32)
-  rm -rf "$work/latent"
-  limit 340 python3 -m scripts.latent_prior --work "$work/latent" --out "$work/latent/prior" \
-    "${options[@]}" > "$out/latent.txt" 2>&1 || { tail -3 "$out/latent.txt"; exit 1; }
-  cp "$work/latent/prior/samples.png" "$out/latent-samples.png"
-  limit 210 python3 -m scripts.measure_quality --out "$work/latent/quality" --only corgi "red mug" \
-    -- --prior "$work/latent/prior" --config stable-diffusion --set output.video_frames=1 "${more[@]}"
-  cp "$work/latent/quality/table.md" "$out/latent.md"
-  cp "$work/latent/quality/sheet.png" "$out/latent.png"
-  cat "$out/latent.md"
   ;;
 *)
   echo "error: no part $part" >&2
