@@ -7,7 +7,7 @@
 #   bench-sd        a step with Stable Diffusion 1.5's size, and    OUT/bench-sd.md
 #                   variants of it; bench-sdxl, bench-if likewise
 #   corgi           train "a corgi" with the embedded prior, and a  OUT/corgi.txt, corgi.png,
-#                   few prompts against the toy world's objects     quality.md, quality.png
+#                   few prompts against the toy world's objects     quality.txt
 #   train           the embedded prior, from the weights that are   OUT/train.txt, sheet.png,
 #                   in assets, without the optimiser's state        pieces.json, piece-00, …
 #
@@ -77,13 +77,12 @@ corgi)
     "${small[@]}"; } > "$out/corgi.txt" 2>&1
   python3 -m dreamfusion render "$work/corgi" --mode grid --format png --frames 1 --size 256
   cp "$work/corgi/render-grid.png" "$out/corgi.png"
-  only=("corgi" "mug" "cat" "airplane" "red car" "castle")
-  trial && only=("corgi")
-  limit 320 python3 -m scripts.measure_quality --out "$work/quality" --only "${only[@]}" \
-    -- "${small[@]}"
-  cp "$work/quality/table.md" "$out/quality.md"
-  cp "$work/quality/sheet.png" "$out/quality.png"
-  cat "$out/corgi.txt" "$out/quality.md"
+  prompts=("a corgi" "a mug" "a cat" "an airplane" "a red car" "a castle")
+  trial && prompts=("a corgi")
+  printf '%s\n' "${prompts[@]}" > "$work/prompts.txt"
+  limit 320 python3 -m dreamfusion batch "$work/prompts.txt" --out "$work/quality" "${small[@]}"
+  python3 -m dreamfusion evaluate "$work/quality" --judge toy --truth > "$out/quality.txt"
+  cat "$out/corgi.txt" "$out/quality.txt"
   ;;
 train)
   # From the start on, so that what is slow before the first step takes nothing from the end.

@@ -13,7 +13,7 @@ from typing import Annotated, TextIO
 
 import typer
 
-from dreamfusion.cli import batch, evaluate, export, look, machine, prior, train
+from dreamfusion.cli import batch, evaluate, export, look, machine, measure, prior, train
 from dreamfusion.cli.options import USER_ERROR
 from dreamfusion.cli.stopping import Stopped, exit_status
 from dreamfusion.utils.errors import RunWarning, UserError, one_line
@@ -140,5 +140,6 @@ app.command(epilog="Example: dreamfusion report runs/a-corgi runs/a-red-mug --ou
 )
 app.command(epilog='Example: dreamfusion sample "a red mug" --count 4')(prior.sample)
 app.command()(prior.vocabulary)
+app.add_typer(measure.app, name="measure", hidden=True)
 app.command()(machine.configs)
 app.command()(machine.doctor)

@@ -175,7 +175,7 @@ def chooser_of(keep: Keep, judge: str | None, wanted: Sequence[Job]) -> str | No
         return None
     if judge is not None:
         return judge
-    from dreamfusion.cli.evaluate import CHOOSER
+    from dreamfusion.evaluation.evaluate import CHOOSER
     from dreamfusion.evaluation.judges import choose_judge
 
     choose_judge([job.prompt for job in wanted])

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from dreamfusion.cli.console import Console
-from dreamfusion.cli.evaluate import judged, subjects_in
 from dreamfusion.runs.folder import slug
 
 
@@ -20,8 +19,10 @@ def choose_best(
     """Judge the runs of these jobs, link the one of each prompt that has the greatest margin as
     DIR/best/PROMPT, and keep the choice in DIR/best.json. What was chosen, by prompt."""
     from dreamfusion.batch.jobs import write_json
+    from dreamfusion.evaluation.evaluate import judged_rows
     from dreamfusion.evaluation.judges import pairs
     from dreamfusion.evaluation.pictures import VIEWS
+    from dreamfusion.evaluation.subjects import subjects_in
     from dreamfusion.evaluation.summary import best_of
 
     asked = {str(job["run"]) for job in jobs if job["state"] == "done"}
@@ -32,7 +33,13 @@ def choose_best(
         return {}
     # The seeds of a single prompt have no other prompts to be told from.
     texts = pairs() if len({subject.prompt for subject in subjects}) == 1 else None
-    (rows,) = judged(console, [chooser], subjects, texts, views=VIEWS)
+    (rows,) = judged_rows(
+        [chooser],
+        subjects,
+        texts,
+        views=VIEWS,
+        track=lambda items: console.track(items, len(subjects), "judged"),
+    )
     best = best_of(rows, lambda row: row.margin)
     for row in rows:
         if row.margin is None:

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from dreamfusion.evaluation.judges import LOOKS, Judge, Look
+from dreamfusion.evaluation.judges import LOOKS, Judge, Look, read_pair
 from dreamfusion.evaluation.pictures import VIEWS, pictures_of
 from dreamfusion.evaluation.retrieval import distractors_for, retrieve
-from dreamfusion.mesh.formats import MeshError, read_glb
+from dreamfusion.evaluation.subjects import Subject
+from dreamfusion.evaluation.truth import compare_with_truth
+from dreamfusion.mesh.formats import MeshError, put_back, read_glb
 from dreamfusion.mesh.topology import topology
 from dreamfusion.runs.checkpoint import load_scene
-from dreamfusion.runs.folder import RunFolder
 from dreamfusion.runs.metrics import read_metrics
+from dreamfusion.toyworld import make_object
 from dreamfusion.utils.atomic_write import atomic_write
 from dreamfusion.utils.devices import choose_device
 from dreamfusion.utils.errors import UserError
@@ -26,26 +28,13 @@ EVALUATION = "evaluation.json"  # in a run's folder, for its report
 
 
 @dataclass(frozen=True)
-class Subject:
-    """A run to be judged. settings: what its batch asked of it, by dotted names. seconds, gib: what
-    it cost, where that was kept. problem: why it cannot be judged."""
-
-    run: RunFolder
-    prompt: str
-    seed: int
-    seconds: float | None = None
-    gib: float | None = None
-    problem: str | None = None
-    settings: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
 class Row:
     """Figures of a run; None is what could not be measured, and `reason` says why.
 
     variant: the settings in which the run differs from others of its batch ("sds.guidance=8").
     r1_LOOK: share of views in which the prompt is found; pooled_LOOK: whether it is in all of them
-    together. rank, margin and worst_margin are of shaded pictures; see `retrieval.Retrieval`.
+    together. rank, margin and worst_margin are of shaded pictures; see `retrieval.Retrieval`. iou
+    to held_out: see `truth.Truth`.
     """
 
     run: str
@@ -69,6 +58,11 @@ class Row:
     pieces: int | None = None
     watertight: bool | None = None
     mesh_psnr_db: float | None = None
+    iou: float | None = None
+    color_error: float | None = None
+    yaw_deg: float | None = None
+    scale: float | None = None
+    held_out: bool | None = None
     seconds: float | None = None
     gib: float | None = None
     reason: str = ""
@@ -77,32 +71,22 @@ class Row:
 COLUMNS = tuple(one.name for one in fields(Row))
 
 
-def variants_of(subjects: Sequence[Subject]) -> list[str]:
-    """What tells the runs of a batch apart besides prompt and seed: for each its values of the
-    settings that are not the same in all."""
-    names = dict.fromkeys(name for subject in subjects for name in subject.settings)
-    mixed = [
-        name
-        for name in names
-        if len({repr(subject.settings.get(name)) for subject in subjects}) > 1
-    ]
-    return [
-        ", ".join(f"{name}={subject.settings.get(name, 'default')}" for name in mixed)
-        for subject in subjects
-    ]
-
-
 def judge_run(
     subject: Subject,
     judges: Sequence[tuple[Judge, Sequence[str]]],
     *,
     variant: str = "",
     views: int = VIEWS,
+    truth: bool = False,
 ) -> list[Row]:
-    """A row of the run for each judge, which comes with the texts to find the prompt among."""
+    """A row of the run for each judge, which comes with the texts to find the prompt among.
+
+    truth: compare its mesh with the toy world's own object.
+    """
     found: dict[str, Any] = {}
     reasons = [] if subject.problem is None else [subject.problem]
     pictures: Mapping[Look, Tensor] = {}
+    saved = None
     if subject.problem is None:
         try:
             config = subject.run.read_config()
@@ -112,9 +96,11 @@ def judge_run(
         except UserError as error:
             reasons.append(str(error))
         try:
-            found |= mesh_figures(subject.run.mesh / "model.glb")
-        except MeshError as error:
+            found |= mesh_figures(subject.run.mesh / "model.glb", subject.prompt if truth else None)
+        except UserError as error:
             reasons.append(str(error))
+            if truth and saved is not None and saved.step >= config.steps:
+                found["iou"] = 0.0  # a finished run without a mesh: the scene stayed empty
     seconds = subject.seconds
     if seconds is None:
         seconds = sum(step.get("seconds", 0.0) for step in read_metrics(subject.run.metrics))
@@ -167,17 +153,24 @@ def judge_pictures(
     return found | {"fronts": judge.fronts(prompt, pictures["shaded"])}
 
 
-def mesh_figures(file: Path) -> dict[str, Any]:
-    """The mesh's columns. Raises MeshError where there is none."""
+def mesh_figures(file: Path, prompt: str | None = None) -> dict[str, Any]:
+    """The mesh's columns; with a prompt, also those that compare it with the toy world's object.
+
+    Raises MeshError where there is no mesh, JudgeError for a prompt of something else.
+    """
     if not file.is_file():
         raise MeshError(f"there is no mesh {file}")
     mesh, origin = read_glb(file)
     shape = topology(mesh.vertices, mesh.faces)
-    return {
+    figures = {
         "pieces": shape.components,
         "watertight": shape.watertight,
         "mesh_psnr_db": None if origin is None else origin.psnr_db,
     }
+    if prompt is not None:
+        placed = mesh if origin is None else put_back(mesh, origin)
+        figures |= vars(compare_with_truth(placed, make_object(*read_pair(prompt))))
+    return figures
 
 
 def write_beside_run(row: Row) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from dreamfusion.evaluation.rows import Row
 
-FIGURES = ("r1_color", "r1_shaded", "r1_geometry", "margin")
+FIGURES = ("r1_color", "r1_shaded", "r1_geometry", "margin", "iou", "color_error")
 
 
 @dataclass(frozen=True)

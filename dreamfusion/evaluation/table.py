@@ -5,25 +5,33 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from dreamfusion.evaluation.evaluate import Evaluation
 from dreamfusion.evaluation.rows import COLUMNS, Row
 from dreamfusion.evaluation.summary import Mean
 
+_WHERE_FOUND = ("variant", "iou", "color_error")  # columns that need a value in some row
 _SHORT = {
     "prompt": "prompt", "seed": "seed", "variant": "settings",
     "r1_color": "R@1 color", "r1_shaded": "shaded", "r1_geometry": "geometry",
     "rank": "rank", "margin": "margin", "worst_margin": "worst",
     "fronts": "fronts", "pieces": "pieces", "watertight": "closed", "mesh_psnr_db": "mesh dB",
+    "iou": "IoU", "color_error": "color error",
     "seconds": "seconds", "gib": "GiB",
 }  # fmt: skip
+_DIGITS = {"seconds": 0, "iou": 2, "color_error": 3}
 
 
 def for_terminal(rows: Sequence[Row]) -> list[str]:
     """Aligned lines: the head, then one for each row, with the reason where figures are missing."""
-    names = [name for name in _SHORT if name != "variant" or any(row.variant for row in rows)]
+    names = [
+        name
+        for name in _SHORT
+        if name not in _WHERE_FOUND or any(getattr(row, name) not in (None, "") for row in rows)
+    ]
     cells = [[_SHORT[name] for name in names]]
     cells += [[_cell(name, getattr(row, name)) for name in names] for row in rows]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
@@ -38,8 +46,9 @@ def for_terminal(rows: Sequence[Row]) -> list[str]:
 def mean_line(name: str, mean: Mean) -> str:
     """A mean with its confidence interval, as people read it."""
     scale, unit = (100.0, "%") if name.startswith("r1") else (1.0, "")
-    half = "" if mean.half_width is None else f" ± {scale * mean.half_width:.1f}"
-    return f"{name} {scale * mean.value:.1f}{half}{unit}"
+    digits = _DIGITS.get(name, 1)
+    half = "" if mean.half_width is None else f" ± {scale * mean.half_width:.{digits}f}"
+    return f"{name} {scale * mean.value:.{digits}f}{half}{unit}"
 
 
 def as_csv(rows: Sequence[Row]) -> str:
@@ -51,13 +60,18 @@ def as_csv(rows: Sequence[Row]) -> str:
     return out.getvalue()
 
 
-def as_json(rows: Sequence[Row], summaries: Mapping[str, Mapping[str, Mean]]) -> str:
-    """The rows and the means of them."""
+def as_mapping(found: Evaluation) -> dict[str, Any]:
+    """The rows and their means."""
     means = {
-        title: {name: vars(mean) for name, mean in found.items()}
-        for title, found in summaries.items()
+        title: {name: vars(mean) for name, mean in group.items()}
+        for title, group in found.means.items()
     }
-    return json.dumps({"rows": [asdict(row) for row in rows], "means": means}, indent=1) + "\n"
+    return {"rows": [asdict(row) for row in found.rows], "means": means}
+
+
+def as_json(found: Evaluation) -> str:
+    """The rows and their means."""
+    return json.dumps(as_mapping(found), indent=1) + "\n"
 
 
 def _cell(name: str, value: Any) -> str:
@@ -68,5 +82,5 @@ def _cell(name: str, value: Any) -> str:
     if name.startswith("r1"):
         return f"{value:.0%}"
     if isinstance(value, float):
-        return f"{value:.0f}" if name == "seconds" else f"{value:.2f}"
+        return f"{value:.{_DIGITS.get(name, 2)}f}"
     return str(value)

@@ -9,6 +9,7 @@ import json
 import pytest
 import torch
 
+from dreamfusion.evaluation.evaluate import Evaluation
 from dreamfusion.evaluation.judges import (
     JudgeError,
     choose_judge,
@@ -126,7 +127,7 @@ def test_tables():
     read = list(csv.DictReader(io.StringIO(as_csv(rows))))
     assert tuple(read[0]) == COLUMNS and read[0]["margin"] == "1.25" and read[1]["margin"] == ""
     means = {"all seeds": summarise(rows)}
-    content = json.loads(as_json(rows, means))
+    content = json.loads(as_json(Evaluation(rows, means)))
     assert content["rows"][1]["reason"] == "the scene is empty"
     assert content["means"]["all seeds"]["margin"]["value"] == 1.25
     assert mean_line("r1_color", clustered_mean({"a": [0.5], "b": [0.5]})) == "r1_color 50.0 ± 0.0%"

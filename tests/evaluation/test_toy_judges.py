@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from dreamfusion.cli.evaluate import CHOOSER
+from dreamfusion.evaluation.evaluate import CHOOSER
 from dreamfusion.evaluation.judges import LOOKS, TOY_JUDGES, load_judge
 from dreamfusion.evaluation.retrieval import distractors_for
 from dreamfusion.evaluation.rows import judge_pictures

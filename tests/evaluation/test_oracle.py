@@ -1,16 +1,18 @@
 """The judge that knows: its bank, and the closed forms of its predictions."""
 
-import sys
+from collections import defaultdict
 
 import pytest
 import torch
-from dreamfusion.diffusion.core import TextEmbedding
 
-from dreamfusion.distillation.sds import sds
+from dreamfusion.cli.app import main
+from dreamfusion.diffusion.condition import Condition, TextEmbedding
+from dreamfusion.distillation.functional import sds
+from dreamfusion.evaluation import oracle
+from dreamfusion.evaluation.oracle import BACKGROUND, Oracle, bank_of
 from dreamfusion.mesh.extract import MeshError
 from dreamfusion.priors import DiffusionPrior
-from scripts import oracle
-from scripts.oracle import BACKGROUND, Oracle, bank_of
+from dreamfusion.runs.folder import find_run
 
 WORDS = ("front", "level", "unlit")
 
@@ -20,8 +22,8 @@ def prior():
     return DiffusionPrior.from_pretrained("embedded")
 
 
-def test_the_bank_holds_pictures_by_what_is_said_of_them():
-    bank = bank_of("corgi", shapes=3, views=8)
+def test_the_bank_holds_pictures_by_what_is_said_of_them(prior):
+    bank = bank_of("corgi", prior, shapes=3, views=8)
     assert sum(map(len, bank.values())) == 3 * 8 * 3
     assert {len(words) for words in bank} == {3}
     for pictures in bank.values():
@@ -39,7 +41,7 @@ def test_it_knows_the_posterior_mean(prior):
         alpha, sigma = prior.alphas[t], prior.sigmas[t]
         noise = torch.randn(3, 64, 64, generator=generator)
         z = alpha * pictures[1] + sigma * noise
-        found = judge.predict(z[None], torch.tensor([t]), text)[0]
+        found = judge.predict(z[None], torch.tensor([t]), Condition(text))[0]
         torch.testing.assert_close(found, expected, atol=0.02, rtol=0)
 
 
@@ -48,7 +50,7 @@ def test_texts_are_told_apart_and_none_means_all(prior):
     judge = Oracle(prior, bank)
     text = judge.encode_text(["corgi, back, level, unlit", "corgi, front, level, unlit", ""])
     z, t = torch.zeros(3, 3, 64, 64), torch.full((3,), 999)
-    means = judge.predict(z, t, TextEmbedding(text.tokens)).mean(dim=(1, 2, 3))
+    means = judge.predict(z, t, Condition(TextEmbedding(text.tokens))).mean(dim=(1, 2, 3))
     assert means[0] == 1 and means[1] == 0 and 0 < means[2] < 1
 
 
@@ -67,17 +69,26 @@ def test_sds_pulls_a_picture_to_the_bank_s(prior):
     torch.testing.assert_close(out.gradient, (picture.detach() * 2 - 1) - target, atol=1e-4, rtol=0)
 
 
-def test_a_scene_that_came_to_nothing_is_a_row(monkeypatch, tmp_path):
+def test_an_empty_scene_does_not_stop_the_other_nouns(monkeypatch, tmp_path, capsys):
     def empty(*arguments):
         raise MeshError("the scene is empty")
 
     monkeypatch.setattr(oracle, "train", empty)
-    monkeypatch.setattr(oracle, "bank_of", lambda noun: {})
-    monkeypatch.setattr(sys, "argv", ["oracle", "--out", str(tmp_path), "--only", "cat", "pig"])
-    oracle.main()
-    rows = (tmp_path / "table.md").read_text().splitlines()
-    assert rows[2:] == [
-        "| cat | 0.00 (empty) | |",
-        "| pig | 0.00 (empty) | |",
-        "| **mean** | 0.00 | |",
-    ]
+    assert main(["measure", "oracle", "cat", "pine tree", "--out", str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert "cat: the scene is empty" in said and "pine tree: the scene is empty" in said
+    assert f"dreamfusion evaluate {tmp_path}/cat {tmp_path}/pine-tree --truth" in said
+    assert main(["measure", "oracle", "dragon"]) == 2
+    assert "the toy world has no 'dragon'" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_a_scene_is_trained_by_the_oracle(prior, monkeypatch, tmp_path):
+    ball = torch.zeros(1, 3, 64, 64)
+    ball[..., 16:48, 16:48] = 1
+    monkeypatch.setattr(oracle, "bank_of", lambda noun, prior: defaultdict(lambda: ball))
+    small = {"video_frames": 1, "video_size": 16, "mesh_resolution": 16, "texture_size": 0}
+    settings = {"steps": 1, "output": small}
+    oracle.train("cat", tmp_path / "cat", prior, settings)
+    config = find_run(tmp_path / "cat").read_config()
+    assert config.prior.name == "oracle" and config.prompt == "a cat"

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import json
-import sys
 
 import numpy as np
 import pytest
 import torch
 
+from dreamfusion.cli.app import main
+from dreamfusion.evaluation import views
 from dreamfusion.evaluation.judges import ToyJudge
-from scripts import validate
-from scripts.oracle import BACKGROUND
-from scripts.validate import AZIMUTHS, VIEWS, named, nearest_psnr, true_pictures
+from dreamfusion.evaluation.views import (
+    AZIMUTHS,
+    VIEWS,
+    named,
+    nearest_psnr,
+    on_background,
+    true_images,
+)
 
 
 @pytest.fixture(scope="module")
@@ -22,15 +28,15 @@ def judge():
 
 @pytest.fixture(scope="module")
 def corgi():
-    rgba = true_pictures("corgi", None)
-    return rgba, rgba[..., :3] + (1 - rgba[..., 3:]) * torch.tensor(BACKGROUND)
+    rgba = true_images("corgi", None)
+    return rgba, on_background(rgba)
 
 
 def shares(found):
     return [float(x.float().mean()) for x in (found.noun, found.color, found.side)]
 
 
-def test_true_pictures_are_named_rightly(judge, corgi):
+def test_true_images_are_named_rightly(judge, corgi):
     rgba, pictures = corgi
     assert pictures.shape == (VIEWS, 64, 64, 3)
     found = named(judge, "corgi", pictures, rgba[:, None])
@@ -47,15 +53,15 @@ def test_pictures_turned_about_have_another_side_and_nothing_else(judge, corgi):
 
 def test_another_thing_is_neither_named_nor_near(judge, corgi):
     rgba, _ = corgi
-    other = true_pictures("table", None)
-    pictures = other[..., :3] + (1 - other[..., 3:]) * torch.tensor(BACKGROUND)
+    other = true_images("table", None)
+    pictures = on_background(other)
     found = named(judge, "corgi", pictures, rgba[:, None])
     assert shares(found)[0] == 0 and float(found.psnr.max()) < 20
 
 
 def test_the_nearest_picture_counts_before_the_pictures_own_background():
     rng = np.random.default_rng(0)
-    true = torch.stack([true_pictures("mug", rng)[:2] for _ in range(3)], dim=1)
+    true = torch.stack([true_images("mug", rng)[:2] for _ in range(3)], dim=1)
     for background in (0.1, 0.8):
         shown = true[:, 1, ..., :3] + (1 - true[:, 1, ..., 3:]) * background
         noisy = shown + 0.1 * torch.from_numpy(rng.choice([-1.0, 1.0], shown.shape)).float()
@@ -64,10 +70,9 @@ def test_the_nearest_picture_counts_before_the_pictures_own_background():
 
 
 def test_the_table_and_the_sheets_are_written(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(validate, "STEPS", 2)
-    command = ["validate", "--out", str(tmp_path), "--only", "ball", "corgi"]
-    monkeypatch.setattr(sys, "argv", command)
-    validate.main()
+    monkeypatch.setattr(views, "STEPS", 2)
+    command = ["measure", "views", "ball", "corgi", "--out", str(tmp_path)]
+    assert main(command) == 0
     said = capsys.readouterr().out
     assert said == (tmp_path / "table.md").read_text() + "\n"
     assert "| ball |" in said and "| corgi |" in said and "| **mean** |" in said
@@ -78,5 +83,5 @@ def test_the_table_and_the_sheets_are_written(tmp_path, monkeypatch, capsys):
         assert (tmp_path / name).exists()
     (kept,) = tmp_path.glob("samples-*.pt")
     before = kept.stat().st_mtime_ns
-    validate.main()  # and what was drawn is not drawn again
+    assert main(command) == 0  # and what was drawn is not drawn again
     assert kept.stat().st_mtime_ns == before and capsys.readouterr().out == said

@@ -1,0 +1,128 @@
+"""A prior that is exact: the posterior mean over the toy world's own images in place of a network.
+
+What a scene distilled from it lacks, the distillation loses; what it has and the embedded prior's
+scene lacks, the embedded prior has not learned.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dreamfusion.config.layers import Layer
+from dreamfusion.diffusion.condition import Condition, TextEmbedding
+from dreamfusion.diffusion.predictions import PredictionKind
+from dreamfusion.evaluation.truth import prompt_of
+from dreamfusion.graphics.cameras import sample_cameras
+from dreamfusion.priors.base import Prior
+from dreamfusion.runs.plan import plan_of_loaded
+from dreamfusion.runs.train import train_run
+from dreamfusion.toyworld import make_object, shade, view
+from dreamfusion.toyworld.language import SHADING_WORDS, azimuth_word, elevation_word
+from dreamfusion.toyworld.objects import PALETTE_TABLE
+from dreamfusion.toyworld.render import downsample
+
+# Light parts and dark ones stand out against it.
+BACKGROUND = (0.35, 0.45, 0.6)
+SHAPES, VIEWS = 100, 16  # of a noun: variants, and images of each in every shading
+SUPERSAMPLE = 2
+Words = tuple[str, ...]  # azimuth, elevation and shading of a view prompt
+
+
+class Oracle(Prior):
+    """The prior whose clean images are, with equal probability, those of a bank.
+
+    bank: images (n, c, h, w) as `prior` encodes them, by the words of a view prompt. prior: has the
+    noise schedule, the card and the encoder. For z = alpha x + sigma e, the mean of x given z is
+    sum_i softmax(-|z - alpha x_i|^2 / (2 sigma^2))_i x_i.
+    """
+
+    prediction: PredictionKind = "sample"
+    name = "oracle"
+
+    def __init__(self, prior: Prior, bank: Mapping[Words, Tensor]) -> None:
+        self.alphas, self.sigmas, self.card = prior.alphas, prior.sigmas, prior.card
+        self.device, self.dtype, self.shape = prior.device, prior.dtype, prior.shape
+        self._prior, self._bank = prior, bank
+        self._texts: list[str] = []
+
+    def encode_image(self, images: Tensor, /) -> Tensor:
+        """As the prior whose schedule it has."""
+        return self._prior.encode_image(images)
+
+    def encode_text(self, prompts: Sequence[str], /) -> TextEmbedding:
+        """The numbers of the texts, (n, 1, 1)."""
+        first = len(self._texts)
+        self._texts += prompts
+        numbers = torch.arange(first, len(self._texts), dtype=torch.float32)
+        return TextEmbedding(numbers[:, None, None])
+
+    def predict(self, noisy: Tensor, timesteps: Tensor, condition: Condition, /) -> Tensor:
+        """The posterior mean of x, (n, c, h, w)."""
+        means = []
+        numbers = condition.text.tokens.flatten().round().long().tolist()
+        for z, t, number in zip(noisy, timesteps.tolist(), numbers, strict=True):
+            images = self._images(self._texts[number])
+            alpha, sigma = float(self.alphas[t]), float(self.sigmas[t])
+            distance = (z - alpha * images).square().flatten(1).sum(dim=1)
+            weights = torch.softmax(-distance / (2 * sigma**2), dim=0)
+            means.append(torch.einsum("n,nchw->chw", weights, images))
+        return torch.stack(means)
+
+    def _images(self, text: str) -> Tensor:
+        """The images that a text can mean; for an empty one, all of them."""
+        words = tuple(word.strip() for word in text.split(",")[1:])
+        return self._bank[words] if words else torch.cat(list(self._bank.values()))
+
+
+def bank_of(
+    noun: str, prior: Prior, *, shapes: int = SHAPES, views: int = VIEWS
+) -> dict[Words, Tensor]:
+    """Images of many variants of a noun in its own colour, by their view prompts' words, with the
+    cameras and the light that the card of a pixel prior names."""
+    rng, generator = np.random.default_rng(0), torch.Generator().manual_seed(0)
+    found: dict[Words, list[Tensor]] = defaultdict(list)
+    settings: Mapping[str, Any] = prior.card.settings
+    ranges: dict[str, Any] = {name: tuple(v) for name, v in settings["camera"].items()}
+    light = settings["shading"]
+    for _ in range(shapes):
+        obj = make_object(noun, rng=rng)
+        cameras = sample_cameras(views, **ranges, generator=generator)
+        buffers = view(obj, cameras, prior.shape[-1] * SUPERSAMPLE)
+        palettes = torch.from_numpy(PALETTE_TABLE).repeat(views, 1, 1)
+        palettes[:, 0] = torch.tensor(BACKGROUND)
+        for shading, word in SHADING_WORDS.items():
+            spread = light["light_spread"] * torch.randn(views, 3, generator=generator)
+            towards = torch.nn.functional.normalize(cameras.positions, dim=-1) + spread
+            images = shade(
+                torch.from_numpy(buffers.normals),
+                torch.from_numpy(buffers.color_index),
+                palettes=palettes,
+                shadings=[shading] * views,
+                light_directions=torch.nn.functional.normalize(towards, dim=-1),
+                ambient=torch.full((views,), light["ambient"]),
+            )
+            images = downsample(images, SUPERSAMPLE).movedim(-1, 1) * 2 - 1
+            places = zip(cameras.azimuth_deg.tolist(), cameras.elevation_deg.tolist(), strict=True)
+            for image, (azimuth, elevation) in zip(images, places, strict=True):
+                found[azimuth_word(azimuth), elevation_word(elevation), word].append(image)
+    return {words: torch.stack(images) for words, images in found.items()}
+
+
+def train(noun: str, folder: Path, prior: Prior, settings: Mapping[str, Any]) -> None:
+    """Train a run in `folder` by the oracle of a noun. Everything but the background and the
+    guidance is as in `dreamfusion train`. Raises MeshError where the scene stays empty."""
+    layer: dict[str, Any] = {
+        "prompt": prompt_of(noun),
+        "estimator": {"guidance": 1},  # an exact prior needs none
+        "background": {"kind": "fixed", "color": list(BACKGROUND)},
+    }
+    layers = [Layer("oracle", layer), Layer("settings", settings)]
+    oracle = Oracle(prior, bank_of(noun, prior))
+    train_run(plan_of_loaded(oracle, layers), folder, prior=oracle)

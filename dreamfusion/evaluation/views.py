@@ -1,0 +1,243 @@
+"""Whether images of nouns show what they should, from all sides, named by the toy classifier.
+
+Two kinds of images are named: what a prior draws, and scenes of a batch. Of each image: whether
+noun, main colour and side are named correctly, and its PSNR to the nearest of the toy world's own
+images of that noun and view (of many variants, before the image's own background). Sides count for
+nouns whose sides the classifier recognises on the true images. To separate errors of the prior from
+errors of the distillation, compare the columns.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dreamfusion.batch.jobs import find_shelf
+from dreamfusion.evaluation.judges import ToyJudge
+from dreamfusion.evaluation.oracle import BACKGROUND, SUPERSAMPLE
+from dreamfusion.evaluation.toy_network import COLOR_NAMES, NOUN_NAMES, SIZE
+from dreamfusion.evaluation.truth import prompt_of
+from dreamfusion.graphics.cameras import Cameras, orbit_cameras
+from dreamfusion.graphics.media import contact_sheet, write_png
+from dreamfusion.graphics.shading import over
+from dreamfusion.priors import DiffusionPrior
+from dreamfusion.priors.sampling import sample_images
+from dreamfusion.runs.checkpoint import load_scene
+from dreamfusion.runs.folder import RunFolder
+from dreamfusion.scenes.base import render_image
+from dreamfusion.toyworld import NOUNS, make_object, view
+from dreamfusion.toyworld.language import SHADING_WORDS, TEMPLATE, azimuth_word, elevation_word
+from dreamfusion.toyworld.objects import PALETTE_TABLE
+from dreamfusion.toyworld.render import downsample
+
+AZIMUTHS, ELEVATIONS = 8, (10.0, 30.0, 50.0)
+VIEWS = AZIMUTHS * len(ELEVATIONS)
+VARIANTS = 8  # of each noun, from each view
+SURE = 0.9  # how often the classifier must be right about a noun's sides on true images
+STEPS, GUIDANCE = 16, 3.0
+
+
+@dataclass(frozen=True)
+class Named:
+    """Of one noun's VIEWS images, elevation by elevation: which were named correctly, (VIEWS,)
+    each, and their PSNR to the nearest true image in dB, (VIEWS,)."""
+
+    noun: Tensor
+    color: Tensor
+    side: Tensor
+    psnr: Tensor
+
+
+def cameras_of(spread: np.random.Generator | None = None) -> Cameras:
+    """The VIEWS cameras; with `spread`, each anywhere within what its words say."""
+    azimuth = np.tile(np.arange(AZIMUTHS) * (360.0 / AZIMUTHS), len(ELEVATIONS))
+    elevation = np.repeat(ELEVATIONS, AZIMUTHS)
+    distance = np.full(VIEWS, 2.75)
+    if spread is not None:
+        azimuth = azimuth + spread.uniform(-11, 11, VIEWS)
+        elevation = elevation + spread.uniform(-9, 9, VIEWS)
+        distance = spread.uniform(2.65, 2.85, VIEWS)
+    a, e, d = (torch.from_numpy(x).float() for x in (azimuth, elevation, distance))
+    return orbit_cameras(a, e, d, torch.full((VIEWS,), 40.0))
+
+
+def true_images(noun: str, rng: np.random.Generator | None) -> Tensor:
+    """The toy world's own RGBA images (VIEWS, SIZE, SIZE, 4), colours times opacity; the object
+    in the middle of its proportions without `rng`."""
+    buffers = view(make_object(noun, rng=rng), cameras_of(rng), SIZE * SUPERSAMPLE)
+    index = torch.from_numpy(buffers.color_index).long()
+    colors = torch.from_numpy(PALETTE_TABLE)[index]
+    return downsample(torch.cat([colors, (index > 0)[..., None].float()], dim=-1), SUPERSAMPLE)
+
+
+def on_background(rgba: Tensor) -> Tensor:
+    """Images (..., 4), colours times opacity, before BACKGROUND: (..., 3)."""
+    return rgba[..., :3] + (1 - rgba[..., 3:]) * torch.tensor(BACKGROUND)
+
+
+def nearest_psnr(images: Tensor, true: Tensor) -> Tensor:
+    """PSNR in dB (n,) of images (n, s, s, 3) to the nearest of their true ones (n, m, s, s, 4),
+    put before each image's background: what its border mostly is."""
+    border = torch.cat([images[:, 0], images[:, -1], images[:, :, 0], images[:, :, -1]], 1)
+    background = border.median(dim=1).values[:, None, None, None]
+    shown = true[..., :3] + (1 - true[..., 3:]) * background
+    error = (shown - images[:, None]).square().flatten(2).mean(dim=2).amin(dim=1)
+    return -10 * torch.log10(error.clamp(min=1e-6))
+
+
+def named(judge: ToyJudge, noun: str, images: Tensor, true: Tensor) -> Named:
+    """What the classifier and the nearest true images say of a noun's images (VIEWS, s, s, 3)."""
+    said = {head: logits.argmax(dim=1) for head, logits in judge.logits(images).items()}
+    color = next(kind.color for kind in NOUNS if kind.name == noun)
+    side = torch.arange(AZIMUTHS).repeat(len(ELEVATIONS))
+    return Named(
+        said["noun"] == NOUN_NAMES.index(noun),
+        said["color"] == COLOR_NAMES.index(color),
+        said["azimuth"] == side,
+        nearest_psnr(images, true),
+    )
+
+
+def samples_of(prior: DiffusionPrior, noun: str) -> Tensor:
+    """What the prior draws for a noun from all views: (VIEWS, SIZE, SIZE, 3)."""
+    cameras = cameras_of()
+    places = zip(cameras.azimuth_deg.tolist(), cameras.elevation_deg.tolist(), strict=True)
+    texts = [
+        TEMPLATE.format(
+            prompt=noun,
+            azimuth=azimuth_word(azimuth),
+            elevation=elevation_word(elevation),
+            shading=SHADING_WORDS["albedo"],
+        )
+        for azimuth, elevation in places
+    ]
+    images = sample_images(
+        prior,
+        prior.encode_text(texts),
+        prior.encode_text([""]),
+        guidance=GUIDANCE,
+        steps=STEPS,
+        generator=torch.Generator().manual_seed(NOUN_NAMES.index(noun)),
+    )
+    return images.movedim(1, -1)
+
+
+def scene_images(run: RunFolder) -> Tensor:
+    """A finished run's scene from all views, before BACKGROUND: (VIEWS, SIZE, SIZE, 3)."""
+    scene = load_scene(run, run.read_config(), "cpu").scene
+    large = SIZE * SUPERSAMPLE
+    rgba = render_image(scene, cameras_of(), height=large, width=large, mode="albedo")
+    return downsample(over(rgba, torch.tensor(BACKGROUND)), SUPERSAMPLE)
+
+
+def summary(found: dict[str, Named], sided: list[str]) -> dict[str, Any]:
+    """Means over nouns: shares in [0, 1], PSNR in dB; `sided`: whose sides count."""
+
+    def mean(what: str, nouns: list[str], views: slice) -> float:
+        return float(np.mean([getattr(found[n], what)[views].float().mean() for n in nouns]))
+
+    nouns, whole = list(found), slice(None)
+    counted = [noun for noun in sided if noun in found]
+    out: dict[str, Any] = {"nouns": len(nouns)}
+    for what in ("noun", "color", "psnr"):
+        out[what] = mean(what, nouns, whole)
+    out["side"] = mean("side", counted, whole) if counted else None
+    for i, elevation in enumerate(ELEVATIONS):
+        views = slice(i * AZIMUTHS, (i + 1) * AZIMUTHS)
+        out[f"noun at {elevation:.0f} deg"] = mean("noun", nouns, views)
+        out[f"psnr at {elevation:.0f} deg"] = mean("psnr", nouns, views)
+    return out
+
+
+def table(columns: dict[str, dict[str, Named]], sided: list[str]) -> str:
+    """Markdown: a row for each noun, the worst first by the last column's PSNR, and means."""
+    heads = ["| noun |", "|---|"]
+    for name in columns:
+        heads[0] += f" {name}: noun | colour | side | PSNR, dB |"
+        heads[1] += "---|---|---|---|"
+    last = list(columns.values())[-1]
+
+    def cells(found: Named | None, side: bool) -> str:
+        if found is None:
+            return " | | | |"
+        share = [f"{float(x.float().mean()):.0%}" for x in (found.noun, found.color, found.side)]
+        share[2] = share[2] if side else "-"
+        return f" {' | '.join(share)} | {float(found.psnr.mean()):.1f} |"
+
+    lines = heads
+    for noun in sorted(last, key=lambda n: float(last[n].psnr.mean())):
+        row = "".join(cells(found.get(noun), noun in sided) for found in columns.values())
+        lines.append(f"| {noun} |{row}")
+    means = ""
+    for found in columns.values():
+        one = summary(found, sided)
+        side = "-" if one["side"] is None else f"{one['side']:.1%}"
+        means += f" {one['noun']:.1%} | {one['color']:.1%} | {side} | {one['psnr']:.1f} |"
+    return "\n".join([*lines, f"| **mean** |{means}"]) + "\n"
+
+
+def validate(
+    out: Path, *, prior: str = "embedded", shelf: Path | None = None, nouns: Sequence[str] = ()
+) -> str:
+    """Name the true images, the prior's and, with a batch, those of its scenes; all nouns where
+    none are given. Writes table.md, summary.json and sheets of all images; returns the table."""
+    out.mkdir(parents=True, exist_ok=True)
+    nouns = nouns or NOUN_NAMES
+    judge = ToyJudge("toy")
+    images: dict[str, dict[str, Tensor]] = {"true": {}}
+    true = {}
+    for i, noun in enumerate(nouns):
+        variants = [true_images(noun, np.random.default_rng([7, i, j])) for j in range(VARIANTS)]
+        true[noun] = torch.stack(variants, dim=1)
+        images["true"][noun] = on_background(true_images(noun, None))
+    images["prior"] = _samples(out, nouns, prior)
+    if shelf is not None:
+        images["scenes"] = _scenes(shelf, nouns)
+    columns = {
+        name: {noun: named(judge, noun, views, true[noun]) for noun, views in of_noun.items()}
+        for name, of_noun in images.items()
+    }
+    sided = [n for n, one in columns["true"].items() if float(one.side.float().mean()) >= SURE]
+    text = table(columns, sided)
+    (out / "table.md").write_text(text, encoding="utf-8")
+    figures = {name: summary(found, sided) for name, found in columns.items() if found}
+    (out / "summary.json").write_text(json.dumps({"sided": sided, **figures}, indent=1) + "\n")
+    for name, of_noun in images.items():
+        if of_noun:
+            sheet = contact_sheet(torch.cat(list(of_noun.values())), columns=VIEWS, gap=0)
+            write_png(sheet, out / f"{name}.png")
+    return text
+
+
+def _samples(out: Path, nouns: Sequence[str], name: str) -> dict[str, Tensor]:
+    """The prior's images: those that an earlier call kept of the same weights, and the rest."""
+    prior = DiffusionPrior.from_pretrained(name)
+    digest = hashlib.sha256()
+    for weights in prior.denoiser.state_dict().values():
+        digest.update(weights.float().numpy().tobytes())
+    file = out / f"samples-{digest.hexdigest()[:12]}.pt"
+    kept: dict[str, Tensor] = torch.load(file, weights_only=True) if file.exists() else {}
+    for noun in nouns:
+        if noun not in kept:
+            kept[noun] = samples_of(prior, noun)
+            torch.save(kept, file)
+    return {noun: kept[noun] for noun in nouns}
+
+
+def _scenes(shelf: Path, nouns: Sequence[str]) -> dict[str, Tensor]:
+    """The scenes of a batch, seed 0, whose prompt is a noun and nothing else."""
+    prompts = {prompt_of(noun): noun for noun in nouns}
+    jobs = [(folder, folder.read()) for folder in find_shelf(shelf).jobs().values()]
+    return {
+        prompts[job.prompt]: scene_images(folder.result)
+        for folder, job in jobs
+        if job.prompt in prompts and job.seed == 0
+    }

@@ -1,0 +1,44 @@
+"""Which points of a grid a closed mesh encloses."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+# Rays through the cells' centres miss vertices and edges, which often lie at round numbers.
+_SHIFT = np.array([1.7e-6, 2.3e-6, 0.0])
+
+
+def voxelise(
+    vertices: NDArray[np.float64], faces: NDArray[np.int64], resolution: int
+) -> NDArray[np.bool_]:
+    """Which centres of the cells of the box [-1, 1]^3 lie inside: (r, r, r), [x, y, z].
+
+    vertices: (v, 3). faces: (f, 3), counter-clockwise from outside. A point is inside where a ray
+    from it along +z leaves the mesh more often than it enters: vertices that occur twice, as along
+    the seams of a texture, and overlapping components do no harm.
+    """
+    corners = ((vertices + 1.0) * (resolution / 2.0) - 0.5 + _SHIFT)[faces]  # in cells
+    flat = corners[..., :2]
+    low = np.ceil(flat.min(axis=1)).clip(0, resolution).astype(np.int64)
+    high = np.floor(flat.max(axis=1)).clip(-1, resolution - 1).astype(np.int64)
+    width, depth = (high - low + 1).clip(0).T
+    # One row for each face and each ray within the face's bounds.
+    count = width * depth
+    face = np.repeat(np.arange(len(faces)), count)
+    place = np.arange(len(face)) - np.repeat(count.cumsum() - count, count)
+    x, y = low[face, 0] + place // depth[face], low[face, 1] + place % depth[face]
+    a, b, c = np.moveaxis(flat[face] - np.stack([x, y], axis=-1)[:, None], 1, 0)
+    weights = np.stack([_cross(b, c), _cross(c, a), _cross(a, b)], axis=-1)
+    area = weights.sum(axis=-1)  # twice; positive where the face looks along +z
+    crossed = (area != 0) & (weights * np.sign(area)[:, None] >= 0).all(axis=-1)
+    weights, face, x, y = weights[crossed], face[crossed], x[crossed], y[crossed]
+    z = (weights * corners[face, :, 2]).sum(axis=-1) / area[crossed]
+    leaves = np.zeros((resolution, resolution, resolution + 1), dtype=np.int64)
+    first_above = np.ceil(z).clip(0, resolution).astype(np.int64)
+    np.add.at(leaves, (x, y, first_above), np.sign(area[crossed]).astype(np.int64))
+    return leaves[..., ::-1].cumsum(axis=-1)[..., ::-1][..., 1:] > 0
+
+
+def _cross(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
+    return a[:, 0] * b[:, 1] - a[:, 1] * b[:, 0]

@@ -1,0 +1,105 @@
+"""The comparison with the toy world, on objects whose answer is known."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from dreamfusion.cli.app import main
+from dreamfusion.evaluation.evaluate import Evaluation
+from dreamfusion.evaluation.rows import Row, mesh_figures
+from dreamfusion.evaluation.summary import summarise
+from dreamfusion.evaluation.table import as_json, for_terminal
+from dreamfusion.evaluation.truth import (
+    GRID,
+    PAIRS,
+    best_overlap,
+    color_error,
+    compare_with_truth,
+    prompts,
+)
+from dreamfusion.mesh.extract import Mesh
+from dreamfusion.mesh.formats import write_mesh
+from dreamfusion.toyworld import NOUNS, make_object
+from dreamfusion.toyworld.language import held_out_pairs
+
+
+def solid(points: np.ndarray, name: str) -> torch.Tensor:
+    inside = make_object(name).signed_distance(points.reshape(-1, 3).astype(np.float32)) < 0
+    return torch.from_numpy(inside.reshape(GRID, GRID, GRID).astype(np.float32))
+
+
+def grid() -> np.ndarray:
+    axis = (np.arange(GRID) + 0.5) / GRID * 2 - 1
+    return np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), axis=-1)
+
+
+@pytest.mark.parametrize(("yaw_deg", "scale"), [(0.0, 1.0), (37.0, 0.9), (-120.0, 1.05)])
+def test_overlap_finds_the_turn_and_the_scale(yaw_deg: float, scale: float):
+    c, s = np.cos(np.radians(yaw_deg)), np.sin(np.radians(yaw_deg))
+    turn = np.array([[c, 0, s], [0, 1, 0], [-s, 0, c]])  # about +Y: +Z goes towards +X
+    moved = solid(grid() @ turn / scale, "corgi")  # rows are points, so this is the inverse turn
+    iou, yaw, found = best_overlap(moved, solid(grid(), "corgi"))
+    assert iou > 0.85
+    assert abs((yaw - yaw_deg + 180) % 360 - 180) < 4
+    assert found == pytest.approx(scale, abs=0.04)
+
+
+def test_overlap_of_different_things_is_low():
+    iou, _, _ = best_overlap(solid(grid(), "key"), solid(grid(), "ball"))
+    assert iou < 0.3
+
+
+def mesh_of(noun: str, color: str | None = None) -> Mesh:
+    vertices, faces, colors = make_object(noun, color).mesh(96)
+    return Mesh(vertices.astype(np.float64), faces, colors.astype(np.float64))
+
+
+@pytest.mark.parametrize("noun", ["corgi", "mug", "airplane"])
+def test_an_objects_own_mesh_overlaps_it_and_has_its_colours(noun: str):
+    found = compare_with_truth(mesh_of(noun), make_object(noun))
+    assert found.iou > 0.97 and not found.held_out
+    assert (found.yaw_deg, found.scale) == (0.0, 1.0)
+    assert found.color_error < 0.02
+
+
+def test_colour_error_is_large_for_another_colour():
+    mug, toy = solid(grid(), "mug"), make_object("mug", "red")
+    assert color_error(mesh_of("mug", "red"), mug, toy, 0.0, 1.0) < 0.02
+    assert color_error(mesh_of("mug", "blue"), mug, toy, 0.0, 1.0) > 0.3
+    assert color_error(mesh_of("mug", "red"), torch.zeros_like(mug), toy, 0.0, 1.0) == 1.0
+
+
+def test_a_mesh_on_disk_is_compared_where_its_scene_has_it(tmp_path):
+    write_mesh(mesh_of("mug", "red"), tmp_path / "model.glb")
+    found = mesh_figures(tmp_path / "model.glb", "a red mug")
+    assert found["iou"] > 0.97 and found["color_error"] < 0.02 and found["held_out"]
+    assert "iou" not in mesh_figures(tmp_path / "model.glb")
+
+
+def test_half_of_the_measured_prompts_are_held_out(capsys):
+    held = [pair for pair in PAIRS if pair in held_out_pairs()]
+    assert len(PAIRS) >= 24
+    assert len(held) == len(PAIRS) // 2
+    assert main(["measure", "prompts"]) == 0
+    assert capsys.readouterr().out.splitlines() == prompts()
+    assert main(["measure", "prompts", "--nouns"]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert len(said) == len(NOUNS) and "an owl" in said and "a corgi" in said
+
+
+def test_tables_and_means_hold_what_was_compared():
+    common = {"seed": 0, "variant": "", "judge": "toy", "revision": "x", "views": 8}
+    rows = [
+        Row("a", "a corgi", iou=0.8, color_error=0.1, held_out=False, **common),
+        Row("b", "a red mug", iou=0.6, color_error=0.2, held_out=True, **common),
+    ]
+    means = summarise(rows)
+    assert means["iou"].value == pytest.approx(0.7)
+    head, first, _ = for_terminal(rows)
+    assert "IoU" in head and "0.80" in first and "0.100" in first
+    assert "IoU" not in for_terminal([Row("a", "a corgi", **common)])[0]
+    assert json.loads(as_json(Evaluation(rows, {"all": means})))["rows"][1]["held_out"] is True
