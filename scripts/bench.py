@@ -29,18 +29,19 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from dreamfusion.config.layers import Layer, override, parse_assignments
-from dreamfusion.priors import load_prior
+from dreamfusion.diffusion.condition import Condition
+from dreamfusion.priors import DiffusionPrior, load_prior
 from dreamfusion.runs.folder import RunFolder
 from dreamfusion.runs.plan import plan_run
 from dreamfusion.runs.train import Observer, finish
 from dreamfusion.scenes.nerf.hashgrid import Backend, encode, encoding_backend
-from dreamfusion.scenes.nerf.operations import chosen_backends
-from dreamfusion.training.state import TrainState
+from dreamfusion.scenes.nerf.scene import NerfScene
 from dreamfusion.training.trainer import Trainer
 from dreamfusion.training.views import sample_views
 from dreamfusion.utils.backends import AcceleratorError, interpreted
 from dreamfusion.utils.devices import choose_device
 from dreamfusion.utils.machine import peak_memory
+from dreamfusion.utils.state import Progress
 from dreamfusion.utils.stopwatch import Stopwatch
 
 
@@ -57,10 +58,10 @@ def median_seconds(work: Callable[[], object], repeats: int, device: str) -> flo
     return statistics.median(times)
 
 
-def encoding_rows(state: TrainState, count: int, repeats: int, device: str) -> Iterator[str]:
+def encoding_rows(scene: NerfScene, count: int, repeats: int, device: str) -> Iterator[str]:
     """The rows of a table: how many points a second each backend encodes, of `count` at once,
     forward and backward."""
-    grid = state.field.encoding
+    grid = scene.field.encoding
     generator = torch.Generator().manual_seed(0)
     points = (torch.rand(count, 3, generator=generator) * 2 - 1).to(device)
     kind, features = torch.device(device).type, grid.layout.n_features
@@ -104,6 +105,7 @@ def measure(args: argparse.Namespace) -> None:
     plan = plan_run([Layer("bench", asked), Layer("--set", parse_assignments(args.settings))])
     assert plan.prior is not None
     prior = load_prior(plan.prior, plan.config.prior, device=device, views=plan.config.camera.views)
+    assert isinstance(prior, DiffusionPrior)
     # A run's last step, as long as that run is: every loss is on.
     trainer = Trainer(plan.config, prior)
     for _ in range(args.warm_up):
@@ -112,11 +114,16 @@ def measure(args: argparse.Namespace) -> None:
     if device.startswith("cuda"):
         torch.cuda.reset_peak_memory_stats()
     n = plan.config.camera.views
-    text = prior.encode_text([plan.reading]).expand(2 * n)
-    blank = torch.zeros(1, 3, prior.image_size, prior.image_size, device=device)
-    noisy = torch.randn(2 * n, *prior.encode_image(blank).shape[1:], device=device)
+    text = prior.encode_text([plan.canonical_prompt]).expand(2 * n)
+    condition = Condition(text)
+    noisy = torch.randn(2 * n, *prior.shape, device=device)
     timesteps = torch.full((2 * n,), 500, device=device)
-    forward = median_seconds(lambda: prior.predict(noisy, timesteps, text), args.repeats, device)
+
+    @torch.no_grad()
+    def predict() -> None:
+        prior.predict(noisy, timesteps, condition)
+
+    forward = median_seconds(predict, args.repeats, device)
     print("| what | seconds | ÷ prior |\n|---|---|---|")
     _row(f"prior, forward, {n} views with guidance ({2 * n} pictures)", forward, forward)
     autoencoder = 0.0
@@ -136,17 +143,19 @@ def measure(args: argparse.Namespace) -> None:
             where = f"{n} views at {size}², {kind}"
             generator = torch.Generator().manual_seed(0)
 
-            def draw(here=here, generator=generator) -> None:  # type: ignore[no-untyped-def]
-                last, own = here.config.steps - 1, here.state.background
-                views = sample_views(here.config, last, generator, own_background=own)
-                here.render(views, generator).rgb.sum().backward()
+            last = Progress(settings.steps - 1, settings.steps)
 
-            def step(here=here, generator=generator) -> None:  # type: ignore[no-untyped-def]
-                here.loss(here.config.steps - 1, generator)[0].backward()
+            def draw(here=here, generator=generator, last=last) -> None:  # type: ignore[no-untyped-def]
+                views = sample_views(here.config, last, generator)
+                here.state.scene.render(views, generator).rgb.sum().backward()
+
+            def step(here=here, generator=generator, last=last) -> None:  # type: ignore[no-untyped-def]
+                _, _, terms, _ = here.loss(last, generator)
+                torch.stack(list(terms.values())).sum().backward()
 
             for what, work in (("render, forward + backward", draw), ("SDS step", step)):
                 seconds = median_seconds(work, args.repeats, device)
-                here.state.optimizer.zero_grad(set_to_none=True)
+                here.state.scene.optimizer.zero_grad(set_to_none=True)
                 _row(f"{what}, {where}", seconds, forward)
             rest = 1.0 - (forward + autoencoder) / seconds
             print(f"| of that step not the prior, {size}², {kind} | {rest:.0%} | |", flush=True)
@@ -158,11 +167,15 @@ def measure(args: argparse.Namespace) -> None:
         peak = torch.cuda.max_memory_allocated() / (1 << 30)
     where = torch.cuda.get_device_name() if device.startswith("cuda") else platform.processor()
     print()
-    for line in encoding_rows(trainer.state, args.points, args.repeats, device):
-        print(line, flush=True)
-    print(f"\n{chosen_backends(plan.config.field, plan.config.render, device)}", end="")
+    scene = trainer.state.scene
+    if isinstance(scene, NerfScene):
+        for line in encoding_rows(scene, args.points, args.repeats, device):
+            print(line, flush=True)
+        print()
+    for line in scene.about():
+        print(line)
     print(
-        f"\n{device}, {where or platform.machine()}, {torch.get_num_threads()} threads, torch "
+        f"{device}, {where or platform.machine()}, {torch.get_num_threads()} threads, torch "
         f"{torch.__version__}, prior {prior.name} in {prior.dtype}; "
         f"peak memory {peak:.2f} GiB"
     )

@@ -17,6 +17,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # share the cores: before torch is loaded
 
@@ -24,7 +25,8 @@ import torch
 from torch import Tensor, nn
 
 from dreamfusion.config.schema import PriorConfig
-from dreamfusion.diffusion.core import add_noise, guided_prediction, to_noise
+from dreamfusion.diffusion.condition import Condition, Conditions
+from dreamfusion.diffusion.predictions import add_noise, guided
 from dreamfusion.priors import DiffusionPrior, load_prior
 from dreamfusion.priors.sampling import sample_images
 from dreamfusion.priors.view_prompts import view_prompts
@@ -55,20 +57,19 @@ def guidance_gradients(
     prior: DiffusionPrior, clean: Tensor, noise: Tensor, prompts: list[str], scale: float
 ) -> list[Tensor]:
     """e_hat - e for pictures (n, c, h, w) at each of LEVELS."""
-    text, empty = prior.encode_text(prompts), prior.encode_text([""])
+    text, empty = prior.encode_text(prompts), prior.encode_text([""]).expand(len(prompts))
+    conditions = Conditions(Condition(text), Condition(empty))
     gradients = []
     for level in LEVELS:
         t = torch.full((len(clean),), round(level * (len(prior.alphas) - 1)))
-        alpha, sigma = (values[t][:, None, None, None] for values in (prior.alphas, prior.sigmas))
-        noisy = add_noise(clean, noise, alpha, sigma)
-        prediction = guided_prediction(prior, noisy, t, text, empty, scale)
-        gradients.append(to_noise(prediction, noisy, alpha, sigma, prior.prediction) - noise)
+        z = add_noise(prior, clean, noise, t)
+        gradients.append(guided(prior, z, conditions, scale).noise - noise)
     return gradients
 
 
 def measure(name: str, prompt: str, n: int, scale: float) -> Iterator[str]:
     """The rows of a table for one prior."""
-    prior = load_prior(name, PriorConfig(dtype="float32"))
+    prior = _load(name, "float32")
     generator = torch.Generator().manual_seed(0)
     azimuths = [360.0 * i / n for i in range(n)]
     prompts = view_prompts(prior.card.vocabulary, prompt, azimuths, [15.0] * n)
@@ -82,12 +83,19 @@ def measure(name: str, prompt: str, n: int, scale: float) -> Iterator[str]:
     with largest_activation(prior.denoiser) as activations:
         exact = guidance_gradients(prior, clean, noise, prompts, scale)
     share = max(activations) / LARGEST
-    for dtype in ("float16", "bfloat16"):
-        half = load_prior(name, PriorConfig(dtype=dtype))
+    halves: tuple[Literal["float16", "bfloat16"], ...] = ("float16", "bfloat16")
+    for dtype in halves:
+        half = _load(name, dtype)
         found = guidance_gradients(half, clean, noise, prompts, scale)
         errors = [float((a - b).norm() / b.norm()) for a, b in zip(found, exact, strict=True)]
         cells = " | ".join(f"{error:.2%}" for error in errors)
         yield f"| {Path(prior.name).name} | {dtype} | {cells} | {share:.1%} |"
+
+
+def _load(name: str, dtype: Literal["float32", "float16", "bfloat16"]) -> DiffusionPrior:
+    prior = load_prior(name, PriorConfig(dtype=dtype))
+    assert isinstance(prior, DiffusionPrior)
+    return prior
 
 
 def main() -> None:

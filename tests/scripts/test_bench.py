@@ -18,7 +18,7 @@ def test_the_benchmark_prints_its_tables(kind, tmp_path, monkeypatch, capsys):
     command = ["bench", "--prior", prior, "--points", "4096", "--profile", "--device", "cpu"]
     command += ["--warm-up", "1", "--repeats", "1", "--", "camera.views=1"]
     command += ["output.video_frames=2", "output.video_size=16", "output.mesh_resolution=16"]
-    command += ["output.texture_size=64", "field.log2_table_size=12"]
+    command += ["output.texture_size=64", "scene.field.log2_table_size=12"]
     monkeypatch.setattr(sys, "argv", command)
     bench.main()
     said = capsys.readouterr().out
