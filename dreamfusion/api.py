@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from dreamfusion.config.layers import Layer, build_config, nested, to_mapping
+from dreamfusion.config.layers import Layer, build_config, given, nested, to_mapping
 from dreamfusion.config.schema import Config
 from dreamfusion.mesh.formats import as_trimesh, read_glb
 from dreamfusion.report import report_html
@@ -68,11 +68,9 @@ def train(
 
     Raises UserError, one line that says what is wrong: ConfigError, PriorError, PromptError, …
     """
-    options: dict[str, Any] = {"prompt": prompt}
-    options |= {k: v for k, v in {"steps": steps, "seed": seed}.items() if v is not None}
-    if isinstance(prior, str):
-        options["prior"] = {"name": prior}
-    layers = [Layer("settings", nested(settings or {})), Layer("arguments", options)]
+    name = prior if isinstance(prior, str) else None
+    arguments = given(prompt=prompt, steps=steps, seed=seed, prior=name)
+    layers = [Layer("settings", nested(settings or {})), Layer("arguments", arguments)]
     where = Path("runs") / slug(prompt) if out is None else Destination(Path(out), overwrite)
     if isinstance(where, Destination):
         where.check()
@@ -164,7 +162,7 @@ class Run:
 
         prior: the one it was made with, if that was a loaded one.
         """
-        changes = {} if steps is None else {"steps": steps}
+        changes = given(steps=steps)
         config = build_config(to_mapping(self.config), changes)
         layers = self.folder.layers_after("resume", changes)
         plan = plan_again(config, layers, prior=prior)
@@ -185,11 +183,9 @@ class Run:
         """
         config = self.config
         saved = load_scene(self.folder, config, choose_device("auto"))
-        options = ExportOptions(
-            resolution=resolution, faces=faces, texture=texture, threshold=threshold
-        )
+        asked = ExportOptions(resolution, faces, texture, threshold)
         target = self.folder.mesh / "model.glb" if path is None else Path(path)
-        return write_model(target, saved, config, options)
+        return write_model(target, saved, config, asked)
 
     def _repr_html_(self) -> str:
         """The run's report, as a notebook shows it: prompt, turntable, mesh to turn, curves."""

@@ -11,7 +11,7 @@ from dreamfusion.batch.engines import ResourceRequest
 from dreamfusion.batch.engines.local import visible_gpus
 from dreamfusion.batch.jobs import Job
 from dreamfusion.batch.prompts import BatchError, Entry, each
-from dreamfusion.config.layers import Layer, build_config, to_mapping
+from dreamfusion.config.layers import Layer, build_config, given, to_mapping
 from dreamfusion.config.presets import read_settings
 from dreamfusion.priors import PluginPrior
 from dreamfusion.priors.memory import estimate_memory
@@ -82,13 +82,7 @@ def _job(
 ) -> Job:
     """One job. resolved: configurations by what they were asked with, but for the seed."""
     config = entry.preset or options.config
-    above: dict[str, Any] = {
-        key: value
-        for key, value in (("steps", options.steps), ("device", options.device))
-        if value is not None
-    }
-    if options.prior is not None:
-        above["prior"] = {"name": options.prior}
+    above = given(steps=options.steps, device=options.device, prior=options.prior)
     # What the entry says of itself stands above what the command says of all.
     settings = merged(merged(above, grid), entry.settings)
     name = settings.get("prior", {}).get("name")

@@ -129,7 +129,7 @@ def make(
     from dreamfusion.batch.jobs import Shelf
     from dreamfusion.batch.plan import request_of
     from dreamfusion.batch.progress import progress_of
-    from dreamfusion.cli.batch_screen import Screen
+    from dreamfusion.cli.batch_screen import BatchScreen
 
     shelf, need = Shelf(out.resolve()), request_of(wanted)
     with driving(shelf), closing(_engine(on, need, at_once, shelf.path)) as engine:
@@ -138,7 +138,7 @@ def make(
             for folder in folders:
                 folder.forgive()
         console.say(f"jobs      {len(folders)}, {engine.slots} at once on {engine.name}")
-        with stoppable() as stopping, stopping.gently(), Screen(console, folders) as screen:
+        with stoppable() as stopping, stopping.gently(), BatchScreen(console, folders) as screen:
             finished = drive(folders, engine, listener=screen, stop=stopping)
     jobs = [progress_of(folder).as_mapping() for folder in folders]
     status = SOME_FAILED if any(job["state"] == "failed" for job in jobs) else 0

@@ -30,7 +30,7 @@ def line_of(one: Progress) -> str:
     return f"{one.prompt}, seed {one.seed}  {told}".rstrip()
 
 
-class Screen(Listener):
+class BatchScreen(Listener):
     """Shows a bar for all jobs, a line for each that runs, and what failed and why.
 
     A context manager. Where there is no terminal, or for scripts, each event is a line.
@@ -42,7 +42,7 @@ class Screen(Listener):
         self._live: Any = None
         self._drawn = 0.0
 
-    def __enter__(self) -> Screen:
+    def __enter__(self) -> BatchScreen:
         if sys.stdout.isatty() and not (self._console.quiet or self._console.json):
             from rich.live import Live
 

@@ -17,7 +17,7 @@ from dreamfusion.cli.options import (
     PromptArgument,
     QuietOption,
 )
-from dreamfusion.config.layers import Layer
+from dreamfusion.config.layers import Layer, given
 from dreamfusion.priors.view_prompts import view_prompts
 from dreamfusion.priors.words import Words
 from dreamfusion.runs.folder import free_path, slug
@@ -42,10 +42,7 @@ def sample(
 ) -> None:
     """Let the prior draw the prompt, view by view: what it thinks before you spend time."""
     console = Console(quiet=quiet, json=json_)
-    layers = [Layer("command line", {"prompt": prompt, "prior": {"name": prior or "auto"}})]
-    if device is not None:
-        layers.append(Layer("--device", {"device": device}))
-    plan = plan_run(layers)
+    plan = plan_run([Layer("command line", given(prompt=prompt, device=device, prior=prior))])
     target = out or Path("samples") / f"{slug(prompt)}.png"
 
     import torch

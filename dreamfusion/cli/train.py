@@ -26,7 +26,7 @@ from dreamfusion.cli.options import (
 from dreamfusion.cli.page import open_page
 from dreamfusion.cli.results import mesh_report
 from dreamfusion.cli.stopping import exit_status, stoppable
-from dreamfusion.config.layers import Layer, build_config, parse_assignments, to_mapping
+from dreamfusion.config.layers import Layer, build_config, given, parse_assignments, to_mapping
 from dreamfusion.runs.destination import Destination
 from dreamfusion.runs.folder import RunFolder, find_run, slug
 from dreamfusion.runs.plan import Plan, plan_again, plan_run
@@ -85,25 +85,18 @@ def train(
         from dreamfusion.cli.batch import require_unix
 
         require_unix()
-        asked = Options(seeds, seed or 0, steps, config, prior, device, settings=[assigned])
+        of_all = Options(seeds, seed or 0, steps, config, prior, device, settings=[assigned])
         shelf = out or Path("runs") / f"{slug(prompt)}-seeds"
-        _train_seeds(Console(quiet=quiet, json=json_), prompt, asked, shelf, keep, judge)
+        _train_seeds(Console(quiet=quiet, json=json_), prompt, of_all, shelf, keep, judge)
         return
     if keep is not Keep.all or judge is not None:
         raise UserError("--keep and --judge choose among several seeds: add --seeds")
     where = Path("runs") / slug(prompt) if out is None else Destination(out, overwrite)
     if isinstance(where, Destination):
         where.check()
-    options: dict[str, Any] = {"prompt": prompt}
-    options |= {
-        key: value
-        for key, value in {"seed": seed, "steps": steps, "device": device}.items()
-        if value is not None
-    }
-    if prior is not None:
-        options["prior"] = {"name": prior}
+    asked = given(prompt=prompt, seed=seed, steps=steps, device=device, prior=prior)
     layers = [Layer("--set", assigned)] if assigned else []
-    plan = plan_run([*layers, Layer("command line", options)], preset=config)
+    plan = plan_run([*layers, Layer("command line", asked)], preset=config)
     _train(Console(quiet=quiet, json=json_), plan, where, view)
 
 
@@ -130,8 +123,7 @@ def resume(
 ) -> None:
     """Go on with a run exactly where it stopped."""
     run = find_run(run_dir)
-    changes: dict[str, Any] = {} if steps is None else {"steps": steps}
-    changes |= {} if device is None else {"device": device}
+    changes = given(steps=steps, device=device)
     settings = build_config(to_mapping(run.read_config()), changes)
     plan = plan_again(settings, run.layers_after("resume", changes))
     _train(Console(quiet=quiet, json=json_), plan, run, view)

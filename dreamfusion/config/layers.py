@@ -53,6 +53,17 @@ def build_config(*layers: Layer | Mapping[str, Any]) -> Config:
     return config
 
 
+def given(*, prior: str | None = None, **values: Any) -> dict[str, Any]:
+    """The settings that a command's options or a function's arguments give: those that are not
+    None. prior: its name.
+
+    >>> given(steps=50, seed=None, prior="embedded")
+    {'steps': 50, 'prior': {'name': 'embedded'}}
+    """
+    chosen = {name: value for name, value in values.items() if value is not None}
+    return chosen if prior is None else chosen | {"prior": {"name": prior}}
+
+
 def override(config: T, changes: Mapping[str, Any], path: str = "") -> T:
     """A copy of `config` with `changes` (nested mappings of setting to value) laid over it.
 

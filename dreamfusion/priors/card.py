@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dreamfusion.config.layers import ConfigError, build_config
-from dreamfusion.priors.files import PriorError, read_json
+from dreamfusion.priors.files import PriorError, require_json
 from dreamfusion.priors.layout import CARD
 from dreamfusion.priors.view_prompts import PAPER_VIEWS, ViewVocabulary
 from dreamfusion.utils.errors import one_line
@@ -40,7 +40,7 @@ def read_card(folder: Path) -> PriorCard:
     path = folder / CARD
     if not path.is_file():
         return PriorCard()
-    content = read_json(path, f"{folder} has a broken card")
+    content = require_json(path, f"{folder} has a broken card")
     if content.get("format") != FORMAT:
         raise PriorError(
             f"{path} has format {content.get('format')!r}, this version reads {FORMAT}; update "

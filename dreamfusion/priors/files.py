@@ -15,7 +15,7 @@ class PriorError(UserError):
     """A prior that cannot be found, read or used."""
 
 
-def read_json(path: Path, problem: str) -> dict[str, Any]:
+def require_json(path: Path, problem: str) -> dict[str, Any]:
     """A JSON object from a file; PriorError, starting with `problem`, if it is not one."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dreamfusion.priors.files import PriorError, read_json
+from dreamfusion.priors.files import PriorError, require_json
 from dreamfusion.priors.layout import (
     CARD,
     INDEX,
@@ -58,7 +58,7 @@ def fetch(name: str, *, half: bool) -> Path:
                 "conversion to diffusers"
             )
         folder = Path(snapshot_download(name, allow_patterns=[INDEX, CARD]))
-        index = read_json(folder / INDEX, f"{name} is not a diffusers model")
+        index = require_json(folder / INDEX, f"{name} is not a diffusers model")
         _, components = components_of(index, name)
         wanted = needed_files(files, components, half=half)
         for component in components:

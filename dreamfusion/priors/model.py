@@ -20,7 +20,7 @@ from dreamfusion.config.schema import PriorConfig
 from dreamfusion.diffusion.condition import Condition, TextEmbedding
 from dreamfusion.diffusion.predictions import PredictionKind
 from dreamfusion.priors.card import PriorCard
-from dreamfusion.priors.files import PriorError, read_json
+from dreamfusion.priors.files import PriorError, require_json
 from dreamfusion.priors.layout import LAYOUTS
 from dreamfusion.priors.loading import load_part, quiet
 from dreamfusion.priors.memory import check_memory, estimate_memory
@@ -398,7 +398,7 @@ def _vae_dtype(prior: ResolvedPrior, asked: str, dtype: torch.dtype, device: str
     if "vae" not in prior.components or not device.startswith("cuda"):
         return torch.float32
     # Diffusers fills in true where the file says nothing; the older models then mean no such thing.
-    upcast = read_json(path, f"{prior.name} is broken").get("force_upcast", False)
+    upcast = require_json(path, f"{prior.name} is broken").get("force_upcast", False)
     return torch.float32 if upcast else dtype
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from dreamfusion.config.presets import preset_for
 from dreamfusion.priors import hub
 from dreamfusion.priors.card import PriorCard, read_card
-from dreamfusion.priors.files import PriorError, count_weights, read_json
+from dreamfusion.priors.files import PriorError, count_weights, require_json
 from dreamfusion.priors.layout import (
     CARD,
     INDEX,
@@ -86,7 +86,7 @@ def resolve_prior(name: str, *, device: str = "cpu", dtype: str = "auto") -> Res
 
 def inspect(path: Path, name: str, *, half: bool) -> ResolvedPrior:
     """Check that everything that will be loaded is there and of a supported kind. PriorError."""
-    index = read_json(path / INDEX, f"{path} is not a diffusers model")
+    index = require_json(path / INDEX, f"{path} is not a diffusers model")
     pipeline, components = components_of(index, name)
     variants: dict[str, str | None] = {}
     weights: dict[str, int] = {}
@@ -138,7 +138,7 @@ def _check_weights(folder: Path, files: list[str], name: str) -> int:
     """How many numbers the weight files hold, all shards being there and whole."""
     for file in files:
         if file.endswith(".json"):
-            index = read_json(folder / file, f"{name} has a broken index of weights in {folder}")
+            index = require_json(folder / file, f"{name} has a broken index of weights in {folder}")
             shards = index.get("weight_map")
             if not isinstance(shards, dict):
                 raise PriorError(f"{name}: {folder / file} has no weight_map")

@@ -16,7 +16,7 @@ import transformers
 from torch import Tensor
 
 from dreamfusion.diffusion.condition import TextEmbedding
-from dreamfusion.priors.files import read_json
+from dreamfusion.priors.files import require_json
 from dreamfusion.priors.layout import INDEX
 from dreamfusion.priors.loading import load_part
 from dreamfusion.priors.reading import PromptError
@@ -219,10 +219,10 @@ def encoders_of(
 ) -> TextEncoders:
     """The text encoders of a folder, each loaded in `dtype` when it is asked."""
     problem = f"{prior.name} is broken"
-    index = read_json(prior.path / INDEX, problem)
+    index = require_json(prior.path / INDEX, problem)
     width = 0
     if "transformer" in prior.components:
-        config = read_json(prior.path / "transformer" / "config.json", problem)
+        config = require_json(prior.path / "transformer" / "config.json", problem)
         width = int(config["joint_attention_dim"])
     encoders = {k: v for k, v in prior.components.items() if k.startswith("text_encoder")}
     facts = TextFacts(

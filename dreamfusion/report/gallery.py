@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import base64
-import datetime
-import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -17,12 +13,10 @@ from urllib.parse import quote
 from dreamfusion.batch.jobs import State, find_shelf, read_json
 from dreamfusion.batch.progress import Progress, progress_of
 from dreamfusion.report import parts
-from dreamfusion.report.page import GENERATOR
+from dreamfusion.report.page import document
 from dreamfusion.runs.folder import RunFolder
 from dreamfusion.utils.atomic_write import atomic_write
-from dreamfusion.utils.version import __version__
 
-_HERE = files("dreamfusion.report")
 _SORTS = {
     "prompt": "prompt", "margin": "margin", "r1": "R@1", "fronts": "fronts", "seconds": "time",
     "seed": "seed",
@@ -73,30 +67,16 @@ def write_gallery(shelf: Path, out: Path | None = None) -> Path:
 
 def gallery(shelf: Path, items: Sequence[Item], where: Path) -> str:
     """The page as one HTML document. where: the folder that it will lie in, for its links."""
-    script = (_HERE / "gallery.js").read_text(encoding="utf-8")
-    style = (_HERE / "style.css").read_text(encoding="utf-8")
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    policy = (
-        "default-src 'none'; img-src data:; media-src data:; style-src 'unsafe-inline'; "
-        f"script-src 'sha256-{digest}'"
-    )
-    name = escape(shelf.resolve().name)
+    name = shelf.resolve().name
     states = [item.progress.state for item in items]
     counts = ", ".join(f"{states.count(state)} {state.value}" for state in State if state in states)
     options = "".join(f'<option value="{key}">{text}</option>' for key, text in _SORTS.items())
-    now = datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M")
-    return (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">{GENERATOR}\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        '<meta name="color-scheme" content="light dark">\n'
-        f'<link rel="icon" href="data:,"><title>{name}</title>\n<style>{style}</style></head>\n'
-        f'<body><header><p class="eyebrow">{counts}</p><h1>{name}</h1>{_judge(items)}</header>'
+    body = (
+        f'<header><p class="eyebrow">{counts}</p><h1>{escape(name)}</h1>{_judge(items)}</header>'
         f'<label class="quiet">Sort by <select id="sort">{options}</select></label>'
         f'<main class="gallery">{"".join(_card(item, where) for item in items)}</main>'
-        f"<footer>written by dreamfusion {__version__}, {now}</footer>\n"
-        f"<script>{script}</script></body></html>\n"
     )
+    return document(name, body, "gallery.js")
 
 
 def _judge(items: Sequence[Item]) -> str:

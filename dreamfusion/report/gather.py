@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from PIL import Image
 
+from dreamfusion.batch.jobs import read_json
 from dreamfusion.config.layers import ConfigError, sources
 from dreamfusion.config.schema import Config
 from dreamfusion.report.model import Model, ModelError, read_model
@@ -67,7 +68,7 @@ class Curve:
 
 
 @dataclass(frozen=True)
-class Run:
+class RunReport:
     """A run as a report shows it.
 
     sources: the layer that each setting has its value from, where the run says. judged: what
@@ -102,7 +103,7 @@ class Run:
         return self.curves["seconds"].values if "seconds" in self.curves else ()
 
 
-def gather(path: Path) -> Run:
+def gather(path: Path) -> RunReport:
     """Read the run in a folder. Raises RunError or ConfigError where there is none."""
     folder = find_run(path)
     try:
@@ -116,7 +117,7 @@ def gather(path: Path) -> Run:
     previews, preview_notes = _previews(folder)
     videos, video_notes = _videos(folder, has_checkpoint=checkpoint_step is not None)
     model_file, model, mesh_notes = _model(folder, has_checkpoint=checkpoint_step is not None)
-    return Run(
+    return RunReport(
         path=path,
         name=path.resolve().name,
         config=config,
@@ -128,7 +129,7 @@ def gather(path: Path) -> Run:
         videos=videos,
         model_file=model_file,
         model=model,
-        judged=_judged(folder),
+        judged=read_json(folder.path / "evaluation.json"),
         stages=_stages(folder),
         notes=(
             *_state_notes(folder, step, config.steps),
@@ -205,14 +206,6 @@ def _newest_checkpoint(folder: RunFolder) -> tuple[str | None, int | None]:
         except (OSError, ValueError, KeyError, TypeError):
             continue
     return None, None
-
-
-def _judged(folder: RunFolder) -> dict[str, Any]:
-    try:
-        found = json.loads((folder.path / "evaluation.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _stages(folder: RunFolder) -> dict[str, float]:

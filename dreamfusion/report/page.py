@@ -10,7 +10,7 @@ from html import escape
 from importlib.resources import files
 
 from dreamfusion.report import parts
-from dreamfusion.report.gather import Run, thin
+from dreamfusion.report.gather import RunReport, thin
 from dreamfusion.utils.version import __version__
 
 GENERATOR = '<meta name="generator" content="dreamfusion report">'
@@ -18,12 +18,16 @@ _HERE = files("dreamfusion.report")
 _PREVIEWS_BESIDE_OTHERS = 4
 
 
-def page(runs: Sequence[Run]) -> str:
+def page(runs: Sequence[RunReport]) -> str:
     """A report on these runs as one HTML document."""
-    body = _one(runs[0]) if len(runs) == 1 else _several(runs)
-    title = escape(" · ".join(dict.fromkeys(run.config.prompt for run in runs)))
+    title = " · ".join(dict.fromkeys(run.config.prompt for run in runs))
+    return document(title, _one(runs[0]) if len(runs) == 1 else _several(runs), "viewer.js")
+
+
+def document(title: str, body: str, script_file: str) -> str:
+    """An HTML document with our style and one script of this folder, which loads nothing."""
     style = (_HERE / "style.css").read_text(encoding="utf-8")
-    script = (_HERE / "viewer.js").read_text(encoding="utf-8")
+    script = (_HERE / script_file).read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     # Nothing may be fetched, and no script may run but ours.
     policy = (
@@ -36,13 +40,14 @@ def page(runs: Sequence[Run]) -> str:
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<meta name="color-scheme" content="light dark">\n'
-        f'<link rel="icon" href="data:,"><title>{title}</title>\n<style>{style}</style></head>\n'
+        f'<link rel="icon" href="data:,"><title>{escape(title)}</title>\n'
+        f"<style>{style}</style></head>\n"
         f"<body>{body}<footer>written by dreamfusion {__version__}, {now}</footer>\n"
         f"<script>{script}</script></body></html>\n"
     )
 
 
-def _one(run: Run) -> str:
+def _one(run: RunReport) -> str:
     turntables = parts.videos(run, run.videos[:1])
     return (
         f'<header><p class="eyebrow">{escape(run.name)}</p>'
@@ -62,7 +67,7 @@ def _one(run: Run) -> str:
     )
 
 
-def _several(runs: Sequence[Run]) -> str:
+def _several(runs: Sequence[RunReport]) -> str:
     prompts = list(dict.fromkeys(run.config.prompt for run in runs))
     title = prompts[0] if len(prompts) == 1 else f"{len(runs)} runs"
     columns = "".join(_column(run, i) for i, run in enumerate(runs))
@@ -82,7 +87,7 @@ def _several(runs: Sequence[Run]) -> str:
     )
 
 
-def _column(run: Run, i: int) -> str:
+def _column(run: RunReport, i: int) -> str:
     """A run among others; every column has the same rows, which a subgrid aligns."""
     last = parts.previews(thin(run.previews, _PREVIEWS_BESIDE_OTHERS))
     rows = (

@@ -13,7 +13,7 @@ from dreamfusion.config.layers import settings
 from dreamfusion.config.schedules import Schedule
 from dreamfusion.config.schema import Config
 from dreamfusion.report.curves import COLORS, Series, chart, number
-from dreamfusion.report.gather import Curve, Part, Preview, Run, Video
+from dreamfusion.report.gather import Curve, Part, Preview, RunReport, Video
 from dreamfusion.report.model import MOST_FACES, pack
 from dreamfusion.utils.commands import command
 from dreamfusion.utils.duration import duration as whole_seconds
@@ -42,7 +42,7 @@ METRICS = {
 _LOOKS = ("Lit", "Colour", "Clay", "Normals")
 
 
-def notes(run: Run, *parts: Part) -> str:
+def notes(run: RunReport, *parts: Part) -> str:
     """What is missing or broken in these parts, each with the command that mends it."""
     return "".join(
         f'<p class="note">{escape(note.text)}'
@@ -53,7 +53,7 @@ def notes(run: Run, *parts: Part) -> str:
     )
 
 
-def chips(run: Run) -> str:
+def chips(run: RunReport) -> str:
     """Steps, seed, prior, device, duration and version in a row."""
     state = "done" if run.done else "partial"
     facts = [
@@ -69,7 +69,7 @@ def chips(run: Run) -> str:
     return f'<ul class="chips">{"".join(facts)}</ul>'
 
 
-def viewer(run: Run, identity: str) -> str:
+def viewer(run: RunReport, identity: str) -> str:
     """The mesh, to be turned and zoomed, and its data beside it."""
     if run.model is None:
         return notes(run, "mesh")
@@ -90,7 +90,7 @@ def viewer(run: Run, identity: str) -> str:
     )
 
 
-def videos(run: Run, which: Sequence[Video]) -> str:
+def videos(run: RunReport, which: Sequence[Video]) -> str:
     """Videos that play by themselves, over and over."""
     return "".join(
         f'<figure class="video"><video controls loop muted autoplay playsinline '
@@ -100,7 +100,7 @@ def videos(run: Run, which: Sequence[Video]) -> str:
     )
 
 
-def checks(run: Run) -> str:
+def checks(run: RunReport) -> str:
     """What trimesh finds of the mesh."""
     if run.model is None:
         return ""
@@ -127,7 +127,7 @@ def judged_facts(judged: Mapping[str, Any]) -> list[tuple[str, str]]:
     return found
 
 
-def judgement(run: Run) -> str:
+def judgement(run: RunReport) -> str:
     """What `dreamfusion evaluate` found."""
     if not run.judged:
         return ""
@@ -140,7 +140,7 @@ def judgement(run: Run) -> str:
     return f'<dl class="facts">{pairs}</dl>{note}'
 
 
-def timings(run: Run) -> str:
+def timings(run: RunReport) -> str:
     """How long steps took, and all of them; and each stage of the process that finished the run."""
     seconds = run.step_seconds
     if not seconds:
@@ -168,7 +168,7 @@ def previews(shown: Iterable[Preview]) -> str:
     return f'<div class="previews">{figures}</div>' if figures else ""
 
 
-def curves(runs: Sequence[Run]) -> str:
+def curves(runs: Sequence[RunReport]) -> str:
     """A chart for every metric that changes, all runs in it, and a line on those that do not."""
     known = {name for run in runs for name in run.curves}
     names = [name for name in METRICS if name in known] + sorted(known - set(METRICS))
@@ -189,7 +189,7 @@ def curves(runs: Sequence[Run]) -> str:
     return f'<div class="curves">{"".join(charts)}</div>{same}' if charts or same else ""
 
 
-def own_settings(run: Run) -> str:
+def own_settings(run: RunReport) -> str:
     """The settings that differ from the defaults and where they come from; below, folded, all
     others."""
     defaults = {name: value for name, value, _ in settings(Config())}
@@ -215,7 +215,7 @@ def own_settings(run: Run) -> str:
     )
 
 
-def compared_settings(runs: Sequence[Run]) -> str:
+def compared_settings(runs: Sequence[RunReport]) -> str:
     """The settings in which runs differ, a column for each, and below, folded, all others."""
     defaults = {name: value for name, value, _ in settings(Config())}
     each = [{name: value for name, value, _ in settings(run.config)} for run in runs]
@@ -243,7 +243,7 @@ def compared_settings(runs: Sequence[Run]) -> str:
     )
 
 
-def again(run: Run) -> str:
+def again(run: RunReport) -> str:
     """The command that makes a run with the same settings."""
     return command("train", run.config.prompt, "--config", run.path / "config.yaml")
 
@@ -267,7 +267,7 @@ def _chip(name: str, value: str) -> str:
     return f"<li><span>{escape(name)}</span> {escape(value)}</li>"
 
 
-def _series(i: int, run: Run, curve: Curve) -> Series:
+def _series(i: int, run: RunReport, curve: Curve) -> Series:
     return Series(run.name, i, curve.steps, curve.values)
 
 

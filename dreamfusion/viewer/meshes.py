@@ -9,17 +9,9 @@ from dreamfusion.mesh.extract import Mesh
 from dreamfusion.mesh.formats import glb_bytes, put_back, read_glb
 from dreamfusion.mesh.provenance import read_provenance
 from dreamfusion.mesh.texture import TexturedMesh
-from dreamfusion.scenes.base import Scene
+from dreamfusion.runs.checkpoint import SavedScene
 
 EXTRACT_RESOLUTION = 80  # a second or two on two cores, at any threshold
-
-
-@dataclass(frozen=True)
-class Subject:
-    """What is looked at: a scene, as it is after `step` steps."""
-
-    step: int
-    scene: Scene
 
 
 @dataclass(frozen=True)
@@ -37,11 +29,11 @@ class ShownMesh:
 
 
 def extracted(
-    subject: Subject, threshold: float | None, resolution: int = EXTRACT_RESOLUTION
+    saved: SavedScene, threshold: float | None, resolution: int = EXTRACT_RESOLUTION
 ) -> tuple[ShownMesh, float | None]:
     """The scene's surface at a density, coloured at its vertices; and that density, which is found
     where None. Raises MeshError."""
-    surface = subject.scene.surface(resolution=resolution, threshold=threshold)
+    surface = saved.scene.surface(resolution=resolution, threshold=threshold)
     if isinstance(surface, TexturedMesh):
         name = f"{len(surface.faces)} faces"
         return ShownMesh(glb_bytes(surface), (0.0, 0.0, 0.0), surface, name), None

@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterable, Iterator
 
 from dreamfusion.config.schema import Config
 from dreamfusion.graphics.cameras import show_cameras
-from dreamfusion.runs.checkpoint import CheckpointError
+from dreamfusion.runs.checkpoint import CheckpointError, SavedScene
 from dreamfusion.runs.folder import RunFolder
 from dreamfusion.training.state import TrainState
 from dreamfusion.training.trainer import StepMetrics
 from dreamfusion.utils.devices import choose_device
 from dreamfusion.viewer.follow import Follower, last_metrics
-from dreamfusion.viewer.meshes import Subject, read_model
+from dreamfusion.viewer.meshes import read_model
 from dreamfusion.viewer.page import Page
 from dreamfusion.viewer.stage import Stage
 
@@ -34,10 +34,10 @@ def serve_run(page: Page, run: RunFolder, *, stop: Callable[[], bool] = lambda: 
     shown, looked = -1, float("-inf")
     while not stop():
         if time.monotonic() - looked >= LOOK_SECONDS:
-            state = follower.newer()
-            if state is not None:
-                shown = state.step
-                stage.show(Subject(state.step, state.scene))
+            saved = follower.newer()
+            if saved is not None:
+                shown = saved.step
+                stage.show(saved)
             elif shown < 0 and follower.problem:
                 raise CheckpointError(follower.problem)
             page.offer_previews(run.preview_files())
@@ -74,7 +74,7 @@ def watch(
             page.offer_previews(run.preview_files())
             told = now
         if now >= idle_until:
-            stage.show(Subject(state.step, state.scene.averaged))
+            stage.show(SavedScene(state.step, state.scene.averaged))
             if stage.work():
                 spent = clock() - now
                 idle_until = clock() + spent * (1 / SHARE - 1)

@@ -22,9 +22,10 @@ from dreamfusion.config.schema import Config
 from dreamfusion.graphics.media import to_bytes
 from dreamfusion.graphics.shading import over
 from dreamfusion.mesh.renderer import render_mesh
+from dreamfusion.runs.checkpoint import SavedScene
 from dreamfusion.scenes.base import render_image
 from dreamfusion.utils.errors import UserError
-from dreamfusion.viewer.meshes import ShownMesh, Subject, extracted
+from dreamfusion.viewer.meshes import ShownMesh, extracted
 from dreamfusion.viewer.pose import Pose, cameras_of
 
 Kind = Literal["nerf", "mesh"]
@@ -96,7 +97,7 @@ class Stage:
     ) -> None:
         self._screen, self._config, self._clock = screen, config, clock
         self._rest_seconds, self._own_model = rest_seconds, own_model
-        self._subject: Subject | None = None
+        self._saved: SavedScene | None = None
         self._visits: dict[int, _Visit] = {}
         self._choice, self._chosen_at = Choice(), -math.inf
         self._mesh: ShownMesh | None = None
@@ -105,9 +106,9 @@ class Stage:
         self._threshold: tuple[int, float | None] | None = None
         self._rates: dict[Kind, float] = {}
 
-    def show(self, subject: Subject) -> None:
+    def show(self, saved: SavedScene) -> None:
         """Look at this scene from now on; one of another step counts as changed."""
-        self._subject = subject
+        self._saved = saved
 
     def work(self) -> bool:
         """Do the most urgent piece of work; False where there was none.
@@ -115,7 +116,7 @@ class Stage:
         First a rough picture for whoever has an outdated one, then the mesh, then sharper pictures
         for those who stand still.
         """
-        if self._subject is None:
+        if self._saved is None:
             return False
         now = self._clock()
         self._notice(now)
@@ -139,10 +140,10 @@ class Stage:
 
     def _key(self, visit: _Visit) -> tuple[object, ...]:
         """Of what a visitor's picture is to be."""
-        choice, subject = self._choice, self._subject
-        assert subject is not None
+        choice, saved = self._choice, self._saved
+        assert saved is not None
         if choice.kind == "nerf":
-            return visit.pose, "nerf", choice.mode, subject.step
+            return visit.pose, "nerf", choice.mode, saved.step
         if choice.mode == "color" or self._mesh is None:  # the scene shows it on a plain page
             return ("plain",)
         return visit.pose, "mesh", choice.mode, self._mesh_key
@@ -194,13 +195,13 @@ class Stage:
         self._rates[self._choice.kind] = 3e4 if before is None else 0.5 * (before + rate)
 
     def _picture(self, pose: Pose, height: int, width: int) -> Tensor:
-        camera, mode, subject = cameras_of(pose), self._choice.mode, self._subject
-        assert subject is not None
+        camera, mode, saved = cameras_of(pose), self._choice.mode, self._saved
+        assert saved is not None
         if self._choice.kind == "mesh" and self._mesh is not None:
             rgba = render_mesh(self._mesh.mesh, camera, height=height, width=width, mode=mode)
         else:
             rgba = render_image(
-                subject.scene,
+                saved.scene,
                 camera,
                 height=height,
                 width=width,
@@ -219,15 +220,15 @@ class Stage:
 
     def _new_mesh(self, now: float) -> bool:
         """Extract the mesh that is wanted, once its threshold has stopped moving."""
-        subject = self._subject
-        assert subject is not None
-        key = (subject.step, self._choice.octaves)
+        saved = self._saved
+        assert saved is not None
+        key = (saved.step, self._choice.octaves)
         waiting = now - self._chosen_at < DEBOUNCE
         if self._choice.kind != "mesh" or key == self._mesh_key or waiting:
             return False
         self._screen.say("making the mesh …")
         try:
-            self._mesh = self._wanted_mesh(subject)
+            self._mesh = self._wanted_mesh(saved)
             self._screen.say(self._mesh.name)
         except UserError as error:
             self._mesh = None
@@ -236,20 +237,20 @@ class Stage:
         self._stand_mesh()
         return True
 
-    def _wanted_mesh(self, subject: Subject) -> ShownMesh:
+    def _wanted_mesh(self, saved: SavedScene) -> ShownMesh:
         octaves = self._choice.octaves
-        model = self._own_model(subject.step) if octaves == 0.0 else None
+        model = self._own_model(saved.step) if octaves == 0.0 else None
         if model is not None:
             return model
         known = self._threshold
-        if known is None or known[0] != subject.step:
-            mesh, found = extracted(subject, None)
-            self._threshold = known = subject.step, found
+        if known is None or known[0] != saved.step:
+            mesh, found = extracted(saved, None)
+            self._threshold = known = saved.step, found
             if octaves == 0.0 or found is None:
                 return mesh
         if known[1] is None:  # this scene has no density
-            return extracted(subject, None)[0]
-        return extracted(subject, known[1] * 2.0**octaves)[0]
+            return extracted(saved, None)[0]
+        return extracted(saved, known[1] * 2.0**octaves)[0]
 
     def _stand_mesh(self) -> None:
         """Show the mesh in the scene where it is wanted in colour; hide it elsewhere."""
