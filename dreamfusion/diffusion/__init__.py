@@ -1,1 +1,1 @@
-"""The judge: diffusion models, Score Distillation Sampling, and views put into words."""
+"""The mathematics of a diffusion model: conditions, noising, predictions, guidance."""

@@ -12,7 +12,7 @@ KEY = "dreamfusion"
 @dataclass(frozen=True)
 class Provenance:
     """step: of the run. moved_from: the point of the scene that became the model's origin.
-    psnr_db, silhouette_iou: how far the model looks like the scene, see `meshcheck.Agreement`;
+    psnr_db, silhouette_iou: how far the model looks like the scene, see `compare.Agreement`;
     None where that was not measured.
     """
 

@@ -34,7 +34,7 @@ def render_mesh(
 ) -> Tensor:
     """RGBA pictures (n, height, width, 4) of a mesh in the scene's frame, on the CPU.
 
-    Modes, light and alpha are those of `renderer.render_image`, so that the two can be compared.
+    Modes, light and alpha are those of `scenes.base.render_image`, so that the two can be compared.
     supersample: samples along each side of a pixel, averaged.
     """
     if mode not in IMAGE_MODES:

@@ -85,7 +85,7 @@ class _ScaleBack(torch.autograd.Function):
 
 
 class DiffusionPrior:
-    """What SDS needs of a model: see `diffusion.NoisePredictor`; and text embeddings.
+    """What SDS needs of a model: see `priors.base.Prior`.
 
     A pixel model denoises the picture itself, a latent one what its autoencoder makes of it. The
     denoiser is a U-Net or a transformer. Nothing in any of them requires gradients.

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dreamfusion.toyworld.parts import (
+    BOX,
     CONE,
     ELLIPSOID,
     FRUSTUM,
@@ -28,6 +29,9 @@ from dreamfusion.utils.compiling import compiled
 # Columns of a part table: kind, carve, blend, colour, centre (3), rotation (9), params (5), and the
 # radius of a sphere around the centre that holds the part.
 _KIND, _CARVE, _BLEND, _COLOR, _CENTRE, _ROTATION, _PARAMS, _RADIUS = 0, 1, 2, 3, 4, 7, 16, 21
+# Sphere tracing: most steps, share of the distance that a step goes (blends overestimate it),
+# distance of a hit, and of the points that a normal is taken from; scene units.
+_TRACE_STEPS, _TRACE_SHARE, _HIT_DISTANCE, _NORMAL_EPSILON = 160, 0.9, 1e-3, 2e-3
 
 
 def part_table(parts: Sequence[Part], color_of: dict[str, int]) -> NDArray[np.float32]:
@@ -78,18 +82,25 @@ def _frustum_2d(q: float, y: float, h: float, r1: float, r2: float) -> float:
 
 @compiled(fastmath=True, error_model="numpy")
 def _primitive(row: NDArray[np.float32], x: float, y: float, z: float) -> float:
-    dx, dy, dz = x - row[4], y - row[5], z - row[6]
-    kind = int(row[0])
-    a, b, c, d, e = row[16], row[17], row[18], row[19], row[20]
-    if kind == 3:  # limb: no rotation, its end point gives the direction
+    dx, dy, dz = x - row[_CENTRE], y - row[_CENTRE + 1], z - row[_CENTRE + 2]
+    kind = int(row[_KIND])
+    a, b, c, d, e = (
+        row[_PARAMS],
+        row[_PARAMS + 1],
+        row[_PARAMS + 2],
+        row[_PARAMS + 3],
+        row[_PARAMS + 4],
+    )
+    if kind == LIMB:  # no rotation, its end point gives the direction
         t = (dx * a + dy * b + dz * c) / max(a * a + b * b + c * c, 1e-12)
         t = min(max(t, 0.0), 1.0)
         gx, gy, gz = dx - t * a, dy - t * b, dz - t * c
         return math.sqrt(gx * gx + gy * gy + gz * gz) - (d + t * (e - d))
-    px = row[7] * dx + row[8] * dy + row[9] * dz
-    py = row[10] * dx + row[11] * dy + row[12] * dz
-    pz = row[13] * dx + row[14] * dy + row[15] * dz
-    if kind == 0:
+    r = row[_ROTATION:_PARAMS]
+    px = r[0] * dx + r[1] * dy + r[2] * dz
+    py = r[3] * dx + r[4] * dy + r[5] * dz
+    pz = r[6] * dx + r[7] * dy + r[8] * dz
+    if kind == ELLIPSOID:
         ux, uy, uz = px / a, py / b, pz / c
         k0 = math.sqrt(ux * ux + uy * uy + uz * uz)
         vx, vy, vz = ux / a, uy / b, uz / c
@@ -97,20 +108,20 @@ def _primitive(row: NDArray[np.float32], x: float, y: float, z: float) -> float:
         if k1 < 1e-9:
             return -min(a, min(b, c))
         return k0 * (k0 - 1.0) / k1
-    if kind == 1:
+    if kind == BOX:
         qx, qy, qz = abs(px) - a + d, abs(py) - b + d, abs(pz) - c + d
         ox, oy, oz = max(qx, 0.0), max(qy, 0.0), max(qz, 0.0)
         return math.sqrt(ox * ox + oy * oy + oz * oz) + min(max(qx, max(qy, qz)), 0.0) - d
-    if kind == 2:
+    if kind == CONE:
         q = math.sqrt(px * px + pz * pz)
         return _frustum_2d(q, py, a - d, max(b - d, 0.0), max(c - d, 0.0)) - d
-    if kind == 4:
+    if kind == TORUS:
         q = math.sqrt(px * px + pz * pz) - a
         return math.sqrt(q * q + py * py) - b
-    if kind == 5:
+    if kind == FRUSTUM:
         q = max(abs(px), abs(pz) / e)
         return (_frustum_2d(q, py, a - d, max(b - d, 0.0), max(c - d, 0.0)) - d) * min(1.0, e)
-    flat = _frustum_2d(abs(px), py, a, b, c)
+    flat = _frustum_2d(abs(px), py, a, b, c)  # a wedge
     return max(flat, abs(pz) - d)
 
 
@@ -122,22 +133,22 @@ def _distance(table: NDArray[np.float32], x: float, y: float, z: float) -> tuple
     nearest = 1e9
     for i in range(table.shape[0]):
         row = table[i]
-        carve = row[1] > 0.5
+        carve = row[_CARVE] > 0.5
         # Beyond it the part can change nothing.
-        far = row[21] if carve else nearest + row[2] + row[21]
-        ex, ey, ez = x - row[4], y - row[5], z - row[6]
+        far = row[_RADIUS] if carve else nearest + row[_BLEND] + row[_RADIUS]
+        ex, ey, ez = x - row[_CENTRE], y - row[_CENTRE + 1], z - row[_CENTRE + 2]
         if far > 0.0 and ex * ex + ey * ey + ez * ez > far * far:
             continue
         d = _primitive(row, x, y, z)
         if carve:
             if -d > best:
                 best = nearest = -d
-                color = int(row[3])
+                color = int(row[_COLOR])
             continue
         if d < nearest:
             nearest = d
-            color = int(row[3])
-        k = row[2]
+            color = int(row[_COLOR])
+        k = row[_BLEND]
         if k > 0.0 and best < 1e8:
             h = max(k - abs(best - d), 0.0) / k
             best = min(best, d) - h * h * k * 0.25
@@ -186,31 +197,30 @@ def _trace(
         far = -b + root
         hit = False
         color = 0
-        for _ in range(160):
+        for _ in range(_TRACE_STEPS):
             x = (ox + t * vx) / scale[0] + centre[0]
             y = (oy + t * vy) / scale[1] + centre[1]
             z = (oz + t * vz) / scale[2] + centre[2]
             d, color = _distance(table, x, y, z)
             d *= shrink
-            if d < 1e-3:
+            if d < _HIT_DISTANCE:
                 hit = True
                 break
-            t += 0.9 * d
+            t += _TRACE_SHARE * d
             if t > far:
                 break
         if not hit:
             continue
         depth[i] = t
         colors[i] = color
-        eps = 2e-3
         nx, ny, nz = 0.0, 0.0, 0.0
         for k in range(4):  # the four corners of a tetrahedron
             sx = 1.0 if k == 0 or k == 3 else -1.0
             sy = 1.0 if k == 1 or k == 3 else -1.0
             sz = 1.0 if k == 2 or k == 3 else -1.0
-            x = (ox + t * vx + eps * sx) / scale[0] + centre[0]
-            y = (oy + t * vy + eps * sy) / scale[1] + centre[1]
-            z = (oz + t * vz + eps * sz) / scale[2] + centre[2]
+            x = (ox + t * vx + _NORMAL_EPSILON * sx) / scale[0] + centre[0]
+            y = (oy + t * vy + _NORMAL_EPSILON * sy) / scale[1] + centre[1]
+            z = (oz + t * vz + _NORMAL_EPSILON * sz) / scale[2] + centre[2]
             d, _c = _distance(table, x, y, z)
             nx += sx * d
             ny += sy * d

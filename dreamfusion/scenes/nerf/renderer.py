@@ -91,7 +91,7 @@ def render(
 ) -> RenderOutput:
     """Render rays of batch shape (views, ...) or (views,); differentiable in field and background.
 
-    background: see `background.Background`. lighting: unlit where None. with_normals: composite
+    background: see `LearnedBackground`. lighting: unlit where None. with_normals: composite
     normals for "albedo" too. generator: jitters the samples, or one for each view; None puts them
     in the middle of their steps.
     options: distance of samples, the transmittance at which rays end, and what marches and

@@ -1,11 +1,11 @@
-"""Ray marching and compositing by nerfacc's kernels (Li et al. 2023, "NerfAcc"), for CUDA."""
+"""Ray marching by nerfacc's kernels (Li et al. 2023, "NerfAcc"), for CUDA."""
 
 from __future__ import annotations
 
 import math
 
 import torch
-from nerfacc import render_weight_from_density, traverse_grids
+from nerfacc import traverse_grids
 from torch import Tensor
 
 from dreamfusion.scenes.nerf.occupancy import OccupancyGrid
@@ -33,7 +33,7 @@ def march_nerfacc(
     """As `ray_marching.march_rays`, for finite float32 tensors on one CUDA device.
 
     nerfacc adds step to step, so distances are the reference's but for rounding, and a sample on
-    the border of two cells may fall to either. It knows no bound: that is heeded afterwards.
+    the border of two cells may fall to either. It knows no bound; the bound is applied afterwards.
     """
     near, far = box_interval(origins, directions)
     box = torch.tensor([[-1.0, -1.0, -1.0, 1.0, 1.0, 1.0]], device=origins.device)
@@ -62,20 +62,3 @@ def march_nerfacc(
     bound = occupancy.density_lower_bound(positions).double().clamp(max=2.0 * limit + 1.0)
     before = torch.nn.functional.pad(bound.cumsum(0), (1, 0))
     return samples.select(before[:-1] - before[offsets[ray_index]] <= limit)
-
-
-def weights_nerfacc(density: Tensor, samples: Samples) -> tuple[Tensor, Tensor, Tensor]:
-    """Weights, transmittance and final transmittance as in `volume.RayWeights`, for at least one
-    sample."""
-    # Only lengths matter. Differences of distances would lose digits.
-    start = torch.zeros_like(density)
-    weights, transmittance, _ = render_weight_from_density(
-        start,
-        start + samples.step,
-        density,
-        ray_indices=samples.ray_index,
-        n_rays=samples.n_rays,
-    )
-    depth = density.new_zeros(samples.n_rays)
-    depth = depth.index_add(0, samples.ray_index, density * samples.step)
-    return weights, transmittance, torch.exp(-depth)

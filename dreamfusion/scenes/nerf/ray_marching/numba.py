@@ -115,7 +115,7 @@ def march_numba(
     step: float,
     max_depth: float,
 ) -> Samples:
-    """As `sampling.march_rays`, for finite float32 tensors on the CPU."""
+    """As `ray_marching.march_rays`, for finite float32 tensors on the CPU."""
     n = origins.shape[0]
     occupied = occupancy.occupied.contiguous().numpy()
     rays = (

@@ -34,16 +34,6 @@ class Samples:
         """Number of rays, with those that have no sample."""
         return self.offsets.shape[0] - 1
 
-    @property
-    def t_start(self) -> Tensor:
-        """(m,) where each interval starts."""
-        return self.t - self.step / 2
-
-    @property
-    def t_end(self) -> Tensor:
-        """(m,) where each interval ends."""
-        return self.t + self.step / 2
-
     def select(self, keep: Tensor) -> Samples:
         """Only the samples where `keep` (m,) is True; the rays stay n."""
         kept = torch.zeros(len(self) + 1, dtype=torch.int64, device=keep.device)

@@ -93,7 +93,7 @@ def march_triton(
     step: float,
     max_depth: float,
 ) -> Samples:
-    """As `sampling.march_rays`, for finite float32 tensors on one CUDA device (under
+    """As `ray_marching.march_rays`, for finite float32 tensors on one CUDA device (under
     TRITON_INTERPRET=1 on any)."""
     n = origins.shape[0]
     device = origins.device

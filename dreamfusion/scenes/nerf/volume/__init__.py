@@ -15,14 +15,13 @@ from dreamfusion.utils.backends import Operation, check_close, choose
 
 @dataclass(frozen=True)
 class RayWeights:
-    """weights (m,): share of each sample in its pixel; transmittance (m,): light that reaches the
-    sample's interval, before it; final_transmittance (n,): light that passes the whole ray.
+    """weights (m,): share of each sample in its pixel; final_transmittance (n,): light that passes
+    the whole ray.
 
     For each ray, the sum of weights plus final_transmittance is 1.
     """
 
     weights: Tensor
-    transmittance: Tensor
     final_transmittance: Tensor
 
 
@@ -33,7 +32,8 @@ def _numba() -> Callable[..., Any]:
 
 
 def _nerfacc() -> Callable[..., Any]:
-    from dreamfusion.scenes.nerf.ray_marching.nerfacc import require_extension, weights_nerfacc
+    from dreamfusion.scenes.nerf.ray_marching.nerfacc import require_extension
+    from dreamfusion.scenes.nerf.volume.nerfacc import weights_nerfacc
 
     require_extension()
     return weights_nerfacc
@@ -83,8 +83,7 @@ def render_weights(
     """
     n_rays = samples.n_rays
     if len(samples) == 0:
-        empty = density * 1.0
-        return RayWeights(empty, empty, density.new_ones(n_rays) + density.sum())
+        return RayWeights(density * 1.0, density.new_ones(n_rays) + density.sum())
     chosen = compositing_backend(backend, density.device.type, density.dtype)
     if chosen != "reference":
         return RayWeights(*COMPOSITING.kernels[chosen]()(density, samples))
@@ -109,7 +108,7 @@ def render_weights(
     rays = torch.arange(n_rays, device=density.device)
     hit_rays = rays.new_empty(n_hit + 1).scatter_(0, torch.where(hit, slot, n_hit), rays)[:-1]
     final = density.new_ones(n_rays).index_copy(0, hit_rays, torch.exp(-depth[:, -1]))
-    return RayWeights(weights, transmittance, final)
+    return RayWeights(weights, final)
 
 
 def accumulate(weights: Tensor, values: Tensor, samples: Samples) -> Tensor:

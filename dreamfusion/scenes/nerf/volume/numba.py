@@ -39,35 +39,31 @@ def _backward(  # type: ignore[no-untyped-def]
     transmittance,
     final,
     grad_weights,
-    grad_transmittance,
     grad_final,
     grad_density,
 ):
-    """With x_i = sigma_i delta: dw_i/dx_i = T_{i+1}; dw_j/dx_i = -w_j and dT_j/dx_i = -T_j for
-    j > i, for the final transmittance too."""
+    """With x_i = sigma_i delta: dw_i/dx_i = T_{i+1}; dw_j/dx_i = -w_j for j > i, and so for the
+    final transmittance."""
     for ray in range(start, stop):
         after = final[ray]
         behind = grad_final[ray] * after
         for i in range(offsets[ray + 1] - 1, offsets[ray] - 1, -1):
             grad_density[i] = step * (grad_weights[i] * after - behind)
-            behind += grad_weights[i] * weights[i] + grad_transmittance[i] * transmittance[i]
+            behind += grad_weights[i] * weights[i]
             after = transmittance[i]
 
 
 class _Weights(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, density: Tensor, samples: Samples) -> tuple[Tensor, Tensor, Tensor]:
-        outputs = (
-            torch.empty_like(density),
-            torch.empty_like(density),
-            density.new_empty(samples.n_rays),
-        )
-        arrays = [output.numpy() for output in outputs]
+    def forward(ctx: Any, density: Tensor, samples: Samples) -> tuple[Tensor, Tensor]:
+        weights, transmittance = torch.empty_like(density), torch.empty_like(density)
+        final = density.new_empty(samples.n_rays)
+        arrays = [weights.numpy(), transmittance.numpy(), final.numpy()]
         inputs = (density.numpy(), samples.offsets.numpy(), np.float32(samples.step))
         run_pieces(_forward, samples.n_rays, *inputs, *arrays, at_least=256)
-        ctx.save_for_backward(samples.offsets, *outputs)
+        ctx.save_for_backward(samples.offsets, weights, transmittance, final)
         ctx.step = samples.step
-        return outputs
+        return weights, final
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -80,7 +76,6 @@ class _Weights(torch.autograd.Function):
         return grad_density, None
 
 
-def weights_numba(density: Tensor, samples: Samples) -> tuple[Tensor, Tensor, Tensor]:
-    """Weights, transmittance and final transmittance as in `volume.RayWeights`, for float32
-    tensors on the CPU."""
+def weights_numba(density: Tensor, samples: Samples) -> tuple[Tensor, Tensor]:
+    """Weights and final transmittance as in `volume.RayWeights`, for float32 tensors on the CPU."""
     return _Weights.apply(density.contiguous(), samples)

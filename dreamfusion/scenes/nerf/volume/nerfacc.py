@@ -1,0 +1,25 @@
+"""Compositing by nerfacc's kernels, for CUDA."""
+
+from __future__ import annotations
+
+import torch
+from nerfacc import render_weight_from_density
+from torch import Tensor
+
+from dreamfusion.scenes.nerf.ray_marching import Samples
+
+
+def weights_nerfacc(density: Tensor, samples: Samples) -> tuple[Tensor, Tensor]:
+    """Weights and final transmittance as in `volume.RayWeights`, for at least one sample."""
+    # Only lengths matter. Differences of distances would lose digits.
+    start = torch.zeros_like(density)
+    weights, _, _ = render_weight_from_density(
+        start,
+        start + samples.step,
+        density,
+        ray_indices=samples.ray_index,
+        n_rays=samples.n_rays,
+    )
+    depth = density.new_zeros(samples.n_rays)
+    depth = depth.index_add(0, samples.ray_index, density * samples.step)
+    return weights, torch.exp(-depth)
