@@ -54,8 +54,8 @@ def load_part(
         return part
     where = f"{prior.name}: its {component} in {path}"
     if missing:
-        files = [path / name for name in prior.files[component]]
-        raise _incomplete(where, sorted(missing), weight_names(files))
+        found = weight_names([path / name for name in prior.files[component]])
+        raise _incomplete(where, sorted(missing), found)
     _require_finite(where, part)
     # Without accelerate, diffusers looks at the first tensor alone to see what is in a file.
     # Transformers converts by itself, and leaves in float32 what T5 would overflow in.
