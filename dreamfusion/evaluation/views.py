@@ -14,7 +14,6 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -30,11 +29,11 @@ from dreamfusion.graphics.media import contact_sheet, write_png
 from dreamfusion.graphics.shading import over
 from dreamfusion.priors import DiffusionPrior
 from dreamfusion.priors.sampling import sample_images
+from dreamfusion.priors.view_prompts import view_prompts
 from dreamfusion.runs.checkpoint import load_scene
 from dreamfusion.runs.folder import RunFolder
 from dreamfusion.scenes.base import render_image
 from dreamfusion.toyworld import NOUNS, make_object, view
-from dreamfusion.toyworld.language import SHADING_WORDS, TEMPLATE, azimuth_word, elevation_word
 from dreamfusion.toyworld.objects import PALETTE_TABLE
 from dreamfusion.toyworld.render import downsample
 
@@ -109,16 +108,8 @@ def named(judge: ToyJudge, noun: str, images: Tensor, true: Tensor) -> Named:
 def samples_of(prior: DiffusionPrior, noun: str) -> Tensor:
     """What the prior draws for a noun from all views: (VIEWS, SIZE, SIZE, 3)."""
     cameras = cameras_of()
-    places = zip(cameras.azimuth_deg.tolist(), cameras.elevation_deg.tolist(), strict=True)
-    texts = [
-        TEMPLATE.format(
-            prompt=noun,
-            azimuth=azimuth_word(azimuth),
-            elevation=elevation_word(elevation),
-            shading=SHADING_WORDS["albedo"],
-        )
-        for azimuth, elevation in places
-    ]
+    azimuths, elevations = cameras.azimuth_deg.tolist(), cameras.elevation_deg.tolist()
+    texts = view_prompts(prior.card.vocabulary, noun, azimuths, elevations)
     images = sample_images(
         prior,
         prior.encode_text(texts),
@@ -138,50 +129,34 @@ def scene_images(run: RunFolder) -> Tensor:
     return downsample(over(rgba, torch.tensor(BACKGROUND)), SUPERSAMPLE)
 
 
-def summary(found: dict[str, Named], sided: list[str]) -> dict[str, Any]:
-    """Means over nouns: shares in [0, 1], PSNR in dB; `sided`: whose sides count."""
-
-    def mean(what: str, nouns: list[str], views: slice) -> float:
-        return float(np.mean([getattr(found[n], what)[views].float().mean() for n in nouns]))
-
-    nouns, whole = list(found), slice(None)
-    counted = [noun for noun in sided if noun in found]
-    out: dict[str, Any] = {"nouns": len(nouns)}
-    for what in ("noun", "color", "psnr"):
-        out[what] = mean(what, nouns, whole)
-    out["side"] = mean("side", counted, whole) if counted else None
-    for i, elevation in enumerate(ELEVATIONS):
-        views = slice(i * AZIMUTHS, (i + 1) * AZIMUTHS)
-        out[f"noun at {elevation:.0f} deg"] = mean("noun", nouns, views)
-        out[f"psnr at {elevation:.0f} deg"] = mean("psnr", nouns, views)
+def means(found: dict[str, Named], sided: list[str]) -> dict[str, float | None]:
+    """Means over nouns: shares in [0, 1], PSNR in dB; None where there is nothing to count. sided:
+    whose sides count."""
+    counted = {"side": [found[noun] for noun in sided if noun in found]}
+    out: dict[str, float | None] = {}
+    for what in ("noun", "color", "side", "psnr"):
+        values = [getattr(one, what).float() for one in counted.get(what, list(found.values()))]
+        out[what] = float(torch.stack(values).mean()) if values else None
     return out
 
 
 def table(columns: dict[str, dict[str, Named]], sided: list[str]) -> str:
     """Markdown: a row for each noun, the worst first by the last column's PSNR, and means."""
-    heads = ["| noun |", "|---|"]
-    for name in columns:
-        heads[0] += f" {name}: noun | colour | side | PSNR, dB |"
-        heads[1] += "---|---|---|---|"
-    last = list(columns.values())[-1]
 
-    def cells(found: Named | None, side: bool) -> str:
-        if found is None:
-            return " | | | |"
-        share = [f"{float(x.float().mean()):.0%}" for x in (found.noun, found.color, found.side)]
-        share[2] = share[2] if side else "-"
-        return f" {' | '.join(share)} | {float(found.psnr.mean()):.1f} |"
+    def row(name: str, *groups: dict[str, Named]) -> str:
+        cells = [name]
+        for figures in (means(group, sided) for group in groups):
+            share = (figures["noun"], figures["color"], figures["side"])
+            cells += ["-" if value is None else f"{value:.1%}" for value in share]
+            cells.append("-" if figures["psnr"] is None else f"{figures['psnr']:.1f}")
+        return f"| {' | '.join(cells)} |"
 
-    lines = heads
-    for noun in sorted(last, key=lambda n: float(last[n].psnr.mean())):
-        row = "".join(cells(found.get(noun), noun in sided) for found in columns.values())
-        lines.append(f"| {noun} |{row}")
-    means = ""
-    for found in columns.values():
-        one = summary(found, sided)
-        side = "-" if one["side"] is None else f"{one['side']:.1%}"
-        means += f" {one['noun']:.1%} | {one['color']:.1%} | {side} | {one['psnr']:.1f} |"
-    return "\n".join([*lines, f"| **mean** |{means}"]) + "\n"
+    heads = [f"{name}: noun | colour | side | PSNR, dB" for name in columns]
+    *_, last = columns.values()
+    lines = [f"| noun | {' | '.join(heads)} |", "|---|" + "---|" * (4 * len(columns))]
+    for noun in sorted(last, key=lambda noun: float(last[noun].psnr.mean())):
+        lines.append(row(noun, *({noun: found[noun]} for found in columns.values())))
+    return "\n".join([*lines, row("**mean**", *columns.values())]) + "\n"
 
 
 def validate(
@@ -208,7 +183,7 @@ def validate(
     sided = [n for n, one in columns["true"].items() if float(one.side.float().mean()) >= SURE]
     text = table(columns, sided)
     (out / "table.md").write_text(text, encoding="utf-8")
-    figures = {name: summary(found, sided) for name, found in columns.items() if found}
+    figures = {name: means(found, sided) for name, found in columns.items()}
     (out / "summary.json").write_text(json.dumps({"sided": sided, **figures}, indent=1) + "\n")
     for name, of_noun in images.items():
         if of_noun:

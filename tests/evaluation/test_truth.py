@@ -9,8 +9,13 @@ import pytest
 import torch
 
 from dreamfusion.cli.app import main
+from dreamfusion.config.layers import build_config
+from dreamfusion.evaluation import rows
 from dreamfusion.evaluation.evaluate import Evaluation
-from dreamfusion.evaluation.rows import Row, mesh_figures
+from dreamfusion.evaluation.judges import ToyJudge
+from dreamfusion.evaluation.pictures import NothingToSee
+from dreamfusion.evaluation.rows import Row, judge_run, mesh_figures
+from dreamfusion.evaluation.subjects import Subject
 from dreamfusion.evaluation.summary import summarise
 from dreamfusion.evaluation.table import as_json, for_terminal
 from dreamfusion.evaluation.truth import (
@@ -23,6 +28,8 @@ from dreamfusion.evaluation.truth import (
 )
 from dreamfusion.mesh.extract import Mesh
 from dreamfusion.mesh.formats import write_mesh
+from dreamfusion.runs.checkpoint import SavedScene
+from dreamfusion.runs.folder import create_run
 from dreamfusion.toyworld import NOUNS, make_object
 from dreamfusion.toyworld.language import held_out_pairs
 
@@ -80,6 +87,19 @@ def test_a_mesh_on_disk_is_compared_where_its_scene_has_it(tmp_path):
     assert "iou" not in mesh_figures(tmp_path / "model.glb")
 
 
+@pytest.mark.parametrize(("done", "iou"), [(8, 0.0), (4, None)])
+def test_a_finished_run_without_a_mesh_overlaps_nothing(tmp_path, monkeypatch, done, iou):
+    def empty(*arguments, **options):
+        raise NothingToSee("the scene is empty")
+
+    run = create_run(tmp_path / "run")
+    run.write_config(build_config({"prompt": "a red mug", "steps": 8}))
+    monkeypatch.setattr(rows, "load_scene", lambda *_: SavedScene(done, None))
+    monkeypatch.setattr(rows, "pictures_of", empty)
+    (row,) = judge_run(Subject(run, "a red mug", 0), [(ToyJudge("toy"), [])], truth=True)
+    assert row.iou == iou and row.reason.startswith("the scene is empty; there is no mesh")
+
+
 def test_half_of_the_measured_prompts_are_held_out(capsys):
     held = [pair for pair in PAIRS if pair in held_out_pairs()]
     assert len(PAIRS) >= 24
@@ -93,13 +113,13 @@ def test_half_of_the_measured_prompts_are_held_out(capsys):
 
 def test_tables_and_means_hold_what_was_compared():
     common = {"seed": 0, "variant": "", "judge": "toy", "revision": "x", "views": 8}
-    rows = [
+    both = [
         Row("a", "a corgi", iou=0.8, color_error=0.1, held_out=False, **common),
         Row("b", "a red mug", iou=0.6, color_error=0.2, held_out=True, **common),
     ]
-    means = summarise(rows)
+    means = summarise(both)
     assert means["iou"].value == pytest.approx(0.7)
-    head, first, _ = for_terminal(rows)
+    head, first, _ = for_terminal(both)
     assert "IoU" in head and "0.80" in first and "0.100" in first
     assert "IoU" not in for_terminal([Row("a", "a corgi", **common)])[0]
-    assert json.loads(as_json(Evaluation(rows, {"all": means})))["rows"][1]["held_out"] is True
+    assert json.loads(as_json(Evaluation(both, {"all": means})))["rows"][1]["held_out"] is True
