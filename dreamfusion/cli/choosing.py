@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 from dreamfusion.cli.console import Console
 from dreamfusion.runs.folder import slug
+from dreamfusion.utils.file_system import link_or_pointer
 
 
 def choose_best(
@@ -48,12 +48,11 @@ def choose_best(
     for row in best:
         link = out / "best" / names[row.prompt]
         link.parent.mkdir(exist_ok=True)
-        link.unlink(missing_ok=True)
         # A link from before another prompt shared its name.
         earlier = link.with_name(slug(row.prompt))
         if earlier.resolve() in {s.run.path for s in subjects if s.prompt == row.prompt}:
             earlier.unlink()
-        link.symlink_to(os.path.relpath(row.run, link.parent.resolve()))
+        link = link_or_pointer(link, Path(row.run))
         chosen[row.prompt] = {"run": link, "seed": row.seed, "margin": row.margin}
         console.say(f"best      {link}  seed {row.seed}, margin {row.margin:.2f} by {chooser}")
     write_json(

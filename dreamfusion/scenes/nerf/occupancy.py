@@ -99,11 +99,6 @@ class OccupancyGrid(nn.Module):
         lower_bound = _erode(seen.nan_to_num(nan=0.0, posinf=torch.inf))
         self.lower_bound.copy_(torch.where(self.occupied, lower_bound, 0.0))
 
-    @property
-    def occupied_share(self) -> float:
-        """Share of cells that are occupied, 0 to 1."""
-        return float(self.occupied.float().mean())
-
     def is_occupied(self, points: Tensor) -> Tensor:
         """(m,) bool for points (m, 3): whether their cell is occupied; False outside the box."""
         inside, cell = self.cells(points)
