@@ -73,7 +73,7 @@ def test_every_command_works(gpu, folders, settings, tmp_path, capsys, monkeypat
     run, prior = tmp_path / "run", folders["sd"]
     train = ["train", "a red corgi", "--prior", prior, "--config", settings, "--out", run]
     said = command(capsys, *train, "--device", "cuda:1")
-    assert "device    cuda:1, prior in float16, autoencoder float16" in said
+    assert "device    cuda:1, prior in float16\n          autoencoder in float16\n" in said
     assert "encoding: triton, marching: triton" in said
     assert re.search(r"memory    about [\d.]+ GiB of the GPU's", said)
     assert gpu.current == 1

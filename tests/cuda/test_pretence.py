@@ -7,7 +7,7 @@ from contextlib import nullcontext
 import pytest
 import torch
 
-from dreamfusion.distillation import sds as sds_module
+from dreamfusion.distillation import base
 from dreamfusion.priors import load_prior
 from dreamfusion.scenes.nerf.hashgrid import ENCODING
 from dreamfusion.training.trainer import Trainer
@@ -82,7 +82,7 @@ def trainer(gpu, folders):
 
 def test_noise_that_was_left_on_the_cpu_is_found(trainer, monkeypatch):
     trainer.step()
-    monkeypatch.setattr(sds_module, "send", lambda tensor, device: tensor)
+    monkeypatch.setattr(base, "send", lambda tensor, device: tensor)
     with pytest.raises(DeviceMismatch):
         trainer.step()
 
@@ -95,7 +95,7 @@ def test_a_weight_that_was_not_moved_is_found(trainer):
 
 
 def test_a_scene_on_another_gpu_than_the_prior_is_found(trainer):
-    trainer.state.field.to("cuda:0")
+    trainer.state.scene.field.to("cuda:0")
     with pytest.raises(DeviceMismatch, match=r"index got .* on cuda:0, .* on cuda:1"):
         trainer.step()
 

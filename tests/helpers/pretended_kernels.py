@@ -54,16 +54,16 @@ def _encode(points, table, levels, values, n_points, N_FEATURES, BACKWARD, **_):
 
 
 def _march(
-    origins, directions, near, far, jitter, occupied, floor, offsets, positions, t_out, index,
-    n_rays, n_steps, step, max_floor, FILL, **_,
+    origins, directions, near, far, jitter, occupied, bound, offsets, positions, t_out, index,
+    n_rays, n_steps, step, max_bound, FILL, **_,
 ):  # fmt: skip
     if not FILL:  # nothing is written: any tensor will do for Triton, numba wants the shape
         positions = np.empty((0, 3), np.float32)
     occupied = occupied.view(np.bool_)
     bounds = numba_marching._bounds(occupied)
     numba_marching._march(
-        0, n_rays, origins, directions, jitter, occupied, floor, *bounds, np.float32(step),
-        max_floor, offsets, FILL, positions, t_out, index,
+        0, n_rays, origins, directions, jitter, occupied, bound, *bounds, np.float32(step),
+        max_bound, offsets, FILL, positions, t_out, index,
     )  # fmt: skip
 
 
