@@ -61,7 +61,7 @@ def train(
     overwrite: replace a run that is in `out`.
     prior: embedded, a folder in diffusers' layout, a hub id, or one that is loaded.
     preset: name of a preset or a settings file; None takes the one that suits the prior.
-    settings: over the preset, by dotted name ({"sds.guidance": 8}) or nested.
+    settings: over the preset, by dotted name ({"estimator.guidance": 8}) or nested.
     losses: further ones, each a function of (scene, progress, generator) that returns weighted
     scalars by name.
     callback: is called with the metrics of each step.

@@ -66,7 +66,7 @@ def each(items: Sequence[Any], make: Callable[[Any], Any]) -> list[Any]:
 
 
 def combinations(assignments: Sequence[str]) -> list[dict[str, Any]]:
-    """Every combination of `["sds.guidance=4,8", …]`, each as nested settings.
+    """Every combination of `["estimator.guidance=4,8", …]`, each as nested settings.
 
     A comma within brackets or quotes parts nothing: camera.distance=[2.6,3.2] is one value.
     """

@@ -217,8 +217,8 @@ def parse_yaml(text: str) -> Any:
 def nested(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings by dotted name, or nested already, as a nested mapping.
 
-    >>> nested({"sds.guidance": 8, "camera": {"views": 2}})
-    {'sds': {'guidance': 8}, 'camera': {'views': 2}}
+    >>> nested({"estimator.guidance": 8, "camera": {"views": 2}})
+    {'estimator': {'guidance': 8}, 'camera': {'views': 2}}
 
     Raises ConfigError for a name that is given a value and parts as well.
     """
@@ -231,8 +231,8 @@ def nested(settings: Mapping[str, Any]) -> dict[str, Any]:
 def flat(settings: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
     """Nested settings by their dotted names: the inverse of `nested`.
 
-    >>> dict(flat({"sds": {"guidance": 4}}))
-    {'sds.guidance': 4}
+    >>> dict(flat({"estimator": {"guidance": 4}}))
+    {'estimator.guidance': 4}
     """
     for key, value in settings.items():
         if isinstance(value, Mapping):
@@ -242,7 +242,7 @@ def flat(settings: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, An
 
 
 def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
-    """`["sds.guidance=5", …]` as a nested mapping. The value is read as YAML.
+    """`["estimator.guidance=5", …]` as a nested mapping. The value is read as YAML.
 
     Raises ConfigError for anything that is not KEY=VALUE.
     """

@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from dreamfusion.config.layers import ConfigError, Layer, build_config, read_yaml, to_yaml
+from dreamfusion.config.renamed import with_new_names
 from dreamfusion.config.schema import Config
 from dreamfusion.utils.atomic_write import atomic_write, is_leftover
 from dreamfusion.utils.errors import UserError
@@ -132,8 +133,9 @@ class RunFolder:
         return (*layers, Layer(free, changes))
 
     def write_layers(self, layers: Sequence[Layer]) -> None:
-        """Write the layers that the configuration was built from, lowest first."""
-        content = {layer.name: dict(layer.settings) for layer in layers}
+        """Write the layers that the configuration was built from, lowest first, by the new names
+        of settings."""
+        content = {layer.name: dict(with_new_names(layer.settings)) for layer in layers}
         with atomic_write(self.layers) as file:
             text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=100)
             file.write_text(text, encoding="utf-8")

@@ -437,7 +437,7 @@ def spoil(monkeypatch, *, at, times):
     def spoiled(trainer):
         if trainer.state.step == at - 1 and left[0] > 0:
             left[0] -= 1
-            trainer.state.field.mlp.weight1.data.fill_(float("nan"))
+            trainer.state.scene.field.mlp.weight1.data.fill_(float("nan"))
         return step(trainer)
 
     monkeypatch.setattr(Trainer, "step", spoiled)

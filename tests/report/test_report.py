@@ -301,3 +301,16 @@ def test_settings_say_which_layer_they_come_from(run):
     (run / "layers.yaml").unlink()
     write_report([run])
     assert "preset mine" not in (run / "report.html").read_text()
+
+
+def test_a_run_that_was_made_with_old_names_of_settings_shows_the_new_ones(run, capsys):
+    for file in (run / "config.yaml", run / "layers.yaml"):
+        text = file.read_text()
+        assert "estimator:" in text
+        file.write_text(text.replace("estimator:", "sds:"))
+    assert main(["report", "run", "--quiet"]) == 0
+    said = capsys.readouterr().err
+    assert said.startswith("warning: sds is now called estimator;") and said.count("\n") == 1
+    page = (run / "report.html").read_text(encoding="utf-8")
+    row = page[page.index("<th>estimator.guidance</th>") :].split("</tr>")[0]
+    assert "9.5" in row and "preset mine" in row and "sds.guidance" not in page

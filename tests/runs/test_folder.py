@@ -2,9 +2,10 @@ import json
 
 import pytest
 
-from dreamfusion.config.layers import build_config
+from dreamfusion.config.layers import Layer, build_config
 from dreamfusion.runs.folder import RunError, create_run, find_run, free_path, slug
 from dreamfusion.runs.metrics import MetricsLog
+from dreamfusion.utils.errors import RunWarning
 
 
 def test_a_taken_name_is_never_taken_again(tmp_path):
@@ -73,3 +74,11 @@ def test_the_log_drops_steps_that_will_be_done_again(tmp_path):
 )
 def test_slugs_are_safe_folder_names(prompt, name):
     assert slug(prompt) == name
+
+
+def test_layers_are_written_by_the_new_names_of_settings(tmp_path):
+    run = create_run(tmp_path / "run")
+    layers = [Layer("a file", {"steps": 3}), Layer("--set", {"sds": {"guidance": 5}})]
+    with pytest.warns(RunWarning, match="sds is now called estimator"):
+        run.write_layers(layers)
+    assert run.read_layers() == [layers[0], Layer("--set", {"estimator": {"guidance": 5}})]

@@ -220,7 +220,9 @@ def test_the_order_of_auto(gpu, monkeypatch):
     ):
         encoding_backend("tinycudann", "cpu", 4)
     working.add("numba")
-    with pytest.raises(AcceleratorError, match=r"numba does not run on cuda; set render\.backend"):
+    with pytest.raises(
+        AcceleratorError, match=r"numba does not run on cuda; set scene\.marching\.backend"
+    ):
         choose(MARCHING, "numba", "cuda")
 
 
