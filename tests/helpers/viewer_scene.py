@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from dreamfusion.graphics.cameras import Cameras
+from dreamfusion.runs.checkpoint import SavedScene
 from dreamfusion.scenes.nerf.field import FieldOutput
 from dreamfusion.scenes.nerf.occupancy import OccupancyGrid
-from dreamfusion.viewer.meshes import Subject
 from dreamfusion.viewer.pose import Pose
 from dreamfusion.viewer.stage import Choice
 from tests.helpers.scenes import FieldScene
@@ -42,12 +42,12 @@ class Balls:
         return torch.nn.functional.normalize(points - self.centres[nearest], dim=-1)
 
 
-def subject(step: int = 1, falloff: float = 20.0, *, step_size: float | None = None) -> Subject:
+def subject(step: int = 1, falloff: float = 20.0, *, step_size: float | None = None) -> SavedScene:
     field = Balls(falloff)
     grid = OccupancyGrid(resolution=32)
     for seed in range(2):
         grid.update(field.density, torch.Generator().manual_seed(seed))
-    return Subject(step, FieldScene(field, grid, step_size=step_size))
+    return SavedScene(step, FieldScene(field, grid, step_size=step_size))
 
 
 def pose_of(cameras: Cameras, aspect: float = 1.0) -> Pose:

@@ -176,7 +176,7 @@ def test_every_visitor_gets_pictures_from_where_they_stand(clock):
     screen = FakeScreen(clock, FRONT, SIDE)
     stage = stage_of(screen, clock)
     for _ in range(6):
-        stage.show(dataclasses.replace(subject(), step=stage._subject.step + 1))
+        stage.show(dataclasses.replace(subject(), step=stage._saved.step + 1))
         clock.now += 1
         assert stage.work()
     assert [who for who, _ in screen.pictures] == [0, 1] * 3
