@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from dreamfusion.utils.version import __version__
 
 if TYPE_CHECKING:
-    from dreamfusion.api import Run, distill, open_run, train
+    from dreamfusion.api import Run, config_for, distill, open_run, train
     from dreamfusion.config.layers import build_config
     from dreamfusion.config.schedules import Schedule
     from dreamfusion.config.schema import Config
@@ -81,6 +81,7 @@ _HOMES = {
     "add_noise": "diffusion.predictions",
     "average_gradients": "utils.distributed",
     "build_config": "config.layers",
+    "config_for": "api",
     "distill": "api",
     "distillation_loss": "distillation.base",
     "extract_surface": "mesh.extract",
@@ -131,6 +132,7 @@ __all__ = [
     "add_noise",
     "average_gradients",
     "build_config",
+    "config_for",
     "distill",
     "distillation_loss",
     "extract_surface",

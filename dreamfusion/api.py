@@ -48,7 +48,7 @@ def train(
     overwrite: bool = False,
     steps: int | None = None,
     seed: int | None = None,
-    prior: str | Prior | None = None,
+    prior: str | Path | Prior | None = None,
     preset: str | None = None,
     settings: Mapping[str, Any] | None = None,
     losses: Sequence[Loss] = (),
@@ -66,18 +66,54 @@ def train(
     scalars by name.
     callback: is called with the metrics of each step.
 
-    Raises UserError, one line that says what is wrong: ConfigError, PriorError, PromptError, …
+    Raises UserError, one line that says what is wrong: ConfigError, PriorError, PromptError, …;
+    TypeError for a prior that is none of these.
     """
-    name = prior if isinstance(prior, str) else None
-    arguments = given(prompt=prompt, steps=steps, seed=seed, prior=name)
-    layers = [Layer("settings", nested(settings or {})), Layer("arguments", arguments)]
     where = Path("runs") / slug(prompt) if out is None else Destination(Path(out), overwrite)
     if isinstance(where, Destination):
         where.check()
-    if prior is not None and not isinstance(prior, str):
-        plan = plan_of_loaded(prior, layers, preset=preset)
-        return _run(plan, where, callback, prior, losses)
-    return _run(plan_run(layers, preset=preset), where, callback, losses=losses)
+    plan = _plan(prompt, prior, preset, settings, steps=steps, seed=seed)
+    loaded = None if prior is None or isinstance(prior, (str, Path)) else prior
+    return _run(plan, where, callback, loaded, losses)
+
+
+def config_for(
+    prompt: str,
+    prior: str | Path | Prior | None = None,
+    *,
+    preset: str | None = None,
+    settings: Mapping[str, Any] | None = None,
+    steps: int | None = None,
+    seed: int | None = None,
+) -> Config:
+    """The settings that `train` would use with these arguments, for a `Trainer` of one's own.
+
+    Raises as `train` does.
+    """
+    return _plan(prompt, prior, preset, settings, steps=steps, seed=seed).config
+
+
+def _plan(
+    prompt: str,
+    prior: str | Path | Prior | None,
+    preset: str | None,
+    settings: Mapping[str, Any] | None,
+    **arguments: int | None,
+) -> Plan:
+    named = prior is None or isinstance(prior, (str, Path))
+    name = str(prior) if named and prior is not None else None
+    layers = [
+        Layer("settings", nested(settings or {})),
+        Layer("arguments", given(prompt=prompt, prior=name, **arguments)),
+    ]
+    if named:
+        return plan_run(layers, preset=preset)
+    if not (hasattr(prior, "predict") and hasattr(prior, "encode_text")):
+        raise TypeError(
+            f"prior is a name, a path or an object with the interface of dreamfusion.Prior, not "
+            f"{prior!r}"
+        )
+    return plan_of_loaded(prior, layers, preset=preset)  # type: ignore[arg-type]
 
 
 def distill(
@@ -158,11 +194,12 @@ class Run:
         prior: Prior | None = None,
         callback: Callback | None = None,
     ) -> Run:
-        """Go on exactly where it stopped, to `steps` in all; returns when it is done.
+        """Resume it exactly where it stopped, to `steps` in all; returns when it is done.
 
+        Schedules keep the length that the run began with, and stay at their ends beyond it.
         prior: the one it was made with, if that was a loaded one.
         """
-        changes = given(steps=steps)
+        changes = self.config.with_steps(steps)
         config = build_config(to_mapping(self.config), changes)
         layers = self.folder.layers_after("resume", changes)
         plan = plan_again(config, layers, prior=prior)

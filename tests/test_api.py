@@ -1,7 +1,9 @@
 """dreamfusion from Python, as a notebook uses it."""
 
+import dataclasses
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -164,3 +166,52 @@ def test_a_run_is_replaced_only_where_that_is_asked_for(prior, tmp_path):
     run = df.train("a red puppy", out=out, overwrite=True, steps=2, prior=prior, settings=SMALL)
     assert run.path == out and len(run.metrics) == 2
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+class Mine:
+    """A prior of the caller's own."""
+
+    def __init__(self, prior):
+        self._prior, self.asked = prior, 0
+        self.card, self.name, self.device, self.dtype, self.shape = (
+            prior.card, "mine", prior.device, prior.dtype, prior.shape
+        )  # fmt: skip
+        self.alphas, self.sigmas, self.prediction = prior.alphas, prior.sigmas, prior.prediction
+        self.encode_text, self.encode_image = prior.encode_text, prior.encode_image
+
+    def predict(self, noisy, timesteps, condition):
+        self.asked += 1
+        return self._prior.predict(noisy, timesteps, condition)
+
+
+def test_a_prior_is_used_or_refused_never_passed_over(prior, tmp_path):
+    mine = Mine(df.DiffusionPrior.from_pretrained(prior))
+    df.train("a red puppy", out=tmp_path / "mine", steps=2, prior=mine, settings=SMALL)
+    assert mine.asked == 2
+    run = df.train("a mug", out=tmp_path / "b", steps=1, prior=Path(prior), settings=SMALL)
+    assert run.config.prior.name == prior
+    with pytest.raises(TypeError, match="not 42"):
+        df.train("a mug", out=tmp_path / "c", prior=42)
+    assert not (tmp_path / "c").exists()
+
+
+def test_config_for_gives_the_settings_of_train(run, prior):
+    config = df.config_for("a red puppy", prior, steps=4, settings=SMALL)
+    found = run.config
+    assert df.build_config({"device": "cpu"}).camera != config.camera  # the card is in it
+    assert dataclasses.replace(config, device=found.device, prior=found.prior) == found
+
+
+def test_finished_schedules_stay_where_they_ended(prior, tmp_path):
+    """Noise and guidance do not rise again in a run that is resumed beyond its end; and the
+    command that the report gives makes the same bits in one go."""
+    settings = SMALL | {"estimator.guidance": {"start": 8, "end": 2}}
+    run = df.train("a red puppy", out=tmp_path / "a", steps=4, prior=prior, settings=settings)
+    run = run.resume(steps=7)
+    guidance = [row["guidance"] for row in run.metrics]
+    assert guidance == [8, 6, 4, 2, 2, 2, 2]
+    assert run.config.schedule_steps == 4 and run.resume(steps=8).config.schedule_steps == 4
+    again = ["train", "a red puppy", "--config", str(run.path / "config.yaml")]
+    assert main([*again, "--out", str(tmp_path / "b")]) == 0
+    a, b = newest(run), newest(df.open_run(tmp_path / "b"))
+    assert all(torch.equal(a[key], b[key]) for key in a)

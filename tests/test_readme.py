@@ -14,7 +14,7 @@ from tests.helpers import README, ROOT
 EXAMPLES = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
 # What makes the examples of whole runs short enough for a test.
 SHORT = {
-    "steps=250": "steps=2", "steps=400": "steps=3", '"steps": 20': '"steps": 2',
+    "steps=250": "steps=2", "steps=400": "steps=3", "steps=20)": "steps=2)",
     "range(200)": "range(2)", "size=256": "size=16",
     '"estimator.guidance": 8':
         '"estimator.guidance": 8, "output.video_frames": 2, "output.texture_size": 64',

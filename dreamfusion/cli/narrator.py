@@ -54,7 +54,7 @@ class Narrator(Observer):
             from dreamfusion.viewer.serve import watch
 
             steps = watch(self.page, run, trainer.state, config, steps)
-        sizes = [render_size(config, step) for step in range(config.steps)]
+        sizes = [render_size(config, config.progress(step)) for step in range(config.steps)]
         with self.stopping.gently():
             yield from self.console.steps(steps, sizes=sizes, done=done)
 

@@ -123,8 +123,9 @@ def resume(
 ) -> None:
     """Go on with a run exactly where it stopped."""
     run = find_run(run_dir)
-    changes = given(steps=steps, device=device)
-    settings = build_config(to_mapping(run.read_config()), changes)
+    before = run.read_config()
+    changes = before.with_steps(steps) | given(device=device)
+    settings = build_config(to_mapping(before), changes)
     plan = plan_again(settings, run.layers_after("resume", changes))
     _train(Console(quiet=quiet, json=json_), plan, run, view)
 

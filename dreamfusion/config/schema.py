@@ -21,6 +21,7 @@ from dreamfusion.config.sections import (
     setting,
     subsection,
 )
+from dreamfusion.utils.state import Progress
 
 Range = tuple[float, float]
 
@@ -181,6 +182,9 @@ class Config:
     prompt: str = setting("", "what to make")
     seed: int = setting(0, "of the run's one random stream", low=0, high=2**63 - 1)
     steps: int = setting(250, "optimisation steps", low=1, high=10_000_000)
+    schedule_steps: int = setting(
+        0, "the length that schedules refer to, where they end before the run; 0: steps", low=0
+    )
     device: str = setting("auto", "auto, cpu, cuda, cuda:N or mps")
     start: str = setting("", "the run whose scene this one starts from")
     prior: PriorConfig = field(default_factory=PriorConfig, metadata={"group": PRIORS})
@@ -198,3 +202,14 @@ class Config:
         default_factory=dict,
         metadata={"doc": "further stages: what differs from the settings above, by a stage's name"},
     )
+
+    def progress(self, step: int) -> Progress:
+        """How far a run is after so many steps, as schedules take it."""
+        return Progress(step, self.schedule_steps or self.steps)
+
+    def with_steps(self, steps: int | None) -> dict[str, int]:
+        """What changes where this run is resumed to another number of steps. Schedules keep the
+        length that the run began with, and stay at their ends beyond it."""
+        if steps is None:
+            return {}
+        return {"steps": steps, "schedule_steps": self.schedule_steps or self.steps}

@@ -29,7 +29,7 @@ from dreamfusion.config.schema import Config
 from dreamfusion.runs.folder import RunFolder, step_of
 from dreamfusion.runs.stages import stages_of
 from dreamfusion.scenes.base import Scene
-from dreamfusion.training.state import TrainState, new_state
+from dreamfusion.training.state import TrainState
 from dreamfusion.training.trainer import DivergedError
 from dreamfusion.utils.atomic_write import atomic_write
 from dreamfusion.utils.commands import command
@@ -190,10 +190,15 @@ def copy_scene(source: RunFolder, target: RunFolder) -> None:
     target.write_config(replace(stage.config, start=""))
 
 
-def begin_again(state: TrainState, config: Config, prior: Any, start: Scene | None) -> None:
-    """Bring `state` back to before the first step."""
-    fresh = new_state(config, prior, start=start)
-    _restore(state, _tensors(fresh), {"step": 0})
+def snapshot(state: TrainState) -> dict[str, Tensor]:
+    """All tensors of a state, copied: what `begin_again` goes back to."""
+    return {name: tensor.clone() for name, tensor in _tensors(state).items()}
+
+
+def begin_again(state: TrainState, tensors: Mapping[str, Tensor]) -> None:
+    """Bring `state` back to a snapshot from before the first step. Nothing is built anew: an
+    estimator may have changed its prior when it was built."""
+    _restore(state, tensors, {"step": 0})
 
 
 def _write(tensors: dict[str, Tensor], file: Path, details: dict[str, Any]) -> None:

@@ -4,16 +4,18 @@ where numbers are not finite any more."""
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 
 import torch
+from torch import Tensor
 
 from dreamfusion.runs.checkpoint import (
     begin_again,
     checkpoints,
     load_checkpoint,
     save_checkpoint,
+    snapshot,
 )
 from dreamfusion.runs.folder import RunFolder
 from dreamfusion.runs.metrics import MetricsLog
@@ -36,12 +38,13 @@ def optimise(
     alone writes. Steps are taken again after a rollback: see `_roll_back`.
     """
     take = _logged_steps if is_first() else _steps
+    beginning = snapshot(trainer.state) if trainer.state.step == 0 else {}
     while True:
         try:
             yield from take(run, trainer, stop)
             return
         except DivergedError as error:
-            _roll_back(run, trainer, error)
+            _roll_back(run, trainer, error, beginning)
 
 
 def _logged_steps(
@@ -83,20 +86,22 @@ def _steps(run: RunFolder, trainer: Trainer, stop: Callable[[], bool]) -> Iterat
         yield trainer.step()
 
 
-def _roll_back(run: RunFolder, trainer: Trainer, error: DivergedError) -> None:
+def _roll_back(
+    run: RunFolder, trainer: Trainer, error: DivergedError, beginning: Mapping[str, Tensor]
+) -> None:
     """Bring the trainer's state back to the last checkpoint, or the beginning, with half the
     learning rates and other random numbers than those that led here.
 
     Raises TrainingError where that has been tried `MAX_ROLLBACKS` times.
     """
-    state, config = trainer.state, trainer.config
+    state = trainer.state
     rollbacks, failed_at = state.rollbacks + 1, state.step
     if rollbacks > MAX_ROLLBACKS:
         raise TrainingError(f"{error} (tried {MAX_ROLLBACKS} times from the last good step)")
     if checkpoints(run.checkpoints):
         load_checkpoint(run.checkpoints, state)
     else:
-        begin_again(state, config, trainer.prior, trainer.start)
+        begin_again(state, beginning)
     state.rollbacks, state.rolled_back_at = rollbacks, failed_at
     fresh = int(torch.randint(2**62, (), generator=state.generator)) + rollbacks
     state.generator.manual_seed(fresh)

@@ -109,7 +109,7 @@ class Trainer:
         started = time.perf_counter()
         with fixed_order():
             state, scene = self.state, self.state.scene
-            progress = Progress(state.step, self.config.steps)
+            progress = self.config.progress(state.step)
             scene.before_step(progress, state.generator)
             views, distilled, terms, opacity = self.loss(progress, state.generator)
             loss = torch.stack(list(terms.values())).sum()

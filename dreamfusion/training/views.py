@@ -59,10 +59,10 @@ def sample_views(
         background = torch.tensor(config.background.color)
     elif config.background.kind == "learned" and plain >= config.background.plain_share:
         background = None
-    size = render_size(config, progress.step)
+    size = render_size(config, progress)
     return Views(cameras, size, size, Lighting(kind, light_position, shading.ambient), background)
 
 
-def render_size(config: Config, step: int) -> int:
-    """Height and width of the images at `step`, a multiple of 8 pixels."""
-    return max(8, round(config.render.resolution.at(step, config.steps) / 8) * 8)
+def render_size(config: Config, progress: Progress) -> int:
+    """Height and width of the images of a step, a multiple of 8 pixels."""
+    return max(8, round(config.render.resolution.at(*progress) / 8) * 8)

@@ -196,7 +196,7 @@ def test_resume_with_more_steps(train, tmp_path, capsys):
     assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["steps"] == 4
     layers = RunFolder(tmp_path / "run").read_layers()
     assert [layer.name.split()[0] for layer in layers] == ["prior", "file", "command", "resume"]
-    assert layers[-1].settings == {"steps": 4}
+    assert layers[-1].settings == {"steps": 4, "schedule_steps": 2}
     capsys.readouterr()
     assert main(["resume", "run", "--steps", "3"]) == 2
     assert capsys.readouterr().err == "error: run is at step 4, beyond 3\n"

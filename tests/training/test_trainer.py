@@ -182,7 +182,7 @@ CHANGES = [
     "scene.field.blob=gaussian", "scene.field.blob_scale=5", "scene.field.blob_radius=0.3",
     "scene.field.normal_epsilon=0.1", "scene.occupancy.resolution=8", "scene.occupancy.threshold=3",
     "scene.occupancy.threshold=3 scene.occupancy.decay=0.99", "scene.occupancy.update_every=2",
-    "losses.opacity=1", "losses.entropy=5",
+    "losses.opacity=1", "losses.entropy=5", "schedule_steps=2",
     "scene.field.blob_radius=0.3 scene.losses.orientation=99", "scene.losses.sparsity=1",
     "scene.losses.smoothness=9", "scene.field.active_levels=0.4", "scene.field.sharpness=3",
     "optimizer.warmup_steps=9", "scene.optimizer.ema=0.5", "scene.optimizer.grid_lr=0.1",
@@ -298,7 +298,7 @@ def test_the_field_and_its_average_sharpen(prior):
 
 def test_resolution_is_a_multiple_of_eight(prior):
     config = tiny(prior, {"render": {"resolution": {"start": 8, "end": 30, "begin": 0}}})
-    assert {render_size(config, step) for step in range(8)} <= {8, 16, 24, 32}
+    assert {render_size(config, config.progress(step)) for step in range(8)} <= {8, 16, 24, 32}
 
 
 def test_the_card_is_a_layer_below_all_others(prior, folder):
