@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from dreamfusion.batch.attempt import DONE, STALE_SECONDS, USER_ERROR, HeartBeats, last_words
 from dreamfusion.batch.engines import Ending, Engine
-from dreamfusion.batch.jobs import Job, JobFolder, Shelf, State, read_json, write_json
+from dreamfusion.batch.jobs import BatchFolder, Job, JobFolder, State, read_json, write_json
 from dreamfusion.batch.prompts import BatchError
 from dreamfusion.utils.file_system import lock_file, warn_once
 
@@ -46,7 +46,7 @@ class _Running:
 
 
 @contextmanager
-def driving(shelf: Shelf) -> Iterator[None]:
+def driving(shelf: BatchFolder) -> Iterator[None]:
     """The right to drive a batch. Raises BatchError while another driver has it."""
     shelf.jobs_path.mkdir(parents=True, exist_ok=True)
     path = shelf.path / "driver.lock"
@@ -66,7 +66,7 @@ def driving(shelf: Shelf) -> Iterator[None]:
         yield
 
 
-def prepare(shelf: Shelf, jobs: Sequence[Job]) -> list[JobFolder]:
+def prepare(shelf: BatchFolder, jobs: Sequence[Job]) -> list[JobFolder]:
     """Write down what to make; the jobs' folders, in order."""
     folders = [shelf.folder(job) for job in jobs]
     for job, folder in zip(jobs, folders, strict=True):

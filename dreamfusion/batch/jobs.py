@@ -196,7 +196,7 @@ class JobFolder:
 
 
 @dataclass(frozen=True)
-class Shelf:
+class BatchFolder:
     """The folder of a batch."""
 
     path: Path
@@ -216,9 +216,9 @@ class Shelf:
         return {file.parent.name: JobFolder(file.parent) for file in found}
 
 
-def find_shelf(path: Path) -> Shelf:
+def find_batch(path: Path) -> BatchFolder:
     """The batch at `path`. Raises BatchError if there is none."""
-    shelf = Shelf(path)
+    shelf = BatchFolder(path)
     if not path.is_dir():
         raise BatchError(f"there is no folder {path}")
     if not shelf.jobs_path.is_dir():

@@ -85,10 +85,10 @@ def batch(
     """Make many objects: all prompts, seeds and settings. What is done is not done again."""
     console = Console(quiet=quiet, json=json_)
     require_unix()
-    from dreamfusion.batch.jobs import find_shelf
+    from dreamfusion.batch.jobs import find_batch
 
     if status is not None:
-        _tell_status(console, list(find_shelf(status).jobs().values()))
+        _tell_status(console, list(find_batch(status).jobs().values()))
         return
     from dreamfusion.batch.plan import Options, plan_jobs
     from dreamfusion.batch.prompts import BatchError, combinations, read_entries
@@ -96,7 +96,7 @@ def batch(
     if prompts is None:
         if (seeds, seed, steps, config, set_, prior, device, threads) != (1, 0, *5 * [None], 1):
             raise BatchError("options of jobs need a list of prompts; those of the folder are set")
-        wanted = [folder.read() for folder in find_shelf(out).jobs().values()]
+        wanted = [folder.read() for folder in find_batch(out).jobs().values()]
         if not wanted:
             raise BatchError(f"{out} holds no jobs")
     else:
@@ -126,12 +126,12 @@ def make(
 ) -> dict[str, Any]:
     """Make jobs in a folder, and show how it goes; what came of it, for scripts."""
     from dreamfusion.batch.driver import drive, driving, prepare
-    from dreamfusion.batch.jobs import Shelf
+    from dreamfusion.batch.jobs import BatchFolder
     from dreamfusion.batch.plan import request_of
     from dreamfusion.batch.progress import progress_of
     from dreamfusion.cli.batch_screen import BatchScreen
 
-    shelf, need = Shelf(out.resolve()), request_of(wanted)
+    shelf, need = BatchFolder(out.resolve()), request_of(wanted)
     with driving(shelf), closing(_engine(on, need, at_once, shelf.path)) as engine:
         folders = prepare(shelf, wanted)
         if retry_failed:

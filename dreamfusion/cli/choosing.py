@@ -20,8 +20,8 @@ def choose_best(
     DIR/best/PROMPT, and keep the choice in DIR/best.json. What was chosen, by prompt."""
     from dreamfusion.batch.jobs import write_json
     from dreamfusion.evaluation.evaluate import judged_rows
+    from dreamfusion.evaluation.images import VIEWS
     from dreamfusion.evaluation.judges import pairs
-    from dreamfusion.evaluation.pictures import VIEWS
     from dreamfusion.evaluation.subjects import subjects_in
     from dreamfusion.evaluation.summary import best_of
 

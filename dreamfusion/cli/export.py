@@ -8,11 +8,11 @@ import typer
 
 from dreamfusion.cli.console import Console
 from dreamfusion.cli.options import (
+    ImageFormat,
     JsonOption,
     MeshFormat,
     Mode,
     OriginChoice,
-    PictureFormat,
     QuietOption,
     RunArgument,
 )
@@ -75,8 +75,8 @@ def render(
         bool, typer.Option("--mesh", help="Show DIR/mesh/model.glb, not the scene itself.")
     ] = False,
     format_: Annotated[
-        PictureFormat, typer.Option("--format", help="A video, an animation, or frames.")
-    ] = PictureFormat.mp4,
+        ImageFormat, typer.Option("--format", help="A video, an animation, or frames.")
+    ] = ImageFormat.mp4,
     background: Annotated[
         str | None,
         typer.Option(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +10,7 @@ import typer
 from dreamfusion.cli.console import Console
 from dreamfusion.cli.options import JsonOption, QuietOption, RunArgument
 from dreamfusion.cli.page import open_page
-from dreamfusion.cli.stopping import handling_stops
+from dreamfusion.cli.stopping import Stopped, stoppable
 from dreamfusion.runs.folder import find_run
 
 
@@ -37,7 +36,7 @@ def view(
     require_checkpoint(run)
     try:
         with (
-            handling_stops(signal.default_int_handler),
+            stoppable(),
             open_page(console, run.path.name, "Ctrl-C ends it", host, port) as page,
         ):
             if open_:
@@ -45,7 +44,7 @@ def view(
 
                 webbrowser.open(page.url)
             serve_run(page, run)
-    except KeyboardInterrupt:
+    except Stopped:
         console.say("closed")
 
 
@@ -79,11 +78,11 @@ def report(
 
 def _write_gallery(console: Console, shelf: Path, out: Path | None) -> Path:
     """The gallery of a batch, and before it the report of every run that is done."""
-    from dreamfusion.batch.jobs import State, find_shelf
+    from dreamfusion.batch.jobs import State, find_batch
     from dreamfusion.report import write_report
     from dreamfusion.report.gallery import write_gallery
 
-    folders = find_shelf(shelf).jobs().values()
+    folders = find_batch(shelf).jobs().values()
     done = [folder for folder in folders if folder.state() is State.done]
     for folder in console.track(done, len(done), "reports"):
         write_report([folder.result.path])

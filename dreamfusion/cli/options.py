@@ -59,7 +59,7 @@ class Mode(str, Enum):
     grid = "grid"
 
 
-class PictureFormat(str, Enum):
+class ImageFormat(str, Enum):
     """How a turntable is written."""
 
     mp4 = "mp4"

@@ -19,7 +19,8 @@ SIGNALS = tuple(
 class Stopped(BaseException):
     """A signal asked to stop at once. status: the exit status that tells so.
 
-    No KeyboardInterrupt, of which typer would forget the signal.
+    No KeyboardInterrupt: typer would forget the signal, and Python, where it meets one within an
+    `exec` (a dataclass that is being imported), ends with SIGINT although it was caught.
     """
 
     def __init__(self, number: int) -> None:

@@ -10,8 +10,8 @@ from typing import Any
 
 from torch import Tensor
 
+from dreamfusion.evaluation.images import VIEWS, images_of
 from dreamfusion.evaluation.judges import LOOKS, Judge, Look, read_pair
-from dreamfusion.evaluation.pictures import VIEWS, pictures_of
 from dreamfusion.evaluation.retrieval import distractors_for, retrieve
 from dreamfusion.evaluation.subjects import Subject
 from dreamfusion.evaluation.truth import compare_with_truth
@@ -92,7 +92,7 @@ def judge_run(
             config = subject.run.read_config()
             saved = load_scene(subject.run, config, choose_device("auto"))
             size = max(judge.size for judge, _ in judges)
-            pictures = pictures_of(saved.scene, config, views=views, size=size)
+            pictures = images_of(saved.scene, config, views=views, size=size)
         except UserError as error:
             reasons.append(str(error))
         try:

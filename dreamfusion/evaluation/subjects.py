@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dreamfusion.batch.jobs import State, find_shelf, read_json
+from dreamfusion.batch.jobs import State, find_batch, read_json
 from dreamfusion.config.layers import flat
 from dreamfusion.runs.folder import RunFolder, find_run
 from dreamfusion.utils.errors import UserError
@@ -34,7 +34,7 @@ def subjects_in(path: Path) -> list[Subject]:
         config = run.read_config()
         return [Subject(run, config.prompt, config.seed)]
     found = []
-    for folder in find_shelf(path).jobs().values():
+    for folder in find_batch(path).jobs().values():
         job, state, done = folder.read(), folder.state(), read_json(folder.done_file)
         is_done = state is State.done
         found.append(

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dreamfusion.batch.jobs import find_shelf
+from dreamfusion.batch.jobs import find_batch
 from dreamfusion.evaluation.judges import ToyJudge
 from dreamfusion.evaluation.oracle import BACKGROUND, SUPERSAMPLE
 from dreamfusion.evaluation.toy_network import COLOR_NAMES, NOUN_NAMES, SIZE
@@ -210,7 +210,7 @@ def _samples(out: Path, nouns: Sequence[str], name: str) -> dict[str, Tensor]:
 def _scenes(shelf: Path, nouns: Sequence[str]) -> dict[str, Tensor]:
     """The scenes of a batch, seed 0, whose prompt is a noun and nothing else."""
     prompts = {prompt_of(noun): noun for noun in nouns}
-    jobs = [(folder, folder.read()) for folder in find_shelf(shelf).jobs().values()]
+    jobs = [(folder, folder.read()) for folder in find_batch(shelf).jobs().values()]
     return {
         prompts[job.prompt]: scene_images(folder.result)
         for folder, job in jobs

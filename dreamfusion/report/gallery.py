@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from dreamfusion.batch.jobs import State, find_shelf, read_json
+from dreamfusion.batch.jobs import State, find_batch, read_json
 from dreamfusion.batch.progress import Progress, progress_of
 from dreamfusion.report import parts
 from dreamfusion.report.page import document
@@ -42,7 +42,7 @@ def write_gallery(shelf: Path, out: Path | None = None) -> Path:
 
     Raises BatchError for a folder that holds no batch.
     """
-    folders = find_shelf(shelf).jobs().values()
+    folders = find_batch(shelf).jobs().values()
     best = {str(Path(link).resolve()) for link in (shelf / "best").glob("*")}
     items = []
     for folder in folders:

@@ -66,7 +66,7 @@ def _logged_steps(
             if state.step % config.output.preview_every == 0:
                 preview = write_preview(run, state, config)
                 if events is not None:
-                    events.write_picture(preview, state.step)
+                    events.write_image(preview, state.step)
             if state.step % config.output.checkpoint_every == 0:
                 if events is not None:
                     events.flush()

@@ -51,7 +51,7 @@ class EventLog:
         for name, value in scalars(metrics).items():
             self._writer.add_scalar(f"train/{name}", value, metrics["step"])
 
-    def write_picture(self, path: Path, step: int) -> None:
+    def write_image(self, path: Path, step: int) -> None:
         """Log the picture in a file."""
         import numpy as np
         from PIL import Image

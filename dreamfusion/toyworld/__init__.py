@@ -9,7 +9,7 @@ from dreamfusion.toyworld.objects import (
     ToyObject,
     make_object,
 )
-from dreamfusion.toyworld.render import picture, shade, view
+from dreamfusion.toyworld.render import draw_object, shade, view
 
 __all__ = [
     "ADJECTIVES",
@@ -19,8 +19,8 @@ __all__ = [
     "GeometryBuffers",
     "Noun",
     "ToyObject",
+    "draw_object",
     "make_object",
-    "picture",
     "shade",
     "view",
 ]

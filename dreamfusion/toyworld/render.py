@@ -52,7 +52,7 @@ def downsample(pictures: Tensor, factor: int) -> Tensor:
     return pooled.movedim(1, -1)
 
 
-def picture(
+def draw_object(
     obj: ToyObject,
     cameras: Cameras,
     size: int,

@@ -22,7 +22,7 @@ from dreamfusion.runs.folder import step_of
 from dreamfusion.utils.errors import UserError, one_line
 from dreamfusion.viewer.meshes import ShownMesh
 from dreamfusion.viewer.pose import Pose, light_of
-from dreamfusion.viewer.stage import Choice, Picture
+from dreamfusion.viewer.stage import Choice, Pixels
 
 HOST, PORT = "127.0.0.1", 8080
 _KINDS = ("NeRF", "mesh")
@@ -104,7 +104,7 @@ class Page:
         kind = "nerf" if self._kind.value == "NeRF" else "mesh"
         return Choice(kind, self._mode.value, float(self._octaves.value))  # type: ignore[arg-type]
 
-    def show_picture(self, visitor: int, picture: Picture) -> None:
+    def show_image(self, visitor: int, picture: Pixels) -> None:
         client = self._server.get_clients().get(visitor)
         if client is not None:
             client.scene.set_background_image(picture, format="png")

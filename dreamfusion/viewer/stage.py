@@ -30,7 +30,7 @@ from dreamfusion.viewer.pose import Pose, cameras_of
 
 Kind = Literal["nerf", "mesh"]
 Mode = Literal["color", "normals", "depth", "textureless"]
-Picture = NDArray[np.uint8]
+Pixels = NDArray[np.uint8]
 
 MOVING_SECONDS = 0.12  # what one frame may take while the camera moves
 AT_REST = 0.25  # seconds without a change until a camera rests
@@ -57,7 +57,7 @@ class Screen(Protocol):
     def choice(self) -> Choice:
         """What they want to see now."""
 
-    def show_picture(self, visitor: int, picture: Picture) -> None:
+    def show_image(self, visitor: int, picture: Pixels) -> None:
         """Put a picture, (h, w, 3), behind everything in one visitor's view."""
 
     def show_mesh(self, mesh: ShownMesh | None) -> None:
@@ -123,7 +123,7 @@ class Stage:
         if not self._visits:
             return False
         self._stand_mesh()
-        return self._rough_picture(now) or self._new_mesh(now) or self._sharper_picture(now)
+        return self._rough_image(now) or self._new_mesh(now) or self._sharper_image(now)
 
     def _notice(self, now: float) -> None:
         """Learn who looks from where, and what they chose."""
@@ -148,7 +148,7 @@ class Stage:
             return ("plain",)
         return visit.pose, "mesh", choice.mode, self._mesh_key
 
-    def _rough_picture(self, now: float) -> bool:
+    def _rough_image(self, now: float) -> bool:
         for who, visit in self._longest_waiting():
             key = self._key(visit)
             if visit.key == key:
@@ -165,7 +165,7 @@ class Stage:
     def _longest_waiting(self) -> list[tuple[int, _Visit]]:
         return sorted(self._visits.items(), key=lambda item: item[1].drawn)
 
-    def _sharper_picture(self, now: float) -> bool:
+    def _sharper_image(self, now: float) -> bool:
         for who, visit in self._longest_waiting():
             finest = self._finest(visit)
             if now - visit.since < AT_REST or finest < 1.25 * visit.height:
@@ -178,23 +178,23 @@ class Stage:
         visit.drawn = self._clock()
         if key[0] == "plain":
             plain = to_bytes(torch.tensor(self._config.background.color))
-            self._screen.show_picture(who, np.tile(plain, (2, 2, 1)))
+            self._screen.show_image(who, np.tile(plain, (2, 2, 1)))
             visit.key, visit.height = key, MAX_HEIGHT
             return
         started = self._clock()
         width = max(8, round(height * visit.pose.aspect))
-        picture = self._picture(visit.pose, height, width)
+        picture = self._render(visit.pose, height, width)
         if not bool(picture.isfinite().all()):
             self._screen.say("the scene is not finite: the run has diverged")
             picture = picture.nan_to_num(0.5)
-        self._screen.show_picture(who, to_bytes(picture))
+        self._screen.show_image(who, to_bytes(picture))
         visit.key, visit.height = key, height
         rate = height * width / max(self._clock() - started, 1e-3)
         before = self._rates.get(self._choice.kind)
         # The first picture compiles things and tells little.
         self._rates[self._choice.kind] = 3e4 if before is None else 0.5 * (before + rate)
 
-    def _picture(self, pose: Pose, height: int, width: int) -> Tensor:
+    def _render(self, pose: Pose, height: int, width: int) -> Tensor:
         camera, mode, saved = cameras_of(pose), self._choice.mode, self._saved
         assert saved is not None
         if self._choice.kind == "mesh" and self._mesh is not None:

@@ -21,7 +21,7 @@ from dreamfusion.batch.engines.local import (
     places_here,
     visible_gpus,
 )
-from dreamfusion.batch.jobs import JobFolder, Shelf, State, find_shelf, read_json
+from dreamfusion.batch.jobs import BatchFolder, JobFolder, State, find_batch, read_json
 from dreamfusion.batch.prompts import BatchError
 from dreamfusion.utils.machine import Memory
 from tests.helpers import ROOT
@@ -61,7 +61,7 @@ class Diary(Listener):
 
 
 def make(tmp_path, engine, *jobs, **options):
-    folders = prepare(Shelf(tmp_path), jobs)
+    folders = prepare(BatchFolder(tmp_path), jobs)
     diary = Diary()
     finished = drive(folders, engine, listener=diary, stale_seconds=3, **options)
     return folders, diary, finished
@@ -81,7 +81,7 @@ def test_all_are_made_as_many_at_once_as_there_are_places_and_never_again(tmp_pa
         ("start", "another thing"),
         ("end", "another thing"),
     ]
-    assert len(find_shelf(tmp_path).jobs()) == 6
+    assert len(find_batch(tmp_path).jobs()) == 6
 
 
 def test_what_the_user_must_mend_is_tried_once_and_what_fell_over_a_few_times(tmp_path, engine):
@@ -118,8 +118,8 @@ def test_a_frozen_job_is_given_up_and_made_elsewhere(tmp_path, engine):
 def test_a_frozen_attempt_that_thaws_does_no_harm(tmp_path):
     """Out of reach of any kill: a newer attempt goes on in a copy, and the older one, once it
     thaws, sees that and ends."""
-    (folder,) = prepare(Shelf(tmp_path), [job("freeze once", steps=6)])
-    clean = prepare(Shelf(tmp_path / "clean"), [job("freeze once", steps=6)])[0]
+    (folder,) = prepare(BatchFolder(tmp_path), [job("freeze once", steps=6)])
+    clean = prepare(BatchFolder(tmp_path / "clean"), [job("freeze once", steps=6)])[0]
 
     def start(number):
         return subprocess.Popen(command_of(folder.path, number, os.getpid(), 3.0), cwd=ROOT)
@@ -147,7 +147,7 @@ def read_status(pid):
 
 
 def test_an_older_attempt_stops_when_it_sees_a_newer_one(tmp_path):
-    (folder,) = prepare(Shelf(tmp_path), [job("slow thing", steps=600)])
+    (folder,) = prepare(BatchFolder(tmp_path), [job("slow thing", steps=600)])
     child = subprocess.Popen(command_of(folder.path, 1, os.getpid(), 60.0), cwd=ROOT)
     wait_for(lambda: folder.run.metrics.is_file())
     folder.attempt_file(2).write_text("{}")
@@ -157,7 +157,7 @@ def test_an_older_attempt_stops_when_it_sees_a_newer_one(tmp_path):
 
 def test_a_second_attempt_waits_for_one_that_is_alive(tmp_path):
     """As an orphan is: its number is taken, so that it ends at once, with its lock."""
-    (folder,) = prepare(Shelf(tmp_path), [job("slow thing", steps=600)])
+    (folder,) = prepare(BatchFolder(tmp_path), [job("slow thing", steps=600)])
     first = subprocess.Popen(command_of(folder.path, 1, os.getpid(), 60.0), cwd=ROOT)
     wait_for(lambda: folder.run.metrics.is_file())
     assert folder.state() is State.running
@@ -173,7 +173,7 @@ def test_a_stop_lets_each_job_write_its_checkpoint(tmp_path, engine):
     jobs = [job("slow thing", seed=seed, steps=50) for seed in range(3)]
 
     def stop():
-        folders = [Shelf(tmp_path).folder(one) for one in jobs[:2]]
+        folders = [BatchFolder(tmp_path).folder(one) for one in jobs[:2]]
         if all(folder.run.metrics.is_file() for folder in folders):
             stopped.set()
         return stopped.is_set()
@@ -192,9 +192,9 @@ def test_jobs_end_with_a_checkpoint_when_their_driver_is_killed(tmp_path):
         "from dreamfusion.batch import attempt, driver\n"
         "from dreamfusion.batch.engines import ResourceRequest\n"
         "from dreamfusion.batch.engines.local import LocalEngine\n"
-        "from dreamfusion.batch.jobs import Shelf\n"
+        "from dreamfusion.batch.jobs import BatchFolder\n"
         "attempt.MODULE = 'tests.helpers.fast_attempts'\n"
-        "shelf = Shelf(Path(sys.argv[1]))\n"
+        "shelf = BatchFolder(Path(sys.argv[1]))\n"
         "jobs = [fast.job('slow thing', seed=seed, steps=30) for seed in range(2)]\n"
         "with driver.driving(shelf):\n"
         "    folders = driver.prepare(shelf, jobs)\n"
@@ -202,7 +202,7 @@ def test_jobs_end_with_a_checkpoint_when_their_driver_is_killed(tmp_path):
     )
     command = [sys.executable, "-c", code, str(tmp_path)]
     child = subprocess.Popen(command, cwd=ROOT)
-    folders = [Shelf(tmp_path).folder(job("slow thing", seed=s, steps=30)) for s in range(2)]
+    folders = [BatchFolder(tmp_path).folder(job("slow thing", seed=s, steps=30)) for s in range(2)]
     wait_for(lambda: all(folder.run.metrics.is_file() for folder in folders))
     child.kill()
     child.wait()
@@ -215,7 +215,7 @@ def test_jobs_end_with_a_checkpoint_when_their_driver_is_killed(tmp_path):
 
 
 def test_a_machine_with_another_version_is_told(tmp_path):
-    (folder,) = prepare(Shelf(tmp_path), [job("a thing")])
+    (folder,) = prepare(BatchFolder(tmp_path), [job("a thing")])
     command = command_of(folder.path, 1, os.getpid(), 60.0)
     assert subprocess.run([*command[:-1], "9.9"], cwd=ROOT).returncode == 78
     assert "this machine has dreamfusion" in folder.log_file(1).read_text()
@@ -224,12 +224,12 @@ def test_a_machine_with_another_version_is_told(tmp_path):
 
 def test_two_drivers_in_one_folder(tmp_path):
     with (
-        driving(Shelf(tmp_path)),
+        driving(BatchFolder(tmp_path)),
         pytest.raises(BatchError, match=f"another batch works in .*process {os.getpid()} on"),
-        driving(Shelf(tmp_path)),
+        driving(BatchFolder(tmp_path)),
     ):
         pass
-    with driving(Shelf(tmp_path)):
+    with driving(BatchFolder(tmp_path)):
         pass
 
 
@@ -285,7 +285,7 @@ def test_gpus_are_shared_by_their_memory(tmp_path, monkeypatch):
 
 
 def test_a_job_that_cannot_be_read(tmp_path):
-    (folder,) = prepare(Shelf(tmp_path), [job("a thing")])
+    (folder,) = prepare(BatchFolder(tmp_path), [job("a thing")])
     assert JobFolder(folder.path).read() == job("a thing")
     folder.job_file.write_text("{")
     with pytest.raises(BatchError, match="cannot be read"):

@@ -19,7 +19,7 @@ from dreamfusion.batch import attempt as attempts
 from dreamfusion.batch.driver import Listener, drive, prepare
 from dreamfusion.batch.engines import ResourceRequest
 from dreamfusion.batch.engines.ray_engine import RayEngine
-from dreamfusion.batch.jobs import Shelf, State, read_json
+from dreamfusion.batch.jobs import BatchFolder, State, read_json
 from dreamfusion.batch.plan import Options, plan_jobs
 from dreamfusion.batch.prompts import BatchError, Entry
 from tests.helpers import ROOT
@@ -104,7 +104,7 @@ def node_of(cluster, pid: int):
 
 def test_jobs_survive_a_killed_child_and_a_removed_node(cluster, tmp_path, token):
     jobs = [job("slow thing", seed=seed, steps=60) for seed in range(4)]
-    folders = prepare(Shelf(tmp_path / "shelf"), jobs)
+    folders = prepare(BatchFolder(tmp_path / "shelf"), jobs)
 
     def harm(attempt, other):
         os.kill(attempt["pid"], signal.SIGKILL)
@@ -126,7 +126,7 @@ def test_jobs_survive_a_killed_child_and_a_removed_node(cluster, tmp_path, token
 
 
 def test_a_frozen_node_is_given_up_and_may_thaw(cluster, tmp_path):
-    (folder,) = folders = prepare(Shelf(tmp_path / "shelf"), [job("slow thing", steps=40)])
+    (folder,) = folders = prepare(BatchFolder(tmp_path / "shelf"), [job("slow thing", steps=40)])
     frozen: list[int] = []
 
     def freeze(attempt):
@@ -164,9 +164,9 @@ from pathlib import Path
 from dreamfusion.batch import attempt, driver
 from dreamfusion.batch.engines import ResourceRequest
 from dreamfusion.batch.engines.ray_engine import RayEngine
-from dreamfusion.batch.jobs import Shelf
+from dreamfusion.batch.jobs import BatchFolder
 attempt.MODULE = "tests.helpers.fast_attempts"
-shelf = Shelf(Path(sys.argv[1]))
+shelf = BatchFolder(Path(sys.argv[1]))
 jobs = [fast.job("slow thing", seed=seed, steps=50) for seed in range(3)]
 with driver.driving(shelf):
     driver.drive(driver.prepare(shelf, jobs), RayEngine(ResourceRequest(1, 2**26, 0), shelf.path))
@@ -176,7 +176,7 @@ with driver.driving(shelf):
 def test_a_driver_that_is_killed_is_started_again(steady, tmp_path):
     """Every job is done once, and each of its steps is logged once."""
     command = [sys.executable, "-c", DRIVER, str(tmp_path)]
-    folders = [Shelf(tmp_path).folder(job("slow thing", seed=s, steps=50)) for s in range(3)]
+    folders = [BatchFolder(tmp_path).folder(job("slow thing", seed=s, steps=50)) for s in range(3)]
     child = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
     until = time.monotonic() + 60
     while sum(folder.run.metrics.is_file() for folder in folders) < 2:
@@ -202,7 +202,7 @@ def test_real_training_has_the_bits_of_one_that_nothing_happened_to(steady, tmp_
     config = str(tmp_path / "small.yaml")
     options = Options(steps=25, config=config, prior=prior, device="cpu")
     (folder,) = prepare(
-        Shelf(tmp_path / "shelf"), plan_jobs([Entry("here", "a red puppy")], options)
+        BatchFolder(tmp_path / "shelf"), plan_jobs([Entry("here", "a red puppy")], options)
     )
     engine = RayEngine(NEED, tmp_path / "shelf")
     kill = Once([folder], lambda attempt: os.kill(attempt["pid"], signal.SIGKILL))
@@ -223,7 +223,8 @@ def test_real_training_has_the_bits_of_one_that_nothing_happened_to(steady, tmp_
 
 def test_a_stop_reaches_the_processes(steady, tmp_path):
     folders = prepare(
-        Shelf(tmp_path / "shelf"), [job("slow thing", seed=seed, steps=400) for seed in range(3)]
+        BatchFolder(tmp_path / "shelf"),
+        [job("slow thing", seed=seed, steps=400) for seed in range(3)],
     )
     seen = []
     engine = RayEngine(NEED, tmp_path / "shelf")

@@ -14,7 +14,7 @@ import pytest
 import yaml
 from safetensors.torch import load_file
 
-from dreamfusion.batch.jobs import JobFolder, Shelf, State, find_shelf, read_json
+from dreamfusion.batch.jobs import BatchFolder, JobFolder, State, find_batch, read_json
 from dreamfusion.cli.app import main
 from tests.helpers import ROOT
 from tests.helpers.fast_attempts import steps_of, use_fast_attempts
@@ -84,8 +84,8 @@ def test_a_batch_is_made_killed_stopped_and_gone_on_with_bit_for_bit(asked, tmp_
     (tmp_path / "list.txt").write_text("a red puppy\n")
     options = ["list.txt", *asked, "--steps", "40", "--jobs", "1"]
     batch = start(*options)
-    wait_for(lambda: (tmp_path / "shelf" / "jobs").is_dir() and find_shelf(Path("shelf")).jobs())
-    (folder,) = find_shelf(Path("shelf")).jobs().values()
+    wait_for(lambda: (tmp_path / "shelf" / "jobs").is_dir() and find_batch(Path("shelf")).jobs())
+    (folder,) = find_batch(Path("shelf")).jobs().values()
     wait_for(lambda: logged(folder) >= 2)
     os.kill(read_json(folder.attempt_file(1))["pid"], signal.SIGKILL)
     wait_for(lambda: folder.newest_attempt() == 2 and logged(folder) >= 6)
@@ -149,7 +149,7 @@ def test_failed_jobs_are_named_and_tried_again_when_that_is_asked(
 ):
     from tests.helpers.fast_attempts import job
 
-    shelf = Shelf(tmp_path / "shelf")
+    shelf = BatchFolder(tmp_path / "shelf")
     folder = shelf.folder(job("refuse"))
     folder.write(job("refuse"))
     monkeypatch.setattr("dreamfusion.batch.plan.request_of", lambda jobs: _need())
@@ -193,7 +193,7 @@ def test_two_drivers_and_a_full_disk_are_one_line(asked, tmp_path, monkeypatch, 
     from dreamfusion.batch.driver import driving
 
     (tmp_path / "list.txt").write_text("a red mug\n")
-    with driving(Shelf(tmp_path / "shelf")):
+    with driving(BatchFolder(tmp_path / "shelf")):
         assert main(["batch", "list.txt", *asked]) == 2
     assert "another batch works in" in capsys.readouterr().err
 
@@ -208,8 +208,8 @@ def test_two_drivers_and_a_full_disk_are_one_line(asked, tmp_path, monkeypatch, 
 def test_a_polite_kill_has_its_own_status(asked, tmp_path):
     (tmp_path / "list.txt").write_text("a red puppy\n")
     batch = start("list.txt", *asked, "--steps", "400", "--jobs", "1")
-    wait_for(lambda: (tmp_path / "shelf" / "jobs").is_dir() and find_shelf(Path("shelf")).jobs())
-    (folder,) = find_shelf(Path("shelf")).jobs().values()
+    wait_for(lambda: (tmp_path / "shelf" / "jobs").is_dir() and find_batch(Path("shelf")).jobs())
+    (folder,) = find_batch(Path("shelf")).jobs().values()
     wait_for(lambda: logged(folder) >= 1)
     batch.send_signal(signal.SIGTERM)
     batch.communicate(timeout=90)
@@ -242,7 +242,7 @@ def test_train_makes_several_seeds_as_a_batch(asked, tmp_path, monkeypatch, caps
     use_fast_attempts(monkeypatch)
     options = [*asked, "--seeds", "2", "--seed", "5", "--steps", "2"]
     assert main(["train", "a red mug", *options]) == 0
-    jobs = find_shelf(Path("runs/a-red-mug-seeds")).jobs().values()
+    jobs = find_batch(Path("runs/a-red-mug-seeds")).jobs().values()
     assert [(folder.read().seed, folder.state()) for folder in jobs] == [
         (5, State.done),
         (6, State.done),

@@ -63,8 +63,8 @@ class Page(FakeScreen):
     def tell(self, text):
         self.said.append(text)
 
-    def show_picture(self, visitor, picture):
-        super().show_picture(visitor, picture)
+    def show_image(self, visitor, picture):
+        super().show_image(visitor, picture)
         if len(self.pictures) == 2:
             raise KeyboardInterrupt
 

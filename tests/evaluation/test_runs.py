@@ -11,7 +11,7 @@ import pytest
 import torch
 import yaml
 
-from dreamfusion.batch.jobs import Job, Shelf, write_json
+from dreamfusion.batch.jobs import BatchFolder, Job, write_json
 from dreamfusion.cli.app import main
 from dreamfusion.runs.checkpoint import save_checkpoint
 from tests.helpers.fast_attempts import job
@@ -91,7 +91,7 @@ def test_what_cannot_be_measured_has_a_reason(tmp_path, capsys, clip):
 
 def make_shelf(tmp_path):
     """A batch with two seeds of one prompt done, one job failed and one not begun."""
-    shelf = Shelf(tmp_path / "shelf")
+    shelf = BatchFolder(tmp_path / "shelf")
     for seed in range(2):
         folder = shelf.folder(job("a red mug", seed=seed))
         folder.write(job("a red mug", seed=seed))
@@ -128,7 +128,7 @@ def test_a_batch_is_judged_chosen_from_and_shown(tmp_path, capsys, clip):
 
 
 def test_combinations_of_settings_have_means_of_their_own(tmp_path, capsys, clip):
-    shelf = Shelf(tmp_path / "shelf")
+    shelf = BatchFolder(tmp_path / "shelf")
     for guidance, radius in ((4, 0.2), (16, 0.4)):
         for prompt in ("a red mug", "a blue corgi"):
             config = {"steps": 1, "seed": 0, "estimator": {"guidance": guidance}}

@@ -12,8 +12,8 @@ from dreamfusion.cli.app import main
 from dreamfusion.config.layers import build_config
 from dreamfusion.evaluation import rows
 from dreamfusion.evaluation.evaluate import Evaluation
+from dreamfusion.evaluation.images import NothingToSee
 from dreamfusion.evaluation.judges import ToyJudge
-from dreamfusion.evaluation.pictures import NothingToSee
 from dreamfusion.evaluation.rows import Row, judge_run, mesh_figures
 from dreamfusion.evaluation.subjects import Subject
 from dreamfusion.evaluation.summary import summarise
@@ -95,7 +95,7 @@ def test_a_finished_run_without_a_mesh_overlaps_nothing(tmp_path, monkeypatch, d
     run = create_run(tmp_path / "run")
     run.write_config(build_config({"prompt": "a red mug", "steps": 8}))
     monkeypatch.setattr(rows, "load_scene", lambda *_: SavedScene(done, None))
-    monkeypatch.setattr(rows, "pictures_of", empty)
+    monkeypatch.setattr(rows, "images_of", empty)
     (row,) = judge_run(Subject(run, "a red mug", 0), [(ToyJudge("toy"), [])], truth=True)
     assert row.iou == iou and row.reason.startswith("the scene is empty; there is no mesh")
 

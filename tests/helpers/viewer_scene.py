@@ -90,7 +90,7 @@ class FakeScreen:
     def choice(self):
         return self.wanted
 
-    def show_picture(self, visitor, picture):
+    def show_image(self, visitor, picture):
         self.clock.now += picture.shape[0] * picture.shape[1] / 30_000
         self.pictures.append((visitor, picture))
 

@@ -15,7 +15,7 @@ from dreamfusion.diffusion.predictions import add_noise, predictions
 from dreamfusion.graphics.cameras import orbit_cameras
 from dreamfusion.priors import DiffusionPrior, load_prior, resolve_prior
 from dreamfusion.priors.view_prompts import view_prompts
-from dreamfusion.toyworld import make_object, picture
+from dreamfusion.toyworld import draw_object, make_object
 from dreamfusion.toyworld.language import held_out_pairs, vocabulary_file
 
 FOLDER = Path(resolve_prior("embedded").path)
@@ -71,7 +71,7 @@ def test_a_true_caption_explains_a_picture_better_than_a_wrong_one(
     shown, true, false = [], [], []
     for i, (noun, color) in enumerate(OBJECTS):
         other_noun, other_color = OBJECTS[(i + 1) % len(OBJECTS)]
-        shown.append(picture(make_object(noun, color), camera, 64)[0])
+        shown.append(draw_object(make_object(noun, color), camera, 64)[0])
         said = f"{color} {noun}"
         lie = {"noun": f"{color} {other_noun}", "color": f"{other_color} {noun}", "view": said}
         turned = azimuth + 90.0 if wrong == "view" else azimuth

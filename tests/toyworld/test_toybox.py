@@ -9,7 +9,7 @@ import torch
 from dreamfusion.graphics.cameras import orbit_cameras, turntable_cameras
 from dreamfusion.priors.reading import PromptError
 from dreamfusion.priors.view_prompts import ViewVocabulary, view_prompt
-from dreamfusion.toyworld import ADJECTIVES, COLORS, NOUNS, PALETTE, make_object, picture, view
+from dreamfusion.toyworld import ADJECTIVES, COLORS, NOUNS, PALETTE, draw_object, make_object, view
 from dreamfusion.toyworld.language import (
     AZIMUTH_WORDS,
     EXAMPLES,
@@ -153,7 +153,7 @@ def test_mesh_is_closed_and_wound_outwards():
 
 
 def test_picture_has_the_background_and_the_albedo_it_was_asked_for():
-    shown = picture(
+    shown = draw_object(
         make_object("cube", "red"), camera(0.0), 32, shading="albedo", background=(0, 0, 1)
     )
     assert shown.shape == (1, 32, 32, 3)

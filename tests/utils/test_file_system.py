@@ -13,7 +13,7 @@ import pytest
 
 from dreamfusion.batch import attempt
 from dreamfusion.batch.driver import driving
-from dreamfusion.batch.jobs import JobFolder, Shelf, create_json, write_json
+from dreamfusion.batch.jobs import BatchFolder, JobFolder, create_json, write_json
 from dreamfusion.runs.folder import RunFolder
 from dreamfusion.runs.lock import locked
 from dreamfusion.utils import file_system
@@ -67,7 +67,10 @@ def test_without_locks_a_run_trains_with_a_warning(tmp_path, monkeypatch, number
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS])
 def test_without_locks_a_batch_goes_on_with_a_warning(tmp_path, monkeypatch, number):
     monkeypatch.setattr(fcntl, "flock", refuse(number))
-    with pytest.warns(RunWarning, match="make sure that only one batch"), driving(Shelf(tmp_path)):
+    with (
+        pytest.warns(RunWarning, match="make sure that only one batch"),
+        driving(BatchFolder(tmp_path)),
+    ):
         pass
 
 

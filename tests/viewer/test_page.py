@@ -114,7 +114,7 @@ def test_training_with_a_page_gives_what_training_without_one_gives(run, capsys)
     with pytest.MonkeyPatch.context() as patch:
         pose = pose_of(orbit_cameras(*(torch.tensor([v]) for v in (30.0, 20.0, 2.6, 40.0))))
         patch.setattr(Page, "visitors", lambda page: {7: pose})
-        patch.setattr(Page, "show_picture", lambda page, who, picture: drawn.append(picture))
+        patch.setattr(Page, "show_image", lambda page, who, picture: drawn.append(picture))
         assert main([*command, "watched", "--view", *settings]) == 0
     out = capsys.readouterr().out
     assert "\nview      http://127.0.0.1:" in out and " (until the run ends)\n" in out

@@ -344,7 +344,7 @@ def test_the_page_takes_at_most_its_share_of_the_time():
     clock, drawn = Clock(), []
 
     class Slow(FakePage):
-        def show_picture(self, visitor, picture):
+        def show_image(self, visitor, picture):
             drawn.append(clock.now)
             clock.now += 2.0
 

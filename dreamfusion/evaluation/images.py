@@ -23,7 +23,7 @@ class NothingToSee(UserError):
     """A scene that shows nothing."""
 
 
-def pictures_of(scene: Scene, config: Config, *, views: int, size: int) -> dict[Look, Tensor]:
+def images_of(scene: Scene, config: Config, *, views: int, size: int) -> dict[Look, Tensor]:
     """Views (views, size, size, 3) all around on white, the front first, for each look.
 
     Raises NothingToSee for an empty scene.
