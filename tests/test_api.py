@@ -215,3 +215,9 @@ def test_finished_schedules_stay_where_they_ended(prior, tmp_path):
     assert main([*again, "--out", str(tmp_path / "b")]) == 0
     a, b = newest(run), newest(df.open_run(tmp_path / "b"))
     assert all(torch.equal(a[key], b[key]) for key in a)
+
+
+def test_every_public_name_is_there():
+    assert len(df.__all__) > 40
+    for name in df.__all__:
+        assert getattr(df, name) is not None

@@ -53,7 +53,7 @@ def _warn(name: str) -> None:
         warnings.warn(
             RunWarning(
                 f"{name} is now called {RENAMED[name]}; old names of settings still work "
-                "(`dreamfusion configs --all` lists the new ones)"
+                "(`dreamfusion configs embedded` prints the new ones)"
             ),
             stacklevel=4,
         )

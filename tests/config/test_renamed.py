@@ -56,7 +56,7 @@ def test_an_old_name_is_reported_and_means_the_same(old):
         found = build_config(changes)
     assert [str(one.message) for one in caught] == [
         f"{old} is now called {RENAMED[old]}; old names of settings still work "
-        "(`dreamfusion configs --all` lists the new ones)"
+        "(`dreamfusion configs embedded` prints the new ones)"
     ]
     assert found == build_config(new_changes) != Config()
 
