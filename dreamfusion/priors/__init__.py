@@ -49,8 +49,8 @@ def load_prior(
         the denoiser is loaded. Without it: when asked for, or by `DiffusionPrior.prepare`.
     views: pictures a step. On CUDA a step that will not fit into the free memory is refused.
 
-    Raises PriorError, one line that says what is wrong and what to do; PromptError for a prompt
-    that is too long.
+    Raises PriorError, one line that says what is wrong and what to do. A prompt that is longer than
+    the model reads is cut off, with a RunWarning.
     """
     options = PriorConfig() if options is None else options
     if isinstance(prior, PluginPrior):

@@ -114,16 +114,18 @@ def test_pixels_are_only_mapped(folders):
 
 def test_each_text_is_encoded_once_and_alike_in_any_company(folders, monkeypatch):
     asked = []
-    answer = text.TextEncoder.__call__
-    monkeypatch.setattr(
-        text.TextEncoder,
-        "__call__",
-        lambda self, prompt, **options: asked.append(prompt) or answer(self, prompt, **options),
-    )
+    answer = CLIPTextModel.forward
+
+    def counted(self, input_ids, **options):
+        asked.append(input_ids)
+        return answer(self, input_ids, **options)
+
+    monkeypatch.setattr(CLIPTextModel, "forward", counted)
     prior, other = (load_prior(str(folders["latent"])) for _ in range(2))
     together = prior.encode_text(["a mug", "a chair", "a mug"])
     prior.encode_text(["a chair"])
-    assert asked == ["a mug", "a chair"]
+    assert len(asked) == 2 and all(len(ids) == 1 for ids in asked)
+    assert not torch.equal(*asked)
     assert torch.equal(together.tokens[0], together.tokens[2])
     assert torch.equal(other.encode_text(["a chair"]).tokens[0], together.tokens[1])
 
@@ -225,13 +227,12 @@ def test_offloading_leaves_the_decoder_on_the_cpu(folders):
     assert plain.vae.decoder.conv_in.weight.device.type == "meta"
 
 
-@pytest.mark.parametrize(("offload", "moves"), [(True, ["cuda", "cpu"]), (False, ["cuda"])])
+@pytest.mark.parametrize(("offload", "moves"), [(True, ["cpu:0", "cpu"]), (False, ["cpu:0"])])
 def test_an_offloaded_text_encoder_goes_back_to_the_cpu(folders, monkeypatch, offload, moves):
     found = []
     monkeypatch.setattr(CLIPTextModel, "to", lambda self, device: found.append(device))
-    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
     encoders = text.encoders_of(
-        resolve_prior(str(folders["latent"])), device="cuda", dtype=torch.float32, offload=offload
+        resolve_prior(str(folders["latent"])), device="cpu:0", dtype=torch.float32, offload=offload
     )
     encoders.encode(["a mug", "a chair"])
     assert found == moves
@@ -247,11 +248,6 @@ def test_only_the_denoiser_is_compiled_and_only_if_asked(folders, monkeypatch):
     prior = load_prior(str(folders["latent"]), PriorConfig(dtype="float32", compile=True))
     assert compiled == [prior.denoiser]
     assert torch.equal(gradient(prior), gradient(plain))
-
-
-def test_a_prompt_too_long_for_the_model_is_refused(prior):
-    with pytest.raises(PromptError, match=r"the prompt is too long: .* 77 can be read"):
-        prior.encode_text(["a red corgi " * 30])
 
 
 def test_half_precision_agrees_with_full(folders):
