@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from dreamfusion.config.schema import PriorConfig
 from dreamfusion.priors.files import PriorError, require_json
+from dreamfusion.priors.fit import sample_size
 from dreamfusion.priors.resolve import ResolvedPrior
 
 UNET_MAPS = 32
@@ -48,7 +49,7 @@ def estimate_memory(
     kept = 0 if prepared or options.offload else sum(encoders)
 
     config = require_json(prior.path / name / "config.json", f"{prior.name} is broken")
-    size = int(config["sample_size"])
+    size = sample_size(prior.name, prior.pipeline, config)
     if name == "unet":
         picture = UNET_MAPS * config["block_out_channels"][0] * size**2
     else:

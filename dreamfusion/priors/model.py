@@ -21,7 +21,8 @@ from dreamfusion.diffusion.condition import Condition, TextEmbedding
 from dreamfusion.diffusion.predictions import PredictionKind
 from dreamfusion.priors.card import PriorCard
 from dreamfusion.priors.files import PriorError, require_json
-from dreamfusion.priors.layout import LAYOUTS
+from dreamfusion.priors.fit import check_fit, sample_size
+from dreamfusion.priors.layout import LAYOUTS, weights_stem
 from dreamfusion.priors.loading import load_part, quiet
 from dreamfusion.priors.memory import check_memory, estimate_memory
 from dreamfusion.priors.resolve import ResolvedPrior, resolve_prior
@@ -125,8 +126,8 @@ class DiffusionPrior:
         self.dtype: torch.dtype = denoiser.dtype
         self.channels: int = denoiser.config.in_channels
         shrink = 1 if vae is None else 2 ** (len(vae.config.block_out_channels) - 1)
-        self.image_size: int = denoiser.config.sample_size * shrink
-        size: int = denoiser.config.sample_size
+        size = sample_size(name, pipeline, denoiser.config)
+        self.image_size: int = size * shrink
         self.shape: tuple[int, ...] = (self.channels, size, size)
         self.prediction: PredictionKind = schedule.prediction
         self.alphas, self.sigmas = schedule.alphas, schedule.sigmas
@@ -162,6 +163,9 @@ class DiffusionPrior:
         kind = type(pipe).__name__
         if kind not in LAYOUTS:
             raise PriorError(f"a {kind} is not supported; use a {', '.join(LAYOUTS)}")
+        name = str(pipe.config.get("_name_or_path") or kind)
+        text = encoders_of_pipe(pipe)
+        check_fit(name, kind, _configs(pipe), pipe.config)
         denoiser = pipe.unet if getattr(pipe, "unet", None) is not None else pipe.transformer
         vae = getattr(pipe, "vae", None)
         if vae is not None and vae.dtype == torch.float16 and vae.config.force_upcast:
@@ -169,7 +173,6 @@ class DiffusionPrior:
         for module in (denoiser, vae):
             if module is not None:
                 module.requires_grad_(False).eval()
-        name = str(pipe.config.get("_name_or_path") or kind)
         scheduler = pipe.scheduler
         return cls(
             name=name,
@@ -177,7 +180,7 @@ class DiffusionPrior:
             card=PriorCard() if card is None else card,
             denoiser=denoiser,
             schedule=schedule_of(scheduler, name, denoiser.device, denoiser),
-            text=encoders_of_pipe(pipe),
+            text=text,
             vae=vae,
         )
 
@@ -332,6 +335,17 @@ def load(
             options = dataclasses.replace(options, dtype=wider)  # type: ignore[arg-type]
             return load(prior, options, device=device, prompts=prompts, views=views)
     return loaded
+
+
+def _configs(pipe: Any) -> dict[str, dict[str, Any]]:
+    """The configurations of a loaded pipeline's models, as their files would hold them."""
+    found = {}
+    for name in LAYOUTS[type(pipe).__name__]:
+        part = getattr(pipe, name, None)
+        if part is not None and weights_stem(name) is not None:
+            config = part.config
+            found[name] = dict(config) if isinstance(config, dict) else config.to_dict()
+    return found
 
 
 def _overflows(prior: DiffusionPrior, prompt: str) -> bool:

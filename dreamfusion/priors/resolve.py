@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from dreamfusion.config.presets import preset_for
 from dreamfusion.priors import hub
 from dreamfusion.priors.card import PriorCard, read_card
 from dreamfusion.priors.files import PriorError, count_weights, require_json
+from dreamfusion.priors.fit import check_fit
 from dreamfusion.priors.layout import (
     CARD,
     INDEX,
@@ -91,6 +93,7 @@ def inspect(path: Path, name: str, *, half: bool) -> ResolvedPrior:
     variants: dict[str, str | None] = {}
     weights: dict[str, int] = {}
     weight_files: dict[str, list[str]] = {}
+    configs: dict[str, dict[str, Any]] = {}
     for component in components:
         if not (path / component).is_dir():
             raise PriorError(f"{name} is incomplete: there is no folder {path / component}")
@@ -102,7 +105,9 @@ def inspect(path: Path, name: str, *, half: bool) -> ResolvedPrior:
             )
         if weights_stem(component) is None:
             continue
-        _check_file(path / component / "config.json", name)
+        config = path / component / "config.json"
+        _check_file(config, name)
+        configs[component] = require_json(config, f"{name} is broken")
         variants[component], files = choose_weights(
             (file.name for file in (path / component).iterdir()), component, half=half
         )
@@ -111,6 +116,7 @@ def inspect(path: Path, name: str, *, half: bool) -> ResolvedPrior:
         weights[component] = _check_weights(path / component, files, name)
         weight_files[component] = [file for file in files if file.endswith(".safetensors")]
     _check_file(path / "scheduler" / "scheduler_config.json", name)
+    check_fit(name, pipeline, configs, index)
     card = read_card(path)
     return ResolvedPrior(name, path, pipeline, components, variants, weights, card, weight_files)
 

@@ -114,10 +114,16 @@ class TextEncoder(torch.nn.Module):
     ) -> Any:
         """The model's answer to the tokens (1, length) of one text."""
         mask = None if attention_mask is None else tuple(attention_mask.flatten().tolist())
-        key = (tuple(input_ids.flatten().tolist()), mask, output_hidden_states)
+        ids = input_ids.flatten().tolist()
+        key = (tuple(ids), mask, output_hidden_states)
         if key not in self._answers:
             if not self._runs:
                 raise _NotLoaded(self)
+            if max(ids) >= (known := self.model.get_input_embeddings().num_embeddings):
+                raise PriorError(
+                    f"the tokenizer of {self.name} gives the token {max(ids)}, and {self.name} "
+                    f"knows {known}: they are of different models; save the pipeline whole"
+                )
             answer = self.model(
                 input_ids, attention_mask=attention_mask, output_hidden_states=output_hidden_states
             )
