@@ -44,7 +44,7 @@ def view(
 
                 webbrowser.open(page.url)
             serve_run(page, run)
-    except Stopped:
+    except (Stopped, KeyboardInterrupt):
         console.say("closed")
 
 

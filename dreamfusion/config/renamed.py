@@ -9,23 +9,14 @@ from typing import Any
 from dreamfusion.utils.errors import RunWarning
 
 # Old name -> new name, of whole sections or single settings.
+_ADAM = ("grid_lr", "network_lr", "background_lr", "ema", "beta1", "beta2", "epsilon")
 RENAMED = {
     "sds": "estimator",
     "field": "scene.field",
     "occupancy": "scene.occupancy",
-    "render.step_size": "scene.marching.step_size",
-    "render.min_transmittance": "scene.marching.min_transmittance",
-    "render.backend": "scene.marching.backend",
-    "losses.sparsity": "scene.losses.sparsity",
-    "losses.orientation": "scene.losses.orientation",
-    "losses.smoothness": "scene.losses.smoothness",
-    "optimizer.grid_lr": "scene.optimizer.grid_lr",
-    "optimizer.network_lr": "scene.optimizer.network_lr",
-    "optimizer.background_lr": "scene.optimizer.background_lr",
-    "optimizer.ema": "scene.optimizer.ema",
-    "optimizer.beta1": "scene.optimizer.beta1",
-    "optimizer.beta2": "scene.optimizer.beta2",
-    "optimizer.epsilon": "scene.optimizer.epsilon",
+    **{f"render.{x}": f"scene.marching.{x}" for x in ("step_size", "min_transmittance", "backend")},
+    **{f"losses.{x}": f"scene.losses.{x}" for x in ("sparsity", "orientation", "smoothness")},
+    **{f"optimizer.{x}": f"scene.optimizer.{x}" for x in _ADAM},
 }
 _warned = False
 

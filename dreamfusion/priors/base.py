@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from typing import Protocol
 
 import torch
-from torch import Tensor
 
 from dreamfusion.diffusion.condition import TextEmbedding
 from dreamfusion.diffusion.predictions import NoisePredictor
@@ -16,8 +15,8 @@ from dreamfusion.priors.card import PriorCard
 class Prior(NoisePredictor, Protocol):
     """A diffusion model that is loaded, frozen, with its text encoders.
 
-    shape: (c, h, w), or whatever shape one encoded image has. What else a model can do is a
-    protocol of its own (`DecodesImages`); an estimator checks in `build` for what it needs.
+    shape: (c, h, w), or whatever shape one encoded image has. An estimator that needs more than
+    this checks for it in `build`.
     """
 
     name: str
@@ -29,13 +28,4 @@ class Prior(NoisePredictor, Protocol):
     def encode_text(self, prompts: Sequence[str], /) -> TextEmbedding:
         """The embeddings of n texts. All texts of an optimisation are known before loading, so that
         the text encoders need not stay in memory."""
-        ...
-
-
-@runtime_checkable
-class DecodesImages(Protocol):
-    """The inverse of `encode_image`. Used by sampling and by losses on images."""
-
-    def decode_image(self, encoded: Tensor, /) -> Tensor:
-        """(n, ...) -> (n, 3, H, W) in [0, 1]."""
         ...

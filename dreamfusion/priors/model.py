@@ -6,7 +6,7 @@ import copy
 import dataclasses
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -38,51 +38,27 @@ ENCODER = ("encoder", "quant_conv")
 DECODER = ("decoder", "post_quant_conv")
 
 
-class _HalfPrecisionGradient:
-    """Keeps an encoder's gradient within the range of half precision.
+def _with_gradient_in_range(encode: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+    """encode(images), whose gradient stays within the range of half precision.
 
-    What comes in is scaled by a power of two so that its largest value is about one, and what goes
-    out is scaled back. The gradient of a mean over pixels is too small for half precision, that of
+    On its way in it is scaled by a power of two so that its largest value is about one, and scaled
+    back on its way out. The gradient of a mean over pixels is too small for half precision, that of
     a sum may be too large. A power of two takes nothing from float32.
     """
+    scale = torch.ones(())
 
-    def __init__(self) -> None:
-        self.scale = torch.ones(())
-
-    def before(self, images: Tensor) -> Tensor:
-        """The images, on their way into the encoder."""
-        out: Tensor = _ScaleBack.apply(images, self)
-        return out
-
-    def after(self, latents: Tensor) -> Tensor:
-        """What the encoder made of them."""
-        out: Tensor = _ScaleToOne.apply(latents, self)
-        return out
-
-
-class _ScaleToOne(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, values: Tensor, box: _HalfPrecisionGradient) -> Tensor:
-        ctx.box = box
-        return values.view_as(values)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+    def to_one(grad: Tensor) -> Tensor:
+        nonlocal scale
         # Bounded, so that nothing overflows where all is zero; without waiting for a GPU.
-        exponent = torch.log2(grad.abs().amax()).floor().clamp(-120.0, 120.0)
-        ctx.box.scale = torch.exp2(-exponent)
-        return grad * ctx.box.scale, None
+        scale = torch.exp2(-torch.log2(grad.abs().amax()).floor().clamp(-120.0, 120.0))
+        return grad * scale
 
-
-class _ScaleBack(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, values: Tensor, box: _HalfPrecisionGradient) -> Tensor:
-        ctx.box = box
-        return values.view_as(values)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return grad / ctx.box.scale, None
+    images = images.view_as(images)
+    encoded = encode(images)
+    if encoded.requires_grad and images.requires_grad:
+        encoded.register_hook(to_one)
+        images.register_hook(lambda grad: grad / scale)
+    return encoded
 
 
 class DiffusionPrior:
@@ -196,9 +172,10 @@ class DiffusionPrior:
         images = images * 2.0 - 1.0
         if self.vae is None:
             return images
-        precision = _HalfPrecisionGradient()
-        images = precision.before(images).to(self.vae.dtype)
-        latents = precision.after(self.vae.encode(images).latent_dist.mode().float())
+        vae = self.vae
+        latents = _with_gradient_in_range(
+            lambda x: vae.encode(x.to(vae.dtype)).latent_dist.mode().float(), images
+        )
         mean, std = self._latent_statistics
         return (latents - mean) * (self.vae.config.scaling_factor / std)
 

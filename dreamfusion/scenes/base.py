@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -49,9 +48,6 @@ class Views:
     lighting: Lighting = field(default_factory=Lighting)
     background: Tensor | None = None
     normals: bool = False
-
-    def __len__(self) -> int:
-        return len(self.cameras)
 
     def to(self, device: torch.device) -> Views:
         """The same views with every tensor on `device`."""
@@ -139,10 +135,6 @@ class Scene(Stateful, Protocol):
         """The scene as a mesh. resolution: cells across the box. threshold: of density; found
         where None. Raises MeshError."""
         raise MeshError("this scene has no surface that could be a mesh")
-
-    def writers(self) -> Mapping[str, Callable[[Path], object]]:
-        """Files that the scene writes itself, by suffix: {".png": ..., ".spz": ...}."""
-        return {}
 
     def about(self) -> list[str]:
         """Lines for the log at the start of a run: what computes, what was skipped."""

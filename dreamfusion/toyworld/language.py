@@ -7,13 +7,15 @@ settled before a prompt reaches the prior, by the `words` of its vocabulary file
 
 from __future__ import annotations
 
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from dreamfusion.config.layers import read_yaml
 from dreamfusion.toyworld.nouns import NOUNS
 from dreamfusion.toyworld.objects import ADJECTIVES, COLORS
-from dreamfusion.toyworld.related_words import foreign_words, related_words
 
 # Sixteen directions, counter-clockwise from the front as azimuth grows; one token each.
 AZIMUTH_WORDS: tuple[str, ...] = (
@@ -131,6 +133,26 @@ def known_words() -> dict[str, str]:
     for noun in NOUNS:
         words |= dict.fromkeys((noun.name, *noun.synonyms), noun.name)
     return words
+
+
+def related_words() -> dict[str, list[str]]:
+    """Words that the toy world does not have, each with the words closest to it in meaning."""
+    table = _related()
+    related: dict[str, list[str]] = {word: [] for word in table["close_to_nothing"].split()}
+    for known, others in table["close_to"].items():
+        for word in others.split():
+            related.setdefault(word, []).append(known)
+    return related
+
+
+def foreign_words() -> list[str]:
+    """Common words of other languages, none of which is a word of the toy world."""
+    return _related()["foreign"].split()
+
+
+@cache
+def _related() -> dict[str, Any]:
+    return read_yaml(Path(__file__).with_name("related_words.yaml"))
 
 
 def vocabulary_file(

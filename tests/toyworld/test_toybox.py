@@ -19,13 +19,14 @@ from dreamfusion.toyworld.language import (
     caption,
     caption_words,
     elevation_word,
+    foreign_words,
     held_out_pairs,
     known_words,
+    related_words,
     vocabulary_file,
 )
 from dreamfusion.toyworld.objects import BOUNDING_RADIUS, COLOR_INDEX
 from dreamfusion.toyworld.parts import ball, box
-from dreamfusion.toyworld.related_words import foreign_words, related_words
 from dreamfusion.toyworld.sdf import part_table, signed_distance
 from scripts.embedded_prior.data import FACES
 

@@ -28,7 +28,7 @@ LIBRARY = "libcudart.so.99: cannot open shared object file:\n  no such file"
 
 def chosen_for(settings, device):
     config = build_config(settings)
-    return chosen_backends(config.scene.field, config.scene.marching, device)
+    return chosen_backends(config.scene, device)
 
 
 @pytest.fixture(autouse=True)

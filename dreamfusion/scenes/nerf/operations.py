@@ -8,7 +8,7 @@ import torch
 
 from dreamfusion.scenes.nerf.hashgrid import ENCODING, encoding_backend
 from dreamfusion.scenes.nerf.ray_marching import MARCHING
-from dreamfusion.scenes.nerf.settings import FieldConfig, MarchingConfig
+from dreamfusion.scenes.nerf.settings import NerfSettings
 from dreamfusion.scenes.nerf.volume import COMPOSITING, compositing_backend
 from dreamfusion.utils.backends import Operation, choose, skipped
 
@@ -26,31 +26,21 @@ class Backends:
     skipped: tuple[str, ...]
 
     def __str__(self) -> str:
-        parts = {
-            "encoding": self.encoding,
-            "marching": self.marching,
-            "compositing": self.compositing,
-        }
+        parts = {part: getattr(self, part) for part in ("encoding", "marching", "compositing")}
         return ", ".join(
             f"{part}: {'torch' if name == 'reference' else name}" for part, name in parts.items()
         )
 
 
-def chosen_backends(
-    field_settings: FieldConfig, marching_settings: MarchingConfig, device: str
-) -> Backends:
+def chosen_backends(settings: NerfSettings, device: str) -> Backends:
     """What a run with these settings on `device` ("cpu", "cuda", "cuda:N", "mps") will use.
 
     Raises AcceleratorError where they name an accelerator that cannot be used.
     """
-    kind, encoder, marcher = (
-        torch.device(device).type,
-        field_settings.backend,
-        marching_settings.backend,
-    )
-    encoding = encoding_backend(encoder, kind, field_settings.features)
-    marching = choose(MARCHING, marcher, kind)
-    compositing = compositing_backend(marcher, kind)
-    failed = skipped(ENCODING, encoder, kind, encoding)
-    failed += skipped(MARCHING, marcher, kind, marching)
+    kind, field, on_rays = torch.device(device).type, settings.field, settings.marching.backend
+    encoding = encoding_backend(field.backend, kind, field.features)
+    marching = choose(MARCHING, on_rays, kind)
+    compositing = compositing_backend(on_rays, kind)
+    failed = skipped(ENCODING, field.backend, kind, encoding)
+    failed += skipped(MARCHING, on_rays, kind, marching)
     return Backends(encoding, marching, compositing, failed)

@@ -55,7 +55,7 @@ class NerfScene(nn.Module, Scene):
         start: Scene | None = None,
     ) -> None:
         super().__init__()
-        backends = chosen_backends(settings.field, settings.marching, device)
+        backends = chosen_backends(settings, device)
         self.settings, self._backends = settings, backends
         self.field = Field.from_config(settings.field, generator=generator).to(device)
         self.background = LearnedBackground(generator=generator).to(device)
