@@ -158,6 +158,9 @@ def test_a_second_stage_starts_from_the_scene_of_the_first(installed, tmp_path):
     assert all(torch.equal(scene[n.removeprefix("scene.")], finer[n]) for n in parts)
     assert (run.path / "mesh" / "model.glb").is_file()
     assert run.resume().path == run.path  # nothing is left to do
+    again = {**SETTINGS, "stages": {"b": {"steps": 1}}}
+    df.train("a red cube", out=run.path, overwrite=True, steps=1, settings=again)
+    assert [path.name for path in (run.path / "stages").iterdir()] == ["b"]
 
 
 def test_a_run_that_stops_in_its_second_stage_goes_on_there(shell, tmp_path):
