@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from functools import cache
 from itertools import pairwise
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from dreamfusion.toyworld.language import caption_words
-from scripts.embedded_prior.data import THUMBNAIL, ToyPictures, prefetch
+from scripts.embedded_prior.data import THUMBNAIL, prefetch
 from scripts.embedded_prior.descent import descend, learning_rate
 
 WORD_BATCH = 12  # captions in a step of the text encoder alone, for each picture of a later batch
@@ -82,8 +83,17 @@ def encode(tokenizer: CLIPTokenizer, text_encoder: CLIPTextModel, texts: list[st
     return text_encoder(ids.to(text_encoder.device)).last_hidden_state
 
 
+class Thumbnails(Protocol):
+    """Small images (n, 3, THUMBNAIL, THUMBNAIL) and captions of a step, the same for a seed."""
+
+    seed: int
+    rank: int
+
+    def thumbnails(self, step: int, batch: int, /) -> tuple[Tensor, list[str]]: ...
+
+
 def learn_words(
-    toys: ToyPictures,
+    toys: Thumbnails,
     tokenizer: CLIPTokenizer,
     text_encoder: CLIPTextModel,
     *,
