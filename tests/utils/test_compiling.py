@@ -186,8 +186,12 @@ def nobody(tmp_path):
             text=True,
         )
 
-    yield run_as_nobody, home
-    shutil.rmtree(home)
+    try:
+        if run_as_nobody("-c", "import numpy, typer").returncode != 0:
+            pytest.skip("another user cannot read this environment (.ci/run's can be read)")
+        yield run_as_nobody, home
+    finally:
+        shutil.rmtree(home)
 
 
 def test_a_user_without_a_home_has_kernels_in_a_temporary_folder(nobody):
