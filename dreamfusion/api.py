@@ -100,13 +100,12 @@ def _plan(
     settings: Mapping[str, Any] | None,
     **arguments: int | None,
 ) -> Plan:
-    named = prior is None or isinstance(prior, (str, Path))
-    name = str(prior) if named and prior is not None else None
+    name = str(prior) if isinstance(prior, (str, Path)) else None
     layers = [
         Layer("settings", nested(settings or {})),
         Layer("arguments", given(prompt=prompt, prior=name, **arguments)),
     ]
-    if named:
+    if prior is None or name is not None:
         return plan_run(layers, preset=preset)
     if not (hasattr(prior, "predict") and hasattr(prior, "encode_text")):
         raise TypeError(
@@ -199,8 +198,9 @@ class Run:
         Schedules keep the length that the run began with, and stay at their ends beyond it.
         prior: the one it was made with, if that was a loaded one.
         """
-        changes = self.config.with_steps(steps)
-        config = build_config(to_mapping(self.config), changes)
+        before = self.config
+        changes = before.with_steps(steps)
+        config = build_config(to_mapping(before), changes)
         layers = self.folder.layers_after("resume", changes)
         plan = plan_again(config, layers, prior=prior)
         return _run(plan, self.folder, callback, prior)

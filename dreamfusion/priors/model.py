@@ -8,7 +8,6 @@ import math
 import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
-from itertools import pairwise
 from typing import Any
 
 import diffusers
@@ -30,7 +29,7 @@ from dreamfusion.priors.schedule import NoiseSchedule, read_schedule, schedule_o
 from dreamfusion.priors.text import TextEncoders, encoders_of, encoders_of_pipe
 from dreamfusion.utils.devices import has_bfloat16
 from dreamfusion.utils.errors import RunWarning
-from dreamfusion.utils.threads import n_workers, run_all
+from dreamfusion.utils.threads import n_workers, pieces, run_all
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # The halves of an autoencoder. Training never uses the second.
@@ -203,8 +202,7 @@ class DiffusionPrior:
         wanted = (noisy, text.tokens, *self.denoiser.parameters())
         if n_pieces == 1 or (torch.is_grad_enabled() and any(t.requires_grad for t in wanted)):
             return self._denoise(noisy, timesteps, text)
-        bounds = [n * i // n_pieces for i in range(n_pieces + 1)]
-        parts = [slice(start, stop) for start, stop in pairwise(bounds)]
+        parts = [slice(start, stop) for start, stop in pieces(n, n_pieces)]
         jobs = [partial(self._denoise, noisy[i], timesteps[i], text[i]) for i in parts]
         return torch.cat(run_all(jobs, torch_threads=max(1, n_workers() // n_pieces)))
 

@@ -19,7 +19,7 @@ from dreamfusion.utils.errors import one_line
 class NoiseSchedule:
     """A scheduler's noise levels: z_t = alphas[t] x + sigmas[t] e; timestep 0 is the cleanest.
 
-    alphas, sigmas: (T,) float32. times: (T,) what the network is told of timestep t.
+    alphas, sigmas: (T,) float32. times: (T,) the network's input for timestep t.
     prediction: what the network returns. config: the scheduler's configuration.
     """
 

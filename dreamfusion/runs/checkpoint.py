@@ -27,7 +27,7 @@ from torch import Tensor
 
 from dreamfusion.config.schema import Config
 from dreamfusion.runs.folder import RunFolder, step_of
-from dreamfusion.runs.stages import stages_of
+from dreamfusion.runs.stages import Stage, stages_of
 from dreamfusion.scenes.base import Scene
 from dreamfusion.training.state import TrainState
 from dreamfusion.training.trainer import DivergedError
@@ -164,24 +164,25 @@ def load_scene(run: RunFolder, config: Config, device: str) -> SavedScene:
     Backends that were forced for training are not: they may not be on this machine.
     """
     require_checkpoint(run)
-    # The last stage that has begun.
-    stage = next(s for s in reversed(stages_of(config)) if checkpoints(s.folder(run).checkpoints))
+    stage = _last_begun(run, config)
     run, config = stage.folder(run), stage.config
-    generator = torch.Generator().manual_seed(config.seed)
     scene: Scene = config.scene.viewable().build(  # type: ignore[attr-defined]
-        device=device, generator=generator
+        device=device, generator=torch.Generator().manual_seed(config.seed)
     )
-    step = _newest(run.checkpoints, lambda tensors, details: _restore_scene(scene, tensors))
+    step = _newest(run.checkpoints, lambda saved, _: scene.load_state_dict(_part(saved, "scene")))
     return SavedScene(step, scene.averaged)
+
+
+def _last_begun(run: RunFolder, config: Config) -> Stage:
+    """The last stage that has a checkpoint."""
+    return next(s for s in reversed(stages_of(config)) if checkpoints(s.folder(run).checkpoints))
 
 
 def copy_scene(source: RunFolder, target: RunFolder) -> None:
     """Copy the newest checkpoint of a run and its settings, as a folder that can be looked at."""
     require_checkpoint(source)
     config = source.read_config()
-    stage = next(
-        s for s in reversed(stages_of(config)) if checkpoints(s.folder(source).checkpoints)
-    )
+    stage = _last_begun(source, config)
     target.checkpoints.mkdir(parents=True, exist_ok=True)
     newest = checkpoints(stage.folder(source).checkpoints)[-1]
     for file in (newest.with_suffix(".safetensors"), newest):
@@ -274,12 +275,9 @@ def _part(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
     }
 
 
-def _restore_scene(scene: Scene, tensors: Mapping[str, Tensor]) -> None:
-    scene.load_state_dict(_part(tensors, "scene"))
-
-
 def _restore(state: TrainState, tensors: Mapping[str, Tensor], details: Mapping[str, Any]) -> None:
-    _restore_scene(state.scene, tensors)  # first: it may change the optimiser's parameters
+    # First the scene: it may change the optimiser's parameters.
+    state.scene.load_state_dict(_part(tensors, "scene"))
     moments: dict[int, dict[str, Any]] = {}
     for key, value in _part(tensors, "optimizer").items():
         index, entry = key.split(".")

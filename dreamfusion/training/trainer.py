@@ -150,10 +150,10 @@ class Trainer:
         weigh the same against the distillation at any resolution of the prior.
         """
         scene, config = self.state.scene, self.config
-        size = group_size(self.prior)
-        local = share(config.camera.views, size)
+        n, size = config.camera.views, group_size(self.prior)
+        local = share(n, size)
         views = sample_views(config, progress, generator, group_size=size)[local]
-        seeds = torch.randint(2**62, (config.camera.views,), generator=generator)[local]
+        seeds = torch.randint(2**62, (n,), generator=generator)[local]
         own = [torch.Generator().manual_seed(seed) for seed in seeds.tolist()]
         rendered = scene.render(views, own)
         batch = self.batch(views, rendered)

@@ -77,8 +77,12 @@ def run_pieces(kernel: Callable[..., object], n: int, *arguments: object, at_lea
     """Run kernel(start, stop, *arguments) for pieces of range(n): a few per thread, none shorter
     than `at_least`."""
     n_pieces = max(1, min(4 * n_workers(), n // at_least))
-    bounds = [n * i // n_pieces for i in range(n_pieces + 1)]
-    run_all([partial(kernel, start, stop, *arguments) for start, stop in pairwise(bounds)])
+    run_all([partial(kernel, start, stop, *arguments) for start, stop in pieces(n, n_pieces)])
+
+
+def pieces(n: int, n_pieces: int) -> list[tuple[int, int]]:
+    """range(n) cut into so many pieces, as even as can be: (start, stop) of each."""
+    return list(pairwise(n * i // n_pieces for i in range(n_pieces + 1)))
 
 
 def _pool(n_threads: int, torch_threads: int) -> ThreadPoolExecutor:
