@@ -19,9 +19,9 @@ from dreamfusion.priors.memory import (
     estimate_memory,
 )
 from dreamfusion.priors.resolve import ResolvedPrior
-from dreamfusion.runs import checkpoint
 from dreamfusion.runs import train as runs_train
 from dreamfusion.runs.plan import plan_run
+from dreamfusion.scenes.nerf.scene import NerfScene
 from dreamfusion.scenes.nerf.settings import NerfSettings
 from dreamfusion.training.trainer import Trainer
 from dreamfusion.utils.errors import UserError
@@ -200,7 +200,7 @@ def test_every_command_says_it(command, tmp_path, monkeypatch, capsys):
     options = ["--steps", "1", *(part for one in small for part in ("--set", one))]
     assert main(["train", "a red corgi", "--prior", str(prior), "--out", run, *options]) == 0
     capsys.readouterr()
-    for owner, name in ((NerfSettings, "build"), (checkpoint, "_restore_scene")):
+    for owner, name in ((NerfSettings, "build"), (NerfScene, "load_state_dict")):
         with monkeypatch.context() as patch:
             patch.setattr(owner, name, full)
             assert main([command, run]) == 2
