@@ -58,7 +58,7 @@ def _draw(
 ) -> Tensor:
     """RGBA (height, width, 4), one sample a pixel."""
     transform = camera.T_world_camera[0]
-    corners, inverse_depth = _project(mesh.vertices, camera, height, width)
+    corners, inverse_depth = project(mesh.vertices, camera, height, width)
     face_of, weights = rasterize(corners[mesh.faces], inverse_depth[mesh.faces], height, width)
     seen = face_of >= 0
     picked, share = mesh.faces[face_of[seen]], weights[seen]
@@ -91,11 +91,11 @@ def _draw(
     return picture
 
 
-def _project(
+def project(
     vertices: NDArray[np.float64], camera: Cameras, height: int, width: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Vertices on the picture (v, 2), in pixels, and 1 / depth (v,), negative behind the camera:
-    the inverse of `cameras.generate_rays`."""
+    """Vertices (v, 2) on the picture of the first camera, in pixels, and 1 / depth (v,), negative
+    behind the camera: the inverse of `cameras.generate_rays`."""
     transform = camera.T_world_camera[0].double().numpy()
     seen = (vertices - transform[:3, 3]) @ transform[:3, :3]
     depth = -seen[:, 2]

@@ -4,23 +4,30 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
+
 from dreamfusion.config.schema import Config, OutputConfig
-from dreamfusion.graphics.cameras import show_cameras
+from dreamfusion.graphics.cameras import Cameras, show_cameras
 from dreamfusion.mesh.compare import Agreement, agreement
 from dreamfusion.mesh.extract import Mesh
 from dreamfusion.mesh.formats import TEXTURED, Origin, origin_of, place, write_mesh
 from dreamfusion.mesh.provenance import Provenance
 from dreamfusion.mesh.texture import TexturedMesh, bake, decimate, simplify
 from dreamfusion.mesh.topology import Topology, topology
+from dreamfusion.mesh.unseen import fill_unseen
 from dreamfusion.mesh.usd import require_usd
 from dreamfusion.runs.checkpoint import SavedScene
 from dreamfusion.runs.preview import draw_scene
+from dreamfusion.training.views import sample_views
+from dreamfusion.utils.state import Progress
 from dreamfusion.utils.threads import fixed_order
 
 CHECK_VIEWS = 8
+# Cameras that show which part of a mesh training has seen.
+TRAINING_VIEWS = 40
 
 
 @dataclass(frozen=True)
@@ -75,11 +82,12 @@ def write_model(
     if isinstance(surface, TexturedMesh):
         model: Mesh | TexturedMesh = surface
     else:
-        mesh = _fewer_faces(surface.colored(), options, output, textured, resolution)
+        dense, color = fill_unseen(surface.colored(), surface.color, _training_cameras(config))
+        mesh = _fewer_faces(dense, options, output, textured, resolution)
         model = mesh
         if textured:
             say("baking the texture")
-            model = bake(surface.color, mesh, size=size)
+            model = bake(color, mesh, size=size)
     say("comparing with the scene")
     looks = agreement(model, draw_scene(scene), show_cameras(CHECK_VIEWS, config.camera))
     x, y, z = origin_of(model, options.origin).tolist()
@@ -88,6 +96,13 @@ def write_model(
     files = write_mesh(place(model, options.origin), path, provenance=provenance)
     shape = model if isinstance(surface, TexturedMesh) else mesh
     return Export(files, topology(shape.vertices, shape.faces), looks)
+
+
+def _training_cameras(config: Config) -> Cameras:
+    """Cameras such as the scene was trained with, from all around."""
+    generator = torch.Generator().manual_seed(0)
+    many = replace(config, camera=replace(config.camera, views=TRAINING_VIEWS))
+    return sample_views(many, Progress(config.steps, config.steps), generator).cameras
 
 
 def _fewer_faces(
