@@ -13,8 +13,8 @@ class Schedule:
 
     begin, finish: where the ramp lies; as fractions of the run in [0, 1], or as step numbers,
     by `unit`. With begin == finish the value jumps there.
-    shape: the ramp is a straight line, half a cosine wave (flat at both ends), or geometric: the
-    same factor from each step to the next, between positive values.
+    shape: the ramp is a straight line, half a cosine wave (flat at both ends), a square root (fast
+    first), or geometric: the same factor from each step to the next, between positive values.
 
     >>> Schedule(0.98, 0.5).at(0, 101), Schedule(0.98, 0.5).at(100, 101)
     (0.98, 0.5)
@@ -24,7 +24,7 @@ class Schedule:
     end: float
     begin: float = 0.0
     finish: float = 1.0
-    shape: Literal["linear", "cosine", "geometric"] = "linear"
+    shape: Literal["linear", "cosine", "sqrt", "geometric"] = "linear"
     unit: Literal["fraction", "steps"] = "fraction"
 
     def __post_init__(self) -> None:
@@ -64,4 +64,6 @@ class Schedule:
             return self.start * (self.end / self.start) ** ramp
         if self.shape == "cosine":
             ramp = (1.0 - math.cos(math.pi * ramp)) / 2.0
+        elif self.shape == "sqrt":
+            ramp = math.sqrt(ramp)
         return self.start + (self.end - self.start) * ramp

@@ -30,6 +30,12 @@ def setting(default: Any, doc: str, *, low: float | None = None, high: float | N
     return dataclasses.field(default=default, metadata={"doc": doc, "low": low, "high": high})
 
 
+def default(owner: type, name: str, value: Any) -> Any:
+    """The field `name` of a section's class with another default, for a subclass of it."""
+    (found,) = (one for one in dataclasses.fields(owner) if one.name == name)
+    return dataclasses.field(default=value, metadata=found.metadata)
+
+
 @dataclass(frozen=True)
 class Section(ABC):
     """A section whose class is chosen by its `name`. Fields are made by `setting`.

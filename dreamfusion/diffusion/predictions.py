@@ -104,10 +104,15 @@ class Prediction:
         return self.with_clean(torch.where(clean.isfinite(), clean.clamp(-bound, bound), clean))
 
 
+def levels(prior: NoisePredictor, timesteps: Tensor, n_axes: int) -> tuple[Tensor, Tensor]:
+    """alpha and sigma, (n, 1, ...) of so many axes, at timesteps (n,)."""
+    shape = (-1, *[1] * (n_axes - 1))
+    return prior.alphas[timesteps].reshape(shape), prior.sigmas[timesteps].reshape(shape)
+
+
 def add_noise(prior: NoisePredictor, x: Tensor, noise: Tensor, timesteps: Tensor) -> Noisy:
     """z = alpha_t x + sigma_t e. x, noise: (n, ...); timesteps: (n,), on the device of x."""
-    shape = (-1, *[1] * (x.dim() - 1))
-    alpha, sigma = (values[timesteps].reshape(shape) for values in (prior.alphas, prior.sigmas))
+    alpha, sigma = levels(prior, timesteps, x.dim())
     return Noisy(alpha * x + sigma * noise, noise, timesteps, alpha, sigma)
 
 

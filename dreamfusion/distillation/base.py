@@ -8,22 +8,31 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from functools import partial
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from dreamfusion.diffusion.condition import Conditions
-from dreamfusion.diffusion.predictions import NoisePredictor, Noisy, add_noise, group_size
-from dreamfusion.distillation.noise import IndependentNoise, SurfaceNoise
-from dreamfusion.distillation.settings import ScoreSettings
+from dreamfusion.diffusion.predictions import (
+    NoisePredictor,
+    Noisy,
+    Prediction,
+    add_noise,
+    group_size,
+    guided,
+)
+from dreamfusion.distillation.noise import FixedNoise, IndependentNoise, SurfaceNoise
+from dreamfusion.distillation.settings import ScoreSettings, Weighting
 from dreamfusion.graphics.cameras import Cameras
 from dreamfusion.utils.devices import send
 from dreamfusion.utils.errors import UserError
 from dreamfusion.utils.rng import Generators, randint
 from dreamfusion.utils.state import Progress, Stateful
 
-Weighting = Literal["sigma2", "uniform", "inverse_sqrt_snr"]
+# Standard normal noise of a shape (n, ...) for a batch at a step.
+NoiseSource = Callable[[Sequence[int], Generators, "Batch", int], Tensor]
 
 
 @dataclass(frozen=True)
@@ -107,9 +116,10 @@ def draw_timesteps(
 
 
 def weight(alpha: Tensor, sigma: Tensor, kind: Weighting) -> Tensor:
-    """w(t): sigma^2 as in the paper, 1, or sigma / alpha = SNR^-1/2, at most 10.
+    """w(t): sigma^2 as in the paper, 1, sigma / alpha = SNR^-1/2, at most 10, or 1 / alpha.
 
-    The last one turns the error of the noise into that of the image, x - x_hat.
+    Times the error of the noise, the third is that of the image, x - x_hat, and the last that of
+    the velocity, v_hat - v, for diffusions (v = alpha e - sigma x) and flows (v = e - x) alike.
     """
     if kind == "sigma2":
         return sigma**2
@@ -117,7 +127,20 @@ def weight(alpha: Tensor, sigma: Tensor, kind: Weighting) -> Tensor:
         return torch.ones_like(sigma)
     if kind == "inverse_sqrt_snr":
         return (sigma / alpha).clamp(max=10.0)
+    if kind == "velocity":
+        return 1.0 / alpha
     raise ValueError(f"unknown weighting {kind!r}")
+
+
+def weighted_error(prediction: Prediction, x: Tensor, kind: Weighting) -> Tensor:
+    """w(t) (e_hat - e) of a prediction for the noisy x, (n, ...).
+
+    That of the velocity is (x - x_hat) / sigma, which is finite as alpha goes to 0.
+    """
+    z = prediction.noisy
+    if kind == "velocity":
+        return (x - prediction.clean) / z.sigma
+    return weight(z.alpha, z.sigma, kind) * (prediction.noise - z.noise)
 
 
 class ScoreEstimator(Estimator):
@@ -128,17 +151,36 @@ class ScoreEstimator(Estimator):
             name = getattr(prior, "name", type(prior).__name__)
             raise UserError(f"the estimator {settings.name!r} needs a diffusion prior, not {name}")
         self.settings, self.prior = settings, prior
-        self.independent, self.anchored = IndependentNoise(), SurfaceNoise(seed)
+        fixed = settings.noise == "fixed"
+        self.source: NoiseSource = FixedNoise(seed) if fixed else IndependentNoise()
+        self.anchored = SurfaceNoise(seed, settings.noise_refresh)
+
+    def encode(self, batch: Batch) -> Tensor:
+        """The images as what the prior denoises, with gradients; see the setting `clip_pixels`."""
+        bound = self.settings.clip_pixels
+        if bound is None:
+            return self.prior.encode_image(batch.images)
+        images = batch.images.view_as(batch.images)
+        x = self.prior.encode_image(images)
+        if images.requires_grad:
+            images.register_hook(partial(_clip_pixels, most=bound / x.numel()))
+        return x
+
+    def timesteps(self, n: int, progress: Progress, generator: Generators) -> Tensor:
+        """(n,) int64 timesteps on the CPU."""
+        s = self.settings
+        low, high = s.t_min.at(*progress), s.t_max.at(*progress)
+        if s.timesteps == "dreamtime":
+            low = high = min(max(dreamtime_level(self.prior, progress), low), high)
+        return draw_timesteps(self.prior, n, (low, high), generator)
 
     def noised(
         self, batch: Batch, progress: Progress, generator: Generators
     ) -> tuple[Tensor, Noisy, Tensor]:
         """The encoded images (with gradient), a noisy copy (without), and its timesteps on the
         CPU."""
-        s = self.settings
-        x = self.prior.encode_image(batch.images)
-        levels = s.t_min.at(*progress), s.t_max.at(*progress)
-        drawn = draw_timesteps(self.prior, len(x), levels, generator)
+        x = self.encode(batch)
+        drawn = self.timesteps(len(x), progress, generator)
         noise = send(self.noise(x.shape, generator, batch, progress), x.device)
         with torch.no_grad():
             z = add_noise(self.prior, x.detach(), noise, send(drawn, x.device))
@@ -147,14 +189,55 @@ class ScoreEstimator(Estimator):
     def noise(
         self, shape: Sequence[int], generator: Generators, batch: Batch, progress: Progress
     ) -> Tensor:
-        """Standard normal noise (n, ...): independent, or for a while anchored to the surface."""
+        """Standard normal noise (n, ...): as `noise` says, or for a while anchored to the
+        surface."""
         begin, end = self.settings.surface_noise or (1.0, 1.0)
         now = begin <= progress.step / progress.steps < end
-        return (self.anchored if now else self.independent)(shape, generator, batch)
+        return (self.anchored if now else self.source)(shape, generator, batch, progress.step)
 
-    def result(self, x: Tensor, gradient: Tensor, timesteps: Tensor, **more: float) -> Distilled:
+    def guided(self, z: Noisy, conditions: Conditions, scale: float) -> Prediction:
+        """The prior's prediction at guidance `scale`, rescaled and clamped as the settings say."""
+        s = self.settings
+        return guided(self.prior, z, conditions, scale, rescale=s.rescale).clamped(s.clip_sample)
+
+    def result(self, x: Tensor, gradient: Tensor, timesteps: Tensor, **more: Any) -> Distilled:
         """The loss whose gradient is that of a mean over all numbers of x; metrics."""
         loss = distillation_loss(x, gradient)
         rms = gradient.square().mean().sqrt()
         name = self.settings.name
         return Distilled({name: loss}, {f"{name}_gradient": rms, **more}, timesteps)
+
+    def state_dict(self) -> Mapping[str, Any]:
+        """The numbers of the surface's noise, where they change."""
+        numbers = self.anchored.numbers
+        return {} if numbers is None else {"surface_noise": numbers}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], /) -> object:
+        """Take over what `state_dict` returned."""
+        numbers = state_dict.get("surface_noise")
+        self.anchored.numbers = None if numbers is None else numbers.clone()
+        return None
+
+
+def dreamtime_level(prior: NoisePredictor, progress: Progress) -> float:
+    """The noise level of a step in [0, 1] which falls without increase, slowest between 80 and
+    50 % (DreamTime, Huang et al. 2024, eq. 7 to 9, with its settings for NeRFs).
+
+    The level t of step i of N has sum_{u >= t} W(u) nearest to i / N for W = W_d W_p / sum, with
+    W_d = sigma / alpha and W_p = 1 between 500 and 800 of 1,000 timesteps, exp(-(t - 800)^2 / 2
+    300^2) above and exp(-(t - 500)^2 / 2 100^2) below. W_d is cut off at 20 (Stable Diffusion's
+    ends at 14.6), since that of flows has no end.
+    """
+    levels = torch.linspace(0.0, 1.0, len(prior.alphas), dtype=torch.float64)
+    above, below = (levels - 0.8).clamp(min=0.0) / 0.3, (levels - 0.5).clamp(max=0.0) / 0.1
+    shape = torch.exp(-0.5 * (above**2 + below**2))
+    ratio = (prior.sigmas / prior.alphas).double().cpu().clamp(max=20.0)
+    weights = shape * ratio
+    tail = (weights / weights.sum()).flip(0).cumsum(0).flip(0)
+    return float(levels[(tail - progress.step / progress.steps).abs().argmin()])
+
+
+def _clip_pixels(gradient: Tensor, most: float) -> Tensor:
+    """The gradient of images (n, c, h, w) with no pixel's norm greater than `most`."""
+    norm = gradient.norm(dim=1, keepdim=True)
+    return gradient * (most / norm.clamp(min=most))

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from dreamfusion.diffusion.condition import Condition, Conditions, TextEmbedding
 from dreamfusion.diffusion.predictions import NoisePredictor, add_noise, guided
-from dreamfusion.distillation.base import Weighting, draw_timesteps, weight
+from dreamfusion.distillation.base import draw_timesteps, weighted_error
+from dreamfusion.distillation.settings import Weighting
 from dreamfusion.graphics.cameras import Cameras
 from dreamfusion.utils.devices import send
 from dreamfusion.utils.rng import Generators, randn
@@ -86,6 +87,6 @@ def sds(
         z = add_noise(prior, encoded.detach(), noise, send(drawn, device))
         prediction = guided(prior, z, conditions, guidance).clamped(clip_sample)
         predicted_noise = prediction.noise
-        gradient = weight(z.alpha, z.sigma, weighting) * (predicted_noise - noise)
+        gradient = weighted_error(prediction, encoded.detach(), weighting)
     loss = (encoded * gradient).sum()
     return SDSResult(loss, gradient, drawn, noise, predicted_noise)

@@ -40,21 +40,46 @@ _PRIMES = (73856093, 19349663, 83492791, 2654435761)
 class IndependentNoise:
     """The paper's: every number drawn anew."""
 
-    def __call__(self, shape: Sequence[int], generator: Generators, batch: Batch) -> Tensor:
+    def __call__(
+        self, shape: Sequence[int], generator: Generators, batch: Batch, step: int
+    ) -> Tensor:
         """Standard normal noise (n, ...), on the CPU."""
         return randn(shape, generator)
 
 
-class SurfaceNoise:
-    """Noise anchored to the surface: every view of a spot sees the same noise there.
+class FixedNoise:
+    """One noise for all views and steps.
 
-    seed: of the numbers that spots have, the same in each step.
+    seed: of its numbers.
     """
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
 
-    def __call__(self, shape: Sequence[int], generator: Generators, batch: Batch) -> Tensor:
+    def __call__(
+        self, shape: Sequence[int], generator: Generators, batch: Batch, step: int
+    ) -> Tensor:
+        """Standard normal noise (n, ...), the same for all n, on the CPU."""
+        numbers = torch.randn(*shape[1:], generator=torch.Generator().manual_seed(self.seed))
+        return numbers.expand(*shape)
+
+
+class SurfaceNoise:
+    """Noise anchored to the surface: every view of a spot sees the same noise there.
+
+    seed: of the numbers that spots have. refresh: share of them, in variance, that each step draws
+    anew: n' = sqrt(1 - refresh) n + sqrt(refresh) e (Yan et al. 2025, "Consistent Flow
+    Distillation"). At 0 they are the same in each step.
+    """
+
+    def __init__(self, seed: int, refresh: float = 0.0) -> None:
+        self.seed, self.refresh = seed, refresh
+        # (_TABLE, channels), where they change.
+        self.numbers: Tensor | None = None
+
+    def __call__(
+        self, shape: Sequence[int], generator: Generators, batch: Batch, step: int
+    ) -> Tensor:
         """Standard normal noise of `shape` = (n, c, h, w), on the device of the images.
 
         Raises UserError for images that have no depth.
@@ -70,8 +95,20 @@ class SurfaceNoise:
             cameras=batch.cameras.to(batch.depth.device),
             depth=batch.depth.detach(),
             opacity=batch.opacity.detach(),
-            seed=self.seed,
+            numbers=self._numbers(shape[1], batch.depth.device, step),
         )
+
+    def _numbers(self, channels: int, device: torch.device, step: int) -> Tensor:
+        if self.refresh == 0.0:
+            return spot_numbers(channels, self.seed, device)
+        if self.numbers is None:
+            self.numbers = spot_numbers(channels, self.seed, device).clone()
+        else:
+            # By seed and step, so that all processes draw the same.
+            drawn = torch.Generator().manual_seed(self.seed + _PRIMES[-1] * (step + 1))
+            new = send(torch.randn(*self.numbers.shape, generator=drawn), device)
+            self.numbers = (1 - self.refresh) ** 0.5 * self.numbers + self.refresh**0.5 * new
+        return self.numbers
 
 
 def surface_noise(
@@ -81,20 +118,21 @@ def surface_noise(
     cameras: Cameras,
     depth: Tensor,
     opacity: Tensor,
-    seed: int,
+    numbers: Tensor,
 ) -> Tensor:
     """Standard normal noise of `shape` = (n, c, h, w) for images of n cameras.
 
     depth, opacity: (n, h', w'), as `scenes.base.Rendered` has them; h' may differ from h, as for a
     latent prior. Where the opacity is over a half the noise is a function of the point that is
-    seen, of the channel and of `seed`; elsewhere it is drawn from `generator`.
+    seen and of the channel; elsewhere it is drawn from `generator`. numbers: of all spots, see
+    `spot_numbers`.
 
     A spot is as large as a quarter of a pixel of an image that just holds the ball of the scene.
     The part of a pixel that two of its samples see as one spot counts once: each pixel's variance
     is 1, though neighbours that share a spot are not quite independent.
     """
     noise = send(randn(shape, generator), depth.device)
-    _, channels, height, width = shape
+    height, width = shape[2:]
     with torch.no_grad():
         seen = interpolate(opacity[:, None], size=(height, width), mode="area")[:, 0] > 0.5
         fine = (height * _SPOTS, width * _SPOTS)
@@ -102,15 +140,15 @@ def surface_noise(
         rays = generate_rays(cameras, *fine)
         points = _by_pixel(rays.origins + distance * rays.directions)[seen]
         spots = _spots(points, cell=2.0 / fine[0])
-        sums = _numbers(channels, seed, depth.device)[spots].sum(dim=1)
+        sums = numbers[spots].sum(dim=1)
         pairs = (spots[:, :, None] == spots[:, None, :]).sum(dim=(1, 2))
         noise.movedim(1, -1)[seen] = sums / pairs[:, None].sqrt()
     return noise
 
 
 @lru_cache(maxsize=1)
-def _numbers(channels: int, seed: int, device: torch.device) -> Tensor:
-    """The numbers of all spots, (_TABLE, channels): the same in each step of a run."""
+def spot_numbers(channels: int, seed: int, device: torch.device) -> Tensor:
+    """Standard normal numbers of all spots, (_TABLE, channels)."""
     generator = torch.Generator().manual_seed(seed)
     return send(torch.randn(_TABLE, channels, generator=generator), device)
 

@@ -1,4 +1,3 @@
-# ruff: noqa: RUF009 -- every default is made by `setting`, which returns a dataclass field
 """Settings of an estimator: the section `estimator` of the configuration. No torch."""
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ if TYPE_CHECKING:
     from dreamfusion.distillation.base import Estimator
 
 Range = tuple[float, float]
+Weighting = Literal["sigma2", "uniform", "inverse_sqrt_snr", "velocity"]
 
 
 @dataclass(frozen=True)
@@ -49,20 +49,42 @@ class ScoreSettings(EstimatorSettings):
     guidance: Schedule = setting(
         Schedule.constant(4.0), "classifier-free guidance s: uncond + s (text - uncond)", low=0
     )
+    rescale: float = setting(
+        0.0,
+        "share by which guidance leaves the deviation of the clean image (x0) as it is",
+        low=0,
+        high=1,
+    )
     t_min: Schedule = setting(
         Schedule.constant(0.02), "least noise level, as a fraction of all", low=0, high=1
     )
     t_max: Schedule = setting(
         Schedule(0.98, 0.5), "greatest noise level, as a fraction of all", low=0, high=1
     )
-    weighting: Literal["sigma2", "uniform", "inverse_sqrt_snr"] = setting(
-        "sigma2", "w(t): sigma^2 (the paper), 1, or sigma/alpha (= 1/sqrt(SNR), at most 10)"
+    timesteps: Literal["uniform", "dreamtime"] = setting(
+        "uniform",
+        "uniform between t_min and t_max; or one falling level a step for all views, which stays "
+        "longest where content is made (DreamTime)",
+    )
+    weighting: Weighting = setting(
+        "sigma2",
+        "w(t): sigma^2 (the paper), 1, sigma/alpha (= 1/sqrt(SNR), at most 10), or 1/alpha: the "
+        "error of the velocity",
     )
     clip_sample: float | None = setting(
         None,
         "where the predicted clean image (x0) is clamped, 1 for a prior of pixels: colours are not "
         "overdone; null: nowhere",
         low=0.01,
+    )
+    clip_pixels: float | None = setting(
+        None,
+        "largest norm of the gradient at a pixel of the images, of the loss summed over all "
+        "numbers (PGC: .1); null: any",
+        low=1e-6,
+    )
+    noise: Literal["independent", "fixed"] = setting(
+        "independent", "drawn anew for each view, or one noise for all views and steps"
     )
     surface_noise: Range | None = setting(
         None,
@@ -71,9 +93,12 @@ class ScoreSettings(EstimatorSettings):
         low=0,
         high=1,
     )
+    noise_refresh: float = setting(
+        0.0, "share of the surface's noise that each step draws anew", low=0, high=1
+    )
 
     def check(self) -> None:
         for end in ("start", "end"):
             low, high = getattr(self.t_min, end), getattr(self.t_max, end)
-            if low >= high:
-                raise ValueError(f"t_min ({low:g}) must stay below t_max ({high:g})")
+            if low > high:
+                raise ValueError(f"t_min ({low:g}) must not exceed t_max ({high:g})")

@@ -8,7 +8,7 @@ import math
 import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import diffusers
 import torch
@@ -30,6 +30,9 @@ from dreamfusion.priors.text import TextEncoders, encoders_of, encoders_of_pipe
 from dreamfusion.utils.devices import has_bfloat16
 from dreamfusion.utils.errors import RunWarning
 from dreamfusion.utils.threads import n_workers, pieces, run_all
+
+if TYPE_CHECKING:
+    from dreamfusion.priors.adapter import AdaptedPrior
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # The halves of an autoencoder. Training never uses the second.
@@ -218,6 +221,13 @@ class DiffusionPrior:
         noisy = noisy.to(self.dtype, memory_format=torch.channels_last)
         output = self.denoiser(noisy, times, tokens, added_cond_kwargs=extra, return_dict=False)[0]
         return output[:, : self.channels].float()
+
+    def adapted(self, *, rank: int, seed: int) -> AdaptedPrior:
+        """Itself with trainable adapters and knowledge of cameras, which share its weights; see
+        `adapter.AdaptedPrior`. Its own predictions stay as they are. Once for each prior."""
+        from dreamfusion.priors.adapter import AdaptedPrior
+
+        return AdaptedPrior(self, rank=rank, seed=seed)
 
     def about(self) -> list[str]:
         """Lines for the log at the start of a run: what it is, how precise, how large."""

@@ -34,6 +34,7 @@ from dreamfusion.training.trainer import DivergedError
 from dreamfusion.utils.atomic_write import atomic_write
 from dreamfusion.utils.commands import command
 from dreamfusion.utils.errors import RunWarning, UserError, one_line
+from dreamfusion.utils.optimizers import load_optimizer, optimizer_tensors, under
 from dreamfusion.utils.version import __version__
 
 FORMAT = 3  # 1 had no checksum, 1 and 2 had other names: see _with_new_names
@@ -169,7 +170,7 @@ def load_scene(run: RunFolder, config: Config, device: str) -> SavedScene:
     scene: Scene = config.scene.viewable().build(  # type: ignore[attr-defined]
         device=device, generator=torch.Generator().manual_seed(config.seed)
     )
-    step = _newest(run.checkpoints, lambda saved, _: scene.load_state_dict(_part(saved, "scene")))
+    step = _newest(run.checkpoints, lambda saved, _: scene.load_state_dict(under(saved, "scene")))
     return SavedScene(step, scene.averaged)
 
 
@@ -259,33 +260,16 @@ def _tensors(state: TrainState) -> dict[str, Tensor]:
         tensors[f"scene.{name}"] = value
     for name, value in state.estimator.state_dict().items():
         tensors[f"estimator.{name}"] = value
-    for index, entries in state.scene.optimizer.state_dict()["state"].items():
-        for key, value in entries.items():
-            tensors[f"optimizer.{index}.{key}"] = torch.as_tensor(value)
+    for name, value in optimizer_tensors(state.scene.optimizer).items():
+        tensors[f"optimizer.{name}"] = value
     return {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
-
-
-def _part(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
-    """The tensors under a name, copied: what takes them over may keep them."""
-    prefix = f"{name}."
-    return {
-        key.removeprefix(prefix): value.clone()
-        for key, value in tensors.items()
-        if key.startswith(prefix)
-    }
 
 
 def _restore(state: TrainState, tensors: Mapping[str, Tensor], details: Mapping[str, Any]) -> None:
     # First the scene: it may change the optimiser's parameters.
-    state.scene.load_state_dict(_part(tensors, "scene"))
-    moments: dict[int, dict[str, Any]] = {}
-    for key, value in _part(tensors, "optimizer").items():
-        index, entry = key.split(".")
-        moments.setdefault(int(index), {})[entry] = value
-    optimizer = state.scene.optimizer
-    groups = optimizer.state_dict()["param_groups"]
-    optimizer.load_state_dict({"state": moments, "param_groups": groups})
-    state.estimator.load_state_dict(_part(tensors, "estimator"))
+    state.scene.load_state_dict(under(tensors, "scene"))
+    load_optimizer(state.scene.optimizer, under(tensors, "optimizer"))
+    state.estimator.load_state_dict(under(tensors, "estimator"))
     state.generator.set_state(tensors["generator"].to(torch.uint8))
     state.step = int(details["step"])
     state.rollbacks = int(details.get("rollbacks", 0))

@@ -103,7 +103,7 @@ def test_assignments_nest_and_read_yaml():
             {"estimator": {"t_max": {"begin": 2}}},
             "estimator.t_max: begin (2.0) comes after finish (1.0)",
         ),
-        ({"estimator": {"t_min": 0.7}}, "estimator: t_min (0.7) must stay below t_max (0.5)"),
+        ({"estimator": {"t_min": 0.7}}, "estimator: t_min (0.7) must not exceed t_max (0.5)"),
         ({"prior": {"name": 3}}, "prior.name takes text, not 3"),
     ],
 )

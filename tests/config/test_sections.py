@@ -26,9 +26,7 @@ class Other(ScoreSettings):
     """An estimator of another package."""
 
     name: str = setting("other", "the way to distil")
-    guidance: Schedule = setting(  # noqa: RUF009 -- returns a dataclass field
-        HUNDRED, "of its own", low=0
-    )
+    guidance: Schedule = setting(HUNDRED, "of its own", low=0)
     rank: int = setting(4, "which only it has", low=1, high=64)
 
     def check(self):
@@ -126,7 +124,7 @@ def test_a_scene_is_chosen_as_well_and_round_trips(others):
          "estimator.rank must be between 1 and 64, not 0"),
         ({"estimator": {"name": "other", "rank": 13}}, "estimator: rank must not be 13"),
         ({"estimator": {"name": "other", "t_min": 0.9}},
-         "estimator: t_min (0.9) must stay below t_max (0.5)"),
+         "estimator: t_min (0.9) must not exceed t_max (0.5)"),
         ({"estimator": {"rank": 2}}, "unknown setting estimator.rank"),
         ({"scene": {"name": "plain", "field": {"levels": 3}}}, "unknown setting scene.field"),
         ({"estimator": {"name": 3}}, "estimator.name takes text, not 3"),

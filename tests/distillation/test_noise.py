@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from dreamfusion.distillation.noise import surface_noise
+from dreamfusion.distillation.noise import spot_numbers, surface_noise
 from dreamfusion.graphics.cameras import generate_rays, orbit_cameras
 
 
@@ -30,7 +30,10 @@ def draw(views, size=64, seed=1, fresh=0, radius=0.5, shape=None):
     depth, opacity = ball(views, size, radius)
     generator = torch.Generator().manual_seed(fresh)
     shape = (len(views), 3, size, size) if shape is None else shape
-    noise = surface_noise(shape, generator, cameras=views, depth=depth, opacity=opacity, seed=seed)
+    numbers = spot_numbers(shape[1], seed, torch.device("cpu"))
+    noise = surface_noise(
+        shape, generator, cameras=views, depth=depth, opacity=opacity, numbers=numbers
+    )
     return noise, opacity > 0.5
 
 
@@ -112,7 +115,7 @@ def test_nothing_to_see_is_ordinary_noise_and_nothing_flows_back():
         cameras=views,
         depth=depth,
         opacity=torch.zeros(1, 16, 16),
-        seed=0,
+        numbers=spot_numbers(3, 0, torch.device("cpu")),
     )
     assert torch.equal(noise, torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(3)))
     assert not noise.requires_grad

@@ -13,8 +13,7 @@ from __future__ import annotations
 
 import torch
 
-from dreamfusion.diffusion.predictions import guided
-from dreamfusion.distillation.base import Batch, Distilled, ScoreEstimator, weight
+from dreamfusion.distillation.base import Batch, Distilled, ScoreEstimator, weighted_error
 from dreamfusion.utils.rng import Generators
 from dreamfusion.utils.state import Progress
 
@@ -23,10 +22,9 @@ class SDSEstimator(ScoreEstimator):
     """SDS with the noise, the weighting and the guidance of its settings."""
 
     def __call__(self, batch: Batch, *, progress: Progress, generator: Generators) -> Distilled:
-        s = self.settings
-        scale = s.guidance.at(*progress)
+        scale = self.settings.guidance.at(*progress)
         x, z, timesteps = self.noised(batch, progress, generator)
         with torch.no_grad():
-            prediction = guided(self.prior, z, batch.conditions, scale).clamped(s.clip_sample)
-            gradient = weight(z.alpha, z.sigma, s.weighting) * (prediction.noise - z.noise)
+            prediction = self.guided(z, batch.conditions, scale)
+            gradient = weighted_error(prediction, x.detach(), self.settings.weighting)
         return self.result(x, gradient, timesteps, guidance=scale)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from dreamfusion.config.sections import setting
-from dreamfusion.distillation.settings import ScoreSettings
+from dreamfusion.config.schedules import Schedule
+from dreamfusion.config.sections import default, setting
+from dreamfusion.distillation.settings import Range, ScoreSettings, Weighting
 
 if TYPE_CHECKING:
     from dreamfusion.distillation.base import Estimator
@@ -22,3 +23,39 @@ class SDSSettings(ScoreSettings):
         from dreamfusion.distillation.sds.estimator import SDSEstimator
 
         return SDSEstimator(self, prior, seed)
+
+
+@dataclass(frozen=True)
+class SJCSettings(SDSSettings):
+    """Score Jacobian Chaining (Wang et al. 2023): (x - x_hat) / sigma of an image with noise of
+    sigma / alpha, which is e_hat - e: SDS with w = 1, at all levels."""
+
+    name: str = setting("sjc", "the way to distil")
+    guidance: Schedule = default(SDSSettings, "guidance", Schedule.constant(101.0))
+    t_min: Schedule = default(SDSSettings, "t_min", Schedule.constant(0.01))
+    t_max: Schedule = default(SDSSettings, "t_max", Schedule.constant(0.97))
+    weighting: Weighting = default(SDSSettings, "weighting", "uniform")
+
+
+@dataclass(frozen=True)
+class RFDSSettings(SDSSettings):
+    """Rectified Flow Distillation Sampling (Yang et al. 2024): v_hat - v, the velocity's error."""
+
+    name: str = setting("rfds", "the way to distil")
+    guidance: Schedule = default(SDSSettings, "guidance", Schedule.constant(100.0))
+    t_min: Schedule = default(SDSSettings, "t_min", Schedule.constant(0.3))
+    t_max: Schedule = default(SDSSettings, "t_max", Schedule.constant(0.98))
+    weighting: Weighting = default(SDSSettings, "weighting", "velocity")
+
+
+@dataclass(frozen=True)
+class CFDSettings(SDSSettings):
+    """Consistent Flow Distillation (Yan et al. 2025): SDS whose noise lies on the surface and
+    changes slowly, at one falling level a step."""
+
+    name: str = setting("cfd", "the way to distil")
+    guidance: Schedule = default(SDSSettings, "guidance", Schedule.constant(70.0))
+    t_min: Schedule = default(SDSSettings, "t_min", Schedule(0.98, 0.02))
+    t_max: Schedule = default(SDSSettings, "t_max", Schedule(0.98, 0.02))
+    surface_noise: Range | None = default(SDSSettings, "surface_noise", (0.0, 1.0))
+    noise_refresh: float = default(SDSSettings, "noise_refresh", 1e-4)

@@ -1,0 +1,1 @@
+"""Asynchronous Score Distillation: the estimator `asd`."""

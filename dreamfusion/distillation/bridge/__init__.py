@@ -1,0 +1,1 @@
+"""SDS-Bridge: the estimator `bridge`."""

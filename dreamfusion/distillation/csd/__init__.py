@@ -1,0 +1,1 @@
+"""Classifier Score Distillation: the estimator `csd`."""

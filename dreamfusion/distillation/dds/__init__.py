@@ -1,0 +1,1 @@
+"""Delta Denoising Score: the estimator `dds`."""

@@ -1,0 +1,1 @@
+"""The diffusion loss: the estimator `diffusion_loss`."""

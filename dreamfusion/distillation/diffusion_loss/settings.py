@@ -1,0 +1,27 @@
+"""Settings of the estimator `diffusion_loss`. No torch: `build` imports the code."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from dreamfusion.config.schedules import Schedule
+from dreamfusion.config.sections import default, setting
+from dreamfusion.distillation.settings import ScoreSettings
+
+if TYPE_CHECKING:
+    from dreamfusion.distillation.base import Estimator
+
+
+@dataclass(frozen=True)
+class DiffusionLossSettings(ScoreSettings):
+    """The loss that diffusion models are trained with, differentiated through the network: what
+    the paper compares SDS with."""
+
+    name: str = setting("diffusion_loss", "the way to distil")
+    guidance: Schedule = default(ScoreSettings, "guidance", Schedule.constant(1.0))
+
+    def build(self, prior: Any, *, seed: int) -> Estimator:
+        from dreamfusion.distillation.diffusion_loss.estimator import DiffusionLossEstimator
+
+        return DiffusionLossEstimator(self, prior, seed)

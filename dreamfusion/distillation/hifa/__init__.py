@@ -1,0 +1,1 @@
+"""HiFA: the estimator `hifa`."""

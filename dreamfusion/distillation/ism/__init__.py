@@ -1,0 +1,1 @@
+"""Interval Score Matching: the estimator `ism`."""

@@ -1,0 +1,1 @@
+"""Noise-Free Score Distillation: the estimator `nfsd`."""

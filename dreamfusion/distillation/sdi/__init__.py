@@ -1,0 +1,1 @@
+"""Score Distillation via Inversion: the estimator `sdi`."""

@@ -1,0 +1,1 @@
+"""Variational Score Distillation: the estimator `vsd`."""

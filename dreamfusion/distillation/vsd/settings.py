@@ -1,0 +1,32 @@
+"""Settings of the estimator `vsd`. No torch: `build` imports the code."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from dreamfusion.config.schedules import Schedule
+from dreamfusion.config.sections import default, setting
+from dreamfusion.distillation.settings import ScoreSettings
+
+if TYPE_CHECKING:
+    from dreamfusion.distillation.base import Estimator
+
+
+@dataclass(frozen=True)
+class VSDSettings(ScoreSettings):
+    """Variational Score Distillation: away from what a network, trained on the scene's own images
+    as they change, takes for likely."""
+
+    name: str = setting("vsd", "the way to distil")
+    guidance: Schedule = default(ScoreSettings, "guidance", Schedule.constant(7.5))
+    rank: int = setting(4, "of the adapters (LoRA) that are trained", low=1, high=256)
+    adapter_lr: float = setting(1e-4, "learning rate of the adapters (AdamW)", low=0)
+    drop_camera: float = setting(
+        0.1, "share of the images that adapters are trained on without a camera", low=0, high=1
+    )
+
+    def build(self, prior: Any, *, seed: int) -> Estimator:
+        from dreamfusion.distillation.vsd.estimator import VSDEstimator
+
+        return VSDEstimator(self, prior, seed)

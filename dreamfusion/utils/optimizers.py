@@ -1,0 +1,39 @@
+"""The state of an optimiser as named tensors, for checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Its moments as INDEX.NAME, by the index of the parameter."""
+    return {
+        f"{index}.{name}": torch.as_tensor(value)
+        for index, entries in optimizer.state_dict()["state"].items()
+        for name, value in entries.items()
+    }
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """Take over what `optimizer_tensors` returned. Learning rates stay as they are."""
+    moments: dict[int, dict[str, Any]] = {}
+    for key, value in tensors.items():
+        index, name = key.split(".")
+        moments.setdefault(int(index), {})[name] = value
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": moments, "param_groups": groups})
+
+
+def under(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
+    """The tensors whose names begin with `name` and a dot, without these, copied: what takes them
+    over may keep them."""
+    prefix = f"{name}."
+    return {
+        key.removeprefix(prefix): value.clone()
+        for key, value in tensors.items()
+        if key.startswith(prefix)
+    }
