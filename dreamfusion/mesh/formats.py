@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import re
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -77,10 +78,9 @@ def write_mesh(
         files = _obj_files(mesh, path)
     else:
         files = {path: _colored_bytes(mesh, kind)}
-    # The file that names the others comes last.
-    for file, data in reversed(list(files.items())):
-        with atomic_write(file) as temporary:
-            temporary.write_bytes(data)
+    with ExitStack() as written:  # they get their names in reverse: the one with the others' last
+        for file, data in files.items():
+            written.enter_context(atomic_write(file)).write_bytes(data)
     return list(files)
 
 

@@ -30,6 +30,11 @@ def atomic_write(path: Path) -> Iterator[Path]:
             sync(file.fileno())
         temporary.replace(path)
         sync_folder(path.parent)
+    except OSError as error:
+        # A write that fails says no name.
+        if error.errno is not None and error.filename in (None, str(temporary)):
+            error.filename = str(path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

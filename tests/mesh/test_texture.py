@@ -1,7 +1,9 @@
 """Decimation, texture coordinates and baking."""
 
+import errno
 import io
 from functools import partial
+from pathlib import Path
 
 import fast_simplification
 import numpy as np
@@ -232,3 +234,19 @@ def test_files_that_an_obj_names_have_no_blanks(baked, tmp_path):
     assert words[words.index("mtllib") + 1] == "my_ball_1_größer.mtl"
     loaded = trimesh.load(path, force="mesh", process=False)
     assert loaded.visual.material.image is not None
+
+
+def test_a_full_disk_leaves_no_part_of_a_mesh_and_is_named(baked, tmp_path, monkeypatch):
+    write = Path.write_bytes
+
+    def full(path, data):
+        if path.suffix == ".png":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(path, data)
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match=r"No space left on device: .*model\.png'$"):
+        write_mesh(baked, tmp_path / "model.obj")
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.undo()
+    assert len(write_mesh(baked, tmp_path / "model.obj")) == 3
