@@ -10,6 +10,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # a core each: threads that wait for ot
 
 import pytest
 import torch
+import yaml
 
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
@@ -28,3 +29,32 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+SMALL = {
+    "camera": {"views": 2},
+    "render": {"resolution": 16},
+    "scene": {
+        "field": {"levels": 3, "features": 2, "log2_table_size": 10, "max_resolution": 32},
+        "occupancy": {"resolution": 16, "update_every": 3},
+        "optimizer": {"ema": 0.9},
+    },
+    "output": {
+        "checkpoint_every": 3, "preview_every": 4, "video_frames": 2, "video_size": 32,
+        "mesh_resolution": 24, "texture_size": 32,
+    },
+}  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def forks(tmp_path_factory):
+    """The command line in processes of its own that begin at once."""
+    from tests.helpers.forks import Forks
+    from tests.helpers.tiny_priors import save_pixel_prior
+
+    folder = tmp_path_factory.mktemp("forks")
+    save_pixel_prior(folder / "prior")
+    (folder / "settings.yaml").write_text(yaml.safe_dump(SMALL))
+    command = ["train", "a red puppy", "--prior", folder / "prior", "--steps", 2]
+    with Forks(*command, "--config", folder / "settings.yaml") as server:
+        yield server

@@ -8,11 +8,14 @@ output. A fault is put into the child alone, before the command begins.
 from __future__ import annotations
 
 import errno
+import importlib
 import itertools
 import json
 import os
 import resource
+import runpy
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -21,6 +24,8 @@ import time
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+
+from tests.helpers import ROOT
 
 
 class Child:
@@ -62,16 +67,55 @@ class Forks:
             stdout=subprocess.PIPE,
             text=True,
             env=environment,
-            cwd=Path(__file__).parents[2],
+            cwd=ROOT,
         )
         assert self._answer() == "ready"
 
-    def start(self, *command: object, cwd: Path, fault: tuple[str, int] | None = None) -> Child:
+    def start(
+        self, *command: object, cwd: Path, fault: tuple[str, int] | None = None, **more: object
+    ) -> Child:
         """Begin `dreamfusion COMMAND` in a folder. fault: see `_inject`."""
         output = cwd / f".output-{time.monotonic_ns()}"
         output.touch()
         request = {"run": list(map(str, command)), "cwd": str(cwd), "output": str(output)}
-        return Child(self, self.ask(request | {"fault": fault}), output)
+        return Child(self, self.ask(request | {"fault": fault} | more), output)
+
+    def complete(
+        self,
+        *command: object,
+        processes: int = 1,
+        script: Path | None = None,
+        site: Path | None = None,
+        cwd: Path = ROOT,
+        **environment: str,
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command, or a script with these arguments, to its end, as `subprocess.run` does.
+
+        processes: as many as torchrun would start. site: a folder of packages to find, too.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            more = {"script": script and str(script), "site": site and str(site)}
+            group = {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1"}
+            group["MASTER_PORT"] = str(_free_port())
+            children = []
+            for rank in range(processes):
+                own = {**group, "RANK": str(rank), "LOCAL_RANK": str(rank)}
+                request = {
+                    "run": list(map(str, command)),
+                    "cwd": str(cwd),
+                    "output": f"{folder}/{rank}.out",
+                    "errors": f"{folder}/{rank}.err",
+                    "environment": environment | (own if processes > 1 else {}),
+                    "fault": None,
+                }
+                children.append(Child(self, self.ask(request | more), Path(folder)))
+            statuses = [child.wait(250.0) for child in children]
+            status = next((found for found in statuses if found), 0)
+            texts = [
+                "".join(Path(folder, f"{rank}.{kind}").read_text() for rank in range(processes))
+                for kind in ("out", "err")
+            ]
+        return subprocess.CompletedProcess(command, status, *texts)
 
     def run(self, *command: object, cwd: Path, **options: Any) -> tuple[int, str]:
         """Exit status and output of a command."""
@@ -100,6 +144,12 @@ class Forks:
         trace: TracebackType | None,
     ) -> None:
         self._process.communicate()
+
+
+def _free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
 
 
 def _inject(kind: str, number: int) -> None:
@@ -151,8 +201,12 @@ def _serve(warm_up: list[str]) -> None:
 
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # standard output is for answers alone
+    from dreamfusion.config import sections
+
     with tempfile.TemporaryDirectory() as folder:  # imports and compiles all that a run needs
         assert main([*warm_up, "--out", f"{folder}/run", "--quiet"]) == 0
+    for function in (sections._found, sections.find_section):  # of what a child may see
+        function.cache_clear()
     assert len(threading.enumerate()) == 1, "a process with threads cannot be forked"
 
     def answer(value: Any) -> None:
@@ -175,14 +229,25 @@ def _serve(warm_up: list[str]) -> None:
         answers.close()
         signal.signal(signal.SIGINT, signal.default_int_handler)
         os.chdir(request["cwd"])
-        said = os.open(request["output"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        os.dup2(said, 1)
-        os.dup2(said, 2)
+        for stream, name in ((1, "output"), (2, "errors")):
+            to = request.get(name, request["output"])
+            os.dup2(os.open(to, os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream)
+        os.environ.update(request.get("environment", {}))
+        if request.get("site"):
+            sys.path.insert(0, request["site"])
+            importlib.invalidate_caches()
         if request["fault"]:
             _inject(*request["fault"])
         status = 1  # of a traceback
         try:
-            status = main(request["run"])
+            if request.get("script"):
+                sys.argv = [request["script"], *request["run"]]
+                runpy.run_path(request["script"], run_name="__main__")
+                status = 0
+            else:
+                status = main(request["run"])
+        except SystemExit as end:
+            status = int(end.code or 0)
         finally:
             sys.stdout.flush()
             sys.stderr.flush()

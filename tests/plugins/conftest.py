@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
-from tests.helpers import ROOT
+from tests.helpers.forks import Forks
 
 ENTRY_POINTS = """
 [dreamfusion.estimators]
@@ -55,29 +54,12 @@ def install(folder: Path, entry_points: str, name: str = "acme_dreams") -> Path:
 class Shell:
     """Runs the command line where the package is installed."""
 
+    forks: Forks
     site: Path
     settings: Path
 
-    def run(
-        self, *arguments: object, cwd: Path, processes: int = 1, **environment: str
-    ) -> subprocess.CompletedProcess:
-        command = [sys.executable]
-        if processes > 1:
-            command += ["-m", "torch.distributed.run", "--standalone"]
-            command += ["--nproc-per-node", str(processes)]
-        return subprocess.run(
-            [*command, "-m", "dreamfusion", *map(str, arguments)],
-            cwd=cwd,
-            env={
-                **os.environ,
-                "PYTHONPATH": os.pathsep.join([str(ROOT), str(self.site)]),
-                "OMP_NUM_THREADS": "1",
-                **environment,
-            },
-            capture_output=True,
-            text=True,
-            timeout=250,
-        )
+    def run(self, *arguments: object, cwd: Path, **more: Any) -> subprocess.CompletedProcess[str]:
+        return self.forks.complete(*arguments, cwd=cwd, site=self.site, **more)
 
     def train(self, *options: object, cwd: Path, **more) -> subprocess.CompletedProcess:
         command = ["train", "a red cube", "--config", self.settings, "--steps", 8]
@@ -90,10 +72,10 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def shell(site: Path, tmp_path_factory: pytest.TempPathFactory) -> Shell:
+def shell(forks: Forks, site: Path, tmp_path_factory: pytest.TempPathFactory) -> Shell:
     settings = tmp_path_factory.mktemp("settings") / "acme.yaml"
     settings.write_text(yaml.safe_dump(SETTINGS))
-    return Shell(site, settings)
+    return Shell(forks, site, settings)
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import trimesh
 from safetensors.torch import load_file
 
 import dreamfusion as df
+from dreamfusion.config.sections import ESTIMATORS, section_names
 from dreamfusion.report import report_html
 from dreamfusion.runs.metrics import read_metrics
 from tests.plugins.conftest import SETTINGS, install
@@ -233,7 +234,7 @@ BAD = {
     "missing": (
         ["estimator.name=acme-none"],
         "there is no estimator 'acme-none'; there is acme-averaged, acme-broken, acme-function, "
-        "sds",
+        + ", ".join(name for name in section_names(ESTIMATORS) if "-" not in name),
     ),
     "import": (
         ["estimator.name=acme-broken"],
@@ -274,7 +275,7 @@ def test_a_plug_in_with_the_name_of_a_built_in_one_is_refused(shell, tmp_path):
     site = install(tmp_path / "site", points, "impostor")
     done = shell.run("configs", cwd=tmp_path)
     assert done.returncode == 0
-    other = type(shell)(site, shell.settings)
+    other = type(shell)(shell.forks, site, shell.settings)
     done = other.train(cwd=tmp_path)
     assert (done.returncode, done.stderr) == (
         2,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from tests.conftest import SMALL
 from tests.helpers.forks import Child, Forks
 from tests.helpers.tiny_priors import save_pixel_prior
 
@@ -20,19 +20,6 @@ hypothesis.settings.register_profile("short", max_examples=200, deadline=None, d
 hypothesis.settings.register_profile("long", max_examples=20_000, deadline=None)
 hypothesis.settings.load_profile("short")
 
-SETTINGS = {
-    "camera": {"views": 2},
-    "render": {"resolution": 16},
-    "scene": {
-        "field": {"levels": 3, "features": 2, "log2_table_size": 10, "max_resolution": 32},
-        "occupancy": {"resolution": 16, "update_every": 3},
-        "optimizer": {"ema": 0.9},
-    },
-    "output": {
-        "checkpoint_every": 3, "preview_every": 4, "video_frames": 2, "video_size": 32,
-        "mesh_resolution": 24, "texture_size": 32,
-    },
-}  # fmt: skip
 STEPS = 10
 FILES = {
     "config.yaml", "layers.yaml", "metrics.jsonl", "stages.json", "video.mp4", "mesh/model.glb",
@@ -68,13 +55,11 @@ class Bench:
 
 
 @pytest.fixture(scope="session")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
+def bench(forks: Forks, tmp_path_factory: pytest.TempPathFactory) -> Bench:
     folder = tmp_path_factory.mktemp("reliability")
     save_pixel_prior(folder / "prior")
-    (folder / "settings.yaml").write_text(yaml.safe_dump(SETTINGS))
-    command = ["train", "a red puppy", "--prior", folder / "prior", "--steps", 2]
-    with Forks(*command, "--config", folder / "settings.yaml") as forks:
-        yield Bench(forks, folder / "prior", folder / "settings.yaml")
+    (folder / "settings.yaml").write_text(yaml.safe_dump(SMALL))
+    return Bench(forks, folder / "prior", folder / "settings.yaml")
 
 
 @dataclass(frozen=True)

@@ -60,12 +60,13 @@ def files(tmp_path_factory):
     return folder
 
 
-def test_two_processes_have_the_gradient_of_one_with_twice_the_views(files):
+def test_two_processes_have_the_gradient_of_one_with_twice_the_views(forks, files):
     for processes in (1, 2):
         out = files / f"gradient-{processes}.pt"
-        done = launch(
-            processes, files / "gradient.py", files / "prior", files / "settings.yaml", out
-        )
+        done = forks.complete(
+            files / "prior", files / "settings.yaml", out,
+            script=files / "gradient.py", processes=processes,
+        )  # fmt: skip
         assert done.returncode == 0, done.stderr
     one, two = (torch.load(files / f"gradient-{n}.pt", weights_only=True) for n in (1, 2))
     assert sum(bool(gradient.any()) for gradient in one) >= 6
@@ -73,11 +74,11 @@ def test_two_processes_have_the_gradient_of_one_with_twice_the_views(files):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-7)
 
 
-def test_one_process_writes_what_two_have_trained(files, tmp_path):
+def test_one_process_writes_what_two_have_trained(forks, files, tmp_path):
     command = ["-m", "dreamfusion", "train", "a red mug", "--steps", "3"]
     command += ["--prior", files / "prior", "--config", files / "settings.yaml", "--device", "cpu"]
-    for processes in (1, 2):
-        done = launch(processes, *command, "--out", f"run-{processes}", cwd=tmp_path)
+    alone = forks.complete(*command[2:], "--out", "run-1", cwd=tmp_path)
+    for done in (alone, launch(2, *command, "--out", "run-2", cwd=tmp_path)):
         assert done.returncode == 0, done.stderr
         assert done.stdout.count("prompt    a red mug") == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run-1", "run-2"]
@@ -93,10 +94,10 @@ def test_one_process_writes_what_two_have_trained(files, tmp_path):
     assert (tmp_path / "run-2" / "mesh" / "model.glb").exists()
 
 
-def test_views_that_cannot_be_shared_are_refused_in_one_line(files, tmp_path):
-    command = ["-m", "dreamfusion", "train", "a red mug", "--set", "camera.views=3"]
+def test_views_that_cannot_be_shared_are_refused_in_one_line(forks, files, tmp_path):
+    command = ["train", "a red mug", "--set", "camera.views=3"]
     command += ["--prior", files / "prior", "--config", files / "settings.yaml", "--device", "cpu"]
-    done = launch(2, *command, cwd=tmp_path)
+    done = forks.complete(*command, cwd=tmp_path, processes=2)
     assert done.returncode != 0
     assert "error: 3 views cannot be split over 2 processes; set camera.views" in done.stderr
     assert list(tmp_path.iterdir()) == []
@@ -116,12 +117,12 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
-def test_the_memory_check_counts_the_share_of_the_views(files, tmp_path):
+def test_the_memory_check_counts_the_share_of_the_views(forks, files, tmp_path):
     """`load_prior` refuses what these views need beyond the GPU's memory."""
     (tmp_path / "share.py").write_text(SHARE)
     command = ["train", "a red mug", "--steps", "1", "--prior", files / "prior"]
     command += ["--config", files / "settings.yaml", "--device", "cpu", "--out", tmp_path / "run"]
-    done = launch(2, tmp_path / "share.py", *command)
+    done = forks.complete(*command, script=tmp_path / "share.py", processes=2)
     assert done.returncode == 0, done.stderr
     assert [(tmp_path / f"views-{rank}").read_text() for rank in (0, 1)] == ["2", "2"]
 
@@ -166,7 +167,7 @@ with process_group("cpu"):
 """
 
 
-def test_processes_with_unequal_sets_of_gradients_do_not_hang(tmp_path):
+def test_processes_with_unequal_sets_of_gradients_do_not_hang(forks, tmp_path):
     (tmp_path / "unequal.py").write_text(UNEQUAL)
-    done = launch(2, tmp_path / "unequal.py")
+    done = forks.complete(script=tmp_path / "unequal.py", processes=2)
     assert done.returncode == 0, done.stderr
