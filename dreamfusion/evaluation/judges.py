@@ -7,7 +7,7 @@ import json
 from collections.abc import Hashable, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -115,9 +115,9 @@ class ToyJudge:
         file = shipped("assets") / "toy-judge" / f"{TOY_JUDGES[name]}.safetensors"
         self.name, self.revision = name, _digest(file)
         self.size = SIZE
-        self._network = ToyNetwork()
-        self._network.load_state_dict({k: v.float() for k, v in load_file(file).items()})
-        self._network.eval()
+        self.network = ToyNetwork()
+        self.network.load_state_dict({k: v.float() for k, v in load_file(file).items()})
+        self.network.eval()
 
     def meaning(self, text: str, look: Look) -> Hashable:
         """Noun and colour; of a picture without colours, the noun."""
@@ -147,9 +147,9 @@ class ToyJudge:
 
     def logits(self, pictures: Tensor) -> dict[str, Tensor]:
         """What its network says of pictures (n, s, s, 3) in [0, 1]; see `ToyNetwork`."""
-        inputs = _resized(pictures, SIZE)
+        inputs = _resized(pictures.movedim(-1, 1), SIZE)
         with torch.no_grad():
-            return self._network(inputs)
+            return self.network(inputs)
 
 
 class ClipJudge:
@@ -182,9 +182,33 @@ class ClipJudge:
         """None: it takes any words."""
         return []
 
+    def to(self, device: str) -> ClipJudge:
+        """Itself, moved to a device."""
+        self._model.requires_grad_(False).to(device)
+        self._mean, self._std = self._mean.to(device), self._std.to(device)
+        return self
+
     def scores(self, pictures: Tensor, texts: Sequence[str], look: Look) -> Tensor:
         """The model's logits: cosines, times its scale."""
-        inputs = (_resized(pictures, self.size) - self._mean) / self._std
+        with torch.no_grad():
+            return self._model(
+                pixel_values=self._pixels(pictures.movedim(-1, 1)), **self._tokens(texts)
+            ).logits_per_image
+
+    def embed_images(self, images: Tensor) -> Tensor:
+        """Unit vectors (n, d) of images (n, 3, h, w) in [0, 1], with gradients."""
+        found = self._model.get_image_features(pixel_values=self._pixels(images))
+        return _unit(found)
+
+    @torch.no_grad()
+    def embed_texts(self, texts: Sequence[str]) -> Tensor:
+        """Unit vectors (n, d)."""
+        return _unit(self._model.get_text_features(**self._tokens(texts)))
+
+    def _pixels(self, images: Tensor) -> Tensor:
+        return (_resized(images, self.size) - self._mean) / self._std
+
+    def _tokens(self, texts: Sequence[str]) -> dict[str, Tensor]:
         # SigLIP was trained on texts padded to the full length, and sees the padding.
         siglip = self._model.config.model_type.startswith("siglip")
         length = self._model.config.text_config.max_position_embeddings
@@ -194,12 +218,10 @@ class ClipJudge:
             truncation=True,
             max_length=length,
             return_tensors="pt",
-        )
-        with torch.no_grad():
-            mask = None if siglip else tokens["attention_mask"]
-            return self._model(
-                input_ids=tokens["input_ids"], attention_mask=mask, pixel_values=inputs
-            ).logits_per_image
+        ).to(self._mean.device)
+        if siglip:
+            return {"input_ids": tokens["input_ids"]}
+        return {"input_ids": tokens["input_ids"], "attention_mask": tokens["attention_mask"]}
 
     def fronts(self, prompt: str, pictures: Tensor) -> int | None:
         """It was never asked for sides."""
@@ -216,10 +238,16 @@ def count_arcs(seen: Tensor) -> int:
     return int(starts.sum()) if not bool(seen.all()) else 1
 
 
-def _resized(pictures: Tensor, size: int) -> Tensor:
-    """Pictures (n, s, s, 3) as (n, 3, size, size)."""
+def _unit(found: Any) -> Tensor:
+    """Unit vectors of features, which newer versions of transformers wrap."""
+    features = found if isinstance(found, Tensor) else found.pooler_output
+    return torch.nn.functional.normalize(features, dim=-1)
+
+
+def _resized(images: Tensor, size: int) -> Tensor:
+    """Images (n, 3, h, w) as (n, 3, size, size)."""
     return torch.nn.functional.interpolate(
-        pictures.movedim(-1, 1), (size, size), mode="bicubic", antialias=True, align_corners=False
+        images, (size, size), mode="bicubic", antialias=True, align_corners=False
     ).clamp(0, 1)
 
 

@@ -333,7 +333,8 @@ def test_rows_do_not_depend_on_their_neighbours(name):
 
 
 def test_all_that_is_declared_is_tested():
-    assert {name for name in section_names(ESTIMATORS) if "-" not in name} == set(OWN)
+    declared = {name for name in section_names(ESTIMATORS) if "-" not in name}
+    assert declared == {*OWN, "clip"}  # which has no noise, and tests of its own
 
 
 @pytest.mark.parametrize("name", OWN)

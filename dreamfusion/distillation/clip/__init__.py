@@ -1,0 +1,1 @@
+"""CLIP guidance: the estimator `clip`."""

@@ -1,0 +1,34 @@
+"""Settings of the estimator `clip`. No torch: `build` imports the code."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from dreamfusion.config.schedules import Schedule
+from dreamfusion.config.sections import setting
+from dreamfusion.distillation.settings import EstimatorSettings
+
+if TYPE_CHECKING:
+    from dreamfusion.distillation.base import Estimator
+
+
+@dataclass(frozen=True)
+class CLIPSettings(EstimatorSettings):
+    """CLIP guidance, without any diffusion: images whose embedding is like the text's."""
+
+    name: str = setting("clip", "the way to distil")
+    crops: int = setting(4, "random crops of each image that are compared", low=1, high=64)
+    crop_size: float = setting(
+        0.7, "least side of a crop, as a share of the image", low=0.1, high=1
+    )
+    transmittance: Schedule = setting(
+        Schedule(0.4, 0.88, finish=0.1), "share of empty pixels beyond which nothing is gained",
+        low=0, high=1,
+    )  # fmt: skip
+    transmittance_weight: float = setting(0.5, "of the loss that empties pixels", low=0)
+
+    def build(self, prior: Any, *, seed: int) -> Estimator:
+        from dreamfusion.distillation.clip.estimator import CLIPEstimator
+
+        return CLIPEstimator(self, prior)

@@ -1,0 +1,121 @@
+"""Judges as priors, for the estimator `clip`: --prior clip, and --prior toy-classifier."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from dreamfusion.config.sections import setting
+from dreamfusion.priors import PriorCard, PriorSettings, resolve_prior
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from dreamfusion.diffusion.condition import Condition, TextEmbedding
+    from dreamfusion.evaluation.judges import ClipJudge, ToyJudge
+
+
+@dataclass(frozen=True)
+class CLIPGuideSettings(PriorSettings):
+    """CLIP or SigLIP as a prior."""
+
+    name: str = setting("clip", "the prior")
+    model: str = setting("b32", "b32, b16, l14, a hub id or a folder of CLIP or SigLIP")
+
+    def build(self, *, device: str, prompts: Sequence[str] | None) -> Any:
+        from dreamfusion.evaluation.judges import CLIPS, ClipJudge
+
+        return CLIPGuide(ClipJudge(CLIPS.get(self.model, self.model)), self.card, device)
+
+
+@dataclass(frozen=True)
+class ToyGuideSettings(PriorSettings):
+    """The classifier of the toy world as a prior: it knows its nouns, colours and sides."""
+
+    name: str = setting("toy-classifier", "the prior")
+
+    @property
+    def card(self) -> PriorCard:
+        """The embedded prior's words and cameras. It has seen shaded pictures, but cannot say which
+        light is which."""
+        card = resolve_prior("embedded").card
+        return PriorCard(card.vocabulary, {**card.settings, "shading": {"lambertian": 0}})
+
+    def build(self, *, device: str, prompts: Sequence[str] | None) -> Any:
+        from dreamfusion.evaluation.judges import ToyJudge
+
+        return ToyGuide(ToyJudge("toy"), self.card, device)
+
+
+class CLIPGuide:
+    """Cosine similarity of image and text."""
+
+    name = "clip"
+
+    def __init__(self, judge: ClipJudge, card: PriorCard, device: str) -> None:
+        import torch
+
+        self.card, self.device, self.dtype = card, torch.device(device), torch.float32
+        self.shape = (3, judge.size, judge.size)
+        self._judge = judge.to(device)
+
+    def encode_text(self, prompts: Sequence[str]) -> TextEmbedding:
+        """Unit vectors."""
+        from dreamfusion.diffusion.condition import TextEmbedding
+
+        return TextEmbedding(self._judge.embed_texts(prompts)[:, None])
+
+    def similarity(self, images: Tensor, condition: Condition) -> Tensor:
+        """See `distillation.clip.estimator.ComparesImages`."""
+        found = self._judge.embed_images(images)
+        return (found * condition.text.tokens[:, 0]).sum(dim=1)
+
+
+class ToyGuide:
+    """The log-probability of noun and colour, and of the side where the object has a face."""
+
+    name = "toy-classifier"
+
+    def __init__(self, judge: ToyJudge, card: PriorCard, device: str) -> None:
+        import torch
+
+        self.card, self.device, self.dtype = card, torch.device(device), torch.float32
+        self.shape = (3, judge.size, judge.size)
+        self._network = judge.network.requires_grad_(False).to(device)
+
+    def encode_text(self, prompts: Sequence[str]) -> TextEmbedding:
+        """Numbers of noun and colour, and whether the noun has a face. No text: none of them."""
+        import torch
+
+        from dreamfusion.diffusion.condition import TextEmbedding
+        from dreamfusion.evaluation.judges import FACED, read_pair
+        from dreamfusion.evaluation.toy_network import COLOR_NAMES, NOUN_NAMES
+
+        rows = []
+        for prompt in prompts:
+            words = prompt.split(",")[0]  # what follows says the view
+            noun, color = read_pair(words) if words else (NOUN_NAMES[0], COLOR_NAMES[0])
+            rows.append([NOUN_NAMES.index(noun), COLOR_NAMES.index(color), noun in FACED])
+        return TextEmbedding(torch.tensor(rows, device=self.device).float()[:, None])
+
+    def similarity(self, images: Tensor, condition: Condition) -> Tensor:
+        """See `distillation.clip.estimator.ComparesImages`."""
+        from torch.nn.functional import interpolate
+
+        from dreamfusion.evaluation.toy_network import AZIMUTHS
+
+        images = interpolate(images, self.shape[1:], mode="bilinear", antialias=True)
+        logits = self._network(images)
+        noun, color, faced = condition.text.tokens[:, 0].long().unbind(1)
+
+        def log_share(name: str, which: torch.Tensor) -> Tensor:
+            return logits[name].log_softmax(1).gather(1, which[:, None])[:, 0]
+
+        found = log_share("noun", noun) + log_share("color", color)
+        if condition.cameras is not None:
+            turns = condition.cameras.azimuth_deg.to(images.device) / 360.0
+            side = (turns * AZIMUTHS).round().long() % AZIMUTHS
+            found = found + faced * log_share("azimuth", side)
+        return found
