@@ -142,4 +142,5 @@ app.command(epilog='Example: dreamfusion sample "a red mug" --count 4')(prior.sa
 app.command()(prior.vocabulary)
 app.add_typer(measure.app, name="measure", hidden=True)
 app.command()(machine.configs)
+app.command()(machine.estimators)
 app.command()(machine.doctor)

@@ -1,4 +1,4 @@
-"""`configs` and `doctor`: what there is to choose from, and what this machine has."""
+"""`configs`, `estimators` and `doctor`: what there is to choose from, and what this machine has."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import typer
 from dreamfusion.cli.options import USER_ERROR
 from dreamfusion.config.layers import build_config, to_yaml
 from dreamfusion.config.presets import describe_preset, preset_names, read_settings
+from dreamfusion.config.sections import ESTIMATORS, PluginError, find_section, section_names
 
 
 def configs(
@@ -25,6 +26,23 @@ def configs(
     for preset in preset_names():
         print(f"{preset:{width}}  {describe_preset(preset)}")
     print("\nto use one: dreamfusion train PROMPT --config PRESET")
+
+
+def estimators() -> None:
+    """List the ways to distil: what each costs, and who published it."""
+    for name in section_names(ESTIMATORS):
+        try:
+            found = find_section(ESTIMATORS, name)
+        except PluginError as error:
+            print(f"{name}\n    {error}")
+            continue
+        first = " ".join((found.__doc__ or "").split("\n\n")[0].split())
+        print(f"{name}\n    {first}")
+        if found.cost:
+            print(f"    network evaluations for each view and step: {found.cost}")
+        if found.paper:
+            print(f"    {found.paper}")
+    print("\nto use one: dreamfusion train PROMPT --estimator NAME")
 
 
 def doctor(

@@ -20,6 +20,9 @@ PriorOption = Annotated[
     str | None,
     typer.Option("--prior", metavar="PRIOR", help="auto, embedded, a diffusers folder or hub id."),
 ]
+EstimatorOption = Annotated[
+    str | None, typer.Option("--estimator", metavar="NAME", help="See `dreamfusion estimators`.")
+]
 ViewOption = Annotated[
     bool, typer.Option("--view", help="Show the run in the browser while it trains.")
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,7 @@ from dreamfusion.cli.console import Console
 from dreamfusion.cli.options import (
     ChooserOption,
     DeviceOption,
+    EstimatorOption,
     JsonOption,
     Keep,
     KeepOption,
@@ -32,7 +34,7 @@ from dreamfusion.runs.folder import RunFolder, find_run, slug
 from dreamfusion.runs.plan import Plan, plan_again, plan_run
 from dreamfusion.utils.commands import command
 from dreamfusion.utils.duration import duration
-from dreamfusion.utils.errors import UserError
+from dreamfusion.utils.errors import RunWarning, UserError
 from dreamfusion.utils.stopwatch import Stopwatch
 
 if TYPE_CHECKING:
@@ -69,13 +71,15 @@ def train(
         typer.Option("--set", metavar="KEY=VALUE", help="One setting; can be repeated."),
     ] = None,
     prior: PriorOption = None,
+    estimator: EstimatorOption = None,
     device: DeviceOption = None,
     view: ViewOption = False,
     quiet: QuietOption = False,
     json_: JsonOption = False,
 ) -> None:
     """Make a 3D object from a prompt."""
-    assigned = parse_assignments(set_ or [])
+    chosen = [] if estimator is None else [f"estimator.name={estimator}"]
+    assigned = parse_assignments([*chosen, *(set_ or [])])
     if overwrite and (out is None or seeds is not None):
         raise UserError("--overwrite replaces the run in --out: it needs --out, without --seeds")
     if seeds is not None:
@@ -97,6 +101,11 @@ def train(
     asked = given(prompt=prompt, seed=seed, steps=steps, device=device, prior=prior)
     layers = [Layer("--set", assigned)] if assigned else []
     plan = plan_run([*layers, Layer("command line", asked)], preset=config)
+    if estimator not in (None, "sds") and config is None:
+        presets = [layer.name for layer in plan.layers if layer.name.startswith("preset ")]
+        if presets and not presets[-1].endswith(f"-{estimator}"):
+            said = f"no preset is tuned for {estimator} on this prior: it has its own defaults"
+            warnings.warn(RunWarning(said), stacklevel=1)
     _train(Console(quiet=quiet, json=json_), plan, where, view)
 
 

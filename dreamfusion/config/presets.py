@@ -29,6 +29,12 @@ def preset_for(pipeline: str, *, has_card: bool) -> str:
     }[pipeline]
 
 
+def tuned_preset(preset: str, estimator: str) -> str:
+    """The preset tuned for an estimator, PRESET-ESTIMATOR, where there is one; else the preset."""
+    tuned = f"{preset}-{estimator}"
+    return tuned if tuned in preset_names() else preset
+
+
 def describe_preset(name: str) -> str:
     """The one line that a preset says of itself: the comment that its file begins with."""
     return _path(name).read_text(encoding="utf-8").splitlines()[0].removeprefix("#").strip()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from dreamfusion.config.schedules import Schedule
 from dreamfusion.config.sections import Section, setting
@@ -28,7 +28,13 @@ class Text:
 
 @dataclass(frozen=True)
 class EstimatorSettings(Section):
-    """A way to distil and its settings. Found by the entry points `dreamfusion.estimators`."""
+    """A way to distil and its settings. Found by the entry points `dreamfusion.estimators`.
+
+    paper: who published it. cost: network evaluations for each view and step.
+    """
+
+    paper: ClassVar[str] = ""
+    cost: ClassVar[str] = ""
 
     def texts(self) -> Mapping[str, Text]:
         """Texts beside the prompt and the negative prompt, for `Conditions.named`."""

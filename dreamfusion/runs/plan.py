@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dreamfusion.config.layers import Layer, build_config
-from dreamfusion.config.presets import preset_for, read_settings
+from dreamfusion.config.presets import preset_for, read_settings, tuned_preset
 from dreamfusion.config.schema import Config, PriorConfig
 from dreamfusion.priors import PluginPrior, PriorCard, PriorSettings, ResolvedPrior, resolve_prior
 from dreamfusion.priors.reading import PromptError
@@ -69,7 +69,7 @@ def plan_run(layers: Sequence[Layer], *, preset: str | None = None) -> Plan:
     wanted = build_config(*base, *layers)
     prior = find_prior(wanted.prior, wanted.device)
     if preset is None:
-        base = read_settings(prior.preset)
+        base = read_settings(tuned_preset(prior.preset, wanted.estimator.name))
     config, whole = _with_card(prior.name, prior.card, [*base, *layers])
     return _plan(config, whole, prior)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from dreamfusion.config.schedules import Schedule
 from dreamfusion.config.sections import default, setting
@@ -18,6 +18,8 @@ class ASDSettings(ScoreSettings):
     """Asynchronous Score Distillation: VSD whose network of renderings is the prior itself, at a
     higher noise level."""
 
+    paper: ClassVar[str] = "Ma et al. 2024, ScaleDreamer"
+    cost: ClassVar[str] = "3"
     name: str = setting("asd", "the way to distil")
     guidance: Schedule = default(ScoreSettings, "guidance", Schedule.constant(7.5))
     shift: float = setting(

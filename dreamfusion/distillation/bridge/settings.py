@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from dreamfusion.config.schedules import Schedule
 from dreamfusion.config.sections import default, setting
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 class BridgeSettings(ScoreSettings):
     """SDS-Bridge: SDS first, then from a description of the images' flaws to the wanted text."""
 
+    paper: ClassVar[str] = "McAllister et al. 2024, Rethinking Score Distillation as a Bridge"
+    cost: ClassVar[str] = "2"
     name: str = setting("bridge", "the way to distil")
     guidance: Schedule = default(ScoreSettings, "guidance", Schedule.constant(100.0))
     switch: float = setting(0.5, "fraction of the steps at which it changes", low=0, high=1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from dreamfusion.config.schedules import Schedule
 from dreamfusion.config.sections import setting
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 class CLIPSettings(EstimatorSettings):
     """CLIP guidance, without any diffusion: images whose embedding is like the text's."""
 
+    paper: ClassVar[str] = "Jain et al. 2022, Dream Fields"
+    cost: ClassVar[str] = "of CLIP, one for each crop"
     name: str = setting("clip", "the way to distil")
     crops: int = setting(4, "random crops of each image that are compared", low=1, high=64)
     crop_size: float = setting(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from dreamfusion.config.schedules import Schedule
 from dreamfusion.config.sections import default, setting
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 class CSDSettings(ScoreSettings):
     """Classifier Score Distillation: guidance alone, away from nothing or from a negative text."""
 
+    paper: ClassVar[str] = "Yu et al. 2024, Text-to-3D with Classifier Score Distillation"
+    cost: ClassVar[str] = "2; with a negative text 3"
     name: str = setting("csd", "the way to distil")
     guidance: Schedule = default(ScoreSettings, "guidance", Schedule.constant(1.0))
     negative: str = setting("", "what the images should not show")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from dreamfusion.config.schedules import Schedule
 from dreamfusion.config.sections import default, setting
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 class DDSSettings(ScoreSettings):
     """Delta Denoising Score, for edits: what the prompt asks for beyond what a source image was."""
 
+    paper: ClassVar[str] = "Hertz et al. 2023, Delta Denoising Score"
+    cost: ClassVar[str] = "4"
     name: str = setting("dds", "the way to distil")
     guidance: Schedule = default(ScoreSettings, "guidance", Schedule.constant(7.5))
     t_min: Schedule = default(ScoreSettings, "t_min", Schedule.constant(0.05))

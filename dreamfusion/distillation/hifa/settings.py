@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from dreamfusion.config.schedules import Schedule
 from dreamfusion.config.sections import default, setting
@@ -18,6 +18,8 @@ class HiFASettings(ScoreSettings):
     """HiFA: SDS and the difference of the images from the decoded prediction, t falling as a
     square root."""
 
+    paper: ClassVar[str] = "Zhu et al. 2024, HiFA"
+    cost: ClassVar[str] = "2 and the decoder"
     name: str = setting("hifa", "the way to distil")
     guidance: Schedule = default(ScoreSettings, "guidance", Schedule.constant(100.0))
     t_min: Schedule = default(ScoreSettings, "t_min", Schedule(0.98, 0.3, shape="sqrt"))

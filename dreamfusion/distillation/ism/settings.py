@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from dreamfusion.config.schedules import Schedule
 from dreamfusion.config.sections import default, setting
@@ -18,6 +18,8 @@ class ISMSettings(ScoreSettings):
     """Interval Score Matching: the difference of predictions at two levels on one DDIM
     trajectory."""
 
+    paper: ClassVar[str] = "Liang et al. 2024, LucidDreamer"
+    cost: ClassVar[str] = "7"
     name: str = setting("ism", "the way to distil")
     guidance: Schedule = default(ScoreSettings, "guidance", Schedule.constant(7.5))
     t_max: Schedule = default(ScoreSettings, "t_max", Schedule(0.98, 0.5, finish=0.3))

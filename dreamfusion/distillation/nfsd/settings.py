@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from dreamfusion.config.schedules import Schedule
 from dreamfusion.config.sections import default, setting
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 class NFSDSettings(ScoreSettings):
     """Noise-Free Score Distillation: guidance, and a correction of the domain without noise."""
 
+    paper: ClassVar[str] = "Katzir et al. 2024, Noise-Free Score Distillation"
+    cost: ClassVar[str] = "3"
     name: str = setting("nfsd", "the way to distil")
     guidance: Schedule = default(ScoreSettings, "guidance", Schedule.constant(7.5))
     negative: str = setting(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from dreamfusion.config.schedules import Schedule
 from dreamfusion.config.sections import default, setting
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 class SDSSettings(ScoreSettings):
     """Score Distillation Sampling: w(t) (e_hat - e), under classifier-free guidance."""
 
+    paper: ClassVar[str] = "Poole et al. 2023, DreamFusion"
+    cost: ClassVar[str] = "2; with Perp-Neg 4"
     name: str = setting("sds", "the way to distil")
 
     def build(self, prior: Any, *, seed: int) -> Estimator:
@@ -30,6 +32,8 @@ class SJCSettings(SDSSettings):
     """Score Jacobian Chaining (Wang et al. 2023): (x - x_hat) / sigma of an image with noise of
     sigma / alpha, which is e_hat - e: SDS with w = 1, at all levels."""
 
+    paper: ClassVar[str] = "Wang et al. 2023, Score Jacobian Chaining"
+    cost: ClassVar[str] = "2"
     name: str = setting("sjc", "the way to distil")
     guidance: Schedule = default(SDSSettings, "guidance", Schedule.constant(101.0))
     t_min: Schedule = default(SDSSettings, "t_min", Schedule.constant(0.01))
@@ -41,6 +45,8 @@ class SJCSettings(SDSSettings):
 class RFDSSettings(SDSSettings):
     """Rectified Flow Distillation Sampling (Yang et al. 2024): v_hat - v, the velocity's error."""
 
+    paper: ClassVar[str] = "Yang et al. 2024, Text-to-Image Rectified Flow as Plug-and-Play Priors"
+    cost: ClassVar[str] = "2"
     name: str = setting("rfds", "the way to distil")
     guidance: Schedule = default(SDSSettings, "guidance", Schedule.constant(100.0))
     t_min: Schedule = default(SDSSettings, "t_min", Schedule.constant(0.3))
@@ -53,6 +59,8 @@ class CFDSettings(SDSSettings):
     """Consistent Flow Distillation (Yan et al. 2025): SDS whose noise lies on the surface and
     changes slowly, at one falling level a step."""
 
+    paper: ClassVar[str] = "Yan et al. 2025, Consistent Flow Distillation"
+    cost: ClassVar[str] = "2"
     name: str = setting("cfd", "the way to distil")
     guidance: Schedule = default(SDSSettings, "guidance", Schedule.constant(70.0))
     t_min: Schedule = default(SDSSettings, "t_min", Schedule(0.98, 0.02))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from dreamfusion.config.schedules import Schedule
 from dreamfusion.config.sections import default, setting
@@ -18,6 +18,8 @@ class VSDSettings(ScoreSettings):
     """Variational Score Distillation: away from what a network, trained on the scene's own images
     as they change, takes for likely."""
 
+    paper: ClassVar[str] = "Wang et al. 2023, ProlificDreamer"
+    cost: ClassVar[str] = "4 and a backward pass"
     name: str = setting("vsd", "the way to distil")
     guidance: Schedule = default(ScoreSettings, "guidance", Schedule.constant(7.5))
     rank: int = setting(4, "of the adapters (LoRA) that are trained", low=1, high=256)
