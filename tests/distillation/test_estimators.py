@@ -231,8 +231,8 @@ def test_sdi_moves_to_what_the_inversion_is_denoised_to():
 
     path = [torch.full((N,), level * (i + 1) // 6) for i in range(6)]
     ask = given.conditions
-    z, _ = invert(prior, x.detach(), path, lambda z: guided(prior, z, ask, -7.5))[-1]
-    torch.testing.assert_close(result, x.detach() - guided(prior, z, ask, 7.5).clean)
+    z, _ = invert(prior, x.detach(), path, lambda z: guided(prior, z, ask, -6.5))[-1]
+    torch.testing.assert_close(result, x.detach() - guided(prior, z, ask, 8.5).clean)
     noisy, _ = gradient("sdi", x=x, inversion_noise=0.3, now=Progress(50, 101))
     assert 0.001 < (noisy - result).std() < 0.5
 

@@ -20,10 +20,10 @@ class SDISettings(ScoreSettings):
     paper: ClassVar[str] = "Lukoianov et al. 2024, Score Distillation via Reparametrized DDIM"
     cost: ClassVar[str] = "2 to 22, with the noise level"
     name: str = setting("sdi", "the way to distil")
-    guidance: Schedule = default(ScoreSettings, "guidance", Schedule.constant(7.5))
+    guidance: Schedule = default(ScoreSettings, "guidance", Schedule.constant(8.5))
     t_min: Schedule = default(ScoreSettings, "t_min", Schedule(0.98, 0.25))
     t_max: Schedule = default(ScoreSettings, "t_max", Schedule(0.98, 0.25))
-    inversion_guidance: float = setting(-7.5, "guidance of the inversion")
+    inversion_guidance: float = setting(-6.5, "guidance s of the inversion")
     inversion_steps: int = setting(
         10, "DDIM steps from the image to the highest level; fewer to a lower one", low=1, high=100
     )
