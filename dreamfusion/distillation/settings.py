@@ -36,6 +36,11 @@ class EstimatorSettings(Section):
     paper: ClassVar[str] = ""
     cost: ClassVar[str] = ""
 
+    @property
+    def hold(self) -> int:
+        """So many consecutive steps see the same views, with the same generators."""
+        return 1
+
     def texts(self) -> Mapping[str, Text]:
         """Texts beside the prompt and the negative prompt, for `Conditions.named`."""
         return {}

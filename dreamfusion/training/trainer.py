@@ -15,6 +15,7 @@ from dreamfusion.config.layers import override
 from dreamfusion.config.schema import Config
 from dreamfusion.diffusion.predictions import group_size
 from dreamfusion.distillation.base import Batch, Distilled
+from dreamfusion.distillation.settings import EstimatorSettings
 from dreamfusion.scenes.base import Rendered, Scene, Views
 from dreamfusion.training.losses import entropy_loss, opacity_losses
 from dreamfusion.training.state import TrainState, new_state
@@ -152,8 +153,9 @@ class Trainer:
         scene, config = self.state.scene, self.config
         n, size = config.camera.views, group_size(self.prior)
         local = share(n, size)
-        views = sample_views(config, progress, generator, group_size=size)[local]
-        seeds = torch.randint(2**62, (n,), generator=generator)[local]
+        drawn = self._held(progress) or generator
+        views = sample_views(config, progress, drawn, group_size=size)[local]
+        seeds = torch.randint(2**62, (n,), generator=drawn)[local]
         own = [torch.Generator().manual_seed(seed) for seed in seeds.tolist()]
         rendered = scene.render(views, own)
         batch = self.batch(views, rendered)
@@ -164,6 +166,14 @@ class Trainer:
         for loss in self.losses:
             terms |= loss(scene, progress, generator)
         return views, distilled, terms, rendered.opacity.detach()
+
+    def _held(self, progress: Progress) -> torch.Generator | None:
+        """What draws the views of a step, where several steps see the same; else None."""
+        settings = self.config.estimator
+        hold = settings.hold if isinstance(settings, EstimatorSettings) else 1
+        if hold == 1:
+            return None
+        return torch.Generator().manual_seed(self.config.seed * 2**32 + progress.step // hold)
 
     def batch(self, views: Views, rendered: Rendered) -> Batch:
         """What the estimator gets of rendered views."""

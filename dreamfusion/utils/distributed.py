@@ -118,6 +118,15 @@ def mean_over_processes(value: Tensor) -> Tensor:
     return value / processes()
 
 
+def gather_over_processes(value: Tensor) -> Tensor:
+    """All-gather: what each process has of the views of a step, (n, ...), as that of all views."""
+    if not dist.is_initialized():
+        return value
+    parts = [torch.empty_like(value) for _ in range(processes())]
+    dist.all_gather(parts, value.contiguous())
+    return torch.cat(parts)
+
+
 def any_process(flag: bool, device: str) -> bool:
     """All-reduce a flag: whether it is true in any process, so that all do the same."""
     if not dist.is_initialized():

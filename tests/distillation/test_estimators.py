@@ -17,7 +17,7 @@ from tests.helpers.mixtures import KINDS, NAMES, Mixture, T, batch, text
 
 OWN = (
     "asd", "bridge", "cfd", "csd", "dds", "diffusion_loss", "hifa", "ism", "nfsd", "rfds", "sdi",
-    "sds", "sjc", "vsd",
+    "sds", "sjc", "sync", "vsd",
 )  # fmt: skip
 NEEDS_NO_NETWORK = [name for name in OWN if name not in ("vsd", "cfd")]
 N = 4
@@ -148,6 +148,34 @@ def test_the_diffusion_loss_has_the_networks_jacobian(kind):
     torch.testing.assert_close(result, wanted, rtol=1e-5, atol=1e-6)
     sds, _ = gradient("sds", kind, x=x, guidance=C(3.0))
     assert not torch.allclose(result, sds, rtol=0.1)
+
+
+def test_sync_fits_to_one_prediction_for_several_steps():
+    x, y = images(), images(seed=2)
+    estimator = settings("sync", fit_steps=3, guidance=C(5.0)).build(Mixture(), seed=0)
+
+    def at(step, x):
+        found = estimator(batch(x), progress=Progress(step, 30), generator=generators())
+        return grad(found.losses["sync"], x)[0] * x.numel(), found.timesteps
+
+    first, timesteps = at(3, x)
+    same, _ = gradient(
+        "sds", x=x, now=Progress(3, 30), guidance=C(5.0), weighting="inverse_sqrt_snr",
+        t_min=settings("sync").t_min, t_max=settings("sync").t_max,
+    )  # fmt: skip
+    # At the first level sigma / alpha is within its bound.
+    torch.testing.assert_close(first, same)
+    then, later = at(4, y)
+    torch.testing.assert_close(then - first, (y - x).detach())
+    assert later.equal(timesteps)
+    kept = {name: value.clone() for name, value in estimator.state_dict().items()}
+    again, lower = at(6, y)
+    assert (lower < timesteps).all() and not torch.allclose(again, then)
+    estimator.load_state_dict(kept)
+    torch.testing.assert_close(at(5, y)[0], then)
+    estimator.load_state_dict({})
+    assert estimator.state_dict() == {}
+    assert settings("sync").hold == 10 and settings("sds").hold == 1
 
 
 def test_hifa_pulls_the_images_to_the_decoded_prediction():

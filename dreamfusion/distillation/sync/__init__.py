@@ -1,0 +1,1 @@
+"""Fitting the scene to predictions in turn: the estimator `sync`."""
