@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
+from typing import Any
+
+from dreamfusion.report.rendering import render
 
 WIDTH, HEIGHT = 420, 220
 _LEFT, _RIGHT, _TOP, _BOTTOM = 50, 10, 10, 36
@@ -51,10 +53,19 @@ def chart(series: Sequence[Series], title: str) -> str:
     steps = [step for one in series for step in one.steps]
     x = _Axis(min(steps), max(max(steps), min(steps) + 1), _LEFT, WIDTH - _RIGHT)
     y = _value_axis(values)
-    lines = "".join(_lines(one, x, y) for one in series)
-    return (
-        f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
-        f'aria-label="{escape(title)}">{_grid(x, y)}{lines}</svg>'
+    rows = powers(y.low, y.high) if y.log else ticks(y.low, y.high)
+    columns = [value for value in ticks(x.low, x.high, most=7) if value == int(value)]
+    return render(
+        "chart.svg",
+        title=title,
+        width=WIDTH,
+        height=HEIGHT,
+        left=_LEFT,
+        right=WIDTH - _RIGHT,
+        bottom=HEIGHT - _BOTTOM,
+        rows=[(y.at(value), number(value)) for value in rows],
+        columns=[(x.at(value), number(value)) for value in columns],
+        lines=[_line(one, x, y) for one in series],
     )
 
 
@@ -112,43 +123,18 @@ def _value_axis(values: Sequence[float]) -> _Axis:
     return _Axis(low, high + 0.04 * (high - low), bottom, top)
 
 
-def _grid(x: _Axis, y: _Axis) -> str:
-    parts = []
-    for value in powers(y.low, y.high) if y.log else ticks(y.low, y.high):
-        at = y.at(value)
-        parts.append(
-            f'<path class="grid" d="M{_LEFT} {at:.1f}H{WIDTH - _RIGHT}"/>'
-            f'<text x="{_LEFT - 7}" y="{at + 4:.1f}" text-anchor="end">{number(value)}</text>'
-        )
-    bottom = HEIGHT - _BOTTOM
-    for value in ticks(x.low, x.high, most=7):
-        if value != int(value):
-            continue
-        parts.append(
-            f'<text x="{x.at(value):.1f}" y="{bottom + 17}" text-anchor="middle">'
-            f"{number(value)}</text>"
-        )
-    parts.append(f'<path class="axis" d="M{_LEFT} {bottom}H{WIDTH - _RIGHT}"/>')
-    parts.append(f'<text x="{WIDTH - _RIGHT}" y="{HEIGHT - 4}" text-anchor="end">step</text>')
-    return "".join(parts)
-
-
-def _lines(series: Series, x: _Axis, y: _Axis) -> str:
-    color = f"var(--s{series.color % COLORS})"
+def _line(series: Series, x: _Axis, y: _Axis) -> dict[str, Any]:
+    """What is drawn of a series: the point of its only step, or paths."""
+    shown = {"label": series.label, "color": f"var(--s{series.color % COLORS})"}
     n = len(series.values)
     if n == 1:
-        at = f'cx="{x.at(series.steps[0]):.1f}" cy="{y.at(series.values[0]):.1f}"'
-        return f'<circle {at} r="3" style="fill:{color}"/>'
+        return shown | {"point": (x.at(series.steps[0]), y.at(series.values[0]))}
     every = -(-n // _MOST_POINTS)
     # What takes few values is set by a schedule, not measured: it is drawn as it is.
     measured = len(set(series.values)) > n // 10
     smoothed = smooth(series.values, n // 30 if measured else 0)
     raw, strong = (_path(series.steps, values, every, x, y) for values in (series.values, smoothed))
-    faint = f'<path class="raw" style="stroke:{color}" d="{raw}"/>' if n >= 30 else ""
-    return (
-        f"<g><title>{escape(series.label)}</title>{faint}"
-        f'<path class="line" style="stroke:{color}" d="{strong}"/></g>'
-    )
+    return shown | {"raw": raw if n >= 30 else "", "smooth": strong}
 
 
 def _path(steps: Sequence[float], values: Sequence[float], every: int, x: _Axis, y: _Axis) -> str:

@@ -10,9 +10,10 @@ import json
 import math
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from PIL import Image
 
@@ -32,8 +33,7 @@ _ALIVE_SECONDS = 60.0  # a run whose log is younger may still be training
 Part = Literal["run", "mesh", "video", "previews", "metrics"]
 
 
-@dataclass(frozen=True)
-class Note:
+class Note(NamedTuple):
     """Something that is missing or broken, and the command that mends it, if one does."""
 
     part: Part
@@ -41,8 +41,7 @@ class Note:
     command: str | None = None
 
 
-@dataclass(frozen=True)
-class Preview:
+class Preview(NamedTuple):
     """A row of views at a step, as a PNG."""
 
     step: int
@@ -51,16 +50,14 @@ class Preview:
     height: int
 
 
-@dataclass(frozen=True)
-class Video:
+class Video(NamedTuple):
     """A turntable, as H.264 in MP4."""
 
     title: str
     data: bytes
 
 
-@dataclass(frozen=True)
-class Curve:
+class Curve(NamedTuple):
     """A number over the steps that have it."""
 
     steps: tuple[int, ...]
@@ -115,8 +112,8 @@ def gather(path: Path) -> RunReport:
     logged = max((curve.steps[-1] for curve in curves.values()), default=0)
     step = max(checkpoint_step or 0, logged)
     previews, preview_notes = _previews(folder)
-    videos, video_notes = _videos(folder, has_checkpoint=checkpoint_step is not None)
-    model_file, model, mesh_notes = _model(folder, has_checkpoint=checkpoint_step is not None)
+    videos, video_notes = _videos(folder)
+    model_file, model, mesh_notes = _model(folder)
     return RunReport(
         path=path,
         name=path.resolve().name,
@@ -200,20 +197,16 @@ def _curves(folder: RunFolder) -> tuple[dict[str, Curve], list[Note]]:
 def _newest_checkpoint(folder: RunFolder) -> tuple[str | None, int | None]:
     """The version that wrote it, and its step."""
     for path in sorted(folder.checkpoints.glob("step_*.json"), reverse=True):
-        try:
-            details = json.loads(path.read_text(encoding="utf-8"))
+        details = read_json(path)
+        with suppress(ValueError, KeyError, TypeError):
             return str(details["dreamfusion"]), int(details["step"])
-        except (OSError, ValueError, KeyError, TypeError):
-            continue
     return None, None
 
 
 def _stages(folder: RunFolder) -> dict[str, float]:
-    try:
-        found = json.loads(folder.durations.read_text(encoding="utf-8"))
-        return {str(stage): float(seconds) for stage, seconds in found.items()}
-    except (OSError, ValueError, TypeError, AttributeError):
-        return {}
+    with suppress(ValueError, TypeError):
+        return {stage: float(seconds) for stage, seconds in read_json(folder.durations).items()}
+    return {}
 
 
 def _previews(folder: RunFolder) -> tuple[tuple[Preview, ...], list[Note]]:
@@ -234,7 +227,7 @@ def _previews(folder: RunFolder) -> tuple[tuple[Preview, ...], list[Note]]:
     return tuple(found), []
 
 
-def _videos(folder: RunFolder, *, has_checkpoint: bool) -> tuple[tuple[Video, ...], list[Note]]:
+def _videos(folder: RunFolder) -> tuple[tuple[Video, ...], list[Note]]:
     colored = [path for path in (folder.video, folder.path / "render-color.mp4") if path.is_file()]
     newest = sorted(colored, key=lambda path: path.stat().st_mtime)[-1:]
     titles = [(path, "Turntable") for path in newest]
@@ -252,24 +245,20 @@ def _videos(folder: RunFolder, *, has_checkpoint: bool) -> tuple[tuple[Video, ..
             continue
         data = path.read_bytes()
         if data[4:8] != b"ftyp":
-            notes.append(
-                Note("video", f"{path.name} is no video. Again:", command("render", folder.path))
-            )
+            text = f"{path.name} is no video. Again:"
+            notes.append(Note("video", text, command("render", folder.path)))
             continue
         found.append(Video(title, data))
     if not titles:
-        notes.append(_missing("video", "video", "render", folder, has_checkpoint=has_checkpoint))
+        notes.append(_missing("video", "render", folder))
     return tuple(found), notes
 
 
-def _model(
-    folder: RunFolder, *, has_checkpoint: bool
-) -> tuple[str | None, Model | None, list[Note]]:
+def _model(folder: RunFolder) -> tuple[str | None, Model | None, list[Note]]:
     files = [folder.mesh / f"model.{kind}" for kind in ("glb", "obj", "ply", "stl")]
     file = next((path for path in files if path.is_file()), None)
     if file is None:
-        missing = _missing("mesh", "mesh", "export", folder, has_checkpoint=has_checkpoint)
-        return None, None, [missing]
+        return None, None, [_missing("mesh", "export", folder)]
     name = file.relative_to(folder.path).as_posix()
     try:
         return name, read_model(file), []
@@ -278,15 +267,9 @@ def _model(
         return name, None, [Note("mesh", text, command("export", folder.path))]
 
 
-def _missing(part: Part, what: str, verb: str, folder: RunFolder, *, has_checkpoint: bool) -> Note:
-    if has_checkpoint:
-        return Note(
-            part,
-            f"No {what} yet. To make one of the newest checkpoint:",
-            command(verb, folder.path),
-        )
-    return Note(
-        part,
-        f"No {what} and no checkpoint yet; training makes them:",
-        command("resume", folder.path),
-    )
+def _missing(part: Part, verb: str, folder: RunFolder) -> Note:
+    if _newest_checkpoint(folder)[1] is None:
+        text, verb = f"No {part} and no checkpoint yet; training makes them:", "resume"
+    else:
+        text = f"No {part} yet. To make one of the newest checkpoint:"
+    return Note(part, text, command(verb, folder.path))

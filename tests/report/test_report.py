@@ -75,7 +75,7 @@ def test_a_whole_run_shows_everything(run, capsys):
     assert f'src="data:video/mp4;base64,{base64.b64encode(VIDEO).decode()}"' in page
     assert "<dt>Faces</dt><dd>2</dd>" in page
     assert "<dt>All steps</dt><dd>20 s</dd>" in page
-    assert "dreamfusion train &#x27;a red mug&#x27; --config run/config.yaml" in page
+    assert "dreamfusion train &#39;a red mug&#39; --config run/config.yaml" in page
     assert 'class="note"' not in page
 
 
@@ -159,7 +159,7 @@ def test_a_run_that_just_began_says_what_makes_the_rest(tmp_path, capsys, monkey
     (tmp_path / "my run").mkdir()
     (tmp_path / "my run" / "config.yaml").write_text("prompt: a mug\n")
     page, _ = report(capsys, "my run")
-    resume = "<code>dreamfusion resume &#x27;my run&#x27;</code>"
+    resume = "<code>dreamfusion resume &#39;my run&#39;</code>"
     assert f"Stopped at step 0 of 250. To go on: {resume}" in page
     assert f"No mesh and no checkpoint yet; training makes them: {resume}" in page
     assert "No preview yet" in page
