@@ -7,7 +7,6 @@ settled before a prompt reaches the prior, by the `words` of its vocabulary file
 
 from __future__ import annotations
 
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -35,51 +34,13 @@ ELEVATION_WORDS: tuple[tuple[float, str], ...] = (
 SHADING_WORDS: dict[str, str] = {"albedo": "unlit", "lambertian": "lit", "textureless": "clay"}
 TEMPLATE = "{prompt}, {azimuth}, {elevation}, {shading}"
 
-COLOR_SYNONYMS = {
-    "grey": "gray", "silver": "gray", "violet": "purple", "lilac": "purple", "teal": "turquoise",
-    "cyan": "turquoise", "aqua": "turquoise", "gold": "yellow", "golden": "yellow",
-    "crimson": "red", "scarlet": "red", "navy": "blue", "wooden": "brown", "rose": "pink",
-    "lime": "green", "magenta": "pink", "fuchsia": "pink", "maroon": "red", "burgundy": "red",
-    "lavender": "purple", "azure": "blue", "emerald": "green", "ivory": "white",
-    "sky blue": "blue", "baby blue": "blue", "royal blue": "blue", "forest green": "green",
-    "hot pink": "pink", "jet black": "black", "snow white": "white", "blue green": "turquoise",
-}  # fmt: skip
-# There is one blue: a shade of it is the nearest that the prior can draw.
-SHADES = ("dark", "light", "pale", "deep")
-ADJECTIVE_SYNONYMS = {
-    "high": "tall", "long": "tall", "squat": "flat", "low": "flat", "short": "flat",
-    "broad": "wide", "narrow": "thin", "slim": "thin", "skinny": "thin", "slender": "thin",
-    "small": "tiny", "little": "tiny", "mini": "tiny", "miniature": "tiny",
-}  # fmt: skip
-FILLERS = (
-    "a", "an", "the", "one", "single", "of", "in", "and", "that", "is", "with", "color", "colour",
-    "colored", "coloured", "painted", "photo", "photograph", "picture", "image", "render",
-    "rendering", "3d", "model", "toy", "object", "cute", "nice", "pretty", "beautiful", "lovely",
-    "bright", "shiny", "big", "large", "huge", "simple", "cartoon", "plastic", "my", "your",
-    "dslr", "very", "high quality", "highly detailed",
-)  # fmt: skip
-# Adjectives that contradict each other; of the fillers, those that contradict an adjective.
-OPPOSITES = (
-    ("tall", "flat"), ("wide", "thin"), ("big", "tiny"), ("large", "tiny"), ("huge", "tiny"),
-)  # fmt: skip
+_WORDS = read_yaml(Path(__file__).with_name("words.yaml"))
+OPPOSITES: list[list[str]] = _WORDS["opposites"]
+EXAMPLES: list[str] = _WORDS["examples"]
 # Every noun by its subject.
-GROUPS: dict[str, tuple[str, ...]] = {
-    "animals": (
-        "corgi", "cat", "rabbit", "duck", "penguin", "owl", "bear", "pig", "elephant", "fish",
-        "turtle", "dinosaur",
-    ),
-    "food": (
-        "apple", "banana", "carrot", "donut", "ice cream", "burger", "cake", "pumpkin", "mushroom",
-    ),
-    "furniture": ("chair", "sofa", "table", "stool", "lamp", "bed"),
-    "vehicles": ("car", "bus", "train", "rocket", "airplane", "sailboat", "hot air balloon"),
-    "household objects": ("mug", "teapot", "bottle", "hat", "key", "hammer"),
-    "buildings": ("house", "castle"),
-    "figures": ("snowman", "robot"),
-    "plants": ("cactus", "pine tree"),
-    "shapes": ("star", "ball", "cube", "cone", "cylinder", "pyramid"),
-}  # fmt: skip
-EXAMPLES = ("a red mug", "a corgi", "a tall blue teapot")
+GROUPS: dict[str, list[str]] = {}
+for _noun in NOUNS:
+    GROUPS.setdefault(_noun.group, []).append(_noun.name)
 
 
 def azimuth_word(azimuth_deg: float) -> str:
@@ -124,22 +85,27 @@ def caption(
 
 def known_words() -> dict[str, str]:
     """Every word or phrase a prompt may use, with its canonical word ("" for fillers)."""
-    words = dict.fromkeys(FILLERS, "")
-    words |= {color: color for color in COLORS} | COLOR_SYNONYMS
+    words = dict.fromkeys(_WORDS["fillers"], "")
+    words |= {color: color for color in COLORS} | _meanings("color_synonyms")
     shaded = {color: color for color in COLORS if color not in ("black", "white")}
     shaded |= {"grey": "gray"}
-    words |= {f"{shade} {typed}": color for typed, color in shaded.items() for shade in SHADES}
-    words |= {adjective: adjective for adjective in ADJECTIVES} | ADJECTIVE_SYNONYMS
+    words |= {
+        f"{shade} {typed}": color for typed, color in shaded.items() for shade in _WORDS["shades"]
+    }
+    words |= {adjective: adjective for adjective in ADJECTIVES} | _meanings("adjective_synonyms")
     for noun in NOUNS:
         words |= dict.fromkeys((noun.name, *noun.synonyms), noun.name)
     return words
 
 
+def _meanings(table: str) -> dict[str, str]:
+    return {word: known for known, words in _WORDS[table].items() for word in words}
+
+
 def related_words() -> dict[str, list[str]]:
     """Words that the toy world does not have, each with the words closest to it in meaning."""
-    table = _related()
-    related: dict[str, list[str]] = {word: [] for word in table["close_to_nothing"].split()}
-    for known, others in table["close_to"].items():
+    related: dict[str, list[str]] = {word: [] for word in _WORDS["close_to_nothing"].split()}
+    for known, others in _WORDS["close_to"].items():
         for word in others.split():
             related.setdefault(word, []).append(known)
     return related
@@ -147,12 +113,7 @@ def related_words() -> dict[str, list[str]]:
 
 def foreign_words() -> list[str]:
     """Common words of other languages, none of which is a word of the toy world."""
-    return _related()["foreign"].split()
-
-
-@cache
-def _related() -> dict[str, Any]:
-    return read_yaml(Path(__file__).with_name("related_words.yaml"))
+    return _WORDS["foreign"].split()
 
 
 def vocabulary_file(
@@ -168,12 +129,12 @@ def vocabulary_file(
         "colors": list(COLORS),
         "adjectives": list(ADJECTIVES),
         "words": known_words(),
-        "groups": {name: list(nouns) for name, nouns in GROUPS.items()},
+        "groups": GROUPS,
         "related": related_words(),
-        "opposites": [list(pair) for pair in OPPOSITES],
+        "opposites": OPPOSITES,
         "language": "English",
         "foreign": foreign_words(),
-        "examples": list(EXAMPLES),
+        "examples": EXAMPLES,
         "views": {
             "azimuth": [
                 {"center_deg": i * step, "text": word} for i, word in enumerate(AZIMUTH_WORDS)

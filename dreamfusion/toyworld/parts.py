@@ -9,6 +9,7 @@ lays bare.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -119,6 +120,33 @@ def legs(
     for z in (z_front, z_back):
         parts += pair(limb((x, top, z), (x, foot, z), radius, foot, **kwargs))
     return parts
+
+
+def eyes(x: float, y: float, z: float, r: float = 0.1, pupil: float = 0.8) -> list[Part]:
+    """A pair of eyes that look forward: pupils in white, to be seen on a face of any colour.
+
+    pupil: their radius in that of an eye. Pupils half as large are a pixel or two, and get lost.
+    """
+    return [
+        *pair(ball((x, y, z), r, "white")),
+        *pair(ball((x, y, z + 0.5 * r), (pupil * r, pupil * r, 0.62 * r), "black")),
+    ]
+
+
+def wheels(x: float, z_front: float, z_back: float, r: float) -> list[Part]:
+    """Four wheels of radius r that stand on the ground."""
+    parts: list[Part] = []
+    for z in (z_front, z_back):
+        parts += pair(cone((x, r, z), 0.09, r, r, "black", rotate_deg=(0, 0, 90)))
+        parts += pair(cone((x + 0.03, r, z), 0.08, r * 0.5, r * 0.5, "gray", rotate_deg=(0, 0, 90)))
+    return parts
+
+
+# By the names that nouns.yaml uses.
+MAKERS: dict[str, Callable[..., Part | list[Part]]] = {
+    maker.__name__: maker
+    for maker in (ball, box, cone, limb, torus, frustum, wedge, legs, eyes, wheels)
+}
 
 
 def rotation_matrix(rotate_deg: Vec3) -> NDArray[np.float64]:
