@@ -9,7 +9,7 @@ from dreamfusion.toyworld.objects import (
     ToyObject,
     make_object,
 )
-from dreamfusion.toyworld.render import draw_object, shade, view
+from dreamfusion.toyworld.render import shade, view
 
 __all__ = [
     "ADJECTIVES",
@@ -19,7 +19,6 @@ __all__ = [
     "GeometryBuffers",
     "Noun",
     "ToyObject",
-    "draw_object",
     "make_object",
     "shade",
     "view",

@@ -7,36 +7,19 @@ settled before a prompt reaches the prior, by the `words` of its vocabulary file
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from dreamfusion.config.layers import read_yaml
 from dreamfusion.toyworld.nouns import NOUNS
-from dreamfusion.toyworld.objects import ADJECTIVES, COLORS
+from dreamfusion.toyworld.objects import ADJECTIVES, COLORS, WORDS
 
-# Sixteen directions, counter-clockwise from the front as azimuth grows; one token each.
-AZIMUTH_WORDS: tuple[str, ...] = (
-    "front", "frontfrontleft", "frontleft", "leftfrontleft",
-    "left", "leftbackleft", "backleft", "backbackleft",
-    "back", "backbackright", "backright", "rightbackright",
-    "right", "rightfrontright", "frontright", "frontfrontright",
-)  # fmt: skip
-# (lowest elevation in degrees, words); each reaches up to the next.
-ELEVATION_WORDS: tuple[tuple[float, str], ...] = (
-    (-90.0, "low"),
-    (0.0, "level"),
-    (20.0, "raised"),
-    (40.0, "high"),
-    (60.0, "overhead"),
-)
-SHADING_WORDS: dict[str, str] = {"albedo": "unlit", "lambertian": "lit", "textureless": "clay"}
-TEMPLATE = "{prompt}, {azimuth}, {elevation}, {shading}"
-
-_WORDS = read_yaml(Path(__file__).with_name("words.yaml"))
-OPPOSITES: list[list[str]] = _WORDS["opposites"]
-EXAMPLES: list[str] = _WORDS["examples"]
+VIEWS: dict[str, list[dict[str, Any]]] = WORDS["views"]
+AZIMUTH_WORDS = tuple(str(one["text"]) for one in VIEWS["azimuth"])
+SHADING_WORDS: dict[str, str] = WORDS["shading"]
+TEMPLATE: str = WORDS["prompt_template"]
+OPPOSITES: list[list[str]] = WORDS["opposites"]
+EXAMPLES: list[str] = WORDS["examples"]
 # Every noun by its subject.
 GROUPS: dict[str, list[str]] = {}
 for _noun in NOUNS:
@@ -51,12 +34,7 @@ def azimuth_word(azimuth_deg: float) -> str:
 
 def elevation_word(elevation_deg: float) -> str:
     """The word for an elevation in [-90, 90] degrees."""
-    return [word for low, word in ELEVATION_WORDS if elevation_deg >= low][-1]
-
-
-def describe(noun: str, color: str | None = None, adjective: str | None = None) -> str:
-    """The canonical words for an object: adjective, colour, noun."""
-    return " ".join(word for word in (adjective, color, noun) if word)
+    return [one["text"] for one in VIEWS["elevation"] if elevation_deg >= one["min_deg"]][-1]
 
 
 def caption(
@@ -85,12 +63,12 @@ def caption(
 
 def known_words() -> dict[str, str]:
     """Every word or phrase a prompt may use, with its canonical word ("" for fillers)."""
-    words = dict.fromkeys(_WORDS["fillers"], "")
+    words = dict.fromkeys(WORDS["fillers"], "")
     words |= {color: color for color in COLORS} | _meanings("color_synonyms")
     shaded = {color: color for color in COLORS if color not in ("black", "white")}
     shaded |= {"grey": "gray"}
     words |= {
-        f"{shade} {typed}": color for typed, color in shaded.items() for shade in _WORDS["shades"]
+        f"{shade} {typed}": color for typed, color in shaded.items() for shade in WORDS["shades"]
     }
     words |= {adjective: adjective for adjective in ADJECTIVES} | _meanings("adjective_synonyms")
     for noun in NOUNS:
@@ -99,13 +77,13 @@ def known_words() -> dict[str, str]:
 
 
 def _meanings(table: str) -> dict[str, str]:
-    return {word: known for known, words in _WORDS[table].items() for word in words}
+    return {word: known for known, words in WORDS[table].items() for word in words}
 
 
 def related_words() -> dict[str, list[str]]:
     """Words that the toy world does not have, each with the words closest to it in meaning."""
-    related: dict[str, list[str]] = {word: [] for word in _WORDS["close_to_nothing"].split()}
-    for known, others in _WORDS["close_to"].items():
+    related: dict[str, list[str]] = {word: [] for word in WORDS["close_to_nothing"].split()}
+    for known, others in WORDS["close_to"].items():
         for word in others.split():
             related.setdefault(word, []).append(known)
     return related
@@ -113,16 +91,13 @@ def related_words() -> dict[str, list[str]]:
 
 def foreign_words() -> list[str]:
     """Common words of other languages, none of which is a word of the toy world."""
-    return _WORDS["foreign"].split()
+    return WORDS["foreign"].split()
 
 
 def vocabulary_file(
     camera: dict[str, Any], light: dict[str, Any], background: tuple[float, float]
 ) -> dict[str, Any]:
     """The content of a prior's `dreamfusion.json` (read by `dreamfusion.priors.card`)."""
-    step = 360.0 / len(AZIMUTH_WORDS)
-    lows = [low for low, _ in ELEVATION_WORDS]
-    highs = [*lows[1:], 90.0]
     return {
         "format": 1,
         "nouns": [noun.name for noun in NOUNS],
@@ -132,19 +107,11 @@ def vocabulary_file(
         "groups": GROUPS,
         "related": related_words(),
         "opposites": OPPOSITES,
-        "language": "English",
+        "language": WORDS["language"],
         "foreign": foreign_words(),
         "examples": EXAMPLES,
-        "views": {
-            "azimuth": [
-                {"center_deg": i * step, "text": word} for i, word in enumerate(AZIMUTH_WORDS)
-            ],
-            "elevation": [
-                {"min_deg": low, "max_deg": high, "text": word}
-                for low, high, (_, word) in zip(lows, highs, ELEVATION_WORDS, strict=True)
-            ],
-        },
-        "shading": dict(SHADING_WORDS),
+        "views": VIEWS,
+        "shading": SHADING_WORDS,
         "prompt_template": TEMPLATE,
         "camera": camera,
         "light": light,
@@ -156,7 +123,7 @@ def caption_words() -> list[str]:
     """Every single word that a caption can hold: the tokens of the prior's tokenizer."""
     words = {word for noun in NOUNS for word in noun.name.split()}
     words |= set(COLORS) | set(ADJECTIVES) | set(AZIMUTH_WORDS) | set(SHADING_WORDS.values())
-    words |= {word for _, word in ELEVATION_WORDS}
+    words |= {one["text"] for one in VIEWS["elevation"]}
     return sorted(words)
 
 

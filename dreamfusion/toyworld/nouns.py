@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dreamfusion.config.layers import read_yaml
-from dreamfusion.toyworld.parts import MAKERS, Part, pair
+from dreamfusion.toyworld.parts import KINDS, Part, pair, parts_of
 
 Draw = Callable[[float, float], float]
 _FUNCTIONS = {
@@ -41,7 +41,7 @@ class Noun:
 
 def _parts(entry: Mapping[str, Any], known: Mapping[str, Any]) -> list[Part]:
     """The parts that an entry describes. known: the numbers that `where` names."""
-    (kind,) = MAKERS.keys() & entry.keys()
+    (kind,) = KINDS & entry.keys()
     options = {key: entry[key] for key in entry.keys() - {kind, "color", "pair", "for"}}
     color = {"color": entry["color"]} if "color" in entry else {}
     columns = _value(entry.get("for", {}), known)
@@ -49,8 +49,7 @@ def _parts(entry: Mapping[str, Any], known: Mapping[str, Any]) -> list[Part]:
     found: list[Part] = []
     for row in rows:
         names = {**known, **dict(zip(columns, row, strict=True))}
-        made = MAKERS[kind](*_value(entry[kind], names), **_value(options, names), **color)
-        made = [made] if isinstance(made, Part) else made
+        made = parts_of(kind, *_value(entry[kind], names), **_value(options, names), **color)
         found += [twin for part in made for twin in pair(part)] if "pair" in entry else made
     return found
 

@@ -7,31 +7,17 @@ and with a mesh. It stands centred at the origin and fits the sphere of radius `
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dreamfusion.config.layers import read_yaml
 from dreamfusion.toyworld import sdf
 from dreamfusion.toyworld.nouns import NOUNS, Noun
 
-# sRGB in [0, 1]. The first eleven are the colours that a prompt may ask for.
-PALETTE: dict[str, tuple[float, float, float]] = {
-    "red": (0.84, 0.12, 0.12),
-    "orange": (0.95, 0.52, 0.10),
-    "yellow": (0.97, 0.85, 0.15),
-    "green": (0.16, 0.62, 0.22),
-    "blue": (0.13, 0.30, 0.85),
-    "purple": (0.52, 0.20, 0.70),
-    "pink": (0.98, 0.56, 0.72),
-    "brown": (0.45, 0.27, 0.13),
-    "black": (0.08, 0.08, 0.09),
-    "white": (0.95, 0.95, 0.95),
-    "gray": (0.52, 0.53, 0.55),
-    "turquoise": (0.15, 0.75, 0.75),
-    "tan": (0.86, 0.70, 0.48),
-    "cream": (0.95, 0.89, 0.74),
-    "lightblue": (0.60, 0.80, 0.95),
-}
+WORDS = read_yaml(Path(__file__).with_name("words.yaml"))
+PALETTE: dict[str, tuple[float, float, float]] = {k: tuple(v) for k, v in WORDS["palette"].items()}
 COLORS: tuple[str, ...] = tuple(PALETTE)[:12]
 # Index 0 stands for "nothing there"; the last one, "main", for an object whose main colour is left
 # open: whoever colours its buffers puts the colour into that row of the palette table.
@@ -40,14 +26,8 @@ PALETTE_TABLE: NDArray[np.float32] = np.array(
     [(0, 0, 0), *PALETTE.values(), (1, 0, 1)], dtype=np.float32
 )
 
-# Adjective: scale along x, y, z before the object is fitted to its sphere, and the sphere's scale.
-ADJECTIVES: dict[str, tuple[tuple[float, float, float], float]] = {
-    "tall": ((1.0, 1.45, 1.0), 1.0),
-    "flat": ((1.0, 0.6, 1.0), 1.0),
-    "wide": ((1.4, 1.0, 1.0), 1.0),
-    "thin": ((0.65, 1.0, 0.65), 1.0),
-    "tiny": ((1.0, 1.0, 1.0), 0.6),
-}
+# Scale along x, y, z before the object is fitted to its sphere, and the sphere's scale.
+ADJECTIVES: dict[str, tuple[tuple[float, float, float], float]] = WORDS["adjectives"]
 
 BOUNDING_RADIUS = 0.85
 
@@ -81,15 +61,17 @@ class ToyObject:
 
     def signed_distance(self, points: NDArray[np.float32]) -> NDArray[np.float32]:
         """Distance (n,) at world points (n, 3): negative inside, a lower bound of it outside."""
-        inner = np.asarray(points, dtype=np.float32) / self.scale + self.centre
-        distance, _ = sdf.signed_distance(self.table, inner)
-        return distance * self.scale.min()
+        return self._nearest(points)[0] * self.scale.min()
 
     def albedo(self, points: NDArray[np.float32]) -> NDArray[np.float32]:
         """sRGB colours (n, 3) of the parts nearest to world points (n, 3)."""
+        return PALETTE_TABLE[self._nearest(points)[1]]
+
+    def _nearest(
+        self, points: NDArray[np.float32]
+    ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
         inner = np.asarray(points, dtype=np.float32) / self.scale + self.centre
-        _, color = sdf.signed_distance(self.table, inner)
-        return PALETTE_TABLE[color]
+        return sdf.signed_distance(self.table, inner)
 
     def trace(
         self, origins: NDArray[np.float32], directions: NDArray[np.float32]
@@ -100,9 +82,9 @@ class ToyObject:
             self.table,
             self.scale,
             self.centre,
-            origins.reshape(-1, 3),
-            directions.reshape(-1, 3),
-            bound=1.03 * BOUNDING_RADIUS,
+            np.ascontiguousarray(origins.reshape(-1, 3)),
+            np.ascontiguousarray(directions.reshape(-1, 3)),
+            1.03 * BOUNDING_RADIUS,
         )
         return GeometryBuffers(
             depth.reshape(shape), normals.reshape(*shape, 3), color.reshape(shape)
@@ -111,9 +93,7 @@ class ToyObject:
     def occupancy(self, resolution: int = 96) -> NDArray[np.bool_]:
         """Which cell centres of the box [-1, 1]^3 lie inside; indexed [x, y, z]."""
         axis = ((np.arange(resolution) + 0.5) / resolution * 2 - 1).astype(np.float32)
-        grid = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), axis=-1)
-        inside = self.signed_distance(grid.reshape(-1, 3)) < 0
-        return inside.reshape(resolution, resolution, resolution)
+        return self.signed_distance(_grid(axis)).reshape(3 * (resolution,)) < 0
 
     def mesh(
         self, resolution: int = 128
@@ -122,8 +102,7 @@ class ToyObject:
         from skimage.measure import marching_cubes
 
         axis = np.linspace(-1, 1, resolution, dtype=np.float32)
-        grid = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), axis=-1)
-        volume = self.signed_distance(grid.reshape(-1, 3)).reshape(grid.shape[:3])
+        volume = self.signed_distance(_grid(axis)).reshape(3 * (resolution,))
         vertices, faces, _, _ = marching_cubes(volume, 0.0, gradient_direction="descent")
         vertices = (vertices * (2.0 / (resolution - 1)) - 1.0).astype(np.float32)
         return vertices, faces.astype(np.int64), self.albedo(vertices)
@@ -160,7 +139,11 @@ def make_object(
 def _points_near(table: NDArray[np.float32]) -> NDArray[np.float32]:
     """Grid points (n, 3) inside an object or within half a grid step of it, object frame."""
     axis = np.linspace(-2.4, 2.4, 65, dtype=np.float32)
-    x, y, z = np.meshgrid(axis, axis, axis, indexing="ij")
-    grid = np.stack([x, y, z], axis=-1).reshape(-1, 3)
+    grid = _grid(axis)
     distance, _ = sdf.signed_distance(table, grid)
     return grid[distance < 0.5 * (axis[1] - axis[0])]
+
+
+def _grid(axis: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The points (n^3, 3) of a cubic grid whose coordinates on each axis are these n."""
+    return np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), axis=-1).reshape(-1, 3)

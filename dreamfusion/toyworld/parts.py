@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,64 +42,26 @@ class Part:
     carve: bool = False
 
 
-def ball(at: Vec3, size: float | Vec3, color: str = "main", **kwargs: object) -> Part:
-    radii = (size, size, size) if isinstance(size, float | int) else size
-    return Part(ELLIPSOID, at, radii, color, **kwargs)  # type: ignore[arg-type]
+_KINDS = ("ball", "box", "cone", "limb", "torus", "frustum", "wedge")
+# Their last parameters, which are options.
+_OPTIONS = {
+    "box": {"rounding": 0.02},
+    "cone": {"rounding": 0.01},
+    "frustum": {"rounding": 0.01, "depth_ratio": 1.0},
+}
 
 
-def box(
-    at: Vec3, half: Vec3, color: str = "main", rounding: float = 0.02, **kwargs: object
-) -> Part:
-    return Part(BOX, at, (*half, rounding), color, **kwargs)  # type: ignore[arg-type]
-
-
-def cone(
-    at: Vec3,
-    half_height: float,
-    bottom: float,
-    top: float,
-    color: str = "main",
-    rounding: float = 0.01,
-    **kwargs: object,
-) -> Part:
-    return Part(CONE, at, (half_height, bottom, top, rounding), color, **kwargs)  # type: ignore[arg-type]
-
-
-def limb(
-    start: Vec3, end: Vec3, radius: float, end_radius: float, color: str = "main", **kwargs: object
-) -> Part:
-    offset = tuple(e - s for s, e in zip(start, end, strict=True))
-    return Part(LIMB, start, (*offset, radius, end_radius), color, **kwargs)  # type: ignore[arg-type]
-
-
-def torus(at: Vec3, ring: float, tube: float, color: str = "main", **kwargs: object) -> Part:
-    return Part(TORUS, at, (ring, tube), color, **kwargs)  # type: ignore[arg-type]
-
-
-def frustum(
-    at: Vec3,
-    half_height: float,
-    bottom: float,
-    top: float,
-    color: str = "main",
-    rounding: float = 0.01,
-    depth_ratio: float = 1.0,
-    **kwargs: object,
-) -> Part:
-    params = (half_height, bottom, top, rounding, depth_ratio)
-    return Part(FRUSTUM, at, params, color, **kwargs)  # type: ignore[arg-type]
-
-
-def wedge(
-    at: Vec3,
-    half_height: float,
-    bottom: float,
-    top: float,
-    half_length: float,
-    color: str = "main",
-    **kwargs: object,
-) -> Part:
-    return Part(WEDGE, at, (half_height, bottom, top, half_length), color, **kwargs)  # type: ignore[arg-type]
+def primitive(kind: str, at: Vec3, *sizes: float | Vec3, **options: Any) -> Part:
+    """A part by the name of its kind, a ball for an ellipsoid. sizes: see `Part`; of a ball one
+    radius or three, of a limb its end point itself. options: "rounding", "depth_ratio" and those
+    of all parts."""
+    params = [n for size in sizes for n in (size if isinstance(size, tuple) else (size,))]
+    if kind == "ball" and len(params) == 1:
+        params *= 3
+    if kind == "limb":
+        params[:3] = (end - start for start, end in zip(at, params[:3], strict=True))
+    params += [options.pop(name, usual) for name, usual in _OPTIONS.get(kind, {}).items()]
+    return Part(_KINDS.index(kind), at, tuple(params), **options)
 
 
 def pair(part: Part) -> list[Part]:
@@ -118,7 +81,7 @@ def legs(
     """Four legs of an animal or a piece of furniture, from height `top` down to 0."""
     parts: list[Part] = []
     for z in (z_front, z_back):
-        parts += pair(limb((x, top, z), (x, foot, z), radius, foot, **kwargs))
+        parts += pair(primitive("limb", (x, top, z), (x, foot, z), radius, foot, **kwargs))
     return parts
 
 
@@ -127,26 +90,35 @@ def eyes(x: float, y: float, z: float, r: float = 0.1, pupil: float = 0.8) -> li
 
     pupil: their radius in that of an eye. Pupils half as large are a pixel or two, and get lost.
     """
+    p = pupil * r
     return [
-        *pair(ball((x, y, z), r, "white")),
-        *pair(ball((x, y, z + 0.5 * r), (pupil * r, pupil * r, 0.62 * r), "black")),
+        *pair(primitive("ball", (x, y, z), r, color="white")),
+        *pair(primitive("ball", (x, y, z + 0.5 * r), (p, p, 0.62 * r), color="black")),
     ]
 
 
 def wheels(x: float, z_front: float, z_back: float, r: float) -> list[Part]:
     """Four wheels of radius r that stand on the ground."""
     parts: list[Part] = []
+    turned: Vec3 = (0, 0, 90)
     for z in (z_front, z_back):
-        parts += pair(cone((x, r, z), 0.09, r, r, "black", rotate_deg=(0, 0, 90)))
-        parts += pair(cone((x + 0.03, r, z), 0.08, r * 0.5, r * 0.5, "gray", rotate_deg=(0, 0, 90)))
+        for dx, half, radius, color in ((0.0, 0.09, r, "black"), (0.03, 0.08, r * 0.5, "gray")):
+            at = (x + dx, r, z)
+            wheel = primitive("cone", at, half, radius, radius, color=color, rotate_deg=turned)
+            parts += pair(wheel)
     return parts
 
 
-# By the names that nouns.yaml uses.
-MAKERS: dict[str, Callable[..., Part | list[Part]]] = {
-    maker.__name__: maker
-    for maker in (ball, box, cone, limb, torus, frustum, wedge, legs, eyes, wheels)
-}
+# What nouns.yaml names beside the primitives.
+_COMPOUNDS: dict[str, Callable[..., list[Part]]] = {"legs": legs, "eyes": eyes, "wheels": wheels}
+KINDS = {*_KINDS, *_COMPOUNDS}
+
+
+def parts_of(kind: str, *arguments: Any, **options: Any) -> list[Part]:
+    """One of KINDS."""
+    if kind in _COMPOUNDS:
+        return _COMPOUNDS[kind](*arguments, **options)
+    return [primitive(kind, *arguments, **options)]
 
 
 def rotation_matrix(rotate_deg: Vec3) -> NDArray[np.float64]:

@@ -158,9 +158,13 @@ def _distance(table: NDArray[np.float32], x: float, y: float, z: float) -> tuple
 
 
 @compiled(parallel=True, fastmath=True, error_model="numpy")
-def _distances(
+def signed_distance(
     table: NDArray[np.float32], points: NDArray[np.float32]
 ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+    """Distance bound (n,), negative inside, and colour index (n,) at points (n, 3).
+
+    Points are in the frame of the object's parts.
+    """
     n = points.shape[0]
     distance = np.empty(n, np.float32)
     color = np.empty(n, np.uint8)
@@ -172,7 +176,7 @@ def _distances(
 
 
 @compiled(parallel=True, fastmath=True, error_model="numpy")
-def _trace(
+def trace(
     table: NDArray[np.float32],
     scale: NDArray[np.float32],
     centre: NDArray[np.float32],
@@ -180,6 +184,11 @@ def _trace(
     directions: NDArray[np.float32],
     bound: float,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.uint8]]:
+    """Sphere tracing of contiguous rays (n, 3) through the object placed at `scale * (p - centre)`.
+
+    Returns depth (n,), inf where a ray misses; outward unit normals (n, 3); colour index (n,),
+    0 where a ray misses. Only what lies in the sphere of radius `bound` is seen.
+    """
     n = origins.shape[0]
     depth = np.full(n, np.inf, np.float32)
     normals = np.zeros((n, 3), np.float32)
@@ -229,38 +238,3 @@ def _trace(
         if length > 0.0:
             normals[i, 0], normals[i, 1], normals[i, 2] = nx / length, ny / length, nz / length
     return depth, normals, colors
-
-
-def signed_distance(
-    table: NDArray[np.float32], points: NDArray[np.float32]
-) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-    """Distance bound (n,), negative inside, and colour index (n,) at points (n, 3).
-
-    Points are in the frame of the object's parts.
-    """
-    distance, color = _distances(table, np.ascontiguousarray(points, dtype=np.float32))
-    return distance, color
-
-
-def trace(
-    table: NDArray[np.float32],
-    scale: NDArray[np.float32],
-    centre: NDArray[np.float32],
-    origins: NDArray[np.float32],
-    directions: NDArray[np.float32],
-    bound: float,
-) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.uint8]]:
-    """Sphere tracing of rays (n, 3) through the object placed at `scale * (p - centre)`.
-
-    Returns depth (n,), inf where a ray misses; outward unit normals (n, 3); colour index (n,),
-    0 where a ray misses. Only what lies in the sphere of radius `bound` is seen.
-    """
-    result = _trace(
-        table,
-        np.asarray(scale, dtype=np.float32),
-        np.asarray(centre, dtype=np.float32),
-        np.ascontiguousarray(origins, dtype=np.float32),
-        np.ascontiguousarray(directions, dtype=np.float32),
-        bound,
-    )
-    return result

@@ -15,8 +15,9 @@ from dreamfusion.diffusion.predictions import add_noise, predictions
 from dreamfusion.graphics.cameras import orbit_cameras
 from dreamfusion.priors import DiffusionPrior, load_prior, resolve_prior
 from dreamfusion.priors.view_prompts import view_prompts
-from dreamfusion.toyworld import draw_object, make_object
+from dreamfusion.toyworld import make_object
 from dreamfusion.toyworld.language import held_out_pairs, vocabulary_file
+from tests.helpers.toy_pictures import draw_object
 
 FOLDER = Path(resolve_prior("embedded").path)
 OBJECTS = (("mug", "blue"), ("corgi", "orange"), ("rocket", "white"), ("banana", "yellow"))

@@ -9,7 +9,7 @@ import torch
 from dreamfusion.graphics.cameras import orbit_cameras, turntable_cameras
 from dreamfusion.priors.reading import PromptError
 from dreamfusion.priors.view_prompts import ViewVocabulary, view_prompt
-from dreamfusion.toyworld import ADJECTIVES, COLORS, NOUNS, PALETTE, draw_object, make_object, view
+from dreamfusion.toyworld import ADJECTIVES, COLORS, NOUNS, PALETTE, make_object, view
 from dreamfusion.toyworld.language import (
     AZIMUTH_WORDS,
     EXAMPLES,
@@ -26,9 +26,10 @@ from dreamfusion.toyworld.language import (
     vocabulary_file,
 )
 from dreamfusion.toyworld.objects import BOUNDING_RADIUS, COLOR_INDEX
-from dreamfusion.toyworld.parts import ball, box
+from dreamfusion.toyworld.parts import primitive
 from dreamfusion.toyworld.sdf import part_table, signed_distance
 from scripts.embedded_prior.data import FACES
+from tests.helpers.toy_pictures import draw_object
 
 NAMES = [noun.name for noun in NOUNS]
 
@@ -248,8 +249,8 @@ def test_a_mug_is_white_and_brown_inside_and_hollow_above_its_coffee() -> None:
 
 def test_every_point_in_a_carving_is_outside() -> None:
     """Deep in the solid that is carved as well, where the union alone is far below zero."""
-    body = box((0.0, 0.0, 0.0), (1.0, 1.0, 1.0), rounding=0.0)
-    hollow = ball((0.0, 0.0, 0.0), 0.9, "white", carve=True)
+    body = primitive("box", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), rounding=0.0)
+    hollow = primitive("ball", (0.0, 0.0, 0.0), 0.9, color="white", carve=True)
     table = part_table([body, hollow], COLOR_INDEX)
     points = np.random.default_rng(0).uniform(-0.5, 0.5, (500, 3)).astype(np.float32)
     distance, color = signed_distance(table, points)
