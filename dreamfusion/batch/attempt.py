@@ -21,15 +21,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from dreamfusion.batch.jobs import (
-    BEAT_SECONDS,
-    Job,
-    JobFolder,
-    create_json,
-    read_json,
-    write_json,
-)
-from dreamfusion.config.layers import flat
+from dreamfusion.batch.jobs import BEAT_SECONDS, Job, JobFolder, create_json, read_json, write_json
+from dreamfusion.config.nested import flat
 from dreamfusion.runs.folder import RunFolder
 from dreamfusion.utils.errors import one_line
 from dreamfusion.utils.file_system import copy_files, lock_file
@@ -78,7 +71,7 @@ def attempt(arguments: Sequence[str], main: Main) -> int:
         "started": started,
         "dreamfusion": __version__,
     }
-    before = _run_name(folder)
+    before = folder.run.path.name  # of the newest attempt
     if not create_json(folder.attempt_file(number), {**about, "run": before}):
         return FENCED
     threading.Thread(target=_watch, args=(folder, number, parent), daemon=True).start()
@@ -123,11 +116,6 @@ def _arguments(job: Job, folder: JobFolder, run: RunFolder) -> list[str]:
     return arguments
 
 
-def _run_name(folder: JobFolder) -> str:
-    """The run that the newest attempt is in."""
-    return folder.run.path.name
-
-
 @contextmanager
 def _held_run(
     folder: JobFolder, name: str, number: int, stale_seconds: float
@@ -158,18 +146,13 @@ def _wait_for(lock: int, folder: JobFolder, number: int, stale_seconds: float) -
     while True:
         held = lock_file(lock)
         if held is None:
-            held = not _unended(folder, number)
+            earlier = (folder.end_file(n) for n in folder.attempts() if n < number)
+            held = all(read_json(end).get("code") is not None for end in earlier)
         if held:
             return True
         if beats.silent_seconds() > stale_seconds:
             return False
         time.sleep(0.2)
-
-
-def _unended(folder: JobFolder, number: int) -> list[int]:
-    """Attempts before this one whose process may still be there."""
-    earlier = [n for n in folder.attempts() if n < number]
-    return [n for n in earlier if read_json(folder.end_file(n)).get("code") is None]
 
 
 class HeartBeats:
@@ -258,7 +241,9 @@ def _write_end(folder: JobFolder, number: int, code: int, started: float, run: R
     if code == DONE:
         seconds = sum(_seconds(folder, each) for each in folder.attempts())
         content = {"attempt": number, "run": run.path.name, **cost, "seconds": round(seconds, 2)}
-        create_json(folder.done_file, content | {"report": _report(folder.result_file(number))})
+        said = folder.result_file(number).read_text(encoding="utf-8").splitlines()
+        report = dict(json.loads(said[-1])) if said else {}
+        create_json(folder.done_file, content | {"report": report})
     elif code == USER_ERROR:
         error = last_words(folder.log_file(number))
         write_json(folder.failed_file, {"error": error, "attempts": number})
@@ -274,12 +259,6 @@ def _seconds(folder: JobFolder, number: int) -> float:
         return max(0.0, folder.beat_file(number).stat().st_mtime - started)
     except (OSError, KeyError, ValueError):
         return 0.0
-
-
-def _report(file: Path) -> dict[str, Any]:
-    """What the command line told scripts."""
-    lines = file.read_text(encoding="utf-8").splitlines()
-    return dict(json.loads(lines[-1])) if lines else {}
 
 
 def last_words(log: Path) -> str:

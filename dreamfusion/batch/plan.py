@@ -12,6 +12,7 @@ from dreamfusion.batch.engines.local import visible_gpus
 from dreamfusion.batch.jobs import Job
 from dreamfusion.batch.prompts import BatchError, Entry, each
 from dreamfusion.config.layers import Layer, build_config, given, to_mapping
+from dreamfusion.config.nested import merged
 from dreamfusion.config.presets import read_settings
 from dreamfusion.priors import PluginPrior
 from dreamfusion.priors.memory import estimate_memory
@@ -74,11 +75,7 @@ def plan_jobs(entries: Sequence[Entry], options: Options) -> list[Job]:
 
 
 def _job(
-    entry: Entry,
-    grid: Mapping[str, Any],
-    seed: int,
-    options: Options,
-    resolved: dict[str, Any],
+    entry: Entry, grid: Mapping[str, Any], seed: int, options: Options, resolved: dict[str, Any]
 ) -> Job:
     """One job. resolved: configurations by what they were asked with, but for the seed."""
     config = entry.preset or options.config
@@ -150,18 +147,3 @@ def request_of(jobs: Sequence[Job]) -> ResourceRequest:
             )
             gpu_memory = max(gpu_memory, GPU_BASE_MEMORY + estimate)
     return ResourceRequest(max(job.threads for job in jobs), memory, gpu_memory)
-
-
-def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested settings laid over others.
-
-    >>> merged({"sds": {"guidance": 4, "t_min": 0.02}}, {"sds": {"guidance": 8}})
-    {'sds': {'guidance': 8, 't_min': 0.02}}
-    """
-    result = {key: dict(v) if isinstance(v, Mapping) else v for key, v in below.items()}
-    for key, value in above.items():
-        if isinstance(value, Mapping) and isinstance(result.get(key), Mapping):
-            result[key] = merged(result[key], value)
-        else:
-            result[key] = value
-    return result

@@ -17,10 +17,11 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 import yaml
 
+from dreamfusion.config.nested import find
 from dreamfusion.config.renamed import with_new_names
 from dreamfusion.config.schedules import Schedule
 from dreamfusion.config.schema import Config, PriorConfig
-from dreamfusion.config.sections import PRIORS, Section, find_section, section_names
+from dreamfusion.config.sections import Section, find_section, section_names
 from dreamfusion.utils.errors import UserError, one_line
 
 T = TypeVar("T")
@@ -79,9 +80,7 @@ def override(config: T, changes: Mapping[str, Any], path: str = "") -> T:
         if key not in fields:
             raise _unknown(name, config, path)
         current = getattr(config, key)
-        if isinstance(current, PriorConfig):
-            values[key] = _prior(current, value, name)
-        elif isinstance(current, Section):
+        if isinstance(current, (Section, PriorConfig)):
             values[key] = _named(current, value, name, fields[key].metadata["group"])
         elif dataclasses.is_dataclass(current) and not isinstance(current, Schedule):
             values[key] = override(current, value, name)
@@ -93,20 +92,14 @@ def override(config: T, changes: Mapping[str, Any], path: str = "") -> T:
     return dataclasses.replace(config, **values)  # type: ignore[type-var]
 
 
-def _named(current: Section, changes: Any, path: str, group: str) -> Section:
-    """A section whose class its name decides: another name starts from other defaults."""
+def _named(current: Section | PriorConfig, changes: Any, path: str, group: str) -> Any:
+    """A section whose class its name decides: another name starts from other defaults. A prior of
+    another package has settings of its own; what all priors have in common stays."""
     if isinstance(changes, Mapping) and changes.get("name", current.name) != current.name:
         name = _convert(changes["name"], str, f"{path}.name")
-        current = find_section(group, name)()
-    return override(current, changes, path)
-
-
-def _prior(current: PriorConfig, changes: Any, path: str) -> PriorConfig:
-    """The section `prior`, which has settings of its own for a prior of another package. What all
-    priors have in common stays when the name changes."""
-    if isinstance(changes, Mapping) and changes.get("name", current.name) != current.name:
-        name = _convert(changes["name"], str, f"{path}.name")
-        cls = find_section(PRIORS, name) if name in section_names(PRIORS) else PriorConfig
+        if isinstance(current, Section):
+            return override(find_section(group, name)(), changes, path)
+        cls = find_section(group, name) if name in section_names(group) else PriorConfig
         if cls is not type(current):
             common = {f.name: getattr(current, f.name) for f in dataclasses.fields(PriorConfig)}
             current = cls(**common)
@@ -147,12 +140,8 @@ def sources(layers: Sequence[Layer]) -> dict[str, str]:
     names = [name for name, _, _ in settings(build_config(*layers))]
     for layer in layers:
         changes = with_new_names(layer.settings)
-        for name in names:
-            value: Any = changes
-            for part in name.split("."):
-                value = value.get(part, _MISSING) if isinstance(value, Mapping) else _MISSING
-            if value is not _MISSING:
-                found[name] = layer.name
+        given = [name for name in names if find(changes, name, _MISSING) is not _MISSING]
+        found |= dict.fromkeys(given, layer.name)
     return found
 
 
@@ -170,9 +159,9 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read {path}: {error}") from None
     try:
-        content = _from_yaml(text)
-    except _NOT_YAML as error:
-        raise ConfigError(f"{path} is not YAML: {one_line(error)}") from None
+        content = parse_yaml(text)
+    except ValueError as error:
+        raise ConfigError(f"{path} is not YAML: {error}") from None
     if content is None:
         return {}
     if not isinstance(content, dict):
@@ -180,9 +169,6 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     return content
 
 
-# Beside its own errors PyYAML lets those pass of dates that are none, of numbers without end and of
-# lists within lists.
-_NOT_YAML = (yaml.YAMLError, ValueError, OverflowError, RecursionError)
 _LONGEST = 1_000_000  # characters of settings
 
 
@@ -199,18 +185,15 @@ class _Loader(yaml.SafeLoader):
 _Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
 
 
-def _from_yaml(text: str) -> Any:
-    """What YAML text says. Raises one of _NOT_YAML."""
-    if len(text) > _LONGEST:
-        raise ValueError(f"it is longer than {_LONGEST:,} characters")
-    return yaml.load(text, Loader=_Loader)
-
-
 def parse_yaml(text: str) -> Any:
     """What YAML text says: plain data only. Raises ValueError for anything else."""
+    if len(text) > _LONGEST:
+        raise ValueError(f"it is longer than {_LONGEST:,} characters")
     try:
-        return _from_yaml(text)
-    except _NOT_YAML as error:
+        return yaml.load(text, Loader=_Loader)
+    # Beside its own errors PyYAML lets those pass of dates that are none, of numbers without end
+    # and of lists within lists.
+    except (yaml.YAMLError, ValueError, OverflowError, RecursionError) as error:
         raise ValueError(one_line(error)) from None
 
 
@@ -228,19 +211,6 @@ def nested(settings: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
-def flat(settings: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
-    """Nested settings by their dotted names: the inverse of `nested`.
-
-    >>> dict(flat({"estimator": {"guidance": 4}}))
-    {'estimator.guidance': 4}
-    """
-    for key, value in settings.items():
-        if isinstance(value, Mapping):
-            yield from flat(value, f"{above}{key}.")
-        else:
-            yield f"{above}{key}", value
-
-
 def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
     """`["estimator.guidance=5", …]` as a nested mapping. The value is read as YAML.
 
@@ -252,8 +222,8 @@ def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
         if not equals or not key.strip():
             raise ConfigError(f"--set takes KEY=VALUE, not {assignment!r}")
         try:
-            value = _from_yaml(text) if text.strip() else ""
-        except _NOT_YAML:
+            value = parse_yaml(text) if text.strip() else ""
+        except ValueError:
             raise ConfigError(f"--set {key}: cannot read the value {text!r}") from None
         _put(result, key.strip(), value, f"--set {key}")
     return result

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
+from dreamfusion.config.nested import find, merged
 from dreamfusion.utils.errors import RunWarning
 
 # Old name -> new name, of whole sections or single settings.
@@ -27,34 +28,24 @@ def with_new_names(settings: Mapping[str, Any]) -> Mapping[str, Any]:
 
     The first old name of a process is reported with a RunWarning.
     """
-    moved = [name for name in RENAMED if _get(settings, name) is not None]
+    moved = [name for name in RENAMED if find(settings, name) is not None]
     if not moved:
         return settings
-    _warn(moved[0])
-    result = _copy(settings)
-    for name in moved:
-        _put(result, RENAMED[name].split("."), _pop(result, name))
-    return result
-
-
-def _warn(name: str) -> None:
     global _warned
     if not _warned:
         _warned = True
-        warnings.warn(
-            RunWarning(
-                f"{name} is now called {RENAMED[name]}; old names of settings still work "
-                "(`dreamfusion configs embedded` prints the new ones)"
-            ),
-            stacklevel=4,
+        text = (
+            f"{moved[0]} is now called {RENAMED[moved[0]]}; old names of settings still work "
+            "(`dreamfusion configs embedded` prints the new ones)"
         )
-
-
-def _get(settings: Mapping[str, Any], name: str) -> Any:
-    value: Any = settings
-    for part in name.split("."):
-        value = value.get(part) if isinstance(value, Mapping) else None
-    return value
+        warnings.warn(RunWarning(text), stacklevel=3)
+    rest, found = merged(settings, {}), dict[str, Any]()
+    for name in moved:
+        value = _pop(rest, name)
+        for section in reversed(RENAMED[name].split(".")):
+            value = {section: value}
+        found = merged(value, found)
+    return merged(found, rest)
 
 
 def _pop(settings: dict[str, Any], name: str) -> Any:
@@ -66,19 +57,3 @@ def _pop(settings: dict[str, Any], name: str) -> Any:
     if not settings[first]:
         del settings[first]
     return value
-
-
-def _put(settings: dict[str, Any], path: Sequence[Any], value: Any) -> None:
-    """Set a value, or every part of a section, unless something is set there."""
-    first, *rest = path
-    if isinstance(value, Mapping):
-        for key, part in value.items():
-            _put(settings, [*path, key], part)
-    elif not rest:
-        settings.setdefault(first, value)
-    elif isinstance(place := settings.setdefault(first, {}), dict):
-        _put(place, rest, value)
-
-
-def _copy(settings: Mapping[str, Any]) -> dict[str, Any]:
-    return {k: _copy(v) if isinstance(v, Mapping) else v for k, v in settings.items()}

@@ -65,10 +65,7 @@ class CameraConfig:
     elevation_deg: Range = setting((-10.0, 60.0), "range of elevations, degrees", low=-90, high=90)
     distance: Range = setting((2.6, 3.2), "range of distances, scene units", low=0.1, high=100)
     fov_y_deg: Range | None = setting(
-        (35.0, 45.0),
-        "vertical fields of view, degrees; null: see focal_length",
-        low=1,
-        high=150,
+        (35.0, 45.0), "vertical fields of view, degrees; null: see focal_length", low=1, high=150
     )
     focal_length: Range | None = setting(
         None, "range of focal lengths in picture widths, with fov_y_deg null", low=0.1, high=20

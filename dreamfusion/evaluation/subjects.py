@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dreamfusion.batch.jobs import State, find_batch, read_json
-from dreamfusion.config.layers import flat
+from dreamfusion.config.nested import flat
 from dreamfusion.runs.folder import RunFolder, find_run
 from dreamfusion.utils.errors import UserError
 

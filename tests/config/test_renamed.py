@@ -11,13 +11,13 @@ from dreamfusion.config.layers import (
     ConfigError,
     Layer,
     build_config,
-    flat,
     nested,
     parse_assignments,
     settings,
     sources,
     to_mapping,
 )
+from dreamfusion.config.nested import flat
 from dreamfusion.config.renamed import RENAMED, with_new_names
 from dreamfusion.config.schedules import Schedule
 from dreamfusion.config.schema import Config

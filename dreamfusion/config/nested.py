@@ -1,0 +1,45 @@
+"""Nested settings: laid over each other, and by dotted names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+
+def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested settings laid over others, copied.
+
+    >>> merged({"sds": {"guidance": 4, "t_min": 0.02}}, {"sds": {"guidance": 8}})
+    {'sds': {'guidance': 8, 't_min': 0.02}}
+    """
+    result = {k: merged(v, {}) if isinstance(v, Mapping) else v for k, v in below.items()}
+    for key, value in above.items():
+        if isinstance(value, Mapping):
+            under = result.get(key)
+            result[key] = merged(under if isinstance(under, Mapping) else {}, value)
+        else:
+            result[key] = value
+    return result
+
+
+def flat(settings: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    """Nested settings by their dotted names: the inverse of `layers.nested`.
+
+    >>> dict(flat({"estimator": {"guidance": 4}}))
+    {'estimator.guidance': 4}
+    """
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from flat(value, f"{above}{key}.")
+        else:
+            yield f"{above}{key}", value
+
+
+def find(settings: Mapping[str, Any], name: str, default: object = None) -> Any:
+    """What nested settings hold under a dotted name."""
+    value: Any = settings
+    for part in name.split("."):
+        if not isinstance(value, Mapping) or part not in value:
+            return default
+        value = value[part]
+    return value
