@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from dreamfusion.report.rendering import render
 
@@ -15,8 +14,7 @@ _MOST_POINTS = 400
 COLORS = 8  # that style.css names --s0 to --s7
 
 
-@dataclass(frozen=True)
-class Series:
+class Series(NamedTuple):
     """A line: what it is called, which colour it has, where it goes."""
 
     label: str
@@ -25,8 +23,7 @@ class Series:
     values: Sequence[float]
 
 
-@dataclass(frozen=True)
-class _Axis:
+class _Axis(NamedTuple):
     """Maps values to pixels: `low` to `start`, `high` to `end`; in powers of ten where `log`."""
 
     low: float
@@ -36,10 +33,9 @@ class _Axis:
     log: bool = False
 
     def at(self, value: float) -> float:
-        low, high = (
-            (math.log10(self.low), math.log10(self.high)) if self.log else (self.low, self.high)
-        )
-        value = math.log10(value) if self.log else value
+        low, high = self.low, self.high
+        if self.log:
+            low, high, value = math.log10(low), math.log10(high), math.log10(value)
         return self.start + (self.end - self.start) * (value - low) / (high - low)
 
 

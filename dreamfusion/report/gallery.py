@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from dreamfusion.batch.jobs import State, find_batch, read_json
@@ -22,8 +22,7 @@ _SORTS = {
 _MOST_VIDEO = 4_000_000  # bytes; many of them make one page
 
 
-@dataclass(frozen=True)
-class Item:
+class Item(NamedTuple):
     """A job as the gallery shows it. judged: its row of figures, empty where it was not judged.
     report: a link to the run's own page, if it was written."""
 
@@ -81,9 +80,7 @@ def gallery(shelf: Path, items: Sequence[Item]) -> str:
 
 def _video(run: RunFolder) -> bytes | None:
     """The turntable, where it is one that a page can hold."""
-    try:
-        if run.video.stat().st_size > _MOST_VIDEO:
-            return None
-        return run.video.read_bytes()
-    except OSError:
-        return None
+    with suppress(OSError):
+        if run.video.stat().st_size <= _MOST_VIDEO:
+            return run.video.read_bytes()
+    return None

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,13 +81,13 @@ class RunReport:
     version: str | None
     step: int
     curves: dict[str, Curve]
-    previews: tuple[Preview, ...]
-    videos: tuple[Video, ...]
+    previews: list[Preview]
+    videos: list[Video]
     model_file: str | None
     model: Model | None
     judged: dict[str, Any]
     stages: dict[str, float]
-    notes: tuple[Note, ...]
+    notes: list[Note]
 
     @property
     def done(self) -> bool:
@@ -107,13 +107,14 @@ def gather(path: Path) -> RunReport:
         config, layers = folder.read_config(), folder.read_layers()
     except ConfigError as error:
         raise ConfigError(f"{folder.config}: {error}") from None
-    curves, metrics_notes = _curves(folder)
+    notes: list[Note] = []
+    curves = _curves(folder, notes)
     version, checkpoint_step = _newest_checkpoint(folder)
     logged = max((curve.steps[-1] for curve in curves.values()), default=0)
     step = max(checkpoint_step or 0, logged)
-    previews, preview_notes = _previews(folder)
-    videos, video_notes = _videos(folder)
-    model_file, model, mesh_notes = _model(folder)
+    if step < config.steps:
+        notes.append(_stopped(folder, step, config.steps))
+    model_file, model = _model(folder, notes)
     return RunReport(
         path=path,
         name=path.resolve().name,
@@ -122,19 +123,13 @@ def gather(path: Path) -> RunReport:
         version=version,
         step=step,
         curves=curves,
-        previews=previews,
-        videos=videos,
+        previews=_previews(folder, notes),
+        videos=_videos(folder, notes),
         model_file=model_file,
         model=model,
         judged=read_json(folder.path / "evaluation.json"),
         stages=_stages(folder),
-        notes=(
-            *_state_notes(folder, step, config.steps),
-            *metrics_notes,
-            *preview_notes,
-            *video_notes,
-            *mesh_notes,
-        ),
+        notes=notes,
     )
 
 
@@ -146,25 +141,21 @@ def thin(items: Iterable[Any], most: int) -> list[Any]:
     return [items[round(i * (len(items) - 1) / (most - 1))] for i in range(most)]
 
 
-def _state_notes(folder: RunFolder, step: int, steps: int) -> Iterator[Note]:
-    if step >= steps:
-        return
-    resume = command("resume", folder.path)
+def _stopped(folder: RunFolder, step: int, steps: int) -> Note:
     try:
         age = time.time() - folder.metrics.stat().st_mtime
     except OSError:
         age = math.inf
+    text = f"Stopped at step {step} of {steps}. To go on:"
     if age < _ALIVE_SECONDS:
         text = (
             f"Step {step} of {steps}; the log was written {max(age, 0):.0f} s before this page, so "
             "the run may still be training. Should it have been stopped, this goes on:"
         )
-    else:
-        text = f"Stopped at step {step} of {steps}. To go on:"
-    yield Note("run", text, resume)
+    return Note("run", text, command("resume", folder.path))
 
 
-def _curves(folder: RunFolder) -> tuple[dict[str, Curve], list[Note]]:
+def _curves(folder: RunFolder, notes: list[Note]) -> dict[str, Curve]:
     try:
         lines = folder.metrics.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
@@ -188,10 +179,10 @@ def _curves(folder: RunFolder) -> tuple[dict[str, Curve], list[Note]]:
     }
     if broken:
         text = f"{broken} of {len(lines)} lines of metrics.jsonl cannot be read and are left out."
-        return curves, [Note("metrics", text)]
-    if not curves:
-        return curves, [Note("metrics", "No step is logged yet.", command("resume", folder.path))]
-    return curves, []
+        notes.append(Note("metrics", text))
+    elif not curves:
+        notes.append(Note("metrics", "No step is logged yet.", command("resume", folder.path)))
+    return curves
 
 
 def _newest_checkpoint(folder: RunFolder) -> tuple[str | None, int | None]:
@@ -209,7 +200,7 @@ def _stages(folder: RunFolder) -> dict[str, float]:
     return {}
 
 
-def _previews(folder: RunFolder) -> tuple[tuple[Preview, ...], list[Note]]:
+def _previews(folder: RunFolder, notes: list[Note]) -> list[Preview]:
     found, broken = [], []
     for path in thin(folder.preview_files(), MOST_PREVIEWS):
         try:
@@ -220,14 +211,14 @@ def _previews(folder: RunFolder) -> tuple[tuple[Preview, ...], list[Note]]:
         except (OSError, ValueError, SyntaxError):
             broken.append(path.name)
     if broken:
-        return tuple(found), [Note("previews", f"Cannot be read: {', '.join(broken)}")]
-    if not found:
+        notes.append(Note("previews", f"Cannot be read: {', '.join(broken)}"))
+    elif not found:
         text = "No preview yet: the first comes after output.preview_every steps."
-        return (), [Note("previews", text)]
-    return tuple(found), []
+        notes.append(Note("previews", text))
+    return found
 
 
-def _videos(folder: RunFolder) -> tuple[tuple[Video, ...], list[Note]]:
+def _videos(folder: RunFolder, notes: list[Note]) -> list[Video]:
     colored = [path for path in (folder.video, folder.path / "render-color.mp4") if path.is_file()]
     newest = sorted(colored, key=lambda path: path.stat().st_mtime)[-1:]
     titles = [(path, "Turntable") for path in newest]
@@ -236,7 +227,7 @@ def _videos(folder: RunFolder) -> tuple[tuple[Video, ...], list[Note]]:
         for mode in ("normals", "depth", "textureless")
         if (path := folder.path / f"render-{mode}.mp4").is_file()
     ]
-    found, notes = [], []
+    found = []
     for path, title in titles:
         size = path.stat().st_size
         if size > MOST_BYTES:
@@ -251,20 +242,22 @@ def _videos(folder: RunFolder) -> tuple[tuple[Video, ...], list[Note]]:
         found.append(Video(title, data))
     if not titles:
         notes.append(_missing("video", "render", folder))
-    return tuple(found), notes
+    return found
 
 
-def _model(folder: RunFolder) -> tuple[str | None, Model | None, list[Note]]:
+def _model(folder: RunFolder, notes: list[Note]) -> tuple[str | None, Model | None]:
     files = [folder.mesh / f"model.{kind}" for kind in ("glb", "obj", "ply", "stl")]
     file = next((path for path in files if path.is_file()), None)
     if file is None:
-        return None, None, [_missing("mesh", "export", folder)]
+        notes.append(_missing("mesh", "export", folder))
+        return None, None
     name = file.relative_to(folder.path).as_posix()
     try:
-        return name, read_model(file), []
+        return name, read_model(file)
     except ModelError as error:
         text = f"{name} cannot be read ({one_line(error)}). To write it again:"
-        return name, None, [Note("mesh", text, command("export", folder.path))]
+        notes.append(Note("mesh", text, command("export", folder.path)))
+        return name, None
 
 
 def _missing(part: Part, verb: str, folder: RunFolder) -> Note:

@@ -170,7 +170,12 @@ def _picture(texture: Image.Image) -> str:
     if buffer.tell() > _MOST_PNG:
         buffer, kind = io.BytesIO(), "jpeg"
         texture.save(buffer, "JPEG", quality=92)
-    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    return data_uri(f"image/{kind}", buffer.getvalue())
+
+
+def data_uri(kind: str, data: bytes) -> str:
+    """The bytes as an address that needs no network."""
+    return f"data:{kind};base64,{base64.b64encode(data).decode()}"
 
 
 def _base64(array: NDArray[Any]) -> str:

@@ -10,7 +10,7 @@ from importlib.resources import files
 
 from dreamfusion.report import parts
 from dreamfusion.report.gather import RunReport, thin
-from dreamfusion.report.model import MOST_FACES, pack
+from dreamfusion.report.model import MOST_FACES, data_uri, pack
 from dreamfusion.report.rendering import render
 from dreamfusion.utils.version import __version__
 
@@ -18,7 +18,7 @@ GENERATOR = '<meta name="generator" content="dreamfusion report">'
 _HERE = files("dreamfusion.report")
 # What the templates call.
 _FUNCTIONS = {
-    "data_uri": parts.data_uri,
+    "data_uri": data_uri,
     "duration": parts.duration,
     "judged_facts": parts.judged_facts,
     "pack": pack,
@@ -32,14 +32,14 @@ def page(runs: Sequence[RunReport]) -> str:
     prompts = list(dict.fromkeys(run.config.prompt for run in runs))
     title = " · ".join(prompts)
     charts, constant = parts.curves(runs)
+    content: dict[str, object] = {"charts": charts, "constant": constant}
     if len(runs) == 1:
         (run,) = runs
-        again, rows = parts.again(run), parts.own_settings(run)
-        content = {"run": run, "settings": rows, "again": again}
-        return document("run.html", title, "viewer.js", charts=charts, constant=constant, **content)
+        content |= {"run": run, "settings": parts.own_settings(run), "again": parts.again(run)}
+        return document("run.html", title, "viewer.js", **content)
     heading = title if len(prompts) == 1 else f"{len(runs)} runs"
-    content = {"runs": runs, "settings": parts.compared_settings(runs), "heading": heading}
-    return document("runs.html", title, "viewer.js", charts=charts, constant=constant, **content)
+    content |= {"runs": runs, "settings": parts.compared_settings(runs), "heading": heading}
+    return document("runs.html", title, "viewer.js", **content)
 
 
 def document(template: str, title: str, script_file: str, **content: object) -> str:

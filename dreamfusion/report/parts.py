@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import base64
 import statistics
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from dreamfusion.config.layers import settings
+from dreamfusion.config.layers import read_yaml, settings
 from dreamfusion.config.schedules import Schedule
 from dreamfusion.config.schema import Config
 from dreamfusion.report.curves import Series, chart, number
@@ -15,27 +15,7 @@ from dreamfusion.report.gather import RunReport
 from dreamfusion.utils.commands import command
 from dreamfusion.utils.duration import duration as whole_seconds
 
-# What is known of a metric, in the order in which curves are shown; others follow.
-METRICS = {
-    "loss": ("Loss", "the sum of all weighted terms"),
-    "loss_sds": ("SDS term", "half the mean square of the SDS gradient"),
-    "loss_entropy": ("Entropy term", "weighted"),
-    "loss_opacity": ("Opacity term", "weighted; threestudio's sparsity"),
-    "loss_sparsity": ("Sparsity term", "weighted; SNeRG's"),
-    "loss_orientation": ("Orientation term", "weighted, lit steps only"),
-    "loss_smoothness": ("Smoothness term", "weighted, lit steps only"),
-    "sds_gradient": (
-        "SDS gradient",
-        "RMS of w(t) (ê − e): how strongly the prior asks for changes",
-    ),
-    "gradient_norm": ("Gradient norm", "of all parameters, before clipping"),
-    "opacity": ("Opacity", "mean over the pictures"),
-    "entropy": ("Entropy", "of a pixel's opacity, bits: 0 is solid or empty, 1 the worst"),
-    "timesteps": ("Noise level", "mean timestep of a step's views"),
-    "guidance": ("Guidance", "scale of classifier-free guidance"),
-    "size": ("Picture size", "pixels a side"),
-    "seconds": ("Seconds a step", "without previews and checkpoints"),
-}
+METRICS: dict[str, list[str]] = read_yaml(Path(__file__).with_name("metrics.yaml"))
 _JUDGED = {
     "r1_color": "R@1, color", "r1_shaded": "R@1, shaded", "r1_geometry": "R@1, geometry",
     "margin": "Margin", "worst_margin": "Margin, worst view", "rank": "Rank", "fronts": "Fronts",
@@ -125,11 +105,6 @@ def again(run: RunReport) -> str:
 def duration(seconds: float) -> str:
     """As the console says it, but to a tenth where it is short: "8.1 s"."""
     return f"{seconds:.2g} s" if seconds < 10 else whole_seconds(seconds)
-
-
-def data_uri(kind: str, data: bytes) -> str:
-    """The bytes as an address that needs no network."""
-    return f"data:{kind};base64,{base64.b64encode(data).decode()}"
 
 
 def _value(value: Any) -> str:

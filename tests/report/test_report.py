@@ -271,7 +271,7 @@ def test_what_was_read_of_a_run(run):
     assert read.done and read.step == 40 and read.version == "0.0.7"
     assert read.curves["timesteps"].values == (150.0,) * 40
     assert read.step_seconds == (0.5,) * 40
-    assert read.notes == ()
+    assert read.notes == []
     assert [preview.step for preview in read.previews][::11] == [1, 40]
 
 
