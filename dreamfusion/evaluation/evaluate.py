@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from dreamfusion.evaluation.judges import choose_judge, load_judge, read_pair
 from dreamfusion.evaluation.rows import Row, judge_run, write_beside_run
@@ -16,8 +16,7 @@ CHOOSER = "toy-b"  # picks the best of several seeds; another judge says how goo
 Track = Callable[[Sequence[Subject]], Iterable[Subject]]
 
 
-@dataclass(frozen=True)
-class Evaluation:
+class Evaluation(NamedTuple):
     """rows: of each run, by the judge that was asked for. means: by title, then by figure."""
 
     rows: list[Row]

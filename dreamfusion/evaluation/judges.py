@@ -4,21 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Hashable, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from dreamfusion.evaluation.toy_network import (
-    AZIMUTHS,
-    COLOR_NAMES,
-    NOUN_NAMES,
-    SIZE,
-    ToyNetwork,
-)
+from dreamfusion.evaluation.toy_network import AZIMUTHS, COLOR_NAMES, NOUN_NAMES, SIZE, ToyNetwork
 from dreamfusion.priors import resolve_prior
 from dreamfusion.priors.reading import PromptError
 from dreamfusion.toyworld import COLORS, NOUNS
@@ -43,26 +38,30 @@ class JudgeError(UserError):
     """A judge that is not there, or cannot judge this."""
 
 
-class Judge(Protocol):
+class Judge(ABC):
     """Compares pictures with texts. revision: of its weights. size: pixels that it looks at."""
 
     name: str
     revision: str
     size: int
 
+    @abstractmethod
     def meaning(self, text: str, look: Look) -> Hashable:
         """What the judge understands of a text. Texts of one meaning are not told apart, so they
         are no distractors of each other. Raises JudgeError for a text that it cannot read."""
 
     def distractors(self) -> list[str]:
         """Every text that it knows; none where that has no end."""
+        return []
 
+    @abstractmethod
     def scores(self, pictures: Tensor, texts: Sequence[str], look: Look) -> Tensor:
         """How well pictures (n, s, s, 3) in [0, 1] show each of m texts: (n, m), logits."""
 
     def fronts(self, prompt: str, pictures: Tensor) -> int | None:
         """How many fronts an object has, from evenly spaced views all around it; None where the
         judge cannot say."""
+        return None
 
 
 def load_judge(name: str) -> Judge:
@@ -106,7 +105,7 @@ def pairs() -> list[str]:
     return [f"{color} {noun}" for noun in NOUN_NAMES for color in COLORS]
 
 
-class ToyJudge:
+class ToyJudge(Judge):
     """The small classifiers that ship: they know the nouns and colours of the toy world."""
 
     def __init__(self, name: str) -> None:
@@ -152,7 +151,7 @@ class ToyJudge:
             return self.network(inputs)
 
 
-class ClipJudge:
+class ClipJudge(Judge):
     """CLIP or SigLIP, by transformers."""
 
     def __init__(self, name: str) -> None:
@@ -177,10 +176,6 @@ class ClipJudge:
     def meaning(self, text: str, look: Look) -> Hashable:
         """The text itself."""
         return " ".join(text.lower().split())
-
-    def distractors(self) -> list[str]:
-        """None: it takes any words."""
-        return []
 
     def to(self, device: str) -> ClipJudge:
         """Itself, moved to a device."""
@@ -222,10 +217,6 @@ class ClipJudge:
         if siglip:
             return {"input_ids": tokens["input_ids"]}
         return {"input_ids": tokens["input_ids"], "attention_mask": tokens["attention_mask"]}
-
-    def fronts(self, prompt: str, pictures: Tensor) -> int | None:
-        """It was never asked for sides."""
-        return None
 
 
 def count_arcs(seen: Tensor) -> int:

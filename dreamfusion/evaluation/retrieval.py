@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from torch import Tensor
 
 from dreamfusion.evaluation.judges import Judge, Look
 
 
-@dataclass(frozen=True)
-class Retrieval:
+class Retrieval(NamedTuple):
     """views: share of views whose own prompt scores highest. pooled: whether it does in the mean of
     all views. rank: its place in that mean, 1 the best. margin: how far it scores above the best
     distractor, mean over views; worst_margin: in the worst view; logits, below 0 where it loses."""

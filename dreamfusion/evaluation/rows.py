@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from dreamfusion.batch.jobs import write_json
 from dreamfusion.evaluation.images import VIEWS, images_of
 from dreamfusion.evaluation.judges import LOOKS, Judge, Look, read_pair
 from dreamfusion.evaluation.retrieval import distractors_for, retrieve
@@ -20,7 +20,6 @@ from dreamfusion.mesh.topology import topology
 from dreamfusion.runs.checkpoint import load_scene
 from dreamfusion.runs.metrics import read_metrics
 from dreamfusion.toyworld import make_object
-from dreamfusion.utils.atomic_write import atomic_write
 from dreamfusion.utils.devices import choose_device
 from dreamfusion.utils.errors import UserError
 
@@ -144,12 +143,8 @@ def judge_pictures(
         result = retrieve(judge.scores(pictures[look], [prompt, *distractors], look))
         found |= {f"r1_{look}": result.views, f"pooled_{look}": result.pooled}
         if look == "shaded":
-            found |= {
-                "distractors": result.distractors,
-                "rank": result.rank,
-                "margin": result.margin,
-                "worst_margin": result.worst_margin,
-            }
+            names = ("distractors", "rank", "margin", "worst_margin")
+            found |= {name: getattr(result, name) for name in names}
     return found | {"fronts": judge.fronts(prompt, pictures["shaded"])}
 
 
@@ -175,5 +170,4 @@ def mesh_figures(file: Path, prompt: str | None = None) -> dict[str, Any]:
 
 def write_beside_run(row: Row) -> None:
     """Keep a row in the run's folder, where its report finds it."""
-    with atomic_write(Path(row.run) / EVALUATION) as file:
-        file.write_text(json.dumps(vars(row), indent=1) + "\n", encoding="utf-8")
+    write_json(Path(row.run) / EVALUATION, vars(row))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -81,10 +82,9 @@ def best_overlap(predicted: Tensor, truth: Tensor) -> tuple[float, float, float]
     best = max(candidates)
     for step_deg, step_scale in ((5.0, 0.07), (2.0, 0.03), (1.0, 0.015)):
         _, a0, s0 = best
-        for i in (-1, 0, 1):
-            for j in (-2, -1, 0, 1, 2):
-                yaw, scale = a0 + i * step_deg, s0 + j * step_scale
-                best = max(best, (overlap(yaw, scale), yaw, scale))
+        for i, j in itertools.product((-1, 0, 1), (-2, -1, 0, 1, 2)):
+            yaw, scale = a0 + i * step_deg, s0 + j * step_scale
+            best = max(best, (overlap(yaw, scale), yaw, scale))
     return best
 
 

@@ -12,8 +12,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -44,8 +44,7 @@ SURE = 0.9  # how often the classifier must be right about a noun's sides on tru
 STEPS, GUIDANCE = 16, 3.0
 
 
-@dataclass(frozen=True)
-class Named:
+class Named(NamedTuple):
     """Of one noun's VIEWS images, elevation by elevation: which were named correctly, (VIEWS,)
     each, and their PSNR to the nearest true image in dB, (VIEWS,)."""
 

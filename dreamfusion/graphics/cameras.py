@@ -133,11 +133,8 @@ def turntable_cameras(
 ) -> Cameras:
     """n cameras evenly around the object, the first one in front of it."""
     azimuth = torch.arange(n, dtype=torch.float32) * (360.0 / n)
-
-    def full(value: float) -> Tensor:
-        return torch.full((n,), value)
-
-    return orbit_cameras(azimuth, full(elevation_deg), full(distance), full(fov_y_deg))
+    others = (torch.full((n,), value) for value in (elevation_deg, distance, fov_y_deg))
+    return orbit_cameras(azimuth, *others)
 
 
 def show_cameras(
@@ -182,23 +179,10 @@ def sample_cameras(
     """
     if n % group_size:
         raise ValueError(f"{n} cameras do not fall into groups of {group_size}")
-    if group_size > 1:
-        return _in_groups(
-            sample_cameras(
-                n // group_size,
-                elevation_deg=elevation_deg,
-                distance=distance,
-                fov_y_deg=fov_y_deg,
-                focal_length=focal_length,
-                position_jitter=position_jitter,
-                look_at_jitter=look_at_jitter,
-                up_jitter=up_jitter,
-                generator=generator,
-            ),
-            group_size,
-        )
     if (fov_y_deg is None) == (focal_length is None):
         raise ValueError("give fov_y_deg or focal_length, and not both")
+
+    n //= group_size
 
     def uniform(low: float, high: float) -> Tensor:
         return low + (high - low) * torch.rand(n, generator=generator)
@@ -222,11 +206,13 @@ def sample_cameras(
         fov = fov_y_of_focal_length(uniform(*focal_length))
     elif fov_y_deg is not None:
         fov = uniform(*fov_y_deg)
-    return Cameras(transform, fov, azimuth, elevation, radius)
+    return _in_groups(Cameras(transform, fov, azimuth, elevation, radius), group_size)
 
 
 def _in_groups(cameras: Cameras, group_size: int) -> Cameras:
     """Each camera, jitter included, turned about the up axis into a group of so many."""
+    if group_size == 1:
+        return cameras
     turn_deg = torch.arange(group_size) * (360.0 / group_size)
     angle = torch.deg2rad(turn_deg)
     turn = torch.eye(4).repeat(group_size, 1, 1)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -82,38 +84,33 @@ def write_mp4(frames: Iterable[Tensor], path: Path | str, *, fps: int = 30) -> N
             f"videos need ffmpeg ({one_line(error)}): install one, or name it in "
             "IMAGEIO_FFMPEG_EXE; --format webp, gif and png need none"
         ) from error
-    with atomic_write(Path(path)) as file:
-        _write_mp4(frames, file, fps)
-
-
-def _write_mp4(frames: Iterable[Tensor], file: Path, fps: int) -> None:
-    import imageio_ffmpeg
-
-    writer: Any = None
-    try:
-        for frame in frames:
-            if frame.ndim != 3 or frame.shape[-1] != 3 or min(frame.shape[:2]) < 2:
-                raise ValueError(f"a video takes (h, w, 3) frames, not {tuple(frame.shape)}")
-            height, width = (side // 2 * 2 for side in frame.shape[:2])
-            if writer is None:
-                writer = imageio_ffmpeg.write_frames(
-                    str(file),
-                    (width, height),
-                    fps=fps,
-                    codec="libx264",
-                    pix_fmt_out="yuv420p",
-                    quality=8,
-                    macro_block_size=2,
-                    output_params=["-vf", _COLORS],
-                    ffmpeg_log_level="error",
-                )
-                writer.send(None)
-            writer.send(to_bytes(frame[:height, :width]).tobytes())
-    finally:
-        if writer is not None:
-            writer.close()
-    if writer is None:
+    pictures = map(_video_pixels, frames)
+    first = next(pictures, None)
+    if first is None:
         raise ValueError("a video needs at least one frame")
+    with atomic_write(Path(path)) as file:
+        writer = imageio_ffmpeg.write_frames(
+            str(file),
+            (first.shape[1], first.shape[0]),
+            fps=fps,
+            codec="libx264",
+            pix_fmt_out="yuv420p",
+            quality=8,
+            macro_block_size=2,
+            output_params=["-vf", _COLORS],
+            ffmpeg_log_level="error",
+        )
+        with closing(writer):
+            writer.send(None)
+            for pixels in itertools.chain([first], pictures):
+                writer.send(pixels.tobytes())
+
+
+def _video_pixels(frame: Tensor) -> NDArray[np.uint8]:
+    if frame.ndim != 3 or frame.shape[-1] != 3 or min(frame.shape[:2]) < 2:
+        raise ValueError(f"a video takes (h, w, 3) frames, not {tuple(frame.shape)}")
+    height, width = (side // 2 * 2 for side in frame.shape[:2])
+    return to_bytes(frame[:height, :width])
 
 
 def write_animation(frames: Iterable[Tensor], path: Path | str, *, fps: int = 30) -> None:

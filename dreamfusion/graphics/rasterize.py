@@ -12,10 +12,7 @@ from dreamfusion.utils.compiling import compiled
 
 
 def rasterize(
-    corners: NDArray[np.float64],
-    inverse_depth: NDArray[np.float64],
-    height: int,
-    width: int,
+    corners: NDArray[np.float64], inverse_depth: NDArray[np.float64], height: int, width: int
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Which triangle is seen at each pixel's centre, (height, width), -1 for none; and where in
     it: weights (height, width, 3) of its corners, correct under perspective.

@@ -60,12 +60,7 @@ class Lighting:
 
 
 def lambertian(
-    normals: Tensor,
-    positions: Tensor,
-    light_position: Tensor,
-    *,
-    ambient: float,
-    diffuse: float,
+    normals: Tensor, positions: Tensor, light_position: Tensor, *, ambient: float, diffuse: float
 ) -> Tensor:
     """ambient + diffuse max(0, n . l), (m,), for a point light whose strength does not fall off.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -18,7 +19,7 @@ TURN_SECONDS = 4
 # From one camera, a picture's size in pixels and a mode to RGBA (1, size, size, 4).
 Draw = Callable[[Cameras, int, ImageMode], Tensor]
 
-_NAMED = {"white": (1.0, 1.0, 1.0), "black": (0.0, 0.0, 0.0)}
+_NAMED = {"white": "#ffffff", "black": "#000000"}
 
 
 class RenderError(UserError):
@@ -29,14 +30,8 @@ def parse_background(text: str) -> Tensor | None:
     """The colour (3,) that "white", "black" or "#rrggbb" names; None for "transparent"."""
     if text == "transparent":
         return None
-    if text in _NAMED:
-        return torch.tensor(_NAMED[text])
-    digits = text.removeprefix("#")
-    if len(digits) == 6 and text.startswith("#"):
-        try:
-            return torch.tensor(list(bytes.fromhex(digits))) / 255.0
-        except ValueError:
-            pass
+    if re.fullmatch("#[0-9a-fA-F]{6}", code := _NAMED.get(text, text)):
+        return torch.tensor(list(bytes.fromhex(code[1:]))) / 255.0
     raise RenderError(f"a background is white, black, transparent or #rrggbb, not {text!r}")
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import torch
 
 from dreamfusion.config.schema import Config
-from dreamfusion.graphics.cameras import Cameras, show_cameras
+from dreamfusion.graphics.cameras import show_cameras
 from dreamfusion.graphics.media import contact_sheet, write_png
-from dreamfusion.graphics.shading import ImageMode, over
+from dreamfusion.graphics.shading import over
 from dreamfusion.graphics.turntable import Draw, turntable_frames
 from dreamfusion.mesh.extract import Mesh
 from dreamfusion.mesh.renderer import render_mesh
@@ -24,20 +24,16 @@ PREVIEW_VIEWS = 4
 
 def draw_scene(scene: Scene) -> Draw:
     """What draws a scene."""
-
-    def draw(cameras: Cameras, size: int, mode: ImageMode) -> torch.Tensor:
-        return render_image(scene, cameras, height=size, width=size, mode=mode)
-
-    return draw
+    return lambda cameras, size, mode: render_image(
+        scene, cameras, height=size, width=size, mode=mode
+    )
 
 
 def draw_mesh(mesh: Mesh | TexturedMesh) -> Draw:
     """What draws a mesh."""
-
-    def draw(cameras: Cameras, size: int, mode: ImageMode) -> torch.Tensor:
-        return render_mesh(mesh, cameras, height=size, width=size, mode=mode)
-
-    return draw
+    return lambda cameras, size, mode: render_mesh(
+        mesh, cameras, height=size, width=size, mode=mode
+    )
 
 
 def write_preview(run: RunFolder, state: TrainState, config: Config) -> Path:

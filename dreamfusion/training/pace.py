@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict, deque
 from collections.abc import Iterable
+from statistics import fmean
 
 # A step on pictures of a size that was not tried yet costs as much as one on the largest size that
 # was, but for the pixels: their share of a step, measured with the embedded prior on a CPU.
@@ -33,10 +34,6 @@ class Pace:
 
     def _cost(self, size: int) -> float:
         if size in self._seconds:
-            return _mean(self._seconds[size])
+            return fmean(self._seconds[size])
         known = max(self._seconds)
-        return _mean(self._seconds[known]) * (1 - PIXEL_SHARE + PIXEL_SHARE * (size / known) ** 2)
-
-
-def _mean(values: deque[float]) -> float:
-    return sum(values) / len(values)
+        return fmean(self._seconds[known]) * (1 - PIXEL_SHARE + PIXEL_SHARE * (size / known) ** 2)

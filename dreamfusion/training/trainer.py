@@ -6,6 +6,7 @@ import dataclasses
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -179,7 +180,7 @@ class Trainer:
         """What the estimator gets of rendered views."""
         cameras = None if rendered.depth is None else views.cameras
         conditions = self.texts.conditions(views.cameras, views.lighting.shading)
-        source = None if self.start is None else _source(self.start, views)
+        source = None if self.start is None else partial(_source, self.start, views)
         images = rendered.rgb.movedim(-1, 1)
         return Batch(images, conditions, cameras, rendered.depth, rendered.opacity, source)
 
@@ -218,14 +219,10 @@ def resolve(config: Config, prior: Any) -> Config:
     return override(config, chosen)
 
 
-def _source(start: Scene, views: Views) -> Callable[[], Tensor]:
-    """Renders the same views of the scene that an edit starts from: (n, 3, H, W)."""
-
-    def source() -> Tensor:
-        with torch.no_grad():
-            return start.averaged.render(views).rgb.movedim(-1, 1)
-
-    return source
+@torch.no_grad()
+def _source(start: Scene, views: Views) -> Tensor:
+    """The same views of the scene that an edit starts from: (n, 3, H, W)."""
+    return start.averaged.render(views).rgb.movedim(-1, 1)
 
 
 def _read(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch
 from torch import Tensor
 
@@ -24,19 +26,9 @@ def sample_views(
     group_size: the views of a group share elevation, distance, field of view, light and background,
     and stand evenly around the object.
     """
-    n, camera, shading = config.camera.views, config.camera, config.shading
-    cameras = sample_cameras(
-        n,
-        elevation_deg=camera.elevation_deg,
-        distance=camera.distance,
-        fov_y_deg=camera.fov_y_deg,
-        focal_length=camera.focal_length,
-        position_jitter=camera.position_jitter,
-        look_at_jitter=camera.look_at_jitter,
-        up_jitter=camera.up_jitter,
-        generator=generator,
-        group_size=group_size,
-    )
+    ranges = dataclasses.asdict(config.camera)
+    n, shading = ranges.pop("views"), config.shading
+    cameras = sample_cameras(n, **ranges, generator=generator, group_size=group_size)
     towards = torch.nn.functional.normalize(cameras.positions, dim=-1)
     towards = towards + shading.light_spread * torch.randn(n, 3, generator=generator)
     low, high = shading.light_distance

@@ -25,7 +25,9 @@ def atomic_write(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         # Libraries may have made it as they like: safetensors for its owner alone.
-        set_mode(temporary, 0o666 & ~_umask())
+        mask = os.umask(0o077)  # can be read only by setting it
+        os.umask(mask)
+        set_mode(temporary, 0o666 & ~mask)
         with temporary.open("r+b") as file:
             sync(file.fileno())
         temporary.replace(path)
@@ -52,10 +54,3 @@ def remove_leftovers(folder: Path) -> None:
 def is_leftover(path: Path) -> bool:
     """Whether a file has the name of one that was not finished."""
     return re.fullmatch(r"\..+\.\d+(\.\w+)?", path.name) is not None and path.is_file()
-
-
-def _umask() -> int:
-    """The process's umask, which can be read only by setting it."""
-    mask = os.umask(0o077)
-    os.umask(mask)
-    return mask

@@ -91,7 +91,8 @@ def _disk_cache(function: Function) -> _Cache | None:
     """The cache of a kernel: where numba wants it, else in a temporary folder, else none."""
     beside = Path(inspect.getfile(function)).parent
     # Without a home, numba would make a folder named "~" in the working directory.
-    if numba.config.CACHE_DIR or os.access(beside, os.W_OK) or _has_home():
+    has_home = os.path.isabs(os.path.expanduser("~"))
+    if numba.config.CACHE_DIR or os.access(beside, os.W_OK) or has_home:
         with suppress(RuntimeError, OSError):
             return _Cache(function)
     folder = _temporary_folder()
@@ -104,10 +105,6 @@ def _disk_cache(function: Function) -> _Cache | None:
         return None
     finally:
         numba.config.CACHE_DIR = before
-
-
-def _has_home() -> bool:
-    return os.path.isabs(os.path.expanduser("~"))
 
 
 def _temporary_folder() -> Path | None:
