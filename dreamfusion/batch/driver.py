@@ -8,7 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from dreamfusion.batch.attempt import DONE, STALE_SECONDS, USER_ERROR, HeartBeats, last_words
 from dreamfusion.batch.engines import Ending, Engine
@@ -38,8 +38,7 @@ class Listener:
         """A moment has passed."""
 
 
-@dataclass
-class _Running:
+class _Running(NamedTuple):
     folder: JobFolder
     number: int
     beats: HeartBeats

@@ -21,19 +21,20 @@ Item = tuple[str, Any]  # where it stands ("line 3"), and a prompt or a mapping
 _KEYS = ("prompt", "seed", "preset")  # the columns of a table that are no settings
 
 
-class ListError(UserError):
-    """A list of prompts that cannot be read."""
+class BatchError(UserError):
+    """A list, or a folder of jobs, that cannot be worked on."""
 
 
 def read_items(source: str) -> list[Item]:
     """The entries of a file, or of standard input for "-", in the order of the list.
 
-    Raises ListError, which names the format that was expected.
+    Raises BatchError, which names the format that was expected.
     """
     name = name_of(source)
     suffix = Path(source).suffix.lower()
+    suffix = {"": ".txt", ".yml": ".yaml", ".ndjson": ".jsonl"}.get(suffix, suffix)
     if suffix not in _READERS:
-        raise ListError(
+        raise BatchError(
             f"{name} is no list of prompts: {suffix} is not one of its formats. Use .txt with one "
             "prompt a line, .yaml, .json, .jsonl, .csv or .tsv."
         )
@@ -42,7 +43,7 @@ def read_items(source: str) -> list[Item]:
     try:
         return list(read(text))
     except (ValueError, csv.Error, RecursionError) as error:
-        raise ListError(f"{name} cannot be read as {kind}: {one_line(error)}") from None
+        raise BatchError(f"{name} cannot be read as {kind}: {one_line(error)}") from None
 
 
 def name_of(source: str) -> str:
@@ -53,21 +54,19 @@ def name_of(source: str) -> str:
 def _text(source: str) -> str:
     """The text with "\\n" as the end of every line, and of no other kind: U+2028 ends none."""
     try:
-        content = sys.stdin.buffer.read() if source == "-" else _path(source).read_bytes()
+        content = (
+            sys.stdin.buffer.read() if source == "-" else Path(source).expanduser().read_bytes()
+        )
     except FileNotFoundError:
-        raise ListError(f"there is no file {source}") from None
+        raise BatchError(f"there is no file {source}") from None
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError:
-        raise ListError(
+        raise BatchError(
             f"{name_of(source)} is not text in UTF-8. Save it as UTF-8; in Excel, that is the "
             "format CSV UTF-8."
         ) from None
     return text.replace("\r\n", "\n").replace("\r", "\n")
-
-
-def _path(source: str) -> Path:
-    return Path(source).expanduser()
 
 
 def _from_lines(text: str) -> Iterator[Item]:
@@ -100,10 +99,6 @@ def _as_json(text: str) -> Any:
         return json.loads(text)
     except (ValueError, RecursionError):
         return None
-
-
-def _from_yaml(text: str) -> Iterator[Item]:
-    return _numbered(parse_yaml(text))
 
 
 def _from_json(text: str) -> Iterator[Item]:
@@ -151,13 +146,10 @@ def _from_csv(text: str) -> Iterator[Item]:
     return _from_table(text, next(fitting, delimiters[0]), skipped)
 
 
-def _from_tsv(text: str) -> Iterator[Item]:
-    return _from_table(text, "\t", 0)
-
-
-def _from_table(text: str, delimiter: str, skipped: int) -> Iterator[Item]:
+def _from_table(text: str, delimiter: str = "\t", skipped: int = 0) -> Iterator[Item]:
     """The rows of a table. skipped: how many lines stood above the text."""
-    rows = csv.reader(_lines(text), delimiter=delimiter, strict=True)
+    lines = (f"{line}\n" for line in text.removesuffix("\n").split("\n"))
+    rows = csv.reader(lines, delimiter=delimiter, strict=True)
     columns: list[str] = []
     for row in rows:
         where = f"line {rows.line_num + skipped}"
@@ -168,10 +160,6 @@ def _from_table(text: str, delimiter: str, skipped: int) -> Iterator[Item]:
             _check_columns(columns)
             continue
         yield where, _row(where, columns, row)
-
-
-def _lines(text: str) -> Iterator[str]:
-    yield from (f"{line}\n" for line in text.removesuffix("\n").split("\n"))
 
 
 def _columns(row: list[str]) -> list[str]:
@@ -217,15 +205,11 @@ def _value(where: str, column: str, cell: str) -> Any:
 
 
 _Reader = Callable[[str], Iterator[Item]]
-_LINES: tuple[str, _Reader] = ("text with one prompt a line", _from_lines)
 _READERS: dict[str, tuple[str, _Reader]] = {
-    "": _LINES,
-    ".txt": _LINES,
-    ".yaml": ("YAML", _from_yaml),
-    ".yml": ("YAML", _from_yaml),
+    ".txt": ("text with one prompt a line", _from_lines),
+    ".yaml": ("YAML", lambda text: _numbered(parse_yaml(text))),
     ".json": ("JSON", _from_json),
     ".jsonl": ("JSON lines", _from_json_lines),
-    ".ndjson": ("JSON lines", _from_json_lines),
     ".csv": ("CSV", _from_csv),
-    ".tsv": ("TSV", _from_tsv),
+    ".tsv": ("TSV", _from_table),
 }

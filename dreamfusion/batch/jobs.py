@@ -19,6 +19,7 @@ import os
 import platform
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from enum import Enum
 from pathlib import Path
@@ -173,7 +174,8 @@ class JobFolder:
         number = self.newest_attempt()
         if number and not self.end_file(number).is_file() and self._fresh(number):
             return State.running
-        return State.resumable if _has_checkpoint(self.run) else State.new
+        checkpoint = any(self.run.checkpoints.glob("step_*.json"))
+        return State.resumable if checkpoint else State.new
 
     def counted_failures(self) -> int:
         """Attempts that ended by a fault, not by preemption, since the last forgiveness."""
@@ -189,10 +191,9 @@ class JobFolder:
         self.failed_file.unlink(missing_ok=True)
 
     def _fresh(self, number: int) -> bool:
-        try:
+        with suppress(OSError):
             return time.time() - self.beat_file(number).stat().st_mtime < FRESH_SECONDS
-        except OSError:
-            return False
+        return False
 
 
 @dataclass(frozen=True)
@@ -250,7 +251,3 @@ def read_json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
-
-
-def _has_checkpoint(run: RunFolder) -> bool:
-    return any(run.checkpoints.glob("step_*.json"))

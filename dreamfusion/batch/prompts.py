@@ -9,16 +9,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from dreamfusion.batch.formats import ListError, name_of, read_items
+from dreamfusion.batch.formats import BatchError, name_of, read_items
 from dreamfusion.config.layers import ConfigError, nested, parse_assignments
 from dreamfusion.utils.errors import UserError, one_line
 
 _KEYS = ("prompt", "seed", "preset", "settings")
+_VALUE = r"(?:\[[^\]]*\]|\{[^}]*\}|\"[^\"]*\"|'[^']*'|[^,])+"
 _AT_ONCE = 20  # complaints in one message
-
-
-class BatchError(UserError):
-    """A list, or a folder of jobs, that cannot be worked on."""
 
 
 @dataclass(frozen=True)
@@ -38,11 +35,7 @@ def read_entries(source: str) -> list[Entry]:
 
     Raises BatchError, which names everything that is wrong at once.
     """
-    try:
-        found = read_items(source)
-    except ListError as error:
-        raise BatchError(str(error)) from None
-    name = name_of(source)
+    found, name = read_items(source), name_of(source)
     if not found:
         raise BatchError(f"{name} names nothing to make")
     return each(found, lambda item: _entry(f"{name}, {item[0]}", item[1]))
@@ -73,13 +66,9 @@ def combinations(assignments: Sequence[str]) -> list[dict[str, Any]]:
     choices: list[list[str]] = []
     for assignment in assignments:
         key, equals, text = assignment.partition("=")
-        values = _parts(text) if equals else [""]
+        values = re.findall(_VALUE, text) or [""]
         choices.append([f"{key}{equals}{value}" for value in values])
     return [parse_assignments(chosen) for chosen in itertools.product(*choices)]
-
-
-def _parts(text: str) -> list[str]:
-    return re.findall(r"(?:\[[^\]]*\]|\{[^}]*\}|\"[^\"]*\"|'[^']*'|[^,])+", text) or [""]
 
 
 def _entry(where: str, item: Any) -> Entry:

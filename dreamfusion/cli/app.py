@@ -9,7 +9,7 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Annotated, TextIO
+from typing import Annotated, Any
 
 import typer
 
@@ -84,18 +84,11 @@ def _warnings_as_lines() -> Iterator[None]:
         warnings.simplefilter("always", RunWarning)
         others = warnings.showwarning
 
-        def show(
-            message: Warning | str,
-            category: type[Warning],
-            filename: str,
-            lineno: int,
-            file: TextIO | None = None,
-            line: str | None = None,
-        ) -> None:
+        def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
             if issubclass(category, RunWarning):
                 print(f"warning: {one_line(str(message), 500)}", file=sys.stderr, flush=True)
             else:
-                others(message, category, filename, lineno, file, line)
+                others(message, category, *where, **more)
 
         warnings.showwarning = show
         yield
@@ -124,21 +117,18 @@ def root(
     """Text to 3D by Score Distillation Sampling (DreamFusion)."""
 
 
-app.command(epilog='Example: dreamfusion train "a red mug" --steps 500 --seed 1')(train.train)
-app.command(epilog="Example: dreamfusion resume runs/a-corgi --steps 1000")(train.resume)
-app.command(epilog="Example: dreamfusion batch prompts.txt --seeds 3 --out shelf")(batch.batch)
-app.command(epilog="Example: dreamfusion evaluate shelf --judge auto")(evaluate.evaluate)
-app.command(epilog="Example: dreamfusion export runs/a-corgi --format obj --faces 5000")(
-    export.export
-)
-app.command(epilog="Example: dreamfusion render runs/a-corgi --mode grid --format webp")(
-    export.render
-)
-app.command(epilog="Example: dreamfusion view runs/a-corgi --open")(look.view)
-app.command(epilog="Example: dreamfusion report runs/a-corgi runs/a-red-mug --out both.html")(
-    look.report
-)
-app.command(epilog='Example: dreamfusion sample "a red mug" --count 4')(prior.sample)
+for _command, _example in (
+    (train.train, 'train "a red mug" --steps 500 --seed 1'),
+    (train.resume, "resume runs/a-corgi --steps 1000"),
+    (batch.batch, "batch prompts.txt --seeds 3 --out shelf"),
+    (evaluate.evaluate, "evaluate shelf --judge auto"),
+    (export.export, "export runs/a-corgi --format obj --faces 5000"),
+    (export.render, "render runs/a-corgi --mode grid --format webp"),
+    (look.view, "view runs/a-corgi --open"),
+    (look.report, "report runs/a-corgi runs/a-red-mug --out both.html"),
+    (prior.sample, 'sample "a red mug" --count 4'),
+):
+    app.command(epilog=f"Example: dreamfusion {_example}")(_command)
 app.command()(prior.vocabulary)
 app.add_typer(measure.app, name="measure", hidden=True)
 app.command()(machine.configs)

@@ -5,9 +5,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from contextlib import closing
-from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -33,11 +32,7 @@ if TYPE_CHECKING:
 SOME_FAILED = 1
 
 
-class Place(str, Enum):
-    """Where jobs run."""
-
-    here = "here"
-    ray = "ray"
+Place = Literal["here", "ray"]
 
 
 def batch(
@@ -54,8 +49,7 @@ def batch(
     seed: Annotated[int, typer.Option(min=0, help="The first of them.")] = 0,
     steps: StepsOption = None,
     config: Annotated[
-        str | None,
-        typer.Option(metavar="PRESET|FILE", help="For entries without a preset."),
+        str | None, typer.Option(metavar="PRESET|FILE", help="For entries without a preset.")
     ] = None,
     set_: Annotated[
         list[str] | None,
@@ -63,7 +57,7 @@ def batch(
     ] = None,
     prior: PriorOption = None,
     device: DeviceOption = None,
-    on: Annotated[Place, typer.Option(help="This machine, or a Ray cluster.")] = Place.here,
+    on: Annotated[Place, typer.Option(help="This machine, or a Ray cluster.")] = "here",
     jobs: Annotated[
         int | None,
         typer.Option(min=1, help="Jobs at once. [default: what cores, memory and GPUs allow]"),
@@ -120,7 +114,7 @@ def make(
     out: Path,
     wanted: Sequence[Job],
     *,
-    on: Place = Place.here,
+    on: Place = "here",
     at_once: int | None = None,
     retry_failed: bool = False,
 ) -> dict[str, Any]:
@@ -183,7 +177,7 @@ def chooser_of(keep: Keep, judge: str | None, wanted: Sequence[Job]) -> str | No
 
 
 def _engine(on: Place, need: ResourceRequest, at_once: int | None, shelf: Path) -> Engine:
-    if on is Place.ray:
+    if on == "ray":
         if at_once is not None:
             raise UserError("--jobs is for this machine: on a cluster its nodes say how many")
         from dreamfusion.batch.engines.ray_engine import RayEngine
@@ -195,11 +189,13 @@ def _engine(on: Place, need: ResourceRequest, at_once: int | None, shelf: Path) 
 
 
 def _tell_status(console: Console, folders: Sequence[JobFolder]) -> None:
-    from dreamfusion.batch.progress import progress_of, totals
+    from dreamfusion.batch.jobs import State
+    from dreamfusion.batch.progress import progress_of
     from dreamfusion.cli.batch_screen import line_of
 
-    counts = totals({folder.path.name: folder for folder in folders})
     found = [progress_of(folder) for folder in folders]
+    states = [one.state for one in found]
+    counts = {state.value: states.count(state) for state in State}
     for one in found:
         console.say(f"{one.state.value:<10}{line_of(one)}")
     console.say(", ".join(f"{count} {state}" for state, count in counts.items()))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
-from types import TracebackType
 from typing import Any
 
 from dreamfusion.batch.driver import Listener
@@ -50,14 +49,9 @@ class BatchScreen(Listener):
             self._live.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         if self._live is not None:
-            self._live.update(self._picture([]), refresh=True)
+            self._draw([])
             self._live.stop()
 
     def started(self, folder: JobFolder, number: int) -> None:
@@ -74,19 +68,19 @@ class BatchScreen(Listener):
             seconds = read_json(folder.done_file).get("seconds", 0.0)
             self._say(f"done      {folder.path.name}  {duration(seconds)}  ({count})")
         else:
-            self._print(f"failed    {folder.path.name}: {error}  ({count})")
+            self._say(f"failed    {folder.path.name}: {error}  ({count})", above=True)
 
     def again(self, folder: JobFolder, why: str) -> None:
         """A job will be tried again."""
-        self._print(f"again     {folder.path.name}: {why}")
+        self._say(f"again     {folder.path.name}: {why}", above=True)
 
     def looked(self, running: Sequence[JobFolder]) -> None:
         """Draw, now and then."""
         if self._live is not None and time.monotonic() > self._drawn + _SECONDS:
             self._drawn = time.monotonic()
-            self._live.update(self._picture(running), refresh=True)
+            self._draw(running)
 
-    def _picture(self, running: Sequence[JobFolder]) -> Any:
+    def _draw(self, running: Sequence[JobFolder]) -> None:
         from rich.console import Group
         from rich.progress_bar import ProgressBar
         from rich.table import Table
@@ -97,16 +91,12 @@ class BatchScreen(Listener):
             ProgressBar(total=len(self._folders), completed=self._ended, width=40),
             Text(f"{self._ended} of {len(self._folders)} jobs"),
         )
-        return Group(head, *(Text(line_of(progress_of(folder))) for folder in running))
+        lines = (Text(line_of(progress_of(folder))) for folder in running)
+        self._live.update(Group(head, *lines), refresh=True)
 
-    def _say(self, text: str) -> None:
-        """What the screen shows anyhow; a line elsewhere."""
+    def _say(self, text: str, *, above: bool = False) -> None:
+        """A line. above: where there is a screen, it stays above it; others the screen shows."""
         if self._live is None:
             self._console.say(text)
-
-    def _print(self, text: str) -> None:
-        """What is to stay above the screen."""
-        if self._live is None:
-            self._console.say(text)
-        else:
+        elif above:
             self._live.console.print(text, markup=False, highlight=False)

@@ -69,11 +69,7 @@ def link_names(prompts: Iterable[str]) -> dict[str, str]:
     """A name for each prompt: its slug; with the start of a hash if several prompts share it."""
     slugs = {prompt: slug(prompt) for prompt in prompts}
     shared = Counter(slugs.values())
-    return {
-        prompt: f"{name}-{_digest(prompt)}" if shared[name] > 1 else name
-        for prompt, name in slugs.items()
-    }
-
-
-def _digest(prompt: str) -> str:
-    return hashlib.sha256(prompt.encode()).hexdigest()[:8]
+    for prompt, name in slugs.items():
+        if shared[name] > 1:
+            slugs[prompt] = f"{name}-{hashlib.sha256(prompt.encode()).hexdigest()[:8]}"
+    return slugs

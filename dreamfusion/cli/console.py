@@ -11,6 +11,7 @@ import math
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -58,15 +59,10 @@ class Console:
         if self.quiet or total == 0:
             yield from items
         elif self._stream.isatty():
-            from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+            from rich.progress import TimeRemainingColumn
 
-            columns = (
-                TextColumn(what),
-                BarColumn(),
-                TextColumn("{task.completed:.0f}/{task.total:.0f}"),
-                TimeRemainingColumn(),
-            )
-            with self._bar(*columns) as progress:
+            count = "{task.completed:.0f}/{task.total:.0f}"
+            with self._bar(what, count, TimeRemainingColumn()) as progress:
                 task = progress.add_task("", total=total)
                 for item in items:
                     progress.advance(task)
@@ -87,60 +83,39 @@ class Console:
         """
         if self.quiet:
             yield from steps
-        elif self._stream.isatty():
-            yield from self._steps_as_bar(steps, sizes, done)
-        else:
-            yield from self._steps_as_lines(steps, sizes)
-
-    def _steps_as_bar(
-        self, steps: Iterable[StepMetrics], sizes: Sequence[int], done: int
-    ) -> Iterator[StepMetrics]:
-        from rich.progress import BarColumn, TextColumn
-
-        columns = (
-            TextColumn("step {task.completed:.0f}/{task.total:.0f}"),
-            BarColumn(),
-            TextColumn("{task.fields[left]} left  {task.fields[rate]:.1f} steps/s"),
-            TextColumn("{task.fields[note]}"),
-        )
-        rate, pace = _Rate(), Pace()
-        with self._bar(*columns) as progress:
-            task = progress.add_task(
-                "", total=len(sizes), completed=done, rate=0.0, left="?", note=""
-            )
+            return
+        rate, due, pace, total = _Rate(), _Due(), Pace(), len(sizes)
+        bar = self._step_bar(total, done) if self._stream.isatty() else nullcontext()
+        with bar as progress:
             for metrics in steps:
+                speed = rate.after()
                 pace.add(metrics.size, metrics.seconds)
-                progress.update(
-                    task,
-                    completed=metrics.step,
-                    rate=rate.after(),
-                    left=duration(pace.remaining(sizes[metrics.step :])),
-                    note=_describe(metrics),
-                )
+                left, said = duration(pace.remaining(sizes[metrics.step :])), _describe(metrics)
+                if progress is not None:
+                    (task,) = progress.task_ids
+                    progress.update(task, completed=metrics.step, rate=speed, left=left, note=said)
+                else:
+                    if pace.steps == PREDICT_AFTER:
+                        self.say(f"expected  {left} more for the steps that remain")
+                    if due(last=metrics.step == total):
+                        at = f"step {metrics.step}/{total}  {speed:.1f} steps/s"
+                        self.say(f"{at}  {left} left  {said}")
                 yield metrics
 
-    def _steps_as_lines(
-        self, steps: Iterable[StepMetrics], sizes: Sequence[int]
-    ) -> Iterator[StepMetrics]:
-        rate, due, pace = _Rate(), _Due(), Pace()
-        for metrics in steps:
-            speed = rate.after()
-            pace.add(metrics.size, metrics.seconds)
-            left = duration(pace.remaining(sizes[metrics.step :]))
-            if pace.steps == PREDICT_AFTER:
-                self.say(f"expected  {left} more for the steps that remain")
-            if due(last=metrics.step == len(sizes)):
-                self.say(
-                    f"step {metrics.step}/{len(sizes)}  {speed:.1f} steps/s  {left} left  "
-                    f"{_describe(metrics)}"
-                )
-            yield metrics
+    def _step_bar(self, total: int, done: int) -> Any:
+        progress = self._bar(
+            "step {task.completed:.0f}/{task.total:.0f}",
+            "{task.fields[left]} left  {task.fields[rate]:.1f} steps/s",
+            "{task.fields[note]}",
+        )
+        progress.add_task("", total=total, completed=done, rate=0.0, left="?", note="")
+        return progress
 
-    def _bar(self, *columns: Any) -> Any:
+    def _bar(self, before: str, *after: Any) -> Any:
         from rich.console import Console as RichConsole
-        from rich.progress import Progress
+        from rich.progress import BarColumn, Progress
 
-        return Progress(*columns, console=RichConsole(file=self._stream))
+        return Progress(before, BarColumn(), *after, console=RichConsole(file=self._stream))
 
 
 class _Due:

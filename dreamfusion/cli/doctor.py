@@ -8,9 +8,8 @@ import shutil
 import sysconfig
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 
@@ -28,8 +27,7 @@ GIB = 1 << 30
 LEAST_FREE_DISK = GIB // 4
 
 
-@dataclass(frozen=True)
-class Finding:
+class Finding(NamedTuple):
     """One line of the report.
 
     mark: "ok"; "missing", which a run can do without; or "problem", which stops every run.
@@ -81,20 +79,18 @@ def _devices() -> Iterator[Finding]:
         for i in range(torch.cuda.device_count()):
             major, minor = torch.cuda.get_device_capability(i)
             free, total = torch.cuda.mem_get_info(i)
-            yield Finding(
-                "ok",
-                f"cuda:{i}",
+            text = (
                 f"{torch.cuda.get_device_name(i)}, {free / GIB:.1f} GiB free of "
-                f"{total / GIB:.1f}, compute capability {major}.{minor}; priors in float16",
+                f"{total / GIB:.1f}, compute capability {major}.{minor}; priors in float16"
             )
+            yield Finding("ok", f"cuda:{i}", text)
         yield _compiler()
     elif shutil.which("nvidia-smi") and torch.version.cuda is None:
-        yield Finding(
-            "missing",
-            "cuda",
+        text = (
             "there seems to be an NVIDIA driver, but this torch is built without CUDA; see "
-            "https://pytorch.org/get-started/locally",
+            "https://pytorch.org/get-started/locally"
         )
+        yield Finding("missing", "cuda", text)
     else:
         yield Finding("missing", "cuda", "torch finds no NVIDIA GPU; runs go on the processor")
     if torch.backends.mps.is_available():
@@ -186,22 +182,20 @@ def _cached_models() -> Iterator[Finding]:
         except (CacheNotFound, OSError) as error:
             yield Finding("missing", "hub models", f"cannot read {folder}: {error}")
             return
-    found = False
+    findings = []
     for repo in repos:
         revision = max(repo.revisions, key=lambda revision: revision.last_modified, default=None)
         if revision is None or not (revision.snapshot_path / "model_index.json").is_file():
             continue
-        found = True
         try:
             prior = resolve_prior(str(revision.snapshot_path))
         except PriorError as error:
             text = str(error).replace(str(revision.snapshot_path.resolve()), repo.repo_id)
-            yield Finding("missing", "hub model", text)
+            findings.append(Finding("missing", "hub model", text))
         else:
-            size = f"{repo.size_on_disk / GIB:.1f} GiB"
-            yield Finding("ok", "hub model", f"--prior {repo.repo_id} ({prior.pipeline}, {size})")
-    if not found:
-        yield Finding("missing", "hub models", f"no diffusers pipeline in {folder}")
+            text = f"--prior {repo.repo_id} ({prior.pipeline}, {repo.size_on_disk / GIB:.1f} GiB)"
+            findings.append(Finding("ok", "hub model", text))
+    yield from findings or [Finding("missing", "hub models", f"no diffusers pipeline in {folder}")]
 
 
 def _ffmpeg() -> Finding:
@@ -225,11 +219,10 @@ def _disk(runs: Path) -> Finding:
         with tempfile.TemporaryDirectory(dir=there):
             free = shutil.disk_usage(there).free
     except OSError as error:
-        return Finding(
-            "problem",
-            "disk",
-            f"cannot write in {there}: {error.strerror}; go to a folder of your own, or use --out",
+        text = (
+            f"cannot write in {there}: {error.strerror}; go to a folder of your own, or use --out"
         )
+        return Finding("problem", "disk", text)
     if free < LEAST_FREE_DISK:
         return Finding("problem", "disk", f"only {free / GIB:.2f} GiB free in {there}; make room")
     return Finding("ok", "disk", f"{free / GIB:.1f} GiB free in {there}")

@@ -83,19 +83,11 @@ def evaluate(
     target = out
     if out is None and len(paths) == 1 and (paths[0] / "jobs").is_dir():
         target = paths[0] / "evaluation"
-    files = {".csv": as_csv(found.rows), ".json": as_json(found)}
-    written = [] if target is None else _write(target, files)
-    for file in written:
-        console.say(f"table     {file}")
-    console.result(as_mapping(found) | {"files": written})
-
-
-def _write(target: Path, texts: dict[str, str]) -> list[Path]:
-    """Write each text to the target with its suffix; the files."""
-    written = []
-    for suffix, text in texts.items():
-        file = target.with_name(target.name + suffix)
-        with atomic_write(file) as part:
-            part.write_text(text, encoding="utf-8")
-        written.append(file)
-    return written
+    files = []
+    if target is not None:
+        for suffix, text in ((".csv", as_csv(found.rows)), (".json", as_json(found))):
+            files.append(target.with_name(target.name + suffix))
+            with atomic_write(files[-1]) as part:
+                part.write_text(text, encoding="utf-8")
+            console.say(f"table     {files[-1]}")
+    console.result(as_mapping(found) | {"files": files})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 def export(
     run_dir: RunArgument,
-    format_: Annotated[MeshFormat, typer.Option("--format", help="File format.")] = MeshFormat.glb,
+    format_: Annotated[MeshFormat, typer.Option("--format", help="File format.")] = "glb",
     resolution: Annotated[
         int | None,
         typer.Option(min=8, max=1024, help="Cells across the box. [default: as configured]"),
@@ -43,9 +43,7 @@ def export(
     threshold: Annotated[
         float | None, typer.Option(help="Density of the surface. [default: found]")
     ] = None,
-    origin: Annotated[
-        OriginChoice, typer.Option(help="What lies at the origin.")
-    ] = OriginChoice.center,
+    origin: Annotated[OriginChoice, typer.Option(help="What lies at the origin.")] = "center",
     quiet: QuietOption = False,
     json_: JsonOption = False,
 ) -> None:
@@ -56,9 +54,9 @@ def export(
     saved = _load(run, settings)
     from dreamfusion.runs.export import ExportOptions, write_model
 
-    options = ExportOptions(resolution, faces, texture, threshold, origin.value)
+    options = ExportOptions(resolution, faces, texture, threshold, origin)
     written = write_model(
-        run.mesh / f"model.{format_.value}",
+        run.mesh / f"model.{format_}",
         saved,
         settings,
         options,
@@ -70,26 +68,24 @@ def export(
 
 def render(
     run_dir: RunArgument,
-    mode: Annotated[Mode, typer.Option(help="What to show; grid: all of them.")] = Mode.color,
+    mode: Annotated[Mode, typer.Option(help="What to show; grid: all of them.")] = "color",
     mesh: Annotated[
         bool, typer.Option("--mesh", help="Show DIR/mesh/model.glb, not the scene itself.")
     ] = False,
     format_: Annotated[
         ImageFormat, typer.Option("--format", help="A video, an animation, or frames.")
-    ] = ImageFormat.mp4,
+    ] = "mp4",
     background: Annotated[
         str | None,
         typer.Option(
-            metavar="COLOR",
-            help="white, black, transparent or #rrggbb. [default: as configured]",
+            metavar="COLOR", help="white, black, transparent or #rrggbb. [default: as configured]"
         ),
     ] = None,
     frames: Annotated[
         int | None, typer.Option(min=1, max=10000, help="Frames. [default: as configured]")
     ] = None,
     size: Annotated[
-        int | None,
-        typer.Option(min=16, max=4096, help="Pixels a side. [default: as configured]"),
+        int | None, typer.Option(min=16, max=4096, help="Pixels a side. [default: as configured]")
     ] = None,
     quiet: QuietOption = False,
     json_: JsonOption = False,
@@ -101,11 +97,7 @@ def render(
     import torch
 
     from dreamfusion.graphics.cameras import show_cameras
-    from dreamfusion.graphics.turntable import (
-        parse_background,
-        turntable_frames,
-        write_turntable,
-    )
+    from dreamfusion.graphics.turntable import parse_background, turntable_frames, write_turntable
     from dreamfusion.runs.preview import draw_mesh, draw_scene
 
     behind: torch.Tensor | None = torch.tensor(settings.background.color)
@@ -122,17 +114,17 @@ def render(
     else:
         draw = draw_scene(_load(run, settings).scene)
     count = frames or settings.output.video_frames
-    modes: list[Any] = [m.value for m in Mode if mode in (m, Mode.grid) and m != Mode.grid]
+    modes: Any = get_args(Mode)[:-1] if mode == "grid" else [mode]
     pictures = turntable_frames(
         draw,
         show_cameras(count, settings.camera),
         size=size or settings.output.video_size,
         modes=modes,
     )
-    name = f"render-{mode.value}" + ("-mesh" if mesh else "")
+    name = f"render-{mode}" + ("-mesh" if mesh else "")
     files = write_turntable(
         console.track(pictures, count, "pictures"),
-        run.path / f"{name}.{format_.value}",
+        run.path / f"{name}.{format_}",
         count=count,
         background=behind,
     )

@@ -35,10 +35,7 @@ def view(
 
     require_checkpoint(run)
     try:
-        with (
-            stoppable(),
-            open_page(console, run.path.name, "Ctrl-C ends it", host, port) as page,
-        ):
+        with stoppable(), open_page(console, run.path.name, "Ctrl-C ends it", host, port) as page:
             if open_:
                 import webbrowser
 

@@ -54,10 +54,9 @@ def doctor(
     findings = examine(Path("runs"))
     ready = can_run(findings)
     if json_:
-        import dataclasses
         import json
 
-        report = {"can_run": ready, "findings": [dataclasses.asdict(found) for found in findings]}
+        report = {"can_run": ready, "findings": [found._asdict() for found in findings]}
         print(json.dumps(report, indent=2))
     else:
         for found in findings:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -34,41 +34,12 @@ JsonOption = Annotated[
 ]
 
 
-class MeshFormat(str, Enum):
-    """Mesh formats that can be written."""
-
-    glb = "glb"
-    obj = "obj"
-    ply = "ply"
-    stl = "stl"
-    usdz = "usdz"
-
-
-class OriginChoice(Enum):
-    """Where a mesh's origin lies: the middle of its box, of the box's base, or the scene's."""
-
-    center = "center"
-    base = "base"
-    scene = "scene"
-
-
-class Mode(str, Enum):
-    """What a picture shows; grid: the others side by side."""
-
-    color = "color"
-    normals = "normals"
-    depth = "depth"
-    textureless = "textureless"
-    grid = "grid"
-
-
-class ImageFormat(str, Enum):
-    """How a turntable is written."""
-
-    mp4 = "mp4"
-    gif = "gif"
-    webp = "webp"
-    png = "png"
+MeshFormat = Literal["glb", "obj", "ply", "stl", "usdz"]
+# The middle of a mesh's box, of the box's base, or the scene's.
+OriginChoice = Literal["center", "base", "scene"]
+# What a picture shows; grid: the others side by side.
+Mode = Literal["color", "normals", "depth", "textureless", "grid"]
+ImageFormat = Literal["mp4", "gif", "webp", "png"]
 
 
 class Keep(str, Enum):

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
 
 # Ctrl-C, a polite kill, and what schedulers send some time before they kill. Not all systems have
 # the last.
@@ -69,18 +68,11 @@ class Stopping:
 
 @contextmanager
 def stoppable() -> Iterator[Stopping]:
-    """Signals ask to stop for the time of the block."""
+    """Signals ask to stop for the time of the block, even where a shell had them ignored."""
     stopping = Stopping()
-    with handling_stops(stopping.ask):
-        yield stopping
-
-
-@contextmanager
-def handling_stops(handler: Callable[[int, FrameType | None], Any]) -> Iterator[None]:
-    """All stop signals call `handler`, even where a shell had them ignored."""
-    before = {number: signal.signal(number, handler) for number in SIGNALS}
+    before = {number: signal.signal(number, stopping.ask) for number in SIGNALS}
     try:
-        yield
+        yield stopping
     finally:
         for number, earlier in before.items():
             signal.signal(number, earlier)

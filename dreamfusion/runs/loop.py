@@ -18,7 +18,7 @@ from dreamfusion.runs.checkpoint import (
     snapshot,
 )
 from dreamfusion.runs.folder import RunFolder
-from dreamfusion.runs.metrics import MetricsLog
+from dreamfusion.runs.metrics import metrics_log
 from dreamfusion.runs.preview import write_preview
 from dreamfusion.runs.tensorboard import EventLog
 from dreamfusion.training.collapse import CollapseWatch
@@ -55,12 +55,12 @@ def _logged_steps(
     wanted = config.logging.tensorboard
     watch = CollapseWatch()
     with (
-        MetricsLog(run.metrics, after=saved) as log,
+        metrics_log(run.metrics, after=saved) as log,
         EventLog(run.tensorboard, after=saved) if wanted else nullcontext() as events,
     ):
         for metrics in _steps(run, trainer, stop):
             run.require()
-            log.write(metrics.as_mapping())
+            log(metrics.as_mapping())
             if events is not None:
                 events.write(metrics.as_mapping())
             if state.step % config.output.preview_every == 0:

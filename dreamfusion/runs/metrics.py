@@ -3,42 +3,27 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from dreamfusion.utils.atomic_write import atomic_write
 
 
-class MetricsLog:
-    """Appends lines to a run's metrics.jsonl; a context manager.
+@contextmanager
+def metrics_log(path: Path, *, after: int) -> Iterator[Callable[[Mapping[str, Any]], object]]:
+    """Opens a run's metrics.jsonl for the time of the block; gives a function that appends a line.
 
     after: the last step that counts. Lines of later steps, left by a run that was killed after
     its last checkpoint, are dropped: those steps are done again.
     """
-
-    def __init__(self, path: Path, *, after: int) -> None:
-        kept = [line for line in _lines(path) if _step_of(line) <= after]
-        with atomic_write(path) as file:
-            file.write_text("".join(kept), encoding="utf-8")
-        self._file = path.open("a", encoding="utf-8")
-
-    def write(self, metrics: Mapping[str, Any]) -> None:
-        """Append one line, at once."""
-        self._file.write(json.dumps(metrics) + "\n")
-        self._file.flush()
-
-    def __enter__(self) -> MetricsLog:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._file.close()
+    kept = [line for line in _lines(path) if _step_of(line) <= after]
+    with atomic_write(path) as file:
+        file.write_text("".join(kept), encoding="utf-8")
+    with path.open("a", encoding="utf-8", buffering=1) as log:
+        yield lambda metrics: log.write(json.dumps(metrics) + "\n")
 
 
 def scalars(metrics: Mapping[str, Any]) -> dict[str, float]:
@@ -66,6 +51,17 @@ def _step_of(line: str) -> float:
         return float(json.loads(line)["step"]) if line.endswith("\n") else float("inf")
     except (ValueError, KeyError, TypeError):
         return float("inf")
+
+
+def newest_metrics(path: Path, most_bytes: int = 20_000) -> list[dict[str, Any]]:
+    """The metrics of the last steps, oldest first: those that are whole in the end of the file."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - most_bytes))
+            lines = file.read().decode(errors="replace").splitlines(keepends=True)
+    except OSError:
+        return []
+    return [json.loads(line) for line in lines if _step_of(line) < float("inf")]
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 import warnings
 from collections.abc import Callable
-from typing import Any
 
 from dreamfusion.runs.checkpoint import CheckpointError, SavedScene, checkpoints, load_scene
 from dreamfusion.runs.folder import RunFolder
@@ -27,7 +25,7 @@ class Follower:
         load: Callable[[RunFolder, str], SavedScene] | None = None,
     ) -> None:
         self._run, self._device = run, device
-        self._load = load or load_newest
+        self._load = load or (lambda run, device: load_scene(run, run.read_config(), device))
         self._seen: tuple[str, int] | None = None
         self._step = -1
         self.problem = ""
@@ -64,20 +62,3 @@ class Follower:
             return (found[-1].name, os.stat(found[-1]).st_mtime_ns) if found else None
         except FileNotFoundError:
             return None
-
-
-def load_newest(run: RunFolder, device: str) -> SavedScene:
-    """The scene at the newest checkpoint. Raises CheckpointError."""
-    return load_scene(run, run.read_config(), device)
-
-
-def last_metrics(run: RunFolder) -> dict[str, Any] | None:
-    """The newest whole line of the run's metrics, or None."""
-    try:
-        with run.metrics.open("rb") as file:
-            file.seek(max(0, file.seek(0, os.SEEK_END) - 8192))
-            lines = file.read().split(b"\n")[:-1]
-        found = json.loads(lines[-1]) if lines else None
-    except (OSError, ValueError):
-        return None
-    return found if isinstance(found, dict) else None

@@ -34,10 +34,11 @@ def extracted(
     """The scene's surface at a density, coloured at its vertices; and that density, which is found
     where None. Raises MeshError."""
     surface = saved.scene.surface(resolution=resolution, threshold=threshold)
+    mesh: Mesh | TexturedMesh
     if isinstance(surface, TexturedMesh):
-        name = f"{len(surface.faces)} faces"
-        return ShownMesh(glb_bytes(surface), (0.0, 0.0, 0.0), surface, name), None
-    mesh, found = surface.colored(), surface.threshold
+        mesh, found = surface, None
+    else:
+        mesh, found = surface.colored(), surface.threshold
     name = f"{len(mesh.faces)} faces"
     name += "" if found is None else f" at density {found:.3g}"
     return ShownMesh(glb_bytes(mesh), (0.0, 0.0, 0.0), mesh, name), found

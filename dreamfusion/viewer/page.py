@@ -44,7 +44,12 @@ class Page:
     """
 
     def __init__(self, title: str, *, host: str = HOST, port: int | None = None) -> None:
-        viser = _import_viser()
+        try:
+            import viser
+        except ImportError as error:
+            raise ViewerError(
+                f"the page needs viser ({one_line(error)}): pip install 'dreamfusion[viewer]'"
+            ) from None
         port = _free_port(host, port)
         with _silent():
             self._server: Any = viser.ViserServer(host=host, port=port, label=title, verbose=False)
@@ -197,16 +202,6 @@ class Page:
     async def _forget(self, client: Any) -> None:
         self._lights.pop(client.client_id, None)
         self._poses.pop(client.client_id, None)
-
-
-def _import_viser() -> Any:
-    try:
-        import viser
-    except ImportError as error:
-        raise ViewerError(
-            f"the page needs viser ({one_line(error)}): pip install 'dreamfusion[viewer]'"
-        ) from None
-    return viser
 
 
 def _free_port(host: str, port: int | None) -> int:

@@ -11,6 +11,7 @@ import math
 from dataclasses import dataclass
 
 import torch
+from scipy.spatial.transform import Rotation  # type: ignore[import-untyped]
 
 from dreamfusion.graphics.cameras import Cameras
 from dreamfusion.graphics.shading import show_light_position
@@ -34,14 +35,11 @@ class Pose:
 
 def cameras_of(pose: Pose) -> Cameras:
     """The visitor's camera as one of ours, a batch of one, on the CPU."""
-    w, x, y, z = (part / math.hypot(*pose.wxyz) for part in pose.wxyz)
-    right = (1 - 2 * (y * y + z * z), 2 * (x * y + w * z), 2 * (x * z - w * y))
-    down = (2 * (x * y - w * z), 1 - 2 * (x * x + z * z), 2 * (y * z + w * x))
-    forward = (2 * (x * z + w * y), 2 * (y * z - w * x), 1 - 2 * (x * x + y * y))
+    w, x, y, z = pose.wxyz
     transform = torch.eye(4)
-    transform[:3, 0] = torch.tensor(right)
-    transform[:3, 1] = -torch.tensor(down)
-    transform[:3, 2] = -torch.tensor(forward)
+    # Right, down and forward; ours are right, up and backward.
+    axes = Rotation.from_quat([x, y, z, w]).as_matrix()
+    transform[:3, :3] = torch.from_numpy(axes * (1, -1, -1))
     transform[:3, 3] = torch.tensor(pose.position)
     distance = math.hypot(*pose.position)
     height = pose.position[1] / distance if distance > 0 else 0.0

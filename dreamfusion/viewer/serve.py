@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 from dreamfusion.config.schema import Config
 from dreamfusion.graphics.cameras import show_cameras
 from dreamfusion.runs.checkpoint import CheckpointError, SavedScene
 from dreamfusion.runs.folder import RunFolder
+from dreamfusion.runs.metrics import newest_metrics
 from dreamfusion.training.state import TrainState
 from dreamfusion.training.trainer import StepMetrics
 from dreamfusion.utils.devices import choose_device
-from dreamfusion.viewer.follow import Follower, last_metrics
+from dreamfusion.viewer.follow import Follower
 from dreamfusion.viewer.meshes import read_model
 from dreamfusion.viewer.page import Page
 from dreamfusion.viewer.stage import Stage
@@ -70,7 +72,8 @@ def watch(
     for metrics in steps:
         now = clock()
         if now - told >= LOOK_SECONDS or state.step >= config.steps:
-            page.tell(_live_status(config, metrics))
+            at = f"step {metrics.step} of {config.steps}, {metrics.seconds:.1f} s"
+            page.tell("\n\n".join([f"**{config.prompt}**", at, _describe(metrics.as_mapping())]))
             page.offer_previews(run.preview_files())
             told = now
         if now >= idle_until:
@@ -83,29 +86,17 @@ def watch(
 
 
 def _status(config: Config, run: RunFolder, shown: int, problem: str) -> str:
-    metrics = last_metrics(run)
-    step = metrics.get("step", shown) if metrics else shown
+    metrics = (newest_metrics(run.metrics) or [{"step": shown}])[-1]
+    step = metrics["step"]
     lines = [f"**{config.prompt}**", f"checkpoint of step {shown}, of {config.steps}"]
-    if metrics and step > shown:
+    if step > shown:
         lines.append(f"the run is at step {step}: {_describe(metrics)}")
     if problem:
         lines.append(problem)
     return "\n\n".join(lines)
 
 
-def _live_status(config: Config, metrics: StepMetrics) -> str:
-    about = {
-        "opacity": metrics.opacity,
-        "entropy": metrics.entropy,
-        **metrics.of_estimator,
-    }
-    return (
-        f"**{config.prompt}**\n\nstep {metrics.step} of {config.steps}, {metrics.seconds:.1f} s\n\n"
-        f"{_describe(about)}"
-    )
-
-
-def _describe(metrics: dict[str, float]) -> str:
+def _describe(metrics: dict[str, Any]) -> str:
     """As the command line says it."""
     return (
         f"opacity {metrics.get('opacity', 0.0):.0%}, entropy {metrics.get('entropy', 0.0):.2f}, "

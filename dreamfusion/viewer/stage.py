@@ -123,6 +123,8 @@ class Stage:
         if not self._visits:
             return False
         self._stand_mesh()
+        # Who has waited longest comes first.
+        self._visits = dict(sorted(self._visits.items(), key=lambda item: item[1].drawn))
         return self._rough_image(now) or self._new_mesh(now) or self._sharper_image(now)
 
     def _notice(self, now: float) -> None:
@@ -149,7 +151,7 @@ class Stage:
         return visit.pose, "mesh", choice.mode, self._mesh_key
 
     def _rough_image(self, now: float) -> bool:
-        for who, visit in self._longest_waiting():
+        for who, visit in self._visits.items():
             key = self._key(visit)
             if visit.key == key:
                 continue
@@ -162,11 +164,8 @@ class Stage:
             return True
         return False
 
-    def _longest_waiting(self) -> list[tuple[int, _Visit]]:
-        return sorted(self._visits.items(), key=lambda item: item[1].drawn)
-
     def _sharper_image(self, now: float) -> bool:
-        for who, visit in self._longest_waiting():
+        for who, visit in self._visits.items():
             finest = self._finest(visit)
             if now - visit.since < AT_REST or finest < 1.25 * visit.height:
                 continue
@@ -200,13 +199,7 @@ class Stage:
         if self._choice.kind == "mesh" and self._mesh is not None:
             rgba = render_mesh(self._mesh.mesh, camera, height=height, width=width, mode=mode)
         else:
-            rgba = render_image(
-                saved.scene,
-                camera,
-                height=height,
-                width=width,
-                mode=mode,
-            )
+            rgba = render_image(saved.scene, camera, height=height, width=width, mode=mode)
         return over(rgba[0], torch.tensor(self._config.background.color))
 
     def _height(self, pose: Pose, seconds: float) -> int:

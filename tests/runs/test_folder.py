@@ -4,7 +4,7 @@ import pytest
 
 from dreamfusion.config.layers import Layer, build_config
 from dreamfusion.runs.folder import RunError, create_run, find_run, free_path, slug
-from dreamfusion.runs.metrics import MetricsLog
+from dreamfusion.runs.metrics import metrics_log
 from dreamfusion.utils.errors import RunWarning
 
 
@@ -51,13 +51,13 @@ def test_a_folder_without_a_run_is_named(tmp_path):
 
 def test_the_log_drops_steps_that_will_be_done_again(tmp_path):
     path = tmp_path / "metrics.jsonl"
-    with MetricsLog(path, after=0) as log:
+    with metrics_log(path, after=0) as log:
         for step in (1, 2, 3):
-            log.write({"step": step})
+            log({"step": step})
     with path.open("a") as file:
         file.write('{"step": 2, "cut')
-    with MetricsLog(path, after=2) as log:
-        log.write({"step": 3, "again": True})
+    with metrics_log(path, after=2) as log:
+        log({"step": 3, "again": True})
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     assert lines == [{"step": 1}, {"step": 2}, {"step": 3, "again": True}]
 

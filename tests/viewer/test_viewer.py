@@ -20,10 +20,11 @@ from dreamfusion.priors import load_prior
 from dreamfusion.runs.checkpoint import CheckpointError, SavedScene, save_checkpoint
 from dreamfusion.runs.export import ExportOptions, write_model
 from dreamfusion.runs.folder import RunFolder, step_of
+from dreamfusion.runs.metrics import newest_metrics
 from dreamfusion.scenes.base import render_image
 from dreamfusion.training.state import new_state
 from dreamfusion.training.trainer import StepMetrics, Trainer
-from dreamfusion.viewer.follow import Follower, last_metrics
+from dreamfusion.viewer.follow import Follower
 from dreamfusion.viewer.meshes import extracted, read_model
 from dreamfusion.viewer.pose import Pose, cameras_of, light_of
 from dreamfusion.viewer.serve import watch
@@ -276,15 +277,15 @@ def test_a_checkpoint_that_vanishes_while_it_is_read_is_no_problem(tmp_path):
 
 def test_previews_and_metrics_of_a_growing_run(tmp_path):
     run = RunFolder(tmp_path)
-    assert run.preview_files() == [] and last_metrics(run) is None
+    assert run.preview_files() == [] and newest_metrics(run.metrics) == []
     run.previews.mkdir()
     for step in (100, 20):
         (run.previews / f"step_{step:07d}.png").write_bytes(b"")
     assert [step_of(path) for path in run.preview_files()] == [20, 100]
     run.metrics.write_text('{"step": 1}\n{"step": 2}\n{"step": 3, "cut')
-    assert last_metrics(run) == {"step": 2}
-    run.metrics.write_text(json.dumps({"step": 1, "long": "x" * 9000}) + "\n")
-    assert last_metrics(run) is None
+    assert newest_metrics(run.metrics) == [{"step": 1}, {"step": 2}]
+    run.metrics.write_text(json.dumps({"step": 1, "long": "x" * 30_000}) + "\n")
+    assert newest_metrics(run.metrics) == []
 
 
 # --- while training

@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-__all__ = ["Ending", "Engine", "ResourceRequest"]
-
 
 @dataclass(frozen=True)
 class ResourceRequest:
