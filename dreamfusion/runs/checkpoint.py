@@ -26,6 +26,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from dreamfusion.config.schema import Config
+from dreamfusion.priors.identity import PriorIdentity
 from dreamfusion.runs.folder import RunFolder, step_of
 from dreamfusion.runs.stages import Stage, stages_of
 from dreamfusion.scenes.base import Scene
@@ -153,10 +154,12 @@ def require_checkpoint(run: RunFolder) -> None:
 
 @dataclass(frozen=True)
 class SavedScene:
-    """A scene to look at or export, and the step that it was saved at."""
+    """A scene to look at or export, the step that it was saved at, and the prior that it was made
+    with, where that is known."""
 
     step: int
     scene: Scene
+    prior: PriorIdentity | None = None
 
 
 def load_scene(run: RunFolder, config: Config, device: str) -> SavedScene:
@@ -171,7 +174,7 @@ def load_scene(run: RunFolder, config: Config, device: str) -> SavedScene:
         device=device, generator=torch.Generator().manual_seed(config.seed)
     )
     step = _newest(run.checkpoints, lambda saved, _: scene.load_state_dict(under(saved, "scene")))
-    return SavedScene(step, scene.averaged)
+    return SavedScene(step, scene.averaged, run.read_prior())
 
 
 def _last_begun(run: RunFolder, config: Config) -> Stage:

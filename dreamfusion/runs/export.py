@@ -92,7 +92,8 @@ def write_model(
     looks = agreement(model, draw_scene(scene), show_cameras(CHECK_VIEWS, config.camera))
     x, y, z = origin_of(model, options.origin).tolist()
     psnr = looks.psnr_db if math.isfinite(looks.psnr_db) else None
-    provenance = Provenance(saved.step, (x, y, z), psnr, looks.silhouette_iou)
+    source = None if saved.prior is None else saved.prior.source
+    provenance = Provenance(saved.step, (x, y, z), psnr, looks.silhouette_iou, source)
     files = write_mesh(place(model, options.origin), path, provenance=provenance)
     shape = model if isinstance(surface, TexturedMesh) else mesh
     return Export(files, topology(shape.vertices, shape.faces), looks)

