@@ -13,9 +13,9 @@ from dreamfusion.utils.errors import UserError
 
 # What commands write into a run's folder, as patterns of names.
 _WRITTEN = (
-    "config.yaml", "layers.yaml", "metrics.jsonl", "stages.json", "video.mp4", ".lock",
-    "checkpoints", "previews", "mesh", "stages", "start", "tensorboard", "render-*", "report*.html",
-    "evaluation.*",
+    "config.yaml", "layers.yaml", "metrics.jsonl", "stages.json", "prior.json", "video.mp4",
+    ".lock", "checkpoints", "previews", "mesh", "stages", "start", "tensorboard", "render-*",
+    "report*.html", "evaluation.*",
 )  # fmt: skip
 
 
