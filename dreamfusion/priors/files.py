@@ -64,6 +64,11 @@ def weight_names(paths: Iterable[Path]) -> list[str]:
     return [name for path in paths for name in _header(path)[1]]
 
 
+def tensor_headers(path: Path) -> dict[str, dict[str, Any]]:
+    """What a safetensors file that `count_weights` has read says of each tensor: dtype, shape."""
+    return _header(path)[1]
+
+
 def _header(path: Path) -> tuple[int, dict[str, Any]]:
     """The length of a safetensors file's header and what it says of each tensor."""
     with path.open("rb") as file:

@@ -94,27 +94,29 @@ def choose_weights(
 ) -> tuple[str | None, list[str]]:
     """Of all file names in a component's folder: the variant to load, and what it consists of.
 
-    half: prefer half-precision files ("fp16") to full ones where there are both. No names: there
-    are no safetensors that could be loaded.
+    half: prefer half-precision files ("fp16", then "bf16") to full ones where there are both. No
+    names: there are no safetensors that could be loaded.
     """
     shard = r"(-\d{5}-of-\d{5})?"
     stem = re.escape(weights_stem(component) or "")
-    sets: dict[str | None, list[str]] = {None: [], "fp16": []}
+    sets: dict[str | None, list[str]] = {None: [], "fp16": [], "bf16": []}
     for file in sorted(files):
         if re.fullmatch(rf"{stem}{shard}\.safetensors(\.index\.json)?", file):
             sets[None].append(file)
-        elif re.fullmatch(
-            rf"{stem}(\.fp16{shard}|{shard}\.fp16)\.safetensors"
-            rf"|{stem}\.safetensors\.index\.fp16\.json|{stem}\.fp16\.safetensors\.index\.json",
-            file,
-        ):
-            sets["fp16"].append(file)
+        for kind in ("fp16", "bf16"):
+            if re.fullmatch(
+                rf"{stem}(\.{kind}{shard}|{shard}\.{kind})\.safetensors"
+                rf"|{stem}(\.safetensors\.index\.{kind}|\.{kind}\.safetensors\.index)\.json",
+                file,
+            ):
+                sets[kind].append(file)
     usable = {
         variant: names
         for variant, names in sets.items()
         if any(name.endswith(".safetensors") for name in names)
     }
-    for variant in ("fp16", None) if half else (None, "fp16"):
+    # Of the two, float16 has the finer numbers.
+    for variant in ("fp16", "bf16", None) if half else (None, "fp16", "bf16"):
         if variant in usable:
             return variant, usable[variant]
     return None, []

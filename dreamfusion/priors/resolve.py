@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ class ResolvedPrior:
     name: what finds it again: "embedded", the absolute path, or the hub id.
     pipeline: class name of the diffusers pipeline.
     components: class name of each component that is to be loaded, without "Fast".
-    variants: "fp16" or None for each component that has weights: which set of files is meant.
+    variants: "fp16", "bf16" or None for each component that has weights: which files are meant.
     weights: how many numbers each of them consists of. files: the safetensors of each of them.
     card: how to speak to it and what it has seen.
     """
@@ -73,7 +74,9 @@ def resolve_prior(name: str, *, device: str = "cpu", dtype: str = "auto") -> Res
     if path.is_dir():
         return inspect(path, str(path.resolve()), half=half)
     if path.exists():
-        raise PriorError(f"{name} is a file; a prior is a folder in diffusers' layout")
+        from dreamfusion.priors.single_file import folder_of
+
+        return inspect(folder_of(path.resolve()), str(path.resolve()), half=half)
     looks_like_id = re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", name) is not None
     if not looks_like_id:
         raise PriorError(
@@ -88,7 +91,7 @@ def resolve_prior(name: str, *, device: str = "cpu", dtype: str = "auto") -> Res
 
 def inspect(path: Path, name: str, *, half: bool) -> ResolvedPrior:
     """Check that everything that will be loaded is there and of a supported kind. PriorError."""
-    index = require_json(path / INDEX, f"{path} is not a diffusers model")
+    index = _read_index(path)
     pipeline, components = components_of(index, name)
     variants: dict[str, str | None] = {}
     weights: dict[str, int] = {}
@@ -119,6 +122,16 @@ def inspect(path: Path, name: str, *, half: bool) -> ResolvedPrior:
     check_fit(name, pipeline, configs, index)
     card = read_card(path)
     return ResolvedPrior(name, path, pipeline, components, variants, weights, card, weight_files)
+
+
+def _read_index(path: Path) -> dict[str, Any]:
+    files = sorted(path.glob("*.safetensors"))
+    if files and not (path / INDEX).exists():
+        raise PriorError(
+            f"{path} is not a diffusers model: there is no {INDEX}; for a checkpoint of one file, "
+            f"pass the file: --prior {files[0]}"
+        )
+    return require_json(path / INDEX, f"{path} is not a diffusers model")
 
 
 def _is_whole(path: Path, name: str, half: bool) -> bool:
@@ -164,9 +177,18 @@ def _no_weights(folder: Path, name: str) -> PriorError:
     if older:
         return PriorError(
             f"{name}: {folder} has its weights as pickles (.bin), which can run any code and are "
-            "not read; convert them to safetensors, or use a model that has these"
+            "not read; use a model that has safetensors, or convert it where you trust it: "
+            + _convert_pickles(folder.parent)
         )
     return PriorError(f"{name} is incomplete: there is no {folder / str(stem)}.safetensors")
+
+
+def _convert_pickles(folder: Path) -> str:
+    code = (
+        f"import diffusers; diffusers.DiffusionPipeline.from_pretrained({str(folder)!r}, "
+        f"use_safetensors=False).save_pretrained({str(folder) + '-safetensors'!r})"
+    )
+    return f"python -c {shlex.quote(code)}"
 
 
 def _check_file(path: Path, name: str) -> None:

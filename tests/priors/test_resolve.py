@@ -87,7 +87,8 @@ BREAKAGES = {
     "only pickles": (
         only_pickles,
         "PATH/unet has its weights as pickles (.bin), which can run any code and are not read; "
-        "convert them to safetensors, or use a model that has these",
+        "use a model that has safetensors, or convert it where you trust it: python -c 'import "
+        "diffusers; diffusers.DiffusionPipeline.from_pretrained(",
     ),
     "a shard is missing": (lose_a_shard, f"is incomplete: there is no PATH/unet/{UNET}-00002-of"),
     "no config": (

