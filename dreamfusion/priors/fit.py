@@ -50,7 +50,7 @@ def sample_size(name: str, pipeline: str, denoiser: Mapping[str, Any]) -> int:
     part = "unet" if is_unet else "transformer"
     found = denoiser.get("sample_size", None if is_unet else 128)
     size = found
-    if is_unet and isinstance(found, list | tuple) and len(set(found)) == 1:
+    if is_unet and isinstance(found, list | tuple) and len(found) == 2 and found[0] == found[1]:
         size = found[0]
     if isinstance(size, bool) or not isinstance(size, int) or size < 1:
         where = f"{name}: the config.json of its {part} has sample_size {_json(found)}"
@@ -144,8 +144,8 @@ def _check_unet_texts(name: str, configs: Configs) -> None:
     wanted = unet.get(key, 1280)
     encoders = [part for part in ("text_encoder", "text_encoder_2") if part in configs]
     width = sum(_width(name, configs, part) for part in encoders)
-    each = set(wanted) if isinstance(wanted, list | tuple) else {wanted}
-    if each != {width}:
+    each = wanted if isinstance(wanted, list | tuple) else [wanted]
+    if any(one != width for one in each):
         raise _text_misfit(name, "unet", _json(wanted), encoders, width)
     if "text_encoder_2" in configs:
         pooled = _number(name, configs, "text_encoder_2", "projection_dim", 512)

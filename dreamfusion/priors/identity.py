@@ -59,7 +59,7 @@ def read_identity(path: Path) -> PriorIdentity | None:
     """The identity that a file holds, or None where there is none. PriorError if it is broken."""
     if not path.is_file():
         return None
-    found = require_json(path, f"{path.parent} does not say which prior it has")
+    found = require_json(path, f"{path} is broken, delete it")
     known: dict[str, Any] = {}
     for key in ("revision", "license", "weights"):
         value = found.get(key)

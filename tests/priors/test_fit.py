@@ -93,6 +93,9 @@ MISFITS = {
     "not square": ("sd", UNET, {"sample_size": [8, 12]}, "the config.json of its unet has "
                    "sample_size [8, 12]; only one number or a square pair is supported"),
     "words": ("sd", UNET, {"sample_size": "8"}, "has sample_size 8; only one number or"),
+    "lists": ("sd", UNET, {"sample_size": [[8], [8]]}, "has sample_size [[8], [8]]; only one"),
+    "no list": ("sd", UNET, {"sample_size": []}, "has sample_size []; only one"),
+    "lists of widths": ("sd", UNET, {"cross_attention_dim": [[16], {}]}, "[[16], {}], and its"),
     "pair of sd3": ("sd3", TRANSFORMER, {"sample_size": [8, 8]}, "has sample_size [8, 8]; only one "
                     "number is supported"),
     "patches": ("sd3", TRANSFORMER, {"sample_size": 7}, "sample_size 7, which its patch_size 2 "

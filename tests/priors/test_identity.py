@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from dreamfusion.cli.app import main
 from dreamfusion.mesh.provenance import read_provenance
-from dreamfusion.priors import identity, resolve_prior
+from dreamfusion.priors import PriorError, identity, resolve_prior
 from dreamfusion.priors.identity import PriorIdentity, has_weights, identify, read_identity
 from tests.helpers.tiny_priors import save_latent_prior, save_pixel_prior
 
@@ -105,6 +105,9 @@ def test_an_identity_is_read_as_it_was_written(tmp_path):
         (tmp_path / "prior.json").write_text(known.to_json(), encoding="utf-8")
         assert read_identity(tmp_path / "prior.json") == known
     assert read_identity(tmp_path / "nowhere.json") is None
+    (tmp_path / "prior.json").write_text("{")
+    with pytest.raises(PriorError, match=r"prior[.]json is broken, delete it: cannot read"):
+        read_identity(tmp_path / "prior.json")
 
 
 TINY = {

@@ -22,8 +22,8 @@ hypothesis.settings.load_profile("short")
 
 STEPS = 10
 FILES = {
-    "config.yaml", "layers.yaml", "metrics.jsonl", "stages.json", "video.mp4", "mesh/model.glb",
-    ".lock",
+    "config.yaml", "layers.yaml", "metrics.jsonl", "prior.json", "stages.json", "video.mp4",
+    "mesh/model.glb", ".lock",
     "previews/step_0000004.png", "previews/step_0000008.png",
     "checkpoints/step_0000009.json", "checkpoints/step_0000009.safetensors",
     "checkpoints/step_0000010.json", "checkpoints/step_0000010.safetensors",
