@@ -11,7 +11,7 @@ libraries and fragmentation add was not measured: MARGIN is a guess.
 from __future__ import annotations
 
 from dreamfusion.config.schema import PriorConfig
-from dreamfusion.priors.files import PriorError, require_json
+from dreamfusion.priors.files import PriorError
 from dreamfusion.priors.fit import sample_size
 from dreamfusion.priors.resolve import ResolvedPrior
 
@@ -48,7 +48,7 @@ def estimate_memory(
     models += prior.weights.get("vae", 0) * vae_precision
     kept = 0 if prepared or options.offload else sum(encoders)
 
-    config = require_json(prior.path / name / "config.json", f"{prior.name} is broken")
+    config = prior.configs[name]
     size = sample_size(prior.name, prior.pipeline, config)
     if name == "unet":
         picture = UNET_MAPS * config["block_out_channels"][0] * size**2
@@ -60,8 +60,7 @@ def estimate_memory(
     predictions = 5 if options.perp_neg > 0 else 2
     activations = predictions * views * picture * precision
     if "vae" in prior.components:
-        vae = require_json(prior.path / "vae" / "config.json", f"{prior.name} is broken")
-        channels = vae["block_out_channels"]
+        channels = prior.configs["vae"]["block_out_channels"]
         map_ = channels[0] * (size * 2 ** (len(channels) - 1)) ** 2 * vae_precision
         if options.vae_checkpointing:
             recomputed = VAE_MAPS_RECOMPUTED * map_ * (1 if options.vae_slicing else views)

@@ -19,7 +19,7 @@ from dreamfusion.config.schema import PriorConfig
 from dreamfusion.diffusion.condition import Condition, TextEmbedding
 from dreamfusion.diffusion.predictions import PredictionKind
 from dreamfusion.priors.card import PriorCard
-from dreamfusion.priors.files import PriorError, require_json
+from dreamfusion.priors.files import PriorError
 from dreamfusion.priors.fit import check_fit, sample_size
 from dreamfusion.priors.layout import LAYOUTS, weights_stem
 from dreamfusion.priors.loading import load_part, quiet
@@ -142,8 +142,9 @@ class DiffusionPrior:
         if kind not in LAYOUTS:
             raise PriorError(f"a {kind} is not supported; use a {', '.join(LAYOUTS)}")
         name = str(pipe.config.get("_name_or_path") or kind)
-        text = encoders_of_pipe(pipe)
-        check_fit(name, kind, _configs(pipe), pipe.config)
+        configs = _configs(pipe)
+        text = encoders_of_pipe(pipe, name, configs)
+        check_fit(name, kind, configs, pipe.config)
         denoiser = pipe.unet if getattr(pipe, "unet", None) is not None else pipe.transformer
         vae = getattr(pipe, "vae", None)
         if vae is not None and vae.dtype == torch.float16 and vae.config.force_upcast:
@@ -393,12 +394,10 @@ def _vae_dtype(prior: ResolvedPrior, asked: str, dtype: torch.dtype, device: str
     """
     if asked != "auto":
         return _DTYPES[asked]
-    path = prior.path / "vae" / "config.json"
     if "vae" not in prior.components or not device.startswith("cuda"):
         return torch.float32
     # Diffusers fills in true where the file says nothing; the older models then mean no such thing.
-    upcast = require_json(path, f"{prior.name} is broken").get("force_upcast", False)
-    return torch.float32 if upcast else dtype
+    return torch.float32 if prior.configs["vae"].get("force_upcast", False) else dtype
 
 
 def _statistics(vae: Any, device: torch.device) -> tuple[Tensor | float, Tensor | float]:

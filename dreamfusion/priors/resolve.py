@@ -35,6 +35,7 @@ class ResolvedPrior:
     components: class name of each component that is to be loaded, without "Fast".
     variants: "fp16", "bf16" or None for each component that has weights: which files are meant.
     weights: how many numbers each of them consists of. files: the safetensors of each of them.
+    configs: the configuration of each of them. index: the pipeline's own.
     card: how to speak to it and what it has seen.
     """
 
@@ -46,6 +47,8 @@ class ResolvedPrior:
     weights: dict[str, int]
     card: PriorCard
     files: dict[str, list[str]]
+    configs: dict[str, dict[str, Any]]
+    index: dict[str, Any]
 
     @property
     def preset(self) -> str:
@@ -120,8 +123,18 @@ def inspect(path: Path, name: str, *, half: bool) -> ResolvedPrior:
         weight_files[component] = [file for file in files if file.endswith(".safetensors")]
     _check_file(path / "scheduler" / "scheduler_config.json", name)
     check_fit(name, pipeline, configs, index)
-    card = read_card(path)
-    return ResolvedPrior(name, path, pipeline, components, variants, weights, card, weight_files)
+    return ResolvedPrior(
+        name,
+        path,
+        pipeline,
+        components,
+        variants,
+        weights,
+        read_card(path),
+        weight_files,
+        configs,
+        index,
+    )
 
 
 def _read_index(path: Path) -> dict[str, Any]:

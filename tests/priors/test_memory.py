@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -81,19 +82,16 @@ PUBLISHED = {
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_the_readme_tells_the_estimates(tmp_path, name):
+def test_the_readme_tells_the_estimates(name):
     unet, vae, size, vae_precision = PUBLISHED[name]
     configs = {
         "unet": {"sample_size": size, "block_out_channels": [320]},
         "vae": {"block_out_channels": [128, 256, 512, 512]},
     }
-    for component, config in configs.items():
-        (tmp_path / component).mkdir()
-        (tmp_path / component / "config.json").write_text(json.dumps(config))
     # Text encoders are gone by then, and are smaller than the denoiser.
     weights = {"unet": unet, "vae": vae, "text_encoder": 0}
     folder = ResolvedPrior(
-        name, tmp_path, "", dict.fromkeys(weights, ""), {}, weights, PriorCard(), {}
+        name, Path(), "", dict.fromkeys(weights, ""), {}, weights, PriorCard(), {}, configs, {}
     )
     saving = {"vae_checkpointing": True, "vae_slicing": True, "offload": True}
     estimates = [
@@ -159,10 +157,9 @@ def test_the_check_comes_before_any_weights_are_loaded(xl, monkeypatch):
 
 def test_an_unreadable_config_is_one_line(xl, tmp_path):
     folder = shutil.copytree(xl.path, tmp_path / "copy")
-    found = resolve_prior(str(folder))
     (folder / "vae" / "config.json").write_text(json.dumps([]))
     with pytest.raises(PriorError, match=r"is broken: config.json holds no JSON object"):
-        estimate(found)
+        estimate(resolve_prior(str(folder)))
 
 
 def test_running_out_of_memory_is_one_line_with_what_to_change():
