@@ -31,6 +31,7 @@ from torch.profiler import ProfilerActivity, profile
 from dreamfusion.config.layers import Layer, override, parse_assignments
 from dreamfusion.diffusion.condition import Condition
 from dreamfusion.priors import DiffusionPrior, load_prior
+from dreamfusion.runs.checkpoint import SavedScene
 from dreamfusion.runs.folder import RunFolder
 from dreamfusion.runs.plan import plan_run
 from dreamfusion.runs.train import Observer, finish
@@ -187,7 +188,8 @@ def _stages(trainer: Trainer) -> None:
     """What comes after a run's last step, once."""
     watch = Stopwatch("")
     with tempfile.TemporaryDirectory(prefix="dreamfusion-bench-") as folder:
-        finish(RunFolder(Path(folder)), trainer.config, trainer.state, Observer(), watch)
+        saved = SavedScene(trainer.state.step, trainer.state.scene.averaged)
+        finish(RunFolder(Path(folder)), trainer.config, saved, Observer(), watch)
     print("\n| after the last step | seconds |\n|---|---|")
     for stage, seconds in list(watch.seconds().items())[1:]:
         print(f"| {stage} | {seconds:.2f} |", flush=True)

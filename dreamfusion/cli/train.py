@@ -32,7 +32,7 @@ from dreamfusion.config.layers import Layer, build_config, given, parse_assignme
 from dreamfusion.priors import PriorError
 from dreamfusion.runs.destination import Destination
 from dreamfusion.runs.folder import RunFolder, find_run, slug
-from dreamfusion.runs.plan import Plan, check_moved_prior, plan_again, plan_run
+from dreamfusion.runs.plan import Plan, plan_again, plan_run, prior_before
 from dreamfusion.utils.commands import command
 from dreamfusion.utils.duration import duration
 from dreamfusion.utils.errors import RunWarning, UserError
@@ -137,16 +137,20 @@ def resume(
 ) -> None:
     """Go on with a run exactly where it stopped."""
     run = find_run(run_dir)
-    before = run.read_config()
-    changes = before.with_steps(steps) | given(device=device, prior=prior)
-    settings = build_config(to_mapping(before), changes)
+    config = run.read_config()
+    changes = config.with_steps(steps) | given(device=device, prior=prior)
+    settings = build_config(to_mapping(config), changes)
     where = Path(settings.prior.name)
     if where.is_absolute() and not where.exists():
         said = f"the prior of {run.path} is no longer at {where}; pass its new folder"
         raise PriorError(f"{said}: {command('resume', run.path, '--prior', 'PATH')}")
     plan = plan_again(settings, run.layers_after("resume", changes))
-    if prior is not None:
-        check_moved_prior(run, plan)
+    for planned in plan.stages if prior is not None else ():
+        if before := prior_before(run, planned):
+            raise PriorError(
+                f"{prior} has other weights than the prior of {run.path}, {before.id}; pass a copy "
+                "of that one, or start a new run with `dreamfusion train --prior`"
+            )
     _train(Console(quiet=quiet, json=json_), plan, run, view)
 
 

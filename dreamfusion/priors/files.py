@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -57,11 +56,6 @@ def count_weights(path: Path) -> int:
             "bfloat16 or float32"
         )
     return weights
-
-
-def weight_names(paths: Iterable[Path]) -> list[str]:
-    """The names of the tensors in safetensors files, which `count_weights` has read."""
-    return [name for path in paths for name in _header(path)[1]]
 
 
 def tensor_headers(path: Path) -> dict[str, dict[str, Any]]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -16,10 +16,12 @@ from dreamfusion.priors.layout import INDEX
 from dreamfusion.priors.resolve import ResolvedPrior, inspect
 from dreamfusion.utils.errors import one_line
 
-# Files up to this size are hashed whole; of larger ones the header, the size and so many blocks.
-_WHOLE = 16 * 2**20
-_BLOCKS, _BLOCK = 64, 4096
-_EMBEDDED_LICENSE = "MIT"  # it was trained by this project, and ships with it
+if TYPE_CHECKING:
+    from dreamfusion.priors.base import Prior
+    from dreamfusion.priors.settings import PluginPrior
+
+# Of each file of weights so many blocks are hashed: all of a small one, else some throughout.
+_BLOCKS, _BLOCK = 256, 2**16
 
 
 @dataclass(frozen=True)
@@ -39,19 +41,17 @@ class PriorIdentity:
     @property
     def source(self) -> dict[str, str]:
         """Id, revision and licence, as far as they are known."""
-        known = {"id": self.id, "revision": self.revision, "license": self.license}
-        return {key: value for key, value in known.items() if value is not None}
+        return {k: v for k, v in asdict(self).items() if v is not None and k != "weights"}
 
 
-def identify(prior: ResolvedPrior) -> PriorIdentity:
-    """Which model a prior is. Reads at most a few MiB of each file of weights."""
+def identify(prior: ResolvedPrior | PluginPrior | Prior) -> PriorIdentity:
+    """Which model a prior is; of one without files the name alone. Reads at most 16 MiB of each
+    file of weights."""
+    if not isinstance(prior, ResolvedPrior):
+        return PriorIdentity(prior.name)
     cached_id, revision = _from_hub(prior.path)
-    is_embedded = prior.name == "embedded"
     return PriorIdentity(
-        cached_id or prior.name,
-        revision,
-        _EMBEDDED_LICENSE if is_embedded else _license(prior.path),
-        hash_weights(prior),
+        cached_id or prior.name, revision, _license(prior.path), _hash_weights(prior)
     )
 
 
@@ -59,78 +59,59 @@ def read_identity(path: Path) -> PriorIdentity | None:
     """The identity that a file holds, or None where there is none. PriorError if it is broken."""
     if not path.is_file():
         return None
-    found = require_json(path, f"{path} is broken, delete it")
-    known: dict[str, Any] = {}
-    for key in ("revision", "license", "weights"):
-        value = found.get(key)
-        known[key] = None if value is None else str(value)
-    return PriorIdentity(str(found.get("id", "")), **known)
+    content = require_json(path, f"{path} is broken, delete it")
+    found = {field.name: content.get(field.name) for field in fields(PriorIdentity)}
+    texts: Any = {key: None if value is None else str(value) for key, value in found.items()}
+    return PriorIdentity(**texts)
 
 
 def has_weights(prior: ResolvedPrior, weights: str) -> bool:
     """Whether a prior has the weights of this hash, in half precision or in full."""
     variants = (inspect(prior.path, prior.name, half=half) for half in (False, True))
-    return any(hash_weights(found) == weights for found in (prior, *variants))
+    return any(_hash_weights(found) == weights for found in variants)
 
 
-def hash_weights(prior: ResolvedPrior) -> str:
-    """SHA-256 of the weight files that are to be loaded, by component. The names of the files do
-    not matter; of a large one the header, the size and blocks throughout are taken."""
+def _hash_weights(prior: ResolvedPrior) -> str:
+    """SHA-256 of the weight files that are to be loaded, by component, whatever their names."""
     total = hashlib.sha256()
     for component in sorted(prior.files):
-        for file in sorted(prior.files[component]):
-            total.update(f"{component} {_hash_file(prior.path / component / file)}\n".encode())
+        for name in sorted(prior.files[component]):
+            path = prior.path / component / name
+            size = path.stat().st_size
+            total.update(f"{component} {size} ".encode())
+            with path.open("rb") as file:
+                for start in range(0, size, max(size // _BLOCKS, _BLOCK)):
+                    file.seek(start)
+                    total.update(file.read(_BLOCK))
     return total.hexdigest()
-
-
-def _hash_file(path: Path) -> str:
-    size = path.stat().st_size
-    digest = hashlib.sha256(str(size).encode())
-    with path.open("rb") as file:
-        if size <= _WHOLE:
-            digest.update(file.read())
-            return digest.hexdigest()
-        # A file of safetensors begins with the length of its header.
-        start = 8 + int.from_bytes(file.read(8), "little")
-        file.seek(0)
-        digest.update(file.read(start))
-        for i in range(_BLOCKS):
-            file.seek(start + (size - start - _BLOCK) * i // (_BLOCKS - 1))
-            digest.update(file.read(_BLOCK))
-    return digest.hexdigest()
 
 
 def _from_hub(folder: Path) -> tuple[str | None, str | None]:
     """Id and commit of a folder in the hub's cache (models--OWNER--NAME/snapshots/COMMIT), or the
     commit of a folder that the hub's library downloaded into."""
     path = folder.resolve()
-    if path.parent.name == "snapshots" and path.parent.parent.name.startswith("models--"):
-        return path.parent.parent.name.removeprefix("models--").replace("--", "/"), path.name
-    note = path / ".cache" / "huggingface" / "download" / f"{INDEX}.metadata"
-    try:
-        commit = note.read_text(encoding="utf-8").split("\n")[0].strip()
-    except (OSError, UnicodeDecodeError):
-        return None, None
-    return None, commit if re.fullmatch(r"[0-9a-f]{40}", commit) else None
+    if match := re.search(r"/models--([^/]+)/snapshots/([^/]+)$", path.as_posix()):
+        return match[1].replace("--", "/"), match[2]
+    note = _text(path / ".cache" / "huggingface" / "download" / f"{INDEX}.metadata")
+    commit = re.match(r"[0-9a-f]{40}$", note, flags=re.MULTILINE)
+    return None, commit[0] if commit else None
 
 
 def _license(folder: Path) -> str | None:
     """The licence that the front matter of README.md names, or the title of a LICENSE file."""
-    readme = _text(folder / "README.md")
-    if match := re.match(r"---\s*\n(.*?)\n---\s*(\n|$)", readme, flags=re.DOTALL):
+    if match := re.match(r"---\s*\n(.*?)\n---\s*(\n|$)", _text(folder / "README.md"), re.DOTALL):
         try:
             front = yaml.safe_load(match[1])
         except yaml.YAMLError:
             front = None
         if isinstance(front, dict):
-            named = front.get("license_name") if front.get("license") == "other" else None
-            if name := named or front.get("license"):
-                names = name if isinstance(name, list) else [name]
-                return one_line(", ".join(map(str, names)))
+            found = front.get("license")
+            found = front.get("license_name", found) if found == "other" else found
+            if found:
+                return one_line(", ".join(map(str, found if isinstance(found, list) else [found])))
     for file in ("LICENSE", "LICENSE.md", "LICENSE.txt"):
-        lines = (line.strip(" #*=-\t") for line in _text(folder / file).splitlines())
-        if title := next((line for line in lines if line), None):
-            return one_line(title)
+        if match := re.search(r"^[\s#*=-]*(\S.*?)[\s#*=-]*$", _text(folder / file), re.MULTILINE):
+            return one_line(match[1])
     return None
 
 

@@ -11,7 +11,7 @@ import torch
 from diffusers.utils import logging as diffusers_logging
 from transformers.utils import logging as transformers_logging
 
-from dreamfusion.priors.files import PriorError, weight_names
+from dreamfusion.priors.files import PriorError, tensor_headers
 from dreamfusion.priors.layout import check_tokenizer
 from dreamfusion.priors.resolve import ResolvedPrior
 from dreamfusion.utils.errors import one_line
@@ -54,7 +54,7 @@ def load_part(
         return part
     where = f"{prior.name}: its {component} in {path}"
     if missing:
-        found = weight_names([path / name for name in prior.files[component]])
+        found = [name for file in prior.files[component] for name in tensor_headers(path / file)]
         raise _incomplete(where, sorted(missing), found)
     _require_finite(where, part)
     # Without accelerate, diffusers looks at the first tensor alone to see what is in a file.

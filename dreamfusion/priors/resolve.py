@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from dreamfusion.priors.layout import (
     components_of,
     weights_stem,
 )
+from dreamfusion.priors.single_file import convert_command, folder_of
 from dreamfusion.utils.resources import shipped
 
 DEFAULT_ON_CUDA = "stable-diffusion-v1-5/stable-diffusion-v1-5"
@@ -77,8 +77,6 @@ def resolve_prior(name: str, *, device: str = "cpu", dtype: str = "auto") -> Res
     if path.is_dir():
         return inspect(path, str(path.resolve()), half=half)
     if path.exists():
-        from dreamfusion.priors.single_file import folder_of
-
         return inspect(folder_of(path.resolve()), str(path.resolve()), half=half)
     looks_like_id = re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", name) is not None
     if not looks_like_id:
@@ -188,20 +186,14 @@ def _no_weights(folder: Path, name: str) -> PriorError:
         )
     older = any(file.suffix in (".bin", ".ckpt", ".pt") for file in folder.iterdir())
     if older:
+        model, load = folder.parent, "DiffusionPipeline.from_pretrained"
+        target = model.with_name(f"{model.name}-safetensors")
         return PriorError(
             f"{name}: {folder} has its weights as pickles (.bin), which can run any code and are "
             "not read; use a model that has safetensors, or convert it where you trust it: "
-            + _convert_pickles(folder.parent)
+            + convert_command(load, model, target, use_safetensors=False)
         )
     return PriorError(f"{name} is incomplete: there is no {folder / str(stem)}.safetensors")
-
-
-def _convert_pickles(folder: Path) -> str:
-    code = (
-        f"import diffusers; diffusers.DiffusionPipeline.from_pretrained({str(folder)!r}, "
-        f"use_safetensors=False).save_pretrained({str(folder) + '-safetensors'!r})"
-    )
-    return f"python -c {shlex.quote(code)}"
 
 
 def _check_file(path: Path, name: str) -> None:

@@ -26,7 +26,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from dreamfusion.config.schema import Config
-from dreamfusion.priors.identity import PriorIdentity
+from dreamfusion.priors.identity import PriorIdentity, read_identity
 from dreamfusion.runs.folder import RunFolder, step_of
 from dreamfusion.runs.stages import Stage, stages_of
 from dreamfusion.scenes.base import Scene
@@ -174,7 +174,7 @@ def load_scene(run: RunFolder, config: Config, device: str) -> SavedScene:
         device=device, generator=torch.Generator().manual_seed(config.seed)
     )
     step = _newest(run.checkpoints, lambda saved, _: scene.load_state_dict(under(saved, "scene")))
-    return SavedScene(step, scene.averaged, run.read_prior())
+    return SavedScene(step, scene.averaged, read_identity(run.prior))
 
 
 def _last_begun(run: RunFolder, config: Config) -> Stage:

@@ -14,7 +14,6 @@ import yaml
 from dreamfusion.config.layers import ConfigError, Layer, build_config, read_yaml, to_yaml
 from dreamfusion.config.renamed import with_new_names
 from dreamfusion.config.schema import Config
-from dreamfusion.priors.identity import PriorIdentity, read_identity
 from dreamfusion.utils.atomic_write import atomic_write, is_leftover
 from dreamfusion.utils.errors import UserError
 
@@ -110,15 +109,6 @@ class RunFolder:
     def read_config(self) -> Config:
         """The configuration that the run was started with."""
         return build_config(read_yaml(self.config))
-
-    def read_prior(self) -> PriorIdentity | None:
-        """Which model the run's prior is, or None for a run that does not say."""
-        return read_identity(self.prior)
-
-    def write_prior(self, identity: PriorIdentity) -> None:
-        """Write which model the run's prior is."""
-        with atomic_write(self.prior) as file:
-            file.write_text(identity.to_json(), encoding="utf-8")
 
     def write_config(self, config: Config) -> None:
         """Write the resolved configuration, whole or not at all."""

@@ -11,15 +11,8 @@ from typing import TYPE_CHECKING, Any
 from dreamfusion.config.layers import Layer, build_config
 from dreamfusion.config.presets import preset_for, read_settings, tuned_preset
 from dreamfusion.config.schema import Config, PriorConfig
-from dreamfusion.priors import (
-    PluginPrior,
-    PriorCard,
-    PriorError,
-    PriorSettings,
-    ResolvedPrior,
-    resolve_prior,
-)
-from dreamfusion.priors.identity import has_weights
+from dreamfusion.priors import PluginPrior, PriorCard, PriorSettings, ResolvedPrior, resolve_prior
+from dreamfusion.priors.identity import PriorIdentity, has_weights, read_identity
 from dreamfusion.priors.reading import PromptError
 from dreamfusion.runs.folder import RunFolder, find_run
 from dreamfusion.runs.stages import Stage, stages_of
@@ -97,21 +90,12 @@ def plan_again(config: Config, layers: Sequence[Layer] = (), *, prior: Prior | N
     return _plan(config, tuple(layers), loaded=prior)
 
 
-def check_moved_prior(run: RunFolder, plan: Plan) -> None:
-    """Raise PriorError unless the priors of a plan have the weights that the run was begun with.
-
-    A run that does not say which these were is taken on trust.
-    """
-    for planned in plan.stages:
-        known = planned.stage.folder(run).read_prior()
-        found = planned.prior
-        if known is None or known.weights is None or not isinstance(found, ResolvedPrior):
-            continue
-        if not has_weights(found, known.weights):
-            raise PriorError(
-                f"{found.name} has other weights than the prior of {run.path}, {known.id}; pass a "
-                "copy of that one, or start a new run with `dreamfusion train --prior`"
-            )
+def prior_before(run: RunFolder, planned: PlannedStage) -> PriorIdentity | None:
+    """The prior that a stage was begun with, where the planned one is known to be another."""
+    known, found = read_identity(planned.stage.folder(run).prior), planned.prior
+    if known is None or known.weights is None or not isinstance(found, ResolvedPrior):
+        return None
+    return None if has_weights(found, known.weights) else known
 
 
 def find_prior(options: PriorConfig, device: str) -> FoundPrior:

@@ -18,8 +18,8 @@ from dreamfusion.diffusion.predictions import group_size
 from dreamfusion.graphics.cameras import show_cameras
 from dreamfusion.graphics.media import NoEncoder
 from dreamfusion.graphics.turntable import turntable_frames, write_turntable
-from dreamfusion.priors import PluginPrior, ResolvedPrior, load_prior
-from dreamfusion.priors.identity import PriorIdentity, has_weights, identify
+from dreamfusion.priors import PluginPrior, load_prior
+from dreamfusion.priors.identity import identify, read_identity
 from dreamfusion.runs.checkpoint import (
     SavedScene,
     checkpoints,
@@ -34,7 +34,7 @@ from dreamfusion.runs.export import Export, write_model
 from dreamfusion.runs.folder import RunError, RunFolder, create_run, find_run, step_of
 from dreamfusion.runs.lock import locked
 from dreamfusion.runs.loop import optimise
-from dreamfusion.runs.plan import FoundPrior, Plan, PlannedStage
+from dreamfusion.runs.plan import FoundPrior, Plan, PlannedStage, prior_before
 from dreamfusion.runs.preview import draw_scene
 from dreamfusion.runs.stages import Stage
 from dreamfusion.scenes.base import Scene
@@ -129,7 +129,7 @@ def train_run(
                     resolved = trainer.config
                     if not stage.name:
                         resolved = replace(resolved, stages=config.stages)
-                    _note_prior(folder, planned, own)
+                    _note_prior(run, planned, own)
                     folder.write_config(resolved)  # last: with it there is a run
                 observer.begins(folder, trainer)
                 watch.begin(f"training {stage.name}".strip())
@@ -141,9 +141,8 @@ def train_run(
                 scene = state.scene
             written = None
             if is_first():
-                written = finish(
-                    run, trainer.config, state, observer, watch, prior=folder.read_prior()
-                )
+                saved = SavedScene(state.step, state.scene.averaged, read_identity(folder.prior))
+                written = finish(run, trainer.config, saved, observer, watch)
                 with atomic_write(run.durations) as file:
                     rounded = {stage: round(s, 2) for stage, s in watch.seconds().items()}
                     file.write_text(json.dumps(rounded, indent=1) + "\n")
@@ -190,29 +189,21 @@ class _Priors:
 
 
 def finish(
-    run: RunFolder,
-    config: Config,
-    state: TrainState,
-    observer: Observer,
-    watch: Stopwatch,
-    *,
-    prior: PriorIdentity | None = None,
+    run: RunFolder, config: Config, saved: SavedScene, observer: Observer, watch: Stopwatch
 ) -> Export:
-    """Make the mesh, which names the prior, and the video of a trained run. The mesh comes first:
-    it is waited for. Where there is nothing to write videos with, a warning says so."""
+    """Make the mesh and the video of a trained run. The mesh comes first: it is waited for. Where
+    there is nothing to write videos with, a warning says so."""
 
     def stage(text: str) -> None:
         watch.begin(text)
         observer.stage(text)
 
-    scene = state.scene.averaged
-    saved = SavedScene(state.step, scene, prior)
     written = write_model(run.mesh / "model.glb", saved, config, say=stage)
     observer.exported(written)
     watch.begin("drawing the video")
     output = config.output
     frames = turntable_frames(
-        draw_scene(scene),
+        draw_scene(saved.scene),
         show_cameras(output.video_frames, config.camera),
         size=output.video_size,
         modes=["color"],
@@ -260,18 +251,13 @@ def _stage_folder(run: RunFolder, stage: Stage) -> RunFolder:
     return folder
 
 
-def _note_prior(folder: RunFolder, planned: PlannedStage, prior: Prior) -> None:
-    """Write down which model the prior is, or warn that it is not the one before."""
-    found = planned.prior
-    known = folder.read_prior()
-    if known is None:
-        if isinstance(found, ResolvedPrior):
-            folder.write_prior(identify(found))
-        else:
-            folder.write_prior(PriorIdentity(prior.name if found is None else found.name))
-    elif known.weights is None or not isinstance(found, ResolvedPrior):
-        return
-    elif not has_weights(found, known.weights):
+def _note_prior(run: RunFolder, planned: PlannedStage, prior: Prior) -> None:
+    """Write down which model the prior of a stage is, or warn that it is not the one before."""
+    folder, found = planned.stage.folder(run), planned.prior
+    if not folder.prior.is_file():
+        with atomic_write(folder.prior) as file:
+            file.write_text(identify(found or prior).to_json(), encoding="utf-8")
+    elif found is not None and prior_before(run, planned):
         said = f"the weights of {found.name} are not those that {folder.path} was begun with"
         warnings.warn(RunWarning(said), stacklevel=3)
 

@@ -9,6 +9,7 @@ import sys
 import pytest
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers.utils import is_accelerate_available
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextModel
 
@@ -133,27 +134,26 @@ def test_files_that_are_no_whole_model_are_named(tmp_path):
 
 
 LACKS = {
-    "unet": ("model.diffusion_model.middle_block.0.in_layers.0.weight",
-             "lacks weights of its unet, for example mid_block.resnets.0.norm1.weight; the file "
-             "is incomplete"),
-    "vae": ("first_stage_model.encoder.conv_in.weight", "lacks weights of its vae, for example "
-            "encoder.conv_in.weight; the file is incomplete"),
-    "text": ("cond_stage_model.transformer.text_model.embeddings.token_embedding.weight",
-             "weights of its text encoder; the file is incomplete"),
+    "model.diffusion_model.middle_block.0.in_layers.0.weight":
+        "mid_block.resnets.0.norm1.weight of its UNet2DConditionModel",
+    "first_stage_model.encoder.conv_in.weight": "encoder.conv_in.weight of its AutoencoderKL",
+    "cond_stage_model.transformer.text_model.embeddings.token_embedding.weight":
+        "embeddings.token_embedding.weight of its CLIPTextModel",
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("part", LACKS)
+@pytest.mark.parametrize("name", LACKS)
 def test_a_file_without_all_weights_is_not_filled_with_random_ones(
-    latent, file, tmp_path, monkeypatch, part
+    latent, file, tmp_path, monkeypatch, name
 ):
-    name, said = LACKS[part]
     monkeypatch.setattr(hub, "cached", {BASE: latent}.get)
-    # Weights that every new model begins with, such as ones, are not missed.
-    tensors = {key: value + torch.rand(value.shape) / 8 for key, value in load_file(file).items()}
+    tensors = load_file(file)
     del tensors[name]
     save_file(tensors, file)
-    assert said in refusal(file)
+    said = refusal(file)
+    # With accelerate, diffusers does not say which.
+    example = "" if is_accelerate_available() else f", for example {LACKS[name]}"
+    assert f"lacks weights{example}; the file is incomplete or of another kind" in said
     assert not list((tmp_path / "cache" / "dreamfusion" / "converted").iterdir())
 
 
