@@ -7,10 +7,12 @@ here knows of cameras or models. Angles are degrees, in the frame of `cameras.py
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from operator import itemgetter
+from typing import Any, Literal, get_args
 
 from dreamfusion.priors.reading import PromptError, read_prompt, require_known
 from dreamfusion.priors.words import Words
@@ -124,7 +126,8 @@ def view_prompt(
 ) -> str:
     """`prompt` with the words for this view and this shading (any real azimuth; elevation in
     [-90, 90])."""
-    return _fill(vocabulary, prompt, _nearest(vocabulary, azimuth_deg).text, elevation_deg, shading)
+    nearest = min(vocabulary.azimuth, key=lambda view: _angle(azimuth_deg, view.center_deg))
+    return _fill(vocabulary, prompt, nearest.text, elevation_deg, shading)
 
 
 def view_prompts(
@@ -151,14 +154,14 @@ def blended_prompts(
     """The prompts of the two views on either side of an azimuth, weighted by nearness; as (text,
     weight) whose weights sum to 1. Mixing their embeddings so makes the text turn smoothly with
     the camera, where `view_prompt` jumps. One alone where both read the same."""
-    offset = [(view.center_deg - azimuth_deg) % 360.0 for view in vocabulary.azimuth]
-    after = min(range(len(offset)), key=lambda i: offset[i])
-    before = max(range(len(offset)), key=lambda i: offset[i])
-    gap = offset[after] + 360.0 - offset[before]
-    share = (360.0 - offset[before]) / gap  # of the way from `before` to `after`
+    offsets = [((view.center_deg - azimuth_deg) % 360.0, view) for view in vocabulary.azimuth]
+    to_after, after = min(offsets, key=itemgetter(0))
+    to_before, before = max(offsets, key=itemgetter(0))
+    gap = to_after + 360.0 - to_before
+    share = (360.0 - to_before) / gap  # of the way from `before` to `after`
     mixed: dict[str, float] = {}
     for view, weight in ((before, 1.0 - share), (after, share)):
-        text = _fill(vocabulary, prompt, vocabulary.azimuth[view].text, elevation_deg, shading)
+        text = _fill(vocabulary, prompt, view.text, elevation_deg, shading)
         mixed[text] = mixed.get(text, 0.0) + weight
     return [(text, weight) for text, weight in mixed.items() if weight > 0.0]
 
@@ -183,41 +186,30 @@ def negative_view_prompts(
     weights: dict[str, float] = {}
     for side in (0.0, 90.0, 270.0):
         text = view_prompt(vocabulary, prompt, side, elevation_deg, shading)
-        weight = _front_weight(azimuth_deg) if side == 0.0 else _side_weight(azimuth_deg, side)
+        weight = _opposition(azimuth_deg, side)
         if text != own and weight > 0.0:
             weights[text] = min(weight, weights.get(text, weight))  # "side view" is both sides
     return list(weights.items())
 
 
-def _front_weight(azimuth_deg: float) -> float:
-    """How much a view should not show the front: 0 there, 1.57 at the sides, 1.97 behind."""
-    off = _angle(azimuth_deg, 0.0) / 90.0
-    if off < 1.0:
-        return 4.0 * math.exp(-0.5 * (1.0 - off)) - 2.426
-    return math.exp(-0.5 * (2.0 - off)) + 0.967
-
-
-def _side_weight(azimuth_deg: float, side_deg: float) -> float:
-    """How much a view should not show a side: 1.57 in front, 0 at that side, .39 behind."""
-    off = _angle(azimuth_deg, 0.0) / 90.0
-    if _angle(azimuth_deg, side_deg) > 90.0:  # the other side
-        return _front_weight(_angle(azimuth_deg, side_deg))
-    if off < 1.0:
-        return 4.0 * math.exp(-0.5 * off) - 2.426
-    return math.exp(-0.5 * (2.0 - off)) - 0.606
+def _opposition(azimuth_deg: float, side_deg: float) -> float:
+    """How much a view should not show a side: the front 0 there, 1.57 at the sides, 1.97 behind;
+    another side 1.57 in front, 0 at that side, .39 behind, and as the front from opposite it."""
+    off, away = _angle(azimuth_deg, 0.0) / 90.0, _angle(azimuth_deg, side_deg)
+    if side_deg != 0.0 and away <= 90.0:
+        near, far = off, -0.606
+    else:
+        off = off if side_deg == 0.0 else _angle(away, 0.0) / 90.0
+        near, far = 1.0 - off, 0.967
+    return 4.0 * math.exp(-0.5 * near) - 2.426 if off < 1.0 else math.exp(-0.5 * (2.0 - off)) + far
 
 
 def all_prompts(vocabulary: ViewVocabulary, prompt: str) -> list[str]:
     """Every text that any view and shading can ask for, so that all can be encoded beforehand."""
     elevations = [0.0, *(view.min_deg for view in vocabulary.elevation)]
     elevations += [max(view.max_deg, -90.0) for view in vocabulary.elevation]
-    shadings: tuple[Shading, ...] = ("albedo", "lambertian", "textureless")
-    texts = [
-        _fill(vocabulary, prompt, view.text, elevation, shading)
-        for shading in shadings
-        for elevation in elevations
-        for view in vocabulary.azimuth
-    ]
+    places = itertools.product(get_args(Shading), elevations, vocabulary.azimuth)
+    texts = (_fill(vocabulary, prompt, view.text, at, shading) for shading, at, view in places)
     return list(dict.fromkeys(texts))
 
 
@@ -225,28 +217,21 @@ def _fill(
     vocabulary: ViewVocabulary, prompt: str, azimuth: str, elevation_deg: float, shading: Shading
 ) -> str:
     """The vocabulary's template with these words in their places."""
-    above = _elevation_view(vocabulary, elevation_deg)
+    above = ""
+    for view in vocabulary.elevation:
+        at_the_top = elevation_deg == view.max_deg == 90.0
+        if view.min_deg <= elevation_deg < view.max_deg or at_the_top:
+            above, azimuth = view.text, "" if view.alone else azimuth
+            break
     filled = vocabulary.template.format(
         prompt=prompt,
-        azimuth="" if above is not None and above.alone else azimuth,
-        elevation="" if above is None else above.text,
+        azimuth=azimuth,
+        elevation=above,
         shading=vocabulary.shading.get(shading, ""),
     )
     return ", ".join(part.strip() for part in filled.split(",") if part.strip())
 
 
-def _nearest(vocabulary: ViewVocabulary, azimuth_deg: float) -> AzimuthView:
-    return min(vocabulary.azimuth, key=lambda view: _angle(azimuth_deg, view.center_deg))
-
-
 def _angle(a_deg: float, b_deg: float) -> float:
     """The angle between two directions, in [0, 180] degrees."""
     return abs((a_deg - b_deg + 180.0) % 360.0 - 180.0)
-
-
-def _elevation_view(vocabulary: ViewVocabulary, elevation_deg: float) -> ElevationView | None:
-    for view in vocabulary.elevation:
-        at_the_top = elevation_deg == view.max_deg == 90.0
-        if view.min_deg <= elevation_deg < view.max_deg or at_the_top:
-            return view
-    return None
