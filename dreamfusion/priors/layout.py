@@ -97,26 +97,15 @@ def choose_weights(
     half: prefer half-precision files ("fp16", then "bf16") to full ones where there are both. No
     names: there are no safetensors that could be loaded.
     """
-    shard = r"(-\d{5}-of-\d{5})?"
     stem = re.escape(weights_stem(component) or "")
     sets: dict[str | None, list[str]] = {None: [], "fp16": [], "bf16": []}
     for file in sorted(files):
-        if re.fullmatch(rf"{stem}{shard}\.safetensors(\.index\.json)?", file):
-            sets[None].append(file)
-        for kind in ("fp16", "bf16"):
-            if re.fullmatch(
-                rf"{stem}(\.{kind}{shard}|{shard}\.{kind})\.safetensors"
-                rf"|{stem}(\.safetensors\.index\.{kind}|\.{kind}\.safetensors\.index)\.json",
-                file,
-            ):
-                sets[kind].append(file)
-    usable = {
-        variant: names
-        for variant, names in sets.items()
-        if any(name.endswith(".safetensors") for name in names)
-    }
-    # Of the two, float16 has the finer numbers.
+        match = re.search(r"\.(fp16|bf16)\b", file)
+        plain = file.replace(match[0], "", 1) if match else file
+        if re.fullmatch(rf"{stem}(-\d{{5}}-of-\d{{5}})?\.safetensors(\.index\.json)?", plain):
+            sets[match[1] if match else None].append(file)
+    # Of the two halves, float16 has the finer numbers.
     for variant in ("fp16", "bf16", None) if half else (None, "fp16", "bf16"):
-        if variant in usable:
-            return variant, usable[variant]
+        if any(name.endswith(".safetensors") for name in sets[variant]):
+            return variant, sets[variant]
     return None, []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
@@ -11,7 +11,7 @@ import torch
 from diffusers.utils import logging as diffusers_logging
 from transformers.utils import logging as transformers_logging
 
-from dreamfusion.priors.files import PriorError, tensor_headers
+from dreamfusion.priors.files import PriorError, read_weights
 from dreamfusion.priors.layout import check_tokenizer
 from dreamfusion.priors.resolve import ResolvedPrior
 from dreamfusion.utils.errors import one_line
@@ -26,36 +26,26 @@ def load_part(
     and become a PriorError.
     """
     path = prior.path / component
+    where = f"{prior.name}: its {component}"
     options: dict[str, Any] = {}
-    if dtype is not None:
-        options = {
-            "torch_dtype": dtype,
-            "use_safetensors": True,
-            "variant": prior.variants[component],
-        }
-    if component.startswith("tokenizer"):
-        files = [file.name for file in path.iterdir()]
-        check_tokenizer(files, f"{prior.name}: its {component}")
-    missing: Collection[str] = ()
+    if dtype is None:
+        check_tokenizer([file.name for file in path.iterdir()], where)
+    else:
+        variant = prior.variants[component]
+        options = {"torch_dtype": dtype, "use_safetensors": True, "variant": variant}
+        options["output_loading_info"] = True
+    where += f" in {path}"
     try:
         cls = getattr(library, prior.components[component])
-        if dtype is None:
-            part = cls.from_pretrained(path, local_files_only=True)
-        else:
-            part, info = cls.from_pretrained(
-                path, local_files_only=True, output_loading_info=True, **options
-            )
-            missing = info["missing_keys"]
+        found = cls.from_pretrained(path, local_files_only=True, **options)
     except Exception as error:
-        raise PriorError(
-            f"{prior.name}: its {component} in {path} cannot be loaded: {one_line(error)}"
-        ) from error
+        raise PriorError(f"{where} cannot be loaded: {one_line(error)}") from error
     if dtype is None:
-        return part
-    where = f"{prior.name}: its {component} in {path}"
-    if missing:
-        found = [name for file in prior.files[component] for name in tensor_headers(path / file)]
-        raise _incomplete(where, sorted(missing), found)
+        return found
+    part, info = found
+    if missing := sorted(info["missing_keys"]):
+        names = [name for file in prior.files[component] for name in read_weights(path / file)]
+        raise _incomplete(where, missing, names)
     _require_finite(where, part)
     # Without accelerate, diffusers looks at the first tensor alone to see what is in a file.
     # Transformers converts by itself, and leaves in float32 what T5 would overflow in.

@@ -7,6 +7,7 @@ import dataclasses
 import math
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dreamfusion.config.presets import preset_for
 from dreamfusion.config.schema import PriorConfig
 from dreamfusion.diffusion.condition import Condition, TextEmbedding
 from dreamfusion.diffusion.predictions import PredictionKind
@@ -63,6 +65,7 @@ def _with_gradient_in_range(encode: Callable[[Tensor], Tensor], images: Tensor) 
     return encoded
 
 
+@dataclass(kw_only=True, eq=False)
 class DiffusionPrior:
     """What SDS needs of a model: see `priors.base.Prior`.
 
@@ -79,32 +82,23 @@ class DiffusionPrior:
     configurations at run time, which is why the types say nothing.
     """
 
-    def __init__(
-        self,
-        *,
-        name: str,
-        pipeline: str,
-        card: PriorCard,
-        denoiser: Any,
-        schedule: NoiseSchedule,
-        text: TextEncoders,
-        vae: Any | None,
-        offload: bool = False,
-        expected_memory: int | None = None,
-    ) -> None:
-        self.name, self.pipeline = name, pipeline
-        self.expected_memory = expected_memory
-        self.card = card
-        self.denoiser = denoiser
-        self.schedule = schedule
-        self.text = text
-        self.vae = vae
-        self.offload = offload
+    name: str
+    pipeline: str
+    card: PriorCard
+    denoiser: Any
+    schedule: NoiseSchedule
+    text: TextEncoders
+    vae: Any | None = None
+    offload: bool = False
+    expected_memory: int | None = None
+
+    def __post_init__(self) -> None:
+        denoiser, vae, schedule = self.denoiser, self.vae, self.schedule
         self.device: torch.device = denoiser.device
         self.dtype: torch.dtype = denoiser.dtype
         self.channels: int = denoiser.config.in_channels
         shrink = 1 if vae is None else 2 ** (len(vae.config.block_out_channels) - 1)
-        size = sample_size(name, pipeline, denoiser.config)
+        size = sample_size(self.name, self.pipeline, denoiser.config)
         self.image_size: int = size * shrink
         self.shape: tuple[int, ...] = (self.channels, size, size)
         self.prediction: PredictionKind = schedule.prediction
@@ -115,6 +109,11 @@ class DiffusionPrior:
         self._sizes = torch.tensor(whole, dtype=self.dtype, device=self.device)
         self._latent_statistics = (0.0, 1.0) if vae is None else _statistics(vae, self.device)
         self._is_unet = isinstance(denoiser, diffusers.UNet2DConditionModel)
+
+    @property
+    def preset(self) -> str:
+        """The preset that suits it, where the user chose none."""
+        return preset_for(self.pipeline, has_card=self.card.vocabulary.words is not None)
 
     @classmethod
     def from_pretrained(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 from dreamfusion.config.presets import preset_for
 from dreamfusion.priors import hub
 from dreamfusion.priors.card import PriorCard, read_card
-from dreamfusion.priors.files import PriorError, count_weights, require_json
+from dreamfusion.priors.files import PriorError, read_weights, require_json
 from dreamfusion.priors.fit import check_fit
 from dreamfusion.priors.layout import (
     CARD,
@@ -174,7 +175,9 @@ def _check_weights(folder: Path, files: list[str], name: str) -> int:
                 raise PriorError(f"{name}: {folder / file} has no weight_map")
             for shard in sorted({str(shard) for shard in shards.values()}):
                 _check_file(folder / shard, name)
-    return sum(count_weights(folder / file) for file in files if file.endswith(".safetensors"))
+    files = [file for file in files if file.endswith(".safetensors")]
+    tensors = [tensor for file in files for tensor in read_weights(folder / file).values()]
+    return sum(math.prod(shape) for _, shape in tensors)
 
 
 def _no_weights(folder: Path, name: str) -> PriorError:

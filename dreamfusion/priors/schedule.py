@@ -58,39 +58,30 @@ def schedule_of(
     """
     kind = type(scheduler).__name__
     scheduler = type(scheduler).from_config(scheduler.config)
-    # A class that never clamps has no such setting, and DDPM, which samples for all, would.
-    config = {"clip_sample": False, **scheduler.config}
-    if kind == "FlowMatchEulerDiscreteScheduler":
-        sigmas = _shifted(scheduler, denoiser).flip(0).double()
-        times = sigmas * scheduler.config.num_train_timesteps
-        return NoiseSchedule(
-            (1.0 - sigmas).float().to(device),
-            sigmas.float().to(device),
-            times.float().to(device),
-            "flow",
-            config,
-        )
-    cumulative = getattr(scheduler, "alphas_cumprod", None)
     prediction = scheduler.config.get("prediction_type")
-    if cumulative is None:
-        raise PriorError(
-            f"{name}: its scheduler, a {kind}, has no alphas_cumprod, so its noise levels are of a "
-            "kind (such as EDM's) that is not supported; use a model with a DDPM, DDIM, Euler, "
-            "DPM++ or flow-matching Euler scheduler"
-        )
+    if kind == "FlowMatchEulerDiscreteScheduler":
+        prediction, sigmas = "flow", _shifted(scheduler, denoiser).flip(0).double()
+        alphas, times = 1.0 - sigmas, (sigmas * scheduler.config.num_train_timesteps).float()
+    else:
+        cumulative = getattr(scheduler, "alphas_cumprod", None)
+        if cumulative is None:
+            raise PriorError(
+                f"{name}: its scheduler, a {kind}, has no alphas_cumprod, so its noise levels are "
+                "of a kind (such as EDM's) that is not supported; use a model with a DDPM, DDIM, "
+                "Euler, DPM++ or flow-matching Euler scheduler"
+            )
+        cumulative = cumulative.double()
+        alphas, sigmas = cumulative.sqrt(), (1.0 - cumulative).sqrt()
+        times = torch.arange(len(cumulative))
     if prediction not in get_args(PredictionKind):
         raise PriorError(
             f"{name}: its scheduler, a {kind}, has prediction_type {prediction}, which is not "
             f"supported; use a model that predicts {', '.join(get_args(PredictionKind))}"
         )
-    cumulative = cumulative.double()
-    return NoiseSchedule(
-        cumulative.sqrt().float().to(device),
-        (1.0 - cumulative).sqrt().float().to(device),
-        torch.arange(len(cumulative), device=device),
-        prediction,
-        config,
-    )
+    # A class that never clamps has no such setting, and DDPM, which samples for all, would.
+    config = {"clip_sample": False, **scheduler.config}
+    levels = (alphas.float().to(device), sigmas.float().to(device), times.to(device))
+    return NoiseSchedule(*levels, prediction, config)
 
 
 def _shifted(scheduler: Any, denoiser: Any) -> Tensor:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from dreamfusion.priors import hub
-from dreamfusion.priors.files import PriorError, count_weights, tensor_headers
+from dreamfusion.priors.files import PriorError, read_weights
 from dreamfusion.priors.layout import INDEX
 from dreamfusion.utils.errors import RunWarning, one_line
 
@@ -65,10 +65,9 @@ def folder_of(file: Path) -> Path:
             f"{file} is a file; a prior is a folder in diffusers' layout or a checkpoint of one "
             ".safetensors file"
         )
-    count_weights(file)
-    headers = tensor_headers(file)
-    _require_whole(file, headers)
-    pipeline, base = _kind(file, headers)
+    tensors = read_weights(file)
+    _require_whole(file, tensors)
+    pipeline, base = _kind(file, tensors)
     source = hub.cached(base)
     if source is None or not (source / INDEX).is_file():
         load = f"{pipeline}.from_single_file"
@@ -83,7 +82,7 @@ def folder_of(file: Path) -> Path:
     name = f"{file.stem}-{hashlib.sha256(facts.encode()).hexdigest()[:12]}"
     folder = cache / "dreamfusion" / "converted" / name
     if not (folder / INDEX).is_file():
-        kinds = {str(header["dtype"]) for header in headers.values()}
+        kinds = {kind for kind, _ in tensors.values()}
         dtype = _DTYPES.get(kinds.pop(), "float32") if len(kinds) == 1 else "float32"
         _convert(file, pipeline, source, folder, dtype)
     return folder
@@ -115,12 +114,12 @@ def _require_whole(file: Path, names: Collection[str]) -> None:
         )
 
 
-def _kind(file: Path, headers: Mapping[str, Mapping[str, Any]]) -> tuple[str, str]:
+def _kind(file: Path, tensors: Mapping[str, tuple[str, list[int]]]) -> tuple[str, str]:
     """The pipeline of a checkpoint, and the id of the model that it was made from."""
     import torch
     from diffusers.loaders import single_file_utils
 
-    shapes = {name: torch.empty(of["shape"], device="meta") for name, of in headers.items()}
+    shapes = {name: torch.empty(size, device="meta") for name, (_, size) in tensors.items()}
     try:
         kind = str(single_file_utils.infer_diffusers_model_type(shapes))
     except Exception as error:  # of shapes that the library has never seen

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ def require_tensorboard() -> None:
         )
 
 
-class EventLog:
+class EventLog(AbstractContextManager["EventLog"]):
     """Writes event files to a folder; a context manager.
 
     after: the last step that counts. TensorBoard forgets what the folder's older files hold of
@@ -62,9 +63,6 @@ class EventLog:
     def flush(self) -> None:
         """Put on disk what was logged so far, so that a checkpoint never runs ahead of the log."""
         self._writer.flush()
-
-    def __enter__(self) -> EventLog:
-        return self
 
     def __exit__(self, *error: object) -> None:
         self._writer.close()
