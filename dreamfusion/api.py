@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from dreamfusion.config.layers import Layer, build_config, given, nested, to_mapping
+from dreamfusion.config.layers import Layer, build_config, given, nested
 from dreamfusion.config.schema import Config
 from dreamfusion.mesh.formats import as_trimesh, read_glb
 from dreamfusion.report import report_html
@@ -25,7 +25,7 @@ from dreamfusion.runs.destination import Destination
 from dreamfusion.runs.export import Export, ExportOptions, write_model
 from dreamfusion.runs.folder import RunFolder, find_run, slug
 from dreamfusion.runs.metrics import read_metrics
-from dreamfusion.runs.plan import Plan, plan_again, plan_of_loaded, plan_run
+from dreamfusion.runs.plan import Plan, plan_of_loaded, plan_resumed, plan_run
 from dreamfusion.runs.train import Observer, train_run
 from dreamfusion.scenes.base import Scene
 from dreamfusion.training.state import TrainState
@@ -198,11 +198,7 @@ class Run:
         Schedules keep the length that the run began with, and stay at their ends beyond it.
         prior: the one it was made with, if that was a loaded one.
         """
-        before = self.config
-        changes = before.with_steps(steps)
-        config = build_config(to_mapping(before), changes)
-        layers = self.folder.layers_after("resume", changes)
-        plan = plan_again(config, layers, prior=prior)
+        plan = plan_resumed(self.folder, steps=steps, prior=prior)
         return _run(plan, self.folder, callback, prior)
 
     def export(

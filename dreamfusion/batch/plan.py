@@ -14,7 +14,7 @@ from dreamfusion.batch.prompts import BatchError, Entry, each
 from dreamfusion.config.layers import Layer, build_config, given, to_mapping
 from dreamfusion.config.nested import merged
 from dreamfusion.config.presets import read_settings
-from dreamfusion.priors import PluginPrior
+from dreamfusion.priors import PriorSettings
 from dreamfusion.priors.memory import estimate_memory
 from dreamfusion.runs.plan import find_prior, plan_run
 from dreamfusion.utils.errors import UserError
@@ -132,7 +132,7 @@ def request_of(jobs: Sequence[Job]) -> ResourceRequest:
         config = build_config(job.config)
         prior = find_prior(config.prior, config.device)
         on_gpu = config.device.startswith("cuda") or (config.device == "auto" and gpus)
-        if isinstance(prior, PluginPrior):  # nobody knows what it takes
+        if isinstance(prior, PriorSettings):  # nobody knows what it takes
             memory = max(memory, BASE_MEMORY)
             continue
         memory = max(memory, BASE_MEMORY + sum(prior.weights.values()) * (2 if on_gpu else 4))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -28,11 +28,10 @@ from dreamfusion.cli.options import (
 from dreamfusion.cli.page import open_page
 from dreamfusion.cli.results import mesh_report
 from dreamfusion.cli.stopping import exit_status, stoppable
-from dreamfusion.config.layers import Layer, build_config, given, parse_assignments, to_mapping
-from dreamfusion.priors import PriorError
+from dreamfusion.config.layers import Layer, given, parse_assignments
 from dreamfusion.runs.destination import Destination
 from dreamfusion.runs.folder import RunFolder, find_run, slug
-from dreamfusion.runs.plan import Plan, plan_again, plan_run, prior_before
+from dreamfusion.runs.plan import Plan, plan_resumed, plan_run
 from dreamfusion.utils.commands import command
 from dreamfusion.utils.duration import duration
 from dreamfusion.utils.errors import RunWarning, UserError
@@ -137,20 +136,7 @@ def resume(
 ) -> None:
     """Go on with a run exactly where it stopped."""
     run = find_run(run_dir)
-    config = run.read_config()
-    changes = config.with_steps(steps) | given(device=device, prior=prior)
-    settings = build_config(to_mapping(config), changes)
-    where = Path(settings.prior.name)
-    if where.is_absolute() and not where.exists():
-        said = f"the prior of {run.path} is no longer at {where}; pass its new folder"
-        raise PriorError(f"{said}: {command('resume', run.path, '--prior', 'PATH')}")
-    plan = plan_again(settings, run.layers_after("resume", changes))
-    for planned in plan.stages if prior is not None else ():
-        if before := prior_before(run, planned):
-            raise PriorError(
-                f"{prior} has other weights than the prior of {run.path}, {before.id}; pass a copy "
-                "of that one, or start a new run with `dreamfusion train --prior`"
-            )
+    plan = plan_resumed(run, steps=steps, device=device, prior=prior)
     _train(Console(quiet=quiet, json=json_), plan, run, view)
 
 
@@ -166,10 +152,8 @@ def _train(console: Console, plan: Plan, where: Path | RunFolder | Destination, 
     with stoppable() as stopping:
         narrator = Narrator(console, stopping)
 
-        @contextmanager
-        def around() -> Iterator[None]:
-            with _live_page(console, plan.config.prompt, narrator, view):
-                yield
+        def around() -> AbstractContextManager[None]:
+            return _live_page(console, plan.config.prompt, narrator, view)
 
         outcome = train_run(
             plan, where, observer=narrator, watch=watch, stop=stopping, around=around

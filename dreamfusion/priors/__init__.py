@@ -13,7 +13,7 @@ from dreamfusion.config.schema import PriorConfig
 from dreamfusion.priors.card import PriorCard, read_card
 from dreamfusion.priors.files import PriorError
 from dreamfusion.priors.resolve import ResolvedPrior, resolve_prior
-from dreamfusion.priors.settings import PluginPrior, PriorSettings
+from dreamfusion.priors.settings import PriorSettings
 
 if TYPE_CHECKING:
     from dreamfusion.priors.base import Prior
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DiffusionPrior",
-    "PluginPrior",
     "PriorCard",
     "PriorError",
     "PriorSettings",
@@ -33,7 +32,7 @@ __all__ = [
 
 
 def load_prior(
-    prior: str | ResolvedPrior | PluginPrior = "auto",
+    prior: str | ResolvedPrior | PriorSettings = "auto",
     options: PriorConfig | None = None,
     *,
     device: str = "cpu",
@@ -53,8 +52,8 @@ def load_prior(
     the model reads is cut off, with a RunWarning.
     """
     options = PriorConfig() if options is None else options
-    if isinstance(prior, PluginPrior):
-        return prior.settings.build(device=device, prompts=prompts)
+    if isinstance(prior, PriorSettings):
+        return prior.build(device=device, prompts=prompts)
     if isinstance(prior, str):
         prior = resolve_prior(prior, device=device, dtype=options.dtype)
     from dreamfusion.priors.model import load

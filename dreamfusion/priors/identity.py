@@ -18,7 +18,7 @@ from dreamfusion.utils.errors import one_line
 
 if TYPE_CHECKING:
     from dreamfusion.priors.base import Prior
-    from dreamfusion.priors.settings import PluginPrior
+    from dreamfusion.priors.settings import PriorSettings
 
 # Of each file of weights so many blocks are hashed: all of a small one, else some throughout.
 _BLOCKS, _BLOCK = 256, 2**16
@@ -44,7 +44,7 @@ class PriorIdentity:
         return {k: v for k, v in asdict(self).items() if v is not None and k != "weights"}
 
 
-def identify(prior: ResolvedPrior | PluginPrior | Prior) -> PriorIdentity:
+def identify(prior: ResolvedPrior | PriorSettings | Prior) -> PriorIdentity:
     """Which model a prior is; of one without files the name alone. Reads at most 16 MiB of each
     file of weights."""
     if not isinstance(prior, ResolvedPrior):

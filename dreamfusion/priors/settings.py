@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class PriorSettings(PriorConfig, ABC):
     """A prior and its settings beside the usual ones of `prior`. Found by the entry points
-    `dreamfusion.priors`; `--prior NAME` chooses it."""
+    `dreamfusion.priors`; `--prior NAME` chooses it. Stands, until it is built, where a
+    `resolve.ResolvedPrior` does otherwise."""
 
     @property
     def card(self) -> PriorCard:
@@ -32,25 +33,3 @@ class PriorSettings(PriorConfig, ABC):
     @abstractmethod
     def build(self, *, device: str, prompts: Sequence[str] | None) -> Prior:
         """The prior, frozen, on a device. prompts: all texts that there will be; None: unknown."""
-
-
-@dataclass(frozen=True)
-class PluginPrior:
-    """A prior of another package, before it is built; see `resolve.ResolvedPrior`."""
-
-    settings: PriorSettings
-
-    @property
-    def name(self) -> str:
-        """What finds it again."""
-        return self.settings.name
-
-    @property
-    def card(self) -> PriorCard:
-        """See `PriorSettings.card`."""
-        return self.settings.card
-
-    @property
-    def preset(self) -> str:
-        """See `PriorSettings.preset`."""
-        return self.settings.preset

@@ -18,17 +18,21 @@ from dreamfusion.utils.atomic_write import atomic_write, is_leftover
 from dreamfusion.utils.errors import UserError
 
 # Windows' names of devices, in whatever folder.
-_DEVICES = {
-    "CON",
-    "PRN",
-    "AUX",
-    "NUL",
-    *(f"{port}{n}" for port in ("COM", "LPT") for n in range(10)),
-}
+_DEVICES = {"CON", "PRN", "AUX", "NUL", *(f"{p}{n}" for p in ("COM", "LPT") for n in range(10))}
 
 
 class RunError(UserError):
     """A folder that holds no run, or cannot hold one."""
+
+
+class _Inside:
+    """The path of something in a run's folder."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __get__(self, run: RunFolder, _: type) -> Path:
+        return run.path / self._name
 
 
 @dataclass(frozen=True)
@@ -37,69 +41,26 @@ class RunFolder:
 
     path: Path
 
-    @property
-    def config(self) -> Path:
-        """The resolved configuration."""
-        return self.path / "config.yaml"
-
-    @property
-    def layers(self) -> Path:
-        """Which layer each setting comes from."""
-        return self.path / "layers.yaml"
-
-    @property
-    def prior(self) -> Path:
-        """Which model the prior is: id, revision, licence and a hash of the weights."""
-        return self.path / "prior.json"
-
-    @property
-    def checkpoints(self) -> Path:
-        """The newest few checkpoints."""
-        return self.path / "checkpoints"
-
-    @property
-    def lock(self) -> Path:
-        """Held by the process that trains."""
-        return self.path / ".lock"
-
-    @property
-    def previews(self) -> Path:
-        """A row of views now and then."""
-        return self.path / "previews"
-
-    def preview_files(self) -> list[Path]:
-        """The previews that are there, oldest first."""
-        return sorted(self.previews.glob("step_*.png"))
-
-    @property
-    def metrics(self) -> Path:
-        """One line of JSON a step."""
-        return self.path / "metrics.jsonl"
+    config = _Inside("config.yaml")  # the resolved configuration
+    layers = _Inside("layers.yaml")  # which layer each setting comes from
+    prior = _Inside("prior.json")  # which model the prior is, and a hash of its weights
+    lock = _Inside(".lock")  # held by the process that trains
+    checkpoints = _Inside("checkpoints")  # the newest few
+    previews = _Inside("previews")  # a row of views now and then
+    metrics = _Inside("metrics.jsonl")  # one line of JSON a step
+    tensorboard = _Inside("tensorboard")  # its event files, where the settings want them
+    durations = _Inside("stages.json")  # seconds of each part, in the process that finished
+    video = _Inside("video.mp4")  # the turntable
+    mesh = _Inside("mesh")  # exported meshes
 
     @property
     def start(self) -> RunFolder:
         """The scene that the run started from, copied."""
         return RunFolder(self.path / "start")
 
-    @property
-    def durations(self) -> Path:
-        """How long each part took, in seconds, of the process that finished the run."""
-        return self.path / "stages.json"
-
-    @property
-    def video(self) -> Path:
-        """The turntable."""
-        return self.path / "video.mp4"
-
-    @property
-    def mesh(self) -> Path:
-        """Exported meshes."""
-        return self.path / "mesh"
-
-    @property
-    def tensorboard(self) -> Path:
-        """TensorBoard's event files, where the settings want them."""
-        return self.path / "tensorboard"
+    def preview_files(self) -> list[Path]:
+        """The previews that are there, oldest first."""
+        return sorted(self.previews.glob("step_*.png"))
 
     def require(self) -> None:
         """Raises RunError where the folder has gone while its run was at work."""

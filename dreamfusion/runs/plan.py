@@ -8,20 +8,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dreamfusion.config.layers import Layer, build_config
-from dreamfusion.config.presets import preset_for, read_settings, tuned_preset
+from dreamfusion.config.layers import Layer, build_config, given, to_mapping
+from dreamfusion.config.presets import read_settings, tuned_preset
 from dreamfusion.config.schema import Config, PriorConfig
-from dreamfusion.priors import PluginPrior, PriorCard, PriorSettings, ResolvedPrior, resolve_prior
+from dreamfusion.priors import PriorCard, PriorError, PriorSettings, ResolvedPrior, resolve_prior
 from dreamfusion.priors.identity import PriorIdentity, has_weights, read_identity
 from dreamfusion.priors.reading import PromptError
 from dreamfusion.runs.folder import RunFolder, find_run
 from dreamfusion.runs.stages import Stage, stages_of
 from dreamfusion.runs.tensorboard import require_tensorboard
+from dreamfusion.utils.commands import command
 
 if TYPE_CHECKING:
     from dreamfusion.priors.base import Prior
 
-FoundPrior = ResolvedPrior | PluginPrior
+FoundPrior = ResolvedPrior | PriorSettings
 
 
 @dataclass(frozen=True)
@@ -72,22 +73,69 @@ def plan_run(layers: Sequence[Layer], *, preset: str | None = None) -> Plan:
     if preset is None:
         base = read_settings(tuned_preset(prior.preset, wanted.estimator.name))
     config, whole = _with_card(prior.name, prior.card, [*base, *layers])
-    return _plan(config, whole, prior)
+    return plan_again(config, whole, prior=prior)
 
 
 def plan_of_loaded(prior: Prior, layers: Sequence[Layer], *, preset: str | None = None) -> Plan:
     """As `plan_run`, for a prior that is loaded."""
-    has_card = prior.card.vocabulary.words is not None
-    pipeline = getattr(prior, "pipeline", None)
-    suits = "embedded" if pipeline is None else preset_for(pipeline, has_card=has_card)
-    base = read_settings(preset or suits)
+    base = read_settings(preset or str(getattr(prior, "preset", "embedded")))
     config, whole = _with_card(prior.name, prior.card, [*base, *layers])
-    return _plan(config, whole, loaded=prior)
+    return plan_again(config, whole, prior=prior)
 
 
-def plan_again(config: Config, layers: Sequence[Layer] = (), *, prior: Prior | None = None) -> Plan:
-    """The plan of a run whose configuration is whole, to be resumed. prior: if it is loaded."""
-    return _plan(config, tuple(layers), loaded=prior)
+def plan_again(
+    config: Config, layers: Sequence[Layer] = (), *, prior: FoundPrior | Prior | None = None
+) -> Plan:
+    """The plan of a run whose configuration is whole, once what would stop it is ruled out. prior:
+    the first stage's, if it is found or loaded."""
+    if config.logging.tensorboard:
+        require_tensorboard()
+    planned = []
+    for stage in stages_of(config):
+        own = stage.config
+        known = prior if own.prior == config.prior else None
+        of_stage = find_prior(own.prior, own.device) if known is None else known
+        vocabulary = of_stage.card.vocabulary
+        if own.prior.negative_prompt:
+            try:
+                vocabulary.require_known(own.prior.negative_prompt)
+            except PromptError as error:
+                message, brief = (f"prior.negative_prompt: {text}" for text in (error, error.brief))
+                raise PromptError(message, brief=brief) from None
+        found = of_stage if isinstance(of_stage, FoundPrior) else None
+        planned.append(PlannedStage(stage, found, vocabulary.canonical(own.prompt)))
+    return Plan(config, tuple(layers), tuple(planned))
+
+
+def plan_resumed(
+    run: RunFolder,
+    *,
+    steps: int | None = None,
+    device: str | None = None,
+    prior: str | Prior | None = None,
+) -> Plan:
+    """The plan of a run that goes on. prior: where its own one is now, or that one if it is loaded.
+
+    Raises PriorError for one of other weights, and where it is no longer where it was.
+    """
+    moved, loaded = (prior, None) if isinstance(prior, str) else (None, prior)
+    config = run.read_config()
+    changes = config.with_steps(steps) | given(device=device, prior=moved)
+    config = build_config(to_mapping(config), changes)
+    where = Path(config.prior.name)
+    if loaded is None and where.is_absolute() and not where.exists():
+        raise PriorError(
+            f"the prior of {run.path} is no longer at {where}; pass its new folder: "
+            + command("resume", run.path, "--prior", "PATH")
+        )
+    plan = plan_again(config, run.layers_after("resume", changes), prior=loaded)
+    for planned in plan.stages if moved is not None else ():
+        if before := prior_before(run, planned):
+            raise PriorError(
+                f"{moved} has other weights than the prior of {run.path}, {before.id}; pass a copy "
+                "of that one, or start a new run with `dreamfusion train --prior`"
+            )
+    return plan
 
 
 def prior_before(run: RunFolder, planned: PlannedStage) -> PriorIdentity | None:
@@ -101,42 +149,13 @@ def prior_before(run: RunFolder, planned: PlannedStage) -> PriorIdentity | None:
 def find_prior(options: PriorConfig, device: str) -> FoundPrior:
     """The prior that the settings name; nothing heavy is imported for one that lies here."""
     if isinstance(options, PriorSettings):
-        return PluginPrior(options)
+        return options
     if options.name != "embedded" and not Path(options.name).is_dir():
         # What `auto` means, and which files of a hub's model are fetched, depends on the device.
         from dreamfusion.utils.devices import choose_device
 
         device = choose_device(device)
     return resolve_prior(options.name, device=device, dtype=options.dtype)
-
-
-def _plan(
-    config: Config,
-    layers: tuple[Layer, ...],
-    found: FoundPrior | None = None,
-    loaded: Prior | None = None,
-) -> Plan:
-    """The plan, once what would stop the run is ruled out. found, loaded: the first stage's
-    prior."""
-    if config.logging.tensorboard:
-        require_tensorboard()
-    planned = []
-    for stage in stages_of(config):
-        own = stage.config
-        prior: Any = loaded if own.prior == config.prior else None
-        if prior is None:
-            same = found is not None and own.prior == config.prior
-            prior = found if same else find_prior(own.prior, own.device)
-        vocabulary = prior.card.vocabulary
-        if own.prior.negative_prompt:
-            try:
-                vocabulary.require_known(own.prior.negative_prompt)
-            except PromptError as error:
-                message, brief = (f"prior.negative_prompt: {text}" for text in (error, error.brief))
-                raise PromptError(message, brief=brief) from None
-        prompt = vocabulary.canonical(own.prompt)
-        planned.append(PlannedStage(stage, None if prior is loaded else prior, prompt))
-    return Plan(config, layers, tuple(planned))
 
 
 def _with_card(

@@ -18,7 +18,7 @@ from dreamfusion.diffusion.predictions import group_size
 from dreamfusion.graphics.cameras import show_cameras
 from dreamfusion.graphics.media import NoEncoder
 from dreamfusion.graphics.turntable import turntable_frames, write_turntable
-from dreamfusion.priors import PluginPrior, load_prior
+from dreamfusion.priors import load_prior
 from dreamfusion.priors.identity import identify, read_identity
 from dreamfusion.runs.checkpoint import (
     SavedScene,
@@ -34,9 +34,8 @@ from dreamfusion.runs.export import Export, write_model
 from dreamfusion.runs.folder import RunError, RunFolder, create_run, find_run, step_of
 from dreamfusion.runs.lock import locked
 from dreamfusion.runs.loop import optimise
-from dreamfusion.runs.plan import FoundPrior, Plan, PlannedStage, prior_before
+from dreamfusion.runs.plan import Plan, PlannedStage, prior_before
 from dreamfusion.runs.preview import draw_scene
-from dreamfusion.runs.stages import Stage
 from dreamfusion.scenes.base import Scene
 from dreamfusion.training.state import TrainState, new_state
 from dreamfusion.training.texts import estimator_texts, texts_of
@@ -120,7 +119,7 @@ def train_run(
             scene = _start(run, config, device)
             for planned in plan.stages:
                 stage, own = planned.stage, priors.of(planned)
-                folder = _stage_folder(run, stage)
+                folder = stage.folder(run)
                 state = _state(folder, stage.config, own, scene)
                 trainer = Trainer(stage.config, own, state, losses=losses, start=scene)
                 if is_first():
@@ -163,8 +162,7 @@ class _Priors:
             return self._loaded
         if self._current is None or self._current[0] != options:
             self._current = None  # its memory is needed
-            group = _group_size(planned.prior)
-            mine = share(planned.stage.config.camera.views, group)
+            mine = share(planned.stage.config.camera.views, group_size(planned.prior))
             self._current = (
                 options,
                 load_prior(
@@ -236,19 +234,9 @@ def _exclusive_lock(run: RunFolder) -> Iterator[None]:
         yield
         return
     with locked(run):
-        for folder in (run.path, run.checkpoints, run.previews, run.mesh):
+        for folder in (run.path, *(path for path in run.path.rglob("*") if path.is_dir())):
             remove_leftovers(folder)
         yield
-
-
-def _stage_folder(run: RunFolder, stage: Stage) -> RunFolder:
-    folder = stage.folder(run)
-    if is_first() and stage.name:
-        folder.path.mkdir(parents=True, exist_ok=True)
-        for each in (folder.path, folder.checkpoints, folder.previews):
-            remove_leftovers(each)
-    from_first(None)  # the others wait for the folder
-    return folder
 
 
 def _note_prior(run: RunFolder, planned: PlannedStage, prior: Prior) -> None:
@@ -304,8 +292,3 @@ def _state(run: RunFolder, config: Config, prior: Prior, start: Scene | None) ->
         set_aside_damaged(run.checkpoints, state.step)
         keep_newest(run.checkpoints, config.output.checkpoints_kept)  # a killed run may leave more
     return state
-
-
-def _group_size(prior: FoundPrior) -> int:
-    """Of a prior that is not loaded yet, where its settings say it."""
-    return group_size(prior.settings) if isinstance(prior, PluginPrior) else 1
