@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -151,12 +151,13 @@ def _train(console: Console, plan: Plan, where: Path | RunFolder | Destination, 
 
     with stoppable() as stopping:
         narrator = Narrator(console, stopping)
-
-        def around() -> AbstractContextManager[None]:
-            return _live_page(console, plan.config.prompt, narrator, view)
-
         outcome = train_run(
-            plan, where, observer=narrator, watch=watch, stop=stopping, around=around
+            plan,
+            where,
+            observer=narrator,
+            watch=watch,
+            stop=stopping,
+            around=lambda: _live_page(console, plan.config.prompt, narrator, view),
         )
     if not outcome.finished:
         at, path = outcome.state.step, outcome.run.path

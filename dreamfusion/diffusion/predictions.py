@@ -8,6 +8,7 @@ rank.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
@@ -80,14 +81,26 @@ class Prediction:
     @property
     def noise(self) -> Tensor:
         """The predicted noise (n, ...)."""
-        z = self.noisy
-        return to_noise(self.raw, z.value, z.alpha, z.sigma, self.kind)
+        raw, z = self.raw, self.noisy
+        formulas: dict[PredictionKind, Callable[[], Tensor]] = {
+            "epsilon": lambda: raw,
+            "v_prediction": lambda: z.alpha * raw + z.sigma * z.value,
+            "sample": lambda: (z.value - z.alpha * raw) / z.sigma,
+            "flow": lambda: z.value + z.alpha * raw,
+        }
+        return formulas[self.kind]()
 
     @property
     def clean(self) -> Tensor:
         """The predicted clean image x0 (n, ...)."""
-        z = self.noisy
-        return to_sample(self.raw, z.value, z.alpha, z.sigma, self.kind)
+        raw, z = self.raw, self.noisy
+        formulas: dict[PredictionKind, Callable[[], Tensor]] = {
+            "epsilon": lambda: (z.value - z.sigma * raw) / z.alpha,
+            "v_prediction": lambda: z.alpha * z.value - z.sigma * raw,
+            "sample": lambda: raw,
+            "flow": lambda: z.value - z.sigma * raw,
+        }
+        return formulas[self.kind]()
 
     def with_clean(self, clean: Tensor) -> Prediction:
         """The prediction that says `clean`."""
@@ -170,33 +183,3 @@ def _perpendicular(a: Tensor, b: Tensor) -> Tensor:
     squared = b.square().sum(dims, keepdim=True)
     along = (a * b).sum(dims, keepdim=True) / squared.clamp(min=torch.finfo(b.dtype).tiny)
     return a - along * b
-
-
-def to_noise(
-    prediction: Tensor, noisy: Tensor, alpha: Tensor, sigma: Tensor, kind: PredictionKind
-) -> Tensor:
-    """The noise e that a prediction of any kind implies, given z. All shapes broadcast."""
-    if kind == "epsilon":
-        return prediction
-    if kind == "v_prediction":
-        return alpha * prediction + sigma * noisy
-    if kind == "sample":
-        return (noisy - alpha * prediction) / sigma
-    if kind == "flow":
-        return noisy + alpha * prediction
-    raise ValueError(f"unknown kind of prediction {kind!r}")
-
-
-def to_sample(
-    prediction: Tensor, noisy: Tensor, alpha: Tensor, sigma: Tensor, kind: PredictionKind
-) -> Tensor:
-    """The clean image x that a prediction of any kind implies, given z. All shapes broadcast."""
-    if kind == "epsilon":
-        return (noisy - sigma * prediction) / alpha
-    if kind == "v_prediction":
-        return alpha * noisy - sigma * prediction
-    if kind == "sample":
-        return prediction
-    if kind == "flow":
-        return noisy - sigma * prediction
-    raise ValueError(f"unknown kind of prediction {kind!r}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from dreamfusion.priors.files import PriorError, require_json
 from dreamfusion.priors.layout import (
@@ -102,15 +102,8 @@ def needed_files(files: list[str], components: dict[str, str], *, half: bool) ->
     in safetensors."""
     needed = []
     for component in components:
-        inside = {
-            file.removeprefix(f"{component}/")
-            for file in files
-            if file.startswith(f"{component}/") and file.count("/") == 1
-        }
-        if weights_stem(component) is None:
-            chosen = sorted(inside)
-        else:
-            _, weights = choose_weights(inside, component, half=half)
-            chosen = sorted({"config.json", *weights} & inside)
-        needed += [f"{component}/{file}" for file in chosen]
+        inside = {path.name for path in map(PurePosixPath, files) if str(path.parent) == component}
+        if weights_stem(component) is not None:
+            inside &= {"config.json", *choose_weights(inside, component, half=half)[1]}
+        needed += [f"{component}/{file}" for file in sorted(inside)]
     return needed

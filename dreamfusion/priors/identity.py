@@ -99,16 +99,15 @@ def _from_hub(folder: Path) -> tuple[str | None, str | None]:
 
 def _license(folder: Path) -> str | None:
     """The licence that the front matter of README.md names, or the title of a LICENSE file."""
-    if match := re.match(r"---\s*\n(.*?)\n---\s*(\n|$)", _text(folder / "README.md"), re.DOTALL):
-        try:
-            front = yaml.safe_load(match[1])
-        except yaml.YAMLError:
-            front = None
-        if isinstance(front, dict):
-            found = front.get("license")
-            found = front.get("license_name", found) if found == "other" else found
-            if found:
-                return one_line(", ".join(map(str, found if isinstance(found, list) else [found])))
+    from huggingface_hub import metadata_load
+
+    try:
+        front = metadata_load(folder / "README.md") or {}
+    except (OSError, ValueError, yaml.YAMLError):
+        front = {}
+    found = front.get("license")
+    if found := front.get("license_name", found) if found == "other" else found:
+        return one_line(", ".join(map(str, found if isinstance(found, list) else [found])))
     for file in ("LICENSE", "LICENSE.md", "LICENSE.txt"):
         if match := re.search(r"^[\s#*=-]*(\S.*?)[\s#*=-]*$", _text(folder / file), re.MULTILINE):
             return one_line(match[1])

@@ -12,7 +12,6 @@ from diffusers.utils import logging as diffusers_logging
 from transformers.utils import logging as transformers_logging
 
 from dreamfusion.priors.files import PriorError, read_weights
-from dreamfusion.priors.layout import check_tokenizer
 from dreamfusion.priors.resolve import ResolvedPrior
 from dreamfusion.utils.errors import one_line
 
@@ -26,15 +25,12 @@ def load_part(
     and become a PriorError.
     """
     path = prior.path / component
-    where = f"{prior.name}: its {component}"
+    where = f"{prior.name}: its {component} in {path}"
     options: dict[str, Any] = {}
-    if dtype is None:
-        check_tokenizer([file.name for file in path.iterdir()], where)
-    else:
+    if dtype is not None:
         variant = prior.variants[component]
         options = {"torch_dtype": dtype, "use_safetensors": True, "variant": variant}
         options["output_loading_info"] = True
-    where += f" in {path}"
     try:
         cls = getattr(library, prior.components[component])
         found = cls.from_pretrained(path, local_files_only=True, **options)

@@ -20,6 +20,7 @@ from dreamfusion.config.presets import preset_for
 from dreamfusion.config.schema import PriorConfig
 from dreamfusion.diffusion.condition import Condition, TextEmbedding
 from dreamfusion.diffusion.predictions import PredictionKind
+from dreamfusion.priors.base import Prior
 from dreamfusion.priors.card import PriorCard
 from dreamfusion.priors.files import PriorError
 from dreamfusion.priors.fit import check_fit, sample_size
@@ -28,6 +29,7 @@ from dreamfusion.priors.loading import load_part, quiet
 from dreamfusion.priors.memory import check_memory, estimate_memory
 from dreamfusion.priors.resolve import ResolvedPrior, resolve_prior
 from dreamfusion.priors.schedule import NoiseSchedule, read_schedule, schedule_of
+from dreamfusion.priors.settings import PriorSettings
 from dreamfusion.priors.text import TextEncoders, encoders_of, encoders_of_pipe
 from dreamfusion.utils.devices import has_bfloat16
 from dreamfusion.utils.errors import RunWarning
@@ -36,7 +38,6 @@ from dreamfusion.utils.threads import n_workers, pieces, run_all
 if TYPE_CHECKING:
     from dreamfusion.priors.adapter import AdaptedPrior
 
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # The halves of an autoencoder. Training never uses the second.
 ENCODER = ("encoder", "quant_conv")
 DECODER = ("decoder", "post_quant_conv")
@@ -78,8 +79,8 @@ class DiffusionPrior:
         has the rest cut off.
     expected_memory: bytes of GPU memory that a step is expected to take, if that is known.
 
-    The components are diffusers' and transformers' (`load` says which); their attributes come from
-    configurations at run time, which is why the types say nothing.
+    The components are diffusers' and transformers'; their attributes come from configurations at
+    run time, which is why the types say nothing.
     """
 
     name: str
@@ -125,9 +126,9 @@ class DiffusionPrior:
         prompts: Sequence[str] | None = None,
     ) -> DiffusionPrior:
         """The prior `name`: embedded, a folder in diffusers' layout or a hub id; see
-        `priors.load_prior`. Raises PriorError."""
+        `load_prior`. Raises PriorError."""
         prior = resolve_prior(name, device=device, dtype=dtype)
-        return load(prior, PriorConfig(dtype=dtype), device=device, prompts=prompts)  # type: ignore[arg-type]
+        return _load(prior, PriorConfig(dtype=dtype), device, prompts)  # type: ignore[arg-type]
 
     @classmethod
     def from_pipe(cls, pipe: Any, *, card: PriorCard | None = None) -> DiffusionPrior:
@@ -151,13 +152,12 @@ class DiffusionPrior:
         for module in (denoiser, vae):
             if module is not None:
                 module.requires_grad_(False).eval()
-        scheduler = pipe.scheduler
         return cls(
             name=name,
             pipeline=kind,
             card=PriorCard() if card is None else card,
             denoiser=denoiser,
-            schedule=schedule_of(scheduler, name, denoiser.device, denoiser),
+            schedule=schedule_of(pipe.scheduler, name, denoiser.device, denoiser),
             text=text,
             vae=vae,
         )
@@ -249,15 +249,42 @@ class DiffusionPrior:
         return self.text.encode(prompts)
 
 
-def load(
-    prior: ResolvedPrior,
-    options: PriorConfig,
+def load_prior(
+    prior: str | ResolvedPrior | PriorSettings = "auto",
+    options: PriorConfig | None = None,
     *,
-    device: str,
+    device: str = "cpu",
     prompts: Sequence[str] | None = None,
     views: int | None = None,
+) -> Prior:
+    """A prior (auto, embedded, a path, a hub id, or one that was resolved), frozen, on `device`.
+
+    options: precision of the denoiser (auto, float32, bfloat16, float16; on CUDA the text encoders
+        follow it, elsewhere they are float32) and of the autoencoder, compiling, and what saves GPU
+        memory. Its name and texts say nothing here.
+    prompts: all texts that there will be. They are encoded, and the text encoders freed, before
+        the denoiser is loaded. Without it: when asked for, or by `DiffusionPrior.prepare`.
+    views: pictures a step. On CUDA a step that will not fit into the free memory is refused.
+
+    Raises PriorError, one line that says what is wrong and what to do. A prompt that is longer than
+    the model reads is cut off, with a RunWarning.
+    """
+    options = PriorConfig() if options is None else options
+    if isinstance(prior, PriorSettings):
+        return prior.build(device=device, prompts=prompts)
+    if isinstance(prior, str):
+        prior = resolve_prior(prior, device=device, dtype=options.dtype)
+    return _load(prior, options, device, prompts, views)
+
+
+def _load(
+    prior: ResolvedPrior,
+    options: PriorConfig,
+    device: str,
+    prompts: Sequence[str] | None,
+    views: int | None = None,
 ) -> DiffusionPrior:
-    """Load every component of a prior; see `priors.load_prior`."""
+    """Load every component of a prior; see `load_prior`."""
     quiet()
     precision = choose_dtype(options.dtype, device)
     vae_precision = _vae_dtype(prior, options.vae_dtype, precision, device)
@@ -273,12 +300,8 @@ def load(
             prepared=prompts is not None,
         )
         check_memory(needed, free=torch.cuda.mem_get_info(device)[0], name=prior.name)
-    text = encoders_of(
-        prior,
-        device=device,
-        dtype=precision if on_cuda else torch.float32,
-        offload=options.offload,
-    )
+    text_precision = precision if on_cuda else torch.float32
+    text = encoders_of(prior, device=device, dtype=text_precision, offload=options.offload)
     if prompts is not None:
         text.prepare(prompts)
 
@@ -309,17 +332,15 @@ def load(
         offload=options.offload,
         expected_memory=needed,
     )
-    if options.dtype == "auto" and precision == torch.float16:
-        prompt = prompts[0] if prompts else ""
-        if _overflows(loaded, prompt):
-            wider = "bfloat16" if torch.cuda.is_bf16_supported(False) else "float32"
-            warnings.warn(
-                RunWarning(f"{prior.name} overflows in float16: it judges in {wider}"), stacklevel=3
-            )
-            del loaded, denoiser, vae, text
-            options = dataclasses.replace(options, dtype=wider)  # type: ignore[arg-type]
-            return load(prior, options, device=device, prompts=prompts, views=views)
-    return loaded
+    is_half = options.dtype == "auto" and precision == torch.float16
+    if not (is_half and _overflows(loaded, prompts[0] if prompts else "")):
+        return loaded
+    wider = "bfloat16" if torch.cuda.is_bf16_supported(False) else "float32"
+    said = f"{prior.name} overflows in float16: it judges in {wider}"
+    warnings.warn(RunWarning(said), stacklevel=3)
+    del loaded, denoiser, vae, text
+    options = dataclasses.replace(options, dtype=wider)  # type: ignore[arg-type]
+    return _load(prior, options, device, prompts, views)
 
 
 def _configs(pipe: Any) -> dict[str, dict[str, Any]]:
@@ -371,13 +392,13 @@ def choose_dtype(dtype: str, device: str) -> torch.dtype:
 
     Eight times less for every kind, as three more bits of mantissa say. The embedded prior's
     largest activation is 0.4 % of float16's largest number; of the others' trained weights nobody
-    here has measured it: `load` tries each, and takes the next where its predictions overflow; a
-    run stops where one overflows later (see `Trainer.step`).
+    here has measured it: `load_prior` tries each, and takes the next where its predictions
+    overflow; a run stops where one overflows later (see `Trainer.step`).
 
     On a CPU it is bfloat16 with instructions for it; without them it would be emulated.
     """
     if dtype != "auto":
-        return _DTYPES[dtype]
+        return getattr(torch, dtype)
     if device.startswith("cuda"):
         return torch.float16
     return torch.bfloat16 if device.startswith("cpu") and has_bfloat16(device) else torch.float32
@@ -392,7 +413,7 @@ def _vae_dtype(prior: ResolvedPrior, asked: str, dtype: torch.dtype, device: str
     has to be asked for.
     """
     if asked != "auto":
-        return _DTYPES[asked]
+        return getattr(torch, asked)
     if "vae" not in prior.components or not device.startswith("cuda"):
         return torch.float32
     # Diffusers fills in true where the file says nothing; the older models then mean no such thing.

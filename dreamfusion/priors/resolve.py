@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from dreamfusion.priors.layout import (
     CARD,
     INDEX,
     TOKENIZER_FILES,
+    check_tokenizer,
     choose_weights,
     components_of,
     weights_stem,
@@ -72,22 +74,27 @@ def resolve_prior(name: str, *, device: str = "cpu", dtype: str = "auto") -> Res
     half = device.startswith("cuda") and dtype != "float32"
     if name == "auto":
         name = DEFAULT_ON_CUDA if device.startswith("cuda") else "embedded"
-    if name == "embedded":
-        return inspect(_embedded(), name, half=half)
     path = Path(name).expanduser()
+    if name == "embedded":
+        path = shipped("assets") / "embedded-prior"
+        if not (path / INDEX).is_file():
+            raise PriorError(
+                "the embedded prior is not in this installation; install the package again, or "
+                "name another one with --prior"
+            )
+        return inspect(path, name, half=half)
     if path.is_dir():
         return inspect(path, str(path.resolve()), half=half)
     if path.exists():
         return inspect(folder_of(path.resolve()), str(path.resolve()), half=half)
-    looks_like_id = re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", name) is not None
-    if not looks_like_id:
+    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", name):
         raise PriorError(
             f"no such prior: {name} (a prior is auto, embedded, a folder in diffusers' layout or "
             f"a hub id like {DEFAULT_ON_CUDA})"
         )
-    cached = hub.cached(name)
-    if cached is not None and _is_whole(cached, name, half):
-        return inspect(cached, name, half=half)
+    if (cached := hub.cached(name)) is not None:
+        with suppress(PriorError):  # where something is missing
+            return inspect(cached, name, half=half)
     return inspect(hub.fetch(name, half=half), name, half=half)
 
 
@@ -102,37 +109,26 @@ def inspect(path: Path, name: str, *, half: bool) -> ResolvedPrior:
     for component in components:
         if not (path / component).is_dir():
             raise PriorError(f"{name} is incomplete: there is no folder {path / component}")
-        if component.startswith("tokenizer") and not any(
-            (path / component / file).is_file() for file in TOKENIZER_FILES
-        ):
-            raise PriorError(
-                f"{name} is incomplete: there is no {path / component / 'tokenizer.json'}"
-            )
+        inside = [file.name for file in (path / component).iterdir()]
+        if component.startswith("tokenizer"):
+            if not set(TOKENIZER_FILES) & set(inside):
+                _check_file(path / component / TOKENIZER_FILES[0], name)
+            check_tokenizer(inside, f"{name}: its {component}")
         if weights_stem(component) is None:
             continue
         config = path / component / "config.json"
         _check_file(config, name)
         configs[component] = require_json(config, f"{name} is broken")
-        variants[component], files = choose_weights(
-            (file.name for file in (path / component).iterdir()), component, half=half
-        )
+        variants[component], files = choose_weights(inside, component, half=half)
         if not files:
             raise _no_weights(path / component, name)
         weights[component] = _check_weights(path / component, files, name)
         weight_files[component] = [file for file in files if file.endswith(".safetensors")]
     _check_file(path / "scheduler" / "scheduler_config.json", name)
     check_fit(name, pipeline, configs, index)
+    card = read_card(path)
     return ResolvedPrior(
-        name,
-        path,
-        pipeline,
-        components,
-        variants,
-        weights,
-        read_card(path),
-        weight_files,
-        configs,
-        index,
+        name, path, pipeline, components, variants, weights, card, weight_files, configs, index
     )
 
 
@@ -144,25 +140,6 @@ def _read_index(path: Path) -> dict[str, Any]:
             f"pass the file: --prior {files[0]}"
         )
     return require_json(path / INDEX, f"{path} is not a diffusers model")
-
-
-def _is_whole(path: Path, name: str, half: bool) -> bool:
-    """Whether a cached model needs nothing from the network any more."""
-    try:
-        inspect(path, name, half=half)
-    except PriorError:
-        return False
-    return True
-
-
-def _embedded() -> Path:
-    folder = shipped("assets") / "embedded-prior"
-    if (folder / INDEX).is_file():
-        return folder
-    raise PriorError(
-        "the embedded prior is not in this installation; install the package again, or name "
-        "another one with --prior"
-    )
 
 
 def _check_weights(folder: Path, files: list[str], name: str) -> int:
@@ -187,8 +164,7 @@ def _no_weights(folder: Path, name: str) -> PriorError:
             f"{name}: {folder} has its weights as GGUF, which is not supported; use safetensors in "
             "float16, bfloat16 or float32"
         )
-    older = any(file.suffix in (".bin", ".ckpt", ".pt") for file in folder.iterdir())
-    if older:
+    if any(file.suffix in (".bin", ".ckpt", ".pt") for file in folder.iterdir()):
         model, load = folder.parent, "DiffusionPipeline.from_pretrained"
         target = model.with_name(f"{model.name}-safetensors")
         return PriorError(

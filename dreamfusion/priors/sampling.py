@@ -28,8 +28,8 @@ def sample_images(
     unconditional: of one text or n. guidance: s of uncond + s (text - uncond).
     steps: denoising steps, at most as many as the model has timesteps. generator: on the CPU.
     """
-    n, size = len(text), prior.denoiser.config.sample_size
-    noisy = torch.randn((n, prior.channels, size, size), generator=generator).to(prior.device)
+    n = len(text)
+    noisy = torch.randn((n, *prior.shape), generator=generator).to(prior.device)
 
     conditions = Conditions(Condition(text), Condition(unconditional.expand(n)))
 
@@ -45,17 +45,15 @@ def sample_images(
         levels = [*prior.sigmas[order].tolist(), 0.0]
         for timestep, sigma, lower in zip(order, levels, levels[1:], strict=False):
             noisy = noisy + (lower - sigma) * predict(timestep)
-        return _finite(prior.decode_image(noisy), prior)
-    scheduler = DDPMScheduler.from_config(
-        prior.schedule.config, variance_type="fixed_small", timestep_spacing="trailing"
-    )
-    scheduler.set_timesteps(steps)
-    for timestep in scheduler.timesteps.tolist():
-        noisy = scheduler.step(predict(timestep), timestep, noisy, generator=generator).prev_sample
-    return _finite(prior.decode_image(noisy), prior)
-
-
-def _finite(pictures: Tensor, prior: DiffusionPrior) -> Tensor:
+    else:
+        scheduler = DDPMScheduler.from_config(
+            prior.schedule.config, variance_type="fixed_small", timestep_spacing="trailing"
+        )
+        scheduler.set_timesteps(steps)
+        for timestep in scheduler.timesteps.tolist():
+            step = scheduler.step(predict(timestep), timestep, noisy, generator=generator)
+            noisy = step.prev_sample
+    pictures = prior.decode_image(noisy)
     if not bool(pictures.isfinite().all()):
         kind = str(prior.dtype).removeprefix("torch.")
         raise PriorError(f"{prior.name} overflows in {kind}; use --device cpu, or another --prior")

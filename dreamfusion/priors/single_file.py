@@ -99,19 +99,17 @@ def convert_command(load: str, source: Path, target: Path, **options: Any) -> st
 
 
 def _require_whole(file: Path, names: Collection[str]) -> None:
+    found = {part for part, start in _PARTS.items() for name in names if name.startswith(start)}
     if any("lora_" in name or ".lora." in name for name in names):
-        raise PriorError(
-            f"{file} holds LoRA adapters alone; merge them into their model with diffusers "
-            "(load_lora_weights, fuse_lora) and save that in a folder"
+        held = (
+            "LoRA adapters alone; merge them into their model with diffusers (load_lora_weights, "
+            "fuse_lora) and save that in a folder"
         )
-    missing = [
-        part for part, marks in _PARTS.items() if not any(name.startswith(marks) for name in names)
-    ]
-    if missing:
-        raise PriorError(
-            f"{file} holds no {' and no '.join(missing)}; use a whole checkpoint, or a folder in "
-            "diffusers' layout"
-        )
+    elif missing := [f"no {part}" for part in _PARTS if part not in found]:
+        held = f"{' and '.join(missing)}; use a whole checkpoint, or a folder in diffusers' layout"
+    else:
+        return
+    raise PriorError(f"{file} holds {held}")
 
 
 def _kind(file: Path, tensors: Mapping[str, tuple[str, list[int]]]) -> tuple[str, str]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 import re
 import warnings
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -35,37 +36,27 @@ _CUTS_NAMED = 3
 _UNUSED = {"requires_safety_checker": False, "add_watermarker": False}
 # The setting of a pipeline by which an empty text is all zeros (Stable Diffusion XL).
 _ZEROS = "force_zeros_for_empty_prompt"
-# The ends of prompts that were cut off, by the encoder and how many tokens it reads.
-Cut = dict[tuple[str, int], list[str]]
+# The ends of prompts that were cut off, each once, by the encoder and how many tokens it reads.
+Cut = defaultdict[tuple[str, int], dict[str, None]]
 
 
 class _TextEncoder(torch.nn.Module):
     """Stands for a text encoder in a pipeline. start: is called with it before its model is asked,
     and loads that where it is not loaded."""
 
-    def __init__(self, name: str, device: str, start: Callable[[_TextEncoder], None]) -> None:
+    def __init__(
+        self,
+        name: str,
+        config: Mapping[str, Any],
+        device: str,
+        start: Callable[[_TextEncoder], None],
+    ) -> None:
         super().__init__()
-        self.name, self.device = name, torch.device(device)
+        self.name, self.config = name, SimpleNamespace(**config)
+        self.device = torch.device(device)
+        self.dtype = torch.float32  # until the model has answered
         self.model: Any = None
         self._start = start
-        self._known: tuple[Any, torch.dtype] | None = None
-
-    @property
-    def config(self) -> Any:
-        """The model's configuration."""
-        return self._about()[0]
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Of the model's answers."""
-        return self._about()[1]
-
-    def _about(self) -> tuple[Any, torch.dtype]:
-        """Stays known when the model is freed: pipelines ask again after its answers."""
-        if self._known is None:
-            self._start(self)
-            self._known = self.model.config, self.model.dtype
-        return self._known
 
     def forward(
         self,
@@ -76,6 +67,7 @@ class _TextEncoder(torch.nn.Module):
         """The model's answers to tokens (n, length). Each text is encoded alone, so that no
         embedding depends, in the last bit, on which other texts came with it."""
         self._start(self)
+        self.dtype = self.model.dtype
         known = self.model.get_input_embeddings().num_embeddings
         if (largest := int(input_ids.max())) >= known:
             raise PriorError(
@@ -121,9 +113,7 @@ class _Tokenizer:
                 if len(ids) > limit:
                     # The last of the tokens that are kept is the mark of the end.
                     end = self._tokenizer.decode(ids[limit - 1 :], skip_special_tokens=True)
-                    texts = self._cut.setdefault((self._name, limit), [])
-                    if end.strip() not in texts:
-                        texts.append(end.strip())
+                    self._cut[self._name, limit][end.strip()] = None
         return found
 
 
@@ -153,10 +143,9 @@ class TextEncoders:
     ) -> None:
         self.name, self.device, self.offload = name, device, offload
         self._load = load
-        self._cut: Cut = {}
-        # Those whose models are loaded, and the one that ran last.
+        self._cut: Cut = defaultdict(dict)
+        # Those whose models are loaded.
         self._encoders: dict[str, _TextEncoder] = {}
-        self._running: _TextEncoder | None = None
         self._keep = True
         self._embeddings: dict[str, TextEmbedding] = {}
         self._pipeline: Any = self._build(pipeline, configs, settings)
@@ -200,17 +189,14 @@ class TextEncoders:
 
     def _start(self, encoder: _TextEncoder) -> None:
         """Load the model of an encoder, beside those that are loaded or instead of them."""
-        if self._running is encoder:
-            return
         self._stop()
         if encoder.model is None:
             encoder.model = self._load(encoder.name)
         encoder.model.to(self.device)
-        self._running = self._encoders[encoder.name] = encoder
+        self._encoders[encoder.name] = encoder
 
     def _stop(self) -> None:
         """Free the models that are loaded; or keep them, on the CPU where they are offloaded."""
-        self._running = None
         if self._keep and not self.offload:
             return
         for encoder in self._encoders.values():
@@ -230,7 +216,7 @@ class TextEncoders:
         parts: dict[str, Any] = {**_UNUSED, _ZEROS: settings.get(_ZEROS, True)}
         for name, config in configs.items():
             if name.startswith("text_encoder"):
-                parts[name] = _TextEncoder(name, self.device, self._start)
+                parts[name] = _TextEncoder(name, config, self.device, self._start)
                 tokenizer = name.replace("text_encoder", "tokenizer")
                 limit = config.get("max_position_embeddings")
                 parts[tokenizer] = _Tokenizer(self._load(tokenizer), name, limit, self._cut)
@@ -264,11 +250,11 @@ class TextEncoders:
             )
 
 
-def _describe_cut(cut: Mapping[tuple[str, int], Sequence[str]]) -> Iterator[str]:
+def _describe_cut(cut: Cut) -> Iterator[str]:
     """What was cut off, once for all encoders that do not see the same."""
-    encoders: dict[tuple[int, tuple[str, ...]], list[str]] = {}
-    for (name, limit), texts in cut.items():
-        encoders.setdefault((limit, tuple(texts)), []).append(name)
+    encoders: dict[tuple[int, tuple[str, ...]], list[str]] = defaultdict(list)
+    for (name, limit), ends in cut.items():
+        encoders[limit, tuple(ends)].append(name)
     for (limit, texts), names in encoders.items():
         named = ", ".join(repr(one_line(text, 80)) for text in texts[:_CUTS_NAMED])
         if len(texts) > _CUTS_NAMED:
@@ -328,15 +314,9 @@ def encoders_of(
         kind = dtype if name.startswith("text_encoder") else None
         return load_part(prior, name, transformers, kind)
 
-    return TextEncoders(
-        prior.name,
-        _encoding_class(prior.pipeline, prior.components["text_encoder"]),
-        prior.configs,
-        prior.index,
-        load,
-        device=device,
-        offload=offload,
-    )
+    cls = _encoding_class(prior.pipeline, prior.components["text_encoder"])
+    parts = (prior.name, cls, prior.configs, prior.index, load)
+    return TextEncoders(*parts, device=device, offload=offload)
 
 
 def encoders_of_pipe(

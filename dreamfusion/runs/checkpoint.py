@@ -126,8 +126,7 @@ def _newest(folder: Path, use: Callable[[dict[str, Tensor], dict[str, Any]], obj
                 ) from None
             step = int(details["step"])
             if damage:
-                said = f"{damage[0]}; taking step {step} instead"
-                warnings.warn(RunWarning(said), stacklevel=3)
+                warnings.warn(RunWarning(f"{damage[0]}; taking step {step} instead"), stacklevel=3)
             return step
     if not found:
         raise CheckpointError(f"there is no checkpoint in {folder}")
@@ -250,22 +249,18 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             if details["step"] != step_of(path):
                 raise ValueError("its name is of another step")
             tensors = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118
-            return (
-                _with_new_names(tensors, details) if details["format"] < 3 else (tensors, details)
-            )
+            return _with_new_names(tensors, details)
     except (OSError, ValueError, KeyError, TypeError, RecursionError, SafetensorError) as error:
         raise DamagedError(f"{path} is damaged ({one_line(error)})") from None
 
 
 def _tensors(state: TrainState) -> dict[str, Tensor]:
-    tensors: dict[str, Tensor] = {"generator": state.generator.get_state()}
-    for name, value in state.scene.state_dict().items():
-        tensors[f"scene.{name}"] = value
-    for name, value in state.estimator.state_dict().items():
-        tensors[f"estimator.{name}"] = value
-    for name, value in optimizer_tensors(state.scene.optimizer).items():
-        tensors[f"optimizer.{name}"] = value
-    return {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
+    moments = optimizer_tensors(state.scene.optimizer)
+    tensors: dict[str, Any] = {"generator": state.generator.get_state()}
+    tensors |= {f"scene.{name}": value for name, value in state.scene.state_dict().items()}
+    tensors |= {f"estimator.{name}": value for name, value in state.estimator.state_dict().items()}
+    tensors |= {f"optimizer.{name}": value for name, value in moments.items()}
+    return {k: torch.as_tensor(v).detach().cpu().contiguous() for k, v in tensors.items()}
 
 
 def _restore(state: TrainState, tensors: Mapping[str, Tensor], details: Mapping[str, Any]) -> None:
@@ -282,10 +277,10 @@ def _restore(state: TrainState, tensors: Mapping[str, Tensor], details: Mapping[
 def _with_new_names(
     tensors: dict[str, Tensor], details: dict[str, Any]
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """A checkpoint of formats 1 and 2 as one of format 3, where the scene's parts stood alone."""
+    """A checkpoint of any format as one of format 3; before, the scene's parts stood alone."""
     parts = ("field.", "ema_field.", "background.", "occupancy.")
     renamed = {}
     for name, value in tensors.items():
         new = f"scene.{name}" if name.startswith(parts) else name
         renamed[new.replace("scene.occupancy.floor", "scene.occupancy.lower_bound")] = value
-    return renamed, {**details, "rollbacks": details.get("setbacks", 0)}
+    return renamed, {"rollbacks": details.get("setbacks", 0), **details}

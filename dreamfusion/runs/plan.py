@@ -169,9 +169,8 @@ def _with_card(
     whole = [*below, *layers]
     scene: Any = build_config(*whole).scene
     if extra := scene.layer():
-        own = [i for i, layer in enumerate(whole) if not layer.name.startswith(_FILES)]
-        at = own[0] if own else len(whole)
-        whole.insert(at, Layer(f"scene {scene.name}", extra))
+        own = (i for i, layer in enumerate(whole) if not layer.name.startswith(_FILES))
+        whole.insert(next(own, len(whole)), Layer(f"scene {scene.name}", extra))
     config = build_config(*whole)
     if config.start:
         find_run(Path(config.start))

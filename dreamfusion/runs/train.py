@@ -125,10 +125,9 @@ def train_run(
                 if is_first():
                     if plan.layers and not stage.name:
                         run.write_layers(plan.layers)
-                    resolved = trainer.config
-                    if not stage.name:
-                        resolved = replace(resolved, stages=config.stages)
                     _note_prior(run, planned, own)
+                    stages = {} if stage.name else config.stages
+                    resolved = replace(trainer.config, stages=stages)
                     folder.write_config(resolved)  # last: with it there is a run
                 observer.begins(folder, trainer)
                 watch.begin(f"training {stage.name}".strip())
@@ -163,27 +162,23 @@ class _Priors:
         if self._current is None or self._current[0] != options:
             self._current = None  # its memory is needed
             mine = share(planned.stage.config.camera.views, group_size(planned.prior))
-            self._current = (
-                options,
-                load_prior(
-                    planned.prior,
-                    options,
-                    device=self._device,
-                    prompts=self._texts(options),
-                    views=mine.stop - mine.start,
-                ),
+            views, texts = mine.stop - mine.start, self._texts(options)
+            loaded = load_prior(
+                planned.prior, options, device=self._device, prompts=texts, views=views
             )
+            self._current = (options, loaded)
         return self._current[1]
 
     def _texts(self, options: PriorConfig) -> list[str]:
         """Of all stages that use this prior: its text encoders are freed before the first."""
-        texts: list[str] = []
+        texts: dict[str, None] = {}
         for planned in self._plan.stages:
             own = planned.stage.config
             if own.prior == options and planned.prior is not None:
                 vocabulary, prompt = planned.prior.card.vocabulary, planned.canonical_prompt
-                texts += texts_of(vocabulary, prompt, own.prior, estimator_texts(own))
-        return list(dict.fromkeys(texts))
+                named = estimator_texts(own)
+                texts |= dict.fromkeys(texts_of(vocabulary, prompt, options, named))
+        return list(texts)
 
 
 def finish(
