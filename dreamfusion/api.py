@@ -25,7 +25,7 @@ from dreamfusion.runs.destination import Destination
 from dreamfusion.runs.export import Export, ExportOptions, write_model
 from dreamfusion.runs.folder import RunFolder, find_run, slug
 from dreamfusion.runs.metrics import read_metrics
-from dreamfusion.runs.plan import Plan, plan_of_loaded, plan_resumed, plan_run
+from dreamfusion.runs.plan import Plan, plan_resumed, plan_run
 from dreamfusion.runs.train import Observer, train_run
 from dreamfusion.scenes.base import Scene
 from dreamfusion.training.state import TrainState
@@ -73,8 +73,7 @@ def train(
     if isinstance(where, Destination):
         where.check()
     plan = _plan(prompt, prior, preset, settings, steps=steps, seed=seed)
-    loaded = None if prior is None or isinstance(prior, (str, Path)) else prior
-    return _run(plan, where, callback, loaded, losses)
+    return _run(plan, where, callback, losses)
 
 
 def config_for(
@@ -105,14 +104,13 @@ def _plan(
         Layer("settings", nested(settings or {})),
         Layer("arguments", given(prompt=prompt, prior=name, **arguments)),
     ]
-    if prior is None or name is not None:
-        return plan_run(layers, preset=preset)
-    if not (hasattr(prior, "predict") and hasattr(prior, "encode_text")):
+    loaded = None if name is not None else prior
+    if loaded is not None and not (hasattr(prior, "predict") and hasattr(prior, "encode_text")):
         raise TypeError(
             f"prior is a name, a path or an object with the interface of dreamfusion.Prior, not "
             f"{prior!r}"
         )
-    return plan_of_loaded(prior, layers, preset=preset)  # type: ignore[arg-type]
+    return plan_run(layers, preset=preset, prior=loaded)  # type: ignore[arg-type]
 
 
 def distill(
@@ -199,7 +197,7 @@ class Run:
         prior: the one it was made with, if that was a loaded one.
         """
         plan = plan_resumed(self.folder, steps=steps, prior=prior)
-        return _run(plan, self.folder, callback, prior)
+        return _run(plan, self.folder, callback)
 
     def export(
         self,
@@ -244,8 +242,7 @@ def _run(
     plan: Plan,
     where: Path | RunFolder | Destination,
     callback: Callback | None,
-    prior: Prior | None = None,
     losses: Sequence[Loss] = (),
 ) -> Run:
     observer = None if callback is None else _Callback(callback)
-    return Run(train_run(plan, where, prior=prior, losses=losses, observer=observer).run)
+    return Run(train_run(plan, where, losses=losses, observer=observer).run)

@@ -21,7 +21,7 @@ from dreamfusion.diffusion.predictions import PredictionKind
 from dreamfusion.evaluation.truth import prompt_of
 from dreamfusion.graphics.cameras import sample_cameras
 from dreamfusion.priors.base import Prior
-from dreamfusion.runs.plan import plan_of_loaded
+from dreamfusion.runs.plan import plan_run
 from dreamfusion.runs.train import train_run
 from dreamfusion.toyworld import make_object, shade, view
 from dreamfusion.toyworld.language import SHADING_WORDS, azimuth_word, elevation_word
@@ -125,4 +125,4 @@ def train(noun: str, folder: Path, prior: Prior, settings: Mapping[str, Any]) ->
     }
     layers = [Layer("oracle", layer), Layer("settings", settings)]
     oracle = Oracle(prior, bank_of(noun, prior))
-    train_run(plan_of_loaded(oracle, layers), folder, prior=oracle)
+    train_run(plan_run(layers, prior=oracle), folder)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 KEY = "dreamfusion"
 
@@ -31,18 +30,13 @@ def read_provenance(glb: bytes) -> Provenance | None:
     length = int.from_bytes(glb[12:16], "little")
     try:
         found = json.loads(glb[20 : 20 + length])["asset"]["extras"][KEY]
-        prior = found.get("prior")
         x, y, z = map(float, found["moved_from"])
-        return Provenance(
-            int(found["step"]),
-            (x, y, z),
-            _optional(found.get("psnr_db")),
-            _optional(found.get("silhouette_iou")),
-            None if prior is None else {str(k): str(v) for k, v in prior.items()},
+        psnr, iou = (
+            None if found.get(key) is None else float(found[key])
+            for key in ("psnr_db", "silhouette_iou")
         )
+        prior = found.get("prior")
+        prior = None if prior is None else {str(k): str(v) for k, v in prior.items()}
+        return Provenance(int(found["step"]), (x, y, z), psnr, iou, prior)
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
-
-
-def _optional(value: Any) -> float | None:
-    return None if value is None else float(value)

@@ -10,6 +10,8 @@ from safetensors import SafetensorError, safe_open
 
 from dreamfusion.utils.errors import UserError, one_line
 
+OTHER_FILE = "the file is incomplete or of another kind of model"  # where weights are missing
+
 
 class PriorError(UserError):
     """A prior that cannot be found, read or used."""

@@ -69,10 +69,9 @@ def fetch(name: str, *, half: bool) -> Path:
         index = require_json(folder / INDEX, f"{name} is not a diffusers model")
         _, components = components_of(index, name)
         wanted = needed_files(files, components, half=half)
-        for component in components:
-            inside = [file.removeprefix(f"{component}/") for file in wanted]
-            if component.startswith("tokenizer"):
-                check_tokenizer(inside, f"{name}: its {component}")
+        for part in (part for part in components if part.startswith("tokenizer")):
+            inside = [file.removeprefix(f"{part}/") for file in wanted]
+            check_tokenizer(inside, f"{name}: its {part}")
         return Path(snapshot_download(name, allow_patterns=[INDEX, CARD, *LICENSES, *wanted]))
     except PriorError:
         raise

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
@@ -11,9 +10,17 @@ import torch
 from diffusers.utils import logging as diffusers_logging
 from transformers.utils import logging as transformers_logging
 
-from dreamfusion.priors.files import PriorError, read_weights
+from dreamfusion.priors.files import OTHER_FILE, PriorError, read_weights
 from dreamfusion.priors.resolve import ResolvedPrior
 from dreamfusion.utils.errors import one_line
+
+# What wrappers put into the names of weights, and how to get rid of them.
+_WRAPPERS = {
+    ".base_layer.": "LoRA adapters: merge them (pipe.fuse_lora or merge_and_unload) and save again",
+    "lora_": "LoRA adapters alone: they are no model",
+    "_orig_mod.": "a compiled model: save its _orig_mod instead",
+    "module.": "a model in DataParallel: save its module instead",
+}
 
 
 def load_part(
@@ -40,38 +47,21 @@ def load_part(
         return found
     part, info = found
     if missing := sorted(info["missing_keys"]):
+        # The libraries fill what a file does not hold with random numbers.
         names = [name for file in prior.files[component] for name in read_weights(path / file)]
-        raise _incomplete(where, missing, names)
-    _require_finite(where, part)
+        wrappers = (what for mark, what in _WRAPPERS.items() if any(mark in name for name in names))
+        wrapped = next((f"its file holds {what}" for what in wrappers), OTHER_FILE)
+        raise PriorError(
+            f"{where} lacks {len(missing)} of its weights, for example {missing[0]}; {wrapped}"
+        )
+    for name, weight in part.named_parameters():
+        if not bool(weight.isfinite().all()):
+            raise PriorError(f"{where} has weights that are not finite, for example {name}")
     # Without accelerate, diffusers looks at the first tensor alone to see what is in a file.
     # Transformers converts by itself, and leaves in float32 what T5 would overflow in.
     if library is diffusers:
         part = part.to(dtype)
     return part.requires_grad_(False).eval()
-
-
-# What wrappers put into the names of weights, and how to get rid of them.
-_WRAPPERS = {
-    ".base_layer.": "LoRA adapters: merge them (pipe.fuse_lora or merge_and_unload) and save again",
-    "lora_": "LoRA adapters alone: they are no model",
-    "_orig_mod.": "a compiled model: save its _orig_mod instead",
-    "module.": "a model in DataParallel: save its module instead",
-}
-
-
-def _incomplete(where: str, missing: Sequence[str], found: Sequence[str]) -> PriorError:
-    """The libraries fill what a file does not hold with random numbers."""
-    said = f"{where} lacks {len(missing)} of its weights, for example {missing[0]}"
-    for mark, what in _WRAPPERS.items():
-        if any(mark in name for name in found):
-            return PriorError(f"{said}; its file holds {what}")
-    return PriorError(f"{said}; the file is incomplete or of another kind of model")
-
-
-def _require_finite(where: str, part: torch.nn.Module) -> None:
-    for name, weight in part.named_parameters():
-        if not bool(weight.isfinite().all()):
-            raise PriorError(f"{where} has weights that are not finite, for example {name}")
 
 
 def quiet() -> None:

@@ -56,12 +56,7 @@ class ResolvedPrior:
     @property
     def preset(self) -> str:
         """The preset that suits it, where the user chose none."""
-        return preset_for(self.pipeline, has_card=self.has_card)
-
-    @property
-    def has_card(self) -> bool:
-        """Whether the prior says itself how to speak to it; see `card.read_card`."""
-        return (self.path / CARD).is_file()
+        return preset_for(self.pipeline, has_card=(self.path / CARD).is_file())
 
 
 def resolve_prior(name: str, *, device: str = "cpu", dtype: str = "auto") -> ResolvedPrior:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from dreamfusion.priors import hub
-from dreamfusion.priors.files import PriorError, read_weights
+from dreamfusion.priors.files import OTHER_FILE, PriorError, read_weights
 from dreamfusion.priors.layout import INDEX
 from dreamfusion.utils.errors import RunWarning, one_line
 
@@ -174,20 +174,19 @@ def _all_weights_of(file: Path) -> Iterator[None]:
     import torch
 
     load = torch.nn.Module.load_state_dict
-    advice = "the file is incomplete or of another kind of model"
 
     def strict(model: Any, *arguments: Any, **options: Any) -> Any:
         found = load(model, *arguments, **options)
         weights = dict(model.named_parameters())
         if missing := [name for name in found.missing_keys if name in weights]:
             where = f"{missing[0]} of its {type(model).__name__}"
-            raise PriorError(f"{file} lacks weights, for example {where}; {advice}")
+            raise PriorError(f"{file} lacks weights, for example {where}; {OTHER_FILE}")
         return found
 
     torch.nn.Module.load_state_dict = strict  # type: ignore[method-assign,assignment]
     try:
         yield
     except NotImplementedError:  # of tensors that hold no numbers
-        raise PriorError(f"{file} lacks weights; {advice}") from None
+        raise PriorError(f"{file} lacks weights; {OTHER_FILE}") from None
     finally:
         torch.nn.Module.load_state_dict = load  # type: ignore[method-assign]

@@ -124,7 +124,7 @@ class _Transformer(SimpleNamespace):
 class TextEncoders:
     """The text encoders of a prior and what they have encoded.
 
-    name: of the prior, for messages. pipeline: the class that encodes. configs: of each component
+    name: of the prior, for messages. pipeline: its class. configs: of each component
     that has weights. settings: of the pipeline itself. load: gives a text encoder or a tokenizer by
     its name in the pipeline. device: where the encoders run, and where the float32 embeddings are.
     offload: keep them on the CPU while they do not run.
@@ -222,7 +222,10 @@ class TextEncoders:
                 parts[tokenizer] = _Tokenizer(self._load(tokenizer), name, limit, self._cut)
             elif name == "transformer":
                 parts[name] = _Transformer(config=SimpleNamespace(**config))
-        cls = getattr(diffusers, pipeline)
+        # An IFPipeline with CLIP, as the embedded prior, was trained with padding that CLIP sees;
+        # its own `encode_prompt`, made for T5, would hide it.
+        is_clip = pipeline == "IFPipeline" and configs["text_encoder"].get("model_type") != "t5"
+        cls = getattr(diffusers, "StableDiffusionPipeline" if is_clip else pipeline)
         wanted = inspect.signature(cls.__init__).parameters
         absent = [n for n, p in wanted.items() if n != "self" and p.default is p.empty]
         given = {name: part for name, part in parts.items() if name in wanted}
@@ -298,13 +301,6 @@ def _encode_prompts(pipeline: Any, prompts: list[str], device: str) -> TextEmbed
     return TextEmbedding(tokens, *pooled)
 
 
-def _encoding_class(pipeline: str, encoder: str) -> str:
-    """The class of pipeline whose `encode_prompt` is meant. An IFPipeline with CLIP, as the
-    embedded prior, was trained with padding that CLIP sees; its own, made for T5, would hide it."""
-    is_clip = (pipeline, encoder) == ("IFPipeline", "CLIPTextModel")
-    return "StableDiffusionPipeline" if is_clip else pipeline
-
-
 def encoders_of(
     prior: ResolvedPrior, *, device: str, dtype: torch.dtype, offload: bool
 ) -> TextEncoders:
@@ -314,8 +310,7 @@ def encoders_of(
         kind = dtype if name.startswith("text_encoder") else None
         return load_part(prior, name, transformers, kind)
 
-    cls = _encoding_class(prior.pipeline, prior.components["text_encoder"])
-    parts = (prior.name, cls, prior.configs, prior.index, load)
+    parts = (prior.name, prior.pipeline, prior.configs, prior.index, load)
     return TextEncoders(*parts, device=device, offload=offload)
 
 
@@ -335,6 +330,5 @@ def encoders_of_pipe(
         part = getattr(pipe, name)
         return part.requires_grad_(False).eval() if name.startswith("text_encoder") else part
 
-    cls = _encoding_class(kind, type(pipe.text_encoder).__name__)
     device = str(pipe.text_encoder.device)
-    return TextEncoders(name, cls, configs, pipe.config, load, device=device)
+    return TextEncoders(name, kind, configs, pipe.config, load, device=device)

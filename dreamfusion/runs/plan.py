@@ -29,12 +29,12 @@ FoundPrior = ResolvedPrior | PriorSettings
 class PlannedStage:
     """A stage that could start.
 
-    prior: the one that was found, None for one that is loaded already. canonical_prompt: the prompt
-    in the prior's own words.
+    prior: the one that was found, or is loaded already. canonical_prompt: the prompt in the prior's
+    own words.
     """
 
     stage: Stage
-    prior: FoundPrior | None
+    prior: FoundPrior | Prior
     canonical_prompt: str
 
 
@@ -52,8 +52,9 @@ class Plan:
 
     @property
     def prior(self) -> FoundPrior | None:
-        """The first stage's prior."""
-        return self.stages[0].prior
+        """The first stage's prior, None for one that is loaded already."""
+        found = self.stages[0].prior
+        return found if isinstance(found, FoundPrior) else None
 
     @property
     def canonical_prompt(self) -> str:
@@ -61,26 +62,24 @@ class Plan:
         return self.stages[0].canonical_prompt
 
 
-def plan_run(layers: Sequence[Layer], *, preset: str | None = None) -> Plan:
+def plan_run(
+    layers: Sequence[Layer], *, preset: str | None = None, prior: Prior | None = None
+) -> Plan:
     """The run that these layers ask for, over a preset or settings file; None takes the one that
-    suits the prior. What the prior's card knows stands below all of them.
+    suits the prior. What the prior's card knows stands below all of them. prior: if it is loaded.
 
     Raises ConfigError, PriorError or PromptError, one line that says what is wrong.
     """
     base = [] if preset is None else read_settings(preset)
+    found: FoundPrior | Prior | None = prior
     wanted = build_config(*base, *layers)
-    prior = find_prior(wanted.prior, wanted.device)
+    if found is None:
+        found = find_prior(wanted.prior, wanted.device)
     if preset is None:
-        base = read_settings(tuned_preset(prior.preset, wanted.estimator.name))
-    config, whole = _with_card(prior.name, prior.card, [*base, *layers])
-    return plan_again(config, whole, prior=prior)
-
-
-def plan_of_loaded(prior: Prior, layers: Sequence[Layer], *, preset: str | None = None) -> Plan:
-    """As `plan_run`, for a prior that is loaded."""
-    base = read_settings(preset or str(getattr(prior, "preset", "embedded")))
-    config, whole = _with_card(prior.name, prior.card, [*base, *layers])
-    return plan_again(config, whole, prior=prior)
+        suits = str(getattr(found, "preset", "embedded"))
+        base = read_settings(tuned_preset(suits, wanted.estimator.name))
+    config, whole = _with_card(found.name, found.card, [*base, *layers])
+    return plan_again(config, whole, prior=found)
 
 
 def plan_again(
@@ -102,8 +101,7 @@ def plan_again(
             except PromptError as error:
                 message, brief = (f"prior.negative_prompt: {text}" for text in (error, error.brief))
                 raise PromptError(message, brief=brief) from None
-        found = of_stage if isinstance(of_stage, FoundPrior) else None
-        planned.append(PlannedStage(stage, found, vocabulary.canonical(own.prompt)))
+        planned.append(PlannedStage(stage, of_stage, vocabulary.canonical(own.prompt)))
     return Plan(config, tuple(layers), tuple(planned))
 
 

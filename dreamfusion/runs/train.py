@@ -34,7 +34,7 @@ from dreamfusion.runs.export import Export, write_model
 from dreamfusion.runs.folder import RunError, RunFolder, create_run, find_run, step_of
 from dreamfusion.runs.lock import locked
 from dreamfusion.runs.loop import optimise
-from dreamfusion.runs.plan import Plan, PlannedStage, prior_before
+from dreamfusion.runs.plan import FoundPrior, Plan, PlannedStage, prior_before
 from dreamfusion.runs.preview import draw_scene
 from dreamfusion.scenes.base import Scene
 from dreamfusion.training.state import TrainState, new_state
@@ -92,7 +92,6 @@ def train_run(
     plan: Plan,
     where: Path | RunFolder | Destination,
     *,
-    prior: Prior | None = None,
     losses: Sequence[Loss] = (),
     observer: Observer | None = None,
     watch: Stopwatch | None = None,
@@ -102,16 +101,16 @@ def train_run(
     """Train in a new folder at `where`, or resume the run that is there, and make its mesh and its
     video.
 
-    prior: one that is loaded already. losses: see `Trainer`. watch: records the duration of each
-    stage. stop: is asked between steps whether to stop with a checkpoint. around: a context for the
-    time of the run.
+    losses: see `Trainer`. watch: records the duration of each stage. stop: is asked between steps
+    whether to stop with a checkpoint. around: a context for the time of the run.
     """
     observer = Observer() if observer is None else observer
     watch = Stopwatch("starting") if watch is None else watch
     config = plan.config
-    device = choose_device(config.device) if prior is None else str(prior.device)
+    first = plan.stages[0].prior
+    device = choose_device(config.device) if isinstance(first, FoundPrior) else str(first.device)
     with explain_out_of_memory(), process_group(device), around(), fixed_order():
-        priors = _Priors(plan, device, prior)
+        priors = _Priors(plan, device)
         watch.begin("loading the prior")
         priors.of(plan.stages[0])
         run = _folder(where)
@@ -125,7 +124,7 @@ def train_run(
                 if is_first():
                     if plan.layers and not stage.name:
                         run.write_layers(plan.layers)
-                    _note_prior(run, planned, own)
+                    _note_prior(run, planned)
                     stages = {} if stage.name else config.stages
                     resolved = replace(trainer.config, stages=stages)
                     folder.write_config(resolved)  # last: with it there is a run
@@ -150,15 +149,14 @@ def train_run(
 class _Priors:
     """The priors of a plan's stages, each loaded when a stage needs it; one at a time."""
 
-    def __init__(self, plan: Plan, device: str, loaded: Prior | None) -> None:
-        self._plan, self._device, self._loaded = plan, device, loaded
+    def __init__(self, plan: Plan, device: str) -> None:
+        self._plan, self._device = plan, device
         self._current: tuple[PriorConfig, Prior] | None = None
 
     def of(self, planned: PlannedStage) -> Prior:
         options = planned.stage.config.prior
-        if planned.prior is None:
-            assert self._loaded is not None
-            return self._loaded
+        if not isinstance(planned.prior, FoundPrior):
+            return planned.prior
         if self._current is None or self._current[0] != options:
             self._current = None  # its memory is needed
             mine = share(planned.stage.config.camera.views, group_size(planned.prior))
@@ -174,7 +172,7 @@ class _Priors:
         texts: dict[str, None] = {}
         for planned in self._plan.stages:
             own = planned.stage.config
-            if own.prior == options and planned.prior is not None:
+            if own.prior == options:
                 vocabulary, prompt = planned.prior.card.vocabulary, planned.canonical_prompt
                 named = estimator_texts(own)
                 texts |= dict.fromkeys(texts_of(vocabulary, prompt, options, named))
@@ -234,13 +232,13 @@ def _exclusive_lock(run: RunFolder) -> Iterator[None]:
         yield
 
 
-def _note_prior(run: RunFolder, planned: PlannedStage, prior: Prior) -> None:
+def _note_prior(run: RunFolder, planned: PlannedStage) -> None:
     """Write down which model the prior of a stage is, or warn that it is not the one before."""
     folder, found = planned.stage.folder(run), planned.prior
     if not folder.prior.is_file():
         with atomic_write(folder.prior) as file:
-            file.write_text(identify(found or prior).to_json(), encoding="utf-8")
-    elif found is not None and prior_before(run, planned):
+            file.write_text(identify(found).to_json(), encoding="utf-8")
+    elif prior_before(run, planned):
         said = f"the weights of {found.name} are not those that {folder.path} was begun with"
         warnings.warn(RunWarning(said), stacklevel=3)
 

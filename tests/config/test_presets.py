@@ -104,7 +104,7 @@ def test_each_class_of_pipeline_has_a_preset_of_its_own(tmp_path):
         "stable-diffusion", "sdxl", "deepfloyd-if",
     }  # fmt: skip
     folder = resolve_prior(str(save_pixel_prior(tmp_path / "prior")))
-    assert preset_for(folder.pipeline, has_card=folder.has_card) == "embedded"
+    assert folder.preset == "embedded"
 
 
 def test_settings_come_from_a_preset_or_a_file(tmp_path, monkeypatch):
