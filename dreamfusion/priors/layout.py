@@ -40,6 +40,14 @@ LAYOUTS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
 }
 # Stable Diffusion 3 was trained to do without its largest text encoder.
 OPTIONAL = ("text_encoder_3", "tokenizer_3")
+# What constructors of pipelines take and no run needs: None of it is loaded or imported.
+UNUSED = {
+    "safety_checker": None,
+    "feature_extractor": None,
+    "image_encoder": None,
+    "requires_safety_checker": False,
+    "add_watermarker": False,
+}
 # A tokenizer's folder holds one of these. Without any, transformers would make an empty tokenizer.
 TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "spiece.model")
 

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import diffusers
 import torch
@@ -127,8 +127,8 @@ class DiffusionPrior:
     ) -> DiffusionPrior:
         """The prior `name`: embedded, a folder in diffusers' layout or a hub id; see
         `load_prior`. Raises PriorError."""
-        prior = resolve_prior(name, device=device, dtype=dtype)
-        return _load(prior, PriorConfig(dtype=dtype), device, prompts)  # type: ignore[arg-type]
+        options = PriorConfig(dtype=dtype)  # type: ignore[arg-type]
+        return cast(DiffusionPrior, load_prior(name, options, device=device, prompts=prompts))
 
     @classmethod
     def from_pipe(cls, pipe: Any, *, card: PriorCard | None = None) -> DiffusionPrior:
@@ -157,7 +157,7 @@ class DiffusionPrior:
             pipeline=kind,
             card=PriorCard() if card is None else card,
             denoiser=denoiser,
-            schedule=schedule_of(pipe.scheduler, name, denoiser.device, denoiser),
+            schedule=schedule_of(pipe.scheduler, name, denoiser),
             text=text,
             vae=vae,
         )
@@ -274,17 +274,6 @@ def load_prior(
         return prior.build(device=device, prompts=prompts)
     if isinstance(prior, str):
         prior = resolve_prior(prior, device=device, dtype=options.dtype)
-    return _load(prior, options, device, prompts, views)
-
-
-def _load(
-    prior: ResolvedPrior,
-    options: PriorConfig,
-    device: str,
-    prompts: Sequence[str] | None,
-    views: int | None = None,
-) -> DiffusionPrior:
-    """Load every component of a prior; see `load_prior`."""
     quiet()
     precision = choose_dtype(options.dtype, device)
     vae_precision = _vae_dtype(prior, options.vae_dtype, precision, device)
@@ -311,7 +300,7 @@ def _load(
     denoiser.to(device, memory_format=layout)
     if options.compile:
         denoiser.compile()
-    schedule = read_schedule(prior, device, denoiser)
+    schedule = read_schedule(prior, denoiser)
     vae = None
     if "vae" in prior.components:
         vae = load_part(prior, "vae", diffusers, vae_precision)
@@ -337,10 +326,10 @@ def _load(
         return loaded
     wider = "bfloat16" if torch.cuda.is_bf16_supported(False) else "float32"
     said = f"{prior.name} overflows in float16: it judges in {wider}"
-    warnings.warn(RunWarning(said), stacklevel=3)
+    warnings.warn(RunWarning(said), stacklevel=2)
     del loaded, denoiser, vae, text
     options = dataclasses.replace(options, dtype=wider)  # type: ignore[arg-type]
-    return _load(prior, options, device, prompts, views)
+    return load_prior(prior, options, device=device, prompts=prompts, views=views)
 
 
 def _configs(pipe: Any) -> dict[str, dict[str, Any]]:

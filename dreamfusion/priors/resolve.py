@@ -95,7 +95,12 @@ def resolve_prior(name: str, *, device: str = "cpu", dtype: str = "auto") -> Res
 
 def inspect(path: Path, name: str, *, half: bool) -> ResolvedPrior:
     """Check that everything that will be loaded is there and of a supported kind. PriorError."""
-    index = _read_index(path)
+    if not (path / INDEX).exists() and (single := sorted(path.glob("*.safetensors"))):
+        raise PriorError(
+            f"{path} is not a diffusers model: there is no {INDEX}; for a checkpoint of one file, "
+            f"pass the file: --prior {single[0]}"
+        )
+    index = require_json(path / INDEX, f"{path} is not a diffusers model")
     pipeline, components = components_of(index, name)
     variants: dict[str, str | None] = {}
     weights: dict[str, int] = {}
@@ -125,16 +130,6 @@ def inspect(path: Path, name: str, *, half: bool) -> ResolvedPrior:
     return ResolvedPrior(
         name, path, pipeline, components, variants, weights, card, weight_files, configs, index
     )
-
-
-def _read_index(path: Path) -> dict[str, Any]:
-    files = sorted(path.glob("*.safetensors"))
-    if files and not (path / INDEX).exists():
-        raise PriorError(
-            f"{path} is not a diffusers model: there is no {INDEX}; for a checkpoint of one file, "
-            f"pass the file: --prior {files[0]}"
-        )
-    return require_json(path / INDEX, f"{path} is not a diffusers model")
 
 
 def _check_weights(folder: Path, files: list[str], name: str) -> int:

@@ -30,8 +30,8 @@ class NoiseSchedule:
     config: dict[str, Any]
 
 
-def read_schedule(prior: ResolvedPrior, device: str, denoiser: Any) -> NoiseSchedule:
-    """The schedule of a prior, on the device. Raises PriorError for one that is not supported.
+def read_schedule(prior: ResolvedPrior, denoiser: Any) -> NoiseSchedule:
+    """The schedule of a prior, see `schedule_of`. Raises PriorError for one that is not supported.
 
     Betas, their rescaling to zero terminal SNR and the shift of a flow are left to the scheduler's
     own class; of a flow, sigma goes up to 1 and the network gets 1000 sigma.
@@ -45,13 +45,11 @@ def read_schedule(prior: ResolvedPrior, device: str, denoiser: Any) -> NoiseSche
         raise PriorError(
             f"{prior.name}: cannot read its scheduler, a {kind}: {one_line(error)}"
         ) from error
-    return schedule_of(scheduler, prior.name, device, denoiser)
+    return schedule_of(scheduler, prior.name, denoiser)
 
 
-def schedule_of(
-    scheduler: Any, name: str, device: torch.device | str, denoiser: Any
-) -> NoiseSchedule:
-    """The noise levels of a scheduler of diffusers, on the device; `name` is the prior's.
+def schedule_of(scheduler: Any, name: str, denoiser: Any) -> NoiseSchedule:
+    """The noise levels of a scheduler of diffusers, on the denoiser's device. name: the prior's.
 
     They are those of its configuration: sampling with a scheduler changes what it holds. denoiser:
     its size decides the shift of some flows. Raises PriorError for one that is not supported.
@@ -80,6 +78,7 @@ def schedule_of(
         )
     # A class that never clamps has no such setting, and DDPM, which samples for all, would.
     config = {"clip_sample": False, **scheduler.config}
+    device = denoiser.device
     levels = (alphas.float().to(device), sigmas.float().to(device), times.to(device))
     return NoiseSchedule(*levels, prediction, config)
 

@@ -19,7 +19,7 @@ from typing import Any
 
 from dreamfusion.priors import hub
 from dreamfusion.priors.files import OTHER_FILE, PriorError, read_weights
-from dreamfusion.priors.layout import INDEX
+from dreamfusion.priors.layout import INDEX, UNUSED
 from dreamfusion.utils.errors import RunWarning, one_line
 
 PICKLES = (".ckpt", ".pt", ".pth", ".bin")
@@ -32,13 +32,6 @@ _PIPELINES = {
     "sd3": "StableDiffusion3Pipeline",
     "sd35_large": "StableDiffusion3Pipeline",
     "sd35_medium": "StableDiffusion3Pipeline",
-}
-# What no run needs, and a file of weights does not hold.
-_UNUSED = {
-    "safety_checker": None,
-    "feature_extractor": None,
-    "image_encoder": None,
-    "requires_safety_checker": False,
 }
 # How the names of each component's weights begin.
 _PARTS = {
@@ -154,7 +147,7 @@ def _convert(file: Path, pipeline: str, source: Path, folder: Path, dtype: str) 
                 config=str(source),
                 torch_dtype=getattr(torch, dtype),
                 local_files_only=True,
-                **{name: value for name, value in _UNUSED.items() if name in wanted},
+                **{name: value for name, value in UNUSED.items() if name in wanted},
             )
             pipe.save_pretrained(Path(temporary) / "whole")
             if not folder.exists():

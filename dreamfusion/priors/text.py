@@ -22,7 +22,7 @@ from torch import Tensor
 
 from dreamfusion.diffusion.condition import TextEmbedding
 from dreamfusion.priors.files import PriorError
-from dreamfusion.priors.layout import LAYOUTS, OPTIONAL
+from dreamfusion.priors.layout import LAYOUTS, OPTIONAL, UNUSED
 from dreamfusion.priors.loading import load_part
 from dreamfusion.priors.reading import PromptError
 from dreamfusion.priors.resolve import ResolvedPrior
@@ -32,8 +32,6 @@ from dreamfusion.utils.errors import RunWarning, one_line
 _LAYERS_READ = 2
 # How many ends of prompts one warning names.
 _CUTS_NAMED = 3
-# What a pipeline's constructor would otherwise warn about or import for; no text depends on it.
-_UNUSED = {"requires_safety_checker": False, "add_watermarker": False}
 # The setting of a pipeline by which an empty text is all zeros (Stable Diffusion XL).
 _ZEROS = "force_zeros_for_empty_prompt"
 # The ends of prompts that were cut off, each once, by the encoder and how many tokens it reads.
@@ -213,7 +211,7 @@ class TextEncoders:
         self, pipeline: str, configs: Mapping[str, Mapping[str, Any]], settings: Mapping[str, Any]
     ) -> Any:
         """The pipeline, of stand-ins for its text encoders, its tokenizers and nothing else."""
-        parts: dict[str, Any] = {**_UNUSED, _ZEROS: settings.get(_ZEROS, True)}
+        parts: dict[str, Any] = {**UNUSED, _ZEROS: settings.get(_ZEROS, True)}
         for name, config in configs.items():
             if name.startswith("text_encoder"):
                 parts[name] = _TextEncoder(name, config, self.device, self._start)

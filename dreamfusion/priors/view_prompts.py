@@ -107,11 +107,9 @@ def _require_text(prompt: str) -> None:
 
 
 PAPER_VIEWS = ViewVocabulary(
-    azimuth=(
-        AzimuthView(0.0, "front view"),
-        AzimuthView(90.0, "side view"),
-        AzimuthView(180.0, "back view"),
-        AzimuthView(270.0, "side view"),
+    azimuth=tuple(
+        AzimuthView(90.0 * i, f"{side} view")
+        for i, side in enumerate(("front", "side", "back", "side"))
     ),
     elevation=(ElevationView(60.0, 90.0, "overhead view", alone=True),),
 )

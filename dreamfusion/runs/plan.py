@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from dreamfusion.config.layers import Layer, build_config, given, to_mapping
 from dreamfusion.config.presets import read_settings, tuned_preset
 from dreamfusion.config.schema import Config, PriorConfig
-from dreamfusion.priors import PriorCard, PriorError, PriorSettings, ResolvedPrior, resolve_prior
+from dreamfusion.priors import PriorError, PriorSettings, ResolvedPrior, resolve_prior
 from dreamfusion.priors.identity import PriorIdentity, has_weights, read_identity
 from dreamfusion.priors.reading import PromptError
 from dreamfusion.runs.folder import RunFolder, find_run
@@ -78,7 +78,7 @@ def plan_run(
     if preset is None:
         suits = str(getattr(found, "preset", "embedded"))
         base = read_settings(tuned_preset(suits, wanted.estimator.name))
-    config, whole = _with_card(found.name, found.card, [*base, *layers])
+    config, whole = _with_card(found, [*base, *layers])
     return plan_again(config, whole, prior=found)
 
 
@@ -156,15 +156,14 @@ def find_prior(options: PriorConfig, device: str) -> FoundPrior:
     return resolve_prior(options.name, device=device, dtype=options.dtype)
 
 
-def _with_card(
-    name: str, card: PriorCard, layers: Sequence[Layer]
-) -> tuple[Config, tuple[Layer, ...]]:
+def _with_card(prior: FoundPrior | Prior, layers: Sequence[Layer]) -> tuple[Config, list[Layer]]:
     """The configuration of these layers over what a prior's card knows, and all layers.
 
     What goes with a scene stands above files and presets, and below what the user set.
     """
-    below = [Layer(f"prior {name}", card.settings)] if card.settings else []
-    whole = [*below, *layers]
+    known = prior.card.settings
+    whole = [Layer(f"prior {prior.name}", known)] if known else []
+    whole += layers
     scene: Any = build_config(*whole).scene
     if extra := scene.layer():
         own = (i for i, layer in enumerate(whole) if not layer.name.startswith(_FILES))
@@ -172,7 +171,7 @@ def _with_card(
     config = build_config(*whole)
     if config.start:
         find_run(Path(config.start))
-    return config, tuple(whole)
+    return config, whole
 
 
 _FILES = ("prior ", "preset ", "file ")
