@@ -21,6 +21,7 @@ from tests.helpers.toy_pictures import draw_object
 
 FOLDER = Path(resolve_prior("embedded").path)
 OBJECTS = (("mug", "blue"), ("corgi", "orange"), ("rocket", "white"), ("banana", "yellow"))
+AZIMUTH, ELEVATION = 90.0, 15.0  # degrees
 
 
 @pytest.fixture(scope="module")
@@ -63,23 +64,26 @@ def residuals(
     return (prediction.clean - clean).square().mean(dim=(1, 2, 3))
 
 
+@pytest.fixture(scope="module")
+def pictures() -> torch.Tensor:
+    """(4, 64, 64, 3) of OBJECTS, from the place that the captions name."""
+    camera = orbit_cameras(*(torch.tensor([v]) for v in (AZIMUTH, ELEVATION, 2.75, 40.0)))
+    return torch.stack([draw_object(make_object(*each), camera, 64)[0] for each in OBJECTS])
+
+
 @pytest.mark.parametrize("wrong", ["noun", "color", "view"])
 def test_a_true_caption_explains_a_picture_better_than_a_wrong_one(
-    prior: DiffusionPrior, wrong: str
+    prior: DiffusionPrior, pictures: torch.Tensor, wrong: str
 ):
-    azimuth, elevation = 90.0, 15.0
-    camera = orbit_cameras(*(torch.tensor([v]) for v in (azimuth, elevation, 2.75, 40.0)))
-    shown, true, false = [], [], []
+    true, false = [], []
     for i, (noun, color) in enumerate(OBJECTS):
         other_noun, other_color = OBJECTS[(i + 1) % len(OBJECTS)]
-        shown.append(draw_object(make_object(noun, color), camera, 64)[0])
         said = f"{color} {noun}"
         lie = {"noun": f"{color} {other_noun}", "color": f"{other_color} {noun}", "view": said}
-        turned = azimuth + 90.0 if wrong == "view" else azimuth
+        turned = AZIMUTH + 90.0 if wrong == "view" else AZIMUTH
         words = prior.card.vocabulary
-        true += view_prompts(words, said, [azimuth], [elevation], "lambertian")
-        false += view_prompts(words, lie[wrong], [turned], [elevation], "lambertian")
-    pictures = torch.stack(shown)
+        true += view_prompts(words, said, [AZIMUTH], [ELEVATION], "lambertian")
+        false += view_prompts(words, lie[wrong], [turned], [ELEVATION], "lambertian")
     if wrong == "view":  # what looks the same from all sides cannot tell
         keep = [i for i, (noun, _) in enumerate(OBJECTS) if noun in ("corgi", "banana", "mug")]
         pictures, true, false = pictures[keep], [true[i] for i in keep], [false[i] for i in keep]
