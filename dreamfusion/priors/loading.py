@@ -67,7 +67,6 @@ def load_part(
 def quiet() -> None:
     """No warnings about unused settings of foreign schedulers, no progress bars: only the command
     line writes to the terminal."""
-    diffusers_logging.set_verbosity_error()
-    diffusers_logging.disable_progress_bar()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
+    for library in (diffusers_logging, transformers_logging):
+        library.set_verbosity_error()
+        library.disable_progress_bar()

@@ -115,10 +115,6 @@ class _Tokenizer:
         return found
 
 
-class _Transformer(SimpleNamespace):
-    """Stands for a denoiser, of which `encode_prompt` reads the configuration alone."""
-
-
 class TextEncoders:
     """The text encoders of a prior and what they have encoded.
 
@@ -218,8 +214,9 @@ class TextEncoders:
                 tokenizer = name.replace("text_encoder", "tokenizer")
                 limit = config.get("max_position_embeddings")
                 parts[tokenizer] = _Tokenizer(self._load(tokenizer), name, limit, self._cut)
-            elif name == "transformer":
-                parts[name] = _Transformer(config=SimpleNamespace(**config))
+            elif name == "transformer":  # of which `encode_prompt` reads the configuration alone
+                parts[name] = torch.nn.Module()
+                parts[name].config = SimpleNamespace(**config)
         # An IFPipeline with CLIP, as the embedded prior, was trained with padding that CLIP sees;
         # its own `encode_prompt`, made for T5, would hide it.
         is_clip = pipeline == "IFPipeline" and configs["text_encoder"].get("model_type") != "t5"
@@ -234,21 +231,16 @@ class TextEncoders:
         name = self.name
         for said in _describe_cut(self._cut):
             warnings.warn(RunWarning(f"{name} {said}; shorten the prompt"), stacklevel=4)
-        added = {
-            token
-            for part in self._pipeline.components.values()
-            if isinstance(part, _Tokenizer)
-            for token in part.added_tokens_encoder
-        }
+        parts = self._pipeline.components.values()
+        tokenizers = (part for part in parts if isinstance(part, _Tokenizer))
+        added = {token for tokenizer in tokenizers for token in tokenizer.added_tokens_encoder}
         if markup := literal_markup(prompts, added):
             named = ", ".join(repr(one_line(text, 60)) for text in markup)
-            warnings.warn(
-                RunWarning(
-                    f"{name} reads {named} literally: weights, LoRAs and unknown embeddings in a "
-                    "prompt have no effect; remove them from the prompt"
-                ),
-                stacklevel=4,
+            said = (
+                f"{name} reads {named} literally: weights, LoRAs and unknown embeddings in a "
+                "prompt have no effect; remove them from the prompt"
             )
+            warnings.warn(RunWarning(said), stacklevel=4)
 
 
 def _describe_cut(cut: Cut) -> Iterator[str]:
