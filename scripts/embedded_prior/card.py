@@ -15,15 +15,10 @@ from torch import nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from dreamfusion.toyworld import ADJECTIVES, COLORS, NOUNS
-from dreamfusion.toyworld.language import (
-    SHADING_WORDS,
-    TEMPLATE,
-    azimuth_word,
-    held_out_pairs,
-    vocabulary_file,
-)
+from dreamfusion.toyworld.language import SHADING_WORDS, azimuth_word, held_out_pairs
 from dreamfusion.utils.machine import usable_cores
 from scripts.embedded_prior.data import BACKGROUND, CAMERA, FACE_SHARE, LIGHT, SIZE
+from scripts.embedded_prior.language import TEMPLATE, vocabulary_file
 from scripts.embedded_prior.model import mixed_precision, noise_schedule
 from scripts.embedded_prior.words import encode
 

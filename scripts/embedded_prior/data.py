@@ -21,13 +21,11 @@ from torch import Tensor, nn
 
 from dreamfusion.graphics.cameras import sample_cameras
 from dreamfusion.toyworld import ADJECTIVES, COLORS, NOUNS, make_object, shade, view
-from dreamfusion.toyworld.language import (
-    caption,
-    held_out_pairs,
-)
+from dreamfusion.toyworld.language import held_out_pairs
 from dreamfusion.toyworld.objects import COLOR_INDEX, PALETTE_TABLE
 from dreamfusion.toyworld.render import downsample
 from dreamfusion.utils.machine import usable_cores
+from scripts.embedded_prior.language import caption
 
 SIZE = 64
 SUPERSAMPLE = 2

@@ -16,9 +16,9 @@ from tokenizers.pre_tokenizers import ByteLevel
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from dreamfusion.toyworld.language import caption_words
 from scripts.embedded_prior.data import THUMBNAIL, prefetch
 from scripts.embedded_prior.descent import descend, learning_rate
+from scripts.embedded_prior.language import caption_words
 
 WORD_BATCH = 12  # captions in a step of the text encoder alone, for each picture of a later batch
 MAX_TOKENS = 77  # what diffusers' IFPipeline pads prompts to

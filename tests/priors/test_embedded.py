@@ -16,7 +16,8 @@ from dreamfusion.graphics.cameras import orbit_cameras
 from dreamfusion.priors import DiffusionPrior, load_prior, resolve_prior
 from dreamfusion.priors.view_prompts import view_prompts
 from dreamfusion.toyworld import make_object
-from dreamfusion.toyworld.language import held_out_pairs, vocabulary_file
+from dreamfusion.toyworld.language import held_out_pairs
+from scripts.embedded_prior.language import vocabulary_file
 from tests.helpers.toy_pictures import draw_object
 
 FOLDER = Path(resolve_prior("embedded").path)

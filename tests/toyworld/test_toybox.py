@@ -12,23 +12,25 @@ from dreamfusion.priors.view_prompts import ViewVocabulary, view_prompt
 from dreamfusion.toyworld import ADJECTIVES, COLORS, NOUNS, PALETTE, make_object, view
 from dreamfusion.toyworld.language import (
     AZIMUTH_WORDS,
-    EXAMPLES,
-    GROUPS,
-    OPPOSITES,
     azimuth_word,
-    caption,
-    caption_words,
     elevation_word,
-    foreign_words,
     held_out_pairs,
-    known_words,
-    related_words,
-    vocabulary_file,
 )
 from dreamfusion.toyworld.objects import BOUNDING_RADIUS, COLOR_INDEX
 from dreamfusion.toyworld.parts import primitive
 from dreamfusion.toyworld.sdf import part_table, signed_distance
 from scripts.embedded_prior.data import FACES
+from scripts.embedded_prior.language import (
+    EXAMPLES,
+    GROUPS,
+    OPPOSITES,
+    caption,
+    caption_words,
+    foreign_words,
+    known_words,
+    related_words,
+    vocabulary_file,
+)
 from tests.helpers.toy_pictures import draw_object
 
 NAMES = [noun.name for noun in NOUNS]

@@ -13,9 +13,10 @@ import pytest
 import torch
 
 from dreamfusion.toyworld import NOUNS
-from dreamfusion.toyworld.language import caption_words, held_out_pairs
+from dreamfusion.toyworld.language import held_out_pairs
 from scripts.embedded_prior import training
 from scripts.embedded_prior.data import ToyPictures, render_geometry
+from scripts.embedded_prior.language import caption_words
 from scripts.embedded_prior.model import make_models, mixed_precision
 from scripts.embedded_prior.muon import orthogonalize
 from scripts.embedded_prior.words import learn_words, make_tokenizer, tokens
