@@ -18,6 +18,7 @@ from dreamfusion.scenes.nerf.settings import NerfSettings
 from dreamfusion.scenes.settings import SceneSettings
 from dreamfusion.utils.errors import UserError
 
+ALL = "asd, bridge, cfd, clip, csd, dds, diffusion_loss, hifa, ism, nfsd, rfds, sdi, sds, sjc, sync, vsd"
 HUNDRED = Schedule.constant(100.0)
 
 
@@ -83,7 +84,7 @@ def others(register):
 
 
 def test_this_package_declares_its_own():
-    assert sections.section_names(ESTIMATORS) == ["sds"]
+    assert sections.section_names(ESTIMATORS) == ALL.split(", ")
     assert sections.section_names(SCENES) == ["nerf"]
     config = Config()
     assert type(config.estimator) is SDSSettings and type(config.scene) is NerfSettings
@@ -140,7 +141,7 @@ def test_errors_are_of_the_class_that_is_chosen(others, changes, message):
 @pytest.mark.parametrize(
     ("section", "group", "message"),
     [
-        ("estimator", ESTIMATORS, "there is no estimator 'nonsense'; there is sds"),
+        ("estimator", ESTIMATORS, f"there is no estimator 'nonsense'; there is {ALL}"),
         ("scene", SCENES, "there is no scene 'nonsense'; there is nerf"),
     ],
 )
@@ -164,7 +165,7 @@ def test_what_cannot_be_loaded_is_named_in_one_line(register):
         "wrong": f"the estimator 'wrong' of {__name__}:Fails is no dataclass of settings",
         "twice": f"another_package:Other and {__name__}:Other both declare the estimator 'twice': "
         "rename or uninstall one of them",
-        "nonsense": "there is no estimator 'nonsense'; there is absent, sds, twice, wrong",
+        "nonsense": f"there is no estimator 'nonsense'; there is absent, {ALL[:-3]}twice, vsd, wrong",
     }
     for name, message in expected.items():
         with pytest.raises(sections.PluginError) as error:
@@ -181,4 +182,4 @@ def test_the_command_line_names_what_there_is(capsys):
     from dreamfusion.cli.app import main
 
     assert main(["train", "a mug", "--set", "estimator.name=nonsense"]) == 2
-    assert capsys.readouterr().err == "error: there is no estimator 'nonsense'; there is sds\n"
+    assert capsys.readouterr().err == f"error: there is no estimator 'nonsense'; there is {ALL}\n"

@@ -10,7 +10,7 @@ from dreamfusion.config.schedules import Schedule
 from dreamfusion.diffusion.condition import Condition, Conditions
 from dreamfusion.diffusion.predictions import add_noise, predictions
 from dreamfusion.distillation.base import Batch
-from dreamfusion.distillation.csd.settings import CSDSettings
+from dreamfusion.distillation.differences.settings import CSDSettings
 from dreamfusion.distillation.vsd.settings import VSDSettings
 from dreamfusion.graphics.cameras import turntable_cameras
 from dreamfusion.priors import PriorError, load_prior

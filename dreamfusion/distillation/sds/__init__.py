@@ -1,1 +1,1 @@
-"""Score Distillation Sampling: the estimator `sds`."""
+"""Score Distillation Sampling and its close relatives."""

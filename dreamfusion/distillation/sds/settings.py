@@ -1,4 +1,4 @@
-"""Settings of the estimator `sds`. No torch: `build` imports the code."""
+"""Settings of SDS and of what is close to it. No torch: `build` imports the code."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class SDSSettings(ScoreSettings):
     name: str = setting("sds", "the way to distil")
 
     def build(self, prior: Any, *, seed: int) -> Estimator:
-        from dreamfusion.distillation.sds.estimator import SDSEstimator
+        from dreamfusion.distillation.sds.estimators import SDSEstimator
 
         return SDSEstimator(self, prior, seed)
 
@@ -67,3 +67,38 @@ class CFDSettings(SDSSettings):
     t_max: Schedule = default(SDSSettings, "t_max", Schedule(0.98, 0.02))
     surface_noise: Range | None = default(SDSSettings, "surface_noise", (0.0, 1.0))
     noise_refresh: float = default(SDSSettings, "noise_refresh", 1e-4)
+
+
+@dataclass(frozen=True)
+class HiFASettings(ScoreSettings):
+    """HiFA: SDS and the difference of the images from the decoded prediction, t falling as a
+    square root."""
+
+    paper: ClassVar[str] = "Zhu et al. 2024, HiFA"
+    cost: ClassVar[str] = "2 and the decoder"
+    name: str = setting("hifa", "the way to distil")
+    guidance: Schedule = default(ScoreSettings, "guidance", Schedule.constant(100.0))
+    t_min: Schedule = default(ScoreSettings, "t_min", Schedule(0.98, 0.3, shape="sqrt"))
+    t_max: Schedule = default(ScoreSettings, "t_max", Schedule(0.98, 0.3, shape="sqrt"))
+    image_weight: float = setting(0.01, "of the images' loss", low=0)
+
+    def build(self, prior: Any, *, seed: int) -> Estimator:
+        from dreamfusion.distillation.sds.estimators import HiFAEstimator
+
+        return HiFAEstimator(self, prior, seed)
+
+
+@dataclass(frozen=True)
+class DiffusionLossSettings(ScoreSettings):
+    """The loss that diffusion models are trained with, differentiated through the network: what
+    the paper compares SDS with."""
+
+    paper: ClassVar[str] = "Poole et al. 2023, DreamFusion (its comparison)"
+    cost: ClassVar[str] = "1 and a backward pass; with guidance 2"
+    name: str = setting("diffusion_loss", "the way to distil")
+    guidance: Schedule = default(ScoreSettings, "guidance", Schedule.constant(1.0))
+
+    def build(self, prior: Any, *, seed: int) -> Estimator:
+        from dreamfusion.distillation.sds.estimators import DiffusionLossEstimator
+
+        return DiffusionLossEstimator(self, prior, seed)

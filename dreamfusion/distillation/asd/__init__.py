@@ -1,1 +1,0 @@
-"""Asynchronous Score Distillation: the estimator `asd`."""

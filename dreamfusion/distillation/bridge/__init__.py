@@ -1,1 +1,0 @@
-"""SDS-Bridge: the estimator `bridge`."""

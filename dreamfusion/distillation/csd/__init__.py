@@ -1,1 +1,0 @@
-"""Classifier Score Distillation: the estimator `csd`."""

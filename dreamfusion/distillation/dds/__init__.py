@@ -1,1 +1,0 @@
-"""Delta Denoising Score: the estimator `dds`."""

@@ -1,0 +1,1 @@
+"""Differences of predictions: the estimators `csd`, `nfsd`, `bridge`, `asd` and `dds`."""

@@ -1,0 +1,166 @@
+"""Estimators that move along differences of predictions: CSD, NFSD, SDS-Bridge, ASD, DDS."""
+
+from __future__ import annotations
+
+import torch
+
+from dreamfusion.diffusion.condition import Conditions
+from dreamfusion.diffusion.predictions import add_noise, group_size, predictions
+from dreamfusion.distillation.base import Batch, Distilled, ScoreEstimator, weight, weighted_error
+from dreamfusion.distillation.differences.settings import (
+    ASDSettings,
+    BridgeSettings,
+    CSDSettings,
+    DDSSettings,
+    NFSDSettings,
+)
+from dreamfusion.utils.devices import send
+from dreamfusion.utils.errors import UserError
+from dreamfusion.utils.rng import Generators, rand
+from dreamfusion.utils.state import Progress
+
+
+class CSDEstimator(ScoreEstimator):
+    """Moves images along what the text changes in a prediction.
+
+    Classifier Score Distillation (Yu et al. 2024, "Text-to-3D with Classifier Score Distillation").
+
+        grad = w(t) s (e_text + u e_negative + v e_nothing),   u + v = -1                    (eq. 9)
+
+    With u = 0 it is the guidance term of SDS; the rest of SDS, e_nothing - e, is left out.
+    """
+
+    settings: CSDSettings
+
+    def __call__(self, batch: Batch, *, progress: Progress, generator: Generators) -> Distilled:
+        s, ask = self.settings, batch.conditions
+        scale = s.guidance.at(*progress)
+        x, z, timesteps = self.noised(batch, progress, generator)
+        asked = [ask.text, ask.unconditional]
+        if s.uses_negative:
+            asked.append(ask.named["negative"])
+        with torch.no_grad():
+            text, nothing, *negative = (p.noise for p in predictions(self.prior, z, *asked))
+            share = s.negative_share.at(*progress)
+            away = nothing.lerp(negative[0], share) if negative else nothing
+            gradient = weight(z.alpha, z.sigma, s.weighting) * scale * (text - away)
+        return self.result(x, gradient, timesteps, guidance=scale)
+
+
+class NFSDEstimator(ScoreEstimator):
+    """Moves images along guidance and towards the domain.
+
+    Noise-Free Score Distillation (Katzir et al. 2024).
+
+        grad = w(t) (s (e_text - e_nothing) + d_D)                                          (eq. 10)
+
+    d_D leads towards the domain of the prior's images: e_nothing at low noise, where it holds
+    nothing else, and e_nothing - e_negative above.
+    """
+
+    settings: NFSDSettings
+
+    def __call__(self, batch: Batch, *, progress: Progress, generator: Generators) -> Distilled:
+        s, ask = self.settings, batch.conditions
+        scale = s.guidance.at(*progress)
+        x, z, timesteps = self.noised(batch, progress, generator)
+        with torch.no_grad():
+            text, nothing, negative = (
+                p.noise
+                for p in predictions(
+                    self.prior, z, ask.text, ask.unconditional, ask.named["negative"]
+                )
+            )
+            low = z.timesteps < s.clean_below * len(self.prior.alphas)
+            low = low.reshape(-1, *[1] * (x.dim() - 1))
+            domain = torch.where(low, nothing, nothing - negative)
+            wanted = scale * (text - nothing) + domain
+            gradient = weight(z.alpha, z.sigma, s.weighting) * wanted
+        return self.result(x, gradient, timesteps, guidance=scale)
+
+
+class BridgeEstimator(ScoreEstimator):
+    """SDS until the switch; then the difference of two texts.
+
+    SDS-Bridge (McAllister et al. 2024, "Rethinking Score Distillation as a Bridge").
+
+    Two stages: SDS, and then, since by then images are not those of no text but flawed ones,
+
+        grad = w(t) s (e_wanted - e_flawed)                                            (section 4.2)
+    """
+
+    settings: BridgeSettings
+
+    def __call__(self, batch: Batch, *, progress: Progress, generator: Generators) -> Distilled:
+        s, named = self.settings, batch.conditions.named
+        scale = s.guidance.at(*progress)
+        x, z, timesteps = self.noised(batch, progress, generator)
+        with torch.no_grad():
+            if progress.step < s.switch * progress.steps:
+                prediction = self.guided(z, batch.conditions, scale)
+                gradient = weighted_error(prediction, x.detach(), s.weighting)
+            else:
+                wanted, flawed = predictions(self.prior, z, named["wanted"], named["flawed"])
+                difference = scale * (wanted.noise - flawed.noise)
+                gradient = weight(z.alpha, z.sigma, s.weighting) * difference
+        return self.result(x, gradient, timesteps, guidance=scale)
+
+
+class ASDEstimator(ScoreEstimator):
+    """The difference of predictions at two noise levels of the same noise.
+
+    Asynchronous Score Distillation (Ma et al. 2024, "ScaleDreamer").
+
+        grad = w(t) (e_hat(z_t) - e_text(z_{t + d})),   d ~ U(0, shift (t - t_min))         (eq. 11)
+
+    Both images have the same noise. A prediction at a later timestep has the smaller error on
+    images that the prior does not know, which is what VSD trains a network for.
+    """
+
+    settings: ASDSettings
+
+    def __call__(self, batch: Batch, *, progress: Progress, generator: Generators) -> Distilled:
+        s = self.settings
+        scale = s.guidance.at(*progress)
+        x, z, timesteps = self.noised(batch, progress, generator)
+        last, size = len(self.prior.alphas) - 1, group_size(self.prior)
+        share = rand((len(x),), generator)
+        share = share[::size].repeat_interleave(size)
+        least = s.t_min.at(*progress) * (last + 1)
+        shift = (s.shift * share * (timesteps - least).clamp(min=0.0)).long()
+        later = (timesteps + shift).clamp(max=last)
+        with torch.no_grad():
+            wanted = self.guided(z, batch.conditions, scale).noise
+            shifted = add_noise(self.prior, x.detach(), z.noise, send(later, x.device))
+            (own,) = predictions(self.prior, shifted, batch.conditions.text)
+            gradient = weight(z.alpha, z.sigma, s.weighting) * (wanted - own.noise)
+        return self.result(x, gradient, timesteps, guidance=scale)
+
+
+class DDSEstimator(ScoreEstimator):
+    """The difference of SDS on an image and on the one that the edit starts from.
+
+    Delta Denoising Score (Hertz et al. 2023), for edits.
+
+        grad = e_hat(z; prompt) - e_hat(z'; source)                                          (eq. 3)
+
+    z' is the unedited image with the same noise and noise level. What SDS would do to an image that
+    needs no change cancels.
+    """
+
+    settings: DDSSettings
+
+    def __call__(self, batch: Batch, *, progress: Progress, generator: Generators) -> Distilled:
+        if batch.source is None:
+            raise UserError("the estimator 'dds' edits a scene that there is: set start=RUN")
+        s, ask = self.settings, batch.conditions
+        scale = s.guidance.at(*progress)
+        x, z, timesteps = self.noised(batch, progress, generator)
+        before = Conditions(ask.named["source"], ask.unconditional)
+        with torch.no_grad():
+            source = self.prior.encode_image(batch.source())
+            z_source = add_noise(self.prior, source, z.noise, z.timesteps)
+            wanted = self.guided(z, ask, scale).noise
+            difference = wanted - self.guided(z_source, before, scale).noise
+            gradient = weight(z.alpha, z.sigma, s.weighting) * difference
+        return self.result(x, gradient, timesteps, guidance=scale)

@@ -1,0 +1,136 @@
+"""Settings of estimators along differences of predictions. No torch: `build` imports the code."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from dreamfusion.config.schedules import Schedule
+from dreamfusion.config.sections import default, setting
+from dreamfusion.distillation.settings import ScoreSettings, Text
+
+if TYPE_CHECKING:
+    from dreamfusion.distillation.base import Estimator
+
+
+@dataclass(frozen=True)
+class CSDSettings(ScoreSettings):
+    """Classifier Score Distillation: guidance alone, away from nothing or from a negative text."""
+
+    paper: ClassVar[str] = "Yu et al. 2024, Text-to-3D with Classifier Score Distillation"
+    cost: ClassVar[str] = "2; with a negative text 3"
+    name: str = setting("csd", "the way to distil")
+    guidance: Schedule = default(ScoreSettings, "guidance", Schedule.constant(1.0))
+    negative: str = setting("", "what the images should not show")
+    negative_share: Schedule = setting(
+        Schedule.constant(0.0),
+        "how much of the way leads away from the negative text, and not from no text: -u of the "
+        "paper, whose v is -1 - u",
+        low=0,
+        high=1,
+    )
+
+    @property
+    def uses_negative(self) -> bool:
+        """Whether the negative text is ever asked for, which costs a third prediction."""
+        return not (self.negative_share.is_constant and self.negative_share.start == 0.0)
+
+    def texts(self) -> Mapping[str, Text]:
+        return {"negative": Text(self.negative, views=False)} if self.uses_negative else {}
+
+    def build(self, prior: Any, *, seed: int) -> Estimator:
+        from dreamfusion.distillation.differences.estimators import CSDEstimator
+
+        return CSDEstimator(self, prior, seed)
+
+
+@dataclass(frozen=True)
+class NFSDSettings(ScoreSettings):
+    """Noise-Free Score Distillation: guidance, and a correction of the domain without noise."""
+
+    paper: ClassVar[str] = "Katzir et al. 2024, Noise-Free Score Distillation"
+    cost: ClassVar[str] = "3"
+    name: str = setting("nfsd", "the way to distil")
+    guidance: Schedule = default(ScoreSettings, "guidance", Schedule.constant(7.5))
+    negative: str = setting(
+        "unrealistic, blurry, low quality, out of focus, ugly, low contrast, dull, dark, "
+        "low-resolution, gloomy",
+        "text of images that are not of the domain",
+    )
+    clean_below: float = setting(
+        0.2, "noise level, as a fraction, below which a prediction has no noise of its own", low=0
+    )
+
+    def texts(self) -> Mapping[str, Text]:
+        return {"negative": Text(self.negative, views=False)}
+
+    def build(self, prior: Any, *, seed: int) -> Estimator:
+        from dreamfusion.distillation.differences.estimators import NFSDEstimator
+
+        return NFSDEstimator(self, prior, seed)
+
+
+@dataclass(frozen=True)
+class BridgeSettings(ScoreSettings):
+    """SDS-Bridge: SDS first, then from a description of the images' flaws to the wanted text."""
+
+    paper: ClassVar[str] = "McAllister et al. 2024, Rethinking Score Distillation as a Bridge"
+    cost: ClassVar[str] = "2"
+    name: str = setting("bridge", "the way to distil")
+    guidance: Schedule = default(ScoreSettings, "guidance", Schedule.constant(100.0))
+    switch: float = setting(0.5, "fraction of the steps at which it changes", low=0, high=1)
+    wanted: str = setting("{prompt}, detailed high resolution, high quality, sharp", "target")
+    flawed: str = setting(
+        "{prompt}, oversaturated, smooth, pixelated, cartoon, foggy, hazy, blurry, bad structure, "
+        "noisy, malformed",
+        "what the images look like by then",
+    )
+
+    def texts(self) -> Mapping[str, Text]:
+        return {"wanted": Text(self.wanted), "flawed": Text(self.flawed)}
+
+    def build(self, prior: Any, *, seed: int) -> Estimator:
+        from dreamfusion.distillation.differences.estimators import BridgeEstimator
+
+        return BridgeEstimator(self, prior, seed)
+
+
+@dataclass(frozen=True)
+class ASDSettings(ScoreSettings):
+    """Asynchronous Score Distillation: VSD whose network of renderings is the prior itself, at a
+    higher noise level."""
+
+    paper: ClassVar[str] = "Ma et al. 2024, ScaleDreamer"
+    cost: ClassVar[str] = "3"
+    name: str = setting("asd", "the way to distil")
+    guidance: Schedule = default(ScoreSettings, "guidance", Schedule.constant(7.5))
+    shift: float = setting(
+        0.1, "greatest shift of the level, as a fraction of its distance from t_min", low=0, high=1
+    )
+
+    def build(self, prior: Any, *, seed: int) -> Estimator:
+        from dreamfusion.distillation.differences.estimators import ASDEstimator
+
+        return ASDEstimator(self, prior, seed)
+
+
+@dataclass(frozen=True)
+class DDSSettings(ScoreSettings):
+    """Delta Denoising Score, for edits: what the prompt asks for beyond what a source image was."""
+
+    paper: ClassVar[str] = "Hertz et al. 2023, Delta Denoising Score"
+    cost: ClassVar[str] = "4"
+    name: str = setting("dds", "the way to distil")
+    guidance: Schedule = default(ScoreSettings, "guidance", Schedule.constant(7.5))
+    t_min: Schedule = default(ScoreSettings, "t_min", Schedule.constant(0.05))
+    t_max: Schedule = default(ScoreSettings, "t_max", Schedule.constant(0.95))
+    source: str = setting("", "the prompt that the edited scene was made from")
+
+    def texts(self) -> Mapping[str, Text]:
+        return {"source": Text(self.source)}
+
+    def build(self, prior: Any, *, seed: int) -> Estimator:
+        from dreamfusion.distillation.differences.estimators import DDSEstimator
+
+        return DDSEstimator(self, prior, seed)

@@ -1,1 +1,0 @@
-"""The diffusion loss: the estimator `diffusion_loss`."""

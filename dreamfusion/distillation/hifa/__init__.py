@@ -1,1 +1,0 @@
-"""HiFA: the estimator `hifa`."""

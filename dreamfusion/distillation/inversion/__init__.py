@@ -1,0 +1,1 @@
+"""DDIM inversion: the estimators `ism` and `sdi`."""

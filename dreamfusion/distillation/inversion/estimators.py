@@ -1,0 +1,94 @@
+"""Estimators on a DDIM inversion of the images: ISM, SDI."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+
+import torch
+
+from dreamfusion.diffusion.ddim import invert
+from dreamfusion.diffusion.predictions import Noisy, guided, predictions
+from dreamfusion.distillation.base import Batch, Distilled, ScoreEstimator, weight
+from dreamfusion.distillation.inversion.settings import ISMSettings, SDISettings
+from dreamfusion.utils.devices import send
+from dreamfusion.utils.rng import Generators, randn
+from dreamfusion.utils.state import Progress
+
+
+class ISMEstimator(ScoreEstimator):
+    """Inverts the images without a text; needs no noise.
+
+    Interval Score Matching (Liang et al. 2024, "LucidDreamer").
+
+        grad = w(t) (e_hat(z_t) - e_nothing(z_s))                                           (eq. 17)
+
+    z_s is the image brought to level s by DDIM without a text, and z_t one such step further on.
+    With s = 0 it is one step of inversion, and the difference from what the prior sees.
+    """
+
+    settings: ISMSettings
+
+    def __call__(self, batch: Batch, *, progress: Progress, generator: Generators) -> Distilled:
+        c, ask = self.settings, batch.conditions
+        scale = c.guidance.at(*progress)
+        x = self.encode(batch)
+        timesteps = self.timesteps(len(x), progress, generator)
+        t = send(timesteps, x.device)
+        s = (t - round(c.interval.at(*progress) * len(self.prior.alphas))).clamp(min=0)
+        path = [s * (i + 1) // c.inversion_steps for i in range(c.inversion_steps)]
+        with torch.no_grad():
+            found = invert(
+                self.prior,
+                x.detach(),
+                [*path, t],
+                lambda z: predictions(self.prior, z, ask.unconditional)[0],
+            )
+            z, at_s = found[-1]  # what was predicted at s led to t
+            wanted = self.guided(z, ask, scale).noise
+            gradient = weight(z.alpha, z.sigma, c.weighting) * (wanted - at_s.noise)
+        return self.result(x, gradient, timesteps, guidance=scale)
+
+
+class SDIEstimator(ScoreEstimator):
+    """Moves images to what the prior makes of their own inversion.
+
+    Score Distillation via Inversion (Lukoianov et al. 2024, "Reparametrized DDIM").
+
+        grad = x - x_hat(z_t),   z_t from x by DDIM inversion                          (algorithm 1)
+
+    SDS is DDIM whose noise is drawn anew in each step; the noise that belongs to the image is found
+    by inversion, with the text and a negative guidance.
+    """
+
+    settings: SDISettings
+
+    def __call__(self, batch: Batch, *, progress: Progress, generator: Generators) -> Distilled:
+        c, ask = self.settings, batch.conditions
+        scale = c.guidance.at(*progress)
+        x = self.encode(batch)
+        timesteps = self.timesteps(len(x), progress, generator)
+        t = send(timesteps, x.device)
+        # Views of one step share its number of network evaluations.
+        top = int(timesteps.max()) / len(self.prior.alphas)
+        n_steps = max(1, round(top * c.inversion_steps))
+        path = [t * (i + 1) // n_steps for i in range(n_steps)]
+        with torch.no_grad():
+            found = invert(
+                self.prior,
+                x.detach(),
+                path,
+                lambda z: guided(self.prior, z, ask, c.inversion_guidance),
+                perturb=partial(_perturb, c.inversion_noise, generator),
+            )
+            gradient = x.detach() - self.guided(found[-1][0], ask, scale).clean
+        return self.result(x, gradient, timesteps, guidance=scale)
+
+
+def _perturb(share: float, generator: Generators, z: Noisy, before: Noisy) -> Noisy:
+    """Noise on top of an inverted image, `share` of what DDIM adds between the two levels."""
+    if share == 0.0:
+        return z
+    variance = (before.sigma / z.sigma) ** 2 * (1.0 - (z.alpha / before.alpha) ** 2)
+    noise = send(randn(z.value.shape, generator), z.value.device)
+    return replace(z, value=z.value + share * variance.clamp(min=0.0).sqrt() * noise)

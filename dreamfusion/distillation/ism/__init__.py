@@ -1,1 +1,0 @@
-"""Interval Score Matching: the estimator `ism`."""

@@ -1,1 +1,0 @@
-"""Noise-Free Score Distillation: the estimator `nfsd`."""

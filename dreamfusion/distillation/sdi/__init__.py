@@ -1,1 +1,0 @@
-"""Score Distillation via Inversion: the estimator `sdi`."""
