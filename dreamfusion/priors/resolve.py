@@ -69,15 +69,9 @@ def resolve_prior(name: str, *, device: str = "cpu", dtype: str = "auto") -> Res
     half = device.startswith("cuda") and dtype != "float32"
     if name == "auto":
         name = DEFAULT_ON_CUDA if device.startswith("cuda") else "embedded"
-    path = Path(name).expanduser()
     if name == "embedded":
-        path = shipped("assets") / "embedded-prior"
-        if not (path / INDEX).is_file():
-            raise PriorError(
-                "the embedded prior is not in this installation; install the package again, or "
-                "name another one with --prior"
-            )
-        return inspect(path, name, half=half)
+        return inspect(_embedded(), name, half=half)
+    path = Path(name).expanduser()
     if path.is_dir():
         return inspect(path, str(path.resolve()), half=half)
     if path.exists():
@@ -91,6 +85,16 @@ def resolve_prior(name: str, *, device: str = "cpu", dtype: str = "auto") -> Res
         with suppress(PriorError):  # where something is missing
             return inspect(cached, name, half=half)
     return inspect(hub.fetch(name, half=half), name, half=half)
+
+
+def _embedded() -> Path:
+    folder = shipped("assets") / "embedded-prior"
+    if (folder / INDEX).is_file():
+        return folder
+    raise PriorError(
+        "the embedded prior is not in this installation; install the package again, or name "
+        "another one with --prior"
+    )
 
 
 def inspect(path: Path, name: str, *, half: bool) -> ResolvedPrior:
