@@ -6,8 +6,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-
 from dreamfusion.utils.errors import UserError, one_line
 
 OTHER_FILE = "the file is incomplete or of another kind of model"  # where weights are missing
@@ -36,6 +34,8 @@ def read_weights(path: Path) -> dict[str, tuple[str, list[int]]]:
     Raises PriorError unless the file is as long as its header says: a download that was cut off is
     found here, before anything is loaded.
     """
+    from safetensors import SafetensorError, safe_open  # here: help needs no library of models
+
     try:
         with safe_open(path, framework="np") as file:
             tensors = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
