@@ -97,7 +97,8 @@ def test_assignments_nest_and_read_yaml():
         ({"camera": {"distance": [3, 2]}}, "camera.distance: 3.0 is greater than 2.0"),
         (
             {"estimator": {"weighting": "sgima2"}},
-            "estimator.weighting is one of sigma2, uniform, inverse_sqrt_snr, velocity; not 'sgima2'",
+            "estimator.weighting is one of sigma2, uniform, inverse_sqrt_snr, velocity; not "
+            "'sgima2'",
         ),
         (
             {"estimator": {"t_max": {"begin": 2}}},

@@ -165,7 +165,8 @@ def test_what_cannot_be_loaded_is_named_in_one_line(register):
         "wrong": f"the estimator 'wrong' of {__name__}:Fails is no dataclass of settings",
         "twice": f"another_package:Other and {__name__}:Other both declare the estimator 'twice': "
         "rename or uninstall one of them",
-        "nonsense": f"there is no estimator 'nonsense'; there is absent, {ALL[:-3]}twice, vsd, wrong",
+        "nonsense": "there is no estimator 'nonsense'; there is absent, "
+        f"{ALL[:-3]}twice, vsd, wrong",
     }
     for name, message in expected.items():
         with pytest.raises(sections.PluginError) as error:
