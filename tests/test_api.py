@@ -152,7 +152,7 @@ def test_importing_is_cheap_and_names_are_listed():
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
     assert set(df.__all__) <= set(dir(df))
     assert all(getattr(df, name) is not None for name in df.__all__)
-    with pytest.raises(AttributeError, match="no attribute 'trian'"):
+    with pytest.raises(AttributeError, match="No dreamfusion attribute trian"):
         df.trian  # noqa: B018
 
 

@@ -18,7 +18,8 @@ from dreamfusion.scenes.nerf.settings import NerfSettings
 from dreamfusion.scenes.settings import SceneSettings
 from dreamfusion.utils.errors import UserError
 
-ALL = "asd, bridge, cfd, clip, csd, dds, diffusion_loss, hifa, ism, nfsd, rfds, sdi, sds, sjc, sync, vsd"
+ALL = "asd, bridge, cfd, clip, csd, dds, diffusion_loss, hifa, ism, nfsd, rfds, sdi, sds, sjc, sync"
+ALL += ", vsd"
 HUNDRED = Schedule.constant(100.0)
 
 
