@@ -145,6 +145,7 @@ sys.exit(status)
 """
 
 
+@pytest.mark.slow
 def test_two_processes_have_a_gpu_each(folders, settings, tmp_path):
     script = tmp_path / "process.py"
     script.write_text(PROCESS)

@@ -54,7 +54,7 @@ def test_pictures_that_are_larger_than_the_prior_wants_them(mps, folders):
     assert bool(images.grad.isfinite().all()) and bool(images.grad.any())
 
 
-@pytest.mark.parametrize("kind", ["if-clip", "sd3-t5"])
+@pytest.mark.parametrize("kind", ["if-clip", pytest.param("sd3-t5", marks=pytest.mark.slow)])
 def test_a_run_goes_as_on_the_cpu(mps, folders, kind, tmp_path):
     losses = {}
     for device in ("cpu", "mps"):

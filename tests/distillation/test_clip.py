@@ -13,11 +13,11 @@ from dreamfusion.distillation.clip.settings import CLIPSettings
 from dreamfusion.evaluation.guides import CLIPGuideSettings, ToyGuideSettings
 from dreamfusion.graphics.cameras import orbit_cameras
 from dreamfusion.toyworld import make_object
-from dreamfusion.toyworld.render import draw_object
 from dreamfusion.utils.errors import UserError
 from dreamfusion.utils.state import Progress
 from tests.helpers.mixtures import Mixture
 from tests.helpers.tiny_clips import save_clip
+from tests.helpers.toy_pictures import draw_object
 
 
 def generators(n):

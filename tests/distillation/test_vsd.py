@@ -74,6 +74,7 @@ def test_the_prior_itself_stays_as_it_is(prior):
     assert all(p.dtype == torch.float32 for p in estimator.parameters)
 
 
+@pytest.mark.slow
 def test_adapters_learn_the_images_they_see(prior):
     estimator = VSDSettings(adapter_lr=0.01, rank=8).build(prior, seed=0)
     x = torch.full((N, 3, 16, 16), 0.9)

@@ -69,6 +69,7 @@ def test_the_nearest_picture_counts_before_the_pictures_own_background():
         assert nearest_psnr(noisy, true) == pytest.approx([20.0, 20.0], abs=0.5)
 
 
+@pytest.mark.slow
 def test_the_table_and_the_sheets_are_written(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(views, "STEPS", 2)
     command = ["measure", "views", "ball", "corgi", "--out", str(tmp_path)]

@@ -9,8 +9,10 @@ import pytest
 
 from scripts import bench, random_pipelines
 
+_SLOW = [pytest.param(kind, marks=pytest.mark.slow) for kind in ("sd", "sdxl")]
 
-@pytest.mark.parametrize("kind", ["sd", "sdxl", "if"])
+
+@pytest.mark.parametrize("kind", ["if", *_SLOW])
 def test_the_benchmark_prints_its_tables(kind, tmp_path, monkeypatch, capsys):
     prior = str(tmp_path / kind)
     monkeypatch.setattr(sys, "argv", ["random_pipelines", kind, prior, "--tiny"])

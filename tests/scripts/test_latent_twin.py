@@ -36,6 +36,7 @@ def test_captions_as_the_web_has_them(geometry):
     assert 0.66 < (off < 45).float().mean() < 0.74
 
 
+@pytest.mark.slow
 def test_a_training_that_was_stopped_goes_on_and_ends_as_a_prior(tmp_path, monkeypatch):
     monkeypatch.setattr(latent_twin, "BATCH", 2)
     monkeypatch.setattr(latent_twin, "AUTOENCODER_BATCH", 2)

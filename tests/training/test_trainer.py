@@ -167,6 +167,8 @@ CHANGES = [
     "seed=1", "prior.negative_prompt=mug", "prior.view_prompts=blended", "prior.view_prompts=none",
     "prior.perp_neg=2", "estimator.guidance=3", "estimator.t_min=0.4", "estimator.t_max=0.6",
     "estimator.weighting=uniform", "estimator.clip_sample=0.1", "estimator.surface_noise=[0, 1]",
+    "estimator.surface_noise=[0, 1] estimator.noise_refresh=0.5", "estimator.rescale=1",
+    "estimator.timesteps=dreamtime", "estimator.clip_pixels=0.01", "estimator.noise=fixed",
     "camera.views=3", "camera.elevation_deg=[0, 1]", "camera.distance=[2, 2.1]",
     "camera.fov_y_deg=[60, 61]", "camera.fov_y_deg=null camera.focal_length=[1, 1.1]",
     "camera.position_jitter=0.1", "camera.look_at_jitter=0.1", "camera.up_jitter=0.1",

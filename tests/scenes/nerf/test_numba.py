@@ -5,7 +5,10 @@ import subprocess
 import sys
 import textwrap
 
+import pytest
 
+
+@pytest.mark.slow
 def test_kernels_are_compiled_once_and_for_all(tmp_path):
     """What a second process compiles again costs every run seconds."""
     work = """

@@ -72,6 +72,7 @@ def test_work_is_shared_evenly_and_by_all_alike():
     assert share_out(work, 1) == [0] * 6
 
 
+@pytest.mark.slow
 def test_two_processes_step_as_one(tmp_path):
     script = tmp_path / "descend.py"
     script.write_text(DESCEND)
