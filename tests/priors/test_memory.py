@@ -27,7 +27,7 @@ from dreamfusion.scenes.nerf.settings import NerfSettings
 from dreamfusion.training.trainer import Trainer
 from dreamfusion.utils.errors import UserError
 from dreamfusion.utils.out_of_memory import explain_out_of_memory
-from tests.helpers import README
+from tests.helpers import PAGES
 from tests.helpers.tiny_priors import save_pixel_prior, save_sd3_prior, save_xl_prior
 
 HALF, FULL = 2, 4  # bytes of a number
@@ -82,7 +82,7 @@ PUBLISHED = {
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_the_readme_tells_the_estimates(name):
+def test_the_documentation_states_the_estimates(name):
     unet, vae, size, vae_precision = PUBLISHED[name]
     configs = {
         "unet": {"sample_size": size, "block_out_channels": [320]},
@@ -100,7 +100,7 @@ def test_the_readme_tells_the_estimates(name):
         for views in (1, 4)
     ]
     row = "".join(f" {needed / 2**30:.1f} |" for needed in estimates)
-    assert f"| {name} |{row}\n" in README
+    assert f"| {name} |{row}\n" in PAGES["docs/gpu.md"]
 
 
 def test_a_large_text_encoder_counts_where_it_is_the_peak(tmp_path):
