@@ -6,6 +6,7 @@ import re
 import runpy
 import shlex
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import typer.main
 import dreamfusion
 from dreamfusion.batch.prompts import combinations
 from dreamfusion.cli.app import app, main
-from dreamfusion.config import sections
+from dreamfusion.config import nested, sections
 from dreamfusion.config.layers import build_config, parse_yaml
 from dreamfusion.config.presets import read_settings
 from tests.helpers import PAGES, README, ROOT
@@ -161,12 +162,23 @@ def test_commands_in_running_text_exist():
             assert used <= options, (page, code)
 
 
-def test_settings_in_running_text_exist(extras: Path):
-    """As in `--set camera.views=1`."""
-    found = re.findall(r"`--set ([a-z_.]+=[^`, ]+)`", "".join(PAGES.values()))
+def test_settings_in_running_text_exist():
+    """As in `--set camera.views=1` and `losses.entropy`."""
+    text = "".join(PAGES.values())
+    found = re.findall(r"`--set ([a-z_.]+=[^`, ]+)`", text)
     assert len(found) > 4
     for code in found:
         build_config(*combinations([code]))
+    parts = [*nested.flat(asdict(build_config({})))]
+    known = {name.rsplit(".", i)[0] for name, _ in parts for i in range(3)}
+    roots = {name.split(".")[0] for name in known}
+    named = {
+        name
+        for name in re.findall(r"`([a-z_]+(?:\.[a-z_]+)+)`", text)
+        if name.split(".")[0] in roots and not name.endswith(".json")
+    }
+    assert len(named) > 15
+    assert named <= known, named - known
 
 
 def test_yaml_examples_are_settings():

@@ -25,18 +25,18 @@ from scripts.embedded_prior.words import encode
 CARD = """# The embedded prior
 
 A text-to-image diffusion model of toy objects, small enough to ship and to run on two CPU cores.
-It exists so that `dreamfusion` works at once, offline; it is no general image model.
+With it, `dreamfusion` works at once and offline. It is not a general image model.
 
 - **Kind**: pixel space, 64 x 64, v-prediction, squared-cosine schedule of 1000 steps; a
   `UNet2DConditionModel` and a `CLIPTextModel` trained together from scratch, in the folder layout
   of diffusers' `IFPipeline` (six output channels as DeepFloyd IF has; the three of the variance
   are not trained). Weights in half precision, {megabytes:.1f} MB.
-- **Why pixels**: in a first experiment a latent model drew crisper outlines, but Score Distillation
-  through its encoder gave wrong colours; pixel space gave the right ones at once.
+- **Why pixel space**: in a first experiment a latent model gave crisper outlines, but Score
+  Distillation through its encoder gave wrong colours; pixel space gave the right ones at once.
 - **Data**: {n_nouns} kinds of procedural objects (`dreamfusion/toyworld`), in varied shapes,
   colours, lights and on plain backgrounds, seen from elevations of {low:.0f} to {high:.0f}
   degrees; the faces of animals {face_share:.0f} times as often as their
-  other sides. No picture, model or text of anybody else's was used.
+  other sides. No image, model or text from elsewhere was used.
 - **Training**: {words}
   {pictures:,} pictures, {spent} on {where} (shared with other work), torch {torch}, by
   `scripts/embedded_prior`{before}.
@@ -55,48 +55,12 @@ Colours: {colors}. Shapes: {adjectives}.
 ## Limits
 
 It knows single objects of these kinds, nothing else: no scenes, no counting, no relations, no
-materials. It draws what the toy world's shapes look like, at 64 pixels.
-
-## Tried in training it
-
-- Muon for the weight matrices instead of AdamW: the mean loss fell from 0.0536 to 0.0513 within 450
-  steps from the same state, at a third more time a step.
-- `torch.compile` of a step on one thread, 32 pictures of 64 pixels, beside other work: 1.6 to 1.9 s
-  against 1.4 to 1.7 s without, after 290 s of compiling; channels-last 1.7 s. Neither is used.
-- Every other batch at half the size, of twice as many pictures: 30 pictures a second instead of 23
-  on two cores. Not on the GPU, which had pictures enough.
-- Judging pictures of 32 pixels as they are, which those of a run's first two fifths were: 0.08 s a
-  step there instead of 0.12 s, but over twelve kinds an IoU of .716 against .721 and a colour error
-  of .092 against .081 (the mug .59 and .65); in the first quarter alone no better. It is not used.
-- Faces four times as often, eyes further apart and mostly pupil, coffee at three quarters of the
-  mug (36,640 pictures, float32 on two cores without bfloat16, 10.9 a second): mugs come out open,
-  IoU .82 instead of .70, and the duck and the elephant look at one.
-- Why pupils get lost: of a picture of a corgi *with* pupils the guess of the clean picture keeps
-  them at all noise levels up to .7; of one with white eyes it keeps these up to .4, and has pupils,
-  each time a little elsewhere, from .5 on. What is not there by the time when the noise is low does
-  not come any more. Scenes of 64 pixels from the start got pupils (corgi, pig) where scenes that
-  began at 32 had none; noise up to .7 until the end, or the same noise in all steps, brought none.
-- Noise that clings to the surface (`sds.surface_noise`), with the weights before: cat, pig, turtle
-  and bear had eyes and noses at once, where independent noise gave blots or nothing (looked at,
-  seed 0). A new such noise every 25 or 50 steps, or cells of plain space instead of directions,
-  brought next to none to the corgi and the cat.
-- Timesteps uniform instead of 1 - u^2, for 43,280 more pictures: pupils of samples stand where they
-  should more often (eight samples each of corgi, cat and pig from the front, looked at).
-- Pupils at last, without more training: put back on the surface, the guesses' mean over noises
-  and views has dark pupils at noise levels of .65 to .85, but in steps of .02 the scene did not
-  follow before the noise was low. From one checkpoint of a corgi, 60 more steps at such levels
-  left its eyes white, 240 made them black; with `optimizer.grid_lr` at .04 to .08 the usual 250
-  steps give corgi, cat and pig black pupils on white. Noise that clings until .6 instead of .8
-  leaves eyes more alike; without any, the cat has a dark band for eyes. Earlier sharpness, noise
-  levels that fall later, lit pictures later, a higher rate of the network alone, or rates that
-  fall in the end brought nothing.
-- Guesses cut off at -1 and 1 (`sds.clip_sample`): the mushroom's IoU .91 instead of .86, its colour
-  error .068 instead of .117, the corgi's .048 instead of .072, the snowman's .050 instead of .071,
-  and it got an arm. Guidance from 12 to 3 or from 8 to 4 with it: no better (four kinds).
+materials. Its images have 64 pixels a side and look like the toy world's shapes. What was tried in
+training it, and not kept, stands in docs/experiments.md.
 
 ## Samples
 
-Ordinary ancestral samples, guidance 2, eight azimuths a row, 45 degrees apart:
+Ancestral samples, guidance 2, eight azimuths in each row, 45 degrees apart:
 
 ![samples](samples.png)
 """
