@@ -32,7 +32,8 @@ SHORT = {
     "steps=250": "steps=2", "steps=400": "steps=3", "steps=20)": "steps=2)",
     "range(200)": "range(2)", "size=256": "size=16",
     '"estimator.guidance": 8':
-        '"estimator.guidance": 8, "output.video_frames": 2, "output.texture_size": 64',
+        '"estimator.guidance": 8, "output.video_frames": 2, "output.texture_size": 64, '
+        '"output.mesh_resolution": 32, "output.video_size": 32',
 }  # fmt: skip
 COMMAND = typer.main.get_command(app)
 
