@@ -23,19 +23,19 @@ from dreamfusion.utils.version import __version__
 
 app = typer.Typer(
     help="Text to 3D by Score Distillation Sampling (DreamFusion).",
-    epilog="Exit status: 0 done, 2 an error that you can mend, 130, 143 or 138 stopped by Ctrl-C, "
-    "SIGTERM or SIGUSR1.",
+    epilog="Exit status: 0 on success, 2 for an error that you can fix, 130, 143 or 138 after "
+    "Ctrl-C, SIGTERM or SIGUSR1.",
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; the exit status. User errors are one line on stderr and status 2."""
+    """Run the command line and return its exit status; user errors print one line, status 2."""
     arguments = sys.argv[1:] if arguments is None else arguments
     _replace_what_cannot_be_shown()
-    # Before torch is loaded: threads that wait asleep instead of spinning. On a machine that has
-    # anything else to do, spinning makes a step ten times slower.
+    # Set before torch is loaded: idle threads sleep instead of spinning. On a machine that is busy
+    # with other work, spinning makes a step ten times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         if (group := launch()) is not None and group.rank > 0:
@@ -53,8 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             f"{error.strerror or error}: {error.filename}" if error.filename else one_line(error)
         )
     except (Stopped, KeyboardInterrupt, typer.Abort) as stop:
-        # Typer takes an EOFError for Ctrl-D at a question. No command asks one: it is a fault of a
-        # library, and only a signal is a stop.
+        # Typer reads an EOFError as Ctrl-D at a prompt. No command has prompts, so a library raised
+        # it; only a signal stops a command.
         if isinstance(stop.__cause__, EOFError):
             raise stop.__cause__ from None
         print("stopped", file=sys.stderr)
@@ -62,15 +62,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if (said := out_of_memory(error)) is not None:
             return _fail(said)
-        # Errors of usage: typer shows no public base class of them, but all format themselves.
+        # Usage errors: typer exports no base class of them, but all of them format themselves.
         if not hasattr(error, "format_message"):
             raise
         return _fail(error.format_message())
 
 
 def _replace_what_cannot_be_shown() -> None:
-    """Print "?" for characters that the output's encoding does not have, instead of raising:
-    redirected output on Windows is in cp1252, say."""
+    """Print "?" for characters that the encoding of the output lacks, instead of raising: on
+    Windows, redirected output is in cp1252, for example."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
             stream.reconfigure(errors="replace")
@@ -78,8 +78,8 @@ def _replace_what_cannot_be_shown() -> None:
 
 @contextmanager
 def _warnings_as_lines() -> Iterator[None]:
-    """What a user should know of becomes a line on standard error, each time; other warnings are
-    for developers and stay as Python shows them."""
+    """Print each RunWarning as one line on standard error. Other warnings are for developers;
+    Python shows them as usual."""
     with warnings.catch_warnings():
         warnings.simplefilter("always", RunWarning)
         others = warnings.showwarning

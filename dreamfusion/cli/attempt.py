@@ -1,4 +1,4 @@
-"""What a batch starts for each attempt at a job: the command line in a process of its own."""
+"""The entry point that a batch starts for each attempt: the command line in its own process."""
 
 from __future__ import annotations
 

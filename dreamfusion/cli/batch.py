@@ -1,4 +1,4 @@
-"""`batch`: many prompts, seeds and settings by one command."""
+"""The command `batch`: many prompts, seeds and settings."""
 
 from __future__ import annotations
 
@@ -40,59 +40,59 @@ def batch(
         str | None,
         typer.Argument(
             metavar="[FILE|-]",
-            help="Prompts, one a line, or .yaml, .json, .jsonl, .csv, .tsv; -: lines of standard "
-            "input. Without it, all that the folder holds is gone on with.",
+            help="Prompts: one per line, or .yaml, .json, .jsonl, .csv, .tsv; -: lines of standard "
+            "input. If omitted, continue all jobs in the folder.",
         ),
     ] = None,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder of all jobs.")] = Path("shelf"),
-    seeds: Annotated[int, typer.Option(min=1, help="Seeds for each prompt without one.")] = 1,
-    seed: Annotated[int, typer.Option(min=0, help="The first of them.")] = 0,
+    seeds: Annotated[int, typer.Option(min=1, help="Seeds per prompt without a seed.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="The first seed.")] = 0,
     steps: StepsOption = None,
     config: Annotated[
-        str | None, typer.Option(metavar="PRESET|FILE", help="For entries without a preset.")
+        str | None, typer.Option(metavar="PRESET|FILE", help="Used for entries without one.")
     ] = None,
     set_: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=A,B,…", help="Settings; every combination is made."),
+        typer.Option("--set", metavar="KEY=A,B,…", help="Settings; all combinations run."),
     ] = None,
     prior: PriorOption = None,
     device: DeviceOption = None,
-    on: Annotated[Place, typer.Option(help="This machine, or a Ray cluster.")] = "here",
+    on: Annotated[Place, typer.Option(help="Run here or on a Ray cluster.")] = "here",
     jobs: Annotated[
         int | None,
-        typer.Option(min=1, help="Jobs at once. [default: what cores, memory and GPUs allow]"),
+        typer.Option(min=1, help="Parallel jobs. [default: from cores, memory and GPUs]"),
     ] = None,
     threads: Annotated[
-        int, typer.Option(min=1, help="Threads of each job; with others the bits differ.")
+        int, typer.Option(min=1, help="Threads per job. Changing it changes results slightly.")
     ] = 1,
     keep: KeepOption = Keep.all,
     judge: ChooserOption = None,
     status: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Say how far the batch there is, and end.")
+        Path | None, typer.Option(metavar="DIR", help="Show the progress of a batch and exit.")
     ] = None,
     retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="Try jobs again that have failed.")
+        bool, typer.Option("--retry-failed", help="Retry failed jobs.")
     ] = False,
     quiet: QuietOption = False,
     json_: JsonOption = False,
 ) -> None:
-    """Make many objects: all prompts, seeds and settings. What is done is not done again."""
+    """Make many objects from prompts, seeds and settings. Finished jobs are skipped."""
     console = Console(quiet=quiet, json=json_)
     require_unix()
     from dreamfusion.batch.jobs import find_batch
 
     if status is not None:
-        _tell_status(console, list(find_batch(status).jobs().values()))
+        _print_status(console, list(find_batch(status).jobs().values()))
         return
     from dreamfusion.batch.plan import Options, plan_jobs
     from dreamfusion.batch.prompts import BatchError, combinations, read_entries
 
     if prompts is None:
         if (seeds, seed, steps, config, set_, prior, device, threads) != (1, 0, *5 * [None], 1):
-            raise BatchError("options of jobs need a list of prompts; those of the folder are set")
+            raise BatchError("job options need a list of prompts; existing jobs keep their options")
         wanted = [folder.read() for folder in find_batch(out).jobs().values()]
         if not wanted:
-            raise BatchError(f"{out} holds no jobs")
+            raise BatchError(f"{out} contains no jobs")
     else:
         options = Options(
             seeds, seed, steps, config, prior, device, threads, combinations(set_ or [])
@@ -104,9 +104,9 @@ def batch(
 
 
 def require_unix() -> None:
-    """Raises UserError on Windows, which has neither the locks nor the signals of a batch."""
+    """Raises UserError on Windows, which lacks the file locks and signals that a batch uses."""
     if sys.platform == "win32":
-        raise UserError("a batch needs Linux or macOS: it locks its jobs as these do")
+        raise UserError("batch needs Linux or macOS: it uses their file locks and signals")
 
 
 def make(
@@ -118,7 +118,7 @@ def make(
     at_once: int | None = None,
     retry_failed: bool = False,
 ) -> dict[str, Any]:
-    """Make jobs in a folder, and show how it goes; what came of it, for scripts."""
+    """Run jobs in a folder and show their progress. Returns the report for --json."""
     from dreamfusion.batch.driver import drive, driving, prepare
     from dreamfusion.batch.jobs import BatchFolder
     from dreamfusion.batch.plan import request_of
@@ -142,30 +142,30 @@ def make(
 
 
 def finish(console: Console, out: Path, report: dict[str, Any], chooser: str | None) -> None:
-    """Choose, where that is wanted, and say what there is; exits unless all is done."""
+    """Choose the best seeds if requested, and print the report. Exits unless all jobs are done."""
     failed = [job for job in report["jobs"] if job["state"] == "failed"]
     if not report["finished"]:
-        console.say(f"stopped; to go on: {command('batch', '--out', out)}")
+        console.say(f"stopped; to continue: {command('batch', '--out', out)}")
     elif failed:
         again = command("batch", "--out", out, "--retry-failed")
-        console.say(f"{len(failed)} failed; to try them again: {again}")
+        console.say(f"{len(failed)} failed; to retry them: {again}")
     if report["finished"] and chooser is not None:
         from dreamfusion.cli.choosing import choose_best
 
         report["best"] = choose_best(console, out, report["jobs"], chooser)
     console.say(f"to judge  {command('evaluate', out)}")
-    console.say(f"to show   {command('report', out)}")
+    console.say(f"to report {command('report', out)}")
     console.result(report)
     if report["status"]:
         raise typer.Exit(report["status"])
 
 
 def chooser_of(keep: Keep, judge: str | None, wanted: Sequence[Job]) -> str | None:
-    """Who picks the best seeds, if anyone. Raises JudgeError where a prompt is beyond the judge
-    that ships, before anything is made for it."""
+    """The judge that picks the best seeds, or None. Raises JudgeError before any job starts if the
+    shipped judge does not know the words of a prompt."""
     if keep is Keep.all:
         if judge is not None:
-            raise UserError("--judge picks the best seed: it needs --keep best")
+            raise UserError("--judge picks the best seed: add --keep best")
         return None
     if judge is not None:
         return judge
@@ -179,7 +179,7 @@ def chooser_of(keep: Keep, judge: str | None, wanted: Sequence[Job]) -> str | No
 def _engine(on: Place, need: ResourceRequest, at_once: int | None, shelf: Path) -> Engine:
     if on == "ray":
         if at_once is not None:
-            raise UserError("--jobs is for this machine: on a cluster its nodes say how many")
+            raise UserError("--jobs applies to this machine only: a cluster counts its own slots")
         from dreamfusion.batch.engines.ray_engine import RayEngine
 
         return RayEngine(need, shelf)
@@ -188,7 +188,7 @@ def _engine(on: Place, need: ResourceRequest, at_once: int | None, shelf: Path) 
     return LocalEngine(need, at_once=at_once)
 
 
-def _tell_status(console: Console, folders: Sequence[JobFolder]) -> None:
+def _print_status(console: Console, folders: Sequence[JobFolder]) -> None:
     from dreamfusion.batch.jobs import State
     from dreamfusion.batch.progress import progress_of
     from dreamfusion.cli.batch_screen import line_of

@@ -1,4 +1,4 @@
-"""A batch as it goes: one screen on a terminal, plain lines elsewhere."""
+"""Progress of a batch: a live screen on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from dreamfusion.batch.progress import Progress, progress_of
 from dreamfusion.cli.console import Console
 from dreamfusion.utils.duration import duration
 
-_SECONDS = 1.0  # between two pictures of the screen
+_SECONDS = 1.0  # between two updates of the screen
 
 
 def line_of(one: Progress) -> str:
-    """Where a job is, on one line."""
+    """The progress of a job, on one line."""
     left = "" if one.left_seconds is None else f", {duration(one.left_seconds)} left"
     told = {
         State.done: str(one.run),
@@ -30,9 +30,9 @@ def line_of(one: Progress) -> str:
 
 
 class BatchScreen(Listener):
-    """Shows a bar for all jobs, a line for each that runs, and what failed and why.
+    """A context manager that shows a bar for all jobs, a line per running job, and failures.
 
-    A context manager. Where there is no terminal, or for scripts, each event is a line.
+    Without a terminal, or for scripts, it prints one line per event.
     """
 
     def __init__(self, console: Console, folders: Sequence[JobFolder]) -> None:
@@ -55,12 +55,12 @@ class BatchScreen(Listener):
             self._live.stop()
 
     def started(self, folder: JobFolder, number: int) -> None:
-        """An attempt begins."""
+        """Reports that an attempt begins."""
         again = "" if number == 1 else f", attempt {number}"
         self._say(f"start     {folder.path.name}{again}")
 
     def finished(self, folder: JobFolder) -> None:
-        """A job is done or has failed."""
+        """Reports that a job is done or has failed."""
         self._ended += 1
         error = read_json(folder.failed_file).get("error")
         count = f"{self._ended}/{len(self._folders)}"
@@ -71,11 +71,11 @@ class BatchScreen(Listener):
             self._say(f"failed    {folder.path.name}: {error}  ({count})", above=True)
 
     def again(self, folder: JobFolder, why: str) -> None:
-        """A job will be tried again."""
+        """Reports that a job will be retried."""
         self._say(f"again     {folder.path.name}: {why}", above=True)
 
     def looked(self, running: Sequence[JobFolder]) -> None:
-        """Draw, now and then."""
+        """Updates the screen at intervals."""
         if self._live is not None and time.monotonic() > self._drawn + _SECONDS:
             self._drawn = time.monotonic()
             self._draw(running)
@@ -95,7 +95,7 @@ class BatchScreen(Listener):
         self._live.update(Group(head, *lines), refresh=True)
 
     def _say(self, text: str, *, above: bool = False) -> None:
-        """A line. above: where there is a screen, it stays above it; others the screen shows."""
+        """Print a line. above: also print it with a live screen, above that."""
         if self._live is None:
             self._console.say(text)
         elif above:

@@ -16,8 +16,8 @@ from dreamfusion.utils.file_system import link_or_pointer
 def choose_best(
     console: Console, out: Path, jobs: Sequence[Mapping[str, Any]], chooser: str
 ) -> dict[str, Any]:
-    """Judge the runs of these jobs, link the one of each prompt that has the greatest margin as
-    DIR/best/PROMPT, and keep the choice in DIR/best.json. What was chosen, by prompt."""
+    """Evaluate the runs of these jobs, link the run with the greatest margin of each prompt as
+    DIR/best/PROMPT, and save the choice in DIR/best.json. Returns the choice by prompt."""
     from dreamfusion.batch.jobs import write_json
     from dreamfusion.evaluation.evaluate import judged_rows
     from dreamfusion.evaluation.images import VIEWS
@@ -31,7 +31,7 @@ def choose_best(
     subjects = [subject for subject in everything if str(subject.run.path) in asked]
     if not subjects:
         return {}
-    # The seeds of a single prompt have no other prompts to be told from.
+    # With a single prompt, no other prompts can serve as distractors.
     texts = pairs() if len({subject.prompt for subject in subjects}) == 1 else None
     (rows,) = judged_rows(
         [chooser],
@@ -48,7 +48,7 @@ def choose_best(
     for row in best:
         link = out / "best" / names[row.prompt]
         link.parent.mkdir(exist_ok=True)
-        # A link from before another prompt shared its name.
+        # An older link, made before another prompt had the same slug.
         earlier = link.with_name(slug(row.prompt))
         if earlier.resolve() in {s.run.path for s in subjects if s.prompt == row.prompt}:
             earlier.unlink()

@@ -1,7 +1,7 @@
-"""What the commands say, and how: for people on a terminal, for logs, or for scripts.
+"""The output of the commands: for people at a terminal, for logs, or for scripts.
 
-Only this module and `cli` print. Results go to standard output; with `--json` everything else
-goes to standard error, so that the output is one JSON object. Imports nothing heavy.
+Only `cli` prints. Results go to standard output; with `--json` everything else goes to standard
+error, so that the output is one JSON object. Imports nothing heavy.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 SECONDS_BETWEEN_LINES = 5.0
-PREDICT_AFTER = 8  # steps, when their pace says how long a run will take
+PREDICT_AFTER = 8  # steps, after which their pace predicts the duration of the run
 
 
 class Console:
-    """Says what happens.
+    """Prints messages and results.
 
-    quiet: nothing but the files written, one a line. json: one JSON object as the last line of
-    standard output.
+    quiet: print only the paths of written files, one per line. json: print one JSON object as the
+    last line of standard output.
     """
 
     def __init__(self, *, quiet: bool = False, json: bool = False) -> None:
@@ -38,15 +38,15 @@ class Console:
         self._stream = sys.stderr if json else sys.stdout
 
     def say(self, text: str) -> None:
-        """A line for people."""
+        """Print a line for people."""
         if not self.quiet:
             print(text, file=self._stream, flush=True)
 
     def result(self, report: Mapping[str, Any]) -> None:
-        """The end of a command: what was written, and what else there is to tell.
+        """Print the result of a command.
 
-        report: names to paths, lists of paths, numbers, texts or mappings of these. Quiet prints
-        the paths alone; people have read the rest already.
+        report: maps names to paths, lists of paths, numbers, texts or mappings of these. With
+        quiet, only the paths are printed; `say` has printed the rest for people.
         """
         if self.json:
             print(json.dumps(_plain(report)), flush=True)
@@ -55,7 +55,7 @@ class Console:
                 print(path, flush=True)
 
     def track(self, items: Iterable[T], total: int, what: str) -> Iterator[T]:
-        """The items, with a bar on a terminal and a line now and then elsewhere."""
+        """Yield the items, with a progress bar on a terminal and occasional lines elsewhere."""
         if self.quiet or total == 0:
             yield from items
         elif self._stream.isatty():
@@ -77,9 +77,9 @@ class Console:
     def steps(
         self, steps: Iterable[StepMetrics], *, sizes: Sequence[int], done: int
     ) -> Iterator[StepMetrics]:
-        """The steps of a training of which `done` are done, as they are taken; shows how it goes.
+        """Yield the steps of a training as they are taken, and show the progress.
 
-        sizes: of the pictures of every step, pixels, the first step's first.
+        done: how many steps are done already. sizes: image size of every step, in pixels.
         """
         if self.quiet:
             yield from steps
@@ -119,7 +119,7 @@ class Console:
 
 
 class _Due:
-    """Whether a line is due: the first, the last, and one every few seconds."""
+    """Decides whether to print a line: the first, the last, and one every few seconds."""
 
     def __init__(self) -> None:
         self._next = -math.inf
@@ -157,7 +157,7 @@ def _describe(metrics: StepMetrics) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """What JSON can hold; numbers that are not finite as null."""
+    """The value as JSON can hold it; numbers that are not finite become null."""
     if isinstance(value, Mapping):
         return {key: _plain(part) for key, part in value.items()}
     if isinstance(value, (list, tuple)):

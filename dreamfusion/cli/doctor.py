@@ -1,4 +1,4 @@
-"""What this machine has, and whether a run can start on it. Reads and tries; prints nothing."""
+"""Checks of this machine: can a run start on it? Reads and tries; prints nothing."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ LEAST_FREE_DISK = GIB // 4
 class Finding(NamedTuple):
     """One line of the report.
 
-    mark: "ok"; "missing", which a run can do without; or "problem", which stops every run.
+    mark: "ok"; "missing", for something optional; or "problem", which prevents every run.
     """
 
     mark: Mark
@@ -39,7 +39,7 @@ class Finding(NamedTuple):
 
 
 def examine(runs: Path) -> list[Finding]:
-    """Everything there is to say of this machine; `runs` is where runs will be written."""
+    """All findings on this machine. runs: the folder where runs will be written."""
     return [
         Finding("ok", "dreamfusion", __version__),
         Finding("ok", "python", f"{platform.python_version()}, {platform.platform()}"),
@@ -87,24 +87,24 @@ def _devices() -> Iterator[Finding]:
         yield _compiler()
     elif shutil.which("nvidia-smi") and torch.version.cuda is None:
         text = (
-            "there seems to be an NVIDIA driver, but this torch is built without CUDA; see "
+            "an NVIDIA driver seems to be installed, but this torch is built without CUDA; see "
             "https://pytorch.org/get-started/locally"
         )
         yield Finding("missing", "cuda", text)
     else:
-        yield Finding("missing", "cuda", "torch finds no NVIDIA GPU; runs go on the processor")
+        yield Finding("missing", "cuda", "torch finds no NVIDIA GPU; runs use the CPU")
     if torch.backends.mps.is_available():
         yield Finding("ok", "mps", "Apple GPU: selectable with --device mps, never tested by us")
 
 
 def _compiler() -> Finding:
-    """What Triton builds its driver with when it is first used: it looks for them just so."""
+    """The compiler and headers that Triton needs to build its driver, found as Triton does it."""
     compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
     header = Path(sysconfig.get_paths()["include"]) / "Python.h"
     lacking = [] if compiler else ["no gcc and no clang"]
     lacking += [] if header.is_file() else [f"no {header} (a package like python3-dev has it)"]
     if lacking:
-        text = f"{', '.join(lacking)}: Triton cannot build its driver, and torch does its work"
+        text = f"{', '.join(lacking)}: Triton cannot build its driver; torch is used instead"
         return Finding("missing", "compiler", text)
     return Finding("ok", "compiler", f"{compiler}, with Python's headers, for Triton's driver")
 
@@ -142,15 +142,15 @@ def _kernels() -> Iterator[Finding]:
         if seen[0, 0] != 0:
             raise RuntimeError("the rasterizer misses a triangle")
         folder = cache_folder()
-    # A package of machine code fails to load in every way there is, as accelerators do.
+    # Compiled packages raise many kinds of errors when they fail to load, as accelerators do.
     except Exception as error:
         reason = one_line(f"{type(error).__name__}: {error}", 160)
         yield Finding("problem", "kernels", f"{reason}; try: pip install -U numba")
         return
     if folder is None:
         text = (
-            "no folder can be written: each run compiles its kernels again; set NUMBA_CACHE_DIR to "
-            "a writable folder"
+            "no cache folder is writable: each run compiles its kernels again; set NUMBA_CACHE_DIR "
+            "to a writable folder"
         )
         yield Finding("missing", "kernel cache", text)
     else:
@@ -175,7 +175,7 @@ def _cached_models() -> Iterator[Finding]:
 
     folder = Path(constants.HF_HUB_CACHE)
     repos = []
-    # Without a cache there is nothing to scan, and the line below says so.
+    # Without a cache there is nothing to scan, and the last line below reports that.
     if folder.is_dir():
         try:
             repos = sorted(scan_cache_dir(folder).repos, key=lambda repo: repo.repo_id)
@@ -211,7 +211,7 @@ def _ffmpeg() -> Finding:
 
 
 def _disk(runs: Path) -> Finding:
-    """Whether a folder can be made where runs go, and how much it may hold."""
+    """Whether the folder of the runs is writable, and how much space is free there."""
     there = runs.absolute()
     while not there.exists():
         there = there.parent
@@ -220,9 +220,11 @@ def _disk(runs: Path) -> Finding:
             free = shutil.disk_usage(there).free
     except OSError as error:
         text = (
-            f"cannot write in {there}: {error.strerror}; go to a folder of your own, or use --out"
+            f"cannot write to {there}: {error.strerror}; change to a writable folder, or use --out"
         )
         return Finding("problem", "disk", text)
     if free < LEAST_FREE_DISK:
-        return Finding("problem", "disk", f"only {free / GIB:.2f} GiB free in {there}; make room")
+        return Finding(
+            "problem", "disk", f"only {free / GIB:.2f} GiB free in {there}; free some space"
+        )
     return Finding("ok", "disk", f"{free / GIB:.1f} GiB free in {there}")

@@ -1,4 +1,4 @@
-"""`evaluate`: how good runs are."""
+"""The command `evaluate`: metrics of runs."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ def evaluate(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Texts to find a prompt among, one a line. [default: the other prompts; for the "
-            "toy judges all 624 pairs of noun and colour]",
+            help="Texts that each prompt competes with, one per line. [default: the other prompts; "
+            "for the toy judges all 624 pairs of noun and colour]",
         ),
     ] = None,
     chosen_by: Annotated[
         str | None,
         typer.Option(
             metavar="JUDGE",
-            help="Who picks the best of several seeds. [default: toy-b, for the toy judge]",
+            help="Judge that picks the best of several seeds. [default: toy-b, for the toy judge]",
         ),
     ] = None,
-    views: Annotated[int, typer.Option(min=1, max=360, help="Pictures around each object.")] = 8,
+    views: Annotated[int, typer.Option(min=1, max=360, help="Images around each object.")] = 8,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -51,13 +51,13 @@ def evaluate(
         bool,
         typer.Option(
             "--truth",
-            help="Compare each mesh with the toy world's own object: overlap (IoU), colour error.",
+            help="Compare each mesh with the toy world's object: overlap (IoU), colour error.",
         ),
     ] = False,
     quiet: QuietOption = False,
     json_: JsonOption = False,
 ) -> None:
-    """Show runs to a judge: is the prompt found, how many fronts are there, is the mesh whole?"""
+    """Evaluate runs: R-Precision by a judge, the number of fronts, and checks of the mesh."""
     console = Console(quiet=quiet, json=json_)
     from dreamfusion.batch.prompts import read_entries
     from dreamfusion.evaluation.evaluate import evaluate as evaluate_runs

@@ -1,4 +1,4 @@
-"""`export` and `render`: what is made of a run."""
+"""The commands `export` and `render`: the mesh of a run, and images of it."""
 
 from __future__ import annotations
 
@@ -34,20 +34,20 @@ def export(
         typer.Option(min=8, max=1024, help="Cells across the box. [default: as configured]"),
     ] = None,
     faces: Annotated[
-        int | None, typer.Option(min=4, help="Faces at most. [default: as configured]")
+        int | None, typer.Option(min=4, help="At most this many. [default: as configured]")
     ] = None,
     texture: Annotated[
         int | None,
-        typer.Option(min=0, max=16384, help="Texels a side; 0: none. [default: as configured]"),
+        typer.Option(min=0, max=16384, help="Texels per side; 0: none. [default: as configured]"),
     ] = None,
     threshold: Annotated[
-        float | None, typer.Option(help="Density of the surface. [default: found]")
+        float | None, typer.Option(help="Density of the surface. [default: automatic]")
     ] = None,
     origin: Annotated[OriginChoice, typer.Option(help="What lies at the origin.")] = "center",
     quiet: QuietOption = False,
     json_: JsonOption = False,
 ) -> None:
-    """Write the mesh of a run to DIR/mesh/model.FORMAT, and say what it is worth."""
+    """Write the mesh of a run to DIR/mesh/model.FORMAT, and print how close it is to the scene."""
     console = Console(quiet=quiet, json=json_)
     run = find_run(run_dir)
     settings = run.read_config()
@@ -68,9 +68,9 @@ def export(
 
 def render(
     run_dir: RunArgument,
-    mode: Annotated[Mode, typer.Option(help="What to show; grid: all of them.")] = "color",
+    mode: Annotated[Mode, typer.Option(help="What to render; grid: all modes.")] = "color",
     mesh: Annotated[
-        bool, typer.Option("--mesh", help="Show DIR/mesh/model.glb, not the scene itself.")
+        bool, typer.Option("--mesh", help="Render DIR/mesh/model.glb instead of the scene.")
     ] = False,
     format_: Annotated[
         ImageFormat, typer.Option("--format", help="A video, an animation, or frames.")
@@ -85,7 +85,7 @@ def render(
         int | None, typer.Option(min=1, max=10000, help="Frames. [default: as configured]")
     ] = None,
     size: Annotated[
-        int | None, typer.Option(min=16, max=4096, help="Pixels a side. [default: as configured]")
+        int | None, typer.Option(min=16, max=4096, help="Pixels per side. [default: as configured]")
     ] = None,
     quiet: QuietOption = False,
     json_: JsonOption = False,
@@ -108,14 +108,14 @@ def render(
 
         model = run.mesh / "model.glb"
         if not model.exists():
-            raise UserError(f"there is no {model}; write it with: {command('export', run.path)}")
+            raise UserError(f"{model} does not exist; write it with: {command('export', run.path)}")
         shape, provenance = read_glb(model)
         draw = draw_mesh(put_back(shape, provenance) if provenance else shape)
     else:
         draw = draw_scene(_load(run, settings).scene)
     count = frames or settings.output.video_frames
     modes: Any = get_args(Mode)[:-1] if mode == "grid" else [mode]
-    pictures = turntable_frames(
+    images = turntable_frames(
         draw,
         show_cameras(count, settings.camera),
         size=size or settings.output.video_size,
@@ -123,17 +123,17 @@ def render(
     )
     name = f"render-{mode}" + ("-mesh" if mesh else "")
     files = write_turntable(
-        console.track(pictures, count, "pictures"),
+        console.track(images, count, "images"),
         run.path / f"{name}.{format_}",
         count=count,
         background=behind,
     )
-    console.say(f"pictures  {files[0]}" + (f" to {files[-1].name}" if len(files) > 1 else ""))
+    console.say(f"images    {files[0]}" + (f" to {files[-1].name}" if len(files) > 1 else ""))
     console.result({"files": files})
 
 
 def _load(run: RunFolder, config: Config) -> SavedScene:
-    """A run's newest scene, on whatever device is here."""
+    """A run's newest scene, on the best available device."""
     from dreamfusion.runs.checkpoint import load_scene
     from dreamfusion.utils.devices import choose_device
 

@@ -1,4 +1,4 @@
-"""`view` and `report`: ways to look at runs."""
+"""The commands `view` and `report`: a run in the browser, or as a page."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ def view(
     run_dir: RunArgument,
     port: Annotated[
         int | None,
-        typer.Option(min=0, max=65535, help="0: any. [default: the first free one from 8080]"),
+        typer.Option(min=0, max=65535, help="0: any free port. [default: first free from 8080]"),
     ] = None,
     host: Annotated[
-        str, typer.Option(help="Address to listen at; 0.0.0.0 lets other machines in.")
+        str, typer.Option(help="Address to listen at; 0.0.0.0 admits other machines.")
     ] = "127.0.0.1",
     open_: Annotated[
         bool, typer.Option("--open/--no-open", help="Open the page in a browser here.")
     ] = False,
 ) -> None:
-    """Show a run in the browser, while it trains or after; Ctrl-C ends it."""
+    """Show a run in the browser, during training or after it. Ctrl-C quits."""
     console = Console()
     run = find_run(run_dir)
     from dreamfusion.runs.checkpoint import require_checkpoint
@@ -61,7 +61,7 @@ def report(
     quiet: QuietOption = False,
     json_: JsonOption = False,
 ) -> None:
-    """Write one HTML page on a run, on several side by side, or on a batch; it needs no network."""
+    """Write an HTML page on a run, several runs side by side, or a batch. It works offline."""
     from dreamfusion.report import write_report
 
     console = Console(quiet=quiet, json=json_)
@@ -74,7 +74,7 @@ def report(
 
 
 def _write_gallery(console: Console, shelf: Path, out: Path | None) -> Path:
-    """The gallery of a batch, and before it the report of every run that is done."""
+    """Write the report of every finished run of a batch, then its gallery."""
     from dreamfusion.batch.jobs import State, find_batch
     from dreamfusion.report import write_report
     from dreamfusion.report.gallery import write_gallery

@@ -1,4 +1,4 @@
-"""`configs`, `estimators` and `doctor`: what there is to choose from, and what this machine has."""
+"""The commands `configs`, `estimators` and `doctor`: available choices, and this machine."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dreamfusion.config.sections import ESTIMATORS, PluginError, find_section, s
 
 def configs(
     name: Annotated[
-        str | None, typer.Argument(metavar="[PRESET|FILE]", help="Print it, every setting named.")
+        str | None, typer.Argument(metavar="[PRESET|FILE]", help="Print all settings of this one.")
     ] = None,
 ) -> None:
     """List the presets, or print one with all its settings."""
@@ -29,7 +29,7 @@ def configs(
 
 
 def estimators() -> None:
-    """List the ways to distil: what each costs, and who published it."""
+    """List the estimators, with the cost and the paper of each."""
     for name in section_names(ESTIMATORS):
         try:
             found = find_section(ESTIMATORS, name)
@@ -48,7 +48,7 @@ def estimators() -> None:
 def doctor(
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Say what this machine has, and whether a run can start on it."""
+    """Check this machine, and print whether a run can start on it."""
     from dreamfusion.cli.doctor import can_run, examine
 
     findings = examine(Path("runs"))
@@ -61,7 +61,7 @@ def doctor(
     else:
         for found in findings:
             print(f"{found.mark:<8} {found.name:<14}  {found.text}")
-        verdict = "a run can start here" if ready else "no run can start here: mend the problems"
-        print(f"{verdict} (what is missing is optional)")
+        verdict = "a run can start here" if ready else "no run can start here: fix the problems"
+        print(f"{verdict} (missing items are optional)")
     if not ready:
         raise typer.Exit(USER_ERROR)

@@ -1,4 +1,4 @@
-"""`measure`: experiments with the toy world, whose objects are known."""
+"""The command `measure`: experiments with the toy world, whose objects are known exactly."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from dreamfusion.utils.commands import command
 from dreamfusion.utils.errors import UserError
 
 app = typer.Typer(
-    help="Experiments with the toy world, whose objects are known. They separate what the prior "
-    "has not learned from what the distillation loses.",
+    help="Experiments with the toy world, whose objects are known exactly. They separate errors of "
+    "the prior from errors of the distillation.",
     rich_markup_mode=None,
 )
 
@@ -25,9 +25,9 @@ NounsArgument = Annotated[
 
 @app.command(epilog="Example: dreamfusion measure prompts > prompts.txt")
 def prompts(
-    nouns: Annotated[bool, typer.Option("--nouns", help="All 52 nouns instead.")] = False,
+    nouns: Annotated[bool, typer.Option("--nouns", help="Print all 52 nouns.")] = False,
 ) -> None:
-    """Print the 24 prompts that quality is measured with, one a line, for `dreamfusion batch`."""
+    """Print the 24 prompts of the quality benchmark, one per line, for `dreamfusion batch`."""
     from dreamfusion.evaluation import truth
 
     for prompt in truth.prompts(all_nouns=nouns):
@@ -38,14 +38,14 @@ def prompts(
 def oracle(
     nouns: NounsArgument = None,
     out: Annotated[
-        Path, typer.Option(metavar="DIR", help="Folder of the runs, one for each noun.")
+        Path, typer.Option(metavar="DIR", help="Folder of the runs, one per noun.")
     ] = Path("runs/oracle"),
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="One setting; can be repeated."),
     ] = None,
 ) -> None:
-    """Train runs by an exact prior in place of the network. Finished runs stay as they are."""
+    """Train runs with an exact prior instead of the network. Finished runs are skipped."""
     settings = parse_assignments(set_ or [])
     chosen = _known(nouns)
     from dreamfusion.evaluation import oracle as exact
@@ -61,7 +61,7 @@ def oracle(
             continue
         try:
             exact.train(noun, run.path, prior, settings)
-        except MeshError as error:  # is a result, which the evaluation shows
+        except MeshError as error:  # also a result: the evaluation reports it
             console.say(f"{noun}: {error}")
     paths = [run.path for run in runs]
     console.say(
@@ -82,8 +82,8 @@ def views(
         str, typer.Option("--prior", metavar="PRIOR", help="embedded, or a folder.")
     ] = "embedded",
 ) -> None:
-    """Name images of the prior, and of a batch's scenes, by the toy classifier, side by side with
-    the true ones. Images that the same prior drew earlier are kept."""
+    """Classify images of the prior and of the scenes of a batch with the toy classifier, beside the
+    true images. Images that the same prior drew earlier are reused."""
     chosen = _known(nouns)
     from dreamfusion.evaluation.views import validate
 
@@ -91,7 +91,7 @@ def views(
 
 
 def _known(nouns: list[str] | None) -> list[str]:
-    """The nouns, all where none are given. Raises UserError for one that the toy world lacks."""
+    """The nouns, or all if none are given. Raises UserError for one that the toy world lacks."""
     from dreamfusion.toyworld import NOUNS
 
     known = [noun.name for noun in NOUNS]

@@ -1,4 +1,4 @@
-"""What the terminal says of a run while it trains."""
+"""The terminal output of a run during training."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Narrator(Observer):
-    """Tells the console how a run goes, and shows it on a page in the browser, if there is one."""
+    """Prints the progress of a run, and updates its page in the browser, if there is one."""
 
     def __init__(self, console: Console, stopping: Stopping) -> None:
         self.console, self.stopping = console, stopping
@@ -41,9 +41,9 @@ class Narrator(Observer):
         steps = f"{config.steps}" if step == 0 else f"{step} to {config.steps}"
         say(f"steps     {steps}, {config.camera.views} views each")
         say(
-            "shown     opacity: mean over the pictures; entropy: of opacity, 0 when every pixel\n"
-            "          is solid or empty, 1 at worst; SDS gradient: how strongly the prior asks\n"
-            "          for changes"
+            "metrics   opacity: mean over the images; entropy: of opacity, 0 when every pixel\n"
+            "          is solid or empty, 1 at most; SDS gradient: strength of the prior's\n"
+            "          gradient"
         )
 
     def steps(

@@ -1,4 +1,4 @@
-"""Arguments and options that several commands share, and what their choices are."""
+"""Arguments and options that several commands share, and their choices."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Annotated, Literal
 
 import typer
 
-USER_ERROR = 2  # the exit code of what the user can mend
+USER_ERROR = 2  # exit code of errors that the user can fix
 
-PromptArgument = Annotated[str, typer.Argument(help='What to make, like "a corgi".')]
+PromptArgument = Annotated[str, typer.Argument(help='Object to make, such as "a corgi".')]
 RunArgument = Annotated[Path, typer.Argument(metavar="DIR", help="The folder of a run.")]
-StepsOption = Annotated[int | None, typer.Option(help="Optimisation steps in all.")]
+StepsOption = Annotated[int | None, typer.Option(help="Total optimisation steps.")]
 DeviceOption = Annotated[
     str | None, typer.Option("--device", metavar="DEVICE", help="auto, cpu, cuda, cuda:N or mps.")
 ]
@@ -27,34 +27,34 @@ ViewOption = Annotated[
     bool, typer.Option("--view", help="Show the run in the browser while it trains.")
 ]
 QuietOption = Annotated[
-    bool, typer.Option("--quiet", help="Print only the paths of what was written.")
+    bool, typer.Option("--quiet", help="Print only the paths of written files.")
 ]
 JsonOption = Annotated[
-    bool, typer.Option("--json", help="Print one JSON object; all else goes to standard error.")
+    bool, typer.Option("--json", help="Print one JSON object; logs go to standard error.")
 ]
 
 
 MeshFormat = Literal["glb", "obj", "ply", "stl", "usdz"]
 # The middle of a mesh's box, of the box's base, or the scene's.
 OriginChoice = Literal["center", "base", "scene"]
-# What a picture shows; grid: the others side by side.
+# What an image shows; grid: the others side by side.
 Mode = Literal["color", "normals", "depth", "textureless", "grid"]
 ImageFormat = Literal["mp4", "gif", "webp", "png"]
 
 
 class Keep(str, Enum):
-    """What of several seeds is singled out."""
+    """Which of several seeds to keep."""
 
     all = "all"
     best = "best"
 
 
 KeepOption = Annotated[
-    Keep, typer.Option(help="best: judge the seeds of each prompt, link the best one.")
+    Keep, typer.Option(help="best: evaluate the seeds of each prompt, link the best one.")
 ]
 ChooserOption = Annotated[
     str | None,
     typer.Option(
-        "--judge", metavar="JUDGE", help="Who picks the best, as in `evaluate`. [default: toy-b]"
+        "--judge", metavar="JUDGE", help="Judge that chooses, as in `evaluate`. [default: toy-b]"
     ),
 ]

@@ -1,4 +1,4 @@
-"""The page in the browser, as the commands open it."""
+"""Opens the page in the browser for the commands."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def open_page(
     host: str = "127.0.0.1",
     port: int | None = None,
 ) -> Iterator[Page]:
-    """A page in the browser for the time of the block, whose address is said."""
+    """Serve a page during the block, and print its address."""
     from dreamfusion.viewer.page import Page
 
     page = Page(f"dreamfusion: {title}", host=host, port=port)

@@ -1,4 +1,4 @@
-"""`sample` and `vocabulary`: what a prior draws and what it knows."""
+"""The commands `sample` and `vocabulary`: images of a prior, and the words that it knows."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ def sample(
     prompt: PromptArgument,
     out: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Picture to write. [default: samples/PROMPT.png]"),
+        typer.Option(metavar="FILE", help="Image to write. [default: samples/PROMPT.png]"),
     ] = None,
-    count: Annotated[int, typer.Option(min=1, max=256, help="Pictures, around the object.")] = 8,
+    count: Annotated[int, typer.Option(min=1, max=256, help="Views around the object.")] = 8,
     guidance: Annotated[float, typer.Option(min=0, help="Classifier-free guidance.")] = 5.0,
     steps: Annotated[int, typer.Option(min=1, max=1000, help="Denoising steps.")] = 50,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the noise.")] = 0,
@@ -40,7 +40,7 @@ def sample(
     quiet: QuietOption = False,
     json_: JsonOption = False,
 ) -> None:
-    """Let the prior draw the prompt, view by view: what it thinks before you spend time."""
+    """Sample images of a prompt from the prior, view by view, as a quick check before training."""
     console = Console(quiet=quiet, json=json_)
     plan = plan_run([Layer("command line", given(prompt=prompt, device=device, prior=prior))])
     target = out or Path("samples") / f"{slug(prompt)}.png"
@@ -57,15 +57,15 @@ def sample(
     texts = view_prompts(plan.prior.card.vocabulary, plan.canonical_prompt, azimuth, [15.0] * count)
     model = load_prior(
         plan.prior,
-        # The estimate of memory is for training: nothing is kept here for a backward pass.
+        # The memory estimate is for training: sampling keeps nothing for a backward pass.
         dataclasses.replace(plan.config.prior, vae_checkpointing=True),
         device=choose_device(plan.config.device),
         prompts=[*texts, ""],
         views=count,
     )
     if not isinstance(model, DiffusionPrior):
-        raise UserError(f"the prior {model.name} cannot draw: it is no pipeline of diffusers")
-    pictures = sample_images(
+        raise UserError(f"the prior {model.name} cannot sample: it is not a diffusers pipeline")
+    images = sample_images(
         model,
         model.encode_text(texts),
         model.encode_text([""]),
@@ -74,10 +74,10 @@ def sample(
         generator=torch.Generator().manual_seed(seed),
     )
     target = free_path(target, suffix=target.suffix)
-    write_png(contact_sheet(pictures.movedim(1, -1), columns=min(count, 8)), target)
+    write_png(contact_sheet(images.movedim(1, -1), columns=min(count, 8)), target)
     for text in dict.fromkeys(texts):
         console.say(f"          {text}")
-    console.say(f"pictures  {target}")
+    console.say(f"images    {target}")
     console.result({"files": [target], "prompts": texts})
 
 
@@ -88,7 +88,7 @@ def vocabulary(prior: PriorOption = None) -> None:
     found = resolve_prior(prior or "embedded")
     words = found.card.vocabulary.words
     if words is None:
-        print(f"{found.name} takes any words")
+        print(f"{found.name} accepts any words")
         return
     if words.nouns:
         example = f", for example: {words.examples[0]}" if words.examples else ""

@@ -1,4 +1,4 @@
-"""Saying what a mesh is worth."""
+"""Prints the files, size and quality of a mesh."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def print_mesh(console: Console, written: Export) -> None:
-    """Name the files of a mesh, and say what it is worth."""
+    """Print the files of a mesh, its size, and how close it is to the scene."""
     shape, looks = written.topology, written.agreement
     closed = f"watertight, genus {shape.genus}" if shape.watertight else "not watertight"
     pieces = "1 piece" if shape.components == 1 else f"{shape.components} pieces"
@@ -22,17 +22,17 @@ def print_mesh(console: Console, written: Export) -> None:
     console.say(f"          {shape.vertices:,} vertices, {shape.faces:,} faces, {pieces}, {closed}")
     console.say(f"          size {size}, volume {shape.volume:.3f}")
     console.say(
-        f"          looks like the scene: PSNR {looks.psnr_db:.1f} dB, silhouettes' IoU "
+        f"          compared with the scene: PSNR {looks.psnr_db:.1f} dB, silhouette IoU "
         f"{looks.silhouette_iou:.3f}"
     )
     if not looks.good:
         console.say(
-            "          that is far from the scene: train for more steps, or export with a higher "
+            "          the mesh differs from the scene: train longer, or export with a higher "
             "--resolution, more --faces or another --threshold"
         )
 
 
 def mesh_report(written: Export) -> dict[str, Any]:
-    """What `print_mesh` says, for scripts."""
+    """The output of `print_mesh`, for scripts."""
     checks = asdict(written.topology) | asdict(written.agreement)
     return {"mesh": written.files, "checks": checks}

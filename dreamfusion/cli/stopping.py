@@ -1,4 +1,4 @@
-"""Ctrl-C, polite kills and a scheduler's preemption."""
+"""Handling of SIGINT (Ctrl-C), SIGTERM and SIGUSR1 (preemption by a scheduler)."""
 
 from __future__ import annotations
 
@@ -8,18 +8,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-# Ctrl-C, a polite kill, and what schedulers send some time before they kill. Not all systems have
-# the last.
+# Schedulers send SIGUSR1 some time before they kill a job. Not all systems have it.
 SIGNALS = tuple(
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)
 )
 
 
 class Stopped(BaseException):
-    """A signal asked to stop at once. status: the exit status that tells so.
+    """Raised by a signal to stop at once. status: the exit status for that signal.
 
-    No KeyboardInterrupt: typer would forget the signal, and Python, where it meets one within an
-    `exec` (a dataclass that is being imported), ends with SIGINT although it was caught.
+    Not a KeyboardInterrupt: typer would lose the signal, and Python ends with SIGINT if one is
+    raised within an `exec` (as when a dataclass is defined), although it was caught.
     """
 
     def __init__(self, number: int) -> None:
@@ -28,13 +27,13 @@ class Stopped(BaseException):
 
 
 def exit_status(number: int | None) -> int:
-    """The exit status of a process that a signal stopped; of another's wish, as by Ctrl-C."""
+    """The exit status of a process that a signal stopped; None counts as Ctrl-C."""
     return 128 + (signal.SIGINT if number is None else number)
 
 
 class Stopping:
-    """Whether a signal asked to stop, and which. While steps are taken, the first one lets the step
-    and its checkpoint be finished; at all other times there is nothing to lose."""
+    """Records which signal, if any, requested a stop. During training, the first signal lets the
+    current step and its checkpoint finish; at other times a signal stops at once."""
 
     def __init__(self) -> None:
         self.number: int | None = None
@@ -44,21 +43,21 @@ class Stopping:
         return self.number is not None
 
     def ask(self, number: int, frame: FrameType | None) -> None:
-        """What the signals call."""
+        """The signal handler."""
         again, self.number = self(), number
         if again or not self._gentle:
             raise Stopped(number)
         print("stopping after this step; Ctrl-C again quits at once", file=sys.stderr, flush=True)
 
     def check(self) -> None:
-        """Between one piece of work and the next: what `ask` raised may have met a library that
-        swallows it, in a finalizer or a callback."""
+        """Call between pieces of work: a library may have swallowed the exception of `ask`, in a
+        finalizer or a callback."""
         if self.number is not None:
             raise Stopped(self.number)
 
     @contextmanager
     def gently(self) -> Iterator[None]:
-        """While steps are taken, here or by a batch's jobs."""
+        """During the block, training steps run, here or in the jobs of a batch."""
         self._gentle = True
         try:
             yield
@@ -68,7 +67,7 @@ class Stopping:
 
 @contextmanager
 def stoppable() -> Iterator[Stopping]:
-    """Signals ask to stop for the time of the block, even where a shell had them ignored."""
+    """Handle the signals during the block, even if the shell set them to be ignored."""
     stopping = Stopping()
     before = {number: signal.signal(number, stopping.ask) for number in SIGNALS}
     try:

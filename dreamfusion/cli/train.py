@@ -1,4 +1,4 @@
-"""`train` and `resume`."""
+"""The commands `train` and `resume`."""
 
 from __future__ import annotations
 
@@ -50,11 +50,11 @@ def train(
         typer.Option(metavar="DIR", help="Folder of the run. [default: runs/PROMPT]"),
     ] = None,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace the run that is in --out.")
+        bool, typer.Option("--overwrite", help="Replace the run in --out.")
     ] = False,
     seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
     seeds: Annotated[
-        int | None, typer.Option(min=1, help="Make so many, as a batch, in runs/PROMPT-seeds.")
+        int | None, typer.Option(min=1, help="Number of seeds, as a batch in runs/PROMPT-seeds.")
     ] = None,
     keep: KeepOption = Keep.all,
     judge: ChooserOption = None,
@@ -63,7 +63,7 @@ def train(
         str | None,
         typer.Option(
             metavar="PRESET|FILE",
-            help="See `dreamfusion configs`. [default: the prior's]",
+            help="See `dreamfusion configs`. [default: chosen by the prior]",
         ),
     ] = None,
     set_: Annotated[
@@ -81,10 +81,10 @@ def train(
     chosen = [] if estimator is None else [f"estimator.name={estimator}"]
     assigned = parse_assignments([*chosen, *(set_ or [])])
     if overwrite and (out is None or seeds is not None):
-        raise UserError("--overwrite replaces the run in --out: it needs --out, without --seeds")
+        raise UserError("--overwrite replaces the run in --out: pass --out, and no --seeds")
     if seeds is not None:
         if view:
-            raise UserError("--view shows one run: it does not go with --seeds")
+            raise UserError("--view shows a single run and cannot be combined with --seeds")
         from dreamfusion.batch.plan import Options
         from dreamfusion.cli.batch import require_unix
 
@@ -104,7 +104,7 @@ def train(
     if estimator not in (None, "sds") and config is None:
         presets = [layer.name for layer in plan.layers if layer.name.startswith("preset ")]
         if presets and not presets[-1].endswith(f"-{estimator}"):
-            said = f"no preset is tuned for {estimator} on this prior: it has its own defaults"
+            said = f"no preset is tuned for {estimator} with this prior: using its defaults"
             warnings.warn(RunWarning(said), stacklevel=1)
     _train(Console(quiet=quiet, json=json_), plan, where, view)
 
@@ -112,7 +112,7 @@ def train(
 def _train_seeds(
     console: Console, prompt: str, asked: Options, shelf: Path, keep: Keep, judge: str | None
 ) -> None:
-    """Make several seeds as a batch, and choose among them where that is wanted."""
+    """Train several seeds as a batch, and choose the best one if requested."""
     from dreamfusion.batch.plan import plan_jobs
     from dreamfusion.batch.prompts import Entry
     from dreamfusion.cli.batch import chooser_of, finish, make
@@ -128,20 +128,20 @@ def resume(
     device: DeviceOption = None,
     prior: Annotated[
         str | None,
-        typer.Option("--prior", metavar="PATH", help="Where the run's own prior is now."),
+        typer.Option("--prior", metavar="PATH", help="New location of the run's prior."),
     ] = None,
     view: ViewOption = False,
     quiet: QuietOption = False,
     json_: JsonOption = False,
 ) -> None:
-    """Go on with a run exactly where it stopped."""
+    """Resume a run exactly where it stopped."""
     run = find_run(run_dir)
     plan = plan_resumed(run, steps=steps, device=device, prior=prior)
     _train(Console(quiet=quiet, json=json_), plan, run, view)
 
 
 def _train(console: Console, plan: Plan, where: Path | RunFolder | Destination, view: bool) -> None:
-    """Train, and say what happens from the first line to the paths of what was written."""
+    """Train, and print the progress and the paths of all written files."""
     watch = Stopwatch("starting")
     console.say(f"prompt    {plan.config.prompt}, read as: {plan.canonical_prompt}")
     if not isinstance(where, RunFolder):
@@ -161,13 +161,13 @@ def _train(console: Console, plan: Plan, where: Path | RunFolder | Destination, 
         )
     if not outcome.finished:
         at, path = outcome.state.step, outcome.run.path
-        console.say(f"stopped at step {at}; to go on: {command('resume', path)}")
+        console.say(f"stopped at step {at}; to resume: {command('resume', path)}")
         console.result({"run": path, "step": at, "finished": False})
         raise typer.Exit(exit_status(stopping.number))
-    report = _tell_end(console, outcome)
+    report = _print_written(console, outcome)
     stages = {stage: round(seconds, 1) for stage, seconds in outcome.seconds.items()}
     each = ", ".join(f"{stage} {duration(seconds)}" for stage, seconds in stages.items())
-    console.say(f"{duration(sum(outcome.seconds.values()))} in all: {each}")
+    console.say(f"{duration(sum(outcome.seconds.values()))} in total: {each}")
     total = round(sum(outcome.seconds.values()), 1)
     console.result(report | {"seconds": total, "stages": stages})
 
@@ -184,8 +184,8 @@ def _live_page(console: Console, title: str, narrator: Narrator, view: bool) -> 
         yield
 
 
-def _tell_end(console: Console, outcome: Outcome) -> dict[str, Any]:
-    """Name what was written; the report of it, for scripts."""
+def _print_written(console: Console, outcome: Outcome) -> dict[str, Any]:
+    """Print the paths of all written files; returns the report for --json."""
     run, written = outcome.run, outcome.export
     if written is None:  # another process wrote it
         return {}
@@ -195,8 +195,8 @@ def _tell_end(console: Console, outcome: Outcome) -> dict[str, Any]:
     console.say(f"previews  {run.previews}")
     console.say(f"settings  {run.config}")
     console.say(f"metrics   {run.metrics}")
-    console.say(f"to show   {command('report', run.path)}")
-    console.say(f"to look   {command('view', run.path)}")
-    console.say(f"to go on  {command('resume', run.path, '--steps', outcome.state.step * 2)}")
+    console.say(f"to report {command('report', run.path)}")
+    console.say(f"to view   {command('view', run.path)}")
+    console.say(f"to extend {command('resume', run.path, '--steps', outcome.state.step * 2)}")
     report = {"run": run.path, "step": outcome.state.step, "finished": True, "video": video}
     return report | mesh_report(written)

@@ -170,7 +170,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(train, tmp_path, capsys, m
 
     monkeypatch.setattr(Trainer, "step", interrupted)
     assert train("--out", "broken", steps=7) == 130
-    assert "stopped at step 5; to go on: dreamfusion resume broken" in capsys.readouterr().out
+    assert "stopped at step 5; to resume: dreamfusion resume broken" in capsys.readouterr().out
     assert steps_of(tmp_path / "broken") == [1, 2, 3, 4, 5]
     assert not (tmp_path / "broken" / "video.mp4").exists()
 
@@ -269,7 +269,7 @@ def test_export_and_render(train, tmp_path, capsys):
         files = [f"run/mesh/model.{suffix}" for suffix in (kind, *beside)]
         out = capsys.readouterr().out
         assert [line.split()[-1] for line in out.splitlines() if "run/mesh" in line] == files
-        assert "looks like the scene: PSNR " in out and " faces, 1 piece, " in out
+        assert "compared with the scene: PSNR " in out and " faces, 1 piece, " in out
         mesh = trimesh.load(tmp_path / "run" / "mesh" / f"model.{kind}", force="mesh")
         assert len(mesh.faces) > 10
     small = ["--faces", "40", "--texture", "0", "--origin", "base", "--threshold", "0.5"]
@@ -295,7 +295,7 @@ def test_render_formats_backgrounds_and_meshes(train, tmp_path, capsys):
     small = ["--frames", "3", "--size", "32"]
     capsys.readouterr()
     assert main(["render", "run", "--format", "png", "--background", "transparent", *small]) == 0
-    assert "pictures  run/render-color/frame_0000.png to frame_0002.png" in capsys.readouterr().out
+    assert "images    run/render-color/frame_0000.png to frame_0002.png" in capsys.readouterr().out
     with Image.open(run / "render-color" / "frame_0001.png") as picture:
         assert picture.mode == "RGBA" and picture.getpixel((0, 0))[3] == 0
     assert (
@@ -310,7 +310,7 @@ def test_render_formats_backgrounds_and_meshes(train, tmp_path, capsys):
     )
     captured = capsys.readouterr()
     assert json.loads(captured.out) == {"files": ["run/render-grid-mesh.gif"]}
-    assert "pictures  run/render-grid-mesh.gif" in captured.err
+    assert "images    run/render-grid-mesh.gif" in captured.err
     with Image.open(run / "render-grid-mesh.gif") as animation:
         assert animation.n_frames == 3 and animation.size == (64, 64)
 
@@ -364,7 +364,7 @@ def test_sample_draws_a_sheet(kind, prior, tmp_path, capsys, monkeypatch):
     assert main(command) == 0
     out = capsys.readouterr().out
     assert ("red mug, left view" if kind == "pixel" else "a red mug, side view") in out
-    assert out.endswith("pictures  samples/a-red-mug.png\n")
+    assert out.endswith("images    samples/a-red-mug.png\n")
     assert (tmp_path / "samples" / "a-red-mug.png").exists()
     assert main(command) == 0
     assert capsys.readouterr().out.endswith("samples/a-red-mug-2.png\n")
@@ -387,7 +387,7 @@ def test_vocabulary(prior, tmp_path, capsys):
         "figures:", "plants:", "shapes:", "colors:", "adjectives:",
     ]  # fmt: skip
     assert main(["vocabulary", "--prior", str(save_latent_prior(tmp_path / "latent"))]) == 0
-    assert "takes any words" in capsys.readouterr().out
+    assert "accepts any words" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -529,4 +529,4 @@ def test_an_explicit_folder_is_that_folder(train, tmp_path, capsys, monkeypatch)
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
     for options in (["--overwrite"], ["--overwrite", "--out", "x", "--seeds", "2"]):
         assert train(*options) == 2
-        assert "it needs --out, without --seeds" in capsys.readouterr().err
+        assert "pass --out, and no --seeds" in capsys.readouterr().err

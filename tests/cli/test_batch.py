@@ -92,7 +92,7 @@ def test_a_batch_is_made_killed_stopped_and_gone_on_with_bit_for_bit(asked, tmp_
     batch.send_signal(signal.SIGINT)
     out, _ = batch.communicate(timeout=90)
     assert batch.returncode == 130
-    assert "killed by signal 9" in out and "to go on: dreamfusion batch --out shelf" in out
+    assert "killed by signal 9" in out and "to continue: dreamfusion batch --out shelf" in out
     assert folder.state() is State.resumable
 
     batch = start("--out", "shelf", "--json")
@@ -176,8 +176,8 @@ def _need():
         (["--status", "nowhere"], "there is no folder nowhere"),
         (["--out", "nowhere"], "there is no folder nowhere"),
         (["--status", "."], "holds no batch"),
-        (["--seeds", "2"], "options of jobs need a list of prompts"),
-        (["list.txt", "--on", "ray", "--jobs", "2"], "--jobs is for this machine"),
+        (["--seeds", "2"], "job options need a list of prompts"),
+        (["list.txt", "--on", "ray", "--jobs", "2"], "--jobs applies to this machine only"),
         (["list.txt", "--out", "/proc/shelf"], "/proc/shelf"),
         (["list.txt", "--out", "list.txt"], "list.txt"),
     ],
@@ -235,7 +235,7 @@ def test_windows_is_refused_in_one_line(monkeypatch, tmp_path, capsys, command):
     (tmp_path / "list.txt").write_text("a red mug\n")
     monkeypatch.setattr("sys.platform", "win32")
     assert main(command) == 2
-    assert capsys.readouterr().err.startswith("error: a batch needs Linux or macOS")
+    assert capsys.readouterr().err.startswith("error: batch needs Linux or macOS")
 
 
 def test_train_makes_several_seeds_as_a_batch(asked, tmp_path, monkeypatch, capsys):

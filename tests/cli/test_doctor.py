@@ -156,7 +156,7 @@ def test_a_folder_that_cannot_be_written_is_a_problem(capsys, monkeypatch):
         pass
     mark, text = report(capsys, status=2)["disk"]
     assert mark == "problem"
-    assert text.startswith("cannot write in ") and "Not a directory" in text
+    assert text.startswith("cannot write to ") and "Not a directory" in text
     os.unlink("runs")
     os.mkdir("runs")
     os.chmod("runs", 0o500)
@@ -168,7 +168,7 @@ def test_a_folder_that_cannot_be_written_is_a_problem(capsys, monkeypatch):
 def test_a_file_system_that_takes_no_files_is_a_problem(capsys, monkeypatch):
     monkeypatch.chdir("/proc")
     mark, text = report(capsys, status=2)["disk"]
-    assert mark == "problem" and text.startswith("cannot write in /proc: ")
+    assert mark == "problem" and text.startswith("cannot write to /proc: ")
 
 
 def test_a_full_disk_is_a_problem(capsys, monkeypatch):
@@ -197,8 +197,8 @@ def test_the_cache_of_kernels_is_named(capsys, monkeypatch, tmp_path):
     monkeypatch.setattr(compiling, "cache_folder", lambda: None)
     assert report(capsys)["kernel cache"] == (
         "missing",
-        "no folder can be written: each run compiles its kernels again; set NUMBA_CACHE_DIR to a "
-        "writable folder",
+        "no cache folder is writable: each run compiles its kernels again; set NUMBA_CACHE_DIR "
+        "to a writable folder",
     )
 
 

@@ -36,7 +36,7 @@ def test_a_run_uses_the_named_one_and_says_that_nobody_tuned_it(tmp_path, capsys
     assert config.estimator.name == "csd" and config.estimator.guidance.start == 3
     assert main([*command[:-2], "--overwrite", "--estimator", "csd", "--steps", "1"]) == 0
     said = capsys.readouterr().err
-    assert "warning: no preset is tuned for csd on this prior: it has its own defaults" in said
+    assert "warning: no preset is tuned for csd with this prior: using its defaults" in said
 
 
 def test_a_preset_tuned_for_it_is_taken(monkeypatch, tmp_path):

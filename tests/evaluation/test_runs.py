@@ -203,8 +203,8 @@ def test_prompts_of_the_same_short_name_have_links_of_their_own(tmp_path, clip):
         (["evaluate", "nowhere"], "there is no folder nowhere"),
         (["train", "a mug", "--keep", "best"], "add --seeds"),
         (["train", "a mug", "--seeds", "2", "--view"], "shows one run"),
-        (["train", "a mug", "--seeds", "2", "--judge", "toy"], "needs --keep best"),
-        (["batch", "list.txt", "--judge", "toy"], "needs --keep best"),
+        (["train", "a mug", "--seeds", "2", "--judge", "toy"], "add --keep best"),
+        (["batch", "list.txt", "--judge", "toy"], "add --keep best"),
     ],
 )
 def test_bad_input_is_one_line(tmp_path, monkeypatch, capsys, arguments, said):

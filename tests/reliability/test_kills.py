@@ -61,7 +61,7 @@ def test_a_stop_signal_leaves_a_checkpoint_to_go_on_from(bench, whole, tmp_path,
     started = time.monotonic()
     assert child.wait() == status, child.output
     assert time.monotonic() - started < 10
-    assert "to go on: dreamfusion resume run" in child.output
+    assert "to resume: dreamfusion resume run" in child.output
     assert "Traceback" not in child.output
     newest = max((tmp_path / "run" / "checkpoints").glob("*.json"))
     assert f"stopped at step {int(newest.stem[5:])};" in child.output

@@ -118,7 +118,7 @@ def test_training_with_a_page_gives_what_training_without_one_gives(run, capsys)
         assert main([*command, "watched", "--view", *settings]) == 0
     out = capsys.readouterr().out
     assert "\nview      http://127.0.0.1:" in out and " (until the run ends)\n" in out
-    assert "\nto look   dreamfusion view watched\n" in out
+    assert "\nto view   dreamfusion view watched\n" in out
     assert "viser" not in out
     assert drawn
     for name in ("checkpoints/step_0000005.safetensors", "mesh/model.glb"):
