@@ -29,7 +29,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from dreamfusion.evaluation.judges import FACED, TOY_JUDGES, Look, load_judge
-from dreamfusion.evaluation.rows import judge_pictures
+from dreamfusion.evaluation.rows import judge_images
 from dreamfusion.evaluation.toy_network import (
     AZIMUTHS,
     COLOR_NAMES,
@@ -250,7 +250,7 @@ def measure(name: str, nouns: Sequence[str], colors: Sequence[str]) -> dict[str,
         looks = true_pictures(make_object(noun, "main"), colors)
         for i, color in enumerate(colors):
             pictures = {look: views[i] for look, views in looks.items()}
-            row = judge_pictures(judge, f"{color} {noun}", pictures, judge.distractors())
+            row = judge_images(judge, f"{color} {noun}", pictures, judge.distractors())
             for look in looks:
                 found[f"r1_{look}"].append(row[f"r1_{look}"])
             if noun in FACED:

@@ -96,7 +96,7 @@ def test_what_is_wrong_is_one_line(prior, tmp_path):
         df.train("a dragon", prior=prior, out=tmp_path / "run")
     with pytest.raises(df.UserError, match=r"unknown setting estimator\.guidence; did you mean"):
         df.train("a mug", prior=prior, out=tmp_path / "run", settings={"estimator.guidence": 3})
-    with pytest.raises(df.UserError, match="there is no folder"):
+    with pytest.raises(df.UserError, match="no such folder"):
         df.open_run(tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
@@ -160,7 +160,7 @@ def test_a_run_is_replaced_only_where_that_is_asked_for(prior, tmp_path):
     out = tmp_path / "run"
     df.train("a red puppy", out=out, steps=1, prior=prior, settings=SMALL)
     with pytest.raises(
-        df.UserError, match=r"already holds a run; to continue it: dreamfusion resu"
+        df.UserError, match=r"already contains a run; to resume it: dreamfusion resu"
     ):
         df.train("a red puppy", out=out, steps=2, prior=prior, settings=SMALL)
     run = df.train("a red puppy", out=out, overwrite=True, steps=2, prior=prior, settings=SMALL)

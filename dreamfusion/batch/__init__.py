@@ -1,1 +1,1 @@
-"""Many runs: jobs in a folder that is the truth, and engines that give them places. No torch."""
+"""Batches of runs: jobs, whose state is in their folders, and engines that run them. No torch."""

@@ -1,8 +1,7 @@
-"""One attempt at a job: what runs in the job's own process, around the command line.
+"""One attempt at a job: runs the command line in a process of its own.
 
-It holds a lock on the run, so that nobody else writes there; it beats, so that others see that it
-lives; and it stops where it should: without a trace when a newer attempt has taken its place, with
-a checkpoint when whoever started it is gone.
+An attempt locks its run against other writers and sends heartbeats. It exits at once if a newer
+attempt has replaced it, and with a checkpoint if the process that started it is gone.
 """
 
 from __future__ import annotations
@@ -31,10 +30,10 @@ from dreamfusion.utils.machine import peak_memory
 from dreamfusion.utils.version import __version__
 
 DONE, USER_ERROR = 0, 2
-FENCED = 75  # a newer attempt has taken this one's place
-UNFIT = 78  # this machine has another version of dreamfusion than the one that sent the job here
-STALE_SECONDS = 60.0  # without a heartbeat, as it is watched: the attempt is taken for frozen
-MODULE = "dreamfusion.cli.attempt"  # what a machine starts for an attempt
+FENCED = 75  # a newer attempt has replaced this one
+UNFIT = 78  # this machine has another version of dreamfusion than the driver of the batch
+STALE_SECONDS = 60.0  # an attempt that sends no heartbeat for so long counts as frozen
+MODULE = "dreamfusion.cli.attempt"  # the module that runs an attempt
 
 Main = Callable[[Sequence[str]], int]
 
@@ -42,21 +41,22 @@ Main = Callable[[Sequence[str]], int]
 def command_of(
     folder: Path, number: int, parent: int, stale_seconds: float, module: str | None = None
 ) -> list[str]:
-    """The command that makes an attempt. parent: the process that starts it."""
+    """The command that runs an attempt. parent: the ID of the process that starts it."""
     arguments = [str(folder), str(number), str(parent), str(stale_seconds), __version__]
     return [sys.executable, "-m", module or MODULE, *arguments]
 
 
 def environment(threads: int) -> dict[str, str]:
-    """Of an attempt: as it is here, but for the number of threads, and for what a launcher of
-    several processes may have set: an attempt is one process."""
+    """The environment variables of an attempt: those of this process with another number of
+    threads, and without a launcher's variables, since an attempt is a single process."""
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
     kept = {name: value for name, value in os.environ.items() if name not in VARIABLES}
     return kept | {"OMP_WAIT_POLICY": "PASSIVE"} | dict.fromkeys(names, str(threads))
 
 
 def attempt(arguments: Sequence[str], main: Main) -> int:
-    """Make the attempt that `command_of` asks for; the exit status. main: the command line."""
+    """Run an attempt and return its exit status. arguments: see `command_of`. main: the command
+    line."""
     folder, number = JobFolder(Path(arguments[0])), int(arguments[1])
     parent, stale_seconds, version = int(arguments[2]), float(arguments[3]), arguments[4]
     started = time.time()
@@ -86,7 +86,7 @@ def attempt(arguments: Sequence[str], main: Main) -> int:
 
 
 def _run_command_line(main: Main, arguments: Sequence[str]) -> int:
-    """Its exit status; a fault of the program itself is status 1 and a traceback in the log."""
+    """The exit status; a bug in the program gives status 1 and a traceback in the log."""
     _log(f"$ dreamfusion {' '.join(arguments)}")
     try:
         return main(arguments)
@@ -101,10 +101,10 @@ def _log(line: str) -> None:
 
 
 def _arguments(job: Job, folder: JobFolder, run: RunFolder) -> list[str]:
-    """What is typed to begin the run, or to go on with it."""
+    """The arguments of the command that starts or resumes the run."""
     if run.config.is_file():
         return ["resume", str(run.path), "--json"]
-    # What was killed before it had its settings leaves nothing worth keeping.
+    # A run that was killed before it wrote its settings contains nothing worth keeping.
     shutil.rmtree(run.path, ignore_errors=True)
     arguments = ["train", job.prompt, "--out", str(run.path), "--seed", str(job.seed), "--json"]
     if job.file is not None:
@@ -120,11 +120,11 @@ def _arguments(job: Job, folder: JobFolder, run: RunFolder) -> list[str]:
 def _held_run(
     folder: JobFolder, name: str, number: int, stale_seconds: float
 ) -> Iterator[RunFolder]:
-    """The run, locked for this process until the end.
+    """The run, locked for this process until it ends.
 
-    While another attempt holds it and beats, it is waited for. One that holds it and does not beat
-    is frozen, and may thaw at any time and write: it keeps its folder, and this attempt goes on
-    in a copy.
+    Waits while another attempt holds the lock and sends heartbeats. An attempt that holds the lock
+    without heartbeats is frozen; it may recover at any time and write, so it keeps its folder, and
+    this attempt continues in a copy.
     """
     run = RunFolder(folder.path / name)
     with (folder.path / f"{name}.lock").open("a") as lock:
@@ -140,8 +140,8 @@ def _held_run(
 
 
 def _wait_for(lock: int, folder: JobFolder, number: int, stale_seconds: float) -> bool:
-    """Take a lock; whether it was given up before its holder was seen to be frozen. Where files
-    cannot be locked, an earlier attempt holds it until it is known how that ended."""
+    """Wait for a lock; False if its holder is frozen. On file systems without locks, an earlier
+    attempt counts as the holder until its end is recorded."""
     beats = HeartBeats(folder, before=number)
     while True:
         held = lock_file(lock)
@@ -156,10 +156,10 @@ def _wait_for(lock: int, folder: JobFolder, number: int, stale_seconds: float) -
 
 
 class HeartBeats:
-    """Watches whether attempts at a job beat, by this machine's own clock.
+    """Watches the heartbeats of the attempts at a job, by this machine's clock.
 
-    before: only attempts of lower numbers count. Time in which this process itself stood still
-    does not: of each pause between two looks no more than a moment is taken.
+    before: watch only attempts with lower numbers. Time in which this process itself was suspended
+    does not count: each interval between two calls counts as at most two heartbeats.
     """
 
     def __init__(self, folder: JobFolder, *, before: int | None = None) -> None:
@@ -168,7 +168,7 @@ class HeartBeats:
         self._looked, self._silent = time.monotonic(), 0.0
 
     def silent_seconds(self) -> float:
-        """How long there was no heartbeat, as far as this object has looked."""
+        """Seconds without a heartbeat, as seen by the calls of this method."""
         now = time.monotonic()
         passed, self._looked = min(now - self._looked, 2 * BEAT_SECONDS), now
         beats = self._beats()
@@ -188,27 +188,27 @@ class HeartBeats:
 
 
 def _copy_run(run: RunFolder, target: RunFolder) -> None:
-    """Everything that a run goes on from; a checkpoint's files are whole or not there."""
+    """Copy the files from which a run can resume. Checkpoints are written atomically."""
     for _ in range(3):
         shutil.rmtree(target.path, ignore_errors=True)
         try:
             if run.path.is_dir():
                 copy_files(run.path, target.path)
             return
-        except OSError:  # it thawed and deleted an old checkpoint meanwhile
+        except OSError:  # the frozen attempt has recovered, and deleted an old checkpoint
             time.sleep(0.5)
-    shutil.rmtree(target.path, ignore_errors=True)  # then from the beginning
+    shutil.rmtree(target.path, ignore_errors=True)  # start from the beginning instead
 
 
 def _watch(folder: JobFolder, number: int, parent: int) -> None:
-    """Beat, and look whether this attempt should still be here."""
+    """Send heartbeats, and end this attempt if it was replaced or its parent process is gone."""
     beat, asked = folder.beat_file(number), False
     while True:
         try:
             beat.touch()
             if folder.newest_attempt() > number:
                 os._exit(FENCED)
-        except OSError:  # a full or unreachable disk: the run itself will say so
+        except OSError:  # a full or unreachable disk: the run itself will report it
             pass
         if os.getppid() != parent and not asked:
             asked = True
@@ -217,7 +217,7 @@ def _watch(folder: JobFolder, number: int, parent: int) -> None:
 
 
 def _speak_into(folder: JobFolder, number: int) -> None:
-    """Send standard output to the attempt's result, all else to its log."""
+    """Redirect standard output to the attempt's result, standard error to its log."""
     log, result = folder.log_file(number), folder.result_file(number)
     log.parent.mkdir(parents=True, exist_ok=True)
     for stream, path in ((sys.stdout, result), (sys.stderr, log)):
@@ -228,7 +228,7 @@ def _speak_into(folder: JobFolder, number: int) -> None:
 
 
 def _write_end(folder: JobFolder, number: int, code: int, started: float, run: RunFolder) -> None:
-    """How this attempt ended, and with it the job, if that is so."""
+    """Record how this attempt ended, and the end of the job, if it has ended too."""
     sys.stdout.flush()
     sys.stderr.flush()
     cost = {
@@ -250,7 +250,7 @@ def _write_end(folder: JobFolder, number: int, code: int, started: float, run: R
 
 
 def _seconds(folder: JobFolder, number: int) -> float:
-    """How long an attempt took; of one that was killed, until its last heartbeat."""
+    """Duration of an attempt; for one that was killed, until its last heartbeat."""
     end = read_json(folder.end_file(number))
     if "seconds" in end:
         return float(end["seconds"])
@@ -262,10 +262,10 @@ def _seconds(folder: JobFolder, number: int) -> float:
 
 
 def last_words(log: Path) -> str:
-    """The last line of a log that says something, on one line."""
+    """The last non-empty line of a log."""
     try:
         lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
-        return "it left no log"
+        return "no log"
     said = [line for line in lines if line.strip()]
-    return one_line(said[-1].removeprefix("error: "), 300) if said else "it said nothing"
+    return one_line(said[-1].removeprefix("error: "), 300) if said else "empty log"

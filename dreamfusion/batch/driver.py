@@ -1,4 +1,4 @@
-"""Drives a batch: hands jobs to an engine until each is done or has failed."""
+"""The driver of a batch: passes jobs to an engine until each is done or has failed."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from dreamfusion.batch.jobs import BatchFolder, Job, JobFolder, State, read_json
 from dreamfusion.batch.prompts import BatchError
 from dreamfusion.utils.file_system import lock_file, warn_once
 
-ATTEMPTS = 3  # that may end by a fault of their own
-# Stopped by whoever owns the machine: by a signal, or by the exit status of a run that was told to.
+ATTEMPTS = 3  # failures, not counting preemption, after which a job has failed
+# Exit statuses of preempted attempts: a signal, or the status of a run that stopped after a signal.
 PREEMPTED = {130, 138, 143, -2, -10, -15, 75}
 LOOK_SECONDS = 0.2
 
 
 class Listener:
-    """Is told how a batch goes. This one keeps it to itself."""
+    """Receives progress callbacks of a batch. The base class ignores them."""
 
     def started(self, folder: JobFolder, number: int) -> None:
-        """An attempt was handed to the engine."""
+        """Called when an attempt is passed to the engine."""
 
     def finished(self, folder: JobFolder) -> None:
-        """A job is done or has failed."""
+        """Called when a job is done or has failed."""
 
     def again(self, folder: JobFolder, why: str) -> None:
-        """An attempt ended before the job did; there will be another."""
+        """Called when an attempt ended before the job was done; there will be another."""
 
     def looked(self, running: Sequence[JobFolder]) -> None:
-        """A moment has passed."""
+        """Called after each poll of the engine."""
 
 
 class _Running(NamedTuple):
@@ -46,19 +46,19 @@ class _Running(NamedTuple):
 
 @contextmanager
 def driving(shelf: BatchFolder) -> Iterator[None]:
-    """The right to drive a batch. Raises BatchError while another driver has it."""
+    """Lock a batch against other drivers. Raises BatchError if another driver holds the lock."""
     shelf.jobs_path.mkdir(parents=True, exist_ok=True)
     path = shelf.path / "driver.lock"
     with path.open("a+", encoding="utf-8") as lock:
         held = lock_file(lock.fileno())
         if held is None:
             warn_once(
-                f"files in {shelf.path} cannot be locked: make sure that only one batch works there"
+                f"files in {shelf.path} cannot be locked: make sure that only one batch runs there"
             )
         elif not held:
             lock.seek(0)
             who = lock.read().strip() or "another process"
-            raise BatchError(f"another batch works in {shelf.path}: {who}")
+            raise BatchError(f"another batch is running in {shelf.path}: {who}")
         lock.truncate(0)
         lock.write(f"process {os.getpid()} on {platform.node()}\n")
         lock.flush()
@@ -66,7 +66,7 @@ def driving(shelf: BatchFolder) -> Iterator[None]:
 
 
 def prepare(shelf: BatchFolder, jobs: Sequence[Job]) -> list[JobFolder]:
-    """Write down what to make; the jobs' folders, in order."""
+    """Create the folders of the jobs; returns them in order."""
     folders = [shelf.folder(job) for job in jobs]
     for job, folder in zip(jobs, folders, strict=True):
         folder.write(job)
@@ -81,10 +81,10 @@ def drive(
     stop: Callable[[], bool] = lambda: False,
     stale_seconds: float = STALE_SECONDS,
 ) -> bool:
-    """Make all jobs; whether that was not stopped.
+    """Run all jobs; returns False if stopped.
 
-    stop: is asked all the time; then every attempt is asked to write its checkpoint and end.
-    stale_seconds: an attempt that began and has no heartbeat for so long is given up.
+    stop: polled; True makes every attempt write a checkpoint and exit. stale_seconds: a started
+    attempt that sends no heartbeat for so long is abandoned.
     """
     listener = Listener() if listener is None else listener
     ends = (State.done, State.failed)
@@ -106,7 +106,7 @@ def drive(
             began = one.folder.attempt_file(one.number).is_file()
             if began and one.beats.silent_seconds() > stale_seconds:
                 engine.drop(ticket)
-                ended.append((ticket, Ending(None, "no heartbeat: frozen, or out of reach")))
+                ended.append((ticket, Ending(None, "no heartbeat: frozen or unreachable")))
         for ticket, ending in ended:
             one = running.pop(ticket)
             why = _settle(one, ending, stopping)
@@ -122,7 +122,7 @@ def drive(
 
 
 def _settle(one: _Running, ending: Ending, stopping: bool) -> str | None:
-    """Write down how an attempt ended; why the job needs another, or None if it does not."""
+    """Record the end of an attempt. Returns why the job needs another one, or None."""
     folder = one.folder
     if folder.state() in (State.done, State.failed):
         return None
@@ -141,5 +141,5 @@ def _cause(folder: JobFolder, number: int, code: int | None) -> str:
     if code is not None and code < 0:
         return f"killed by signal {-code}"
     if code == DONE:
-        return "it ended well but left no done.json"
+        return "exit status 0, but no done.json"
     return f"exit status {code}: {last_words(folder.log_file(number))}"

@@ -1,7 +1,7 @@
 """Formats of prompt lists: plain text, YAML, JSON, JSON lines and tables.
 
-A file is read by the ending of its name. What does not fit is refused, so that no line of another
-format becomes a prompt.
+The file suffix determines the format. Content in another format is an error, so that none of its
+lines becomes a prompt.
 """
 
 from __future__ import annotations
@@ -17,26 +17,26 @@ from typing import Any
 from dreamfusion.config.layers import parse_yaml
 from dreamfusion.utils.errors import UserError, one_line
 
-Item = tuple[str, Any]  # where it stands ("line 3"), and a prompt or a mapping
-_KEYS = ("prompt", "seed", "preset")  # the columns of a table that are no settings
+Item = tuple[str, Any]  # its position ("line 3"), and a prompt or a mapping
+_KEYS = ("prompt", "seed", "preset")  # the columns of a table that are not settings
 
 
 class BatchError(UserError):
-    """A list, or a folder of jobs, that cannot be worked on."""
+    """A list of prompts, or a folder of jobs, that cannot be used."""
 
 
 def read_items(source: str) -> list[Item]:
-    """The entries of a file, or of standard input for "-", in the order of the list.
+    """The entries of a file, or of standard input for "-", in order.
 
-    Raises BatchError, which names the format that was expected.
+    Raises BatchError, which names the expected format.
     """
     name = name_of(source)
     suffix = Path(source).suffix.lower()
     suffix = {"": ".txt", ".yml": ".yaml", ".ndjson": ".jsonl"}.get(suffix, suffix)
     if suffix not in _READERS:
         raise BatchError(
-            f"{name} is no list of prompts: {suffix} is not one of its formats. Use .txt with one "
-            "prompt a line, .yaml, .json, .jsonl, .csv or .tsv."
+            f"{name} is not a list of prompts: unsupported format {suffix}. Use .txt with one "
+            "prompt per line, .yaml, .json, .jsonl, .csv or .tsv."
         )
     kind, read = _READERS[suffix]
     text = _text(source)
@@ -47,18 +47,18 @@ def read_items(source: str) -> list[Item]:
 
 
 def name_of(source: str) -> str:
-    """How messages name a source."""
+    """The name of a source in messages."""
     return "standard input" if source == "-" else source
 
 
 def _text(source: str) -> str:
-    """The text with "\\n" as the end of every line, and of no other kind: U+2028 ends none."""
+    """The text with "\\n" as the only line end. U+2028 does not end a line."""
     try:
         content = (
             sys.stdin.buffer.read() if source == "-" else Path(source).expanduser().read_bytes()
         )
     except FileNotFoundError:
-        raise BatchError(f"there is no file {source}") from None
+        raise BatchError(f"no such file: {source}") from None
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError:
@@ -74,13 +74,13 @@ def _from_lines(text: str) -> Iterator[Item]:
     lines = [(number, line) for number, line in lines if line and not line.startswith("#")]
     if lines and (other := _other_format(text, [line for _, line in lines])):
         kind, ending = other
-        raise ValueError(f"it looks like {kind}. Give it as a file whose name ends in {ending}.")
+        raise ValueError(f"it looks like {kind}. Save it as a file with the suffix {ending}.")
     for number, line in lines:
         yield f"line {number}", line
 
 
 def _other_format(text: str, lines: list[str]) -> tuple[str, str] | None:
-    """The format that the text is in, and the ending of its files, if it is no list of lines."""
+    """The format of the text and its file suffix, if it is not a list of lines."""
     whole = _as_json(text)
     if isinstance(whole, (list, dict)) or lines[0] in ("[", "{"):
         return "JSON", ".json"
@@ -94,7 +94,7 @@ def _other_format(text: str, lines: list[str]) -> tuple[str, str] | None:
 
 
 def _as_json(text: str) -> Any:
-    """What JSON text holds; None if it is no JSON."""
+    """The content of JSON text; None if it is not JSON."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
@@ -107,9 +107,7 @@ def _from_json(text: str) -> Iterator[Item]:
     except ValueError as error:
         lines = [line for line in text.split("\n") if line.strip()]
         if len(lines) > 1 and all(_as_json(line) is not None for line in lines):
-            raise ValueError(
-                "every line is a value of its own. Give it a name that ends in .jsonl."
-            ) from None
+            raise ValueError("every line is a separate value. Use the suffix .jsonl.") from None
         line = f"line {error.lineno}" if isinstance(error, json.JSONDecodeError) else "a number"
         raise ValueError(f"{line} is not valid JSON") from None
     return _numbered(content)
@@ -131,7 +129,7 @@ def _from_json_lines(text: str) -> Iterator[Item]:
         except ValueError:
             hint = ""
             if isinstance(_as_json(text), (list, dict)):
-                hint = ". Values over several lines belong in a file whose name ends in .json."
+                hint = ". Values over several lines belong in a file with the suffix .json."
             raise ValueError(f"line {number} is not a value in JSON{hint}") from None
 
 
@@ -147,7 +145,7 @@ def _from_csv(text: str) -> Iterator[Item]:
 
 
 def _from_table(text: str, delimiter: str = "\t", skipped: int = 0) -> Iterator[Item]:
-    """The rows of a table. skipped: how many lines stood above the text."""
+    """The rows of a table. skipped: number of lines above the text."""
     lines = (f"{line}\n" for line in text.removesuffix("\n").split("\n"))
     rows = csv.reader(lines, delimiter=delimiter, strict=True)
     columns: list[str] = []

@@ -1,14 +1,14 @@
-"""Jobs and their folders: what lies where, and what state that is. The folder is the truth.
+"""Jobs and their folders. The state of a job is derived from its folder alone.
 
 shelf/jobs/a-corgi-s0-1f3a5b7c9d0e/
     job.json               what to make; the name ends in the hash of it
-    settings.yaml          the settings file that the job was asked for with, if one was
-    attempts/0001.json     who tried, where and in which run
-    attempts/0001.beat     changes every second while the attempt lives
+    settings.yaml          the settings file that the job was requested with, if any
+    attempts/0001.json     process and machine of the attempt, and the name of its run
+    attempts/0001.beat     the heartbeat: touched every second while the attempt runs
     attempts/0001.end.json how it ended
-    logs/0001.txt          what the command line said
-    run/                   the run; `run-of-attempt-N` after one that was taken for frozen
-    done.json, failed.json the end of it
+    logs/0001.txt          standard error of the command line
+    run/                   the run; `run-of-attempt-N` if an earlier attempt was frozen
+    done.json, failed.json the result of the job
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ from dreamfusion.utils.file_system import link_new
 
 FORMAT = 1
 BEAT_SECONDS = 1.0  # between two heartbeats
-FRESH_SECONDS = 15.0  # an attempt whose heartbeat is younger is taken for alive
+FRESH_SECONDS = 15.0  # an attempt with a younger heartbeat counts as running
 
 
 class State(str, Enum):
-    """What is to be said of a job; derived from its folder, never written down."""
+    """The state of a job; derived from its folder, never stored."""
 
     done = "done"
     failed = "failed"
@@ -47,11 +47,11 @@ class State(str, Enum):
 
 @dataclass(frozen=True)
 class Job:
-    """Something to make.
+    """One object to make.
 
-    config: every setting, resolved. threads: of the process; with another number the bits differ.
-    preset: name of a preset, or None for the prior's own. file: text of a settings file, instead.
-    settings: what lies above it, nested.
+    config: all settings, resolved. threads: of the process; results differ in the last bits with
+    another number. preset: name of a preset; None for the default of the prior. file: text of a
+    settings file, used instead of a preset. settings: on top of these, nested.
     """
 
     prompt: str
@@ -71,43 +71,43 @@ class Job:
 
     @property
     def name(self) -> str:
-        """Of its folder."""
+        """The name of its folder."""
         return f"{slug(self.prompt)}-s{self.seed}-{self.id}"
 
     @property
     def steps(self) -> int:
-        """How many steps it takes."""
+        """Number of steps."""
         return int(self.config["steps"])
 
 
 @dataclass(frozen=True)
 class JobFolder:
-    """Paths of a job's files, and what they say."""
+    """Paths of a job's files, and their content."""
 
     path: Path
 
     @property
     def job_file(self) -> Path:
-        """What to make."""
+        """The description of the job."""
         return self.path / "job.json"
 
     @property
     def settings_file(self) -> Path:
-        """The settings file that the job was asked for with."""
+        """A copy of the settings file that the job was requested with."""
         return self.path / "settings.yaml"
 
     @property
     def done_file(self) -> Path:
-        """There when the job is done."""
+        """Exists once the job is done."""
         return self.path / "done.json"
 
     @property
     def failed_file(self) -> Path:
-        """There when the job failed and is not tried again."""
+        """Exists once the job has failed and is not retried."""
         return self.path / "failed.json"
 
     def attempt_file(self, number: int) -> Path:
-        """Who tried, where and in which run."""
+        """Process and machine of an attempt, and the name of its run."""
         return self.path / "attempts" / f"{number:04d}.json"
 
     def beat_file(self, number: int) -> Path:
@@ -119,7 +119,7 @@ class JobFolder:
         return self.path / "attempts" / f"{number:04d}.end.json"
 
     def log_file(self, number: int) -> Path:
-        """What an attempt said."""
+        """The log of an attempt: its standard error."""
         return self.path / "logs" / f"{number:04d}.txt"
 
     def result_file(self, number: int) -> Path:
@@ -132,21 +132,21 @@ class JobFolder:
         return sorted(int(file.stem) for file in files if file.stem.isdigit())
 
     def newest_attempt(self) -> int:
-        """The number of the newest attempt; 0 where there is none."""
+        """The number of the newest attempt; 0 if there is none."""
         return max(self.attempts(), default=0)
 
     def read(self) -> Job:
-        """What to make. Raises BatchError where that cannot be read."""
+        """Read the job. Raises BatchError if it cannot be read."""
         try:
             content = json.loads(self.job_file.read_text(encoding="utf-8"))
             if content.pop("format") != FORMAT:
-                raise BatchError(f"{self.job_file} is of another version of dreamfusion")
+                raise BatchError(f"{self.job_file} is from another version of dreamfusion")
             return Job(**content)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise BatchError(f"{self.job_file} cannot be read: {error}") from None
 
     def write(self, job: Job) -> None:
-        """Write what to make, where it does not stand there yet."""
+        """Write the job, unless it is already written."""
         if self.job_file.is_file():
             return
         if job.file is not None:
@@ -156,7 +156,7 @@ class JobFolder:
 
     @property
     def run(self) -> RunFolder:
-        """The run of the newest attempt, which need not be there."""
+        """The run of the newest attempt; it may not exist yet."""
         newest = read_json(self.attempt_file(self.newest_attempt()))
         return RunFolder(self.path / str(newest.get("run", "run")))
 
@@ -166,7 +166,7 @@ class JobFolder:
         return RunFolder(self.path / str(read_json(self.done_file).get("run", "run")))
 
     def state(self) -> State:
-        """What the folder says."""
+        """The state, derived from the files."""
         if self.done_file.is_file():
             return State.done
         if self.failed_file.is_file():
@@ -178,12 +178,12 @@ class JobFolder:
         return State.resumable if checkpoint else State.new
 
     def counted_failures(self) -> int:
-        """Attempts that ended by a fault, not by preemption, since the last forgiveness."""
+        """Number of attempts that failed, other than by preemption, since the last reset."""
         ends = [read_json(self.end_file(number)) for number in self.attempts()]
         return sum(bool(end.get("counts")) for end in ends)
 
-    def forgive(self) -> None:
-        """Let a failed job be tried again, with as many attempts as a new one."""
+    def reset_retries(self) -> None:
+        """Allow a failed job as many attempts as a new one."""
         for number in self.attempts():
             end = read_json(self.end_file(number))
             if end.get("counts"):
@@ -204,11 +204,11 @@ class BatchFolder:
 
     @property
     def jobs_path(self) -> Path:
-        """The jobs' folders."""
+        """The parent of the jobs' folders."""
         return self.path / "jobs"
 
     def folder(self, job: Job) -> JobFolder:
-        """Where a job has its folder."""
+        """The folder of a job."""
         return JobFolder(self.jobs_path / job.name)
 
     def jobs(self) -> dict[str, JobFolder]:
@@ -221,20 +221,20 @@ def find_batch(path: Path) -> BatchFolder:
     """The batch at `path`. Raises BatchError if there is none."""
     shelf = BatchFolder(path)
     if not path.is_dir():
-        raise BatchError(f"there is no folder {path}")
+        raise BatchError(f"no such folder: {path}")
     if not shelf.jobs_path.is_dir():
-        raise BatchError(f"{path} holds no batch: there are no jobs in it")
+        raise BatchError(f"{path} contains no batch: it has no jobs")
     return shelf
 
 
 def write_json(path: Path, content: Mapping[str, Any] | Sequence[Any]) -> None:
-    """Write JSON, whole or not at all."""
+    """Write a JSON file atomically."""
     with atomic_write(path) as file:
         file.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 def create_json(path: Path, content: Mapping[str, Any]) -> bool:
-    """Write JSON, whole, where nothing is yet; whether it was this process that did."""
+    """Create a JSON file atomically, unless it exists; returns whether this process created it."""
     part = path.with_name(f".{path.stem}.{platform.node()}.{os.getpid()}.json")
     path.parent.mkdir(parents=True, exist_ok=True)
     part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
@@ -245,7 +245,7 @@ def create_json(path: Path, content: Mapping[str, Any]) -> bool:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in a file; an empty one where there is none that can be read."""
+    """The JSON object in a file; an empty one if it cannot be read."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

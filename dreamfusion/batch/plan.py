@@ -1,4 +1,4 @@
-"""From a list of prompts to jobs: all are read and resolved before the first one starts."""
+"""Turns a list of prompts into jobs: all are validated and resolved before the first one starts."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from dreamfusion.runs.plan import find_prior, plan_run
 from dreamfusion.utils.errors import UserError
 
 GIB = 2**30
-# Of the machine's memory that a run takes besides the prior's weights: measured on the CPU, with
-# the embedded prior's default settings.
+# Memory of a run besides the prior's weights: measured on the CPU, with the default settings of the
+# embedded prior.
 BASE_MEMORY = int(1.1 * GIB)
-# Of a GPU's memory, for CUDA itself, the scene and its pictures: a guess that nobody has measured.
+# GPU memory for CUDA itself, the scene and its images: an estimate, not measured.
 GPU_BASE_MEMORY = 3 * GIB
 
 
 @dataclass(frozen=True)
 class Options:
-    """What a command asks of every entry that does not say otherwise.
+    """Options of a command, for entries that do not set their own.
 
-    seeds: how many for an entry without a seed, counted up from `seed`. settings: nested, each
-    makes a job of its own. config: a preset or a settings file.
+    seeds: number of seeds for an entry without a seed, counted up from `seed`. settings: nested;
+    each item makes a separate job. config: a preset or a settings file.
     """
 
     seeds: int = 1
@@ -46,9 +46,9 @@ class Options:
 
 
 def plan_jobs(entries: Sequence[Entry], options: Options) -> list[Job]:
-    """The jobs of all entries, seeds and settings, without repetitions.
+    """The jobs of all entries, seeds and settings, without duplicates.
 
-    Raises BatchError, which names every prompt and setting that is wrong at once.
+    Raises BatchError, which reports all invalid prompts and settings at once.
     """
     asked = [
         (entry, grid, seed)
@@ -77,14 +77,14 @@ def plan_jobs(entries: Sequence[Entry], options: Options) -> list[Job]:
 def _job(
     entry: Entry, grid: Mapping[str, Any], seed: int, options: Options, resolved: dict[str, Any]
 ) -> Job:
-    """One job. resolved: configurations by what they were asked with, but for the seed."""
+    """One job. resolved: cache of configurations without the seed."""
     config = entry.preset or options.config
     above = given(steps=options.steps, device=options.device, prior=options.prior)
-    # What the entry says of itself stands above what the command says of all.
+    # The settings of the entry override those of the command.
     settings = merged(merged(above, grid), entry.settings)
     name = settings.get("prior", {}).get("name")
     if name is not None and Path(name).expanduser().is_dir():
-        settings["prior"]["name"] = str(Path(name).expanduser().resolve())  # seen from elsewhere
+        settings["prior"]["name"] = str(Path(name).expanduser().resolve())  # in any working folder
     key = repr((entry.prompt, config, settings))
     if key not in resolved:
         resolved[key] = _resolve(entry.prompt, config, settings)
@@ -104,8 +104,8 @@ def _job(
 
 
 def _resolve(prompt: str, preset: str | None, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Every setting but the seed. A prior called auto becomes the one that it means here: on
-    another machine it might mean another."""
+    """All settings but the seed. The prior "auto" is resolved here, since it might mean another
+    prior on another machine."""
     layers = [Layer("settings", settings), Layer("batch", {"prompt": prompt})]
     base = [] if preset is None else read_settings(preset)
     if build_config(*base, *layers).prior.name == "auto" and not may_have_cuda():
@@ -117,12 +117,12 @@ def _resolve(prompt: str, preset: str | None, settings: Mapping[str, Any]) -> di
 
 
 def may_have_cuda() -> bool:
-    """Whether torch would have to be asked for a GPU: there is a driver of one."""
+    """Whether an NVIDIA driver is present, so that only torch can tell if there is a GPU."""
     return any(Path(path).exists() for path in ("/proc/driver/nvidia", "/dev/kfd", "/dev/dxg"))
 
 
 def request_of(jobs: Sequence[Job]) -> ResourceRequest:
-    """What the largest of these jobs takes; of a GPU's memory by the prior's estimate."""
+    """The resources that the largest of these jobs needs; GPU memory by the prior's estimate."""
     memory, gpu_memory, gpus = 0, 0, bool(visible_gpus())
     asked = {
         repr((job.config["prior"], job.config["device"], job.config["camera"]["views"])): job
@@ -132,7 +132,7 @@ def request_of(jobs: Sequence[Job]) -> ResourceRequest:
         config = build_config(job.config)
         prior = find_prior(config.prior, config.device)
         on_gpu = config.device.startswith("cuda") or (config.device == "auto" and gpus)
-        if isinstance(prior, PriorSettings):  # nobody knows what it takes
+        if isinstance(prior, PriorSettings):  # its memory is unknown
             memory = max(memory, BASE_MEMORY)
             continue
         memory = max(memory, BASE_MEMORY + sum(prior.weights.values()) * (2 if on_gpu else 4))

@@ -1,4 +1,4 @@
-"""How far a batch is, as its folder says. No torch."""
+"""Progress of a batch, read from its folder. Imports no torch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from dreamfusion.runs.metrics import newest_metrics
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a job is. left_seconds: of its steps, by the latest of them; None before the first."""
+    """The progress of a job. left_seconds: predicted from its latest steps; None before the
+    first."""
 
     name: str
     prompt: str
@@ -32,7 +33,7 @@ class Progress:
 
 
 def progress_of(folder: JobFolder) -> Progress:
-    """Where the job in a folder is. Raises BatchError where it cannot be read."""
+    """The progress of the job in a folder. Raises BatchError if it cannot be read."""
     job, state = folder.read(), folder.state()
     run = folder.result if state is State.done else folder.run
     steps = newest_metrics(run.metrics)

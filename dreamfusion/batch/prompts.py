@@ -1,4 +1,4 @@
-"""Lists of what to make: prompts, each with a seed, a preset and settings of its own."""
+"""Lists of prompts, each with optional seed, preset and settings."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from dreamfusion.utils.errors import UserError, one_line
 
 _KEYS = ("prompt", "seed", "preset", "settings")
 _VALUE = r"(?:\[[^\]]*\]|\{[^}]*\}|\"[^\"]*\"|'[^']*'|[^,])+"
-_AT_ONCE = 20  # complaints in one message
+_AT_ONCE = 20  # errors in one message
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One thing to make. where: how errors name it ("prompts.txt, line 3"). What is None is left
-    to the command's options."""
+    """One entry of a list. where: its name in errors ("prompts.txt, line 3"). None takes the option
+    of the command."""
 
     where: str
     prompt: str
@@ -33,17 +33,17 @@ class Entry:
 def read_entries(source: str) -> list[Entry]:
     """The entries of a list in any of the formats of `formats`, or of standard input for "-".
 
-    Raises BatchError, which names everything that is wrong at once.
+    Raises BatchError, which reports all errors at once.
     """
     found, name = read_items(source), name_of(source)
     if not found:
-        raise BatchError(f"{name} names nothing to make")
+        raise BatchError(f"{name} contains no prompts")
     return each(found, lambda item: _entry(f"{name}, {item[0]}", item[1]))
 
 
 def each(items: Sequence[Any], make: Callable[[Any], Any]) -> list[Any]:
-    """`make` of every item. Raises BatchError, which names all that cannot be made; each briefly
-    if they are several."""
+    """`make` of every item. Raises BatchError with the errors of all items, in short form if there
+    are several."""
     made: list[Any] = []
     errors: dict[str, UserError] = {}
     for item in items:
@@ -61,7 +61,7 @@ def each(items: Sequence[Any], make: Callable[[Any], Any]) -> list[Any]:
 def combinations(assignments: Sequence[str]) -> list[dict[str, Any]]:
     """Every combination of `["estimator.guidance=4,8", …]`, each as nested settings.
 
-    A comma within brackets or quotes parts nothing: camera.distance=[2.6,3.2] is one value.
+    Commas within brackets or quotes do not separate: camera.distance=[2.6,3.2] is one value.
     """
     choices: list[list[str]] = []
     for assignment in assignments:
@@ -75,24 +75,24 @@ def _entry(where: str, item: Any) -> Entry:
     if isinstance(item, str):
         item = {"prompt": item}
     if not isinstance(item, dict):
-        raise BatchError(f"{where}: takes a prompt or a mapping, not {_shown(item)}")
+        raise BatchError(f"{where}: expected a prompt or a mapping, not {_shown(item)}")
     unknown = [str(key) for key in item if key not in _KEYS]
     if unknown:
-        raise BatchError(f"{where}: there is no {', '.join(unknown)}; it has {', '.join(_KEYS)}")
+        raise BatchError(f"{where}: unknown {', '.join(unknown)}; known are {', '.join(_KEYS)}")
     prompt, seed, preset = (item.get(key) for key in _KEYS[:3])
     settings = {} if item.get("settings") is None else item["settings"]
     if prompt is None or (isinstance(prompt, str) and not prompt.strip()):
         raise BatchError(f"{where}: the prompt is missing")
     if not isinstance(prompt, str):
-        raise BatchError(f"{where}: the prompt takes text, not {_shown(prompt)}. Put it in quotes.")
+        raise BatchError(f"{where}: prompt must be text, not {_shown(prompt)}. Put it in quotes.")
     if any("\ud800" <= character <= "\udfff" for character in prompt):
         raise BatchError(f"{where}: the prompt is not valid Unicode text")
     if seed is not None and (type(seed) is not int or seed < 0):
-        raise BatchError(f"{where}: seed takes a whole number, not {_shown(seed)}")
+        raise BatchError(f"{where}: seed must be a whole number, not {_shown(seed)}")
     if preset is not None and not isinstance(preset, str):
-        raise BatchError(f"{where}: preset takes a name or a file, not {_shown(preset)}")
+        raise BatchError(f"{where}: preset must be a name or a file, not {_shown(preset)}")
     if not isinstance(settings, dict):
-        raise BatchError(f"{where}: settings takes settings by their names, not {_shown(settings)}")
+        raise BatchError(f"{where}: settings must map names to values, not {_shown(settings)}")
     try:
         return Entry(where, prompt.strip(), seed, preset, nested(settings))
     except ConfigError as error:
@@ -100,5 +100,5 @@ def _entry(where: str, item: Any) -> Entry:
 
 
 def _shown(value: Any) -> str:
-    """A value in a message: lists within lists are cut, since YAML's anchors make them endless."""
+    """A value in a message. Nested lists are truncated: YAML's anchors can make them infinite."""
     return one_line(reprlib.repr(value), 80)

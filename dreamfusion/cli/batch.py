@@ -130,7 +130,7 @@ def make(
         folders = prepare(shelf, wanted)
         if retry_failed:
             for folder in folders:
-                folder.forgive()
+                folder.reset_retries()
         console.say(f"jobs      {len(folders)}, {engine.slots} at once on {engine.name}")
         with stoppable() as stopping, stopping.gently(), BatchScreen(console, folders) as screen:
             finished = drive(folders, engine, listener=screen, stop=stopping)

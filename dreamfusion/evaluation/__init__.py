@@ -1,1 +1,1 @@
-"""How good runs are: their pictures shown to a judge, their meshes checked, in a table."""
+"""Evaluation of runs: a judge scores their images, their meshes are checked; gives a table."""

@@ -11,13 +11,13 @@ from dreamfusion.evaluation.subjects import Subject, variants_of
 from dreamfusion.evaluation.summary import Mean, best_of, summarise
 from dreamfusion.utils.errors import UserError
 
-CHOOSER = "toy-b"  # picks the best of several seeds; another judge says how good that one is
-# Passes the runs on, and shows how far it is.
+CHOOSER = "toy-b"  # picks the best of several seeds; another judge scores that one
+# Yields the runs, and shows the progress.
 Track = Callable[[Sequence[Subject]], Iterable[Subject]]
 
 
 class Evaluation(NamedTuple):
-    """rows: of each run, by the judge that was asked for. means: by title, then by figure."""
+    """rows: one per run, by the chosen judge. means: by title, then by metric."""
 
     rows: list[Row]
     means: dict[str, dict[str, Mean]]
@@ -33,22 +33,22 @@ def evaluate(
     truth: bool = False,
     track: Track = iter,
 ) -> Evaluation:
-    """Evaluate runs, and keep each row in its run's folder.
+    """Evaluate runs, and save each row in the folder of its run.
 
     chosen_by: the judge that picks the best of several seeds. texts, views, truth: see
-    `judged_rows`. track: shows progress. Raises UserError, one line that says what is wrong.
+    `judged_rows`. track: shows progress. Raises UserError with a message of one line.
     """
     prompts = list(dict.fromkeys(subject.prompt for subject in subjects))
     if truth:
         for prompt in prompts:
-            read_pair(prompt)  # the toy world must have it
+            read_pair(prompt)  # raises if the toy world lacks it
     name = choose_judge(prompts) if judge == "auto" else judge
     if len({(one.prompt, one.seed) for one in subjects}) == len(prompts):
         chosen_by = None
     elif chosen_by is None and name == "toy":
         chosen_by = CHOOSER
     if chosen_by == name:
-        raise UserError(f"{name} cannot choose the best and say how good it is: name another judge")
+        raise UserError(f"{name} cannot both choose the best seed and score it: use another judge")
     names = [name] if chosen_by is None else [name, chosen_by]
     rows, *others = judged_rows(names, subjects, texts, views=views, truth=truth, track=track)
     for row, subject in zip(rows, subjects, strict=True):
@@ -83,10 +83,10 @@ def judged_rows(
     truth: bool = False,
     track: Track = iter,
 ) -> list[list[Row]]:
-    """The rows of all runs, by each of the judges of these names.
+    """The rows of all runs, by each of the judges with these names.
 
-    texts: to find prompts among; None: all that a judge knows, or else the other prompts. truth:
-    compare each mesh with the toy world's own object.
+    texts: distractors for R-Precision; None takes all texts that a judge knows, or else the other
+    prompts. truth: compare each mesh with the toy world's object.
     """
     prompts = list(dict.fromkeys(subject.prompt for subject in subjects))
     loaded = [load_judge(name) for name in judges]

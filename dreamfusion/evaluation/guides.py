@@ -38,8 +38,8 @@ class ToyGuideSettings(PriorSettings):
 
     @property
     def card(self) -> PriorCard:
-        """The embedded prior's words and cameras. It has seen shaded pictures, but cannot say which
-        light is which."""
+        """The words and cameras of the embedded prior. The classifier was trained on shaded images,
+        but cannot distinguish shadings."""
         card = resolve_prior("embedded").card
         return PriorCard(card.vocabulary, {**card.settings, "shading": {"lambertian": 0}})
 
@@ -86,7 +86,7 @@ class ToyGuide:
         self._network = judge.network.requires_grad_(False).to(device)
 
     def encode_text(self, prompts: Sequence[str]) -> TextEmbedding:
-        """Numbers of noun and colour, and whether the noun has a face. No text: none of them."""
+        """Indices of noun and colour, and whether the noun has a face; nothing for empty text."""
         import torch
 
         from dreamfusion.diffusion.condition import TextEmbedding
@@ -95,7 +95,7 @@ class ToyGuide:
 
         rows = []
         for prompt in prompts:
-            words = prompt.split(",")[0]  # what follows says the view
+            words = prompt.split(",")[0]  # the view words follow
             noun, color = read_pair(words) if words else (NOUN_NAMES[0], COLOR_NAMES[0])
             rows.append([NOUN_NAMES.index(noun), COLOR_NAMES.index(color), noun in FACED])
         return TextEmbedding(torch.tensor(rows, device=self.device).float()[:, None])

@@ -1,4 +1,4 @@
-"""What a judge is shown of a run."""
+"""The images of a run that a judge scores."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from dreamfusion.runs.preview import draw_scene
 from dreamfusion.scenes.base import Scene
 from dreamfusion.utils.errors import UserError
 
-ELEVATION_DEG = 30.0  # as DreamFusion measures
+ELEVATION_DEG = 30.0  # as in DreamFusion's evaluation
 VIEWS = 8
 MODES: dict[Look, ImageMode] = {"color": "albedo", "shaded": "color", "geometry": "textureless"}
-LEAST_OPACITY = 0.002  # of a picture, mean over its pixels: less is an empty scene
+LEAST_OPACITY = 0.002  # mean over the pixels of an image; less means an empty scene
 
 
 class NothingToSee(UserError):
-    """A scene that shows nothing."""
+    """The scene is empty."""
 
 
 def images_of(scene: Scene, config: Config, *, views: int, size: int) -> dict[Look, Tensor]:
-    """Views (views, size, size, 3) all around on white, the front first, for each look.
+    """Views (views, size, size, 3) around the object on white, the front first, for each look.
 
     Raises NothingToSee for an empty scene.
     """

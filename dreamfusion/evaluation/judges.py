@@ -1,4 +1,4 @@
-"""Judges: what says which of several texts a picture shows."""
+"""Judges: models that score which of several texts an image shows."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from dreamfusion.utils.resources import shipped
 Look = Literal["color", "shaded", "geometry"]
 LOOKS: tuple[Look, ...] = ("color", "shaded", "geometry")
 TOY_JUDGES = {"toy": "a", "toy-b": "b"}
-# Kinds whose front is unlike their back, so that fronts can be counted.
+# Nouns whose front differs from their back, so that fronts can be counted.
 FACED = (
     "corgi", "cat", "rabbit", "duck", "penguin", "owl", "bear", "pig", "elephant", "fish", "turtle",
 )  # fmt: skip
@@ -35,11 +35,11 @@ CLIPS = {
 
 
 class JudgeError(UserError):
-    """A judge that is not there, or cannot judge this."""
+    """A judge that does not exist, or cannot score this prompt."""
 
 
 class Judge(ABC):
-    """Compares pictures with texts. revision: of its weights. size: pixels that it looks at."""
+    """Compares images with texts. revision: of its weights. size: of its input, pixels."""
 
     name: str
     revision: str
@@ -47,33 +47,33 @@ class Judge(ABC):
 
     @abstractmethod
     def meaning(self, text: str, look: Look) -> Hashable:
-        """What the judge understands of a text. Texts of one meaning are not told apart, so they
-        are no distractors of each other. Raises JudgeError for a text that it cannot read."""
+        """The meaning of a text for the judge. The judge cannot distinguish texts with the same
+        meaning, so they are not distractors of each other. Raises JudgeError for unknown words."""
 
     def distractors(self) -> list[str]:
-        """Every text that it knows; none where that has no end."""
+        """All texts that it knows; an empty list if it accepts any text."""
         return []
 
     @abstractmethod
-    def scores(self, pictures: Tensor, texts: Sequence[str], look: Look) -> Tensor:
-        """How well pictures (n, s, s, 3) in [0, 1] show each of m texts: (n, m), logits."""
+    def scores(self, images: Tensor, texts: Sequence[str], look: Look) -> Tensor:
+        """Logits (n, m) of how well images (n, s, s, 3) in [0, 1] match each of m texts."""
 
-    def fronts(self, prompt: str, pictures: Tensor) -> int | None:
-        """How many fronts an object has, from evenly spaced views all around it; None where the
-        judge cannot say."""
+    def fronts(self, prompt: str, images: Tensor) -> int | None:
+        """The number of fronts of an object, from evenly spaced views around it; None if the judge
+        cannot count them."""
         return None
 
 
 def load_judge(name: str) -> Judge:
     """A judge: toy or toy-b (shipped), b32, b16, l14, a hub id or a folder of CLIP or SigLIP.
 
-    Raises JudgeError, one line that says what is wrong.
+    Raises JudgeError with a message of one line.
     """
     return ToyJudge(name) if name in TOY_JUDGES else ClipJudge(CLIPS.get(name, name))
 
 
 def choose_judge(prompts: Sequence[str]) -> str:
-    """What auto means: the judge that ships, where it knows every prompt. Raises JudgeError."""
+    """The judge for "auto": the shipped one. Raises JudgeError if it does not know a prompt."""
     try:
         for prompt in prompts:
             read_pair(prompt)
@@ -84,15 +84,14 @@ def choose_judge(prompts: Sequence[str]) -> str:
 
 @lru_cache(maxsize=4096)
 def read_pair(prompt: str) -> tuple[str, str]:
-    """The noun and the colour that a prompt asks for; its natural colour where it says none.
+    """The noun and the colour in a prompt; without a colour, the natural colour of the noun.
 
-    Raises JudgeError for a prompt that is not one object in the words of the
-    embedded prior.
+    Raises JudgeError unless the prompt is a single object in the words of the embedded prior.
     """
     try:
         words = resolve_prior("embedded").card.vocabulary.canonical(prompt)
     except PromptError as error:
-        raise JudgeError(f"the toy judge cannot read {prompt!r}: {error}") from None
+        raise JudgeError(f"the toy judge does not know {prompt!r}: {error}") from None
     padded = f" {words} "
     nouns = [noun for noun in NOUNS if f" {noun.name} " in padded]
     noun = max(nouns, key=lambda one: len(one.name))
@@ -101,12 +100,12 @@ def read_pair(prompt: str) -> tuple[str, str]:
 
 
 def pairs() -> list[str]:
-    """Texts of all pairs of noun and colour that a prompt can name: 624."""
+    """Texts of all 624 pairs of noun and colour that a prompt can contain."""
     return [f"{color} {noun}" for noun in NOUN_NAMES for color in COLORS]
 
 
 class ToyJudge(Judge):
-    """The small classifiers that ship: they know the nouns and colours of the toy world."""
+    """The shipped classifiers, trained on the nouns and colours of the toy world."""
 
     def __init__(self, name: str) -> None:
         from safetensors.torch import load_file
@@ -119,17 +118,17 @@ class ToyJudge(Judge):
         self.network.eval()
 
     def meaning(self, text: str, look: Look) -> Hashable:
-        """Noun and colour; of a picture without colours, the noun."""
+        """Noun and colour; for an image without colours, the noun."""
         noun, color = read_pair(text)
         return noun if look == "geometry" else (noun, color)
 
     def distractors(self) -> list[str]:
-        """All pairs of noun and colour that a prompt can name."""
+        """All pairs of noun and colour that a prompt can contain."""
         return pairs()
 
-    def scores(self, pictures: Tensor, texts: Sequence[str], look: Look) -> Tensor:
+    def scores(self, images: Tensor, texts: Sequence[str], look: Look) -> Tensor:
         """Log-probabilities of noun and colour; of the noun alone for geometry."""
-        logits = self.logits(pictures)
+        logits = self.logits(images)
         pairs = [read_pair(text) for text in texts]
         nouns = [NOUN_NAMES.index(noun) for noun, _ in pairs]
         if look == "geometry":
@@ -137,16 +136,16 @@ class ToyJudge(Judge):
         colors = [COLOR_NAMES.index(color) for _, color in pairs]
         return logits["noun"].log_softmax(1)[:, nouns] + logits["color"].log_softmax(1)[:, colors]
 
-    def fronts(self, prompt: str, pictures: Tensor) -> int | None:
-        """Arcs of the circle from which a front is seen; None for kinds that have none."""
+    def fronts(self, prompt: str, images: Tensor) -> int | None:
+        """Number of arcs of azimuth that show a front; None for nouns without a front."""
         if read_pair(prompt)[0] not in FACED:
             return None
-        azimuth = self.logits(pictures)["azimuth"].softmax(1)
+        azimuth = self.logits(images)["azimuth"].softmax(1)
         return count_arcs(azimuth[:, [AZIMUTHS - 1, 0, 1]].sum(dim=1) > 0.5)
 
-    def logits(self, pictures: Tensor) -> dict[str, Tensor]:
-        """What its network says of pictures (n, s, s, 3) in [0, 1]; see `ToyNetwork`."""
-        inputs = _resized(pictures.movedim(-1, 1), SIZE)
+    def logits(self, images: Tensor) -> dict[str, Tensor]:
+        """The output of the network for images (n, s, s, 3) in [0, 1]; see `ToyNetwork`."""
+        inputs = _resized(images.movedim(-1, 1), SIZE)
         with torch.no_grad():
             return self.network(inputs)
 
@@ -162,10 +161,10 @@ class ClipJudge(Judge):
             self._model = AutoModel.from_pretrained(name).eval()
             self._tokenizer = AutoTokenizer.from_pretrained(name)
             mean, std, size = _preprocessing(name)
-        except Exception as error:  # whatever hub, files and configurations raise
+        except Exception as error:  # hub, files and configurations raise many kinds of errors
             raise JudgeError(f"judge {name} cannot be loaded: {one_line(error)}") from None
         if not hasattr(self._model, "logit_scale"):
-            raise JudgeError(f"{name} is no CLIP and no SigLIP: it does not compare texts")
+            raise JudgeError(f"{name} is neither CLIP nor SigLIP: it cannot compare texts")
         self._mean, self._std, self.size = mean, std, size
         commit = getattr(self._model.config, "_commit_hash", None)
         folder = Path(name)
@@ -183,11 +182,11 @@ class ClipJudge(Judge):
         self._mean, self._std = self._mean.to(device), self._std.to(device)
         return self
 
-    def scores(self, pictures: Tensor, texts: Sequence[str], look: Look) -> Tensor:
+    def scores(self, images: Tensor, texts: Sequence[str], look: Look) -> Tensor:
         """The model's logits: cosines, times its scale."""
         with torch.no_grad():
             return self._model(
-                pixel_values=self._pixels(pictures.movedim(-1, 1)), **self._tokens(texts)
+                pixel_values=self._pixels(images.movedim(-1, 1)), **self._tokens(texts)
             ).logits_per_image
 
     def embed_images(self, images: Tensor) -> Tensor:
@@ -204,7 +203,7 @@ class ClipJudge(Judge):
         return (_resized(images, self.size) - self._mean) / self._std
 
     def _tokens(self, texts: Sequence[str]) -> dict[str, Tensor]:
-        # SigLIP was trained on texts padded to the full length, and sees the padding.
+        # SigLIP was trained on texts padded to the full length, and attends to the padding.
         siglip = self._model.config.model_type.startswith("siglip")
         length = self._model.config.text_config.max_position_embeddings
         tokens = self._tokenizer(
@@ -220,7 +219,7 @@ class ClipJudge(Judge):
 
 
 def count_arcs(seen: Tensor) -> int:
-    """How many runs of true there are around a circle (n,); one if all are.
+    """The number of runs of True around a circle (n,); one if all are True.
 
     >>> count_arcs(torch.tensor([True, True, False, True, False, True]))
     2
@@ -243,7 +242,7 @@ def _resized(images: Tensor, size: int) -> Tensor:
 
 
 def _preprocessing(name: str) -> tuple[Tensor, Tensor, int]:
-    """Mean and deviation (3, 1, 1) of what a model takes, and its size in pixels."""
+    """Mean and standard deviation (3, 1, 1) of a model's input, and its size in pixels."""
     from transformers.utils import cached_file
 
     file = cached_file(name, "preprocessor_config.json")

@@ -1,7 +1,7 @@
-"""A prior that is exact: the posterior mean over the toy world's own images in place of a network.
+"""An exact prior: instead of a network, the posterior mean over images of the toy world.
 
-What a scene distilled from it lacks, the distillation loses; what it has and the embedded prior's
-scene lacks, the embedded prior has not learned.
+Errors of a scene distilled from it are errors of the distillation. Errors that only a scene of the
+embedded prior has are errors of that prior.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ from dreamfusion.toyworld.language import SHADING_WORDS, azimuth_word, elevation
 from dreamfusion.toyworld.objects import PALETTE_TABLE
 from dreamfusion.toyworld.render import downsample
 
-# Light parts and dark ones stand out against it.
+# Both light and dark parts contrast with it.
 BACKGROUND = (0.35, 0.45, 0.6)
-SHAPES, VIEWS = 100, 16  # of a noun: variants, and images of each in every shading
+SHAPES, VIEWS = 100, 16  # per noun: variants, and images of each in every shading
 SUPERSAMPLE = 2
 Words = tuple[str, ...]  # azimuth, elevation and shading of a view prompt
 
 
 class Oracle(Prior):
-    """The prior whose clean images are, with equal probability, those of a bank.
+    """A prior whose clean images are those of a bank, with equal probability.
 
-    bank: images (n, c, h, w) as `prior` encodes them, by the words of a view prompt. prior: has the
-    noise schedule, the card and the encoder. For z = alpha x + sigma e, the mean of x given z is
-    sum_i softmax(-|z - alpha x_i|^2 / (2 sigma^2))_i x_i.
+    bank: images (n, c, h, w), encoded by `prior`, by the words of a view prompt. prior: provides
+    the noise schedule, the card and the encoder. For z = alpha x + sigma e, the mean of x given z
+    is sum_i softmax(-|z - alpha x_i|^2 / (2 sigma^2))_i x_i.
     """
 
     prediction: PredictionKind = "sample"
@@ -53,11 +53,11 @@ class Oracle(Prior):
         self._texts: list[str] = []
 
     def encode_image(self, images: Tensor, /) -> Tensor:
-        """As the prior whose schedule it has."""
+        """Encode by the underlying prior."""
         return self._prior.encode_image(images)
 
     def encode_text(self, prompts: Sequence[str], /) -> TextEmbedding:
-        """The numbers of the texts, (n, 1, 1)."""
+        """The indices of the texts, (n, 1, 1)."""
         first = len(self._texts)
         self._texts += prompts
         numbers = torch.arange(first, len(self._texts), dtype=torch.float32)
@@ -76,7 +76,7 @@ class Oracle(Prior):
         return torch.stack(means)
 
     def _images(self, text: str) -> Tensor:
-        """The images that a text can mean; for an empty one, all of them."""
+        """The images that match a text; all images for an empty text."""
         words = tuple(word.strip() for word in text.split(",")[1:])
         return self._bank[words] if words else torch.cat(list(self._bank.values()))
 
@@ -84,8 +84,8 @@ class Oracle(Prior):
 def bank_of(
     noun: str, prior: Prior, *, shapes: int = SHAPES, views: int = VIEWS
 ) -> dict[Words, Tensor]:
-    """Images of many variants of a noun in its own colour, by their view prompts' words, with the
-    cameras and the light that the card of a pixel prior names."""
+    """Images of many variants of a noun in its natural colour, by the words of their view prompts,
+    with the cameras and the light on the card of a pixel prior."""
     rng, generator = np.random.default_rng(0), torch.Generator().manual_seed(0)
     found: dict[Words, list[Tensor]] = defaultdict(list)
     settings: Mapping[str, Any] = prior.card.settings
@@ -116,8 +116,8 @@ def bank_of(
 
 
 def train(noun: str, folder: Path, prior: Prior, settings: Mapping[str, Any]) -> None:
-    """Train a run in `folder` by the oracle of a noun. Everything but the background and the
-    guidance is as in `dreamfusion train`. Raises MeshError where the scene stays empty."""
+    """Train a run in `folder` with the oracle of a noun, as `dreamfusion train` does except for
+    background and guidance. Raises MeshError if the scene stays empty."""
     layer: dict[str, Any] = {
         "prompt": prompt_of(noun),
         "estimator": {"guidance": 1},  # an exact prior needs none

@@ -1,4 +1,4 @@
-"""R-Precision: is a picture's own prompt found among others? (DreamFusion, section 4.)"""
+"""R-Precision: does an image match its own prompt better than others? (DreamFusion, section 4.)"""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from dreamfusion.evaluation.judges import Judge, Look
 
 
 class Retrieval(NamedTuple):
-    """views: share of views whose own prompt scores highest. pooled: whether it does in the mean of
-    all views. rank: its place in that mean, 1 the best. margin: how far it scores above the best
-    distractor, mean over views; worst_margin: in the worst view; logits, below 0 where it loses."""
+    """views: share of views in which the prompt scores highest. pooled: whether it does in the mean
+    over all views. rank: of the prompt in that mean, 1 is best. margin: its score minus that of the
+    best distractor, mean over views, in logits; worst_margin: in the worst view."""
 
     views: float
     pooled: bool
@@ -24,10 +24,10 @@ class Retrieval(NamedTuple):
 
 
 def retrieve(scores: Tensor) -> Retrieval:
-    """What scores (views, 1 + distractors) say, the first column being the prompt's own.
+    """Metrics of scores (views, 1 + distractors), whose first column belongs to the prompt.
 
-    There is at least one distractor. One that scores as high as the prompt is above it: a judge
-    that sees nothing finds nothing.
+    Needs at least one distractor. A distractor with the same score as the prompt ranks above it, so
+    that constant scores find nothing.
     """
     margins = scores[:, 0] - scores[:, 1:].max(dim=1).values
     pooled = scores.mean(dim=0)
@@ -43,7 +43,7 @@ def retrieve(scores: Tensor) -> Retrieval:
 
 
 def distractors_for(judge: Judge, prompt: str, others: Sequence[str], look: Look) -> list[str]:
-    """The texts among `others` that mean something else than the prompt, each meaning once."""
+    """The texts among `others` whose meaning differs from the prompt's, one per meaning."""
     own = judge.meaning(prompt, look)
     by_meaning = {judge.meaning(text, look): text for text in others}
     return [text for meaning, text in by_meaning.items() if meaning != own]

@@ -1,4 +1,4 @@
-"""One row of figures for each run, with a reason where there are none."""
+"""One row of metrics for each run, with a reason for missing ones."""
 
 from __future__ import annotations
 
@@ -24,15 +24,18 @@ from dreamfusion.utils.devices import choose_device
 from dreamfusion.utils.errors import UserError
 
 EVALUATION = "evaluation.json"  # in a run's folder, for its report
+_NO_DISTRACTORS = (
+    "R-Precision needs at least one other prompt. Pass distractors with --distractors FILE."
+)
 
 
 @dataclass(frozen=True)
 class Row:
-    """Figures of a run; None is what could not be measured, and `reason` says why.
+    """Metrics of a run; None if not measured, for the reason in `reason`.
 
-    variant: the settings in which the run differs from others of its batch ("sds.guidance=8").
-    r1_LOOK: share of views in which the prompt is found; pooled_LOOK: whether it is in all of them
-    together. rank, margin and worst_margin are of shaded pictures; see `retrieval.Retrieval`. iou
+    variant: the settings in which the run differs from others of its batch
+    ("estimator.guidance=8"). r1_LOOK: share of views that retrieve the prompt; pooled_LOOK: whether
+    their mean does. rank, margin and worst_margin: of shaded images; see `retrieval.Retrieval`. iou
     to held_out: see `truth.Truth`.
     """
 
@@ -78,20 +81,20 @@ def judge_run(
     views: int = VIEWS,
     truth: bool = False,
 ) -> list[Row]:
-    """A row of the run for each judge, which comes with the texts to find the prompt among.
+    """A row of the run for each judge. Each judge comes with the texts for R-Precision.
 
-    truth: compare its mesh with the toy world's own object.
+    truth: compare its mesh with the toy world's object.
     """
     found: dict[str, Any] = {}
     reasons = [] if subject.problem is None else [subject.problem]
-    pictures: Mapping[Look, Tensor] = {}
+    images: Mapping[Look, Tensor] = {}
     saved = None
     if subject.problem is None:
         try:
             config = subject.run.read_config()
             saved = load_scene(subject.run, config, choose_device("auto"))
             size = max(judge.size for judge, _ in judges)
-            pictures = images_of(saved.scene, config, views=views, size=size)
+            images = images_of(saved.scene, config, views=views, size=size)
         except UserError as error:
             reasons.append(str(error))
         try:
@@ -106,9 +109,9 @@ def judge_run(
     rows = []
     for judge, others in judges:
         said, own = {}, list(reasons)
-        if pictures:
+        if images:
             try:
-                said = judge_pictures(judge, subject.prompt, pictures, others)
+                said = judge_images(judge, subject.prompt, images, others)
             except UserError as error:
                 own.append(str(error))
         rows.append(
@@ -130,31 +133,30 @@ def judge_run(
     return rows
 
 
-def judge_pictures(
-    judge: Judge, prompt: str, pictures: Mapping[Look, Tensor], others: Sequence[str]
+def judge_images(
+    judge: Judge, prompt: str, images: Mapping[Look, Tensor], others: Sequence[str]
 ) -> dict[str, Any]:
-    """The judge's columns for views of each look. Raises UserError where there is nothing to tell
-    the prompt from."""
+    """The judge's columns for views of each look. Raises UserError without a distractor."""
     found: dict[str, Any] = {}
     for look in LOOKS:
         distractors = distractors_for(judge, prompt, others, look)
         if not distractors:
-            raise UserError("there is no other prompt to tell this one from: --distractors FILE")
-        result = retrieve(judge.scores(pictures[look], [prompt, *distractors], look))
+            raise UserError(_NO_DISTRACTORS)
+        result = retrieve(judge.scores(images[look], [prompt, *distractors], look))
         found |= {f"r1_{look}": result.views, f"pooled_{look}": result.pooled}
         if look == "shaded":
             names = ("distractors", "rank", "margin", "worst_margin")
             found |= {name: getattr(result, name) for name in names}
-    return found | {"fronts": judge.fronts(prompt, pictures["shaded"])}
+    return found | {"fronts": judge.fronts(prompt, images["shaded"])}
 
 
 def mesh_figures(file: Path, prompt: str | None = None) -> dict[str, Any]:
     """The mesh's columns; with a prompt, also those that compare it with the toy world's object.
 
-    Raises MeshError where there is no mesh, JudgeError for a prompt of something else.
+    Raises MeshError if there is no mesh, JudgeError if the toy world lacks the prompt.
     """
     if not file.is_file():
-        raise MeshError(f"there is no mesh {file}")
+        raise MeshError(f"no such mesh: {file}")
     mesh, origin = read_glb(file)
     shape = topology(mesh.vertices, mesh.faces)
     figures = {
@@ -169,5 +171,5 @@ def mesh_figures(file: Path, prompt: str | None = None) -> dict[str, Any]:
 
 
 def write_beside_run(row: Row) -> None:
-    """Keep a row in the run's folder, where its report finds it."""
+    """Save a row in the folder of its run, for its report."""
     write_json(Path(row.run) / EVALUATION, vars(row))

@@ -1,4 +1,4 @@
-"""The runs that are evaluated."""
+"""The runs to evaluate."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from dreamfusion.utils.errors import UserError
 
 @dataclass(frozen=True)
 class Subject:
-    """A run to evaluate. settings: what its batch asked of it, by dotted names. seconds, gib: what
-    it cost, where that was kept. problem: why it cannot be evaluated."""
+    """A run to evaluate. settings: those of its batch, by dotted names. seconds, gib: its duration
+    and peak memory, if recorded. problem: why it cannot be evaluated."""
 
     run: RunFolder
     prompt: str
@@ -28,7 +28,7 @@ class Subject:
 
 
 def subjects_in(path: Path) -> list[Subject]:
-    """The run in a folder, or those of a batch there. Raises UserError where there is neither."""
+    """The run in a folder, or the runs of a batch there. Raises UserError if there is neither."""
     if (path / "config.yaml").is_file() or not (path / "jobs").is_dir():
         run = find_run(path)
         config = run.read_config()
@@ -49,12 +49,12 @@ def subjects_in(path: Path) -> list[Subject]:
             )
         )
     if not found:
-        raise UserError(f"{path} holds no jobs")
+        raise UserError(f"{path} contains no jobs")
     return found
 
 
 def variants_of(subjects: Sequence[Subject]) -> list[str]:
-    """For each run its values of the settings that are not the same in all runs."""
+    """For each run, its values of the settings that differ between runs."""
     names = dict.fromkeys(name for subject in subjects for name in subject.settings)
     mixed = [
         name

@@ -1,4 +1,4 @@
-"""What many rows say together."""
+"""Statistics over many rows."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ FIGURES = ("r1_color", "r1_shaded", "r1_geometry", "margin", "iou", "color_error
 
 @dataclass(frozen=True)
 class Mean:
-    """A mean over prompts of means over their seeds. half_width: of its 95 % confidence interval,
-    for other prompts of the same kind: seeds of one prompt are no independent samples. None for
-    fewer than two prompts."""
+    """A mean over prompts of means over their seeds. half_width: of its 95 % confidence interval
+    over prompts of the same kind; None for fewer than two prompts. Seeds of one prompt are not
+    independent samples."""
 
     value: float
     half_width: float | None
@@ -39,7 +39,7 @@ def clustered_mean(values: Mapping[str, Sequence[float]]) -> Mean:
 
 
 def summarise(rows: Sequence[Row]) -> dict[str, Mean]:
-    """The mean of each figure over the rows that have it."""
+    """The mean of each metric over the rows that have it."""
     found: dict[str, Mean] = {}
     for name in FIGURES:
         groups: dict[str, list[float]] = defaultdict(list)
@@ -57,8 +57,8 @@ def best_of(
     *,
     among: Callable[[Row], Hashable] = lambda row: row.prompt,
 ) -> list[Row]:
-    """Of the rows that `among` calls equal the one of the greatest margin; those without any are
-    left out."""
+    """The row with the greatest margin in each group, whose rows have equal `among`. Rows without a
+    margin are skipped."""
     best: dict[Hashable, tuple[float, Row]] = {}
     for row in rows:
         value, key = margin(row), among(row)

@@ -13,7 +13,7 @@ from dreamfusion.evaluation.evaluate import Evaluation
 from dreamfusion.evaluation.rows import COLUMNS, Row
 from dreamfusion.evaluation.summary import Mean
 
-_WHERE_FOUND = ("variant", "iou", "color_error")  # columns that need a value in some row
+_IF_PRESENT = ("variant", "iou", "color_error")  # columns that need a value in some row
 _SHORT = {
     "prompt": "prompt", "seed": "seed", "variant": "settings",
     "r1_color": "R@1 color", "r1_shaded": "shaded", "r1_geometry": "geometry",
@@ -26,11 +26,11 @@ _DIGITS = {"seconds": 0, "iou": 2, "color_error": 3}
 
 
 def for_terminal(rows: Sequence[Row]) -> list[str]:
-    """Aligned lines: the head, then one for each row, with the reason where figures are missing."""
+    """Aligned lines: the head, then one for each row, with the reason for missing metrics."""
     names = [
         name
         for name in _SHORT
-        if name not in _WHERE_FOUND or any(getattr(row, name) not in (None, "") for row in rows)
+        if name not in _IF_PRESENT or any(getattr(row, name) not in (None, "") for row in rows)
     ]
     cells = [[_SHORT[name] for name in names]]
     cells += [[_cell(name, getattr(row, name)) for name in names] for row in rows]
@@ -44,7 +44,7 @@ def for_terminal(rows: Sequence[Row]) -> list[str]:
 
 
 def mean_line(name: str, mean: Mean) -> str:
-    """A mean with its confidence interval, as people read it."""
+    """A mean with its confidence interval, for people."""
     scale, unit = (100.0, "%") if name.startswith("r1") else (1.0, "")
     digits = _DIGITS.get(name, 1)
     half = "" if mean.half_width is None else f" ± {scale * mean.half_width:.{digits}f}"

@@ -1,4 +1,4 @@
-"""The network of the judge that ships: what a picture of the toy world shows, from which side."""
+"""The network of the shipped judge: classifies noun, colour and side of toy-world images."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from torch import Tensor, nn
 from dreamfusion.toyworld import NOUNS, PALETTE
 
 SIZE = 64  # pixels a side
-AZIMUTHS = 8  # directions that are told apart; the first is the front, azimuth grows
+AZIMUTHS = 8  # classes of azimuth; the first is the front, in order of azimuth
 NOUN_NAMES = tuple(noun.name for noun in NOUNS)
-COLOR_NAMES = tuple(PALETTE)  # those of a prompt come first, then three that are some noun's own
+COLOR_NAMES = tuple(PALETTE)  # those of prompts first, then three natural colours of nouns
 _WIDTHS = (3, 32, 64, 128, 192)
 
 
 class ToyNetwork(nn.Module):
-    """Logits of noun, main colour, noun of a clay picture, and azimuth.
+    """Logits of noun, main colour, noun of an uncoloured (clay) image, and azimuth.
 
-    Takes pictures (n, 3, SIZE, SIZE) in [0, 1]; gives a mapping of (n, nouns) "noun", (n, colours)
-    "color", (n, nouns) "clay" and (n, AZIMUTHS) "azimuth".
+    Takes images (n, 3, SIZE, SIZE) in [0, 1]. Returns a mapping with (n, nouns) "noun",
+    (n, colours) "color", (n, nouns) "clay" and (n, AZIMUTHS) "azimuth".
     """
 
     def __init__(self) -> None:
@@ -39,6 +39,6 @@ class ToyNetwork(nn.Module):
             {name: nn.Linear(4 * _WIDTHS[-1], n) for name, n in heads.items()}
         )
 
-    def forward(self, pictures: Tensor) -> dict[str, Tensor]:
-        hidden = self.features(pictures * 2 - 1)
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        hidden = self.features(images * 2 - 1)
         return {name: head(hidden) for name, head in self.heads.items()}

@@ -1,4 +1,4 @@
-"""How near a mesh is to the toy world's own object: overlap and colour."""
+"""Compares a mesh with the toy world's object: overlap and colour."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from dreamfusion.toyworld.language import held_out_pairs
 GRID = 64  # cells across the box in which solids are compared
 _SAMPLES = 100_000  # points on the mesh whose colours are compared
 
-# (noun, colour): None is the natural colour. The second half are pairs that training never showed.
+# (noun, colour): None is the natural colour. The second half are pairs held out of training.
 PAIRS: tuple[tuple[str, str | None], ...] = (
     ("corgi", None), ("chair", None), ("mug", None), ("snowman", None), ("rocket", None),
     ("mushroom", None), ("car", "red"), ("teapot", "green"), ("rabbit", "purple"),
@@ -33,7 +33,7 @@ PAIRS: tuple[tuple[str, str | None], ...] = (
 
 @dataclass(frozen=True)
 class Truth:
-    """A mesh beside the true object.
+    """Comparison of a mesh with the true object.
 
     iou: of the solids, in [0, 1], at the best rotation about the vertical axis and the best scale
     of the true object; these are yaw_deg and scale. color_error: mean absolute difference of sRGB
@@ -48,7 +48,7 @@ class Truth:
 
 
 def compare_with_truth(mesh: Mesh | TexturedMesh, toy: ToyObject) -> Truth:
-    """Measure a closed mesh, which lies where its scene has it."""
+    """Measure a closed mesh in the coordinates of its scene."""
     solid = torch.from_numpy(voxelise(mesh.vertices, mesh.faces, GRID).astype(np.float32))
     iou, yaw, scale = best_overlap(solid, torch.from_numpy(toy.occupancy(GRID).astype(np.float32)))
     error = color_error(mesh, solid, toy, yaw, scale)
@@ -59,8 +59,8 @@ def compare_with_truth(mesh: Mesh | TexturedMesh, toy: ToyObject) -> Truth:
 def best_overlap(predicted: Tensor, truth: Tensor) -> tuple[float, float, float]:
     """(IoU, yaw in degrees, scale) of the best match of two solids in the box [-1, 1]^3.
 
-    predicted, truth: (g, g, g) float, 1 inside, indexed [x, y, z]. The truth is turned about +Y
-    by yaw and scaled to meet the prediction; the search goes from coarse to fine.
+    predicted, truth: (g, g, g) float, 1 inside, indexed [x, y, z]. The truth is rotated about +Y
+    by yaw and scaled to match the prediction, in a search from coarse to fine.
     """
     axis = (torch.arange(GRID) + 0.5) / GRID * 2 - 1
     x, y, z = torch.meshgrid(axis, axis, axis, indexing="ij")
@@ -68,7 +68,7 @@ def best_overlap(predicted: Tensor, truth: Tensor) -> tuple[float, float, float]
     def overlap(yaw_deg: float, scale: float) -> float:
         yaw = torch.deg2rad(torch.tensor(yaw_deg))
         c, s = torch.cos(yaw), torch.sin(yaw)
-        # Where each point of the prediction lies in the truth's own frame.
+        # Each point of the prediction in the frame of the true object.
         u, v, w = (c * x - s * z) / scale, y / scale, (s * x + c * z) / scale
         grid = torch.stack([w, v, u], dim=-1)[None]  # grid_sample wants the last axis first
         moved = torch.nn.functional.grid_sample(
@@ -91,15 +91,15 @@ def best_overlap(predicted: Tensor, truth: Tensor) -> tuple[float, float, float]
 def color_error(
     mesh: Mesh | TexturedMesh, solid: Tensor, toy: ToyObject, yaw_deg: float, scale: float
 ) -> float:
-    """Mean |difference| of albedo over surface points of the toy that the mesh also has: of the
-    toy's colour there and that of the nearest point of the mesh."""
+    """Mean |difference| between the albedo of the toy and that of the nearest point of the mesh,
+    over surface points that both have."""
     from scipy.spatial import cKDTree  # type: ignore[import-untyped]
 
     vertices, _, colors = toy.mesh(64)
     c, s = np.cos(np.radians(yaw_deg)), np.sin(np.radians(yaw_deg))
     turn = np.array([[c, 0, s], [0, 1, 0], [-s, 0, c]])
     points = (vertices * scale) @ turn.T
-    # A little below the surface, so that what both have counts as inside.
+    # Points slightly below the surface, so that shared surfaces count as inside.
     cells = ((0.97 * points.clip(-0.999, 0.999) + 1) / 2 * GRID).astype(np.int64)
     there = (np.abs(points) < 1).all(axis=1) & (solid.numpy()[tuple(cells.T)] > 0.5)
     if not there.any():
@@ -112,7 +112,7 @@ def color_error(
 def surface_samples(
     mesh: Mesh | TexturedMesh, n: int = _SAMPLES
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """n points (n, 3) spread evenly over a mesh by chance, always the same, and their sRGB colours
+    """n uniformly random points (n, 3) on a mesh, from a fixed seed, and their sRGB colours
     (n, 3)."""
     rng = np.random.default_rng(0)
     a, b, c = np.moveaxis(mesh.vertices[mesh.faces], 1, 0)
@@ -129,7 +129,7 @@ def surface_samples(
 
 
 def prompts(*, all_nouns: bool = False) -> list[str]:
-    """What is measured: the prompts of PAIRS, or of every noun in its own colour."""
+    """The prompts of the benchmark: of PAIRS, or of every noun in its natural colour."""
     pairs = [(noun.name, None) for noun in NOUNS] if all_nouns else PAIRS
     return [prompt_of(noun, color) for noun, color in pairs]
 

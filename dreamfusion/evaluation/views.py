@@ -1,10 +1,10 @@
-"""Whether images of nouns show what they should, from all sides, named by the toy classifier.
+"""Classifies images of nouns from all sides with the toy classifier.
 
-Two kinds of images are named: what a prior draws, and scenes of a batch. Of each image: whether
-noun, main colour and side are named correctly, and its PSNR to the nearest of the toy world's own
-images of that noun and view (of many variants, before the image's own background). Sides count for
-nouns whose sides the classifier recognises on the true images. To separate errors of the prior from
-errors of the distillation, compare the columns.
+The images are samples of a prior, and scenes of a batch. For each image: whether noun, main colour
+and side are correct, and its PSNR to the nearest true image of that noun and view, over many
+variants and on the image's own background. Sides count only for nouns whose sides the classifier
+recognises on true images. To separate errors of the prior from errors of the distillation, compare
+the columns.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ from dreamfusion.toyworld.render import downsample
 AZIMUTHS, ELEVATIONS = 8, (10.0, 30.0, 50.0)
 VIEWS = AZIMUTHS * len(ELEVATIONS)
 VARIANTS = 8  # of each noun, from each view
-SURE = 0.9  # how often the classifier must be right about a noun's sides on true images
+SURE = 0.9  # accuracy for a noun's sides on true images that the classifier needs
 STEPS, GUIDANCE = 16, 3.0
 
 
 class Named(NamedTuple):
-    """Of one noun's VIEWS images, elevation by elevation: which were named correctly, (VIEWS,)
-    each, and their PSNR to the nearest true image in dB, (VIEWS,)."""
+    """Results for the VIEWS images of a noun, elevation by elevation: which were classified
+    correctly, (VIEWS,) each, and their PSNR to the nearest true image in dB, (VIEWS,)."""
 
     noun: Tensor
     color: Tensor
@@ -55,7 +55,7 @@ class Named(NamedTuple):
 
 
 def cameras_of(spread: np.random.Generator | None = None) -> Cameras:
-    """The VIEWS cameras; with `spread`, each anywhere within what its words say."""
+    """The VIEWS cameras; with `spread`, each random within the range of its view words."""
     azimuth = np.tile(np.arange(AZIMUTHS) * (360.0 / AZIMUTHS), len(ELEVATIONS))
     elevation = np.repeat(ELEVATIONS, AZIMUTHS)
     distance = np.full(VIEWS, 2.75)
@@ -68,8 +68,8 @@ def cameras_of(spread: np.random.Generator | None = None) -> Cameras:
 
 
 def true_images(noun: str, rng: np.random.Generator | None) -> Tensor:
-    """The toy world's own RGBA images (VIEWS, SIZE, SIZE, 4), colours times opacity; the object
-    in the middle of its proportions without `rng`."""
+    """True RGBA images (VIEWS, SIZE, SIZE, 4) of the toy world, with premultiplied colours. Without
+    `rng`, the object has its mean proportions."""
     buffers = view(make_object(noun, rng=rng), cameras_of(rng), SIZE * SUPERSAMPLE)
     index = torch.from_numpy(buffers.color_index).long()
     colors = torch.from_numpy(PALETTE_TABLE)[index]
@@ -77,13 +77,13 @@ def true_images(noun: str, rng: np.random.Generator | None) -> Tensor:
 
 
 def on_background(rgba: Tensor) -> Tensor:
-    """Images (..., 4), colours times opacity, before BACKGROUND: (..., 3)."""
+    """Premultiplied images (..., 4), composited on BACKGROUND: (..., 3)."""
     return rgba[..., :3] + (1 - rgba[..., 3:]) * torch.tensor(BACKGROUND)
 
 
 def nearest_psnr(images: Tensor, true: Tensor) -> Tensor:
     """PSNR in dB (n,) of images (n, s, s, 3) to the nearest of their true ones (n, m, s, s, 4),
-    put before each image's background: what its border mostly is."""
+    composited on each image's background: the median colour of its border."""
     border = torch.cat([images[:, 0], images[:, -1], images[:, :, 0], images[:, :, -1]], 1)
     background = border.median(dim=1).values[:, None, None, None]
     shown = true[..., :3] + (1 - true[..., 3:]) * background
@@ -92,7 +92,7 @@ def nearest_psnr(images: Tensor, true: Tensor) -> Tensor:
 
 
 def named(judge: ToyJudge, noun: str, images: Tensor, true: Tensor) -> Named:
-    """What the classifier and the nearest true images say of a noun's images (VIEWS, s, s, 3)."""
+    """Results of the classifier, and the PSNR, for a noun's images (VIEWS, s, s, 3)."""
     said = {head: logits.argmax(dim=1) for head, logits in judge.logits(images).items()}
     color = next(kind.color for kind in NOUNS if kind.name == noun)
     side = torch.arange(AZIMUTHS).repeat(len(ELEVATIONS))
@@ -105,7 +105,7 @@ def named(judge: ToyJudge, noun: str, images: Tensor, true: Tensor) -> Named:
 
 
 def samples_of(prior: DiffusionPrior, noun: str) -> Tensor:
-    """What the prior draws for a noun from all views: (VIEWS, SIZE, SIZE, 3)."""
+    """Samples of the prior for a noun from all views: (VIEWS, SIZE, SIZE, 3)."""
     cameras = cameras_of()
     azimuths, elevations = cameras.azimuth_deg.tolist(), cameras.elevation_deg.tolist()
     texts = view_prompts(prior.card.vocabulary, noun, azimuths, elevations)
@@ -121,7 +121,7 @@ def samples_of(prior: DiffusionPrior, noun: str) -> Tensor:
 
 
 def scene_images(run: RunFolder) -> Tensor:
-    """A finished run's scene from all views, before BACKGROUND: (VIEWS, SIZE, SIZE, 3)."""
+    """A finished run's scene from all views, on BACKGROUND: (VIEWS, SIZE, SIZE, 3)."""
     scene = load_scene(run, run.read_config(), "cpu").scene
     large = SIZE * SUPERSAMPLE
     rgba = render_image(scene, cameras_of(), height=large, width=large, mode="albedo")
@@ -129,7 +129,7 @@ def scene_images(run: RunFolder) -> Tensor:
 
 
 def means(found: dict[str, Named], sided: list[str]) -> dict[str, float | None]:
-    """Means over nouns: shares in [0, 1], PSNR in dB; None where there is nothing to count. sided:
+    """Means over nouns: shares in [0, 1], PSNR in dB; None if there are no values. sided: the nouns
     whose sides count."""
     counted = {"side": [found[noun] for noun in sided if noun in found]}
     out: dict[str, float | None] = {}
@@ -161,8 +161,8 @@ def table(columns: dict[str, dict[str, Named]], sided: list[str]) -> str:
 def validate(
     out: Path, *, prior: str = "embedded", shelf: Path | None = None, nouns: Sequence[str] = ()
 ) -> str:
-    """Name the true images, the prior's and, with a batch, those of its scenes; all nouns where
-    none are given. Writes table.md, summary.json and sheets of all images; returns the table."""
+    """Classify the true images, the prior's and, with a batch, those of its scenes, for these nouns
+    or all. Writes table.md, summary.json and sheets of all images; returns the table."""
     out.mkdir(parents=True, exist_ok=True)
     nouns = nouns or NOUN_NAMES
     judge = ToyJudge("toy")
@@ -192,7 +192,7 @@ def validate(
 
 
 def _samples(out: Path, nouns: Sequence[str], name: str) -> dict[str, Tensor]:
-    """The prior's images: those that an earlier call kept of the same weights, and the rest."""
+    """Samples of the prior, from the cache of an earlier call with the same weights if present."""
     prior = DiffusionPrior.from_pretrained(name)
     digest = hashlib.sha256()
     for weights in prior.denoiser.state_dict().values():
@@ -207,7 +207,7 @@ def _samples(out: Path, nouns: Sequence[str], name: str) -> dict[str, Tensor]:
 
 
 def _scenes(shelf: Path, nouns: Sequence[str]) -> dict[str, Tensor]:
-    """The scenes of a batch, seed 0, whose prompt is a noun and nothing else."""
+    """The scenes of a batch with seed 0 whose prompt is only a noun."""
     prompts = {prompt_of(noun): noun for noun in nouns}
     jobs = [(folder, folder.read()) for folder in find_batch(shelf).jobs().values()]
     return {

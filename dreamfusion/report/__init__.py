@@ -1,4 +1,4 @@
-"""A page on a run, or on several side by side, in one file that needs no network."""
+"""An HTML report on one run, or on several side by side, in a single file that works offline."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ __all__ = ["report_html", "write_report"]
 
 
 def write_report(run_dirs: Sequence[Path], out: Path | None = None) -> Path:
-    """Write the report on the runs in these folders; its path.
+    """Write a report on the runs in these folders and return its path.
 
-    out: where to. None: `report.html` in the one run's folder, where an older report makes way,
-    or in the working directory for several. Anything else that is there stays, and the next free
-    name is taken. Raises UserError for a folder that holds no run.
+    out: the file. None takes `report.html` in the folder of a single run, replacing an older
+    report, or in the working directory for several. Other existing files are kept: the next free
+    name is used. Raises UserError for a folder without a run.
     """
     if not run_dirs:
         raise UserError("a report needs the folder of a run")
@@ -37,7 +37,7 @@ def write_report(run_dirs: Sequence[Path], out: Path | None = None) -> Path:
 
 def report_html(run_dirs: Sequence[Path]) -> str:
     """The report on the runs in these folders as one HTML document. Raises UserError for a folder
-    that holds no run."""
+    without a run."""
     return page([gather(path) for path in run_dirs])
 
 

@@ -1,4 +1,4 @@
-"""Curves as inline SVG, drawn without any library and shown without any script."""
+"""Curves as inline SVG; needs neither a plotting library nor scripts in the page."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from dreamfusion.report.rendering import render
 WIDTH, HEIGHT = 420, 220
 _LEFT, _RIGHT, _TOP, _BOTTOM = 50, 10, 10, 36
 _MOST_POINTS = 400
-COLORS = 8  # that style.css names --s0 to --s7
+COLORS = 8  # style.css names them --s0 to --s7
 
 
 class Series(NamedTuple):
-    """A line: what it is called, which colour it has, where it goes."""
+    """A line: its label, its colour and its points."""
 
     label: str
     color: int
@@ -40,9 +40,9 @@ class _Axis(NamedTuple):
 
 
 def chart(series: Sequence[Series], title: str) -> str:
-    """An SVG of the series over the step. Each is drawn faint as it is, and strong smoothed.
+    """An SVG of the series over the step: the raw values faint, the smoothed ones strong.
 
-    title: for who cannot see it. The axis of values is logarithmic where they are positive and
+    title: for screen readers. The axis of values is logarithmic if the values are positive and
     span more than two powers of ten.
     """
     values = [value for one in series for value in one.values]
@@ -79,14 +79,14 @@ def ticks(low: float, high: float, most: int = 5) -> list[float]:
 
 
 def powers(low: float, high: float) -> list[float]:
-    """The powers of ten from low to high, thinned out where there are many."""
+    """The powers of ten from low to high, or fewer of them if there are many."""
     first, last = math.ceil(math.log10(low) - 1e-9), math.floor(math.log10(high) + 1e-9)
     every = max(1, (last - first + 1) // 5)
     return [10.0**n for n in range(first, last + 1, every)]
 
 
 def smooth(values: Sequence[float], reach: int) -> list[float]:
-    """Means over each value and `reach` neighbours to both sides, fewer at the ends."""
+    """Moving average over each value and `reach` neighbours on both sides, fewer at the ends."""
     sums = [0.0]
     for value in values:
         sums.append(sums[-1] + value)
@@ -98,7 +98,7 @@ def smooth(values: Sequence[float], reach: int) -> list[float]:
 
 
 def number(value: float) -> str:
-    """A short way to write a number: 0.25, 12, 1.5k, 2M, 1e-05."""
+    """A number in short form: 0.25, 12, 1.5k, 2M, 1e-05."""
     for size, letter in ((1e6, "M"), (1e3, "k")):
         if abs(value) >= size:
             return f"{value / size:.3g}{letter}"
@@ -120,13 +120,13 @@ def _value_axis(values: Sequence[float]) -> _Axis:
 
 
 def _line(series: Series, x: _Axis, y: _Axis) -> dict[str, Any]:
-    """What is drawn of a series: the point of its only step, or paths."""
+    """The SVG elements of a series: a point for a single step, or paths."""
     shown = {"label": series.label, "color": f"var(--s{series.color % COLORS})"}
     n = len(series.values)
     if n == 1:
         return shown | {"point": (x.at(series.steps[0]), y.at(series.values[0]))}
     every = -(-n // _MOST_POINTS)
-    # What takes few values is set by a schedule, not measured: it is drawn as it is.
+    # A series with few distinct values is set by a schedule, not measured: do not smooth it.
     measured = len(set(series.values)) > n // 10
     smoothed = smooth(series.values, n // 30 if measured else 0)
     raw, strong = (_path(series.steps, values, every, x, y) for values in (series.values, smoothed))
@@ -134,7 +134,7 @@ def _line(series: Series, x: _Axis, y: _Axis) -> dict[str, Any]:
 
 
 def _path(steps: Sequence[float], values: Sequence[float], every: int, x: _Axis, y: _Axis) -> str:
-    """Through each bucket of `every` points, at its least and its greatest value."""
+    """A path through the minimum and the maximum of each bucket of `every` points."""
     points: list[str] = []
     for i in range(0, len(values), every):
         bucket = range(i, min(i + every, len(values)))

@@ -1,4 +1,4 @@
-"""The page of a whole batch: every object turning, what its judge says, its times, its report."""
+"""The page of a batch: turntable, metrics, duration and report of every object."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _SORTS = {
     "prompt": "prompt", "margin": "margin", "r1": "R@1", "fronts": "fronts", "seconds": "time",
     "seed": "seed",
 }  # fmt: skip
-_MOST_VIDEO = 4_000_000  # bytes; many of them make one page
+_MOST_VIDEO = 4_000_000  # bytes; a page contains many videos
 
 
 class Item(NamedTuple):
-    """A job as the gallery shows it. judged: its row of figures, empty where it was not judged.
-    report: a link to the run's own page, if it was written."""
+    """A job in the gallery. judged: its row of metrics, empty if it was not evaluated. report: a
+    link to the report of its run, if there is one."""
 
     progress: Progress
     seconds: float | None
@@ -35,9 +35,9 @@ class Item(NamedTuple):
 
 
 def write_gallery(shelf: Path, out: Path | None = None) -> Path:
-    """Write the page of the batch in a folder, DIR/gallery.html where `out` is None; its path.
+    """Write the page of the batch in a folder and return its path. None: DIR/gallery.html.
 
-    Raises BatchError for a folder that holds no batch.
+    Raises BatchError for a folder without a batch.
     """
     target = shelf / "gallery.html" if out is None else out.expanduser()
     folders = find_batch(shelf).jobs().values()
@@ -64,7 +64,7 @@ def write_gallery(shelf: Path, out: Path | None = None) -> Path:
 
 
 def gallery(shelf: Path, items: Sequence[Item]) -> str:
-    """The page as one HTML document."""
+    """The gallery as one HTML document."""
     states = [item.progress.state for item in items]
     counts = ", ".join(f"{states.count(state)} {state.value}" for state in State if state in states)
     judges = {
@@ -79,7 +79,7 @@ def gallery(shelf: Path, items: Sequence[Item]) -> str:
 
 
 def _video(run: RunFolder) -> bytes | None:
-    """The turntable, where it is one that a page can hold."""
+    """The turntable; None if it is missing, broken or too large for a page."""
     with suppress(OSError):
         if run.video.stat().st_size <= _MOST_VIDEO:
             return run.video.read_bytes()

@@ -1,7 +1,7 @@
-"""What a run's folder holds, read for a report. No torch: a run that still trains is not disturbed.
+"""Reads the folder of a run for a report. Imports no torch, to leave a training run undisturbed.
 
-Whatever is missing or broken becomes a note that names the command which makes it; only a folder
-without a readable config.yaml is an error.
+Missing or broken parts become notes with the command that makes them. Only a folder without a
+readable config.yaml is an error.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ Part = Literal["run", "mesh", "video", "previews", "metrics"]
 
 
 class Note(NamedTuple):
-    """Something that is missing or broken, and the command that mends it, if one does."""
+    """A missing or broken part, and the command that fixes it, if there is one."""
 
     part: Part
     text: str
@@ -58,7 +58,7 @@ class Video(NamedTuple):
 
 
 class Curve(NamedTuple):
-    """A number over the steps that have it."""
+    """A metric over the steps that have it."""
 
     steps: tuple[int, ...]
     values: tuple[float, ...]
@@ -66,12 +66,11 @@ class Curve(NamedTuple):
 
 @dataclass(frozen=True)
 class RunReport:
-    """A run as a report shows it.
+    """The content of a report on a run.
 
-    sources: the layer that each setting has its value from, where the run says. judged: what
-    `dreamfusion evaluate` found, empty if it was not asked. stages: seconds of each, where a run is
-    finished. step: the last one known of. version: of the package that trained it, where a
-    checkpoint says.
+    sources: the layer of each setting, if recorded. judged: the results of `dreamfusion evaluate`,
+    empty if there are none. stages: seconds of each, for a finished run. step: the last known one.
+    version: of the package that trained it, read from a checkpoint.
     """
 
     path: Path
@@ -96,12 +95,12 @@ class RunReport:
 
     @property
     def step_seconds(self) -> tuple[float, ...]:
-        """How long each step took, where the metrics say so."""
+        """Duration of each step, if the metrics contain it."""
         return self.curves["seconds"].values if "seconds" in self.curves else ()
 
 
 def gather(path: Path) -> RunReport:
-    """Read the run in a folder. Raises RunError or ConfigError where there is none."""
+    """Read the run in a folder. Raises RunError or ConfigError if there is none."""
     folder = find_run(path)
     try:
         config, layers = folder.read_config(), folder.read_layers()
@@ -134,7 +133,7 @@ def gather(path: Path) -> RunReport:
 
 
 def thin(items: Iterable[Any], most: int) -> list[Any]:
-    """At most `most` of the items, evenly spread, the first and the last among them."""
+    """At most `most` of the items, evenly spaced, including the first and the last."""
     items = list(items)
     if len(items) <= most:
         return items
@@ -146,11 +145,11 @@ def _stopped(folder: RunFolder, step: int, steps: int) -> Note:
         age = time.time() - folder.metrics.stat().st_mtime
     except OSError:
         age = math.inf
-    text = f"Stopped at step {step} of {steps}. To go on:"
+    text = f"Stopped at step {step} of {steps}. To resume:"
     if age < _ALIVE_SECONDS:
         text = (
             f"Step {step} of {steps}; the log was written {max(age, 0):.0f} s before this page, so "
-            "the run may still be training. Should it have been stopped, this goes on:"
+            "the run may still be training. If it has stopped, resume it:"
         )
     return Note("run", text, command("resume", folder.path))
 
@@ -178,7 +177,7 @@ def _curves(folder: RunFolder, notes: list[Note]) -> dict[str, Curve]:
         for name, values in points.items()
     }
     if broken:
-        text = f"{broken} of {len(lines)} lines of metrics.jsonl cannot be read and are left out."
+        text = f"{broken} of {len(lines)} lines of metrics.jsonl cannot be read and are skipped."
         notes.append(Note("metrics", text))
     elif not curves:
         notes.append(Note("metrics", "No step is logged yet.", command("resume", folder.path)))
@@ -186,7 +185,7 @@ def _curves(folder: RunFolder, notes: list[Note]) -> dict[str, Curve]:
 
 
 def _newest_checkpoint(folder: RunFolder) -> tuple[str | None, int | None]:
-    """The version that wrote it, and its step."""
+    """The version that wrote the newest checkpoint, and its step."""
     for path in sorted(folder.checkpoints.glob("step_*.json"), reverse=True):
         details = read_json(path)
         with suppress(ValueError, KeyError, TypeError):
@@ -213,7 +212,7 @@ def _previews(folder: RunFolder, notes: list[Note]) -> list[Preview]:
     if broken:
         notes.append(Note("previews", f"Cannot be read: {', '.join(broken)}"))
     elif not found:
-        text = "No preview yet: the first comes after output.preview_every steps."
+        text = "No preview yet: the first one is written after output.preview_every steps."
         notes.append(Note("previews", text))
     return found
 
@@ -231,12 +230,12 @@ def _videos(folder: RunFolder, notes: list[Note]) -> list[Video]:
     for path, title in titles:
         size = path.stat().st_size
         if size > MOST_BYTES:
-            text = f"{path.name} has {size / 1e6:.0f} MB, too much for a page; it lies in the run."
+            text = f"{path.name} has {size / 1e6:.0f} MB, too large for a page; open it in the run."
             notes.append(Note("video", text))
             continue
         data = path.read_bytes()
         if data[4:8] != b"ftyp":
-            text = f"{path.name} is no video. Again:"
+            text = f"{path.name} is not a video. To render it:"
             notes.append(Note("video", text, command("render", folder.path)))
             continue
         found.append(Video(title, data))
@@ -262,7 +261,7 @@ def _model(folder: RunFolder, notes: list[Note]) -> tuple[str | None, Model | No
 
 def _missing(part: Part, verb: str, folder: RunFolder) -> Note:
     if _newest_checkpoint(folder)[1] is None:
-        text, verb = f"No {part} and no checkpoint yet; training makes them:", "resume"
+        text, verb = f"No {part} and no checkpoint yet. To train the run:", "resume"
     else:
-        text = f"No {part} yet. To make one of the newest checkpoint:"
+        text = f"No {part} yet. To make one from the newest checkpoint:"
     return Note(part, text, command(verb, folder.path))

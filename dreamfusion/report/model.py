@@ -1,4 +1,4 @@
-"""A mesh file as a report shows it: checked, and packed small for the viewer."""
+"""Reads a mesh file for a report: checks it, and packs it into a small form for the viewer."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from dreamfusion.mesh.provenance import read_provenance
 from dreamfusion.mesh.topology import topology
 from dreamfusion.utils.errors import UserError, one_line
 
-MOST_FACES = 2_000_000  # more would make a page that browsers refuse
-_MOST_TEXELS = 2048  # a side
-_MOST_PNG = 1_500_000  # bytes; a texture that takes more becomes a JPEG
+MOST_FACES = 2_000_000  # browsers fail on pages with more
+_MOST_TEXELS = 2048  # per side
+_MOST_PNG = 1_500_000  # bytes; a larger texture becomes a JPEG
 
 
 class ModelError(UserError):
@@ -28,10 +28,10 @@ class ModelError(UserError):
 
 @dataclass(frozen=True)
 class Model:
-    """Triangles to be shown.
+    """A triangle mesh to display.
 
     vertices, normals: (v, 3). faces: (f, 3). Either uv, (v, 2) with v up, and a texture, or
-    colors, (v, 3) sRGB bytes, or neither. checks: what is found, as (name, finding) to print.
+    colors, (v, 3) sRGB bytes, or neither. checks: results as (name, text) pairs.
     """
 
     vertices: NDArray[np.float64]
@@ -48,7 +48,7 @@ def read_model(path: Path) -> Model:
     try:
         mesh = _load(path)
         if len(mesh.faces) == 0 or not np.isfinite(mesh.vertices).all():
-            raise ModelError("it holds no faces" if len(mesh.faces) == 0 else "it is not finite")
+            raise ModelError("it has no faces" if len(mesh.faces) == 0 else "it is not finite")
         uv = getattr(mesh.visual, "uv", None)
         texture = None if uv is None else _texture(mesh.visual.material)
         colors = None
@@ -63,12 +63,12 @@ def read_model(path: Path) -> Model:
             colors=colors,
             checks=_checks(mesh, texture, colors, path.read_bytes()),
         )
-    except Exception as error:  # readers of broken files raise whatever their parsers do
+    except Exception as error:  # parsers of broken files raise many kinds of errors
         raise ModelError(one_line(error)) from None
 
 
 def pack(model: Model) -> dict[str, Any]:
-    """The model as viewer.js takes it: base64 arrays, small enough for a page."""
+    """The model in the format of viewer.js: base64 arrays, small enough for a page."""
     low, span, positions = _quantise(model.vertices)
     wide = len(model.vertices) > 2**16
     middle = (model.vertices.min(axis=0) + model.vertices.max(axis=0)) / 2.0
@@ -84,7 +84,7 @@ def pack(model: Model) -> dict[str, Any]:
     if model.uv is not None and model.texture is not None:
         uv_low, uv_span, uv = _quantise(model.uv)
         packed |= {"uvLow": uv_low, "uvSpan": uv_span, "uv": _base64(uv)}
-        packed["texture"] = _picture(model.texture)
+        packed["texture"] = _encoded(model.texture)
     else:
         grey = np.full(model.vertices.shape, 200, np.uint8)
         packed["colors"] = _base64(grey if model.colors is None else model.colors)
@@ -96,7 +96,7 @@ def _load(path: Path) -> Any:
 
     mesh = trimesh.load(path, force="mesh", process=False)
     if mesh.visual.kind == "texture" and mesh.visual.uv is None:
-        # Beside a material, trimesh drops colours at vertices when it makes one mesh of all parts.
+        # If there is a material, trimesh drops vertex colours when it merges all parts.
         parts = list(trimesh.load(path, force="scene", process=False).geometry.values())
         if len(parts) == 1:
             return parts[0]
@@ -113,7 +113,7 @@ def _texture(material: Any) -> Image.Image | None:
 
 
 def _colors(mesh: Any, *, linear: bool) -> NDArray[np.uint8] | None:
-    """sRGB at vertices; glTF keeps them linear."""
+    """sRGB colours at vertices; glTF stores linear ones."""
     if mesh.visual.kind == "vertex":
         found = mesh.visual.vertex_colors
     else:
@@ -127,7 +127,7 @@ def _colors(mesh: Any, *, linear: bool) -> NDArray[np.uint8] | None:
 def _checks(
     mesh: Any, texture: Image.Image | None, colors: NDArray[np.uint8] | None, data: bytes
 ) -> tuple[tuple[str, str], ...]:
-    """As (name, finding), of a mesh read from a file of the bytes `data`."""
+    """Results as (name, text) pairs for a mesh read from a file with the bytes `data`."""
     shape = topology(np.asarray(mesh.vertices), np.asarray(mesh.faces))
     if texture is not None:
         look = f"texture, {texture.width} × {texture.height}"
@@ -145,23 +145,23 @@ def _checks(
     ]
     origin = read_provenance(data)
     if origin is not None:
-        checks.append(("Of step", f"{origin.step:,}"))
+        checks.append(("Step", f"{origin.step:,}"))
         if origin.psnr_db is not None:
-            checks.append(("Against the scene, PSNR", f"{origin.psnr_db:.1f} dB"))
+            checks.append(("PSNR to the scene", f"{origin.psnr_db:.1f} dB"))
         if origin.silhouette_iou is not None:
-            checks.append(("Against the scene, silhouettes' IoU", f"{origin.silhouette_iou:.3f}"))
+            checks.append(("Silhouette IoU with the scene", f"{origin.silhouette_iou:.3f}"))
     return tuple(checks)
 
 
 def _quantise(values: NDArray[np.float64]) -> tuple[list[float], list[float], NDArray[np.uint16]]:
-    """Each column's least value, its range, and the values as 16-bit fractions of it."""
+    """The minimum and the range of each column, and the values as 16-bit fractions of the range."""
     low, span = values.min(axis=0), np.ptp(values, axis=0)
     fractions = (values - low) / np.where(span > 0, span, 1.0)
     return low.tolist(), span.tolist(), (fractions * 65535).round().astype("<u2")
 
 
-def _picture(texture: Image.Image) -> str:
-    """A data URI."""
+def _encoded(texture: Image.Image) -> str:
+    """The texture as a data URI."""
     if max(texture.size) > _MOST_TEXELS:
         texture = texture.copy()
         texture.thumbnail((_MOST_TEXELS, _MOST_TEXELS))
@@ -174,7 +174,7 @@ def _picture(texture: Image.Image) -> str:
 
 
 def data_uri(kind: str, data: bytes) -> str:
-    """The bytes as an address that needs no network."""
+    """The bytes as a data URI, which needs no network."""
     return f"data:{kind};base64,{base64.b64encode(data).decode()}"
 
 

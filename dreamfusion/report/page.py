@@ -1,4 +1,4 @@
-"""The page as a whole: one run, or several side by side. It loads nothing from anywhere."""
+"""The whole page: one run, or several side by side. The page loads no other files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from dreamfusion.utils.version import __version__
 
 GENERATOR = '<meta name="generator" content="dreamfusion report">'
 _HERE = files("dreamfusion.report")
-# What the templates call.
+# Functions that the templates call.
 _FUNCTIONS = {
     "data_uri": data_uri,
     "duration": parts.duration,
@@ -43,7 +43,7 @@ def page(runs: Sequence[RunReport]) -> str:
 
 
 def document(template: str, title: str, script_file: str, **content: object) -> str:
-    """An HTML document with our style and one script of this folder, which loads nothing."""
+    """An HTML document with our style and one script of this folder; it loads no other files."""
     script = (_HERE / script_file).read_text(encoding="utf-8")
     return render(
         template,

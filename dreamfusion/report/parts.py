@@ -1,4 +1,4 @@
-"""What the pages show beside what was read of the runs: as text, for the templates to lay out."""
+"""Derived content of the pages, as text for the templates."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _JUDGED = {
 
 
 def judged_facts(judged: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """A judge's figures, by name, as they are printed; those that there are."""
+    """The available metrics of a judge, as (name, text) pairs."""
     found = []
     for key, name in _JUDGED.items():
         value = judged.get(key)
@@ -34,20 +34,20 @@ def judged_facts(judged: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def timing_facts(run: RunReport) -> list[tuple[str, str]]:
-    """How long steps took, and all of them; and each stage of the process that finished the run."""
+    """Durations of the steps, and of each stage of the process that finished the run."""
     seconds = run.step_seconds
     return [
         ("All steps", duration(sum(seconds))),
-        ("A step, median", f"{number(statistics.median(seconds))} s"),
-        ("A step, at worst", f"{number(max(seconds))} s"),
+        ("Step, median", f"{number(statistics.median(seconds))} s"),
+        ("Step, longest", f"{number(max(seconds))} s"),
         ("First step", f"{number(seconds[0])} s"),
         *((stage.capitalize(), duration(took)) for stage, took in run.stages.items()),
     ]
 
 
 def curves(runs: Sequence[RunReport]) -> tuple[list[tuple[str, str, str]], list[str]]:
-    """Title, caption and chart of every metric that changes, all runs in it; and a text on each
-    that does not."""
+    """Title, caption and chart of every metric that changes, with all runs; and a text for each
+    constant metric."""
     known = {name for run in runs for name in run.curves}
     names = [name for name in METRICS if name in known] + sorted(known - set(METRICS))
     charts, constant = [], []
@@ -67,7 +67,7 @@ def curves(runs: Sequence[RunReport]) -> tuple[list[tuple[str, str, str]], list[
 
 
 def own_settings(run: RunReport) -> list[dict[str, Any]]:
-    """Every setting: whether it differs from its default, which that is and where it comes from."""
+    """All settings: whether the value differs from the default, the default, and the layer."""
     defaults = {name: value for name, value, _ in settings(Config())}
     return [
         {
@@ -83,13 +83,13 @@ def own_settings(run: RunReport) -> list[dict[str, Any]]:
 
 
 def compared_settings(runs: Sequence[RunReport]) -> list[dict[str, Any]]:
-    """Every setting: whether the runs differ in it, and of each run its value and whether that is
-    not the default."""
+    """All settings: whether the runs differ in them, and for each run the value and whether it
+    differs from the default."""
     defaults = {name: value for name, value, _ in settings(Config())}
     each = [{name: value for name, value, _ in settings(run.config)} for run in runs]
     rows = []
     for name in dict.fromkeys(name for one in (defaults, *each) for name in one):
-        # An estimator or a scene of another kind has other settings.
+        # Estimators and scenes of different kinds have different settings.
         default, values = defaults.get(name, ""), [one.get(name, "") for one in each]
         cells = [(_value(value), value != default) for value in values]
         differs = any(value != values[0] for value in values)
@@ -98,17 +98,17 @@ def compared_settings(runs: Sequence[RunReport]) -> list[dict[str, Any]]:
 
 
 def again(run: RunReport) -> str:
-    """The command that makes a run with the same settings."""
+    """The command that repeats a run with the same settings."""
     return command("train", run.config.prompt, "--config", run.path / "config.yaml")
 
 
 def duration(seconds: float) -> str:
-    """As the console says it, but to a tenth where it is short: "8.1 s"."""
+    """As on the console, but with one decimal if it is short: "8.1 s"."""
     return f"{seconds:.2g} s" if seconds < 10 else whole_seconds(seconds)
 
 
 def _value(value: Any) -> str:
-    """A setting as --set takes it, or a schedule as start → end."""
+    """A setting as for --set, or a schedule as start → end."""
     if isinstance(value, Schedule):
         if value.is_constant:
             return number(value.start)

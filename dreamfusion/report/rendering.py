@@ -1,4 +1,4 @@
-"""The templates of this folder, filled in. All text is escaped."""
+"""Renders the templates of this folder. All text is escaped."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from jinja2 import Environment, PackageLoader
 
 
 def render(template: str, **content: object) -> str:
-    """A template with its names filled in."""
+    """Render a template with these variables."""
     return _environment().get_template(template).render(content)
 
 

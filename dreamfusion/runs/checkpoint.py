@@ -1,9 +1,9 @@
 """Checkpoints: a safetensors file with every tensor and, beside it, a JSON file with the rest.
 
-Both are written under other names and then renamed, the JSON last: a checkpoint whose JSON is
-there is whole, whenever the power went. The JSON holds the checksum of the tensors' file, which in
-turn repeats what else the JSON says: a bit that flips in either is noticed, and the checkpoint
-before is taken.
+Both are written under temporary names and then renamed, the JSON last: if the JSON exists, the
+checkpoint is complete, even after a power failure. The JSON contains the checksum of the tensor
+file, which repeats the other entries of the JSON: damage to either file is detected, and the
+previous checkpoint is loaded.
 """
 
 from __future__ import annotations
@@ -42,25 +42,25 @@ FORMAT = 3  # 1 had no checksum, 1 and 2 had other names: see _with_new_names
 
 
 class CheckpointError(UserError):
-    """A checkpoint that is missing, broken or of another run."""
+    """A checkpoint that is missing, damaged or belongs to another run."""
 
 
 class DamagedError(CheckpointError):
-    """A checkpoint whose files are not what was written."""
+    """A checkpoint whose files were changed after they were written."""
 
 
 def save_checkpoint(folder: Path, state: TrainState, *, keep: int) -> Path:
-    """Write `state` into `folder` and delete all but the newest `keep`; the JSON file's path.
+    """Write `state` into `folder` and delete all but the newest `keep`. Returns the JSON's path.
 
-    Raises DivergedError, and writes nothing, where a number is not finite; OSError where the file
-    system does not take it, and the checkpoints before stay.
+    Raises DivergedError, and writes nothing, if a number is not finite; OSError if the file cannot
+    be written, in which case earlier checkpoints are kept.
     """
     stem = folder / f"step_{state.step:07d}"
     tensors = _tensors(state)
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not tensor.isfinite().all():
             raise DivergedError(
-                f"training diverged before step {state.step + 1}: {name} is not finite any more"
+                f"training diverged before step {state.step + 1}: {name} is no longer finite"
             )
     details = {
         "format": FORMAT,
@@ -79,7 +79,7 @@ def save_checkpoint(folder: Path, state: TrainState, *, keep: int) -> Path:
 
 
 def keep_newest(folder: Path, keep: int) -> None:
-    """Delete all checkpoints but the newest `keep`, and tensors that no checkpoint owns."""
+    """Delete all checkpoints but the newest `keep`, and tensor files without a checkpoint."""
     found = checkpoints(folder)
     for old in found[:-keep]:
         old.unlink()
@@ -96,16 +96,16 @@ def checkpoints(folder: Path) -> list[Path]:
 
 
 def load_checkpoint(folder: Path, state: TrainState) -> None:
-    """Bring the newest whole checkpoint in `folder` into `state`, which has the same configuration.
+    """Load the newest intact checkpoint in `folder` into `state`, which has the same configuration.
 
-    Newer ones that are damaged are skipped, with a RunWarning. Raises CheckpointError if there is
-    none that can be read, or it is of a newer version or of another configuration.
+    Newer checkpoints that are damaged are skipped with a RunWarning. Raises CheckpointError if none
+    can be read, or if it belongs to a newer version or another configuration.
     """
     _newest(folder, lambda tensors, details: _restore(state, tensors, details))
 
 
 def _newest(folder: Path, use: Callable[[dict[str, Tensor], dict[str, Any]], object]) -> int:
-    """Give the newest whole checkpoint to `use`; its step. See `load_checkpoint`."""
+    """Call `use` with the newest intact checkpoint; returns its step. See `load_checkpoint`."""
     damage: list[str] = []
     found: list[Path] | None = None
     while (now := checkpoints(folder)) != found:  # training may delete the oldest while we read
@@ -126,35 +126,35 @@ def _newest(folder: Path, use: Callable[[dict[str, Tensor], dict[str, Any]], obj
                 ) from None
             step = int(details["step"])
             if damage:
-                warnings.warn(RunWarning(f"{damage[0]}; taking step {step} instead"), stacklevel=3)
+                warnings.warn(RunWarning(f"{damage[0]}; loading step {step} instead"), stacklevel=3)
             return step
     if not found:
         raise CheckpointError(f"there is no checkpoint in {folder}")
-    raise CheckpointError(f"{damage[0]}, and there is no older one that is whole")
+    raise CheckpointError(f"{damage[0]}, and there is no older intact checkpoint")
 
 
 def set_aside_damaged(folder: Path, step: int) -> None:
-    """Rename the checkpoints beyond `step`, which `load_checkpoint` passed over, so that they do
-    not count among the newest."""
+    """Rename the checkpoints after `step`, which `load_checkpoint` skipped as damaged, so that they
+    no longer count among the newest."""
     for path in checkpoints(folder):
         if step_of(path) > step:
             path.replace(path.with_suffix(".damaged"))
 
 
 def require_checkpoint(run: RunFolder) -> None:
-    """Raises CheckpointError where there is nothing to look at yet."""
+    """Raises CheckpointError if the run has no checkpoint yet."""
     if not checkpoints(run.checkpoints):
         every = run.read_config().output.checkpoint_every
         raise CheckpointError(
-            f"{run.path} has no checkpoint yet: the first comes after {every} steps, or when the "
-            f"run is stopped; if it trains no more: {command('resume', run.path)}"
+            f"{run.path} has no checkpoint yet: the first is written after {every} steps, or when "
+            f"the run is stopped; if it has stopped, run: {command('resume', run.path)}"
         )
 
 
 @dataclass(frozen=True)
 class SavedScene:
-    """A scene to look at or export, the step that it was saved at, and the prior that it was made
-    with, where that is known."""
+    """A scene to view or export, the step at which it was saved, and the prior that it was trained
+    with, if known."""
 
     step: int
     scene: Scene
@@ -162,9 +162,9 @@ class SavedScene:
 
 
 def load_scene(run: RunFolder, config: Config, device: str) -> SavedScene:
-    """The averaged scene at the run's newest whole checkpoint; see `load_checkpoint`.
+    """The EMA scene at the run's newest intact checkpoint; see `load_checkpoint`.
 
-    Backends that were forced for training are not: they may not be on this machine.
+    Backends that the settings of the run choose are ignored: this machine may lack them.
     """
     require_checkpoint(run)
     stage = _last_begun(run, config)
@@ -182,7 +182,7 @@ def _last_begun(run: RunFolder, config: Config) -> Stage:
 
 
 def copy_scene(source: RunFolder, target: RunFolder) -> None:
-    """Copy the newest checkpoint of a run and its settings, as a folder that can be looked at."""
+    """Copy the newest checkpoint and the settings of a run into a folder that can be viewed."""
     require_checkpoint(source)
     config = source.read_config()
     stage = _last_begun(source, config)
@@ -195,13 +195,13 @@ def copy_scene(source: RunFolder, target: RunFolder) -> None:
 
 
 def snapshot(state: TrainState) -> dict[str, Tensor]:
-    """All tensors of a state, copied: what `begin_again` goes back to."""
+    """A copy of all tensors of a state, for `begin_again`."""
     return {name: tensor.clone() for name, tensor in _tensors(state).items()}
 
 
 def begin_again(state: TrainState, tensors: Mapping[str, Tensor]) -> None:
-    """Bring `state` back to a snapshot from before the first step. Nothing is built anew: an
-    estimator may have changed its prior when it was built."""
+    """Restore a snapshot from before the first step. No object is rebuilt: building an estimator
+    may have changed its prior."""
     _restore(state, tensors, {"step": 0})
 
 
@@ -223,15 +223,15 @@ def _sha256(file: Path) -> str:
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors and the details of a checkpoint, neither trusted before it is checked.
+    """The tensors and the details of a checkpoint, both verified.
 
-    Raises DamagedError, or CheckpointError for a format that this version does not know.
+    Raises DamagedError, or CheckpointError for a format that this version does not support.
     """
     file = path.with_suffix(".safetensors")
     try:
         details = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(details, dict):
-            raise ValueError("it holds no mapping")
+            raise ValueError("it contains no mapping")
         checksum = details.pop("sha256", None)
         first = details.get("format") == 1 and checksum is None  # a format without checksums
         if not first and checksum != _sha256(file):
@@ -239,7 +239,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         with safe_open(file, framework="pt") as content:
             written = json.loads((content.metadata() or {}).get("details", "null"))
             if not first and written != details:
-                raise ValueError("its two files say different things")
+                raise ValueError("its two files contradict each other")
             if details["format"] not in (1, 2, FORMAT):
                 raise CheckpointError(
                     f"{path} has format {details['format']}, of dreamfusion "
@@ -247,7 +247,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
                     f"to {FORMAT}: install a newer one"
                 )
             if details["step"] != step_of(path):
-                raise ValueError("its name is of another step")
+                raise ValueError("its name gives another step")
             tensors = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118
             return _with_new_names(tensors, details)
     except (OSError, ValueError, KeyError, TypeError, RecursionError, SafetensorError) as error:
@@ -264,7 +264,7 @@ def _tensors(state: TrainState) -> dict[str, Tensor]:
 
 
 def _restore(state: TrainState, tensors: Mapping[str, Tensor], details: Mapping[str, Any]) -> None:
-    # First the scene: it may change the optimiser's parameters.
+    # The scene comes first: it may replace the optimiser's parameters.
     state.scene.load_state_dict(under(tensors, "scene"))
     load_optimizer(state.scene.optimizer, under(tensors, "optimizer"))
     state.estimator.load_state_dict(under(tensors, "estimator"))
@@ -277,7 +277,7 @@ def _restore(state: TrainState, tensors: Mapping[str, Tensor], details: Mapping[
 def _with_new_names(
     tensors: dict[str, Tensor], details: dict[str, Any]
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """A checkpoint of any format as one of format 3; before, the scene's parts stood alone."""
+    """Convert a checkpoint to format 3; earlier formats have no prefix "scene."."""
     parts = ("field.", "ema_field.", "background.", "occupancy.")
     renamed = {}
     for name, value in tensors.items():

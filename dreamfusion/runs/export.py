@@ -1,4 +1,4 @@
-"""What is made of a trained scene: its mesh, and what that is worth."""
+"""Export of a trained scene: its mesh, and how close the mesh is to the scene."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ from dreamfusion.utils.state import Progress
 from dreamfusion.utils.threads import fixed_order
 
 CHECK_VIEWS = 8
-# Cameras that show which part of a mesh training has seen.
+# Number of cameras that determine which part of a mesh training has seen.
 TRAINING_VIEWS = 40
 
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """How a mesh is made. What is None is as the run's configuration says.
+    """Options of the mesh export. None takes the value of the run's configuration.
 
-    resolution: marching-cubes cells across the box. faces: about so many, or as many as there are;
-    where None, as few as show the same shape. texture: texels a side, 0 for colours at vertices
-    instead, which formats without textures get anyway. threshold: density of the surface; found
-    where None. origin: see `formats.place`.
+    resolution: marching-cubes cells across the box. faces: approximate number of faces, at most;
+    None takes as few as keep the shape. texture: texels per side; 0 stores colours at vertices, as
+    formats without textures always do. threshold: density of the surface; None finds one. origin:
+    see `formats.place`.
     """
 
     resolution: int | None = None
@@ -49,8 +49,8 @@ class ExportOptions:
 
 @dataclass(frozen=True)
 class Export:
-    """files: what was written, the model first. topology: of the mesh. agreement: how far it
-    looks like the scene."""
+    """A written mesh. files: the model first. topology: of the mesh. agreement: how close it is to
+    the scene."""
 
     files: list[Path]
     topology: Topology
@@ -66,9 +66,9 @@ def write_model(
     *,
     say: Callable[[str], None] = lambda stage: None,
 ) -> Export:
-    """The scene as a mesh, in the format that the suffix of `path` names, and what it is worth.
+    """Write the scene as a mesh, in the format that the suffix of `path` names, and compare them.
 
-    say: is called with each stage as it begins.
+    say: called with the name of each stage as it begins.
     """
     options = ExportOptions() if options is None else options
     output, scene = config.output, saved.scene
@@ -100,7 +100,7 @@ def write_model(
 
 
 def _training_cameras(config: Config) -> Cameras:
-    """Cameras such as the scene was trained with, from all around."""
+    """Cameras around the scene, sampled as in training."""
     generator = torch.Generator().manual_seed(0)
     many = replace(config, camera=replace(config.camera, views=TRAINING_VIEWS))
     return sample_views(many, Progress(config.steps, config.steps), generator).cameras
@@ -110,7 +110,7 @@ def _fewer_faces(
     mesh: Mesh, options: ExportOptions, output: OutputConfig, textured: bool, resolution: int
 ) -> Mesh:
     tolerance = output.mesh_tolerance * 2.0 / resolution
-    # Colours at vertices need the vertices, whatever the shape.
+    # Colours at vertices need dense vertices, even where the shape is simple.
     if options.faces is None and textured and tolerance > 0:
         return simplify(mesh, most=output.mesh_faces, tolerance=tolerance)
     return decimate(mesh, options.faces or output.mesh_faces)

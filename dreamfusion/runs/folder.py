@@ -1,4 +1,4 @@
-"""The folder of a run: its name, what lies where, and finding a free name. No torch."""
+"""The folder of a run: its name, its files, and finding a free name. Imports no torch."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from dreamfusion.config.schema import Config
 from dreamfusion.utils.atomic_write import atomic_write, is_leftover
 from dreamfusion.utils.errors import UserError
 
-# Windows' names of devices, in whatever folder.
+# Names that Windows reserves for devices in every folder.
 _DEVICES = {"CON", "PRN", "AUX", "NUL", *(f"{p}{n}" for p in ("COM", "LPT") for n in range(10))}
 
 
 class RunError(UserError):
-    """A folder that holds no run, or cannot hold one."""
+    """A folder that contains no run, or cannot be used for one."""
 
 
 class _Inside:
@@ -42,54 +42,54 @@ class RunFolder:
     path: Path
 
     config = _Inside("config.yaml")  # the resolved configuration
-    layers = _Inside("layers.yaml")  # which layer each setting comes from
+    layers = _Inside("layers.yaml")  # the layer of each setting
     prior = _Inside("prior.json")  # which model the prior is, and a hash of its weights
     lock = _Inside(".lock")  # held by the process that trains
     checkpoints = _Inside("checkpoints")  # the newest few
     previews = _Inside("previews")  # a row of views now and then
     metrics = _Inside("metrics.jsonl")  # one line of JSON a step
-    tensorboard = _Inside("tensorboard")  # its event files, where the settings want them
+    tensorboard = _Inside("tensorboard")  # its event files, if the settings enable them
     durations = _Inside("stages.json")  # seconds of each part, in the process that finished
     video = _Inside("video.mp4")  # the turntable
     mesh = _Inside("mesh")  # exported meshes
 
     @property
     def start(self) -> RunFolder:
-        """The scene that the run started from, copied."""
+        """A copy of the scene that the run started from."""
         return RunFolder(self.path / "start")
 
     def preview_files(self) -> list[Path]:
-        """The previews that are there, oldest first."""
+        """All previews, oldest first."""
         return sorted(self.previews.glob("step_*.png"))
 
     def require(self) -> None:
-        """Raises RunError where the folder has gone while its run was at work."""
+        """Raises RunError if the folder disappeared during the run."""
         if not self.path.is_dir():
-            raise RunError(f"{self.path} is gone: somebody removed or renamed it during the run")
+            raise RunError(f"{self.path} is gone: it was removed or renamed during the run")
 
     def read_config(self) -> Config:
         """The configuration that the run was started with."""
         return build_config(read_yaml(self.config))
 
     def write_config(self, config: Config) -> None:
-        """Write the resolved configuration, whole or not at all."""
+        """Write the resolved configuration atomically."""
         with atomic_write(self.config) as file:
             file.write_text(to_yaml(config), encoding="utf-8")
 
     def read_layers(self) -> list[Layer]:
-        """The layers that the configuration was built from, lowest first; none where no file says.
+        """The layers that the configuration was built from, lowest first; none without a file.
 
-        Raises ConfigError for a file that is malformed.
+        Raises ConfigError for a malformed file.
         """
         if not self.layers.is_file():
             return []
         found = read_yaml(self.layers)
         if not all(isinstance(settings, dict) for settings in found.values()):
-            raise ConfigError(f"{self.layers} must hold settings by the name of their layer")
+            raise ConfigError(f"{self.layers} must map the names of layers to settings")
         return [Layer(str(name), settings) for name, settings in found.items()]
 
     def layers_after(self, name: str, changes: Mapping[str, Any]) -> tuple[Layer, ...]:
-        """The layers with one more, `name` or "name 2", …, on top; as they were without changes."""
+        """The layers, with `changes`, if any, as one more layer on top: `name`, or "name 2", …"""
         layers = self.read_layers()
         if not changes:
             return tuple(layers)
@@ -99,8 +99,8 @@ class RunFolder:
         return (*layers, Layer(free, changes))
 
     def write_layers(self, layers: Sequence[Layer]) -> None:
-        """Write the layers that the configuration was built from, lowest first, by the new names
-        of settings."""
+        """Write the layers that the configuration was built from, lowest first. Old names of
+        settings are replaced by the new ones."""
         content = {layer.name: dict(with_new_names(layer.settings)) for layer in layers}
         with atomic_write(self.layers) as file:
             text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=100)
@@ -115,17 +115,17 @@ def slug(prompt: str) -> str:
 
 
 def step_of(path: Path) -> int:
-    """The step that the name of a preview or a checkpoint gives.
+    """The step in the file name of a preview or a checkpoint.
 
-    Raises ValueError for another file's name.
+    Raises ValueError for other file names.
     """
     return int(path.stem.removeprefix("step_"))
 
 
 def free_path(path: Path, *, suffix: str = "") -> Path:
-    """`path` if nothing is there, else the first free one of path-2, path-3, …
+    """`path` if it is free, else the first free one of path-2, path-3, …
 
-    suffix: the end of the name that stays at its end, like ".png".
+    suffix: the file suffix, such as ".png"; the number is inserted before it.
     """
     if not path.exists():
         return path
@@ -135,8 +135,8 @@ def free_path(path: Path, *, suffix: str = "") -> Path:
 
 
 def is_unused(path: Path) -> bool:
-    """Whether nothing is at `path`, or an empty folder, or one of a run that was killed before it
-    began."""
+    """Whether `path` does not exist, is an empty folder, or belongs to a run that was killed before
+    it began."""
     fresh = RunFolder(path)
     if not path.is_dir():
         return not path.exists()
@@ -145,10 +145,10 @@ def is_unused(path: Path) -> bool:
 
 
 def create_run(path: Path) -> RunFolder:
-    """A new folder for a run at `path`, or under the next free name where something is there.
+    """Create a folder for a run at `path`, or under the next free name if `path` is in use.
 
-    An empty folder, or one of a run that was killed before it began, is taken as it is. Raises
-    RunError where none can be made.
+    An unused folder is taken as it is; see `is_unused`. Raises RunError if no folder can be
+    created.
     """
     path = path.expanduser()
     path = path if path.name not in ("", "..") else path.resolve()
@@ -163,7 +163,7 @@ def create_run(path: Path) -> RunFolder:
             except FileExistsError:
                 if not free.exists():
                     raise
-                # Another process took the name just now: look for the next one.
+                # Another process has just taken the name: look for the next one.
     except OSError as error:
         raise RunError(f"cannot create {path}: {error.strerror or error}") from None
 
@@ -172,7 +172,7 @@ def find_run(path: Path) -> RunFolder:
     """The run at `path`. Raises RunError if there is none."""
     run = RunFolder(path)
     if not path.is_dir():
-        raise RunError(f"there is no folder {path}")
+        raise RunError(f"no such folder: {path}")
     if not run.config.is_file():
-        raise RunError(f"{path} holds no run: there is no config.yaml in it")
+        raise RunError(f"{path} contains no run: it has no config.yaml")
     return run

@@ -1,4 +1,4 @@
-"""One trainer a run: a lock that its process holds and that dies with it. No torch."""
+"""A lock on a run, so that only one process trains it. Imports no torch."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from dreamfusion.utils.file_system import no_locks
 
 @contextmanager
 def locked(run: RunFolder) -> Iterator[None]:
-    """Keep other trainers out of a run's folder for the time of the block; readers may enter.
+    """Lock the folder of a run against other trainers during the block. Readers are not blocked.
 
-    The operating system gives the lock back when its process ends, however it ends. Raises RunError
-    where another process holds it. On file systems without locks there is a warning instead.
+    The operating system releases the lock when the process ends, even if it is killed. Raises
+    RunError if another process holds it. Only warns on file systems without locks.
     """
     lock = FileLock(run.lock, blocking=False)
     try:
         lock.acquire()
     except Timeout:
         raise RunError(
-            f"{run.path} is being trained by another process; stop that one first, or give this "
-            "run another folder with --out"
+            f"{run.path} is being trained by another process; stop that process first, or choose "
+            "another folder with --out"
         ) from None
     except (OSError, NotImplementedError) as error:
         if isinstance(error, OSError) and not no_locks(error):
             raise
         warnings.warn(
-            RunWarning(f"{run.path} lies where files cannot be locked: start one trainer only"),
+            RunWarning(f"{run.path}: this file system has no file locks; start one trainer only"),
             stacklevel=2,
         )
     try:

@@ -1,5 +1,5 @@
-"""Training as a run: with logs, previews and checkpoints on the way, and back to the last of these
-where numbers are not finite any more."""
+"""The training loop of a run: writes logs, previews and checkpoints, and rolls back to the last
+checkpoint when numbers are no longer finite."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ MAX_ROLLBACKS = 3
 def optimise(
     run: RunFolder, trainer: Trainer, *, stop: Callable[[], bool] = lambda: False
 ) -> Iterator[StepMetrics]:
-    """Take the steps that remain, or until `stop`, which is asked between steps.
+    """Take the remaining steps, until `stop`, called between steps, returns True.
 
-    Ends with a checkpoint of the very last step in either case. Of several processes the first
-    alone writes. Steps are taken again after a rollback: see `_roll_back`.
+    Always ends with a checkpoint of the last step. With several processes, only the first writes.
+    After a rollback, steps are repeated: see `_roll_back`.
     """
     take = _logged_steps if is_first() else _steps
     beginning = snapshot(trainer.state) if trainer.state.step == 0 else {}
@@ -81,7 +81,7 @@ def _logged_steps(
 
 
 def _steps(run: RunFolder, trainer: Trainer, stop: Callable[[], bool]) -> Iterator[StepMetrics]:
-    """The trainer's steps; `stop` is asked before each, the first too."""
+    """The trainer's steps; `stop` is called before each, including the first."""
     while trainer.state.step < trainer.config.steps and not stop():
         yield trainer.step()
 
@@ -89,15 +89,15 @@ def _steps(run: RunFolder, trainer: Trainer, stop: Callable[[], bool]) -> Iterat
 def _roll_back(
     run: RunFolder, trainer: Trainer, error: DivergedError, beginning: Mapping[str, Tensor]
 ) -> None:
-    """Bring the trainer's state back to the last checkpoint, or the beginning, with half the
-    learning rates and other random numbers than those that led here.
+    """Restore the trainer's state from the last checkpoint, or from the beginning, with half the
+    learning rates and new random numbers.
 
-    Raises TrainingError where that has been tried `MAX_ROLLBACKS` times.
+    Raises TrainingError after `MAX_ROLLBACKS` rollbacks.
     """
     state = trainer.state
     rollbacks, failed_at = state.rollbacks + 1, state.step
     if rollbacks > MAX_ROLLBACKS:
-        raise TrainingError(f"{error} (tried {MAX_ROLLBACKS} times from the last good step)")
+        raise TrainingError(f"{error} (after {MAX_ROLLBACKS} rollbacks to the last good step)")
     if checkpoints(run.checkpoints):
         load_checkpoint(run.checkpoints, state)
     else:
@@ -106,8 +106,8 @@ def _roll_back(
     fresh = int(torch.randint(2**62, (), generator=state.generator)) + rollbacks
     state.generator.manual_seed(fresh)
     said = (
-        f"{error}; going back to step {state.step}, at {0.5**rollbacks:g} of the learning rates "
-        f"(rollback {rollbacks} of {MAX_ROLLBACKS})"
+        f"{error}; rolling back to step {state.step}, with learning rates times "
+        f"{0.5**rollbacks:g} (rollback {rollbacks} of {MAX_ROLLBACKS})"
     )
     if is_first():
         warnings.warn(RunWarning(said), stacklevel=2)

@@ -1,4 +1,4 @@
-"""The log of metrics: one line of JSON a step. No torch."""
+"""The log of metrics: one line of JSON per step. Imports no torch."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from dreamfusion.utils.atomic_write import atomic_write
 
 @contextmanager
 def metrics_log(path: Path, *, after: int) -> Iterator[Callable[[Mapping[str, Any]], object]]:
-    """Opens a run's metrics.jsonl for the time of the block; gives a function that appends a line.
+    """Open a run's metrics.jsonl during the block; yields a function that appends a line.
 
-    after: the last step that counts. Lines of later steps, left by a run that was killed after
-    its last checkpoint, are dropped: those steps are done again.
+    after: the step of the checkpoint. Lines of later steps, left by a run that was killed after
+    its last checkpoint, are dropped: those steps will be repeated.
     """
     kept = [line for line in _lines(path) if _step_of(line) <= after]
     with atomic_write(path) as file:
@@ -27,7 +27,7 @@ def metrics_log(path: Path, *, after: int) -> Iterator[Callable[[Mapping[str, An
 
 
 def scalars(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """What of a step's metrics is a curve: its numbers, and the mean of a list of numbers.
+    """The numbers among a step's metrics; a list of numbers becomes its mean.
 
     >>> scalars({"step": 3, "shading": "albedo", "size": 32, "timesteps": [100, 300]})
     {'size': 32.0, 'timesteps': 200.0}
@@ -46,7 +46,7 @@ def _lines(path: Path) -> list[str]:
 
 
 def _step_of(line: str) -> float:
-    """The step of a line; infinity for one that was cut short."""
+    """The step of a line; infinity for a truncated line."""
     try:
         return float(json.loads(line)["step"]) if line.endswith("\n") else float("inf")
     except (ValueError, KeyError, TypeError):
@@ -54,7 +54,7 @@ def _step_of(line: str) -> float:
 
 
 def newest_metrics(path: Path, most_bytes: int = 20_000) -> list[dict[str, Any]]:
-    """The metrics of the last steps, oldest first: those that are whole in the end of the file."""
+    """The metrics of the last steps, oldest first: the complete lines at the end of the file."""
     try:
         with path.open("rb") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - most_bytes))
@@ -65,5 +65,5 @@ def newest_metrics(path: Path, most_bytes: int = 20_000) -> list[dict[str, Any]]
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The metrics of every step that is logged whole, oldest first; none where there is no file."""
+    """The metrics of every complete line, oldest first; an empty list if there is no file."""
     return [json.loads(line) for line in _lines(path) if _step_of(line) < float("inf")]

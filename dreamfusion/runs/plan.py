@@ -1,5 +1,5 @@
-"""What a run will be, before anything heavy is imported: its prior is found, its settings are put
-together, its prompt is read."""
+"""Plans a run before anything heavy is imported: finds the prior, merges the settings, parses the
+prompt."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ FoundPrior = ResolvedPrior | PriorSettings
 
 @dataclass(frozen=True)
 class PlannedStage:
-    """A stage that could start.
+    """A stage that is ready to start.
 
-    prior: the one that was found, or is loaded already. canonical_prompt: the prompt in the prior's
-    own words.
+    prior: found on disk, or already loaded. canonical_prompt: the prompt in the vocabulary of the
+    prior.
     """
 
     stage: Stage
@@ -40,10 +40,10 @@ class PlannedStage:
 
 @dataclass(frozen=True)
 class Plan:
-    """A run that could start.
+    """A run that is ready to start.
 
-    config: every setting. layers: where they come from, lowest first; the defaults are below all.
-    stages: its optimisations; the first is the configuration's own.
+    config: all settings. layers: their sources, lowest first, above the defaults. stages: the
+    optimisations; the first one uses the configuration itself.
     """
 
     config: Config
@@ -52,23 +52,25 @@ class Plan:
 
     @property
     def prior(self) -> FoundPrior | None:
-        """The first stage's prior, None for one that is loaded already."""
+        """The first stage's prior; None if it is already loaded."""
         found = self.stages[0].prior
         return found if isinstance(found, FoundPrior) else None
 
     @property
     def canonical_prompt(self) -> str:
-        """The first stage's prompt in its prior's own words."""
+        """The first stage's prompt in the vocabulary of its prior."""
         return self.stages[0].canonical_prompt
 
 
 def plan_run(
     layers: Sequence[Layer], *, preset: str | None = None, prior: Prior | None = None
 ) -> Plan:
-    """The run that these layers ask for, over a preset or settings file; None takes the one that
-    suits the prior. What the prior's card knows stands below all of them. prior: if it is loaded.
+    """Plan the run that these layers describe.
 
-    Raises ConfigError, PriorError or PromptError, one line that says what is wrong.
+    preset: a preset or a settings file below the layers; None chooses the preset that suits the
+    prior. The settings of the prior's card lie below all of these. prior: if already loaded.
+
+    Raises ConfigError, PriorError or PromptError with a message of one line.
     """
     base = [] if preset is None else read_settings(preset)
     found: FoundPrior | Prior | None = prior
@@ -85,8 +87,8 @@ def plan_run(
 def plan_again(
     config: Config, layers: Sequence[Layer] = (), *, prior: FoundPrior | Prior | None = None
 ) -> Plan:
-    """The plan of a run whose configuration is whole, once what would stop it is ruled out. prior:
-    the first stage's, if it is found or loaded."""
+    """Validate a complete configuration and return its plan. prior: of the first stage, if already
+    found or loaded."""
     if config.logging.tensorboard:
         require_tensorboard()
     planned = []
@@ -112,9 +114,9 @@ def plan_resumed(
     device: str | None = None,
     prior: str | Prior | None = None,
 ) -> Plan:
-    """The plan of a run that goes on. prior: where its own one is now, or that one if it is loaded.
+    """The plan of a resumed run. prior: the new location of its prior, or the loaded prior.
 
-    Raises PriorError for one of other weights, and where it is no longer where it was.
+    Raises PriorError if the weights differ, or if the prior is no longer at its old location.
     """
     moved, loaded = (prior, None) if isinstance(prior, str) else (None, prior)
     config = run.read_config()
@@ -131,13 +133,13 @@ def plan_resumed(
         if before := prior_before(run, planned):
             raise PriorError(
                 f"{moved} has other weights than the prior of {run.path}, {before.id}; pass a copy "
-                "of that one, or start a new run with `dreamfusion train --prior`"
+                "of that prior, or start a new run with `dreamfusion train --prior`"
             )
     return plan
 
 
 def prior_before(run: RunFolder, planned: PlannedStage) -> PriorIdentity | None:
-    """The prior that a stage was begun with, where the planned one is known to be another."""
+    """The prior that a stage was started with, if the planned one is known to differ."""
     known, found = read_identity(planned.stage.folder(run).prior), planned.prior
     if known is None or known.weights is None or not isinstance(found, ResolvedPrior):
         return None
@@ -145,11 +147,11 @@ def prior_before(run: RunFolder, planned: PlannedStage) -> PriorIdentity | None:
 
 
 def find_prior(options: PriorConfig, device: str) -> FoundPrior:
-    """The prior that the settings name; nothing heavy is imported for one that lies here."""
+    """The prior that the settings name. A local one is found without heavy imports."""
     if isinstance(options, PriorSettings):
         return options
     if options.name != "embedded" and not Path(options.name).is_dir():
-        # What `auto` means, and which files of a hub's model are fetched, depends on the device.
+        # The meaning of `auto`, and the files to download from the hub, depend on the device.
         from dreamfusion.utils.devices import choose_device
 
         device = choose_device(device)
@@ -157,9 +159,9 @@ def find_prior(options: PriorConfig, device: str) -> FoundPrior:
 
 
 def _with_card(prior: FoundPrior | Prior, layers: Sequence[Layer]) -> tuple[Config, list[Layer]]:
-    """The configuration of these layers over what a prior's card knows, and all layers.
+    """The configuration of these layers above the settings of the prior's card, and all layers.
 
-    What goes with a scene stands above files and presets, and below what the user set.
+    The settings of a scene lie above files and presets, and below those of the user.
     """
     known = prior.card.settings
     whole = [Layer(f"prior {prior.name}", known)] if known else []

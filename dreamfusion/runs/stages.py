@@ -1,9 +1,8 @@
-"""The optimisations of a run, one after the other. No torch.
+"""The stages of a run: optimisations that follow each other. Imports no torch.
 
-The first stage is the run's configuration; each further one is an entry of `stages`, laid over it
-as any layer is. A stage starts from the scene before it. Its folder is that of the run for the
-first, RUN/stages/NAME for the others: same files, same code. Export and video are made once, of the
-last.
+The first stage is the run's configuration. Each further stage is an entry of `stages`, a layer on
+top of it, and starts from the scene of the stage before. The first stage uses the folder of the
+run, the others RUN/stages/NAME with the same files. Export and video are made once, of the last.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ class Stage:
     config: Config
 
     def folder(self, run: RunFolder) -> RunFolder:
-        """Where its checkpoints, metrics and previews lie."""
+        """The folder of its checkpoints, metrics and previews."""
         return RunFolder(run.path / "stages" / self.name) if self.name else run
 
 
@@ -36,7 +35,7 @@ def stages_of(config: Config) -> list[Stage]:
         if not re.fullmatch(r"[\w-]{1,40}", name):
             raise ConfigError(f"a stage's name has letters, digits, - and _; not {name!r}")
         if "stages" in changes or "start" in changes:
-            raise ConfigError(f"stages.{name}: a stage has no stages and no start of its own")
+            raise ConfigError(f"stages.{name}: a stage cannot set stages or start")
         stage = build_config(to_mapping(replace(first, start="")), changes)
         stages.append(Stage(name, stage))
     return stages

@@ -19,7 +19,7 @@ _FLUSH_SECONDS = 10
 
 
 class EventLogError(UserError):
-    """A log for TensorBoard that cannot be written."""
+    """The log for TensorBoard cannot be written."""
 
 
 def require_tensorboard() -> None:
@@ -33,8 +33,8 @@ def require_tensorboard() -> None:
 class EventLog(AbstractContextManager["EventLog"]):
     """Writes event files to a folder; a context manager.
 
-    after: the last step that counts. TensorBoard forgets what the folder's older files hold of
-    later steps, left by a run that was killed after its last checkpoint: those are done again.
+    after: the step of the checkpoint. TensorBoard drops entries of later steps in older files, left
+    by a run that was killed after its last checkpoint: those steps will be repeated.
     """
 
     def __init__(self, folder: Path, *, after: int) -> None:
@@ -47,12 +47,12 @@ class EventLog(AbstractContextManager["EventLog"]):
         self._writer = SummaryWriter(str(folder), purge_step=after + 1, flush_secs=_FLUSH_SECONDS)
 
     def write(self, metrics: Mapping[str, Any]) -> None:
-        """Log the metrics of a step, which they name."""
+        """Log the metrics of a step; they include its number."""
         for name, value in scalars(metrics).items():
             self._writer.add_scalar(f"train/{name}", value, metrics["step"])
 
     def write_image(self, path: Path, step: int) -> None:
-        """Log the picture in a file."""
+        """Log an image file."""
         import numpy as np
         from PIL import Image
 
@@ -61,7 +61,7 @@ class EventLog(AbstractContextManager["EventLog"]):
         self._writer.add_image("preview", pixels, step, dataformats="HWC")
 
     def flush(self) -> None:
-        """Put on disk what was logged so far, so that a checkpoint never runs ahead of the log."""
+        """Write buffered entries to disk, so that a checkpoint is never ahead of the log."""
         self._writer.flush()
 
     def __exit__(self, *error: object) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -57,29 +58,29 @@ class Observer:
     """Receives progress callbacks of a run. The base class ignores them."""
 
     def begins(self, run: RunFolder, trainer: Trainer) -> None:
-        """Everything is loaded, and the first step comes next."""
+        """Called when everything is loaded, before the first step."""
 
     def steps(
         self, run: RunFolder, trainer: Trainer, steps: Iterator[StepMetrics]
     ) -> Iterable[StepMetrics]:
-        """The steps, to be passed on as they are taken."""
+        """Wraps the steps; must yield them as they are taken."""
         return steps
 
     def stage(self, text: str) -> None:
-        """Something after the last step begins that takes a while."""
+        """Called when a longer piece of work begins after the last step."""
 
     def exported(self, written: Export) -> None:
-        """The mesh is written."""
+        """Called when the mesh is written."""
 
-    def frames(self, pictures: Iterable[Tensor], count: int) -> Iterable[Tensor]:
-        """The frames of the video, to be passed on as they are drawn."""
-        return pictures
+    def frames(self, images: Iterable[Tensor], count: int) -> Iterable[Tensor]:
+        """Wraps the frames of the video; must yield them as they are drawn."""
+        return images
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """The result of a run. finished: it took all its steps; otherwise there is no mesh yet.
-    seconds: of each part in this process."""
+    """The result of a run. finished: whether all steps are done; otherwise there is no mesh yet.
+    seconds: duration of each part in this process."""
 
     run: RunFolder
     state: TrainState
@@ -98,11 +99,10 @@ def train_run(
     stop: Callable[[], bool] = lambda: False,
     around: Callable[[], AbstractContextManager[object]] = nullcontext,
 ) -> Outcome:
-    """Train in a new folder at `where`, or resume the run that is there, and make its mesh and its
-    video.
+    """Train in a new folder at `where`, or resume the run there, and make its mesh and its video.
 
-    losses: see `Trainer`. watch: records the duration of each stage. stop: is asked between steps
-    whether to stop with a checkpoint. around: a context for the time of the run.
+    losses: see `Trainer`. watch: records the duration of each stage. stop: called between steps;
+    True stops the run with a checkpoint. around: a context manager entered during the run.
     """
     observer = Observer() if observer is None else observer
     watch = Stopwatch("starting") if watch is None else watch
@@ -159,8 +159,8 @@ class _Priors:
             return planned.prior
         if self._current is None or self._current[0] != options:
             self._current = None  # its memory is needed
-            mine = share(planned.stage.config.camera.views, group_size(planned.prior))
-            views, texts = mine.stop - mine.start, self._texts(options)
+            local = share(planned.stage.config.camera.views, group_size(planned.prior))
+            views, texts = local.stop - local.start, self._texts(options)
             loaded = load_prior(
                 planned.prior, options, device=self._device, prompts=texts, views=views
             )
@@ -168,7 +168,8 @@ class _Priors:
         return self._current[1]
 
     def _texts(self, options: PriorConfig) -> list[str]:
-        """Of all stages that use this prior: its text encoders are freed before the first."""
+        """The texts of all stages that use this prior: its text encoders are freed before the
+        first stage."""
         texts: dict[str, None] = {}
         for planned in self._plan.stages:
             own = planned.stage.config
@@ -182,8 +183,8 @@ class _Priors:
 def finish(
     run: RunFolder, config: Config, saved: SavedScene, observer: Observer, watch: Stopwatch
 ) -> Export:
-    """Make the mesh and the video of a trained run. The mesh comes first: it is waited for. Where
-    there is nothing to write videos with, a warning says so."""
+    """Make the mesh and the video of a trained run, the mesh first. Warns, and writes no video, if
+    there is no video encoder."""
 
     def stage(text: str) -> None:
         watch.begin(text)
@@ -212,7 +213,7 @@ def finish(
 
 
 def _folder(where: Path | RunFolder | Destination) -> RunFolder:
-    """The folder of the run, which the first process makes if need be."""
+    """The folder of the run; the first process creates it if necessary."""
     if isinstance(where, RunFolder):
         return where
     if isinstance(where, Destination):
@@ -222,7 +223,7 @@ def _folder(where: Path | RunFolder | Destination) -> RunFolder:
 
 @contextmanager
 def _exclusive_lock(run: RunFolder) -> Iterator[None]:
-    """The first process locks the run, and clears away what a killed one has left there."""
+    """Lock the run and remove temporary files of a killed process, in the first process only."""
     if not is_first():
         yield
         return
@@ -233,19 +234,19 @@ def _exclusive_lock(run: RunFolder) -> Iterator[None]:
 
 
 def _note_prior(run: RunFolder, planned: PlannedStage) -> None:
-    """Write down which model the prior of a stage is, or warn that it is not the one before."""
+    """Record which model the prior of a stage is, or warn if it differs from the recorded one."""
     folder, found = planned.stage.folder(run), planned.prior
     if not folder.prior.is_file():
         with atomic_write(folder.prior) as file:
             file.write_text(identify(found).to_json(), encoding="utf-8")
     elif prior_before(run, planned):
-        said = f"the weights of {found.name} are not those that {folder.path} was begun with"
+        said = f"the weights of {found.name} differ from those that {folder.path} started with"
         warnings.warn(RunWarning(said), stacklevel=3)
 
 
 def _start(run: RunFolder, config: Config, device: str) -> Scene | None:
-    """The scene that the run starts from. It is copied into the run's folder, so that no run needs
-    another."""
+    """The scene that the run starts from, copied into its folder so that it does not depend on the
+    other run."""
     if not config.start:
         return None
     if is_first() and not run.start.config.is_file():
@@ -256,31 +257,31 @@ def _start(run: RunFolder, config: Config, device: str) -> Scene | None:
 
 @contextmanager
 def _explain_full_disk(run: RunFolder) -> Iterator[None]:
-    """Turn an error of the file system, a full disk first of all, into one line that says what is
-    safe."""
+    """Turn an error of the file system, such as a full disk, into one line with the way out."""
     try:
         yield
-    except BrokenPipeError:  # of the terminal
+    except BrokenPipeError:  # standard output was closed
         raise
     except OSError as error:
         found = checkpoints(run.checkpoints)
-        step = step_of(found[-1]) if found else 0
+        intact = f"The checkpoint at step {step_of(found[-1])} is intact. " if found else ""
         what = error.strerror or one_line(error)
+        advice = "Free some disk space" if error.errno == errno.ENOSPC else "Fix this"
         raise RunError(
-            f"cannot write {error.filename or run.path}: {what}; step {step} is safe, mend that "
-            f"and go on with: {command('resume', run.path)}"
+            f"cannot write {error.filename or run.path}: {what}. {intact}{advice}, then run: "
+            f"{command('resume', run.path)}"
         ) from error
 
 
 def _state(run: RunFolder, config: Config, prior: Prior, start: Scene | None) -> TrainState:
-    """The state to resume from. A run that was killed before its first checkpoint begins again,
-    from the same seed."""
+    """The state to resume from. A run that was killed before its first checkpoint starts over with
+    the same seed."""
     state = new_state(config, prior, start=start)
     if not checkpoints(run.checkpoints):
         return state
     load_checkpoint(run.checkpoints, state)
     if config.steps < state.step:
-        raise UserError(f"{run.path} is at step {state.step}, beyond {config.steps}")
+        raise UserError(f"{run.path} is already at step {state.step}, past {config.steps}")
     if is_first():
         set_aside_damaged(run.checkpoints, state.step)
         keep_newest(run.checkpoints, config.output.checkpoints_kept)  # a killed run may leave more

@@ -6,22 +6,22 @@ from collections import defaultdict, deque
 from collections.abc import Iterable
 from statistics import fmean
 
-# A step on pictures of a size that was not tried yet costs as much as one on the largest size that
-# was, but for the pixels: their share of a step, measured with the embedded prior on a CPU.
+# The cost of a step at a new image size is that at the largest size so far, with a share that grows
+# with the number of pixels. The share was measured with the embedded prior on a CPU.
 PIXEL_SHARE = 0.25
 RECENT = 20
 
 
 class Pace:
-    """Seconds of recent steps by the size of their pictures."""
+    """Seconds of recent steps by the size of their images."""
 
     def __init__(self) -> None:
         self._seconds: dict[int, deque[float]] = defaultdict(lambda: deque(maxlen=RECENT))
         self.steps = 0
 
     def add(self, size: int, seconds: float) -> None:
-        """Take a step on pictures of `size` pixels into account. The first of each size, which
-        compiles and warms up, only counts until there is another."""
+        """Record a step on images of `size` pixels. The first step of each size includes
+        compilation and warm-up: it is dropped once there is another."""
         seen = self._seconds[size]
         if self.steps and len(seen) == 1 and seen[0] > 2 * seconds:
             seen.clear()
@@ -29,7 +29,7 @@ class Pace:
         self.steps += 1
 
     def remaining(self, sizes: Iterable[int]) -> float:
-        """Seconds that steps on pictures of these sizes will take. At least one step was added."""
+        """Predicted seconds for steps on images of these sizes; needs at least one `add` before."""
         return sum(self._cost(size) for size in sizes)
 
     def _cost(self, size: int) -> float:

@@ -1,4 +1,4 @@
-"""What changes during an optimisation, and how it begins."""
+"""The state of an optimisation, and its initial value."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ FORGET_AFTER = 500  # steps
 
 @dataclass
 class TrainState:
-    """Everything that changes during an optimisation, and all that a checkpoint keeps.
+    """Everything that changes during an optimisation; checkpoints contain all of it.
 
-    step: how many steps are done. generator: the run's one random stream, on the CPU. rollbacks:
-    how often the run went back to an earlier step because numbers were not finite; each halves the
-    learning rates. rolled_back_at: the step of the last one; FORGET_AFTER good steps later they are
-    forgotten.
+    step: number of steps done. generator: the run's only random stream, on the CPU. rollbacks: how
+    often the run returned to an earlier step because numbers were not finite; each rollback halves
+    the learning rates. rolled_back_at: the step of the last one. FORGET_AFTER good steps later,
+    `rollbacks` is reset.
     """
 
     step: int
@@ -32,7 +32,7 @@ class TrainState:
     rolled_back_at: int = 0
 
     def forget_rollbacks(self) -> None:
-        """Forget old rollbacks: rare overflows in a long run do not add up."""
+        """Reset the count of old rollbacks, so that rare overflows in a long run do not add up."""
         if self.rollbacks and self.step >= self.rolled_back_at + FORGET_AFTER:
             self.rollbacks = 0
 
@@ -40,10 +40,10 @@ class TrainState:
 def new_state(
     config: Config, prior: Any, *, device: str | None = None, start: Scene | None = None
 ) -> TrainState:
-    """The state before the first step; everything random in it comes from `config.seed`.
+    """The state before the first step; all its random numbers come from `config.seed`.
 
-    device: of the scene; the prior's where None. start: the scene of the stage or run before.
-    Raises UserError where a prior or a start does not fit.
+    device: of the scene; None takes the prior's. start: the scene of the previous stage or run.
+    Raises UserError if the prior or the start is incompatible.
     """
     where = str(prior.device) if device is None else device
     generator = torch.Generator().manual_seed(config.seed)

@@ -1,4 +1,4 @@
-"""The texts of an optimisation: every one that it needs, encoded once, in one table."""
+"""All texts that an optimisation needs, encoded once in one table."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ from dreamfusion.utils.devices import send
 
 
 class EncodesText(Protocol):
-    """What the table asks of a prior."""
+    """Interface that the table requires from a prior."""
 
     def encode_text(self, prompts: Sequence[str], /) -> TextEmbedding: ...
 
 
 def estimator_texts(config: Config) -> Mapping[str, Text]:
-    """The texts that the estimator of a configuration asks about."""
+    """The texts that the estimator of a configuration needs."""
     settings = config.estimator
     return settings.texts() if isinstance(settings, EstimatorSettings) else {}
 
 
 def named_prompt(vocabulary: ViewVocabulary, prompt: str, text: Text) -> str:
-    """The canonical prompt of a text that an estimator asks about."""
+    """The canonical prompt of a text that an estimator needs."""
     filled = text.text.replace("{prompt}", prompt)
     return vocabulary.canonical(filled) if filled.strip() else ""
 
@@ -46,7 +46,7 @@ def texts_of(
     options: PriorConfig,
     named: Mapping[str, Text] | None = None,
 ) -> list[str]:
-    """Every text that a run of a canonical prompt can ask its prior about.
+    """Every text that a run with a canonical prompt may pass to its prior.
 
     named: the texts of the estimator's settings. Raises PromptError for words that the prior does
     not know.
@@ -63,9 +63,9 @@ def texts_of(
 
 
 class ViewTexts:
-    """The embeddings of all views' prompts, asked by where the cameras are.
+    """The embeddings of all view prompts, selected by camera position.
 
-    prompt: canonical, see `ViewVocabulary.canonical`. options: of view prompts, the negative
+    prompt: canonical, see `ViewVocabulary.canonical`. options: settings of view prompts, negative
     prompt and Perp-Neg. named: the texts of the estimator's settings.
     """
 
@@ -89,7 +89,7 @@ class ViewTexts:
         self.unconditional = self._embed([options.negative_prompt])
 
     def conditions(self, cameras: Cameras, shading: Shading) -> Conditions:
-        """What the prior is asked under about n views, and what each should not show (Perp-Neg)."""
+        """The prior's conditions for n views, and what each view should not show (Perp-Neg)."""
         places = list(
             zip(cameras.azimuth_deg.tolist(), cameras.elevation_deg.tolist(), strict=True)
         )
@@ -112,14 +112,14 @@ class ViewTexts:
     def _of_views(
         self, prompt: str, places: Sequence[tuple[float, float]], shading: Shading
     ) -> tuple[TextEmbedding, list[str]]:
-        """The embedding of a prompt with the words of each place, and the nearest words."""
+        """The embedding of a prompt with the view words of each camera, and the nearest words."""
         vocabulary, how = self.vocabulary, self.options.view_prompts
         mixed = [[(prompt, 1.0)]] * len(places)
         if how == "nearest":
             mixed = [[(view_prompt(vocabulary, prompt, *at, shading), 1.0)] for at in places]
         elif how == "blended":
             mixed = [blended_prompts(vocabulary, prompt, *at, shading) for at in places]
-        # Of at most two texts a view, the share of the second.
+        # Each view has at most two texts; this is the share of the second.
         text = self._embed([texts[0][0] for texts in mixed]).lerp(
             self._embed([texts[-1][0] for texts in mixed]),
             torch.tensor([texts[-1][1] if len(texts) > 1 else 0.0 for texts in mixed]),
@@ -129,7 +129,7 @@ class ViewTexts:
     def _opposed(
         self, places: Sequence[tuple[float, float]], own: Sequence[str], shading: Shading
     ) -> list[tuple[TextEmbedding, torch.Tensor]]:
-        """The texts of other sides, with how much each view should not show them."""
+        """The texts of the other sides, with their negative weight for each view."""
         how = self.options
         if how.perp_neg == 0.0 or how.view_prompts == "none":
             return []
@@ -138,7 +138,7 @@ class ViewTexts:
         ]
         opposed = []
         for i in range(max(map(len, others))):
-            # A view with fewer other sides opposes its own text, with no weight.
+            # A view with fewer other sides is padded with its own text, at weight 0.
             pairs = [
                 found[i] if i < len(found) else (text, 0.0)
                 for found, text in zip(others, own, strict=True)

@@ -27,29 +27,29 @@ from dreamfusion.utils.errors import UserError
 from dreamfusion.utils.state import Progress
 from dreamfusion.utils.threads import fixed_order
 
-# Weighted scalar losses by name that need no prior and know no kind of scene: reference views, what
-# an edit must keep.
+# Weighted scalar losses by name that depend on neither the prior nor the kind of scene: reference
+# views, parts that an edit must keep.
 Loss = Callable[[Scene, Progress, torch.Generator], Mapping[str, Tensor]]
 
 
 class TrainingError(UserError):
-    """A run that cannot go on."""
+    """Training cannot continue."""
 
 
 class DivergedError(TrainingError):
-    """Numbers that are not finite any more."""
+    """Numbers are no longer finite."""
 
 
 @dataclass(frozen=True)
 class StepMetrics:
     """Metrics of one training step.
 
-    size: of the images, pixels. timesteps: of each view; empty where no noise is added.
-    gradient_norm: of all parameters, before clipping. opacity: mean over the images. entropy: of
-    opacity, bits. loss: the sum of `terms`, which are weighted: the estimator's ("sds": half the
-    mean square of the SDS gradient, the loss whose gradient that is for a target held fixed) and
-    the regularisers. of_estimator: what the estimator logs of itself ("guidance", the scale s;
-    "sds_gradient", RMS of w(t) (e_hat - e)).
+    size: of the images, pixels. timesteps: of each view; empty if no noise is added.
+    gradient_norm: over all parameters, before clipping. opacity: mean over the images. entropy: of
+    opacity, bits. loss: the sum of `terms`, the weighted losses of the estimator ("sds": half the
+    mean square of the SDS gradient, the loss with that gradient for a fixed target) and the
+    regularisers. of_estimator: metrics of the estimator ("guidance", the scale s; "sds_gradient",
+    RMS of w(t) (e_hat - e)).
     """
 
     step: int
@@ -65,7 +65,7 @@ class StepMetrics:
     terms: dict[str, float]
 
     def as_mapping(self) -> dict[str, Any]:
-        """All of it by name, each term of the loss as loss_NAME: a line of metrics.jsonl."""
+        """All metrics by name, each loss term as loss_NAME: a line of metrics.jsonl."""
         terms = {f"loss_{name}": value for name, value in self.terms.items()}
         values = dataclasses.asdict(self)
         del values["terms"], values["of_estimator"]
@@ -73,13 +73,11 @@ class StepMetrics:
 
 
 class Trainer:
-    """An optimisation; iterating over it takes the steps that remain, and gives the metrics of
-    each.
+    """An optimisation. Iterating over it takes the remaining steps and yields their metrics.
 
-    config: see `resolve`; what the prior's card says of cameras must be in it already. prior: a
-    `priors.Prior`. state: to go on from; a new one, from the configuration's seed, where None. It
-    changes with each step. losses: further ones beside the estimator's. start: the scene that an
-    edit starts from.
+    config: see `resolve`; must already include the camera settings of the prior's card. prior: a
+    `priors.Prior`. state: to continue from, changed in place by each step; None creates one from
+    the configuration's seed. losses: additional losses. start: the scene that an edit starts from.
     """
 
     def __init__(
@@ -103,10 +101,9 @@ class Trainer:
             yield self.step()
 
     def step(self) -> StepMetrics:
-        """One step of DreamFusion: look, render, distil, regularise, update.
+        """One step of DreamFusion: sample views, render, distil, regularise, update.
 
-        Raises DivergedError where the loss or a gradient is not finite, before the parameters are
-        touched.
+        Raises DivergedError if the loss or a gradient is not finite, before any parameter changes.
         """
         started = time.perf_counter()
         with fixed_order():
@@ -143,9 +140,9 @@ class Trainer:
     def loss(
         self, progress: Progress, generator: torch.Generator
     ) -> tuple[Views, Distilled, dict[str, Tensor], Tensor]:
-        """The views of this process at a step, what was distilled, every weighted term of the loss
-        by name, and the opacity (n, H, W). Changes nothing but the generator and what an estimator
-        learns.
+        """Returns the views of this process, the estimator's result, every weighted term of the
+        loss by name, and the opacity (n, H, W). Changes only the state of the generator and of the
+        estimator.
 
         With several processes, each one renders its share of the views and reports metrics for
         these only. Each term is a mean over views, pixels and channels, so that the regularisers
@@ -169,7 +166,7 @@ class Trainer:
         return views, distilled, terms, rendered.opacity.detach()
 
     def _held(self, progress: Progress) -> torch.Generator | None:
-        """What draws the views of a step, where several steps see the same; else None."""
+        """The generator that draws the views if several steps share the same views; else None."""
         settings = self.config.estimator
         hold = settings.hold if isinstance(settings, EstimatorSettings) else 1
         if hold == 1:
@@ -177,7 +174,7 @@ class Trainer:
         return torch.Generator().manual_seed(self.config.seed * 2**32 + progress.step // hold)
 
     def batch(self, views: Views, rendered: Rendered) -> Batch:
-        """What the estimator gets of rendered views."""
+        """The estimator's input for rendered views."""
         cameras = None if rendered.depth is None else views.cameras
         conditions = self.texts.conditions(views.cameras, views.lighting.shading)
         source = None if self.start is None else partial(_source, self.start, views)
@@ -210,8 +207,8 @@ _OVERFLOW = "the prior may overflow in float16: set prior.dtype=bfloat16; else "
 
 
 def resolve(config: Config, prior: Any) -> Config:
-    """The configuration with what is known once the prior is loaded: its name, precision and device
-    in place of auto. The prompt stays as typed."""
+    """The configuration with the name, precision and device of the loaded prior in place of auto.
+    The prompt stays as typed."""
     chosen = {
         "device": str(prior.device),
         "prior": {"name": prior.name, "dtype": str(prior.dtype).removeprefix("torch.")},
@@ -221,15 +218,15 @@ def resolve(config: Config, prior: Any) -> Config:
 
 @torch.no_grad()
 def _source(start: Scene, views: Views) -> Tensor:
-    """The same views of the scene that an edit starts from: (n, 3, H, W)."""
+    """The same views of the scene that an edit starts from, (n, 3, H, W)."""
     return start.averaged.render(views).rgb.movedim(-1, 1)
 
 
 def _read(
     distilled: Distilled, terms: Mapping[str, Tensor], opacity: Tensor, loss: Tensor, norm: Tensor
 ) -> dict[str, float]:
-    """The numbers of a step, those that must be finite first. All are read at once: on a GPU each
-    reading waits for all that was asked of it."""
+    """The numbers of a step, first those that must be finite. All are read at once: on a GPU, each
+    read waits for all queued work."""
     known = {k: v for k, v in distilled.metrics.items() if not isinstance(v, Tensor)}
     scalars = {
         **{k: v for k, v in distilled.metrics.items() if isinstance(v, Tensor)},

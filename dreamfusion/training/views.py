@@ -1,4 +1,4 @@
-"""What a step looks at: random cameras, lights and backgrounds."""
+"""The views of a step: random cameras, lights and backgrounds."""
 
 from __future__ import annotations
 
@@ -20,11 +20,12 @@ def sample_views(
     """Random cameras, one shading for all of them, lights near the cameras and backgrounds, on the
     CPU.
 
-    A light is in the direction of the camera's position plus normal noise, DreamFusion's
-    N(p_cam, I) (A.2), whose deviation is `light_spread` camera distances: their 1 at a distance of
-    1 to 1.5 is .8, threestudio's 1 at 1.5 to 2 is .57, with which 4 % of the lights stand behind.
+    A light lies in the direction of the camera's position plus normal noise, as DreamFusion's
+    N(p_cam, I) (A.2). Its standard deviation is `light_spread` times the camera distance: the
+    paper's 1 at a distance of 1 to 1.5 corresponds to 0.8, threestudio's 1 at 1.5 to 2 to 0.57,
+    which puts 4 % of the lights behind the object.
     group_size: the views of a group share elevation, distance, field of view, light and background,
-    and stand evenly around the object.
+    at evenly spaced azimuths.
     """
     ranges = dataclasses.asdict(config.camera)
     n, shading = ranges.pop("views"), config.shading

@@ -1,4 +1,4 @@
-"""What a run's folder has to tell while another process may be writing to it."""
+"""Loads new checkpoints of a run while another process may be writing them."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from dreamfusion.utils.errors import RunWarning
 
 
 class Follower:
-    """Loads a run's newest checkpoint, again whenever a newer one has appeared.
+    """Loads a run's newest checkpoint whenever a new one has appeared.
 
-    device: where the scene goes. load: brings a newest checkpoint into memory (for tests).
+    device: of the scene. load: function that loads the newest checkpoint (replaced in tests).
     """
 
     def __init__(
@@ -31,11 +31,11 @@ class Follower:
         self.problem = ""
 
     def newer(self) -> SavedScene | None:
-        """The scene of the newest checkpoint, or None if it was given out before.
+        """The scene of the newest checkpoint, or None if it was returned before.
 
-        A checkpoint that vanishes while it is read (training keeps only a few) or that cannot be
-        read leaves a line in `problem`, and is tried again when the folder changes; meanwhile the
-        one before it serves.
+        If a checkpoint cannot be read, or is deleted meanwhile (training keeps only a few),
+        `problem` contains the reason, the previous scene stays, and loading is retried when the
+        folder changes.
         """
         newest = self._newest()
         if newest is None or newest == self._seen:
@@ -45,7 +45,7 @@ class Follower:
                 warnings.simplefilter("always", RunWarning)
                 state = self._load(self._run, self._device)
         except CheckpointError as error:
-            if self._newest() == newest:  # not a race: it will be the same the next time
+            if self._newest() == newest:  # not a race: a retry would fail, too
                 self._seen = newest
                 self.problem = str(error)
             return None
@@ -56,7 +56,7 @@ class Follower:
         return state
 
     def _newest(self) -> tuple[str, int] | None:
-        """Name and time of the newest checkpoint: a run that began again may write an old name."""
+        """Name and time of the newest checkpoint. A restarted run may reuse an old name."""
         found = checkpoints(self._run.checkpoints)
         try:
             return (found[-1].name, os.stat(found[-1]).st_mtime_ns) if found else None

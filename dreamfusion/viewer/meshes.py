@@ -16,10 +16,10 @@ EXTRACT_RESOLUTION = 80  # a second or two on two cores, at any threshold
 
 @dataclass(frozen=True)
 class ShownMesh:
-    """A mesh where the NeRF is.
+    """A mesh, aligned with the NeRF.
 
-    glb: the coloured model as a file. position: where its origin lies in the scene. mesh: the same
-    model in the scene's frame; only its shape matters. name: what it is.
+    glb: the coloured model as a file. position: of its origin in the scene. mesh: the same model in
+    the scene's frame, without colours. name: its description.
     """
 
     glb: bytes
@@ -31,8 +31,8 @@ class ShownMesh:
 def extracted(
     saved: SavedScene, threshold: float | None, resolution: int = EXTRACT_RESOLUTION
 ) -> tuple[ShownMesh, float | None]:
-    """The scene's surface at a density, coloured at its vertices; and that density, which is found
-    where None. Raises MeshError."""
+    """The scene's surface at a density, with vertex colours; and that density. None finds a
+    density. Raises MeshError."""
     surface = saved.scene.surface(resolution=resolution, threshold=threshold)
     mesh: Mesh | TexturedMesh
     if isinstance(surface, TexturedMesh):
@@ -45,10 +45,10 @@ def extracted(
 
 
 def read_model(path: Path, step: int) -> ShownMesh | None:
-    """The run's own textured model, if there is one and it is of that step.
+    """The run's own textured model, if there is one from that step.
 
-    A model whose file does not say where in the scene it was cut out (it came from an older
-    version or another program) is left aside: it could not be laid over the NeRF.
+    A model without its position in the scene (from an older version or another program) is ignored:
+    it cannot be aligned with the NeRF.
     """
     try:
         glb = path.read_bytes()

@@ -1,7 +1,7 @@
-"""The page itself: a thin layer over viser, an optional package that is imported here alone.
+"""The page itself: a thin layer over viser, an optional package that only this module imports.
 
-viser runs its server in a thread of its own. Everything that it calls here is a coroutine, which
-it runs in that thread's event loop: these only note what visitors do, for `Stage.work` to read.
+viser runs its server in a thread of its own. All callbacks here are coroutines, which run in the
+event loop of that thread. They only record what visitors do; `Stage.work` reads it.
 """
 
 from __future__ import annotations
@@ -27,20 +27,21 @@ from dreamfusion.viewer.stage import Choice, Pixels
 HOST, PORT = "127.0.0.1", 8080
 _KINDS = ("NeRF", "mesh")
 _MODES = ("color", "normals", "depth", "textureless")
-# The light of shown pictures, whose shares are sRGB's; three.js wants them linear, and a white
-# surface returns 1 / pi of what reaches it.
+# The light of rendered images, whose shares are in sRGB. three.js expects linear values, and a
+# white surface reflects 1 / pi of the incoming light.
 _AMBIENT = math.pi * SHOW_AMBIENT["color"] ** 2.2
 
 
 class ViewerError(UserError):
-    """A page that cannot be served."""
+    """The page cannot be served."""
 
 
 class Page:
-    """A page that is being served from the moment it is made; a `stage.Screen`.
+    """A page, served as soon as it is created; a `stage.Screen`.
 
-    host: the address to listen at; 127.0.0.1 is reached from this machine only. port: None takes
-    the first free one from 8080 on, 0 any free one; another one must be free. Raises ViewerError.
+    host: the address to listen at; 127.0.0.1 accepts connections from this machine only. port: None
+    takes the first free port from 8080, 0 any free port; another value must be free. Raises
+    ViewerError.
     """
 
     def __init__(self, title: str, *, host: str = HOST, port: int | None = None) -> None:
@@ -53,7 +54,7 @@ class Page:
         port = _free_port(host, port)
         with _silent():
             self._server: Any = viser.ViserServer(host=host, port=port, label=title, verbose=False)
-        # A visitor could otherwise have the page tunnelled to the public.
+        # Otherwise, a visitor could tunnel the page to the public.
         self._server.request_share_url = lambda verbose=True: None
         self._poses: dict[int, Pose] = {}
         self._lights: dict[int, Any] = {}
@@ -77,19 +78,19 @@ class Page:
             self._server.stop()
 
     def start_at(self, camera: Cameras) -> None:
-        """Let new visitors stand where this camera is, looking at the origin."""
+        """Set the initial camera of new visitors: at this position, looking at the origin."""
         first = self._server.initial_camera
         first.position = tuple(camera.positions[0].tolist())
         first.look_at = (0.0, 0.0, 0.0)
         first.fov = math.radians(float(camera.fov_y_deg[0]))
 
-    def tell(self, text: str) -> None:
-        """Say how the run stands, in Markdown."""
+    def status(self, text: str) -> None:
+        """Show the status of the run, in Markdown."""
         if self._status.content != text:
             self._status.content = text
 
     def offer_previews(self, paths: Sequence[Path]) -> None:
-        """Offer these pictures on the slider, which stays at the newest if it was there."""
+        """Put these images on the slider; if it showed the newest one, it shows the new newest."""
         if not paths or list(paths) == self._previews:
             return
         at_end = self._slider.value >= len(self._previews) - 1
@@ -100,7 +101,7 @@ class Page:
             self._slider.value = len(paths) - 1
         self._put_preview()
 
-    # What `stage.Screen` asks for.
+    # The interface `stage.Screen`.
 
     def visitors(self) -> Mapping[int, Pose]:
         return self._poses.copy()
@@ -109,10 +110,10 @@ class Page:
         kind = "nerf" if self._kind.value == "NeRF" else "mesh"
         return Choice(kind, self._mode.value, float(self._octaves.value))  # type: ignore[arg-type]
 
-    def show_image(self, visitor: int, picture: Pixels) -> None:
+    def show_image(self, visitor: int, image: Pixels) -> None:
         client = self._server.get_clients().get(visitor)
         if client is not None:
-            client.scene.set_background_image(picture, format="png")
+            client.scene.set_background_image(image, format="png")
 
     def show_mesh(self, mesh: ShownMesh | None) -> None:
         if self._glb is not None:
@@ -131,7 +132,7 @@ class Page:
         self._note.content = text
 
     def _furnish(self) -> None:
-        """Set up what is on the page before anything is shown."""
+        """Set up the initial content of the page."""
         gui, scene = self._server.gui, self._server.scene
         scene.set_up_direction("+y")
         scene.world_axes.visible = False
@@ -148,11 +149,11 @@ class Page:
             max=4.0,
             step=0.25,
             initial_value=0.0,
-            hint="The mesh's density, in powers of two from the one that is found",
+            hint="The mesh's density, in powers of two relative to the automatic one",
         )
         self._note = gui.add_markdown("")
         self._slider = gui.add_slider(
-            "preview", min=0, max=1, step=1, initial_value=0, visible=False, hint="Along the way"
+            "preview", min=0, max=1, step=1, initial_value=0, visible=False, hint="Earlier steps"
         )
         self._preview = gui.add_image(
             np.full((8, 8, 3), 255, np.uint8), label="", format="png", visible=False
@@ -172,14 +173,14 @@ class Page:
 
         path = self._previews[min(int(self._slider.value), len(self._previews) - 1)]
         try:
-            picture = imageio.imread(path)[..., :3]
+            image = imageio.imread(path)[..., :3]
         except (OSError, ValueError):
-            return  # deleted by whoever owns the run
+            return  # another process deleted it
         self._preview.label = f"step {step_of(path)}"
-        self._preview.image = picture
+        self._preview.image = image
 
     async def _welcome(self, client: Any) -> None:
-        """Follow a new visitor's camera, with a light of their own."""
+        """Track a new visitor's camera, and create a light for it."""
         self._lights[client.client_id] = client.scene.add_light_point(
             "/light", intensity=math.pi - _AMBIENT, decay=0.0
         )
@@ -187,7 +188,7 @@ class Page:
         await self._follow(client.camera)
 
     async def _follow(self, camera: Any) -> None:
-        # In the event loop, so that no part of the camera changes while it is read.
+        # Runs in the event loop, so that the camera does not change while it is read.
         if camera.image_height <= 0 or camera.image_width <= 0:
             return
         w, x, y, z = camera.wxyz.tolist()
@@ -205,7 +206,7 @@ class Page:
 
 
 def _free_port(host: str, port: int | None) -> int:
-    """A port that can be listened at. viser would take another one than asked for, unsaid."""
+    """A free port. viser itself would silently use another port than the requested one."""
     wanted = range(PORT, PORT + 100) if port is None else [port]
     for number in wanted:
         try:
@@ -230,7 +231,7 @@ def _free_port(host: str, port: int | None) -> int:
 
 @contextmanager
 def _silent() -> Iterator[None]:
-    """viser prints to rich's console when it starts and stops; only our command line prints."""
+    """Suppress viser's output when it starts and stops; only our command line prints."""
     import rich
 
     console = rich.get_console()

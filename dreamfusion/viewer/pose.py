@@ -1,8 +1,8 @@
-"""A visitor's camera. The one place that knows the viewer's convention for cameras.
+"""Converts a visitor's camera from the viewer's convention; no other module depends on it.
 
-viser gives a camera as a unit quaternion (w, x, y, z) and a position, both camera to world, of an
-OpenCV camera: x right, y down, z forward. Ours are OpenGL's: x right, y up, z backward. The world
-is the same: the page is told that +Y is up, and nothing is turned.
+viser describes a camera by a unit quaternion (w, x, y, z) and a position, both camera to world, of
+an OpenCV camera: x right, y down, z forward. Ours are OpenGL cameras: x right, y up, z backward.
+The world frame is the same: the page sets +Y as the up direction, and nothing is rotated.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ Vector = tuple[float, float, float]
 
 @dataclass(frozen=True)
 class Pose:
-    """Where a visitor stands and looks.
+    """The camera of a visitor.
 
     wxyz: unit quaternion, camera (OpenCV) to world. position: world frame. fov_y: full vertical
-    field of view, radians. aspect: width of the picture over its height.
+    field of view, radians. aspect: width of the image divided by its height.
     """
 
     wxyz: tuple[float, float, float, float]
@@ -37,7 +37,7 @@ def cameras_of(pose: Pose) -> Cameras:
     """The visitor's camera as one of ours, a batch of one, on the CPU."""
     w, x, y, z = pose.wxyz
     transform = torch.eye(4)
-    # Right, down and forward; ours are right, up and backward.
+    # The columns are right, down and forward; ours are right, up and backward.
     axes = Rotation.from_quat([x, y, z, w]).as_matrix()
     transform[:3, :3] = torch.from_numpy(axes * (1, -1, -1))
     transform[:3, 3] = torch.tensor(pose.position)
@@ -53,6 +53,6 @@ def cameras_of(pose: Pose) -> Cameras:
 
 
 def light_of(pose: Pose) -> Vector:
-    """Where pictures for this camera have their light."""
+    """Position of the light in images from this camera."""
     x, y, z = show_light_position(cameras_of(pose).T_world_camera[0]).tolist()
     return x, y, z

@@ -1,4 +1,4 @@
-"""A page for the folder of a run, and a page for a run while it trains."""
+"""A page for the folder of a run, and a page for a run during training."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from dreamfusion.viewer.meshes import read_model
 from dreamfusion.viewer.page import Page
 from dreamfusion.viewer.stage import Stage
 
-LOOK_SECONDS = 1.0  # between looks into the folder of a run
-SHARE = 0.25  # of the time between steps that the page may take while training
-LIVE_REST_SECONDS = 0.4  # that one picture may take while training
+LOOK_SECONDS = 1.0  # between polls of the folder of a run
+SHARE = 0.25  # largest share of time for the page during training
+LIVE_REST_SECONDS = 0.4  # longest time for one image during training
 
 
 def serve_run(page: Page, run: RunFolder, *, stop: Callable[[], bool] = lambda: False) -> None:
-    """Show a run's newest checkpoint on a page, and every newer one, until `stop` or Ctrl-C.
+    """Show a run's newest checkpoint on a page, and each new one, until `stop` or Ctrl-C.
 
-    Raises CheckpointError where the first one cannot be read.
+    Raises CheckpointError if the first one cannot be read.
     """
     config = run.read_config()
     page.start_at(show_cameras(1, config.camera))
@@ -43,7 +43,7 @@ def serve_run(page: Page, run: RunFolder, *, stop: Callable[[], bool] = lambda: 
             elif shown < 0 and follower.problem:
                 raise CheckpointError(follower.problem)
             page.offer_previews(run.preview_files())
-            page.tell(_status(config, run, shown, follower.problem))
+            page.status(_status(config, run, shown, follower.problem))
             looked = time.monotonic()
         page.woken.clear()
         if not stage.work():
@@ -59,21 +59,21 @@ def watch(
     *,
     clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[StepMetrics]:
-    """The same steps, with the page kept up to date between them, in this thread.
+    """Yield the steps, and update the page between them, in this thread.
 
-    Nothing is drawn where nobody looks; otherwise at most one picture or mesh between two steps,
-    and then no more until training has had three times as long. Drawing changes nothing of the
-    state, least of all its generator.
+    Renders nothing without visitors; otherwise at most one image or mesh between two steps, and
+    then none until training has run for three times as long. Rendering does not change the state or
+    its generator.
     """
     page.start_at(show_cameras(1, config.camera))
     stage = Stage(page, config, rest_seconds=LIVE_REST_SECONDS, clock=clock)
-    page.tell(f"**{config.prompt}**\n\nwaiting for the first step")
+    page.status(f"**{config.prompt}**\n\nwaiting for the first step")
     idle_until = told = float("-inf")
     for metrics in steps:
         now = clock()
         if now - told >= LOOK_SECONDS or state.step >= config.steps:
             at = f"step {metrics.step} of {config.steps}, {metrics.seconds:.1f} s"
-            page.tell("\n\n".join([f"**{config.prompt}**", at, _describe(metrics.as_mapping())]))
+            page.status("\n\n".join([f"**{config.prompt}**", at, _describe(metrics.as_mapping())]))
             page.offer_previews(run.preview_files())
             told = now
         if now >= idle_until:
@@ -82,7 +82,7 @@ def watch(
                 spent = clock() - now
                 idle_until = clock() + spent * (1 / SHARE - 1)
         yield metrics
-    page.tell(f"**{config.prompt}**\n\nstep {state.step} of {config.steps}: training has ended")
+    page.status(f"**{config.prompt}**\n\nstep {state.step} of {config.steps}: training has ended")
 
 
 def _status(config: Config, run: RunFolder, shown: int, problem: str) -> str:
@@ -97,7 +97,7 @@ def _status(config: Config, run: RunFolder, shown: int, problem: str) -> str:
 
 
 def _describe(metrics: dict[str, Any]) -> str:
-    """As the command line says it."""
+    """The metrics, as on the command line."""
     return (
         f"opacity {metrics.get('opacity', 0.0):.0%}, entropy {metrics.get('entropy', 0.0):.2f}, "
         f"SDS gradient {metrics.get('sds_gradient', 0.0):.2f}"

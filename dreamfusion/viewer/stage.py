@@ -1,8 +1,8 @@
-"""What is drawn next, for whom, how sharply: the page without the browser.
+"""Schedules the rendering of the page: what to render next, for which visitor, at which size.
 
-Nothing here starts a thread. Whoever owns the scene calls `Stage.work` when it has time, in the
-thread that also changes the scene, so that there is nothing to lock: `dreamfusion view` in a loop,
-training between two steps.
+Nothing here starts a thread. The owner of the scene calls `Stage.work` in the thread that also
+changes the scene, so that no locks are needed: `dreamfusion view` in a loop, training between two
+steps.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ Kind = Literal["nerf", "mesh"]
 Mode = Literal["color", "normals", "depth", "textureless"]
 Pixels = NDArray[np.uint8]
 
-MOVING_SECONDS = 0.12  # what one frame may take while the camera moves
-AT_REST = 0.25  # seconds without a change until a camera rests
-DEBOUNCE = 0.4  # seconds without a change until the mesh follows its threshold
-MIN_HEIGHT, MAX_HEIGHT = 48, 512  # of a picture, pixels
+MOVING_SECONDS = 0.12  # longest time for one frame while the camera moves
+AT_REST = 0.25  # seconds without a change after which a camera counts as resting
+DEBOUNCE = 0.4  # seconds without a change after which a new threshold is applied
+MIN_HEIGHT, MAX_HEIGHT = 48, 512  # of an image, pixels
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What visitors chose to see, all the same. octaves: the mesh's density threshold, in powers
-    of two above the one that is found for the scene."""
+    """The view options, shared by all visitors. octaves: the mesh's density threshold, in powers of
+    two above the automatic threshold of the scene."""
 
     kind: Kind = "nerf"
     mode: Mode = "color"
@@ -49,28 +49,28 @@ class Choice:
 
 
 class Screen(Protocol):
-    """What a stage needs of a page; `page.Page` is one, tests have another."""
+    """The page as a stage uses it; implemented by `page.Page`, and by a fake in tests."""
 
     def visitors(self) -> Mapping[int, Pose]:
-        """Where everyone who looks stands now."""
+        """The current cameras of all visitors."""
 
     def choice(self) -> Choice:
-        """What they want to see now."""
+        """The current view options."""
 
-    def show_image(self, visitor: int, picture: Pixels) -> None:
-        """Put a picture, (h, w, 3), behind everything in one visitor's view."""
+    def show_image(self, visitor: int, image: Pixels) -> None:
+        """Set the background image, (h, w, 3), of one visitor's view."""
 
     def show_mesh(self, mesh: ShownMesh | None) -> None:
-        """Stand this mesh in everyone's scene, in colour, or none."""
+        """Show this mesh, in colour, to all visitors; None removes it."""
 
     def say(self, text: str) -> None:
-        """What there is to know of the mesh, in a line."""
+        """Show a line of text about the mesh."""
 
 
 @dataclass
 class _Visit:
-    """One visitor's picture: of what it is (`key`), how high in pixels, when it was drawn; and
-    since when the camera stands still."""
+    """One visitor's image: its content (`key`), height in pixels and time; and the time since which
+    the camera rests."""
 
     pose: Pose
     since: float
@@ -80,10 +80,10 @@ class _Visit:
 
 
 class Stage:
-    """Keeps every visitor's picture and the mesh up to date with a scene, piece by piece.
+    """Updates every visitor's image and the mesh of a scene, in small pieces of work.
 
-    rest_seconds: what one picture may take when nothing moves. own_model: gives the run's own
-    mesh of a step, where there is one, to be shown before any other.
+    rest_seconds: longest time for one image while nothing moves. own_model: returns the run's own
+    mesh of a step, if there is one; it is preferred to an extracted one.
     """
 
     def __init__(
@@ -107,14 +107,14 @@ class Stage:
         self._rates: dict[Kind, float] = {}
 
     def show(self, saved: SavedScene) -> None:
-        """Look at this scene from now on; one of another step counts as changed."""
+        """Show this scene from now on; another step counts as a change."""
         self._saved = saved
 
     def work(self) -> bool:
-        """Do the most urgent piece of work; False where there was none.
+        """Do the most urgent piece of work; returns False if there was none.
 
-        First a rough picture for whoever has an outdated one, then the mesh, then sharper pictures
-        for those who stand still.
+        First comes a rough image for visitors with an outdated one, then the mesh, then sharper
+        images for visitors whose camera rests.
         """
         if self._saved is None:
             return False
@@ -123,12 +123,12 @@ class Stage:
         if not self._visits:
             return False
         self._stand_mesh()
-        # Who has waited longest comes first.
+        # The visitor who has waited longest comes first.
         self._visits = dict(sorted(self._visits.items(), key=lambda item: item[1].drawn))
         return self._rough_image(now) or self._new_mesh(now) or self._sharper_image(now)
 
     def _notice(self, now: float) -> None:
-        """Learn who looks from where, and what they chose."""
+        """Read the cameras of all visitors, and the view options."""
         poses = dict(self._screen.visitors())
         self._visits = {who: visit for who, visit in self._visits.items() if who in poses}
         for who, pose in poses.items():
@@ -141,7 +141,7 @@ class Stage:
         self._choice = choice
 
     def _key(self, visit: _Visit) -> tuple[object, ...]:
-        """Of what a visitor's picture is to be."""
+        """Identifies the content of a visitor's image."""
         choice, saved = self._choice, self._saved
         assert saved is not None
         if choice.kind == "nerf":
@@ -155,7 +155,7 @@ class Stage:
             key = self._key(visit)
             if visit.key == key:
                 continue
-            # Where only the scene has changed, the picture does not begin again from a rough one.
+            # If only the scene has changed, the image does not start from a rough one again.
             same_view = visit.key is not None and visit.key[:-1] == key[:-1]
             height = self._height(visit.pose, MOVING_SECONDS)
             if same_view and now - visit.since >= AT_REST:
@@ -182,15 +182,15 @@ class Stage:
             return
         started = self._clock()
         width = max(8, round(height * visit.pose.aspect))
-        picture = self._render(visit.pose, height, width)
-        if not bool(picture.isfinite().all()):
+        image = self._render(visit.pose, height, width)
+        if not bool(image.isfinite().all()):
             self._screen.say("the scene is not finite: the run has diverged")
-            picture = picture.nan_to_num(0.5)
-        self._screen.show_image(who, to_bytes(picture))
+            image = image.nan_to_num(0.5)
+        self._screen.show_image(who, to_bytes(image))
         visit.key, visit.height = key, height
         rate = height * width / max(self._clock() - started, 1e-3)
         before = self._rates.get(self._choice.kind)
-        # The first picture compiles things and tells little.
+        # The first image includes compilation: its duration is not representative.
         self._rates[self._choice.kind] = 3e4 if before is None else 0.5 * (before + rate)
 
     def _render(self, pose: Pose, height: int, width: int) -> Tensor:
@@ -203,7 +203,7 @@ class Stage:
         return over(rgba[0], torch.tensor(self._config.background.color))
 
     def _height(self, pose: Pose, seconds: float) -> int:
-        """Of the picture that takes so long, by what the last ones took."""
+        """The height of an image that takes this long, predicted from the last ones."""
         rate = self._rates.get(self._choice.kind, 3e4)
         height = math.sqrt(rate * seconds / max(pose.aspect, 0.1))
         return min(MAX_HEIGHT, max(MIN_HEIGHT, int(height) // 8 * 8))
@@ -212,14 +212,14 @@ class Stage:
         return self._height(visit.pose, self._rest_seconds)
 
     def _new_mesh(self, now: float) -> bool:
-        """Extract the mesh that is wanted, once its threshold has stopped moving."""
+        """Extract the requested mesh, once its threshold has stopped changing."""
         saved = self._saved
         assert saved is not None
         key = (saved.step, self._choice.octaves)
         waiting = now - self._chosen_at < DEBOUNCE
         if self._choice.kind != "mesh" or key == self._mesh_key or waiting:
             return False
-        self._screen.say("making the mesh …")
+        self._screen.say("extracting the mesh …")
         try:
             self._mesh = self._wanted_mesh(saved)
             self._screen.say(self._mesh.name)
@@ -241,12 +241,12 @@ class Stage:
             self._threshold = known = saved.step, found
             if octaves == 0.0 or found is None:
                 return mesh
-        if known[1] is None:  # this scene has no density
+        if known[1] is None:  # the scene has no density
             return extracted(saved, None)[0]
         return extracted(saved, known[1] * 2.0**octaves)[0]
 
     def _stand_mesh(self) -> None:
-        """Show the mesh in the scene where it is wanted in colour; hide it elsewhere."""
+        """Show the mesh in the scene if colour is selected; hide it in other modes."""
         wanted = self._choice.kind == "mesh" and self._choice.mode == "color"
         mesh = self._mesh if wanted else None
         if mesh is not self._standing:

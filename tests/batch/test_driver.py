@@ -92,10 +92,10 @@ def test_what_the_user_must_mend_is_tried_once_and_what_fell_over_a_few_times(tm
     assert read_json(folders[0].failed_file)["error"] == "that cannot be made"
     assert folders[1].attempts() == list(range(1, ATTEMPTS + 1))
     assert "it fell over" in read_json(folders[1].failed_file)["error"]
-    # Failed jobs are left alone, until they are forgiven.
+    # Failed jobs are left alone, until their retries are reset.
     _, diary, _ = make(tmp_path, engine, job("refuse"), job("crash"))
     assert diary.events == []
-    folders[1].forgive()
+    folders[1].reset_retries()
     make(tmp_path, engine, job("crash"))
     assert folders[1].attempts() == list(range(1, 2 * ATTEMPTS + 1))
 
@@ -225,7 +225,7 @@ def test_a_machine_with_another_version_is_told(tmp_path):
 def test_two_drivers_in_one_folder(tmp_path):
     with (
         driving(BatchFolder(tmp_path)),
-        pytest.raises(BatchError, match=f"another batch works in .*process {os.getpid()} on"),
+        pytest.raises(BatchError, match=f"another batch is running in .*process {os.getpid()} on"),
         driving(BatchFolder(tmp_path)),
     ):
         pass
@@ -248,7 +248,7 @@ def test_places_follow_from_cores_memory_and_gpus(monkeypatch):
         places_here(ResourceRequest(1, 2**30, 30 * 2**30), one) == 1
     )  # the run says that it does not fit
     assert one[0].slots(ResourceRequest(1, 2**30, 0)) == 1
-    with pytest.raises(BatchError, match="no NVIDIA GPU is to be seen here"):
+    with pytest.raises(BatchError, match="no NVIDIA GPU was found"):
         places_here(ResourceRequest(1, 2**30, 2**30), [])
     with pytest.raises(BatchError, match="a job needs about 11"):
         places_here(ResourceRequest(1, 11 * 2**30, 0), [])

@@ -126,7 +126,7 @@ def test_another_format_is_not_read_as_lines(tmp_path, monkeypatch, text, kind, 
             read_entries(source)
         assert str(error.value) == (
             f"{name or source} cannot be read as text with one prompt a line: it looks like "
-            f"{kind}. Give it as a file whose name ends in {ending}."
+            f"{kind}. Save it as a file with the suffix {ending}."
         )
 
 
@@ -136,8 +136,8 @@ def test_another_format_is_not_read_as_lines(tmp_path, monkeypatch, text, kind, 
         (
             "a.docx",
             "a corgi",
-            "PATH is no list of prompts: .docx is not one of its formats. Use .txt with one prompt "
-            "a line, .yaml, .json, .jsonl, .csv or .tsv.",
+            "PATH is not a list of prompts: unsupported format .docx. Use .txt with one prompt "
+            "per line, .yaml, .json, .jsonl, .csv or .tsv.",
         ),
         (
             "a.json",
@@ -148,8 +148,8 @@ def test_another_format_is_not_read_as_lines(tmp_path, monkeypatch, text, kind, 
         (
             "a.json",
             '"a corgi"\n"a mug"\n',
-            "PATH cannot be read as JSON: every line is a value of its own. Give it a name that "
-            "ends in .jsonl.",
+            "PATH cannot be read as JSON: every line is a separate value. Use the "
+            "suffix .jsonl.",
         ),
         (
             "a.json",
@@ -162,9 +162,9 @@ def test_another_format_is_not_read_as_lines(tmp_path, monkeypatch, text, kind, 
             "a.jsonl",
             '[\n"a corgi"\n]\n',
             "PATH cannot be read as JSON lines: line 1 is not a value in JSON. Values over several "
-            "lines belong in a file whose name ends in .json.",
+            "lines belong in a file with the suffix .json.",
         ),
-        ("a.jsonl", JSON_LIST, "PATH, line 1: takes a prompt or a mapping, not ['a corgi', 'a "
+        ("a.jsonl", JSON_LIST, "PATH, line 1: expected a prompt or a mapping, not ['a corgi', 'a "
          "mug']"),
         (
             "a.csv",
@@ -191,13 +191,13 @@ def test_another_format_is_not_read_as_lines(tmp_path, monkeypatch, text, kind, 
             "prompt\tsteps\na mug\t[\n",
             "PATH cannot be read as TSV: line 2: cannot read '[' in the column steps",
         ),
-        ("a.yaml", "- 12\n- yes\n", "PATH, entry 1: takes a prompt or a mapping, not 12; PATH, "
-         "entry 2: takes a prompt or a mapping, not True"),
-        ("a.yaml", "- prompt: 12\n", "PATH, entry 1: the prompt takes text, not 12. Put it in "
+        ("a.yaml", "- 12\n- yes\n", "PATH, entry 1: expected a prompt or a mapping, not 12; PATH, "
+         "entry 2: expected a prompt or a mapping, not True"),
+        ("a.yaml", "- prompt: 12\n", "PATH, entry 1: prompt must be text, not 12. Put it in "
          "quotes."),
         ("a.json", '["\\ud83d"]', "PATH, entry 1: the prompt is not valid Unicode text"),
-        ("a.yaml", "- {prompt: a mug, settings: [1]}", "PATH, entry 1: settings takes settings by "
-         "their names, not [1]"),
+        ("a.yaml", "- {prompt: a mug, settings: [1]}", "PATH, entry 1: settings must map names "
+         "to values, not [1]"),
         ("a.yaml", "- {prompt: a mug, settings: {estimator: 1, estimator.guidance: 2}}",
          "PATH, entry 1: estimator.guidance: estimator was given a value before"),
     ],
@@ -240,12 +240,16 @@ def test_hostile_lists_are_refused_in_one_line(tmp_path, name, text):
     [
         ("a.yaml", "prompt: a corgi", "must hold a list"),
         ("a.yaml", "- [", "cannot be read"),
-        ("a.yaml", "- {prompt: a mug, sead: 1}\n- {seed: 1}", "no sead.*entry 2: the prompt is"),
+        (
+            "a.yaml",
+            "- {prompt: a mug, sead: 1}\n- {seed: 1}",
+            "unknown sead.*entry 2: the prompt",
+        ),
         ("a.yaml", "- {prompt: a mug, seed: -1}", "whole number, not -1"),
         ("a.csv", "prompt\na mug,2\n", "more cells"),
-        ("a.csv", ";;\n", "names nothing"),
+        ("a.csv", ";;\n", "contains no prompts"),
         ("a.jsonl", "{", "cannot be read"),
-        ("a.txt", "# nothing\n", "names nothing"),
+        ("a.txt", "# nothing\n", "contains no prompts"),
     ],
 )
 def test_what_is_wrong_is_said(tmp_path, name, text, said):
@@ -254,7 +258,7 @@ def test_what_is_wrong_is_said(tmp_path, name, text, said):
 
 
 def test_a_file_that_is_not_there_or_no_text(tmp_path):
-    with pytest.raises(BatchError, match="there is no file"):
+    with pytest.raises(BatchError, match="no such file"):
         read_entries(str(tmp_path / "none.txt"))
     (tmp_path / "binary.txt").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(BatchError, match="not text"):

@@ -200,7 +200,7 @@ def test_resume_with_more_steps(train, tmp_path, capsys):
     assert layers[-1].settings == {"steps": 4, "schedule_steps": 2}
     capsys.readouterr()
     assert main(["resume", "run", "--steps", "3"]) == 2
-    assert capsys.readouterr().err == "error: run is at step 4, beyond 3\n"
+    assert capsys.readouterr().err == "error: run is already at step 4, past 3\n"
 
 
 def test_killed_before_its_first_checkpoint_a_run_begins_again(train, tmp_path):
@@ -222,8 +222,8 @@ def test_a_run_without_a_checkpoint_says_what_is_missing(train, tmp_path, capsys
     capsys.readouterr()
     assert main([command, "run"]) == 2
     assert capsys.readouterr().err == (
-        "error: run has no checkpoint yet: the first comes after 4 steps, or when the run is "
-        "stopped; if it trains no more: dreamfusion resume run\n"
+        "error: run has no checkpoint yet: the first is written after 4 steps, or when the "
+        "run is stopped; if it has stopped, run: dreamfusion resume run\n"
     )
 
 
@@ -317,7 +317,7 @@ def test_render_formats_backgrounds_and_meshes(train, tmp_path, capsys):
     for options, message in (
         (["--background", "transparent"], "an mp4 cannot be transparent; use --format webp, "),
         (["--background", "mauve"], "a background is white, black, transparent or #rrggbb, "),
-        (["--mesh"], "there is no run/mesh/model.glb; write it with: dreamfusion export run"),
+        (["--mesh"], "run/mesh/model.glb does not exist; write it with: dreamfusion export run"),
         (["--mesh"], "cannot read the mesh run/mesh/model.glb ("),
     ):
         model = run / "mesh" / "model.glb"
@@ -404,8 +404,8 @@ def test_vocabulary(prior, tmp_path, capsys):
         (["train", " ", "--prior", "PRIOR"], "The prompt is empty. "),
         (["sample", "a dragon", "--prior", "PRIOR"], "This prior does not know 'dragon'. "),
         (["train", "a mug", "--prior", "PRIOR", "--device", "tpu"], "device is auto, cpu, cuda, "),
-        (["resume", "nowhere"], "there is no folder nowhere"),
-        (["export", "."], ". holds no run: there is no config.yaml in it"),
+        (["resume", "nowhere"], "no such folder: nowhere"),
+        (["export", "."], ". contains no run: it has no config.yaml"),
         (["render", ".", "--mode", "x-ray"], "Invalid value for '--mode'"),
     ],
 )
@@ -451,7 +451,7 @@ def test_a_run_that_diverges_goes_back_and_on_with_lower_rates(
     assert train("--out", "run") == 0
     told = capsys.readouterr().err.splitlines()
     assert [line.split(";")[-1] for line in told] == [
-        f" going back to step 4, at {rate} of the learning rates (rollback {n} of 3)"
+        f" rolling back to step 4, with learning rates times {rate} (rollback {n} of 3)"
         for n, rate in ((1, 0.5), (2, 0.25))
     ]
     assert all(line.startswith("warning: training diverged in step 6 (timest") for line in told)
@@ -468,14 +468,14 @@ def test_a_run_that_diverges_again_and_again_ends_in_one_line(train, tmp_path, c
     *warnings, error = capsys.readouterr().err.splitlines()
     assert len(warnings) == 3
     assert error.startswith("error: training diverged in step 6 (timesteps [")
-    assert error.endswith("(tried 3 times from the last good step)")
+    assert error.endswith("(after 3 rollbacks to the last good step)")
     assert last_tensors(tmp_path / "run")[0] == "step_0000004.safetensors"
 
 
 def test_a_run_that_diverges_before_its_first_checkpoint_begins_again(train, capsys, monkeypatch):
     spoil(monkeypatch, at=2, times=1)
     assert train("--out", "run") == 0
-    assert "going back to step 0, at 0.5 of the learning rates" in capsys.readouterr().err
+    assert "rolling back to step 0, with learning rates times 0.5" in capsys.readouterr().err
 
 
 def test_an_eof_error_of_a_library_is_a_fault_and_no_stop(monkeypatch, capsys):
@@ -502,7 +502,7 @@ def test_output_replaces_what_its_encoding_does_not_have(tmp_path, encoding):
         command = [sys.executable, "-m", "dreamfusion", *arguments]
         done = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True)
         assert b"Traceback" not in done.stderr, done.stderr
-    assert done.returncode == 2 and done.stderr.startswith(b"error: there is no folder runs/")
+    assert done.returncode == 2 and done.stderr.startswith(b"error: no such folder: runs/")
     done = subprocess.run(
         [*command[:3], "configs", "x.yaml"], env=env, cwd=tmp_path, capture_output=True
     )
@@ -519,7 +519,7 @@ def test_an_explicit_folder_is_that_folder(train, tmp_path, capsys, monkeypatch)
     assert train("--out", "run", prompt="a blue puppy", steps=2) == 2
     said = capsys.readouterr()
     assert said.err.startswith(
-        "error: run already holds a run; to continue it: dreamfusion resume run; to replace it, "
+        "error: run already contains a run; to resume it: dreamfusion resume run; to replace it, "
         "add --overwrite; "
     )
     assert said.out == "" and (tmp_path / "run" / "config.yaml").read_text() == before

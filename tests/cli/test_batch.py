@@ -170,12 +170,12 @@ def _need():
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["none.txt"], "there is no file none.txt"),
+        (["none.txt"], "no such file: none.txt"),
         (["list.txt", "--set", "estimator.gidance=1,2"], "did you mean estimator.guidance?"),
         (["list.txt", "--config", "nothing"], "no preset and no file nothing"),
-        (["--status", "nowhere"], "there is no folder nowhere"),
-        (["--out", "nowhere"], "there is no folder nowhere"),
-        (["--status", "."], "holds no batch"),
+        (["--status", "nowhere"], "no such folder: nowhere"),
+        (["--out", "nowhere"], "no such folder: nowhere"),
+        (["--status", "."], "contains no batch"),
         (["--seeds", "2"], "job options need a list of prompts"),
         (["list.txt", "--on", "ray", "--jobs", "2"], "--jobs applies to this machine only"),
         (["list.txt", "--out", "/proc/shelf"], "/proc/shelf"),
@@ -195,7 +195,7 @@ def test_two_drivers_and_a_full_disk_are_one_line(asked, tmp_path, monkeypatch, 
     (tmp_path / "list.txt").write_text("a red mug\n")
     with driving(BatchFolder(tmp_path / "shelf")):
         assert main(["batch", "list.txt", *asked]) == 2
-    assert "another batch works in" in capsys.readouterr().err
+    assert "another batch is running in" in capsys.readouterr().err
 
     def full(path, content):
         raise OSError(28, "No space left on device", str(path))

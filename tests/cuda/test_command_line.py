@@ -60,7 +60,7 @@ class Page(FakeScreen):
     def offer_previews(self, files):
         self.previews = files
 
-    def tell(self, text):
+    def status(self, text):
         self.said.append(text)
 
     def show_image(self, visitor, picture):

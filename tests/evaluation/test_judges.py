@@ -46,9 +46,9 @@ def test_fronts_are_counted_around_the_circle():
 def test_a_prompt_is_read_as_noun_and_colour():
     assert read_pair("a photo of a red puppy") == ("corgi", "red")
     assert read_pair("a snowman")[1] == "white"
-    with pytest.raises(JudgeError, match="cannot read 'a blorp'"):
+    with pytest.raises(JudgeError, match="does not know 'a blorp'"):
         read_pair("a blorp")
-    with pytest.raises(JudgeError, match="cannot read 'a red': The prompt names no object"):
+    with pytest.raises(JudgeError, match="does not know 'a red': The prompt names no object"):
         read_pair("a red")
     assert choose_judge(["a corgi", "a red mug"]) == "toy"
     with pytest.raises(JudgeError, match="use CLIP: --judge b32"):

@@ -79,11 +79,11 @@ def test_what_cannot_be_measured_has_a_reason(tmp_path, capsys, clip):
     rows = evaluated(capsys, empty, bare, begun, "--judge", clip)["rows"]
     assert rows[0]["reason"] == "the scene is empty" and rows[0]["r1_color"] is None
     assert rows[0]["pieces"] == 1
-    assert "there is no mesh" in rows[1]["reason"] and rows[1]["pieces"] is None
+    assert "no such mesh" in rows[1]["reason"] and rows[1]["pieces"] is None
     assert rows[1]["r1_color"] is not None
     assert "has no checkpoint yet" in rows[2]["reason"] and rows[2]["margin"] is None
     alone = evaluated(capsys, bare, "--judge", clip)["rows"]
-    assert "no other prompt to tell this one from" in alone[0]["reason"]
+    assert "at least one other prompt" in alone[0]["reason"]
     (tmp_path / "others.txt").write_text("a red mug\na chair\na blue corgi\n")
     more = evaluated(capsys, bare, "--judge", clip, "--distractors", tmp_path / "others.txt")
     assert more["rows"][0]["distractors"] == 2
@@ -117,7 +117,7 @@ def test_a_batch_is_judged_chosen_from_and_shown(tmp_path, capsys, clip):
     assert best["margin"]["runs"] == 1
     assert (shelf.path / "evaluation.csv").is_file()
     assert main(["evaluate", str(shelf.path), "--judge", clip, "--chosen-by", clip]) == 2
-    assert "name another judge" in capsys.readouterr().err
+    assert "use another judge" in capsys.readouterr().err
 
     assert main(["report", str(shelf.path)]) == 0
     page = (shelf.path / "gallery.html").read_text()
@@ -200,9 +200,9 @@ def test_prompts_of_the_same_short_name_have_links_of_their_own(tmp_path, clip):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["evaluate", "nowhere"], "there is no folder nowhere"),
+        (["evaluate", "nowhere"], "no such folder: nowhere"),
         (["train", "a mug", "--keep", "best"], "add --seeds"),
-        (["train", "a mug", "--seeds", "2", "--view"], "shows one run"),
+        (["train", "a mug", "--seeds", "2", "--view"], "shows a single run"),
         (["train", "a mug", "--seeds", "2", "--judge", "toy"], "add --keep best"),
         (["batch", "list.txt", "--judge", "toy"], "add --keep best"),
     ],

@@ -9,7 +9,7 @@ import pytest
 from dreamfusion.evaluation.evaluate import CHOOSER
 from dreamfusion.evaluation.judges import LOOKS, TOY_JUDGES, load_judge
 from dreamfusion.evaluation.retrieval import distractors_for
-from dreamfusion.evaluation.rows import judge_pictures
+from dreamfusion.evaluation.rows import judge_images
 from dreamfusion.toyworld import make_object
 from scripts.train_toy_judge import measure, true_pictures, two_faced
 from tests.helpers import ROOT
@@ -44,10 +44,10 @@ def test_shuffled_prompts_score_chance():
     names = ("corgi", "mug", "castle", "pumpkin")
     for i, noun in enumerate(names):
         (pictures,) = views_of(make_object(noun, "main"))
-        row = judge_pictures(judge, f"a blue {names[i - 1]}", pictures, others)
+        row = judge_images(judge, f"a blue {names[i - 1]}", pictures, others)
         assert all(row[f"r1_{look}"] <= 1 / 8 for look in LOOKS)
         assert row["margin"] < 0 and row["rank"] > 1
-        own = judge_pictures(judge, f"a red {noun}", pictures, others)
+        own = judge_images(judge, f"a red {noun}", pictures, others)
         assert own["margin"] > 0 and own["rank"] == 1 and own["distractors"] == 623
 
 

@@ -97,7 +97,7 @@ def test_a_finished_run_without_a_mesh_overlaps_nothing(tmp_path, monkeypatch, d
     monkeypatch.setattr(rows, "load_scene", lambda *_: SavedScene(done, None))
     monkeypatch.setattr(rows, "images_of", empty)
     (row,) = judge_run(Subject(run, "a red mug", 0), [(ToyJudge("toy"), [])], truth=True)
-    assert row.iou == iou and row.reason.startswith("the scene is empty; there is no mesh")
+    assert row.iou == iou and row.reason.startswith("the scene is empty; no such mesh")
 
 
 def test_half_of_the_measured_prompts_are_held_out(capsys):

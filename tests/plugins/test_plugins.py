@@ -61,7 +61,7 @@ def test_a_rollback_takes_an_estimators_state_back(installed, tmp_path):
     before = acme_dreams.Averaged
     acme_dreams.Averaged = Fragile
     try:
-        with pytest.warns(UserWarning, match="going back to step 3"):
+        with pytest.warns(UserWarning, match="rolling back to step 3"):
             df.train(
                 "a red cube",
                 out=tmp_path / "run",
@@ -190,7 +190,7 @@ def test_a_run_starts_from_another_and_keeps_a_copy(installed, tmp_path):
     assert torch.equal(before["scene.grid"], after["scene.grid"])
     first.path.rename(tmp_path / "moved")
     assert second.resume(steps=2).metrics[-1]["step"] == 2
-    with pytest.raises(df.UserError, match="there is no folder"):
+    with pytest.raises(df.UserError, match="no such folder"):
         df.train("a cube", out=tmp_path / "c", settings={**settings, "start": str(first.path)})
     with pytest.raises(df.UserError, match="cannot start from a Voxels"):
         df.train(

@@ -178,7 +178,7 @@ def test_a_run_does_not_go_on_with_another_prior(base, trained, capsys):
     assert main(["resume", run, "--steps", "3", "--prior", after]) == 2
     assert capsys.readouterr().err == (
         f"error: {after} has other weights than the prior of {run}, {trained / 'before'}; pass a "
-        "copy of that one, or start a new run with `dreamfusion train --prior`\n"
+        "copy of that prior, or start a new run with `dreamfusion train --prior`\n"
     )
 
 
@@ -187,7 +187,7 @@ def test_a_run_whose_prior_has_changed_in_its_place_warns(base, capsys):
     (base / "after").rename(base / "before")
     assert main(["resume", str(base / "run"), "--steps", "3"]) == 0
     assert capsys.readouterr().err.startswith(
-        f"warning: the weights of {base / 'before'} are not those that {base / 'run'} was begun "
+        f"warning: the weights of {base / 'before'} differ from those that {base / 'run'} started "
         "with\n"
     )
 

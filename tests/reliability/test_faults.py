@@ -28,7 +28,7 @@ PLACES = 1000  # at which a checkpoint is damaged
 def assert_refused(status: int, output: str) -> None:
     errors = [line for line in output.splitlines() if line.startswith("error: ")]
     assert status == 2 and len(errors) == 1 and "Traceback" not in output, output
-    assert "is safe, mend that and go on with: dreamfusion resume run" in errors[0]
+    assert ", then run: dreamfusion resume run" in errors[0]
 
 
 def spoil_and_go_on(bench, whole, cwd, kind, number) -> bool:

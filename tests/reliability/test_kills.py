@@ -111,5 +111,5 @@ def test_a_run_whose_folder_vanishes_says_so(bench, whole, tmp_path):
     child.wait_for("step 1/2000")
     os.rename(tmp_path / "run", tmp_path / "elsewhere")
     assert child.wait() == 2
-    assert child.output.splitlines()[-1].startswith("error: run is gone: somebody removed or")
+    assert child.output.splitlines()[-1].startswith("error: run is gone: it was removed or")
     assert not (tmp_path / "run").exists()

@@ -69,7 +69,7 @@ def test_a_whole_run_shows_everything(run, capsys):
     for title in ("SDS gradient", "Gradient norm", "Opacity"):
         assert f"<b>{title}</b>" in page
     assert page.count("<svg") == 3
-    assert "Guidance 4, Picture size 32, Seconds a step 0.5" in page
+    assert "Guidance 4, Image size 32, Seconds per step 0.5" in page
     assert page.count("<img ") == 12
     assert "step 1<" in page and "step 40<" in page
     assert f'src="data:video/mp4;base64,{base64.b64encode(VIDEO).decode()}"' in page
@@ -130,13 +130,13 @@ def test_colors_at_vertices_are_shown_as_they_were_made(tmp_path):
 
 def test_checks_of_a_closed_box(tmp_path):
     write_mesh(colored_box(), tmp_path / "box.ply")
-    assert "Of step" not in dict(read_model(tmp_path / "box.ply").checks)
+    assert "Step" not in dict(read_model(tmp_path / "box.ply").checks)
     provenance = Provenance(70, (0.0, 0.0, 0.0), psnr_db=27.41, silhouette_iou=0.9352)
     write_mesh(colored_box(), tmp_path / "box.glb", provenance=provenance)
     checks = dict(read_model(tmp_path / "box.glb").checks)
-    assert checks["Of step"] == "70"
-    assert checks["Against the scene, PSNR"] == "27.4 dB"
-    assert checks["Against the scene, silhouettes' IoU"] == "0.935"
+    assert checks["Step"] == "70"
+    assert checks["PSNR to the scene"] == "27.4 dB"
+    assert checks["Silhouette IoU with the scene"] == "0.935"
     assert checks["Watertight"] == "yes, genus 0"
     assert checks["Volume"] == "1.000"
     assert checks["Width × height × depth"] == "1.00 × 2.00 × 0.50"
@@ -160,8 +160,8 @@ def test_a_run_that_just_began_says_what_makes_the_rest(tmp_path, capsys, monkey
     (tmp_path / "my run" / "config.yaml").write_text("prompt: a mug\n")
     page, _ = report(capsys, "my run")
     resume = "<code>dreamfusion resume &#39;my run&#39;</code>"
-    assert f"Stopped at step 0 of 250. To go on: {resume}" in page
-    assert f"No mesh and no checkpoint yet; training makes them: {resume}" in page
+    assert f"Stopped at step 0 of 250. To resume: {resume}" in page
+    assert f"No mesh and no checkpoint yet. To train the run: {resume}" in page
     assert "No preview yet" in page
     assert "No step is logged yet." in page
     assert "<svg" not in page
@@ -177,7 +177,7 @@ def test_a_stopped_run_names_export_and_render(tmp_path, capsys, monkeypatch):
     assert "may still be training" in page
     os.utime(run / "metrics.jsonl", (1e9, 1e9))
     page, _ = report(capsys, "run")
-    assert "Stopped at step 7 of 40. To go on: <code>dreamfusion resume run</code>" in page
+    assert "Stopped at step 7 of 40. To resume: <code>dreamfusion resume run</code>" in page
     assert "<code>dreamfusion export run</code>" in page
     assert "<code>dreamfusion render run</code>" in page
     assert "<video" not in page and '<canvas data-model="model' not in page
@@ -194,9 +194,9 @@ def test_broken_files_are_named_and_left_out(run, capsys):
     (run / "video.mp4").write_bytes(b"no video")
     (run / "checkpoints" / "step_0000041.json").write_text("{")
     page, _ = report(capsys, "run")
-    assert "4 of 45 lines of metrics.jsonl cannot be read and are left out." in page
+    assert "4 of 45 lines of metrics.jsonl cannot be read and are skipped." in page
     assert "Cannot be read: step_0000001.png, step_last.png" in page
-    assert "video.mp4 is no video. Again: <code>dreamfusion render run</code>" in page
+    assert "video.mp4 is not a video. To render it: <code>dreamfusion render run</code>" in page
     assert "nan" not in re.sub(r'"[^"]*"|<script.*', "", page, flags=re.DOTALL)
     assert page.count("<svg") == 3
 
@@ -242,8 +242,8 @@ def test_only_an_older_report_is_overwritten(run, tmp_path, capsys):
     ("arguments", "message"),
     [
         ([], "Missing argument 'DIR...'."),
-        (["nowhere"], "there is no folder nowhere"),
-        (["run", "."], ". holds no run: there is no config.yaml in it"),
+        (["nowhere"], "no such folder: nowhere"),
+        (["run", "."], ". contains no run: it has no config.yaml"),
         (["run", "--out", "run"], "run is a folder: name a file, like run/report.html"),
         (["spoiled"], "spoiled/config.yaml: unknown setting stepps; did you mean steps?"),
         (["run", "--out", "run/config.yaml/page.html"], "File exists: run/config.yaml"),

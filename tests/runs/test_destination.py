@@ -31,7 +31,7 @@ def test_a_run_is_not_replaced_unasked(tmp_path):
     with pytest.raises(RunError) as error:
         Destination(run).prepare()
     assert str(error.value) == (
-        f"{run} already holds a run; to continue it: dreamfusion resume '{run}'; to replace it, "
+        f"{run} already contains a run; to resume it: dreamfusion resume '{run}'; to replace it, "
         "add --overwrite; or choose another folder with --out"
     )
     assert files(run) == before
@@ -55,7 +55,7 @@ def test_a_run_is_removed_where_that_is_asked_for(tmp_path):
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_what_is_no_run_is_never_removed(tmp_path, overwrite):
     (tmp_path / "photo.jpg").write_text("dear")
-    with pytest.raises(RunError, match="is not empty and holds no run; choose another folder"):
+    with pytest.raises(RunError, match="is not empty and contains no run; choose another folder"):
         Destination(tmp_path, overwrite).prepare()
     with pytest.raises(RunError, match="is a file; choose another folder"):
         Destination(tmp_path / "photo.jpg", overwrite).prepare()
@@ -66,14 +66,16 @@ def test_a_run_with_other_files_in_it_is_not_removed(tmp_path):
     run = make_run(tmp_path / "run")
     (run / "notes.txt").write_text("dear")
     before = files(run)
-    with pytest.raises(RunError, match=r"not overwritten: notes\.txt in it is not of a run; move"):
+    with pytest.raises(
+        RunError, match=r"cannot overwrite .*: notes\.txt in it is not part of a run"
+    ):
         Destination(run, overwrite=True).prepare()
     assert files(run) == before
 
 
 def test_settings_of_another_program_make_no_run(tmp_path):
     (tmp_path / "config.yaml").write_text("server: {port: 80}")
-    with pytest.raises(RunError, match=r"not overwritten: config\.yaml is not of a dreamfusion"):
+    with pytest.raises(RunError, match=r"cannot overwrite .*: config\.yaml is not from a"):
         Destination(tmp_path, overwrite=True).prepare()
     assert files(tmp_path) == {"config.yaml"}
 
@@ -88,5 +90,5 @@ def test_a_run_that_trains_is_not_removed(tmp_path):
 def test_a_home_folder_is_found(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     make_run(tmp_path / "run")
-    with pytest.raises(RunError, match="already holds a run"):
+    with pytest.raises(RunError, match="already contains a run"):
         Destination(Path("~/run")).check()

@@ -43,9 +43,9 @@ def test_configuration_round_trips(tmp_path):
 
 
 def test_a_folder_without_a_run_is_named(tmp_path):
-    with pytest.raises(RunError, match="there is no folder"):
+    with pytest.raises(RunError, match="no such folder"):
         find_run(tmp_path / "nothing")
-    with pytest.raises(RunError, match=r"holds no run: there is no config\.yaml in it"):
+    with pytest.raises(RunError, match=r"contains no run: it has no config\.yaml"):
         find_run(tmp_path)
 
 

@@ -203,7 +203,7 @@ def test_a_choice_changes_the_picture_and_what_stands_in_the_scene(clock):
     run_to_rest(stage, clock)
     assert len(screen.meshes) == 1 and screen.meshes[0].glb[:4] == b"glTF"
     assert screen.pictures[-1][1].shape == (2, 2, 3)  # a plain page behind it
-    assert screen.said[0] == "making the mesh …" and "faces at density" in screen.said[-1]
+    assert screen.said[0] == "extracting the mesh …" and "faces at density" in screen.said[-1]
 
     screen.wanted = Choice("mesh", "depth")
     run_to_rest(stage, clock)
@@ -308,7 +308,7 @@ class FakePage(FakeScreen):
     def start_at(self, camera):
         pass
 
-    def tell(self, text):
+    def status(self, text):
         self.told.append(text)
 
     def offer_previews(self, paths):
@@ -385,7 +385,7 @@ def bare_run(tmp_path, monkeypatch):
 
 def test_a_run_that_is_not_there_is_named_in_one_line(bare_run, capsys):
     assert main(["view", "nowhere"]) == 2
-    assert capsys.readouterr().err == "error: there is no folder nowhere\n"
+    assert capsys.readouterr().err == "error: no such folder: nowhere\n"
 
 
 def test_without_viser_one_line_says_what_to_install(bare_run, capsys, monkeypatch):

@@ -1,6 +1,6 @@
-"""What gives attempts a place to run. An engine knows nothing of jobs: the folder is the truth.
+"""The interface of engines, which run the processes of attempts. An engine does not read jobs.
 
-To follow: Slurm by submitit, behind the same interface.
+Planned: Slurm by submitit, behind the same interface.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Protocol
 
 @dataclass(frozen=True)
 class ResourceRequest:
-    """What an attempt takes. memory: bytes of the machine's. gpu_memory: bytes of one GPU's, which
-    others may share; 0: it needs none."""
+    """Resources that an attempt needs. memory: bytes of main memory. gpu_memory: bytes on one GPU,
+    which attempts may share; 0 for no GPU."""
 
     threads: int
     memory: int
@@ -23,36 +23,36 @@ class ResourceRequest:
 
 @dataclass(frozen=True)
 class Ending:
-    """The end of an attempt. code: the exit status, negative for a signal; None where the place was
-    lost together with the process. reason: why it was lost."""
+    """The end of an attempt. code: the exit status, negative for a signal; None if the process was
+    lost with its machine. reason: why it was lost."""
 
     code: int | None
     reason: str = ""
 
 
 class Engine(Protocol):
-    """Gives out places."""
+    """Runs attempts, each in a process of its own."""
 
     name: str
 
     @property
     def slots(self) -> int:
-        """How many attempts can run at once."""
+        """Number of attempts that can run in parallel."""
 
     def has_room(self) -> bool:
-        """Whether another attempt may be handed over now."""
+        """Whether `start` accepts another attempt now."""
 
     def start(self, folder: Path, number: int) -> Hashable:
-        """Make an attempt at the job in a folder as soon as there is a place; a ticket for it."""
+        """Run an attempt at the job in a folder once a slot is free; returns a ticket for it."""
 
     def ended(self) -> list[tuple[Hashable, Ending]]:
-        """The attempts that have ended since the last time; never waits for long."""
+        """The attempts that have ended since the last call; returns quickly."""
 
     def drop(self, ticket: Hashable) -> None:
-        """Give up on an attempt that does not answer. It will not be among those that ended."""
+        """Abandon an attempt that does not respond; `ended` will not return it."""
 
     def stop(self) -> None:
-        """Ask every attempt to write its checkpoint and end; those that wait do not begin."""
+        """Make every attempt write a checkpoint and exit; queued attempts do not start."""
 
     def close(self) -> None:
-        """Give everything back, at once."""
+        """Release all resources at once."""

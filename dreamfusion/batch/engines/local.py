@@ -1,4 +1,4 @@
-"""This machine as an engine: a pool of processes."""
+"""An engine that runs attempts as processes on this machine."""
 
 from __future__ import annotations
 
@@ -19,10 +19,9 @@ GIB = 2**30
 
 
 class LocalEngine:
-    """As many processes at once as cores, free memory and GPUs allow.
+    """Runs as many processes in parallel as cores, free memory and GPUs allow.
 
-    at_once: another number, on the caller's responsibility. Raises BatchError where not even one
-    attempt fits.
+    at_once: overrides that number without a check. Raises BatchError if not even one attempt fits.
     """
 
     name = "local"
@@ -42,7 +41,7 @@ class LocalEngine:
         self._tickets = itertools.count()
 
     def has_room(self) -> bool:
-        """Whether a place is free."""
+        """Whether a slot is free."""
         return len(self._children) < self.slots
 
     def start(self, folder: Path, number: int) -> int:
@@ -59,12 +58,12 @@ class LocalEngine:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            start_new_session=True,  # Ctrl-C is for the driver, which tells each
+            start_new_session=True,  # Ctrl-C goes to the driver, which forwards it
         )
         return ticket
 
     def ended(self) -> list[tuple[Hashable, Ending]]:
-        """Those whose process is gone."""
+        """Attempts whose process has ended."""
         codes = {ticket: child.poll() for ticket, child in self._children.items()}
         gone = [ticket for ticket, code in codes.items() if code is not None]
         for ticket in gone:
@@ -72,7 +71,7 @@ class LocalEngine:
         return [(ticket, Ending(codes[ticket])) for ticket in gone]
 
     def drop(self, ticket: Hashable) -> None:
-        """Kill a process, which also ends one that is frozen."""
+        """Kill a process, even a frozen one."""
         assert isinstance(ticket, int)
         child = self._children[ticket]
         child.kill()
@@ -80,12 +79,12 @@ class LocalEngine:
         self._forget(ticket)
 
     def stop(self) -> None:
-        """Send every process the polite signal."""
+        """Send SIGTERM to every process."""
         for child in self._children.values():
             child.send_signal(signal.SIGTERM)
 
     def close(self) -> None:
-        """Kill what is left."""
+        """Kill the remaining processes."""
         for ticket in list(self._children):
             self.drop(ticket)
 
@@ -102,26 +101,26 @@ class Gpu:
     free: int | None
 
     def slots(self, need: ResourceRequest) -> int:
-        """How many attempts fit on it at once; at least one: whether its memory suffices, the run
-        says before it starts."""
+        """Number of attempts that fit in parallel, at least one: each run checks the free memory
+        itself before it starts."""
         if self.free is None or not need.gpu_memory:
             return 1
         return max(1, self.free // need.gpu_memory)
 
 
 def places_here(need: ResourceRequest, gpus: Sequence[Gpu]) -> int:
-    """How many attempts fit on this machine at once. Raises BatchError if none does."""
+    """Number of attempts that fit on this machine in parallel. Raises BatchError if none fits."""
     cores, memory = usable_cores(), usable_memory()
     free = None if memory is None else memory.free
     if free is not None and free < need.memory:
         raise BatchError(
             f"a job needs about {need.memory / GIB:.1f} GiB of memory, {free / GIB:.1f} GiB are "
-            "free; --jobs 1 tries all the same"
+            "free; --jobs 1 tries anyway"
         )
     if need.gpu_memory and not gpus:
         raise BatchError(
-            "a job needs a GPU, and no NVIDIA GPU is to be seen here; --device cpu does without, "
-            "--jobs 1 tries all the same"
+            "a job needs a GPU, but no NVIDIA GPU was found; use --device cpu, or --jobs 1 to try "
+            "anyway"
         )
     bounds = [max(1, cores // need.threads)]
     if free is not None:
@@ -151,8 +150,8 @@ def visible_gpus() -> list[Gpu]:
 
 
 def gpu_memory() -> dict[tuple[str, str], int]:
-    """Free bytes of every NVIDIA GPU of this machine, by number and UUID; none where the driver's
-    tool does not tell."""
+    """Free bytes of every NVIDIA GPU of this machine, by number and UUID; empty if nvidia-smi does
+    not report them."""
     query = ["nvidia-smi", "--query-gpu=index,uuid,memory.free", "--format=csv,noheader,nounits"]
     try:
         told = subprocess.run(query, capture_output=True, text=True, timeout=30, check=True).stdout

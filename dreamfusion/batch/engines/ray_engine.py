@@ -1,8 +1,8 @@
-"""A Ray cluster as an engine. Ray Core alone, and only for places: it starts no task of ours twice.
+"""An engine that runs attempts on a Ray cluster. It uses only Ray Core, and disables Ray's retries.
 
-What was measured with Ray 2.60 and is met here: a task waits for ever for memory that no node has,
-so that is refused before; an interrupted task leaves its child alive unless it forwards the signal;
-nodes with another version, or that do not see the folder, would fail every job.
+Handles these properties of Ray 2.60: a task waits forever for memory that no node has, so such a
+request is refused first; an interrupted task leaves its child process running unless it forwards
+the signal; nodes with another version, or without access to the folder, would fail every job.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ CONNECT_SECONDS = 5.0
 
 
 class RayEngine:
-    """The places of a cluster that is there: RAY_ADDRESS, or one that runs on this machine.
+    """Runs attempts on an existing cluster: that of RAY_ADDRESS, or one on this machine.
 
-    folder: the batch's, which every node must see under the same name. Raises BatchError where
-    there is no cluster, none of its nodes can take an attempt, or a node does not fit.
+    folder: of the batch; every node must have it under the same path. Raises BatchError if there is
+    no cluster, no node can run an attempt, or a node is incompatible.
     """
 
     name = "ray"
@@ -63,11 +63,11 @@ class RayEngine:
         )(_attempt)
 
     def has_room(self) -> bool:
-        """A few more than there are places may wait with Ray, so that none stands empty."""
+        """Whether Ray's queue has room: it holds a few attempts, so that no slot stays idle."""
         return len(self._tasks) < self.slots + 2
 
     def start(self, folder: Path, number: int) -> Hashable:
-        """Hand an attempt to Ray."""
+        """Submit an attempt to Ray."""
         task = self._attempt.remote(
             str(folder), number, self._need.threads, self._stale_seconds, attempts.MODULE
         )
@@ -75,7 +75,7 @@ class RayEngine:
         return task
 
     def ended(self) -> list[tuple[Hashable, Ending]]:
-        """Those whose task has come to an end, one way or the other."""
+        """Attempts whose task has ended for any reason."""
         if not self._tasks:
             return []
         ready, _ = self._ray.wait(list(self._tasks), num_returns=len(self._tasks), timeout=0)
@@ -83,33 +83,33 @@ class RayEngine:
         for task in ready:
             del self._tasks[task]
             try:
-                # A task that was cancelled by force returns None, as if it had done its work.
+                # A task that was cancelled by force returns None, as if it had succeeded.
                 found.append((task, Ending(self._ray.get(task), "its task was cancelled")))
             except (self._ray.exceptions.RayError, KeyboardInterrupt) as error:
-                found.append((task, Ending(None, f"its place was lost: {one_line(error, 120)}")))
+                found.append((task, Ending(None, f"its node was lost: {one_line(error, 120)}")))
         return found
 
     def drop(self, ticket: Hashable) -> None:
-        """Cancel a task by force. A frozen node does not hear of it: if it thaws, the attempt
-        sees that there is a newer one."""
+        """Cancel a task by force. A frozen node does not receive this: if it recovers, the attempt
+        detects that a newer one exists."""
         self._tasks.pop(ticket, None)
         with contextlib.suppress(self._ray.exceptions.RayError):
             self._ray.cancel(ticket, force=True)
 
     def stop(self) -> None:
-        """Interrupt every task; each forwards that to its process."""
+        """Interrupt every task; each forwards the interrupt to its process."""
         for task in self._tasks:
             self._ray.cancel(task, force=False)
 
     def close(self) -> None:
-        """Cancel what is left, and let the cluster go."""
+        """Cancel the remaining tasks, and disconnect from the cluster."""
         for task in list(self._tasks):
             self.drop(task)
         self._ray.shutdown()
 
     def _check_nodes(self, nodes: list[dict[str, Any]], folder: Path) -> int:
-        """Make sure that every node has this version and sees the batch's folder; how many attempts
-        a GPU takes at once, the smallest of them all."""
+        """Check that every node has this version and the batch's folder. Returns how many attempts
+        fit on the smallest GPU in parallel."""
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         folder.mkdir(parents=True, exist_ok=True)
@@ -127,14 +127,14 @@ class RayEngine:
             for name, task in asked.items():
                 try:
                     version, sees, memory = self._ray.get(task, timeout=PROBE_SECONDS)
-                except Exception as error:  # also whatever its own Python raises
+                except Exception as error:  # including errors from the node's Python
                     raise BatchError(f"node {name} cannot run jobs: {one_line(error)}") from None
                 if version != __version__:
                     raise BatchError(
                         f"node {name} has dreamfusion {version}, this machine {__version__}"
                     )
                 if not sees:
-                    raise BatchError(f"node {name} does not see {folder}: it must be shared")
+                    raise BatchError(f"node {name} has no access to {folder}: it must be shared")
                 free += memory
         finally:
             mark.unlink(missing_ok=True)
@@ -143,7 +143,7 @@ class RayEngine:
 
 def _connect() -> Any:
     """Ray, connected to the cluster. Raises BatchError."""
-    # Before Ray is loaded: it would report its use, and set this process's threads.
+    # Set before Ray is loaded: it would send usage statistics, and change this process's threads.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         import ray
@@ -154,8 +154,8 @@ def _connect() -> Any:
     try:
         _knock(address)
         ray.init(address=address, log_to_driver=False, logging_level="ERROR")
-    except Exception as error:  # a cluster that is not there, of another version, or refuses us
-        ray.shutdown()  # it may be half connected
+    except Exception as error:  # no cluster, another version, or access denied
+        ray.shutdown()  # it may be partly connected
         if "ersion mismatch" in str(error):
             raise BatchError(f"the cluster has another Ray or Python: {one_line(error)}") from None
         raise BatchError(
@@ -173,15 +173,15 @@ def _knock(address: str) -> None:
 
 
 def _keep_token_private() -> None:
-    """Let nobody else read the token that lets one into the cluster: Ray writes it as the umask
-    says."""
+    """Make the authentication token of the cluster unreadable for others: Ray writes it with the
+    permissions of the umask."""
     token = Path(os.environ.get("RAY_AUTH_TOKEN_PATH", Path.home() / ".ray" / "auth_token"))
     if token.is_file() and token.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
         set_mode(token, 0o600)
 
 
 def _fits(resources: dict[str, float], need: ResourceRequest, per_gpu: int = 1) -> int:
-    """How many attempts a node has room for, `per_gpu` on each GPU."""
+    """Number of attempts that fit on a node, `per_gpu` on each GPU."""
     bounds = [int(resources.get("CPU", 0) // need.threads)]
     bounds.append(int(resources.get("memory", 0) // need.memory))
     if need.gpu_memory:
@@ -193,14 +193,14 @@ def _no_place(nodes: list[dict[str, Any]], need: ResourceRequest) -> str:
     largest = max((node["Resources"].get("memory", 0) for node in nodes), default=0)
     gpus = ", a GPU" if need.gpu_memory else ""
     return (
-        f"no node of the cluster can take a job: it needs {need.threads} CPU, "
+        f"no node of the cluster can run a job: it needs {need.threads} CPU, "
         f"{need.memory / GIB:.1f} GiB of memory{gpus}; the largest of {len(nodes)} nodes has "
         f"{largest / GIB:.1f} GiB"
     )
 
 
 def _probe(mark: str) -> tuple[str, bool, list[int]]:
-    """Runs on a node: its version, whether it sees a file, and its GPUs' free memory."""
+    """Runs on a node: its version, whether it can access a file, and its GPUs' free memory."""
     from dreamfusion.batch.engines.local import gpu_memory
     from dreamfusion.utils.version import __version__ as version
 
@@ -208,7 +208,7 @@ def _probe(mark: str) -> tuple[str, bool, list[int]]:
 
 
 def _attempt(folder: str, number: int, threads: int, stale_seconds: float, module: str) -> int:
-    """Runs on a node: makes an attempt, and forwards an interruption to its process."""
+    """Runs on a node: runs an attempt, and forwards an interrupt to its process."""
     child = subprocess.Popen(
         command_of(Path(folder), number, os.getpid(), stale_seconds, module),
         env=environment(threads),
@@ -216,7 +216,7 @@ def _attempt(folder: str, number: int, threads: int, stale_seconds: float, modul
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    # Short sleeps: Ray cannot interrupt a blocking wait.
+    # Poll with short sleeps: Ray cannot interrupt a blocking wait.
     while child.poll() is None:
         try:
             time.sleep(0.1)
