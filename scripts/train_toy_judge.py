@@ -1,13 +1,13 @@
 #!/usr/bin/env python
-"""Train the judges that ship: small classifiers of pictures of the toy world.
+"""Train the shipped judges: small classifiers of images of the toy world.
 
     python -m scripts.train_toy_judge a        # one core, about ten minutes
     python -m scripts.train_toy_judge b
     python -m scripts.train_toy_judge card     # measure both, write their card
 
-There are two, of the same make and trained on other shapes and views each, so that one may choose
-the best of several seeds and the other say how good it is. Neither is the model that trains objects
-nor was trained with it: shapes, views, lights and colours are drawn anew, from other seeds.
+There are two judges of the same architecture, trained on different shapes and views, so that one
+can choose the best of several seeds and the other evaluate the choice. Both are independent of the
+prior: their shapes, views, lights and colours come from other random seeds.
 """
 
 from __future__ import annotations
@@ -45,51 +45,50 @@ from dreamfusion.utils.atomic_write import atomic_write
 from scripts.embedded_prior.data import ToyPictures, random_palette, render_geometry
 
 WHITE, ANY = (1.0, 1.0), (0.0, 1.0)  # backgrounds
-SEEDS = {"a": 30_001, "b": 20_001}  # not the prior's: other shapes, other views
+SEEDS = {"a": 30_001, "b": 20_001}  # differ from the prior's: other shapes, other views
 SHAPES, VIEWS_PER_SHAPE = 20, 8  # of each noun; the last two shapes are kept for the test
 CLAY_SHARE = 0.35
-# How `dreamfusion evaluate` lights what it shows: the toy world's shading, and its ambient share.
+# Lighting of the images in `dreamfusion evaluate`: the toy world's shading, and its ambient share.
 SHADINGS: dict[Look, tuple[str, float]] = {
     "color": ("albedo", 1.0), "shaded": ("lambertian", 0.7), "geometry": ("textureless", 0.3),
 }  # fmt: skip
 
 CARD_ROWS = {
-    "r1_color": "R@1 a view, colour, among 624 pairs",
-    "r1_shaded": "R@1 a view, shaded, among 624 pairs",
-    "r1_geometry": "R@1 a view, clay, among 52 nouns",
-    "one_front": "one front counted, of objects with one",
-    "two_fronts": "more than one counted, of two-faced ones",
+    "r1_color": "R@1 per view, colour, among 624 pairs",
+    "r1_shaded": "R@1 per view, shaded, among 624 pairs",
+    "r1_geometry": "R@1 per view, uncoloured, among 52 nouns",
+    "one_front": "one front counted, objects with one front",
+    "two_fronts": "several fronts counted, two-faced objects",
 }
 CARD = """# The toy judges
 
-Two small classifiers of pictures of the toy world, `toy` (`a.safetensors`) and `toy-b`
-(`b.safetensors`), by which `dreamfusion evaluate` and `--keep best` judge without a network. Half a
-million numbers each, in half precision: 64 x 64 pixels in; noun, main colour, noun of a clay
-picture and one of eight azimuths out.
+Two small classifiers of images of the toy world, `toy` (`a.safetensors`) and `toy-b`
+(`b.safetensors`), which `dreamfusion evaluate` and `--keep best` use offline. Each has half a
+million parameters, in half precision. Input: 64 x 64 pixels. Output: noun, main colour, noun of an
+uncoloured (clay) image, and one of eight azimuths.
 
-They are not the prior that makes the objects, and learned nothing from it: each was trained by
-`scripts/train_toy_judge.py` from scratch, on shapes, views, colours and lights of its own
-(140,800 pictures, about eight minutes of one CPU core). No picture or model of anybody else's was
-used.
+The judges are independent of the prior that generates the objects: each was trained from scratch
+by `scripts/train_toy_judge.py`, on separate shapes, views, colours and lights (140,800 images,
+about eight minutes on one CPU core). No third-party images or models were used.
 
-A score is the log-probability of noun and colour; of the noun alone for clay. Fronts are counted
-for kinds alone whose front is unlike their back, and which `toy` was seen to tell apart:
+A score is the log-probability of noun and colour; for uncoloured images, of the noun alone. Fronts
+are counted only for nouns whose front differs from their back, and whose front `toy` recognises:
 {faced}.
 
-## How often they are right about true pictures
+## Accuracy on true images
 
-The toy world's own objects in the middle of their proportions, in all twelve colours, eight views
-at 30 degrees of elevation each, on white, lit as results are; fronts of the kinds that have one.
-Two-faced objects are these and their mirror images in one.
+Objects of the toy world with mean proportions, in all twelve colours, eight views each at 30
+degrees of elevation, on white, lit as in the evaluation; fronts of the nouns that have one. A
+two-faced object is an object combined with its mirror image.
 
 {table}
 
-`card.json` holds the same figures.
+`card.json` contains the same numbers.
 
 ## Limits
 
-They know 52 nouns and 15 colours; whatever else a picture shows, they take it for one of these. On
-shapes of proportions that they were not trained on, at all elevations, with noise, they name:
+The judges know 52 nouns and 15 colours, and classify every image as one of these. Accuracy on
+shapes with proportions outside the training set, at all elevations, with noise:
 
 {unseen}
 """
@@ -98,8 +97,8 @@ shapes of proportions that they were not trained on, at all elevations, with noi
 def examples(
     toy: ToyPictures, rows: NDArray[np.int64], rng: np.random.Generator
 ) -> tuple[Tensor, dict[str, Tensor], Tensor]:
-    """Pictures (n, 3, 64, 64), what they show (n,) by the network's heads, and which are clay (n,):
-    lit or not, on white or any colour, soft or sharp, mirrored or not, moved and noisy."""
+    """Images (n, 3, 64, 64), labels (n,) for each head of the network, and which are clay (n,):
+    lit or not, on white or any colour, soft or sharp, mirrored or not, shifted and noisy."""
     n, g = len(rows), toy.geometry
     names = [
         NOUNS[g.noun[row]].color if rng.random() < 0.3 else COLORS[rng.integers(len(COLORS))]
@@ -263,7 +262,7 @@ def measure(name: str, nouns: Sequence[str], colors: Sequence[str]) -> dict[str,
 
 
 def write_card(out: Path) -> None:
-    """Measure both judges on the canonical objects in all colours, and write that down."""
+    """Measure both judges on the canonical objects in all colours, and write the results."""
     figures = {name: measure(name, NOUN_NAMES, COLORS) for name in TOY_JUDGES}
     with atomic_write(out / "card.json") as file:
         file.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
@@ -271,7 +270,7 @@ def write_card(out: Path) -> None:
 
 
 def write_readme(out: Path, figures: Mapping[str, Mapping[str, float]]) -> None:
-    """The card for people."""
+    """Write README.md, the model card."""
     rows = [
         f"| {title} | " + " | ".join(f"{figures[name][key]:.1%}" for name in TOY_JUDGES) + " |"
         for key, title in CARD_ROWS.items()

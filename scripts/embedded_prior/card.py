@@ -1,4 +1,4 @@
-"""What is shipped: weights in diffusers' layout, samples to look at, and the model card."""
+"""Writes the shipped files: weights in diffusers' layout, a sheet of samples, the model card."""
 
 from __future__ import annotations
 
@@ -25,28 +25,28 @@ from scripts.embedded_prior.words import encode
 CARD = """# The embedded prior
 
 A text-to-image diffusion model of toy objects, small enough to ship and to run on two CPU cores.
-With it, `dreamfusion` works at once and offline. It is not a general image model.
+It lets `dreamfusion` work offline right after installation; it is not a general image model.
 
 - **Kind**: pixel space, 64 x 64, v-prediction, squared-cosine schedule of 1000 steps; a
   `UNet2DConditionModel` and a `CLIPTextModel` trained together from scratch, in the folder layout
-  of diffusers' `IFPipeline` (six output channels as DeepFloyd IF has; the three of the variance
+  of diffusers' `IFPipeline` (six output channels like DeepFloyd IF; the three variance channels
   are not trained). Weights in half precision, {megabytes:.1f} MB.
-- **Why pixel space**: in a first experiment a latent model gave crisper outlines, but Score
-  Distillation through its encoder gave wrong colours; pixel space gave the right ones at once.
+- **Why pixels**: in a first experiment, a latent model gave sharper outlines, but Score
+  Distillation through its encoder gave wrong colours. In pixel space the colours were right.
 - **Data**: {n_nouns} kinds of procedural objects (`dreamfusion/toyworld`), in varied shapes,
   colours, lights and on plain backgrounds, seen from elevations of {low:.0f} to {high:.0f}
   degrees; the faces of animals {face_share:.0f} times as often as their
-  other sides. No image, model or text from elsewhere was used.
+  other sides. No third-party images, models or texts were used.
 - **Training**: {words}
-  {pictures:,} pictures, {spent} on {where} (shared with other work), torch {torch}, by
+  {pictures:,} images, {spent} on {where} (shared with other work), torch {torch}, by
   `scripts/embedded_prior`{before}.
-- **Held out**: {held} of {pairs} pairs of noun and colour were never shown
-  (`held_out_pairs.csv`), to measure composition by.
+- **Held out**: {held} of {pairs} pairs of noun and colour were not used in training
+  (`held_out_pairs.csv`), to measure composition.
 
 ## Vocabulary
 
-`dreamfusion.json` holds it: every word that a prompt may use, the words for sixteen azimuths, five
-elevations and three shadings, and the cameras, lights and backgrounds it was trained with.
+`dreamfusion.json` contains every word that a prompt may use, the words for sixteen azimuths, five
+elevations and three shadings, and the cameras, lights and backgrounds of the training data.
 
 Nouns: {nouns}.
 
@@ -83,7 +83,7 @@ def sample_sheet(
     steps: int,
     size: int = SIZE,
 ) -> None:
-    """A row a prompt, eight azimuths a row: what the prior has learned, to look at."""
+    """Write a sheet of samples: one row per prompt, with eight azimuths."""
     device = unet.device
     scheduler = DDIMScheduler.from_config(
         noise_schedule().config,
@@ -108,7 +108,7 @@ def sample_sheet(
             with mixed_precision(device):
                 out = unet(torch.cat([x, x]), t, text, return_dict=False)[0][:, :3].float()
             cond, uncond = out.chunk(2)
-            # Fresh noise at every step (eta 1) mends what the steps before got wrong.
+            # New noise at every step (eta 1) corrects errors of earlier steps.
             x = scheduler.step(
                 uncond + guidance * (cond - uncond), t, x, eta=1.0, generator=generator
             ).prev_sample
@@ -150,10 +150,10 @@ def write_card(
     device: torch.device,
     before: str,
 ) -> None:
-    """README.md of the prior: what it is, from what, how long and where it was trained.
+    """Write README.md, the prior's model card.
 
-    thumbnails, pictures: how many were seen; no thumbnails where the text encoder was not trained
-    alone. before: what went before, or nothing.
+    thumbnails, pictures: number of training images; no thumbnails if the text encoder was not
+    trained separately. before: text about earlier training, or "".
     """
     sizes = {
         name: (folder / name).stat().st_size / 1e6
