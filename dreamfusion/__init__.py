@@ -1,7 +1,7 @@
 """Text to 3D by Score Distillation Sampling (DreamFusion, arXiv:2209.14988).
 
-The public names stand in __init__.pyi; each is imported when it is first asked for. They are kept
-stable: what is renamed stays there under its old name for two minor versions.
+The public names are in __init__.pyi; each is imported at its first use. The names are stable: a
+renamed one stays available under its old name for two minor versions.
 """
 
 import lazy_loader

@@ -1,4 +1,4 @@
-"""dreamfusion from Python: what a notebook or a script uses, and what the command line stands on.
+"""The Python API of dreamfusion, for notebooks and scripts.
 
 import dreamfusion as df
 
@@ -54,20 +54,20 @@ def train(
     losses: Sequence[Loss] = (),
     callback: Callback | None = None,
 ) -> Run:
-    """Make a 3D object from a prompt; returns when it, its mesh and its video are done.
+    """Make a 3D object from a prompt; returns when the scene, its mesh and its video are done.
 
-    out: folder of the run, which must be empty or absent; where None, runs/PROMPT or the next free
+    out: folder of the run, which must be empty or absent; None takes runs/PROMPT or the next free
         name, runs/PROMPT-2, …
-    overwrite: replace a run that is in `out`.
-    prior: embedded, a folder in diffusers' layout, a hub id, or one that is loaded.
-    preset: name of a preset or a settings file; None takes the one that suits the prior.
-    settings: over the preset, by dotted name ({"estimator.guidance": 8}) or nested.
-    losses: further ones, each a function of (scene, progress, generator) that returns weighted
+    overwrite: replace an existing run in `out`.
+    prior: embedded, a folder in diffusers' layout, a hub id, or a loaded prior.
+    preset: name of a preset or a settings file; None chooses the preset that suits the prior.
+    settings: override the preset, by dotted name ({"estimator.guidance": 8}) or nested.
+    losses: additional losses, each a function of (scene, progress, generator) that returns weighted
     scalars by name.
-    callback: is called with the metrics of each step.
+    callback: called with the metrics of each step.
 
-    Raises UserError, one line that says what is wrong: ConfigError, PriorError, PromptError, …;
-    TypeError for a prior that is none of these.
+    Raises UserError with a message of one line: ConfigError, PriorError, PromptError, …;
+    TypeError for a prior of another type.
     """
     where = Path("runs") / slug(prompt) if out is None else Destination(Path(out), overwrite)
     if isinstance(where, Destination):
@@ -85,9 +85,9 @@ def config_for(
     steps: int | None = None,
     seed: int | None = None,
 ) -> Config:
-    """The settings that `train` would use with these arguments, for a `Trainer` of one's own.
+    """The settings that `train` would use with these arguments, for use with `Trainer`.
 
-    Raises as `train` does.
+    Raises the same errors as `train`.
     """
     return _plan(prompt, prior, preset, settings, steps=steps, seed=seed).config
 
@@ -125,10 +125,10 @@ def distill(
     losses: Sequence[Loss] = (),
     callback: Callback | None = None,
 ) -> Scene:
-    """Optimise a scene of your own by a prior, in memory; returns the same scene.
+    """Optimise your own scene with a prior, in memory; returns the same scene.
 
-    scene: anything with the interface of `Scene`. estimator: its settings; SDS with its defaults
-    where None. settings: of cameras, lights and so on, over the prior's card.
+    scene: any object with the interface `Scene`. estimator: its settings; None takes SDS with the
+    default settings. settings: of cameras, lights and so on, overriding the prior's card.
 
     Raises UserError.
     """
@@ -151,7 +151,7 @@ def open_run(path: Path | str) -> Run:
 
 @dataclass(frozen=True)
 class Run:
-    """A run on disk: its scene, its mesh, its metrics, and what can be made of it."""
+    """A run on disk: its scene, mesh and metrics, and methods to resume and export it."""
 
     folder: RunFolder
 
@@ -162,22 +162,22 @@ class Run:
 
     @property
     def config(self) -> Config:
-        """Every setting that it was made with."""
+        """All settings of the run."""
         return self.folder.read_config()
 
     @property
     def metrics(self) -> list[dict[str, Any]]:
-        """The metrics of every step, oldest first: a table, as pandas.DataFrame takes it."""
+        """The metrics of every step, oldest first, in a form that pandas.DataFrame accepts."""
         return read_metrics(self.folder.metrics)
 
     @property
     def scene(self) -> Scene:
-        """The scene at the newest checkpoint, read anew. Raises CheckpointError."""
+        """The scene at the newest checkpoint, loaded at each access. Raises CheckpointError."""
         return load_scene(self.folder, self.config, choose_device("auto")).scene
 
     @property
     def mesh(self) -> trimesh.Trimesh:
-        """The textured mesh, in scene units, +Y up, facing +Z; it is made if there is none yet."""
+        """The textured mesh, in scene units, +Y up, facing +Z; exported first if necessary."""
         model = self.folder.mesh / "model.glb"
         if not model.is_file():
             self.export(model)
@@ -191,10 +191,10 @@ class Run:
         prior: Prior | None = None,
         callback: Callback | None = None,
     ) -> Run:
-        """Resume it exactly where it stopped, to `steps` in all; returns when it is done.
+        """Resume the run exactly where it stopped, to `steps` in total; returns when it is done.
 
-        Schedules keep the length that the run began with, and stay at their ends beyond it.
-        prior: the one it was made with, if that was a loaded one.
+        Schedules keep the original length of the run, and stay at their end values beyond it.
+        prior: the run's prior, if that was a loaded object.
         """
         plan = plan_resumed(self.folder, steps=steps, prior=prior)
         return _run(plan, self.folder, callback)
@@ -208,7 +208,7 @@ class Run:
         resolution: int | None = None,
         threshold: float | None = None,
     ) -> Export:
-        """Write the mesh to a .glb, .obj, .ply, .stl or .usdz file; DIR/mesh/model.glb where None.
+        """Write the mesh to a .glb, .obj, .ply, .stl or .usdz file. None: DIR/mesh/model.glb.
 
         faces, texture, resolution, threshold: see `ExportOptions`. Raises MeshError.
         """

@@ -20,7 +20,7 @@ WORDS = read_yaml(Path(__file__).with_name("words.yaml"))
 PALETTE: dict[str, tuple[float, float, float]] = {k: tuple(v) for k, v in WORDS["palette"].items()}
 COLORS: tuple[str, ...] = tuple(PALETTE)[:12]
 # Index 0 stands for "nothing there"; the last one, "main", for an object whose main colour is left
-# open: whoever colours its buffers puts the colour into that row of the palette table.
+# open: callers put the colour of their buffers into that row of the palette table.
 COLOR_INDEX: dict[str, int] = {name: i + 1 for i, name in enumerate((*PALETTE, "main"))}
 PALETTE_TABLE: NDArray[np.float32] = np.array(
     [(0, 0, 0), *PALETTE.values(), (1, 0, 1)], dtype=np.float32

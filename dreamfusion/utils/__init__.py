@@ -1,1 +1,1 @@
-"""The ground that everything stands on."""
+"""Utilities that all other packages use."""

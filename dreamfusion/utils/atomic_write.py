@@ -1,4 +1,4 @@
-"""Files that are either whole under their name or not there."""
+"""Atomic writes: a file is either complete or does not exist."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from dreamfusion.utils.file_system import set_mode, sync, sync_folder
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """A name beside `path`, of the same suffix, to write the file under: it becomes `path` when
-    the block ends, and nothing is left of it when the block fails. The folder is made if need be.
+    """Yield a temporary name beside `path`, with the same suffix, for writing the file. It is
+    renamed to `path` when the block ends, and removed if the block fails. Creates the folder.
 
-    When the block has ended the file, and that it has its name, are on the disk, so that neither a
-    kill nor a loss of power undoes it; and the file is as open to others as the umask says. File
-    systems that cannot do these two things are written to without.
+    After the block, file and name are synced to disk, so that neither a kill nor a power failure
+    loses them, and the file has the permissions of the umask. On file systems without sync or
+    permissions, these steps are skipped.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     try:
         yield temporary
-        # Libraries may have made it as they like: safetensors for its owner alone.
-        mask = os.umask(0o077)  # can be read only by setting it
+        # Libraries choose other permissions: safetensors makes files for their owner only.
+        mask = os.umask(0o077)  # the umask can only be read by setting it
         os.umask(mask)
         set_mode(temporary, 0o666 & ~mask)
         with temporary.open("r+b") as file:
@@ -33,7 +33,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
         temporary.replace(path)
         sync_folder(path.parent)
     except OSError as error:
-        # A write that fails says no name.
+        # The error of a failed write contains no file name.
         if error.errno is not None and error.filename in (None, str(temporary)):
             error.filename = str(path)
         raise
@@ -42,9 +42,9 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what writers that were killed have left of unfinished files in `folder`.
+    """Remove temporary files of killed writers in `folder`.
 
-    Only where nobody else can be writing there.
+    Call only if no other process can be writing there.
     """
     for path in folder.glob(".*"):
         if is_leftover(path):
@@ -52,5 +52,5 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def is_leftover(path: Path) -> bool:
-    """Whether a file has the name of one that was not finished."""
+    """Whether a file has the name of a temporary file."""
     return re.fullmatch(r"\..+\.\d+(\.\w+)?", path.name) is not None and path.is_file()

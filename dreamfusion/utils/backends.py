@@ -1,11 +1,11 @@
-"""Optional accelerators: which are here, what each can do, and what a run uses.
+"""Optional accelerators: which are installed, what each supports, and which one a run uses.
 
-An `Operation` is work that plain torch does anywhere and that accelerators may do instead. Each
-module that has such work says so there, beside its kernels: nothing is imported from here.
+An `Operation` has a reference in plain torch, and optional accelerators. It is declared beside its
+kernels; this module imports no kernels.
 
-For each operation an accelerator is tried once a process, on a small problem whose answer the
-reference knows. One that is missing, does not load, does not compile or gives other numbers is
-passed over for this operation, and says why; at another it may still serve.
+For each operation, each accelerator is tested once per process on a small problem against the
+reference. An accelerator that is missing, cannot be loaded or compiled, or returns other numbers is
+skipped for this operation, with a reason; other operations may still use it.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ ACCELERATORS = ("numba", "triton", "tinycudann", "nerfacc")
 
 
 class AcceleratorError(UserError):
-    """An accelerator that the user asked for and that cannot be used."""
+    """An accelerator that the user requested cannot be used."""
 
 
 @dataclass(frozen=True, eq=False)
 class Operation:
-    """Work that accelerators can do instead of plain torch.
+    """An operation that accelerators can perform instead of plain torch.
 
-    name: what it is called in messages. setting: the setting that chooses who does it.
-    order: what "auto" tries on a kind of device, best first; after them comes the reference.
+    name: in messages. setting: the setting that chooses the accelerator.
+    order: accelerators that "auto" tries, by kind of device, best first; then the reference.
     kernels: by accelerator, a function that imports and returns its kernel.
-    self_test: runs a kernel on a device on a small problem; raises where its answer is not the
+    self_test: runs a kernel on a device on a small problem; raises if the result differs from the
         reference's.
     """
 
@@ -51,9 +51,9 @@ class Operation:
 
 @dataclass(frozen=True)
 class Accelerator:
-    """What came of trying an accelerator at an operation.
+    """The result of testing an accelerator for an operation.
 
-    version: None where it is not installed. problem: one line on why it cannot be used, or None.
+    version: None if it is not installed. problem: one line on why it cannot be used, or None.
     """
 
     name: str
@@ -62,7 +62,7 @@ class Accelerator:
 
     @property
     def usable(self) -> bool:
-        """Whether it is installed and gave the right answer."""
+        """Whether it is installed and passed the test."""
         return self.problem is None
 
 
@@ -73,8 +73,8 @@ def interpreted() -> bool:
 
 @lru_cache
 def probe(operation: Operation, name: str) -> Accelerator:
-    """Try an accelerator, one of ACCELERATORS, at an operation. Tried once a process, then
-    remembered (`probe.cache_clear()` forgets). Never raises for what is wrong with it."""
+    """Test an accelerator, one of ACCELERATORS, for an operation. The result is cached per process
+    (`probe.cache_clear()` resets it). Never raises for a broken accelerator."""
     if name not in operation.kernels:
         raise ValueError(
             f"{operation.name} is done by one of {', '.join(operation.kernels)}, not {name!r}"
@@ -87,11 +87,11 @@ def probe(operation: Operation, name: str) -> Accelerator:
         return Accelerator(name, version, "needs an NVIDIA GPU, and torch finds none")
     try:
         importlib.import_module(name)
-        # The first to ask may be rendering a picture, without gradients.
+        # The first caller may be rendering an image, without gradients.
         with torch.inference_mode(False), torch.enable_grad():
             operation.self_test(operation.kernels[name](), "cuda" if on_gpu else "cpu")
-    # Compiled packages fail to load in every way there is: ImportError, OSError, RuntimeError of a
-    # driver, CalledProcessError of a compiler. The reason is kept and shown, not hidden.
+    # Compiled packages raise many kinds of errors: ImportError, OSError, RuntimeError of a driver,
+    # CalledProcessError of a compiler. The reason is stored and shown.
     except Exception as error:
         return Accelerator(name, version, one_line(f"{type(error).__name__}: {error}", 160))
     return Accelerator(name, version, None)
@@ -105,12 +105,12 @@ def choose(
     dtype: torch.dtype = torch.float32,
     unfit: tuple[str, ...] = (),
 ) -> str:
-    """Who does an operation on a kind of device: `requested` if it can, for "auto" the first that
-    can, else "reference", which is plain torch.
+    """The accelerator for an operation on a kind of device: `requested`; for "auto" the first
+    usable one, else "reference", which is plain torch.
 
-    dtype: of the tensors; accelerators take float32 alone. unfit: accelerators that "auto" must
-    not take. Raises AcceleratorError where `requested` is an accelerator that cannot be used, and
-    ValueError where it does not take the dtype.
+    dtype: of the tensors; accelerators support float32 only. unfit: accelerators that "auto" must
+    not choose. Raises AcceleratorError if `requested` cannot be used, and ValueError if it does not
+    support the dtype.
     """
     if requested == "reference" or (requested == "auto" and dtype != torch.float32):
         return "reference"
@@ -120,7 +120,7 @@ def choose(
     found = probe(operation, requested)
     if found.problem is not None:
         raise AcceleratorError(
-            f"{requested} cannot be used: {found.problem}; install or mend it, or set "
+            f"{requested} cannot be used: {found.problem}; install or repair it, or set "
             f"{operation.setting}=auto"
         )
     # The interpreter takes tensors of any device.
@@ -130,12 +130,12 @@ def choose(
             f"{requested} does not run on {device_type}; set {operation.setting}=auto"
         )
     if dtype != torch.float32:
-        raise ValueError(f"{requested} does {operation.name} of float32 tensors, not of {dtype}")
+        raise ValueError(f"{requested} supports {operation.name} in float32 only, not {dtype}")
     return requested
 
 
 def skipped(operation: Operation, requested: str, device_type: str, chosen: str) -> tuple[str, ...]:
-    """One line for each installed accelerator that "auto" tried in vain on its way to `chosen`."""
+    """One line for each installed accelerator that "auto" had to skip before `chosen`."""
     if requested != "auto":
         return ()
     order = operation.order.get(device_type, ())
@@ -149,7 +149,7 @@ def skipped(operation: Operation, requested: str, device_type: str, chosen: str)
 
 
 def check_close(what: str, found: Tensor, expected: Tensor) -> None:
-    """For self-tests: raise unless two tensors agree but for rounding."""
+    """For self-tests: raise unless two tensors agree up to rounding."""
     worst = float((found - expected).abs().max())
     if not worst <= 1e-3:
         raise RuntimeError(f"its {what} differs from the reference's by {worst:g}")

@@ -1,4 +1,4 @@
-"""Commands that a message shows, to be copied into a shell."""
+"""Commands in messages, quoted for copying into a shell."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Numba kernels whose machine code is cached on disk, where that is possible.
+"""Numba kernels whose machine code is cached on disk if possible.
 
-Numba's own `cache=True` raises where no folder can be written (a read-only installation, a user
-without a home), and where a file of the cache is damaged, by a kill or a full disk. Neither is a
-reason to end a run: here the kernel is then compiled again, in memory if need be.
+Numba's own `cache=True` raises if no folder is writable (a read-only installation, a user without a
+home), or if a cache file is damaged by a kill or a full disk. Neither should end a run: here the
+kernel is compiled again, in memory if necessary.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Function = Callable[..., Any]
 
 
 def compiled(**options: Any) -> Callable[[Function], Any]:
-    """A decorator as `numba.njit(cache=True, **options)`, which works without a cache, too."""
+    """A decorator like `numba.njit(cache=True, **options)` that also works without a cache."""
 
     def decorate(function: Function) -> Any:
         dispatcher = numba.njit(**options)(function)
@@ -38,7 +38,7 @@ def compiled(**options: Any) -> Callable[[Function], Any]:
 
 
 def cache_folder() -> Path | None:
-    """Where the machine code of kernels is cached; None where no folder can be written."""
+    """The cache folder of the kernels' machine code; None if no folder is writable."""
     cache = _disk_cache(cache_folder)
     return None if cache is None else Path(cache.cache_path)
 
@@ -60,7 +60,7 @@ class _CheckedFiles(IndexDataCacheFile):
 
 
 class _Cache(FunctionCache):
-    """Numba's cache of a kernel, of which no fault ends a run."""
+    """Numba's cache of a kernel; errors of the cache never end a run."""
 
     def __init__(self, function: Function) -> None:
         super().__init__(function)
@@ -71,24 +71,24 @@ class _Cache(FunctionCache):
         )
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
-        """The cached code; None, which compiles it, where there is none that can be read."""
+        """The cached code; None, which makes numba compile it, if it cannot be read."""
         try:
             return super().load_overload(sig, target_context)
-        # Damaged pickles fail in every way there is: EOFError, ValueError, AttributeError, …
+        # Damaged pickles raise many kinds of errors: EOFError, ValueError, AttributeError, …
         except Exception:
             with suppress(OSError):
                 self.flush()  # a damaged index would keep the new code out, too
             return None
 
     def save_overload(self, sig: Any, data: Any) -> None:
-        """Cache code, unless its folder is full, or not writable any more, or its index is damaged
-        and cannot be replaced for that reason."""
+        """Cache code. Skipped if the folder is full or no longer writable, or if a damaged index
+        cannot be replaced."""
         with suppress(Exception):
             super().save_overload(sig, data)
 
 
 def _disk_cache(function: Function) -> _Cache | None:
-    """The cache of a kernel: where numba wants it, else in a temporary folder, else none."""
+    """The cache of a kernel: in numba's default folder, else in a temporary one, else none."""
     beside = Path(inspect.getfile(function)).parent
     # Without a home, numba would make a folder named "~" in the working directory.
     has_home = os.path.isabs(os.path.expanduser("~"))
@@ -108,7 +108,7 @@ def _disk_cache(function: Function) -> _Cache | None:
 
 
 def _temporary_folder() -> Path | None:
-    """A folder for this user alone, where there can be one: what lies in it is run."""
+    """A folder that only this user can write, since its content is executed; or None."""
     user = os.getuid() if hasattr(os, "getuid") else "me"
     try:
         folder = Path(tempfile.gettempdir()) / f"dreamfusion-kernels-{user}"
@@ -119,5 +119,5 @@ def _temporary_folder() -> Path | None:
     if not stat.S_ISDIR(found.st_mode):
         return None
     if hasattr(os, "getuid") and (found.st_uid != user or stat.S_IMODE(found.st_mode) & 0o077):
-        return None  # another user made it, to plant code or not
+        return None  # another user created it, possibly to inject code
     return folder

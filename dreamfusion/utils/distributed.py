@@ -1,10 +1,10 @@
-"""Several processes, one GPU each: every one renders and judges its share of a step's views.
+"""Several processes with one GPU each; every process renders and scores its share of the views.
 
     torchrun --nproc-per-node 2 -m dreamfusion train "a corgi" --set camera.views=4
 
-All processes hold the same scene and draw the same cameras; gradients are averaged, so that a step
-is the step that one process would take. Process 0 alone prints and writes. Without torchrun
-everything here does nothing.
+All processes have the same scene and draw the same cameras. Gradients are averaged, so that a step
+equals that of a single process. Only process 0 prints and writes. Without torchrun, all functions
+here do nothing.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ T = TypeVar("T")
 
 
 def processes() -> int:
-    """How many processes work on this run."""
+    """The number of processes of this run."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def is_first() -> bool:
-    """Whether this process is the one that prints and writes."""
+    """Whether this is process 0, which prints and writes."""
     return not dist.is_initialized() or dist.get_rank() == 0
 
 
 @contextmanager
 def process_group(device: str) -> Iterator[None]:
-    """Join the processes that torchrun started, if it did, for the time of the block.
+    """Join the process group of torchrun, if there is one, during the block.
 
-    Raises LaunchError where they cannot be joined. Leftovers of another launcher are ignored with a
+    Raises LaunchError if that fails. Incomplete variables of another launcher are ignored with a
     warning.
     """
     group = launch()
@@ -49,7 +49,7 @@ def process_group(device: str) -> Iterator[None]:
         return
     try:
         dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
-    # Torch's errors of its network are RuntimeErrors.
+    # Torch reports network errors as RuntimeErrors.
     except (RuntimeError, ValueError, OSError) as error:
         raise LaunchError(
             f"process {group.rank} of {group.world_size} cannot join the others "
@@ -63,14 +63,14 @@ def process_group(device: str) -> Iterator[None]:
 
 
 def share(n: int, group_size: int = 1) -> slice:
-    """Which of n views are this process'. group_size: so many views belong together.
+    """The slice of n views that belongs to this process. group_size: views per group.
 
-    Raises UserError if whole groups cannot be shared equally.
+    Raises UserError if whole groups cannot be divided equally.
     """
     count = processes()
     if n % group_size:
         raise UserError(
-            f"this prior looks at {group_size} views together, and {n} are no multiple: set "
+            f"this prior needs groups of {group_size} views, and {n} is not a multiple: set "
             f"camera.views to a multiple of {group_size * count}"
         )
     if n % (count * group_size):
@@ -88,8 +88,8 @@ def share(n: int, group_size: int = 1) -> slice:
 def average_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
     """All-reduce gradients: the mean of each over all processes.
 
-    Where some processes have no gradient of a parameter, theirs counts as zero; where none has one,
-    it stays without.
+    If some processes have no gradient for a parameter, theirs counts as zero; if none has one, it
+    stays None.
     """
     if not dist.is_initialized():
         return
@@ -109,8 +109,8 @@ def average_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
 
 
 def mean_over_processes(value: Tensor) -> Tensor:
-    """All-reduce: the mean of a tensor over all processes, for what an estimator or a scene keeps
-    of the views of one process."""
+    """All-reduce: the mean of a tensor over all processes, for state of an estimator or a scene
+    that depends on the local views."""
     if not dist.is_initialized():
         return value
     value = value.clone()
@@ -119,7 +119,7 @@ def mean_over_processes(value: Tensor) -> Tensor:
 
 
 def gather_over_processes(value: Tensor) -> Tensor:
-    """All-gather: what each process has of the views of a step, (n, ...), as that of all views."""
+    """All-gather: concatenates the rows (n, ...) of each process' views to those of all views."""
     if not dist.is_initialized():
         return value
     parts = [torch.empty_like(value) for _ in range(processes())]
@@ -128,7 +128,7 @@ def gather_over_processes(value: Tensor) -> Tensor:
 
 
 def any_process(flag: bool, device: str) -> bool:
-    """All-reduce a flag: whether it is true in any process, so that all do the same."""
+    """All-reduce a flag: whether it is true in any process, so that all processes agree."""
     if not dist.is_initialized():
         return flag
     told = torch.tensor(float(flag), device=device)
@@ -137,7 +137,7 @@ def any_process(flag: bool, device: str) -> bool:
 
 
 def from_first(value: T) -> T:
-    """Broadcast what process 0 has in `value`; the others wait for it."""
+    """Broadcast `value` of process 0; the others wait for it."""
     if not dist.is_initialized():
         return value
     box = [value]

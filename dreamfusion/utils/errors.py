@@ -1,13 +1,13 @@
-"""What a user can get wrong. The command line prints such an error as one line and exits with 2."""
+"""Errors that a user can fix. The command line prints them as one line and exits with status 2."""
 
 from __future__ import annotations
 
 
 class UserError(Exception):
-    """Base of every error whose message is meant for the user: one line, and what to do.
+    """Base class of errors with a message for the user: one line with the problem and the remedy.
 
-    What a message quotes, a prompt or a file, may hold anything: here it becomes one line.
-    brief: what is wrong without what to do, for a message that lists several errors.
+    Line breaks and control characters, as from a quoted prompt or file, are removed. brief: the
+    problem without the remedy, for a message that lists several errors.
     """
 
     def __init__(self, message: str, *, brief: str | None = None) -> None:
@@ -16,12 +16,12 @@ class UserError(Exception):
 
 
 class RunWarning(UserWarning):
-    """What a user should know of, although the work goes on. The command line prints a line."""
+    """A warning for the user; the work continues. The command line prints it as one line."""
 
 
 def one_line(error: BaseException | str, limit: int = 200) -> str:
-    """A message, or an exception's, on one line of at most `limit` characters, all of which can be
-    printed: none moves the cursor or turns the writing round."""
+    """A message, or that of an exception, as one line of at most `limit` printable characters: none
+    moves the cursor or changes the direction of the text."""
     text = "".join(c if c.isprintable() else " " for c in str(error))
     text = " ".join(text.split()) or type(error).__name__
     return text if len(text) <= limit else text[: limit - 1] + "…"

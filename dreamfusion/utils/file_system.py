@@ -1,5 +1,5 @@
-"""What some file systems do not have: locks (NFS), modes (Windows drives in WSL, CIFS, exFAT), hard
-and symbolic links (FAT, CIFS). A run goes on without them."""
+"""Fallbacks for features that some file systems lack: locks (NFS), modes (Windows drives in WSL,
+CIFS, exFAT), hard and symbolic links (FAT, CIFS)."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from pathlib import Path
 
 from dreamfusion.utils.errors import RunWarning
 
-# Each file system refuses what it does not have in its own way.
+# File systems report missing features by different errors.
 _REFUSALS = {
     getattr(errno, name)
     for name in ("ENOTSUP", "EOPNOTSUPP", "ENOSYS", "EINVAL", "ENOLCK", "EPERM", "EACCES", "ENOTTY")
     if hasattr(errno, name)
 }
-_LOCK_REFUSALS = _REFUSALS - {errno.EACCES, errno.EPERM}  # these say that somebody else has it
+_LOCK_REFUSALS = _REFUSALS - {errno.EACCES, errno.EPERM}  # these mean that another process holds it
 
 _warned: set[str] = set()
 
 
 def refused(error: OSError) -> bool:
-    """Whether a file system has refused an operation that it does not have."""
+    """Whether an operation failed because the file system does not support it."""
     return error.errno in _REFUSALS
 
 
@@ -34,7 +34,7 @@ def no_locks(error: OSError) -> bool:
 
 
 def warn_once(text: str) -> None:
-    """A RunWarning, the first time in this process: a run writes many files in one place."""
+    """Emit a RunWarning once per process: a run writes many files to the same place."""
     if text not in _warned:
         _warned.add(text)
         warnings.warn(RunWarning(text), stacklevel=3)
@@ -43,8 +43,8 @@ def warn_once(text: str) -> None:
 def lock_file(handle: int, *, wait: bool = False) -> bool | None:
     """Lock an open file until it is closed, or its process ends.
 
-    True where that succeeded, False where another process has the lock (never with `wait`), None
-    where there are no locks: on this file system, or on Windows.
+    True on success, False if another process holds the lock (never with `wait`), None if there are
+    no locks: on this file system, or on Windows.
     """
     try:
         import fcntl
@@ -62,22 +62,22 @@ def lock_file(handle: int, *, wait: bool = False) -> bool | None:
 
 
 def set_mode(path: Path, mode: int) -> None:
-    """Set who may read and write a file; a warning where the file system has no modes."""
+    """Set the permissions of a file; warns if the file system has none."""
     try:
         path.chmod(mode)
     except OSError as error:
         if not refused(error):
             raise
         warn_once(
-            f"the file system of {path.parent.absolute()} sets no permissions ({error.strerror}): "
+            f"cannot set permissions in {path.parent.absolute()} ({error.strerror}): "
             "others may be able to read these files"
         )
 
 
 def link_new(source: Path, target: Path) -> bool:
-    """Give a file a second name where nothing has it yet; whether nothing had it.
+    """Give a file a second name unless that exists; returns whether it did not exist.
 
-    Whole at once, or, where the file system has no hard links, as a copy.
+    Atomic, except on file systems without hard links, where the file is copied.
     """
     try:
         os.link(source, target)
@@ -96,8 +96,8 @@ def link_new(source: Path, target: Path) -> bool:
 
 
 def link_or_pointer(link: Path, target: Path) -> Path:
-    """A relative symbolic link to a folder, in place of an earlier one; where there are no such
-    links, a text file LINK.txt with its path. Returns what was made."""
+    """Create a relative symbolic link to a folder, replacing an earlier one; without symbolic
+    links, a text file LINK.txt with the path. Returns the created path."""
     pointer = link.with_name(f"{link.name}.txt")
     where = os.path.relpath(target.resolve(), link.parent.resolve())
     link.unlink(missing_ok=True)
@@ -113,8 +113,8 @@ def link_or_pointer(link: Path, target: Path) -> Path:
 
 
 def copy_files(source: Path, target: Path) -> None:
-    """Copy a folder's files without their modes, which a file system may refuse to set. Names that
-    begin with a dot are left out."""
+    """Copy a folder's files without their modes, which a file system may not support. Skips names
+    that begin with a dot."""
     target.mkdir(parents=True)
     for path in sorted(source.iterdir()):
         if path.name.startswith("."):
@@ -126,7 +126,7 @@ def copy_files(source: Path, target: Path) -> None:
 
 
 def sync(handle: int) -> None:
-    """Put an open file on the disk; nothing where the file system does not do that."""
+    """Sync an open file to disk; does nothing if the file system does not support that."""
     try:
         os.fsync(handle)
     except OSError as error:
@@ -135,8 +135,8 @@ def sync(handle: int) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Put a folder's entries on the disk, where the system can: Windows opens no folders, and some
-    file systems do not sync them."""
+    """Sync a folder's entries to disk if possible: Windows cannot open folders, and some file
+    systems cannot sync them."""
     with suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
         try:

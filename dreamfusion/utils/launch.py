@@ -1,7 +1,7 @@
-"""What torchrun, or another launcher, says of the processes of a run: environment variables.
+"""Environment variables by which torchrun, or another launcher, describes the processes of a run.
 
-Images and shells often have some of them set for something else. Only all of them together mean
-that there are other processes to join. No torch.
+Container images and shells often set some of them for other purposes. Only a complete set means
+that there are other processes to join. Imports no torch.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ VARIABLES = (*REQUIRED, "LOCAL_RANK")
 
 
 class LaunchError(UserError):
-    """A group of processes that is described wrongly or cannot be joined."""
+    """A group of processes is described incorrectly or cannot be joined."""
 
 
 @dataclass(frozen=True)
 class Launch:
-    """A group of processes. rank: of this one, counted from 0 to world_size - 1. local_rank: among
-    those on this machine; None where the launcher does not set it."""
+    """A group of processes. rank: of this process, from 0 to world_size - 1. local_rank: among the
+    processes on this machine; None if the launcher does not set it."""
 
     rank: int
     world_size: int
@@ -30,8 +30,8 @@ class Launch:
 
 
 def launch() -> Launch | None:
-    """The group that this process belongs to; None where there is none, or where variables are
-    missing. Raises LaunchError where all are set and one is invalid."""
+    """The group of this process; None if there is none, or if variables are missing. Raises
+    LaunchError if all are set and one is invalid."""
     if any(not os.environ.get(name) for name in REQUIRED):
         return None
     world_size = _number("WORLD_SIZE", 1)
@@ -42,10 +42,10 @@ def launch() -> Launch | None:
 
 
 def leftovers() -> str | None:
-    """A warning where some variables ask for a group, and others are missing."""
+    """A warning if some variables describe a group, but others are missing."""
     found = [name for name in VARIABLES if name in os.environ]
     missing = [name for name in REQUIRED if not os.environ.get(name)]
-    # An address alone asks for nothing, and one process is what there is.
+    # An address alone, or a single process, needs no group.
     asks = {"RANK", "WORLD_SIZE", "LOCAL_RANK"} & set(found)
     if not asks or not missing or os.environ.get("WORLD_SIZE") == "1":
         return None

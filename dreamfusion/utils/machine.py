@@ -1,7 +1,7 @@
-"""What this machine, or the container in it, gives to this process: cores and memory. No torch.
+"""Cores and memory available to this process on the machine or in its container. Imports no torch.
 
-In a container the kernel's own numbers are those of the host; its limits stand in the files of
-control groups, version 2 or 1. A limit of any group above this process' holds, too.
+In a container, the kernel reports the numbers of the host; the container's limits are in the files
+of control groups, version 2 or 1. The limits of all parent groups apply, too.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ ROOT = Path("/")
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes of memory. free: what a new process could have. total: what all can have together."""
+    """Bytes of memory. free: available to a new process. total: available to all processes."""
 
     free: int
     total: int
@@ -26,7 +26,7 @@ class Memory:
 def usable_cores(root: Path = ROOT) -> int:
     """The cores that this process may use, at least 1: by affinity and by the container's quota.
 
-    root: where the system's files are, for tests.
+    root: of the system's files, for tests.
     """
     if hasattr(os, "sched_getaffinity"):
         cores = len(os.sched_getaffinity(0))
@@ -36,7 +36,7 @@ def usable_cores(root: Path = ROOT) -> int:
 
 
 def usable_memory(root: Path = ROOT) -> Memory | None:
-    """The machine's memory, or the container's where that has less; None where the system does not
+    """Memory of the machine, or of the container if that has less; None if the system does not
     report it (other than Linux)."""
     try:
         text = (root / "proc/meminfo").read_text(encoding="ascii")
@@ -50,8 +50,7 @@ def usable_memory(root: Path = ROOT) -> Memory | None:
 
 
 def peak_memory() -> int | None:
-    """The most bytes of memory that this process has had; None where the system does not report
-    it."""
+    """Peak memory of this process in bytes; None if the system does not report it."""
     if sys.platform == "win32":
         return None
     import resource
@@ -61,7 +60,7 @@ def peak_memory() -> int | None:
 
 
 def _cpu_quotas(root: Path) -> Iterator[float]:
-    """Cores' worth of time that each group above this process allows."""
+    """The CPU quota, in cores, of each group above this process."""
     for folder in _groups(root, ""):
         quota, _, period = _read(folder / "cpu.max").partition(" ")  # "max 100000" without a limit
         if quota.isdigit() and period.isdigit():
@@ -73,8 +72,8 @@ def _cpu_quotas(root: Path) -> Iterator[float]:
 
 
 def _memory_limits(root: Path) -> Iterator[tuple[int, int]]:
-    """Limit and use, in bytes, of each group above this process that has a limit. The use is
-    without files that the kernel can drop."""
+    """Limit and usage, in bytes, of each group above this process that has a limit. Usage excludes
+    cached files that the kernel can drop."""
     for controller, limit_file, use_file, droppable in (
         ("", "memory.max", "memory.current", "inactive_file"),
         ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
@@ -88,8 +87,8 @@ def _memory_limits(root: Path) -> Iterator[tuple[int, int]]:
 
 
 def _groups(root: Path, controller: str) -> Iterator[Path]:
-    """The folders of this process' group and of all above it; "" is version 2, which has one tree
-    for all controllers. In a container the innermost one is often mounted in the root's place."""
+    """The folders of this process' group and of its parents; "" is version 2, which has one tree
+    for all controllers. In a container, the innermost group is often mounted as the root."""
     for line in _read(root / "proc/self/cgroup").splitlines():
         _, names, path = line.split(":", 2)
         if controller not in names.split(","):
@@ -102,7 +101,7 @@ def _groups(root: Path, controller: str) -> Iterator[Path]:
 
 
 def _read(path: Path) -> str:
-    """What a file of the kernel says, "" where there is none."""
+    """The content of a file of the kernel; "" if there is none."""
     try:
         return path.read_text(encoding="ascii").strip()
     except (OSError, ValueError):

@@ -19,7 +19,7 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Take over what `optimizer_tensors` returned. Learning rates stay as they are."""
+    """Load the output of `optimizer_tensors`. Learning rates are kept."""
     moments: dict[int, dict[str, Any]] = {}
     for key, value in tensors.items():
         index, name = key.split(".")
@@ -29,8 +29,7 @@ def load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tenso
 
 
 def under(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
-    """The tensors whose names begin with `name` and a dot, without these, copied: what takes them
-    over may keep them."""
+    """Copies of the tensors whose names begin with `name` and a dot, without that prefix."""
     prefix = f"{name}."
     return {
         key.removeprefix(prefix): value.clone()

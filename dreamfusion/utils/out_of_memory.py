@@ -1,4 +1,4 @@
-"""What to say when memory does not suffice after all, a GPU's or the machine's."""
+"""Explains out-of-memory errors, of a GPU or of the machine."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from dreamfusion.utils.errors import UserError
 
 
 class OutOfMemoryError(UserError):
-    """Memory is full."""
+    """Out of memory."""
 
 
 def out_of_memory(error: BaseException) -> str | None:
-    """One line with what to change, if the error, pages long, is torch's of a full GPU, or says
-    that this machine's memory is full."""
+    """One line with advice if this is torch's long error for a full GPU, or means that the memory
+    of this machine is full; else None."""
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(error, torch.OutOfMemoryError):
         return (
             "the GPU ran out of memory; lower camera.views, render.resolution, --size or --count, "
             "or set prior.vae_checkpointing=true"
         )
-    # Torch has no class of its own for it.
+    # Torch has no separate class for this error.
     if isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error):
         return (
             "this machine ran out of memory; lower camera.views, render.resolution, --resolution, "

@@ -1,7 +1,7 @@
-"""Random numbers of a batch: from one generator, or from one for each of its parts.
+"""Random numbers of a batch, from one generator or from one for each part.
 
-With one for each, a part gets the same numbers whichever other parts are computed beside it, so
-that a batch split over processes is the same as whole.
+With one generator for each part, its numbers do not depend on the other parts, so that a batch gets
+the same numbers when it is split over processes.
 """
 
 from __future__ import annotations

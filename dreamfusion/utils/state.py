@@ -1,4 +1,4 @@
-"""What changes during a run: how far it is, and what a checkpoint keeps. No torch."""
+"""Progress of a run, and the interface of objects with state. Imports no torch."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Protocol
 
 
 class Progress(NamedTuple):
-    """How far an optimisation is.
+    """Progress of an optimisation.
 
     step: steps done. steps: the length that schedules refer to. Use: `schedule.at(*progress)`.
     """
@@ -17,12 +17,12 @@ class Progress(NamedTuple):
 
 
 class Stateful(Protocol):
-    """Something that a checkpoint keeps. Every `torch.nn.Module` is one.
+    """An object whose state is in checkpoints. Every `torch.nn.Module` is one.
 
-    The state is a flat mapping of names to tensors, the same in all processes: reduce what depends
-    on the views of one process (`utils.distributed.mean_over_processes`) before storing it.
-    `load_state_dict` is also called on an object in use, to go back to a checkpoint; the tensors it
-    gets belong to the caller and must be copied.
+    The state is a flat mapping of names to tensors, identical in all processes: reduce values that
+    depend on the local views (`utils.distributed.mean_over_processes`) before storing them.
+    `load_state_dict` is also called on an object in use, to return to a checkpoint. Its tensors
+    belong to the caller and must be copied.
     """
 
     def state_dict(self) -> Mapping[str, Any]:

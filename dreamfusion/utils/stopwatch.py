@@ -1,4 +1,4 @@
-"""How long each stage of a piece of work takes."""
+"""Measures the duration of stages."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import time
 
 
 class Stopwatch:
-    """Stages that follow on each other: one begins, and the one before it ends."""
+    """Records consecutive stages: when one begins, the previous one ends."""
 
     def __init__(self, first: str) -> None:
         self._begun: list[tuple[str, float]] = [(first, time.monotonic())]
 
     def begin(self, stage: str) -> None:
-        """A stage begins now."""
+        """Begin a stage now."""
         self._begun.append((stage, time.monotonic()))
 
     def seconds(self) -> dict[str, float]:
-        """Of every stage in order, up to now; of one that came more than once the sum."""
+        """Duration of every stage up to now, in order; repeated stages are summed."""
         ends = [at for _, at in self._begun[1:]] + [time.monotonic()]
         found: dict[str, float] = {}
         for (stage, at), end in zip(self._begun, ends, strict=True):

@@ -1,11 +1,11 @@
-"""Threads for work on the CPU that falls into independent pieces.
+"""Threads for CPU work that consists of independent pieces.
 
-A plain thread pool takes the pieces: compiled kernels, which release the GIL, and torch's own
-operations on one piece each. Torch by itself parts every single operation among its threads and
-waits for all of them before the next, hundreds of times in a step; here they meet once, at the end.
+A thread pool runs the pieces: compiled kernels, which release the GIL, or torch operations on one
+piece each. Torch by itself splits every operation among its threads and synchronises them after
+each, hundreds of times per step; here they synchronise once, at the end.
 
-Numba's own `prange` is not used: its thread pool is picked at run time among several, one of which
-aborts the process when two Python threads enter it at once.
+Numba's `prange` is not used: it chooses one of several thread pools at run time, and one of these
+aborts the process if two Python threads enter it at once.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ _workers: int | None = None  # set by `fixed_order`
 
 
 def n_workers() -> int:
-    """How many threads work on the CPU may use: torch's number, as it was outside `fixed_order`."""
+    """Number of threads for CPU work: torch's number outside `fixed_order`."""
     return torch.get_num_threads() if _workers is None else _workers
 
 
 @contextmanager
 def fixed_order() -> Iterator[None]:
-    """Give torch's own operations one thread for the time of the block; `run_all` keeps all.
+    """Run torch's own operations on one thread during the block; `run_all` still uses all.
 
-    Results then do not depend on the number of threads. With several, torch cuts an operation into
-    one part a thread. The ends of a part take another exp or log than its middle, a sum over a
-    whole tensor adds up in another order, and gradients of repeated indices in any order at all.
+    Results then do not depend on the number of threads. With several threads, torch splits an
+    operation into one part per thread: exp and log use other code at the ends of a part, sums over
+    a tensor have another order, and gradients of repeated indices an arbitrary one.
     """
     global _workers
     outer, before = _workers, torch.get_num_threads()
@@ -58,11 +58,11 @@ def fixed_order() -> Iterator[None]:
 
 
 def run_all(jobs: Sequence[Callable[[], T]], *, torch_threads: int = 1) -> list[T]:
-    """Run every job, without gradients; their results in order. The first exception is raised here.
+    """Run all jobs, without gradients; returns the results in order. Raises the first exception.
 
-    They share the `n_workers()` threads; each job has `torch_threads` of them for torch's own
-    operations. Jobs must write to disjoint memory, which also makes the result independent of their
-    order and of the number of threads.
+    The jobs share the `n_workers()` threads; torch's own operations use `torch_threads` of them per
+    job. Jobs must write to disjoint memory, which makes the result independent of their order and
+    of the number of threads.
     """
     n_threads = max(1, min(n_workers() // torch_threads, len(jobs)))
     if n_threads == 1 and torch.get_num_threads() == torch_threads:
@@ -81,7 +81,7 @@ def run_pieces(kernel: Callable[..., object], n: int, *arguments: object, at_lea
 
 
 def pieces(n: int, n_pieces: int) -> list[tuple[int, int]]:
-    """range(n) cut into so many pieces, as even as can be: (start, stop) of each."""
+    """Split range(n) into this many pieces of nearly equal length: (start, stop) of each."""
     return list(pairwise(n * i // n_pieces for i in range(n_pieces + 1)))
 
 
@@ -92,7 +92,7 @@ def _pool(n_threads: int, torch_threads: int) -> ThreadPoolExecutor:
         everyone = Barrier(n_threads)
 
         def begin() -> None:
-            torch.get_num_threads()  # a thread's first use of the number would undo what was set
+            torch.get_num_threads()  # the first use in a thread would otherwise reset it
             torch.set_num_threads(torch_threads)
             torch.set_grad_enabled(False)
             everyone.wait()
@@ -100,7 +100,7 @@ def _pool(n_threads: int, torch_threads: int) -> ThreadPoolExecutor:
         mine = torch.get_num_threads()
         for future in [pool.submit(begin) for _ in range(n_threads)]:
             future.result()
-        # Both are each thread's own, but a new thread begins with the last number that anyone set.
+        # Both numbers are thread-local, but a new thread starts with the last number set anywhere.
         torch.set_num_threads(mine)
         _pools[key] = pool
     return _pools[key]

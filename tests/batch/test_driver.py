@@ -116,8 +116,8 @@ def test_a_frozen_job_is_given_up_and_made_elsewhere(tmp_path, engine):
 
 
 def test_a_frozen_attempt_that_thaws_does_no_harm(tmp_path):
-    """Out of reach of any kill: a newer attempt goes on in a copy, and the older one, once it
-    thaws, sees that and ends."""
+    """A frozen attempt cannot be killed: a newer one continues in a copy, and the older one, once
+    it recovers, detects that and exits."""
     (folder,) = prepare(BatchFolder(tmp_path), [job("freeze once", steps=6)])
     clean = prepare(BatchFolder(tmp_path / "clean"), [job("freeze once", steps=6)])[0]
 

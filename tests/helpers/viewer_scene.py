@@ -51,7 +51,7 @@ def subject(step: int = 1, falloff: float = 20.0, *, step_size: float | None = N
 
 
 def pose_of(cameras: Cameras, aspect: float = 1.0) -> Pose:
-    """One of our cameras as viser would tell of it. The quaternion is that of the half-way formula
+    """One of our cameras as viser describes it. The quaternion is that of the half-way formula
     w = sqrt(1 + trace) / 2, which none of the tests' cameras makes zero."""
     m = cameras.T_world_camera[0, :3, :3].double() * torch.tensor([1.0, -1.0, -1.0])
     w = 0.5 * math.sqrt(1.0 + float(m.trace()))

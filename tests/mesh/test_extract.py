@@ -29,7 +29,7 @@ def test_a_ball_becomes_a_watertight_ball_with_outward_normals():
         Balls([[0.0, 0, 0, 0.5], [0.8, 0.8, 0.8, 0.09]]),
         Balls([[0.0, 0, 0, 0.5]], hollow=0.3),
     ],
-    ids=["crumb", "hollow"],
+    ids=["small_component", "cavity"],
 )
 def test_crumbs_are_dropped_and_hollows_filled(field):
     mesh = as_trimesh(extract(field))

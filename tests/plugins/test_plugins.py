@@ -129,7 +129,7 @@ def test_views_that_no_groups_fit_in_are_refused(shell, tmp_path, views, process
     done = shell.train("--set", f"camera.views={views}", cwd=tmp_path, processes=processes)
     assert done.returncode != 0
     said = {
-        (6, 1): "error: this prior looks at 4 views together, and 6 are no multiple: set "
+        (6, 1): "error: this prior needs groups of 4 views, and 6 is not a multiple: set "
         "camera.views to a multiple of 4\n",
         (4, 2): "error: 4 views cannot be split over 2 processes in groups of 4; set camera.views "
         "to a multiple of 8\n",

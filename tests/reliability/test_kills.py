@@ -17,7 +17,7 @@ FEW = 5
 
 
 def kill_and_go_on(bench, whole, cwd, seed):
-    """Kill a run at a random instant, then go on with it."""
+    """Kill a run at a random instant, then resume it."""
     cwd.mkdir()
     child = bench.train(cwd)
     time.sleep(random.Random(seed).uniform(0.0, whole.seconds))

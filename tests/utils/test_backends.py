@@ -162,7 +162,7 @@ def test_what_was_asked_for_and_fails_is_an_error_of_one_line(broken, name):
         chosen_for({"scene": {section: {"backend": name}}}, "cuda")
     message = str(error.value)
     assert message.startswith(f"{name} cannot be used: ")
-    assert message.endswith(f"; install or mend it, or set scene.{section}.backend=auto")
+    assert message.endswith(f"; install or repair it, or set scene.{section}.backend=auto")
     assert "\n" not in message
 
 
@@ -255,7 +255,7 @@ def test_the_command_line_says_in_one_line_what_cannot_be_used(
     command = ["train", "a red mug", "--prior", prior, "--device", "cpu", "--steps", "2"]
     assert main([*command, "--set", "scene.field.backend=tinycudann"]) == 2
     assert capsys.readouterr().err == (
-        "error: tinycudann cannot be used: not installed; install or mend it, or set "
+        "error: tinycudann cannot be used: not installed; install or repair it, or set "
         "scene.field.backend=auto\n"
     )
 

@@ -9,7 +9,7 @@ from dreamfusion.utils.devices import DeviceError, choose_device
 def test_auto_is_the_cpu_where_there_is_no_gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert choose_device("auto") == "cpu"
-    with pytest.raises(DeviceError, match="there is no cuda device here; use --device cpu"):
+    with pytest.raises(DeviceError, match="no cuda device is available; use --device cpu"):
         choose_device("cuda:1")
 
 
@@ -41,7 +41,7 @@ def test_several_processes_are_not_put_on_one_gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch, "empty", lambda n, device: None)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
-    with pytest.raises(DeviceError, match="LOCAL_RANK is not set: it says which GPU each of 4"):
+    with pytest.raises(DeviceError, match="LOCAL_RANK is not set: it assigns a GPU to each of 4"):
         choose_device("auto")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)  # the launcher shows each its own
     assert choose_device("auto") == "cuda"

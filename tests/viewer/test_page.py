@@ -200,7 +200,7 @@ def test_in_a_browser_the_page_shows_what_the_visitors_camera_sees(tmp_path):
         return np.array(small.resize((600, 600)))
 
     with working(page, stage), Browser(page.url, tmp_path / "profile") as browser:
-        # It stands where it was told to, as closed form says; before that, where viser has it.
+        # The camera is at the requested position, in closed form; before that, at viser's default.
         told = pose_of(orbit_cameras(*(torch.tensor([v]) for v in (30.0, 20.0, 2.6, 40.0))))
 
         def arrived():
@@ -209,7 +209,7 @@ def test_in_a_browser_the_page_shows_what_the_visitors_camera_sees(tmp_path):
                 for pose in page.visitors().values()
             )
 
-        browser.wait(arrived, "the camera that it was told")
+        browser.wait(arrived, "the requested camera")
         pose = expect("color")
         assert pose.position == pytest.approx(told.position, abs=1e-3)
         assert np.abs(np.dot(pose.wxyz, told.wxyz)) == pytest.approx(1.0, abs=1e-4)

@@ -137,7 +137,7 @@ def test_bad_arguments_are_refused():
     with pytest.raises(ValueError, match="backend must be"):
         march_rays(rays, OccupancyGrid(resolution=4), step=0.1, backend="cuda")
     double = Rays(rays.origins.double(), rays.directions.double())
-    with pytest.raises(ValueError, match="numba does ray marching of float32 tensors"):
+    with pytest.raises(ValueError, match="numba supports ray marching in float32 only"):
         march_rays(double, OccupancyGrid(resolution=4), step=0.1, backend="numba")
 
 

@@ -167,7 +167,7 @@ def test_float32_is_accurate_behind_many_dense_rays(backend, device):
 def test_numba_refuses_double_densities_and_auto_takes_torch_for_them():
     density, samples = random_density(dtype=torch.float64), pack(COUNTS)
     assert render_weights(density, samples).weights.dtype == torch.float64
-    with pytest.raises(ValueError, match="numba does compositing of float32 tensors"):
+    with pytest.raises(ValueError, match="numba supports compositing in float32 only"):
         render_weights(density, samples, backend="numba")
 
 
