@@ -1,7 +1,7 @@
-"""Priors: pretrained diffusion models, with their texts. The only place that knows diffusers.
+"""Priors: pretrained diffusion models with their text encoders. Only this package uses diffusers.
 
-A prior is a folder in diffusers' layout, wherever it comes from: the one shipped with the package,
-a path, or the hub. Importing this package is cheap; loading a model is not.
+A prior is a folder in diffusers' layout: the one shipped with the package, a path, or a model of
+the hub. Importing this package is cheap; loading a model is not.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """A trainable copy of a denoiser that shares its weights: low-rank adapters and the camera.
 
-What VSD asks about the scene's own images (Wang et al. 2023, "ProlificDreamer", section 4).
+VSD uses it to model the scene's own images (Wang et al. 2023, "ProlificDreamer", section 4).
 """
 
 from __future__ import annotations
@@ -23,11 +23,12 @@ _NAME = "dreamfusion"
 
 
 class AdaptedPrior(nn.Module):
-    """A diffusion prior whose U-Net has adapters on its attention (LoRA), which the prior itself
-    does not see, and which knows where the cameras stand.
+    """A diffusion prior with adapters (LoRA) on the attention of its U-Net, and a camera embedding.
+    The original prior is not affected.
 
-    Untrained it predicts what the prior does. Its parameters are float32; the rest is shared.
-    Raises PriorError where peft is not installed or the denoiser cannot be adapted.
+    Before training, it predicts the same as the prior. Its parameters are float32; all other
+    weights are shared. Raises PriorError if peft is not installed or the denoiser cannot be
+    adapted.
     """
 
     def __init__(self, prior: DiffusionPrior, *, rank: int, seed: int) -> None:
@@ -39,7 +40,7 @@ class AdaptedPrior(nn.Module):
             raise PriorError(f"{prior.name} cannot be adapted: use a fresh prior with a U-Net")
         from peft import LoraConfig
 
-        # A list, so that the prior's own weights are none of this module's.
+        # A list, so that this module does not register the prior's weights.
         self._prior = [prior]
         self.alphas, self.sigmas = prior.alphas, prior.sigmas
         self.prediction: PredictionKind = prior.prediction
@@ -67,11 +68,11 @@ class AdaptedPrior(nn.Module):
         self._disable()
 
     def encode_image(self, images: Tensor) -> Tensor:
-        """As the prior does."""
+        """See `Prior.encode_image`."""
         return self._prior[0].encode_image(images)
 
     def predict(self, noisy: Tensor, timesteps: Tensor, condition: Condition) -> Tensor:
-        """As the prior does, with adapters, and with cameras where the condition has some."""
+        """Predict with adapters, and with cameras if the condition has them."""
         cameras = condition.cameras
         shift = None
         if cameras is not None:
@@ -94,7 +95,7 @@ class AdaptedPrior(nn.Module):
 
     def _disable(self) -> None:
         self._prior[0].denoiser.disable_adapters()
-        self.adapters.requires_grad_(True)  # which disabling takes from them
+        self.adapters.requires_grad_(True)  # disabling has turned it off
 
     def _add_shift(self, module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
         return output if self._shift is None else output + self._shift.to(output.dtype)

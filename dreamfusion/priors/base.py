@@ -13,10 +13,10 @@ from dreamfusion.priors.card import PriorCard
 
 
 class Prior(NoisePredictor, Protocol):
-    """A diffusion model that is loaded, frozen, with its text encoders.
+    """A loaded, frozen diffusion model with its text encoders.
 
-    shape: (c, h, w), or whatever shape one encoded image has. An estimator that needs more than
-    this checks for it in `build`.
+    shape: of one encoded image, usually (c, h, w). An estimator that needs more than this interface
+    checks for it in `build`.
     """
 
     name: str
@@ -27,5 +27,5 @@ class Prior(NoisePredictor, Protocol):
 
     def encode_text(self, prompts: Sequence[str], /) -> TextEmbedding:
         """The embeddings of n texts. All texts of an optimisation are known before loading, so that
-        the text encoders need not stay in memory."""
+        the text encoders can be freed."""
         ...

@@ -1,4 +1,4 @@
-"""`dreamfusion.json`, which a prior's folder may hold: how to speak to it and what it has seen."""
+"""`dreamfusion.json`, the optional card of a prior: its prompt vocabulary and training views."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ LIGHT_SETTINGS = {
 
 @dataclass(frozen=True)
 class PriorCard:
-    """What a prior says of itself.
+    """The card of a prior.
 
-    settings: of cameras, lights and backgrounds that it knows, a layer of a run's configuration.
+    settings: cameras, lights and backgrounds of its training data, as a layer of a configuration.
     """
 
     vocabulary: ViewVocabulary = PAPER_VIEWS
@@ -35,7 +35,7 @@ class PriorCard:
 def read_card(folder: Path) -> PriorCard:
     """The card of the prior in `folder`; the paper's four views if it has none.
 
-    Raises PriorError if the file is there but malformed.
+    Raises PriorError for a malformed file.
     """
     path = folder / CARD
     if not path.is_file():
@@ -57,7 +57,7 @@ def read_card(folder: Path) -> PriorCard:
 
 
 def _settings(content: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """The card's words for cameras, lights and backgrounds as settings of a run."""
+    """Cameras, lights and backgrounds of the card, as settings of a run."""
     light = {LIGHT_SETTINGS[key]: value for key, value in content.get("light", {}).items()}
     settings = {"camera": dict(content.get("camera", {})), "shading": light}
     if "background" in content:

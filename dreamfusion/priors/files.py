@@ -31,10 +31,10 @@ def require_json(path: Path, problem: str) -> dict[str, Any]:
 def read_weights(path: Path) -> dict[str, tuple[str, list[int]]]:
     """The kind and the shape of each tensor in a safetensors file, from its header.
 
-    Raises PriorError unless the file is as long as its header says: a download that was cut off is
-    found here, before anything is loaded.
+    Raises PriorError unless the file has the length given in its header, which detects incomplete
+    downloads before anything is loaded.
     """
-    from safetensors import SafetensorError, safe_open  # here: help needs no library of models
+    from safetensors import SafetensorError, safe_open  # imported here to keep --help fast
 
     try:
         with safe_open(path, framework="np") as file:

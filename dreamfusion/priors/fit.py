@@ -1,6 +1,6 @@
-"""Whether the parts of a pipeline fit each other, from their configurations alone. No torch.
+"""Checks from the configurations alone that the parts of a pipeline are compatible. No torch.
 
-Numbers that a configuration does not hold are the defaults of diffusers' and transformers' classes.
+Missing numbers are the defaults of the classes of diffusers and transformers.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from dreamfusion.priors.files import PriorError
 Configs = Mapping[str, Mapping[str, Any]]
 
 _OWN_MODEL = "they are of different models; take both from one"
-# What a U-Net of this many channels in latents of four was made for.
+# The purpose of a U-Net by its number of input channels, for latents with four channels.
 _PURPOSES = {5: "depth", 7: "upscaling", 8: "image editing", 9: "inpainting"}
-# Conditions beside the text that each pipeline gives to its U-Net.
+# Conditions besides the text that each pipeline passes to its U-Net.
 _ADDED = {
     "StableDiffusionPipeline": (None, "text"),
     "StableDiffusionXLPipeline": ("text_time",),
     "IFPipeline": (None, "text"),
 }
-# Others that no pipeline gives.
+# Conditions that no pipeline passes.
 _CONDITIONS = {
     "encoder_hid_dim_type": (None, "text_proj"),
     "class_embed_type": (None,),
@@ -33,9 +33,9 @@ _FEW_STEPS = ("LCMScheduler", "TCDScheduler")
 
 
 def check_fit(name: str, pipeline: str, configs: Configs, index: Mapping[str, Any]) -> None:
-    """Raise PriorError unless the parts of the prior `name` fit each other and the pipeline.
+    """Raise PriorError unless the parts of the prior `name` are compatible with the pipeline.
 
-    configs: of each component that has weights, by its name. index: the pipeline's own.
+    configs: of each component with weights, by name. index: the configuration of the pipeline.
     """
     parts, part = _Parts(name, configs), "unet" if "unet" in configs else "transformer"
     _check_distilled(name, configs, index)
@@ -48,9 +48,9 @@ def check_fit(name: str, pipeline: str, configs: Configs, index: Mapping[str, An
 
 
 def sample_size(name: str, pipeline: str, denoiser: Mapping[str, Any]) -> int:
-    """Height and width of what a denoiser of this configuration takes, as its pipeline reads it.
+    """Height and width of the input of a denoiser, as its pipeline reads the configuration.
 
-    Raises PriorError where it is not said or not square.
+    Raises PriorError if it is missing or not square.
     """
     is_unet = pipeline != "StableDiffusion3Pipeline"
     part = "unet" if is_unet else "transformer"
@@ -67,7 +67,7 @@ def sample_size(name: str, pipeline: str, denoiser: Mapping[str, Any]) -> int:
             )
         kind = "one number or a square pair" if is_unet else "one number"
         raise PriorError(f"{where}; only {kind} is supported: write the number there")
-    # As StableDiffusionPipeline corrects files of diffusers before 0.9.
+    # StableDiffusionPipeline corrects files of diffusers before 0.9 in the same way.
     is_old = re.match(r"0\.[0-8]\b", str(denoiser.get("_diffusers_version", "")))
     if pipeline == "StableDiffusionPipeline" and is_old and size is found:
         return max(size, 64)
@@ -124,8 +124,8 @@ def _check_channels(parts: _Parts, part: str) -> None:
 
 
 def _check_unet(parts: _Parts, pipeline: str) -> None:
-    """What a U-Net takes beside its images: conditions, the width of the tokens, and that of the
-    pooled text of Stable Diffusion XL."""
+    """Check the inputs of a U-Net besides images: conditions, the width of the tokens, and that of
+    the pooled text of Stable Diffusion XL."""
     unet = parts.configs["unet"]
     for key, supported in {"addition_embed_type": _ADDED[pipeline], **_CONDITIONS}.items():
         if (found := unet.get(key)) not in supported:
@@ -151,7 +151,7 @@ def _check_unet(parts: _Parts, pipeline: str) -> None:
 
 
 def _check_transformer(parts: _Parts, size: int) -> None:
-    """The width of the tokens, those of CLIP filled up, that of the pooled text, and its size."""
+    """Check the width of the tokens (CLIP's are padded), that of the pooled text, and the size."""
     clips, t5 = ["text_encoder", "text_encoder_2"], ["text_encoder_3"]
     wanted = parts.number("transformer", "joint_attention_dim", 4096)
     if parts.width(clips) > wanted:
@@ -181,7 +181,7 @@ class _Parts:
     configs: Configs
 
     def number(self, part: str, key: str, default: int) -> int:
-        """A positive number of a part. Raises PriorError where it is something else."""
+        """A positive number of a part. Raises PriorError for anything else."""
         config = self.configs[part]
         inner = config.get("text_config")
         # Some text encoders have the configuration of a whole CLIP.
@@ -199,7 +199,7 @@ class _Parts:
         return found
 
     def width(self, encoders: Sequence[str]) -> int:
-        """Of the tokens of text encoders side by side. Transformers calls it d_model in T5."""
+        """Total width of the tokens of text encoders. T5 calls it d_model."""
         keys = {e: "d_model" if "d_model" in self.configs[e] else "hidden_size" for e in encoders}
         return sum(self.number(encoder, key, 512) for encoder, key in keys.items())
 

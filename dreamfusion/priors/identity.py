@@ -1,4 +1,4 @@
-"""Which model a prior is: its id, revision and licence, and a hash of its weights."""
+"""The identity of a prior: its id, revision and licence, and a hash of its weights."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     from dreamfusion.priors.base import Prior
     from dreamfusion.priors.settings import PriorSettings
 
-# Of each file of weights so many blocks are hashed: all of a small one, else some throughout.
+# Number of blocks of each weight file that are hashed: all of a small file, else evenly spaced.
 _BLOCKS, _BLOCK = 256, 2**16
 
 
 @dataclass(frozen=True)
 class PriorIdentity:
-    """id: on the hub, or whatever name finds the prior. revision: the commit on the hub. license:
-    as the model's README or LICENSE says. weights: a hash of all weights. None: unknown."""
+    """id: on the hub, or another name that finds the prior. revision: the commit on the hub.
+    license: from the model's README or LICENSE. weights: a hash of all weights. None: unknown."""
 
     id: str
     revision: str | None = None
@@ -35,18 +35,18 @@ class PriorIdentity:
     weights: str | None = None
 
     def to_json(self) -> str:
-        """As `read_identity` reads it."""
+        """The format that `read_identity` reads."""
         return json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n"
 
     @property
     def source(self) -> dict[str, str]:
-        """Id, revision and licence, as far as they are known."""
+        """Id, revision and licence, if known."""
         return {k: v for k, v in asdict(self).items() if v is not None and k != "weights"}
 
 
 def identify(prior: ResolvedPrior | PriorSettings | Prior) -> PriorIdentity:
-    """Which model a prior is; of one without files the name alone. Reads at most 16 MiB of each
-    file of weights."""
+    """The identity of a prior; only its name if it has no files. Reads at most 16 MiB of each
+    weight file."""
     if not isinstance(prior, ResolvedPrior):
         return PriorIdentity(prior.name)
     cached_id, revision = _from_hub(prior.path)
@@ -56,7 +56,7 @@ def identify(prior: ResolvedPrior | PriorSettings | Prior) -> PriorIdentity:
 
 
 def read_identity(path: Path) -> PriorIdentity | None:
-    """The identity that a file holds, or None where there is none. PriorError if it is broken."""
+    """The identity in a file; None if there is no file. Raises PriorError if it is broken."""
     if not path.is_file():
         return None
     content = require_json(path, f"{path} is broken, delete it")
@@ -66,13 +66,13 @@ def read_identity(path: Path) -> PriorIdentity | None:
 
 
 def has_weights(prior: ResolvedPrior, weights: str) -> bool:
-    """Whether a prior has the weights of this hash, in half precision or in full."""
+    """Whether a prior has weights with this hash, in half or in full precision."""
     variants = (inspect(prior.path, prior.name, half=half) for half in (False, True))
     return any(_hash_weights(found) == weights for found in variants)
 
 
 def _hash_weights(prior: ResolvedPrior) -> str:
-    """SHA-256 of the weight files that are to be loaded, by component, whatever their names."""
+    """SHA-256 of the weight files to load, by component, independent of their names."""
     total = hashlib.sha256()
     for component in sorted(prior.files):
         for name in sorted(prior.files[component]):

@@ -1,4 +1,4 @@
-"""What a pipeline consists of and which files hold its weights: names only, nothing is opened."""
+"""The components of pipelines and the names of their weight files. Opens no files."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ CARD = "dreamfusion.json"
 _CLIP = {"text_encoder": ("CLIPTextModel",), "tokenizer": ("CLIPTokenizer",)}
 _LATENT_UNET = {"unet": ("UNet2DConditionModel",), "vae": ("AutoencoderKL",), **_CLIP}
 _CLIP_WITH_PROJECTION = ("CLIPTextModelWithProjection",)
-# The components of each supported pipeline, with the classes that may stand for them.
+# The components of each supported pipeline, with their supported classes.
 LAYOUTS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "StableDiffusionPipeline": _LATENT_UNET,
     "StableDiffusionXLPipeline": {
@@ -38,9 +38,9 @@ LAYOUTS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "tokenizer_3": ("T5Tokenizer",),
     },
 }
-# Stable Diffusion 3 was trained to do without its largest text encoder.
+# Stable Diffusion 3 was trained to work without its largest text encoder.
 OPTIONAL = ("text_encoder_3", "tokenizer_3")
-# What constructors of pipelines take and no run needs: None of it is loaded or imported.
+# Optional components that no run needs. They are neither loaded nor imported.
 UNUSED = {
     "safety_checker": None,
     "feature_extractor": None,
@@ -80,18 +80,18 @@ def components_of(index: Mapping[str, object], name: str) -> tuple[str, dict[str
 
 
 def check_tokenizer(files: Collection[str], where: str) -> None:
-    """Whether a tokenizer of these files can be read: of a sentencepiece model alone, as DeepFloyd
-    IF has it, only with the library of that name. Raises PriorError, which starts with `where`."""
+    """Check that a tokenizer with these files can be read: a sentencepiece model alone, as in
+    DeepFloyd IF, needs that library. Raises PriorError, which starts with `where`."""
     bare = "spiece.model" in files and "tokenizer.json" not in files
     if bare and find_spec("sentencepiece") is None:
         raise PriorError(
-            f"{where} is a sentencepiece model: install what reads it, "
+            f"{where} is a sentencepiece model: install the library that reads it, "
             "pip install 'dreamfusion[deepfloyd]'"
         )
 
 
 def weights_stem(component: str) -> str | None:
-    """How the names of a component's weight files begin; None where it has no weights."""
+    """The prefix of a component's weight files; None if it has no weights."""
     if component.startswith("text_encoder"):
         return "model"
     return "diffusion_pytorch_model" if component in ("unet", "transformer", "vae") else None
@@ -100,10 +100,10 @@ def weights_stem(component: str) -> str | None:
 def choose_weights(
     files: Iterable[str], component: str, *, half: bool
 ) -> tuple[str | None, list[str]]:
-    """Of all file names in a component's folder: the variant to load, and what it consists of.
+    """The variant of a component to load, and its files, from all names in its folder.
 
-    half: prefer half-precision files ("fp16", then "bf16") to full ones where there are both. No
-    names: there are no safetensors that could be loaded.
+    half: prefer half-precision files ("fp16", then "bf16") to full ones. Returns no files if there
+    are no safetensors to load.
     """
     stem = re.escape(weights_stem(component) or "")
     sets: dict[str | None, list[str]] = {None: [], "fp16": [], "bf16": []}
@@ -112,7 +112,7 @@ def choose_weights(
         plain = file.replace(match[0], "", 1) if match else file
         if re.fullmatch(rf"{stem}(-\d{{5}}-of-\d{{5}})?\.safetensors(\.index\.json)?", plain):
             sets[match[1] if match else None].append(file)
-    # Of the two halves, float16 has the finer numbers.
+    # float16 is more precise than bfloat16.
     for variant in ("fp16", "bf16", None) if half else (None, "fp16", "bf16"):
         if any(name.endswith(".safetensors") for name in sets[variant]):
             return variant, sets[variant]

@@ -1,4 +1,4 @@
-"""Loading one component of a model through the library that it comes from."""
+"""Loads a component of a model with diffusers or transformers."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from dreamfusion.priors.files import OTHER_FILE, PriorError, read_weights
 from dreamfusion.priors.resolve import ResolvedPrior
 from dreamfusion.utils.errors import one_line
 
-# What wrappers put into the names of weights, and how to get rid of them.
+# Traces of wrappers in the names of weights, and how to remove the wrapper.
 _WRAPPERS = {
     ".base_layer.": "LoRA adapters: merge them (pipe.fuse_lora or merge_and_unload) and save again",
-    "lora_": "LoRA adapters alone: they are no model",
+    "lora_": "LoRA adapters only: they are not a model",
     "_orig_mod.": "a compiled model: save its _orig_mod instead",
     "module.": "a model in DataParallel: save its module instead",
 }
@@ -26,10 +26,9 @@ _WRAPPERS = {
 def load_part(
     prior: ResolvedPrior, component: str, library: ModuleType, dtype: torch.dtype | None = None
 ) -> Any:
-    """A component on the CPU, frozen; or a tokenizer, for which there is no dtype.
+    """A frozen component on the CPU; or a tokenizer, for which dtype is ignored.
 
-    The libraries raise many kinds of errors for broken files; all of them mean the same to a user,
-    and become a PriorError.
+    The libraries raise many kinds of errors for broken files; all of them become a PriorError.
     """
     path = prior.path / component
     where = f"{prior.name}: its {component} in {path}"
@@ -47,7 +46,7 @@ def load_part(
         return found
     part, info = found
     if missing := sorted(info["missing_keys"]):
-        # The libraries fill what a file does not hold with random numbers.
+        # The libraries initialise missing weights with random numbers.
         names = [name for file in prior.files[component] for name in read_weights(path / file)]
         wrappers = (what for mark, what in _WRAPPERS.items() if any(mark in name for name in names))
         wrapped = next((f"its file holds {what}" for what in wrappers), OTHER_FILE)
@@ -57,16 +56,16 @@ def load_part(
     for name, weight in part.named_parameters():
         if not bool(weight.isfinite().all()):
             raise PriorError(f"{where} has weights that are not finite, for example {name}")
-    # Without accelerate, diffusers looks at the first tensor alone to see what is in a file.
-    # Transformers converts by itself, and leaves in float32 what T5 would overflow in.
+    # Without accelerate, diffusers infers the dtype of a file from its first tensor only.
+    # Transformers converts by itself, and keeps weights of T5 that would overflow in float32.
     if library is diffusers:
         part = part.to(dtype)
     return part.requires_grad_(False).eval()
 
 
 def quiet() -> None:
-    """No warnings about unused settings of foreign schedulers, no progress bars: only the command
-    line writes to the terminal."""
+    """Disable the libraries' warnings about unused scheduler settings, and their progress bars:
+    only the command line writes to the terminal."""
     for library in (diffusers_logging, transformers_logging):
         library.set_verbosity_error()
         library.disable_progress_bar()

@@ -1,11 +1,11 @@
-"""How much GPU memory a prior takes in a run: an estimate, and whether there is as much.
+"""Estimates the GPU memory of a prior in a run, and checks that it is available.
 
-Weights are counted exactly, from the headers of their files. Activations are a rule of thumb in
-feature maps, one map being what a network's first layer gives for one picture. The maps alive at
-once were counted, with the tensors' sizes alone, in Stable Diffusion 1.5 (26), XL (16) and 3 (14,
-in its tokens) without gradients, and in the autoencoder that they share: 23 kept for the backward
-pass, or with checkpointing 2 kept and 14 recomputed. Attention was taken as fused. What CUDA's
-libraries and fragmentation add was not measured: MARGIN is a guess.
+Weights are counted exactly, from the headers of their files. Activations are estimated in feature
+maps; one map is the output of a network's first layer for one image. The number of simultaneous
+maps was counted on meta tensors, without gradients: Stable Diffusion 1.5 26, XL 16, 3 (in tokens)
+14. Their autoencoder keeps 23 maps for the backward pass, or with checkpointing 2, and recomputes
+14. Attention is assumed to be fused. The overhead of CUDA's libraries and of fragmentation was not
+measured: MARGIN is an assumption.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ def estimate_memory(
     vae_precision: int,
     prepared: bool = False,
 ) -> int:
-    """Bytes of GPU memory that the prior needs at most, for `views` pictures a step with guidance.
+    """Peak GPU memory of the prior in bytes, for `views` images per step with guidance.
 
-    precision: bytes of a number in the denoiser and the text encoders; vae_precision: in the
-    autoencoder. prepared: all texts are encoded before the denoiser is loaded. options: of
-    offloading and of the autoencoder.
+    precision: bytes per number in the denoiser and the text encoders; vae_precision: in the
+    autoencoder. prepared: whether all texts are encoded before the denoiser is loaded. options:
+    settings of offloading and of the autoencoder.
     """
     name = "unet" if "unet" in prior.components else "transformer"
     encoders = [
@@ -55,8 +55,8 @@ def estimate_memory(
     else:
         width = config["num_attention_heads"] * config["attention_head_dim"]
         picture = TRANSFORMER_MAPS * width * (size // config["patch_size"]) ** 2
-    # With text and without it, and Perp-Neg's front and two sides; the autoencoder's activations
-    # are kept meanwhile.
+    # Predictions with and without text, and for Perp-Neg the front and two sides, while the
+    # autoencoder's activations are kept.
     predictions = 5 if options.perp_neg > 0 else 2
     activations = predictions * views * picture * precision
     if "vae" in prior.components:
@@ -73,7 +73,7 @@ def estimate_memory(
 
 
 def check_memory(needed: int, *, free: int, name: str) -> None:
-    """Raise PriorError if the prior `name` needs more bytes than there are free."""
+    """Raise PriorError if the prior `name` needs more than the free bytes."""
     if needed > free:
         raise PriorError(
             f"{name} needs about {needed / 2**30:.1f} GiB of GPU memory (an estimate), and "

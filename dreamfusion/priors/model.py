@@ -44,17 +44,17 @@ DECODER = ("decoder", "post_quant_conv")
 
 
 def _with_gradient_in_range(encode: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
-    """encode(images), whose gradient stays within the range of half precision.
+    """encode(images) with a backward pass within the range of half precision.
 
-    On its way in it is scaled by a power of two so that its largest value is about one, and scaled
-    back on its way out. The gradient of a mean over pixels is too small for half precision, that of
-    a sum may be too large. A power of two takes nothing from float32.
+    The gradient is scaled by a power of two so that its largest value is about one, and scaled back
+    after the encoder. The gradient of a mean over pixels is too small for half precision, that of a
+    sum may be too large. Scaling by a power of two loses no precision in float32.
     """
     scale = torch.ones(())
 
     def to_one(grad: Tensor) -> Tensor:
         nonlocal scale
-        # Bounded, so that nothing overflows where all is zero; without waiting for a GPU.
+        # Bounded to avoid overflow for a zero gradient, without synchronising with a GPU.
         scale = torch.exp2(-torch.log2(grad.abs().amax()).floor().clamp(-120.0, 120.0))
         return grad * scale
 
@@ -68,19 +68,19 @@ def _with_gradient_in_range(encode: Callable[[Tensor], Tensor], images: Tensor) 
 
 @dataclass(kw_only=True, eq=False)
 class DiffusionPrior:
-    """What SDS needs of a model: see `priors.base.Prior`.
+    """A prior from a diffusers pipeline: see `priors.base.Prior`.
 
-    A pixel model denoises the picture itself, a latent one what its autoencoder makes of it. The
-    denoiser is a U-Net or a transformer. Nothing in any of them requires gradients.
+    A pixel model denoises images, a latent model the latents of its autoencoder. The denoiser is a
+    U-Net or a transformer. No parameter requires gradients.
 
     pipeline: class name of its diffusers pipeline.
-    image_size: height and width of the pictures it judges, in pixels.
-    channels: of what it denoises. A U-Net that returns more (DeepFloyd's also predicts variances)
-        has the rest cut off.
-    expected_memory: bytes of GPU memory that a step is expected to take, if that is known.
+    image_size: height and width of its input images, in pixels.
+    channels: of the denoised images or latents. Further output channels of a U-Net (DeepFloyd's
+        also predicts variances) are dropped.
+    expected_memory: estimated bytes of GPU memory of a step, if known.
 
-    The components are diffusers' and transformers'; their attributes come from configurations at
-    run time, which is why the types say nothing.
+    The components are objects of diffusers and transformers, whose attributes come from
+    configurations at run time; hence they are typed Any.
     """
 
     name: str
@@ -104,8 +104,8 @@ class DiffusionPrior:
         self.shape: tuple[int, ...] = (self.channels, size, size)
         self.prediction: PredictionKind = schedule.prediction
         self.alphas, self.sigmas = schedule.alphas, schedule.sigmas
-        # Stable Diffusion XL asks for the picture's size before and after a crop, and where that
-        # began: it is whole.
+        # Stable Diffusion XL is conditioned on the size of the image before and after cropping, and
+        # on the crop's corner; here the image is not cropped.
         whole = (self.image_size, self.image_size, 0, 0, self.image_size, self.image_size)
         self._sizes = torch.tensor(whole, dtype=self.dtype, device=self.device)
         self._latent_statistics = (0.0, 1.0) if vae is None else _statistics(vae, self.device)
@@ -113,7 +113,7 @@ class DiffusionPrior:
 
     @property
     def preset(self) -> str:
-        """The preset that suits it, where the user chose none."""
+        """The default preset for this prior."""
         return preset_for(self.pipeline, has_card=self.card.vocabulary.words is not None)
 
     @classmethod
@@ -132,11 +132,11 @@ class DiffusionPrior:
 
     @classmethod
     def from_pipe(cls, pipe: Any, *, card: PriorCard | None = None) -> DiffusionPrior:
-        """The prior that a loaded diffusers pipeline is, where it is and as precise as it is.
+        """A prior from a loaded diffusers pipeline, on its device and in its precision.
 
-        Its models are frozen, and shared with it, but for an autoencoder that overflows in float16.
-        card: its words and views; the paper's four views where None. Raises PriorError for a class
-        or a scheduler that is not supported.
+        The models are frozen and shared with the pipeline, except for an autoencoder that overflows
+        in float16. card: its words and views; None takes the paper's four views. Raises PriorError
+        for an unsupported class or scheduler.
         """
         kind = type(pipe).__name__
         if kind not in LAYOUTS:
@@ -163,12 +163,12 @@ class DiffusionPrior:
         )
 
     def encode_image(self, images: Tensor) -> Tensor:
-        """(n, 3, h, w) pictures in [0, 1] of any size as what the model denoises: resized to
-        `image_size` and mapped to [-1, 1]; for a latent model the mean of their latents then.
+        """Encode images (n, 3, h, w) in [0, 1] of any size for the denoiser: resized to
+        `image_size` and mapped to [-1, 1]; for a latent model, the mean of their latents.
         Differentiable, float32."""
         size = (self.image_size, self.image_size)
         if tuple(images.shape[-2:]) != size:
-            # Torch has no backward pass of antialiasing for Apple's GPUs.
+            # On Apple GPUs, torch lacks the backward pass of antialiasing.
             smooth = images.shape[-1] > self.image_size and images.device.type != "mps"
             images = F.interpolate(images, size, mode="bilinear", antialias=smooth)
         images = images * 2.0 - 1.0
@@ -183,7 +183,7 @@ class DiffusionPrior:
 
     @torch.no_grad()
     def decode_image(self, encoded: Tensor) -> Tensor:
-        """The pictures (n, 3, image_size, image_size) in [0, 1] that `encode_image` came from."""
+        """The inverse of `encode_image`: images (n, 3, image_size, image_size) in [0, 1]."""
         if self.vae is not None:
             mean, std = self._latent_statistics
             latents = encoded / (self.vae.config.scaling_factor / std) + mean
@@ -196,8 +196,8 @@ class DiffusionPrior:
     def predict(self, noisy: Tensor, timesteps: Tensor, condition: Condition) -> Tensor:
         """The denoiser's raw prediction, float32 (n, channels, h, w); see `NoisePredictor`.
 
-        On a CPU the images are cut into pieces that run side by side, unless a gradient is wanted,
-        of the images, the text or parameters of the denoiser; how many depends on n alone.
+        On a CPU, the batch is split into pieces that run in parallel, unless images, text or
+        denoiser require gradients. The number of pieces depends on n only.
         """
         n = len(noisy)
         text = condition.text.expand(n)
@@ -223,14 +223,14 @@ class DiffusionPrior:
         return output[:, : self.channels].float()
 
     def adapted(self, *, rank: int, seed: int) -> AdaptedPrior:
-        """Itself with trainable adapters and knowledge of cameras, which share its weights; see
-        `adapter.AdaptedPrior`. Its own predictions stay as they are. Once for each prior."""
+        """This prior with trainable adapters and a camera embedding, sharing its weights; see
+        `adapter.AdaptedPrior`. Its own predictions do not change. Call once per prior."""
         from dreamfusion.priors.adapter import AdaptedPrior
 
         return AdaptedPrior(self, rank=rank, seed=seed)
 
     def about(self) -> list[str]:
-        """Lines for the log at the start of a run: what it is, how precise, how large."""
+        """Lines for the log at the start of a run: model, precision, memory."""
         kind = "latents" if self.vae is not None else "pixels"
         lines = [f"{self.name} ({kind}, {self.image_size} x {self.image_size})"]
         if self.vae is not None:
@@ -257,17 +257,17 @@ def load_prior(
     prompts: Sequence[str] | None = None,
     views: int | None = None,
 ) -> Prior:
-    """A prior (auto, embedded, a path, a hub id, or one that was resolved), frozen, on `device`.
+    """Load a prior (auto, embedded, a path, a hub id, or a resolved prior), frozen, on `device`.
 
     options: precision of the denoiser (auto, float32, bfloat16, float16; on CUDA the text encoders
-        follow it, elsewhere they are float32) and of the autoencoder, compiling, and what saves GPU
-        memory. Its name and texts say nothing here.
-    prompts: all texts that there will be. They are encoded, and the text encoders freed, before
-        the denoiser is loaded. Without it: when asked for, or by `DiffusionPrior.prepare`.
-    views: pictures a step. On CUDA a step that will not fit into the free memory is refused.
+        use the same, elsewhere float32) and of the autoencoder, compilation, and options that save
+        GPU memory. Its name and texts are ignored.
+    prompts: all texts of the run. They are encoded, and the text encoders freed, before the
+        denoiser is loaded. None: texts are encoded on demand, or by `DiffusionPrior.prepare`.
+    views: images per step. On CUDA, raises if a step is estimated not to fit into free memory.
 
-    Raises PriorError, one line that says what is wrong and what to do. A prompt that is longer than
-    the model reads is cut off, with a RunWarning.
+    Raises PriorError with a message of one line. A prompt that is too long for the model is
+    truncated, with a RunWarning.
     """
     options = PriorConfig() if options is None else options
     if isinstance(prior, PriorSettings):
@@ -325,7 +325,7 @@ def load_prior(
     if not (is_half and _overflows(loaded, prompts[0] if prompts else "")):
         return loaded
     wider = "bfloat16" if torch.cuda.is_bf16_supported(False) else "float32"
-    said = f"{prior.name} overflows in float16: it judges in {wider}"
+    said = f"{prior.name} overflows in float16: using {wider}"
     warnings.warn(RunWarning(said), stacklevel=2)
     del loaded, denoiser, vae, text
     options = dataclasses.replace(options, dtype=wider)  # type: ignore[arg-type]
@@ -333,7 +333,7 @@ def load_prior(
 
 
 def _configs(pipe: Any) -> dict[str, dict[str, Any]]:
-    """The configurations of a loaded pipeline's models, as their files would hold them."""
+    """The configurations of a loaded pipeline's models, as in their files."""
     found = {}
     for name in LAYOUTS[type(pipe).__name__]:
         part = getattr(pipe, name, None)
@@ -356,19 +356,19 @@ def _overflows(prior: DiffusionPrior, prompt: str) -> bool:
 
 
 def _n_pieces(n: int) -> int:
-    """Into how many pieces n images are cut on a CPU: an even number of at most four images each.
+    """The number of pieces into which n images are split on a CPU: even, at most four images each.
 
-    The same for any number of threads, since libraries give other bits for other batches. Measured
-    with the embedded prior (torch 2.13, oneDNN, AVX-512): in bfloat16 batches of 1 to 8 and 1 to 4
-    threads give the same bits. In float32 the 1x1 convolutions of many channels differ (3e-5 of an
-    activation, 5e-6 of a prediction), all else is equal. So a piece has one thread up to as many
-    threads as pieces, and beyond that float32 results depend on the number of threads.
+    It does not depend on the number of threads, since results depend on the batch size in the last
+    bits. Measured with the embedded prior (torch 2.13, oneDNN, AVX-512): in bfloat16, batches of 1
+    to 8 and 1 to 4 threads give identical results. In float32, 1x1 convolutions with many channels
+    differ (3e-5 of an activation, 5e-6 of a prediction). Each piece uses one thread unless there
+    are more threads than pieces; then float32 results depend on the number of threads.
     """
     return min(n, 2 * math.ceil(n / 8))
 
 
 def choose_dtype(dtype: str, device: str) -> torch.dtype:
-    """The precision of the denoiser: as asked, or for `auto` half where the device is fast at it.
+    """The precision of the denoiser: `dtype`, or for "auto" half precision if the device is fast.
 
     On CUDA that is float16. Measured on a CPU by `scripts.measure_precision`, at guidance 7.5 and
     noise levels from 5 to 95 %, the error of e_hat - e relative to float32's:
@@ -379,12 +379,12 @@ def choose_dtype(dtype: str, device: str) -> torch.dtype:
         DeepFloyd IF (tiny, random)              0.3 %         2.3 - 2.5 %
         SD3 with and without T5 (tiny, random)   0.3 - 0.4 %   2.0 - 2.7 %
 
-    Eight times less for every kind, as three more bits of mantissa say. The embedded prior's
-    largest activation is 0.4 % of float16's largest number; of the others' trained weights nobody
-    here has measured it: `load_prior` tries each, and takes the next where its predictions
-    overflow; a run stops where one overflows later (see `Trainer.step`).
+    Float16's error is eight times smaller, as expected from three more bits of mantissa. The
+    largest activation of the embedded prior is 0.4 % of float16's maximum; it was not measured for
+    the trained weights of the others. `load_prior` tests each precision, and uses the next one if
+    predictions overflow. A run stops if they overflow later (see `Trainer.step`).
 
-    On a CPU it is bfloat16 with instructions for it; without them it would be emulated.
+    On a CPU, it is bfloat16 if there are instructions for it, else float32.
     """
     if dtype != "auto":
         return getattr(torch, dtype)
@@ -394,24 +394,24 @@ def choose_dtype(dtype: str, device: str) -> torch.dtype:
 
 
 def _vae_dtype(prior: ResolvedPrior, asked: str, dtype: torch.dtype, device: str) -> torch.dtype:
-    """As asked; for `auto` the denoiser's precision on CUDA, but float32 for an autoencoder that
-    says force_upcast (XL's overflows in float16), and float32 elsewhere.
+    """The precision of the autoencoder: `asked`; for "auto" on CUDA that of the denoiser, but
+    float32 for an autoencoder with force_upcast (XL's overflows in float16); float32 elsewhere.
 
-    Diffusers' own pipelines upcast such a one from float16 alone and leave it in bfloat16, whose
-    range is float32's; but bfloat16 costs the encoder's gradient 4 % (float16 0.5 %), so that it
-    has to be asked for.
+    Diffusers' pipelines upcast such an autoencoder from float16 only, and keep bfloat16, which has
+    the range of float32. But bfloat16 has an error of 4 % in the encoder's gradient (float16 0.5
+    %), so it must be requested.
     """
     if asked != "auto":
         return getattr(torch, asked)
     if "vae" not in prior.components or not device.startswith("cuda"):
         return torch.float32
-    # Diffusers fills in true where the file says nothing; the older models then mean no such thing.
+    # Diffusers fills in true if the entry is missing, which is wrong for older models.
     return torch.float32 if prior.configs["vae"].get("force_upcast", False) else dtype
 
 
 def _statistics(vae: Any, device: torch.device) -> tuple[Tensor | float, Tensor | float]:
-    """Mean and deviation of an autoencoder's latents: a latent model sees (latent - mean) x
-    scaling_factor / std. Some files give them for each channel, some a shift alone."""
+    """Mean and standard deviation of an autoencoder's latents: the input of a latent model is
+    (latent - mean) x scaling_factor / std. Some files have one per channel, some only a shift."""
     config = vae.config
     mean, std = config.get("latents_mean"), config.get("latents_std")
     if mean is None or std is None:

@@ -1,4 +1,4 @@
-"""Reading a prompt by a prior's word list, and refusing one that the prior cannot draw."""
+"""Parses a prompt by a prior's word list, and rejects prompts that the prior cannot generate."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _LONGEST_NAMED = 40  # characters of a word in a message
 
 
 class PromptError(UserError):
-    """A prompt that the prior cannot draw."""
+    """A prompt that the prior cannot generate."""
 
 
 def read_prompt(words: Words, prompt: str) -> str:
-    """`prompt` in trained words. Raises PromptError, which says what to change.
+    """`prompt` in trained words. Raises PromptError with a suggestion.
 
     If the word list has nouns, the prompt must name exactly one object and at most one colour.
     """
@@ -157,14 +157,14 @@ def _of(kind: Sequence[str], terms: Sequence[Term]) -> list[Term]:
 
 
 def _rule(words: Words) -> str:
-    """What a prompt may hold beside its noun."""
+    """What a prompt may contain besides its noun."""
     kinds = (("at most one colour", words.colors), ("adjectives", words.adjectives))
     more = [f"{name} ({', '.join(members)})" for name, members in kinds if members]
     return f"A prompt takes {_and(['one noun', *more])}"
 
 
 def _objects(words: Words, *, brief: bool = False) -> str:
-    """What the prior makes: the groups of its nouns, each with some unless brief."""
+    """The groups of the prior's nouns, with examples unless brief."""
     groups = [name if brief else f"{name} ({_some(of, 3)})" for name, of in words.groups.items()]
     if groups:
         return f"makes {_and(groups)}"
@@ -205,7 +205,7 @@ def _some(members: Sequence[str], most: int) -> str:
 
 
 def _error(problem: str, *advice: str) -> PromptError:
-    """The problem and the advice that is not empty, as sentences. An option at the end has no full
-    stop, which could be copied with it."""
+    """The problem and all non-empty advice, as sentences. No full stop follows an option at the
+    end, since it might be copied with it."""
     text = ". ".join(part for part in (problem, *advice) if part)
     return PromptError(text if text.endswith(ANOTHER_PRIOR) else f"{text}.", brief=problem)

@@ -1,4 +1,4 @@
-"""Where a prior lies and whether it is whole: names to folders, without loading anything."""
+"""Finds the folder of a prior and checks that it is complete, without loading anything."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ DEFAULT_ON_CUDA = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 
 @dataclass(frozen=True)
 class ResolvedPrior:
-    """A prior that was found and is whole, before anything of it is loaded.
+    """A complete prior on disk that is not loaded yet.
 
-    name: what finds it again: "embedded", the absolute path, or the hub id.
+    name: finds it again: "embedded", the absolute path, or the hub id.
     pipeline: class name of the diffusers pipeline.
-    components: class name of each component that is to be loaded, without "Fast".
-    variants: "fp16", "bf16" or None for each component that has weights: which files are meant.
-    weights: how many numbers each of them consists of. files: the safetensors of each of them.
-    configs: the configuration of each of them. index: the pipeline's own.
-    card: how to speak to it and what it has seen.
+    components: class name of each component to load, without "Fast".
+    variants: "fp16", "bf16" or None for each component with weights: the variant of its files.
+    weights: number of parameters of each of them. files: the safetensors of each of them.
+    configs: the configuration of each of them. index: that of the pipeline.
+    card: its prompt vocabulary and training views.
     """
 
     name: str
@@ -55,16 +55,16 @@ class ResolvedPrior:
 
     @property
     def preset(self) -> str:
-        """The preset that suits it, where the user chose none."""
+        """The default preset for this prior."""
         return preset_for(self.pipeline, has_card=(self.path / CARD).is_file())
 
 
 def resolve_prior(name: str, *, device: str = "cpu", dtype: str = "auto") -> ResolvedPrior:
     """The prior `name`: auto, embedded (the shipped one), a path, or a hub id.
 
-    auto is Stable Diffusion 1.5 on CUDA and the embedded prior elsewhere. Where a model has both
-    full and half-precision files, those are taken that suit the device and dtype (see
-    `load_prior`). Raises PriorError where there is none, it is not supported or files are missing.
+    auto is Stable Diffusion 1.5 on CUDA and the embedded prior elsewhere. If a model has both full
+    and half-precision files, the device and dtype decide (see `load_prior`). Raises PriorError if
+    there is no such prior, it is not supported or files are missing.
     """
     half = device.startswith("cuda") and dtype != "float32"
     if name == "auto":
@@ -82,7 +82,7 @@ def resolve_prior(name: str, *, device: str = "cpu", dtype: str = "auto") -> Res
             f"a hub id like {DEFAULT_ON_CUDA})"
         )
     if (cached := hub.cached(name)) is not None:
-        with suppress(PriorError):  # where something is missing
+        with suppress(PriorError):  # if files are missing
             return inspect(cached, name, half=half)
     return inspect(hub.fetch(name, half=half), name, half=half)
 
@@ -98,7 +98,7 @@ def _embedded() -> Path:
 
 
 def inspect(path: Path, name: str, *, half: bool) -> ResolvedPrior:
-    """Check that everything that will be loaded is there and of a supported kind. PriorError."""
+    """Check that all components exist and are supported. Raises PriorError."""
     if not (path / INDEX).exists() and (single := sorted(path.glob("*.safetensors"))):
         raise PriorError(
             f"{path} is not a diffusers model: there is no {INDEX}; for a checkpoint of one file, "
@@ -137,7 +137,7 @@ def inspect(path: Path, name: str, *, half: bool) -> ResolvedPrior:
 
 
 def _check_weights(folder: Path, files: list[str], name: str) -> int:
-    """How many numbers the weight files hold, all shards being there and whole."""
+    """The number of parameters in the weight files, after checking that all shards are intact."""
     for file in files:
         if file.endswith(".json"):
             index = require_json(folder / file, f"{name} has a broken index of weights in {folder}")

@@ -1,4 +1,4 @@
-"""Ordinary sampling: what a prior draws for a prompt, without any 3D."""
+"""Ordinary sampling of images from a prior, without 3D."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ def sample_images(
     steps: int,
     generator: torch.Generator,
 ) -> Tensor:
-    """n pictures (n, 3, size, size) in [0, 1] for n texts, by DDPM, or by Euler's method for a
-    rectified flow. Raises PriorError where the numbers leave the range of the model's precision.
+    """n images (n, 3, size, size) in [0, 1] for n texts, by DDPM, or by Euler's method for a
+    rectified flow. Raises PriorError if numbers overflow the model's precision.
 
     unconditional: of one text or n. guidance: s of uncond + s (text - uncond).
-    steps: denoising steps, at most as many as the model has timesteps. generator: on the CPU.
+    steps: denoising steps, at most the model's number of timesteps. generator: on the CPU.
     """
     n = len(text)
     noisy = torch.randn((n, *prior.shape), generator=generator).to(prior.device)

@@ -1,4 +1,4 @@
-"""How much noise belongs to each timestep, from the model's own scheduler."""
+"""The noise level of each timestep, from the model's own scheduler."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ class NoiseSchedule:
 
 
 def read_schedule(prior: ResolvedPrior, denoiser: Any) -> NoiseSchedule:
-    """The schedule of a prior, see `schedule_of`. Raises PriorError for one that is not supported.
+    """The schedule of a prior, see `schedule_of`. Raises PriorError if it is not supported.
 
-    Betas, their rescaling to zero terminal SNR and the shift of a flow are left to the scheduler's
-    own class; of a flow, sigma goes up to 1 and the network gets 1000 sigma.
+    The scheduler's own class computes betas, their rescaling to zero terminal SNR and the shift of
+    a flow. In a flow, sigma is at most 1 and the network's input is 1000 sigma.
     """
     kind = prior.components["scheduler"]
     try:
@@ -49,10 +49,10 @@ def read_schedule(prior: ResolvedPrior, denoiser: Any) -> NoiseSchedule:
 
 
 def schedule_of(scheduler: Any, name: str, denoiser: Any) -> NoiseSchedule:
-    """The noise levels of a scheduler of diffusers, on the denoiser's device. name: the prior's.
+    """The noise levels of a diffusers scheduler, on the denoiser's device. name: of the prior.
 
-    They are those of its configuration: sampling with a scheduler changes what it holds. denoiser:
-    its size decides the shift of some flows. Raises PriorError for one that is not supported.
+    They are computed from its configuration, since sampling changes a scheduler's state. denoiser:
+    its size determines the shift of some flows. Raises PriorError if it is not supported.
     """
     kind = type(scheduler).__name__
     scheduler = type(scheduler).from_config(scheduler.config)
@@ -76,7 +76,7 @@ def schedule_of(scheduler: Any, name: str, denoiser: Any) -> NoiseSchedule:
             f"{name}: its scheduler, a {kind}, has prediction_type {prediction}, which is not "
             f"supported; use a model that predicts {', '.join(get_args(PredictionKind))}"
         )
-    # A class that never clamps has no such setting, and DDPM, which samples for all, would.
+    # Classes that never clamp have no such setting, but DDPM, used to sample all models, clamps.
     config = {"clip_sample": False, **scheduler.config}
     device = denoiser.device
     levels = (alphas.float().to(device), sigmas.float().to(device), times.to(device))
@@ -84,8 +84,8 @@ def schedule_of(scheduler: Any, name: str, denoiser: Any) -> NoiseSchedule:
 
 
 def _shifted(scheduler: Any, denoiser: Any) -> Tensor:
-    """The sigmas of a flow, highest first; shifted for the size of the image where the scheduler
-    does that (Stable Diffusion 3.5): mu is linear in the number of the denoiser's tokens."""
+    """The sigmas of a flow, highest first, shifted for the image size if the scheduler does so
+    (Stable Diffusion 3.5): mu is linear in the number of the denoiser's tokens."""
     config = scheduler.config
     if not config.use_dynamic_shifting:
         return scheduler.sigmas

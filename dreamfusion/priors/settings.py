@@ -1,4 +1,4 @@
-"""Settings of a prior that another package brings: the section `prior`, with its name. No torch."""
+"""Settings of a prior from another package: the section `prior` with its name. No torch."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PriorSettings(PriorConfig, ABC):
-    """A prior and its settings beside the usual ones of `prior`. Found by the entry points
-    `dreamfusion.priors`; `--prior NAME` chooses it. Stands, until it is built, where a
-    `resolve.ResolvedPrior` does otherwise."""
+    """A prior from the entry points `dreamfusion.priors`, chosen by `--prior NAME`, with settings
+    besides the usual ones of `prior`. Until it is built, it takes the place of a
+    `resolve.ResolvedPrior`."""
 
     @property
     def card(self) -> PriorCard:
-        """Which words, cameras and lights it knows."""
+        """The words, cameras and lights that it knows."""
         return PriorCard()
 
     @property
     def preset(self) -> str:
-        """The preset that suits it, where the user chose none."""
+        """The default preset for this prior."""
         return "embedded"
 
     @abstractmethod
     def build(self, *, device: str, prompts: Sequence[str] | None) -> Prior:
-        """The prior, frozen, on a device. prompts: all texts that there will be; None: unknown."""
+        """The prior, frozen, on a device. prompts: all texts of the run; None: unknown."""

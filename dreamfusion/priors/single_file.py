@@ -1,7 +1,7 @@
-"""Checkpoints of one file, as other programs have them: converted once, or the command that does.
+"""Single-file checkpoints of other programs: converted once, or an error with the command for it.
 
-Diffusers converts them by the configuration and tokenizers of the model that they were made from.
-Where the hub's cache has these, no network is needed. Pickles are never read.
+Diffusers converts them with the configuration and tokenizers of their base model. If these are in
+the hub's cache, no network is needed. Pickles are never read.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from dreamfusion.utils.errors import RunWarning, one_line
 
 PICKLES = (".ckpt", ".pt", ".pth", ".bin")
 _DTYPES = {"F16": "float16", "BF16": "bfloat16"}
-# The pipelines of the kinds of checkpoints, by diffusers' names for them.
+# The pipeline of each kind of checkpoint, by diffusers' names.
 _PIPELINES = {
     "v1": "StableDiffusionPipeline",
     "v2": "StableDiffusionPipeline",
@@ -33,7 +33,7 @@ _PIPELINES = {
     "sd35_large": "StableDiffusion3Pipeline",
     "sd35_medium": "StableDiffusion3Pipeline",
 }
-# How the names of each component's weights begin.
+# Prefixes of the names of each component's weights.
 _PARTS = {
     "denoiser": ("model.diffusion_model.",),
     "autoencoder": ("first_stage_model.",),
@@ -42,9 +42,9 @@ _PARTS = {
 
 
 def folder_of(file: Path) -> Path:
-    """A folder in diffusers' layout with the model of a checkpoint: converted now, or before.
+    """A folder in diffusers' layout with the model of a checkpoint, converted unless cached.
 
-    Raises PriorError, with the command that converts it, where that needs the network.
+    Raises PriorError, with the command that converts it, if that needs the network.
     """
     target = file.with_name(f"{file.stem}-diffusers")
     if file.suffix.lower() in PICKLES:
@@ -69,7 +69,7 @@ def folder_of(file: Path) -> Path:
             f"convert it: {convert_command(load, file, target, config=base)} and pass --prior "
             f"{target}"
         )
-    # By the file's name, size and time: it is not read whole for this.
+    # Identified by the file's name, size and time, without reading all of it.
     facts = f"{file.resolve()} {file.stat().st_size} {file.stat().st_mtime_ns}"
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     name = f"{file.stem}-{hashlib.sha256(facts.encode()).hexdigest()[:12]}"
@@ -106,7 +106,7 @@ def _require_whole(file: Path, names: Collection[str]) -> None:
 
 
 def _kind(file: Path, tensors: Mapping[str, tuple[str, list[int]]]) -> tuple[str, str]:
-    """The pipeline of a checkpoint, and the id of the model that it was made from."""
+    """The pipeline of a checkpoint, and the id of its base model."""
     import torch
     from diffusers.loaders import single_file_utils
 
@@ -125,7 +125,7 @@ def _kind(file: Path, tensors: Mapping[str, tuple[str, list[int]]]) -> tuple[str
 
 
 def _convert(file: Path, pipeline: str, source: Path, folder: Path, dtype: str) -> None:
-    """Convert a file into `folder`, which appears whole or not at all."""
+    """Convert a file into `folder`, which is created atomically."""
     import diffusers
     import torch
 
@@ -141,7 +141,7 @@ def _convert(file: Path, pipeline: str, source: Path, folder: Path, dtype: str) 
             warnings.catch_warnings(),
             _all_weights_of(file),
         ):
-            warnings.simplefilter("ignore")  # of settings that the pipeline's own code would change
+            warnings.simplefilter("ignore")  # about settings that the pipeline's code would change
             pipe = cls.from_single_file(
                 str(file),
                 config=str(source),
@@ -154,7 +154,7 @@ def _convert(file: Path, pipeline: str, source: Path, folder: Path, dtype: str) 
                 (Path(temporary) / "whole").rename(folder)
     except PriorError:
         raise
-    # The library raises many kinds of errors for a checkpoint of another kind than it looks like.
+    # The library raises many kinds of errors for a checkpoint that is not what it seems.
     except Exception as error:
         raise PriorError(f"{file} cannot be converted: {one_line(error)}") from error
     warnings.warn(RunWarning(f"{file} was converted once, into {folder}"), stacklevel=4)
@@ -162,8 +162,8 @@ def _convert(file: Path, pipeline: str, source: Path, folder: Path, dtype: str) 
 
 @contextmanager
 def _all_weights_of(file: Path) -> Iterator[None]:
-    """Raise PriorError where a model does not find all its weights in a file. Diffusers leaves
-    random numbers there and does not say so; with accelerate, tensors that hold no numbers."""
+    """Raise PriorError if a file lacks weights of its model. Diffusers silently leaves random
+    numbers there, or, with accelerate, tensors without data."""
     import torch
 
     load = torch.nn.Module.load_state_dict

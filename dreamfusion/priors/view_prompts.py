@@ -1,8 +1,8 @@
-"""View-dependent prompts: what to tell a prior about the side from which it sees the object.
+"""View-dependent prompts: words for the side from which a camera sees the object.
 
-A prior that was trained on particular view words says so in its folder (`dreamfusion.json`); any
-other one is spoken to in the paper's four: front, side, back and overhead view. Pure text: nothing
-here knows of cameras or models. Angles are degrees, in the frame of `cameras.py`.
+A prior that was trained on particular view words has them on its card (`dreamfusion.json`). Others
+use the paper's four: front, side, back and overhead view. This module handles text only; angles
+are degrees, in the frame of `cameras.py`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class AzimuthView:
 
 @dataclass(frozen=True)
 class ElevationView:
-    """Text for min_deg <= elevation < max_deg. With `alone`, no azimuth text stands beside it."""
+    """Text for min_deg <= elevation < max_deg. With `alone`, there is no azimuth text."""
 
     min_deg: float
     max_deg: float
@@ -40,12 +40,12 @@ class ElevationView:
 
 @dataclass(frozen=True)
 class ViewVocabulary:
-    """How a prior is spoken to.
+    """The words of a prior for views and shadings.
 
-    shading: the words that name a shading (none for one that is missing or empty).
-    template: with the places {prompt}, {azimuth}, {elevation}, {shading}; commas around places
-        that stay empty go away.
-    words: the words that the prior knows. None: it takes any text.
+    shading: the words for each shading (none if missing or empty).
+    template: contains {prompt}, {azimuth}, {elevation}, {shading}; commas around empty fields are
+        removed.
+    words: the words that the prior knows. None: it accepts any text.
     """
 
     azimuth: tuple[AzimuthView, ...]
@@ -56,8 +56,8 @@ class ViewVocabulary:
 
     @classmethod
     def from_mapping(cls, content: Mapping[str, Any]) -> ViewVocabulary:
-        """From a prior's `dreamfusion.json`. Raises ValueError, KeyError or TypeError if that is
-        malformed; what it leaves out is as in the paper."""
+        """From a prior's `dreamfusion.json`. Missing entries are as in the paper. Raises
+        ValueError, KeyError or TypeError if it is malformed."""
         views = content.get("views", {})
         azimuth = [AzimuthView(float(v["center_deg"]), str(v["text"])) for v in views["azimuth"]]
         elevation = [
@@ -79,9 +79,9 @@ class ViewVocabulary:
         )
 
     def canonical(self, prompt: str) -> str:
-        """`prompt` in the words that the prior was trained on; any text if it has no word list.
+        """`prompt` in the words that the prior was trained on; unchanged if it has no word list.
 
-        Raises PromptError for a prompt that the prior cannot draw; see `read_prompt`.
+        Raises PromptError for a prompt that the prior cannot generate; see `read_prompt`.
         """
         _require_text(prompt)
         if not prompt.strip():
@@ -97,7 +97,7 @@ class ViewVocabulary:
 
 
 def _require_text(prompt: str) -> None:
-    """Raises PromptError where bytes of a command line or a file were no UTF-8."""
+    """Raises PromptError if the prompt is not valid UTF-8."""
     try:
         prompt.encode("utf-8")
     except UnicodeEncodeError:
@@ -122,8 +122,8 @@ def view_prompt(
     elevation_deg: float,
     shading: Shading = "albedo",
 ) -> str:
-    """`prompt` with the words for this view and this shading (any real azimuth; elevation in
-    [-90, 90])."""
+    """`prompt` with the words for this view and this shading. azimuth_deg: any real number;
+    elevation_deg: in [-90, 90]."""
     nearest = min(vocabulary.azimuth, key=lambda view: _angle(azimuth_deg, view.center_deg))
     return _fill(vocabulary, prompt, nearest.text, elevation_deg, shading)
 
@@ -149,9 +149,9 @@ def blended_prompts(
     elevation_deg: float,
     shading: Shading = "albedo",
 ) -> list[tuple[str, float]]:
-    """The prompts of the two views on either side of an azimuth, weighted by nearness; as (text,
-    weight) whose weights sum to 1. Mixing their embeddings so makes the text turn smoothly with
-    the camera, where `view_prompt` jumps. One alone where both read the same."""
+    """The prompts of the two views nearest to an azimuth, as (text, weight); weights sum to 1.
+    Mixing their embeddings makes the text vary smoothly with the camera, while `view_prompt` jumps.
+    Returns a single one if both are equal."""
     offsets = [((view.center_deg - azimuth_deg) % 360.0, view) for view in vocabulary.azimuth]
     to_after, after = min(offsets, key=itemgetter(0))
     to_before, before = max(offsets, key=itemgetter(0))
@@ -171,7 +171,7 @@ def negative_view_prompts(
     elevation_deg: float,
     shading: Shading = "albedo",
 ) -> list[tuple[str, float]]:
-    """The prompts of the front and of the sides, which an image from elsewhere should not show:
+    """The prompts of front and sides that an image from this view should not show, as
     (text, weight), for Perp-Neg (Armandpour et al. 2023).
 
     The weights are those that stable-dreamfusion and threestudio use, a (exp(-b r)) + c of the
@@ -191,8 +191,8 @@ def negative_view_prompts(
 
 
 def _opposition(azimuth_deg: float, side_deg: float) -> float:
-    """How much a view should not show a side: the front 0 there, 1.57 at the sides, 1.97 behind;
-    another side 1.57 in front, 0 at that side, .39 behind, and as the front from opposite it."""
+    """The weight against a side: for the front 0 there, 1.57 at the sides, 1.97 behind; for another
+    side 1.57 in front, 0 at that side, .39 behind, and opposite it as for the front."""
     off, away = _angle(azimuth_deg, 0.0) / 90.0, _angle(azimuth_deg, side_deg)
     if side_deg != 0.0 and away <= 90.0:
         near, far = off, -0.606
@@ -203,7 +203,7 @@ def _opposition(azimuth_deg: float, side_deg: float) -> float:
 
 
 def all_prompts(vocabulary: ViewVocabulary, prompt: str) -> list[str]:
-    """Every text that any view and shading can ask for, so that all can be encoded beforehand."""
+    """Every text that any view and shading can use, so that all can be encoded beforehand."""
     elevations = [0.0, *(view.min_deg for view in vocabulary.elevation)]
     elevations += [max(view.max_deg, -90.0) for view in vocabulary.elevation]
     places = itertools.product(get_args(Shading), elevations, vocabulary.azimuth)

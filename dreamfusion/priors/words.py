@@ -1,4 +1,4 @@
-"""The word list of a prior: what each word of a prompt means, and what is close to other words."""
+"""The word list of a prior: the meaning of each word, and known words close to unknown ones."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ class Term:
 
 @dataclass(frozen=True)
 class Words:
-    """The words that a prior knows. A prior's card may leave out all but `meanings`.
+    """The words that a prior knows. All but `meanings` are optional in a prior's card.
 
-    meanings: each word or phrase that a prompt may use, with the trained word ("puppy": "corgi");
-        "" for fillers like "a".
+    meanings: the trained word for each word or phrase of a prompt ("puppy": "corgi"); "" for
+        fillers like "a".
     nouns, colors, adjectives: the trained words by kind. If there are nouns, a prompt must name
         exactly one object, and at most one colour.
     groups: the nouns by subject ("animals": corgi, cat), to list them.

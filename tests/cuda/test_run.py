@@ -185,7 +185,7 @@ def large(folders, tmp_path):
 @pytest.mark.parametrize("wider", ["bfloat16", "float32"])
 def test_a_prior_that_overflows_in_float16_is_loaded_in_the_next_precision(large, wider):
     with pretended_cuda(bfloat16=wider == "bfloat16"):
-        with pytest.warns(RunWarning, match=rf"large overflows in float16: it judges in {wider}$"):
+        with pytest.warns(RunWarning, match=rf"large overflows in float16: using {wider}$"):
             prior = load_prior(str(large), device="cuda:1", prompts=["a mug", ""])
         assert prior.dtype == getattr(torch, wider)
         noisy = torch.randn(1, 3, 16, 16, device="cuda:1")
