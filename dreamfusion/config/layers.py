@@ -132,7 +132,7 @@ def to_mapping(config: object) -> dict[str, Any]:
 
 
 def sources(layers: Sequence[Layer]) -> dict[str, str]:
-    """Which layer each setting has its value from, by dotted name; of those that any layer has.
+    """The layer of each setting's value, by dotted name, for settings that any layer has.
 
     The layers must have passed `build_config`.
     """
@@ -186,13 +186,13 @@ _Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
 
 
 def parse_yaml(text: str) -> Any:
-    """What YAML text says: plain data only. Raises ValueError for anything else."""
+    """Parse YAML text: plain data only. Raises ValueError for anything else."""
     if len(text) > _LONGEST:
         raise ValueError(f"it is longer than {_LONGEST:,} characters")
     try:
         return yaml.load(text, Loader=_Loader)
-    # Beside its own errors PyYAML lets those pass of dates that are none, of numbers without end
-    # and of lists within lists.
+    # Besides its own errors, PyYAML raises those of invalid dates, huge numbers and deeply nested
+    # lists.
     except (yaml.YAMLError, ValueError, OverflowError, RecursionError) as error:
         raise ValueError(one_line(error)) from None
 
@@ -336,7 +336,7 @@ def _check_range(value: Any, metadata: Mapping[str, Any], name: str) -> None:
 
 
 def _check_across(config: Config) -> None:
-    """What types and ranges do not say."""
+    """Constraints across settings, beyond types and ranges."""
     for part in dataclasses.fields(config):
         section = getattr(config, part.name)
         if isinstance(section, Section):

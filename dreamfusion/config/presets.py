@@ -1,4 +1,4 @@
-"""Presets: the files in `configs/`, each holding only what differs from what it stands on."""
+"""Presets: the files in `configs/`, each with only the differences from its base."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ def preset_names() -> list[str]:
 
 
 def preset_for(pipeline: str, *, has_card: bool) -> str:
-    """The preset that suits a prior of a diffusers pipeline class, where the user chose none.
+    """The default preset for a prior of a diffusers pipeline class.
 
-    has_card: the prior says itself how to speak to it, as the embedded one does.
+    has_card: whether the prior has a card, like the embedded one.
     """
     if has_card:
         return "embedded"
@@ -36,7 +36,7 @@ def tuned_preset(preset: str, estimator: str) -> str:
 
 
 def describe_preset(name: str) -> str:
-    """The one line that a preset says of itself: the comment that its file begins with."""
+    """The description of a preset: the comment in the first line of its file."""
     return _path(name).read_text(encoding="utf-8").splitlines()[0].removeprefix("#").strip()
 
 

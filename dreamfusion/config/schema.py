@@ -28,7 +28,7 @@ Range = tuple[float, float]
 
 @dataclass(frozen=True)
 class PriorConfig:
-    """Which diffusion model judges the pictures."""
+    """The diffusion model."""
 
     name: str = setting("auto", "embedded, a diffusers folder, a hub id, or auto")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = setting(
@@ -58,8 +58,8 @@ class PriorConfig:
 
 @dataclass(frozen=True)
 class CameraConfig:
-    """Random cameras. A prior's card may say which ones it knows; without one they are near
-    DreamFusion's (appendix A.2), but for a longer lens, with which the whole object is seen."""
+    """Random cameras. A prior's card may override them. The defaults are close to DreamFusion's
+    (appendix A.2), but with a longer focal length, so that the whole object is visible."""
 
     views: int = setting(4, "pictures a step, stratified in azimuth", low=1, high=64)
     elevation_deg: Range = setting((-10.0, 60.0), "range of elevations, degrees", low=-90, high=90)
@@ -86,8 +86,8 @@ class RenderConfig:
 
 @dataclass(frozen=True)
 class ShadingConfig:
-    """Which share of the steps is lit, and how. A prior's card may say which light it knows;
-    without one it is the paper's, but farther away."""
+    """The share of lit steps, and their light. A prior's card may override it. The default is the
+    paper's light at a greater distance."""
 
     lambertian: Schedule = setting(
         Schedule(0.0, 0.5, 0.4, 0.4), "share of lit steps, the others show albedo", low=0, high=1

@@ -1,4 +1,4 @@
-"""What a prior is asked under: text embeddings and cameras."""
+"""The conditions of a prior's predictions: text embeddings and cameras."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from dreamfusion.utils.devices import send
 
 @dataclass(frozen=True)
 class TextEmbedding:
-    """What a model makes of n texts; only the model that made it can read the numbers.
+    """A model's embeddings of n texts; valid for that model only.
 
-    tokens: (n, length, width), what its attention looks at.
-    pooled: (n, width'), each text as one vector, for models that want that too.
+    tokens: (n, length, width), the input of cross-attention.
+    pooled: (n, width'), one vector per text, for models that use it.
     """
 
     tokens: Tensor
@@ -31,7 +31,7 @@ class TextEmbedding:
         return self._map(lambda values: values[which])
 
     def expand(self, n: int) -> TextEmbedding:
-        """The same for n texts, if this is of one text or of n already; ValueError otherwise."""
+        """Repeat a single text n times; n texts are returned unchanged, others raise ValueError."""
         if len(self) not in (1, n):
             raise ValueError(f"{len(self)} texts cannot stand for {n} images")
         return self._map(lambda values: values.expand(n, *values.shape[1:]))
@@ -43,12 +43,12 @@ class TextEmbedding:
 
     @staticmethod
     def cat(parts: Sequence[TextEmbedding]) -> TextEmbedding:
-        """All texts of embeddings that one model made, in order."""
+        """Concatenate embeddings of the same model."""
         first, *others = parts
         return first._map(lambda *values: torch.cat(values), *others)
 
     def _map(self, function: Callable[..., Tensor], *others: TextEmbedding) -> TextEmbedding:
-        """`function` of the tokens, and of the pooled vectors where there are any."""
+        """Apply `function` to the tokens, and to the pooled vectors if there are any."""
         tokens = function(self.tokens, *(other.tokens for other in others))
         if self.pooled is None:
             return TextEmbedding(tokens)
@@ -57,10 +57,9 @@ class TextEmbedding:
 
 @dataclass(frozen=True)
 class Condition:
-    """What a prior is asked under about n images; rows of a group are consecutive.
+    """The condition of a prediction for n images; rows of a group are consecutive.
 
-    text: n embeddings. cameras: n cameras, or None where there are none (plain images). Most priors
-    ignore them.
+    text: n embeddings. cameras: n cameras, or None for plain images. Most priors ignore them.
     """
 
     text: TextEmbedding
@@ -83,11 +82,11 @@ class Condition:
 
 @dataclass(frozen=True)
 class Conditions:
-    """Everything that an estimator may ask about n images; each condition has n rows.
+    """All conditions that an estimator may use for n images; each has n rows.
 
     text: the prompt with the words of each view. unconditional: the (possibly empty) negative
     prompt. opposed: texts of other sides with their weights (n,), for Perp-Neg. named: the texts
-    that the estimator's settings ask for.
+    declared by the estimator's settings.
     """
 
     text: Condition

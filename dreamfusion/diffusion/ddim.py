@@ -1,4 +1,4 @@
-"""DDIM: the deterministic way between noise levels (Song et al. 2021), down and up."""
+"""DDIM: deterministic steps between noise levels (Song et al. 2021), and their inversion."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from torch import Tensor
 
 from dreamfusion.diffusion.predictions import NoisePredictor, Noisy, Prediction, levels
 
-# The prediction for noisy images, whatever it is asked under.
+# Predicts for noisy images, under any condition.
 Predict = Callable[[Noisy], Prediction]
 
 
 def ddim_step(prior: NoisePredictor, prediction: Prediction, timesteps: Tensor) -> Noisy:
-    """The images at other timesteps (n,), higher or lower, by what was predicted for them:
+    """The images at other timesteps (n,), higher or lower, given their predictions:
 
     z_t = alpha_t x_hat + sigma_t e_hat                                          (eq. 12)
     """
@@ -24,8 +24,8 @@ def ddim_step(prior: NoisePredictor, prediction: Prediction, timesteps: Tensor) 
 
 
 def clean_start(prior: NoisePredictor, x: Tensor) -> Noisy:
-    """Clean images (n, ...) as noisy ones of level 0, which the prior judges at its first
-    timestep. A model that predicts the image gets them with that timestep's level."""
+    """Clean images (n, ...) as noisy ones of level 0; the prior predicts at its first timestep. For
+    a model that predicts the image, they have the level of that timestep."""
     timesteps = torch.zeros(len(x), dtype=torch.int64, device=x.device)
     alpha, sigma = levels(prior, timesteps, x.dim())
     if prior.prediction != "sample":
@@ -41,11 +41,11 @@ def invert(
     *,
     perturb: Callable[[Noisy, Noisy], Noisy] | None = None,
 ) -> list[tuple[Noisy, Prediction]]:
-    """Clean images (n, ...) brought up through ascending timesteps, each (n,), by DDIM.
+    """DDIM inversion of clean images (n, ...) through ascending timesteps, each (n,).
 
-    Returns the images at each of them with the prediction, for those before, that led there. Images
-    that are at a timestep already stay as they are. perturb: changes the images of a step, which
-    come with those before it.
+    Returns, for each timestep, the images and the prediction, from the previous images, that led
+    there. Images already at a timestep are unchanged. perturb: function of the images of a step and
+    the previous ones that returns modified images.
     """
     z = clean_start(prior, x)
     found = []
@@ -60,7 +60,7 @@ def invert(
 
 
 def _where(which: Tensor, one: Noisy, other: Noisy) -> Noisy:
-    """Some of the images (n,) of one, the rest of another."""
+    """Select images from `one` where `which` (n,) is true, else from `other`."""
     rows = which.reshape(-1, *[1] * (one.value.dim() - 1))
     value, noise, alpha, sigma = (
         torch.where(rows, getattr(one, name), getattr(other, name))

@@ -1,9 +1,8 @@
 """The mathematics of a diffusion model: noising, kinds of prediction, guidance. Pure functions.
 
 A clean image x and noise e make z = alpha x + sigma e. For the usual, variance-preserving models
-alpha^2 + sigma^2 = 1; for rectified flows alpha + sigma = 1. Nothing here depends on which. An
-"image" is whatever the model denoises: pixels, latents, a signal; tensors are (n, ...), of any
-rank.
+alpha^2 + sigma^2 = 1; for rectified flows alpha + sigma = 1. The code supports both. An "image" is
+anything that a model denoises: pixels, latents, a signal; tensors are (n, ...), of any rank.
 """
 
 from __future__ import annotations
@@ -28,8 +27,8 @@ class NoisePredictor(Protocol):
     prediction: what `predict` returns: the noise, v = alpha e - sigma x, x itself, or the velocity
         e - x of a rectified flow.
 
-    A model that denoises several images jointly also has `group_size`: so many consecutive rows are
-    one group, and a batch is a multiple of it.
+    A model that denoises several images jointly also has `group_size`, the number of consecutive
+    rows in a group; the batch size is a multiple of it.
     """
 
     alphas: Tensor
@@ -37,7 +36,7 @@ class NoisePredictor(Protocol):
     prediction: PredictionKind
 
     def encode_image(self, images: Tensor, /) -> Tensor:
-        """(n, 3, H, W) images in [0, 1] as what the model denoises, (n, ...). Differentiable."""
+        """Encode images (n, 3, H, W) in [0, 1] for the denoiser: (n, ...). Differentiable."""
         ...
 
     def predict(self, noisy: Tensor, timesteps: Tensor, condition: Condition, /) -> Tensor:
@@ -49,7 +48,7 @@ class NoisePredictor(Protocol):
 
 
 def group_size(prior: object) -> int:
-    """How many consecutive rows a prior denoises jointly; 1 for ordinary ones."""
+    """The number of consecutive rows that a prior denoises jointly; usually 1."""
     return int(getattr(prior, "group_size", 1))
 
 
@@ -71,7 +70,7 @@ class Noisy:
 class Prediction:
     """A prior's raw prediction (n, ...) for noisy images, in the form that `kind` names.
 
-    Guidance combines raw predictions; ask for `noise` or `clean` afterwards.
+    Guidance combines raw predictions; convert to `noise` or `clean` afterwards.
     """
 
     raw: Tensor
@@ -103,13 +102,13 @@ class Prediction:
         return formulas[self.kind]()
 
     def with_clean(self, clean: Tensor) -> Prediction:
-        """The prediction that says `clean`."""
+        """The prediction whose x0 is `clean`."""
         return replace(self, raw=clean, kind="sample")
 
     def clamped(self, bound: float | None) -> Prediction:
-        """With x0 clamped at -bound and bound (Imagen's static thresholding); as it is for None.
+        """With x0 clamped to [-bound, bound] (Imagen's static thresholding); unchanged for None.
 
-        What is not finite stays as it is, so that it is noticed.
+        Non-finite values are kept, so that they are detected.
         """
         if bound is None:
             return self
@@ -118,7 +117,7 @@ class Prediction:
 
 
 def levels(prior: NoisePredictor, timesteps: Tensor, n_axes: int) -> tuple[Tensor, Tensor]:
-    """alpha and sigma, (n, 1, ...) of so many axes, at timesteps (n,)."""
+    """alpha and sigma, (n, 1, ...) with `n_axes` axes, at timesteps (n,)."""
     shape = (-1, *[1] * (n_axes - 1))
     return prior.alphas[timesteps].reshape(shape), prior.sigmas[timesteps].reshape(shape)
 
@@ -146,10 +145,10 @@ def guided(
 ) -> Prediction:
     """uncond + s (text - uncond), both from one call of the prior.
 
-    The convention everywhere here; the other one in use, text + s' (text - uncond), is the same at
-    s' = s - 1. At scale 1 or 0 only the prediction that counts is asked for.
+    This convention is used everywhere here; the other common one, text + s' (text - uncond), is
+    equal at s' = s - 1. At scale 1 or 0, only the required prediction is computed.
 
-    Each text in `conditions.opposed` takes part with the part of its direction that is
+    Each text in `conditions.opposed` contributes the component of its direction that is
     perpendicular to the text's (Perp-Neg, Armandpour et al. 2023, eq. 6):
 
         uncond + s (d - sum_i w_i (d_i - (d_i . d / |d|^2) d)),   d = text - uncond
@@ -178,7 +177,7 @@ def guided(
 
 
 def _perpendicular(a: Tensor, b: Tensor) -> Tensor:
-    """The part of each row of a, (n, ...), that is perpendicular to that of b."""
+    """The component of each row of a, (n, ...), perpendicular to that of b."""
     dims = tuple(range(1, a.dim()))
     squared = b.square().sum(dims, keepdim=True)
     along = (a * b).sum(dims, keepdim=True) / squared.clamp(min=torch.finfo(b.dtype).tiny)

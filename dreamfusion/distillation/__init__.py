@@ -1,1 +1,1 @@
-"""Distilling a diffusion prior into whatever makes images."""
+"""Distils a diffusion prior into any differentiable generator of images."""

@@ -1,7 +1,7 @@
-"""The interface of estimators, and what those that add noise have in common.
+"""The interface of estimators, and the base class of those that add noise.
 
-An estimator distils a prior into images and knows no scene: any differentiable generator can use
-it.
+An estimator distils a prior into images. It is independent of the scene: any differentiable
+generator can use it.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ NoiseSource = Callable[[Sequence[int], Generators, "Batch", int], Tensor]
 
 @dataclass(frozen=True)
 class Batch:
-    """The n images of a step and what is known about them.
+    """The n images of a step and their context.
 
-    images: (n, 3, H, W) in [0, 1], with gradients; or (n, ...) of whatever the caller's encoder
-    takes. cameras: n, or None for plain images. depth, opacity: (n, H, W), or None for plain
-    images. source: renders the same views of the scene that an edit starts from, (n, 3, H, W)
-    without gradients; None where there is none.
+    images: (n, 3, H, W) in [0, 1], with gradients; or (n, ...) for a custom encoder. cameras: n, or
+    None for plain images. depth, opacity: (n, H, W), or None for plain images. source: function
+    that renders the same views of the scene that an edit starts from, (n, 3, H, W) without
+    gradients; None if this is no edit.
     """
 
     images: Tensor
@@ -58,8 +58,8 @@ class Distilled:
     """What an estimator returns.
 
     losses: weighted scalars by name; the trainer adds them up and differentiates. Each is a mean
-    over views, channels and pixels, so that weights compare. metrics: detached scalars to log.
-    timesteps: (n,) int64 on the CPU, or None where no noise is added.
+    over views, channels and pixels, so that weights are comparable. metrics: detached scalars to
+    log. timesteps: (n,) int64 on the CPU, or None if no noise is added.
     """
 
     losses: Mapping[str, Tensor]
@@ -70,8 +70,8 @@ class Distilled:
 class Estimator(Stateful, Protocol):
     """Distils a prior into images.
 
-    An estimator that trains a network of its own steps that network's optimiser inside the call,
-    after `utils.distributed.average_gradients`, and keeps both in its state.
+    An estimator that trains its own network steps that network's optimiser inside the call, after
+    `utils.distributed.average_gradients`, and includes both in its state.
     """
 
     def __call__(self, batch: Batch, *, progress: Progress, generator: Generators) -> Distilled:
@@ -95,7 +95,7 @@ class _FixedGradient(torch.autograd.Function):
 def distillation_loss(x: Tensor, gradient: Tensor) -> Tensor:
     """The loss 1/2 mean(gradient^2) whose gradient with respect to x is gradient / numel.
 
-    x, gradient: (n, ...), of one shape; the gradient counts as a constant.
+    x, gradient: (n, ...), of the same shape; the gradient is treated as a constant.
     """
     loss: Tensor = _FixedGradient.apply(x, gradient.detach())
     return loss
@@ -106,7 +106,7 @@ def draw_timesteps(
 ) -> Tensor:
     """(n,) int64 timesteps on the CPU, uniform between two noise levels in [0, 1], ends included.
 
-    The views of a group share that of its first.
+    The views of a group share one timestep.
     """
     last = len(prior.alphas) - 1
     low, high = (min(max(round(level * (last + 1)), 0), last) for level in levels)
@@ -118,8 +118,8 @@ def draw_timesteps(
 def weight(alpha: Tensor, sigma: Tensor, kind: Weighting) -> Tensor:
     """w(t): sigma^2 as in the paper, 1, sigma / alpha = SNR^-1/2, at most 10, or 1 / alpha.
 
-    Times the error of the noise, the third is that of the image, x - x_hat, and the last that of
-    the velocity, v_hat - v, for diffusions (v = alpha e - sigma x) and flows (v = e - x) alike.
+    Multiplied by the error of the noise, the third gives that of the image, x - x_hat, and the last
+    that of the velocity, v_hat - v, for diffusions (v = alpha e - sigma x) and flows (v = e - x).
     """
     if kind == "sigma2":
         return sigma**2
@@ -135,7 +135,7 @@ def weight(alpha: Tensor, sigma: Tensor, kind: Weighting) -> Tensor:
 def weighted_error(prediction: Prediction, x: Tensor, kind: Weighting) -> Tensor:
     """w(t) (e_hat - e) of a prediction for the noisy x, (n, ...).
 
-    That of the velocity is (x - x_hat) / sigma, which is finite as alpha goes to 0.
+    For the velocity it is (x - x_hat) / sigma, which stays finite as alpha goes to 0.
     """
     z = prediction.noisy
     if kind == "velocity":
@@ -144,7 +144,7 @@ def weighted_error(prediction: Prediction, x: Tensor, kind: Weighting) -> Tensor
 
 
 class ScoreEstimator(Estimator):
-    """Draws noise levels and noise; the base of estimators that ask for the noise."""
+    """Draws noise levels and noise; the base class of estimators that use noise predictions."""
 
     def __init__(self, settings: ScoreSettings, prior: NoisePredictor, seed: int) -> None:
         if not hasattr(prior, "alphas") or not hasattr(prior, "predict"):
@@ -156,7 +156,7 @@ class ScoreEstimator(Estimator):
         self.anchored = SurfaceNoise(seed, settings.noise_refresh)
 
     def encode(self, batch: Batch) -> Tensor:
-        """The images as what the prior denoises, with gradients; see the setting `clip_pixels`."""
+        """Encode the images for the prior, with gradients; see the setting `clip_pixels`."""
         bound = self.settings.clip_pixels
         if bound is None:
             return self.prior.encode_image(batch.images)
@@ -189,44 +189,44 @@ class ScoreEstimator(Estimator):
     def noise(
         self, shape: Sequence[int], generator: Generators, batch: Batch, progress: Progress
     ) -> Tensor:
-        """Standard normal noise (n, ...): as `noise` says, or for a while anchored to the
-        surface."""
+        """Standard normal noise (n, ...): as set by `noise`, or anchored to the surface during the
+        steps of `surface_noise`."""
         begin, end = self.settings.surface_noise or (1.0, 1.0)
         now = begin <= progress.step / progress.steps < end
         return (self.anchored if now else self.source)(shape, generator, batch, progress.step)
 
     def guided(self, z: Noisy, conditions: Conditions, scale: float) -> Prediction:
-        """The prior's prediction at guidance `scale`, rescaled and clamped as the settings say."""
+        """The prior's prediction at guidance `scale`, rescaled and clamped by the settings."""
         s = self.settings
         return guided(self.prior, z, conditions, scale, rescale=s.rescale).clamped(s.clip_sample)
 
     def result(self, x: Tensor, gradient: Tensor, timesteps: Tensor, **more: Any) -> Distilled:
-        """The loss whose gradient is that of a mean over all numbers of x; metrics."""
+        """The loss, whose gradient is that of a mean over all elements of x, and metrics."""
         loss = distillation_loss(x, gradient)
         rms = gradient.square().mean().sqrt()
         name = self.settings.name
         return Distilled({name: loss}, {f"{name}_gradient": rms, **more}, timesteps)
 
     def state_dict(self) -> Mapping[str, Any]:
-        """The numbers of the surface's noise, where they change."""
+        """The numbers of the surface-anchored noise, if they change."""
         numbers = self.anchored.numbers
         return {} if numbers is None else {"surface_noise": numbers}
 
     def load_state_dict(self, state_dict: Mapping[str, Any], /) -> object:
-        """Take over what `state_dict` returned."""
+        """Load the output of `state_dict`."""
         numbers = state_dict.get("surface_noise")
         self.anchored.numbers = None if numbers is None else numbers.clone()
         return None
 
 
 def dreamtime_level(prior: NoisePredictor, progress: Progress) -> float:
-    """The noise level of a step in [0, 1] which falls without increase, slowest between 80 and
-    50 % (DreamTime, Huang et al. 2024, eq. 7 to 9, with its settings for NeRFs).
+    """The noise level of a step, in [0, 1]; never increases, and falls slowest between 80 and 50 %
+    (DreamTime, Huang et al. 2024, eq. 7 to 9, with its settings for NeRFs).
 
     The level t of step i of N has sum_{u >= t} W(u) nearest to i / N for W = W_d W_p / sum, with
     W_d = sigma / alpha and W_p = 1 between 500 and 800 of 1,000 timesteps, exp(-(t - 800)^2 / 2
-    300^2) above and exp(-(t - 500)^2 / 2 100^2) below. W_d is cut off at 20 (Stable Diffusion's
-    ends at 14.6), since that of flows has no end.
+    300^2) above and exp(-(t - 500)^2 / 2 100^2) below. W_d is clamped at 20 (Stable Diffusion's
+    ends at 14.6), since that of flows is unbounded.
     """
     levels = torch.linspace(0.0, 1.0, len(prior.alphas), dtype=torch.float64)
     above, below = (levels - 0.8).clamp(min=0.0) / 0.3, (levels - 0.5).clamp(max=0.0) / 0.1
@@ -238,6 +238,6 @@ def dreamtime_level(prior: NoisePredictor, progress: Progress) -> float:
 
 
 def _clip_pixels(gradient: Tensor, most: float) -> Tensor:
-    """The gradient of images (n, c, h, w) with no pixel's norm greater than `most`."""
+    """The gradient of images (n, c, h, w) with the norm of each pixel limited to `most`."""
     norm = gradient.norm(dim=1, keepdim=True)
     return gradient * (most / norm.clamp(min=most))

@@ -25,7 +25,7 @@ class SDSResult:
     """One evaluation of SDS on n images.
 
     loss: scalar whose gradient with respect to the encoded images is exactly `gradient`. Its value
-        means nothing.
+        has no meaning.
     gradient: (n, ...) w(t) (e_hat - e), detached.
     timesteps: (n,) int64, on the CPU.
     noise, predicted_noise: (n, ...), e and e_hat.
@@ -63,12 +63,10 @@ def sds(
     guidance: s >= 0 of uncond + s (text - uncond); 1 is no guidance, 0 ignores the text.
     t_range: least and greatest noise level in [0, 1]; each image draws its own in between.
     clip_sample: x0 is clamped at -clip_sample and clip_sample (Imagen's static thresholding); None
-    leaves it as it is. At 1, for a model of pixels in [-1, 1], guidance cannot ask for what is
-    brighter than white.
+    leaves it unchanged. At 1, for a model of pixels in [-1, 1], guidance cannot exceed white.
     opposed: texts that the images should not show, with weights (n,); see `guided`.
-    generator: on the CPU, or one for each image; the one source of randomness, whatever the device
-    of the images.
-    draw_noise: gives e for a shape (n, ...); each number standard normal.
+    generator: on the CPU, or one for each image; the only source of randomness on every device.
+    draw_noise: returns e, standard normal, for a shape (n, ...).
     """
     encoded = (encode or prior.encode_image)(images)
     n, device = len(encoded), encoded.device

@@ -1,9 +1,9 @@
 """Sources of the noise that an estimator adds: independent, or anchored to the surface.
 
-What the prior predicts at high noise depends on the noise: pupils, for instance, are here in one
-prediction and there in the next, and the mean of many predictions has none. Where the noise is part
-of the surface, as a pattern in a stone is, the predictions from all sides and of all steps agree
-(after the "3D consistent noising" of Kwak et al. 2024, Geometry-Aware Score Distillation).
+At high noise levels, predictions depend on the noise: pupils, for example, appear in different
+places, and the mean of many predictions has none. If the noise is attached to the surface, like a
+texture, the predictions of all views and steps agree (after the "3D consistent noising" of Kwak et
+al. 2024, Geometry-Aware Score Distillation).
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _PRIMES = (73856093, 19349663, 83492791, 2654435761)
 
 
 class IndependentNoise:
-    """The paper's: every number drawn anew."""
+    """As in the paper: every number is drawn independently."""
 
     def __call__(
         self, shape: Sequence[int], generator: Generators, batch: Batch, step: int
@@ -65,11 +65,11 @@ class FixedNoise:
 
 
 class SurfaceNoise:
-    """Noise anchored to the surface: every view of a spot sees the same noise there.
+    """Noise anchored to the surface: a spot has the same noise in every view.
 
-    seed: of the numbers that spots have. refresh: share of them, in variance, that each step draws
-    anew: n' = sqrt(1 - refresh) n + sqrt(refresh) e (Yan et al. 2025, "Consistent Flow
-    Distillation"). At 0 they are the same in each step.
+    seed: of the numbers of all spots. refresh: share of their variance that each step replaces:
+    n' = sqrt(1 - refresh) n + sqrt(refresh) e (Yan et al. 2025, "Consistent Flow Distillation"). At
+    0 they are the same in each step.
     """
 
     def __init__(self, seed: int, refresh: float = 0.0) -> None:

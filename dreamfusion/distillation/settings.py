@@ -19,8 +19,8 @@ Weighting = Literal["sigma2", "uniform", "inverse_sqrt_snr", "velocity"]
 
 @dataclass(frozen=True)
 class Text:
-    """A text that an estimator asks about. {prompt} stands for the run's prompt. views: with the
-    words of each view."""
+    """A text that an estimator uses. {prompt} stands for the run's prompt. views: whether to add
+    the words of each view."""
 
     text: str
     views: bool = True
@@ -28,9 +28,9 @@ class Text:
 
 @dataclass(frozen=True)
 class EstimatorSettings(Section):
-    """A way to distil and its settings. Found by the entry points `dreamfusion.estimators`.
+    """Settings of an estimator, found by the entry points `dreamfusion.estimators`.
 
-    paper: who published it. cost: network evaluations for each view and step.
+    paper: its publication. cost: network evaluations for each view and step.
     """
 
     paper: ClassVar[str] = ""
@@ -38,7 +38,7 @@ class EstimatorSettings(Section):
 
     @property
     def hold(self) -> int:
-        """So many consecutive steps see the same views, with the same generators."""
+        """The number of consecutive steps with the same views and generators."""
         return 1
 
     def texts(self) -> Mapping[str, Text]:
@@ -47,15 +47,15 @@ class EstimatorSettings(Section):
 
     @abstractmethod
     def build(self, prior: Any, *, seed: int) -> Estimator:
-        """The estimator, once for each optimisation. Anything random comes from `seed`.
+        """The estimator; called once for each optimisation. All random numbers come from `seed`.
 
-        Raises UserError, one line, for a prior that cannot serve.
+        Raises UserError for an incompatible prior.
         """
 
 
 @dataclass(frozen=True)
 class ScoreSettings(EstimatorSettings):
-    """What estimators that add noise and ask for it have in common."""
+    """Common settings of estimators that add noise and use noise predictions."""
 
     guidance: Schedule = setting(
         Schedule.constant(4.0), "classifier-free guidance s: uncond + s (text - uncond)", low=0

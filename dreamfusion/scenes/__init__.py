@@ -1,1 +1,1 @@
-"""What is optimised: anything with parameters that renders images."""
+"""Scenes: objects with parameters that render images, and are optimised."""

@@ -1,4 +1,4 @@
-"""The interface of scenes, and images of any scene to show."""
+"""The interface of scenes, and a function that renders images of any scene."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ class Views:
     """n views to render.
 
     height, width: pixels. background: (3,) or (n, 3) sRGB; None is the scene's own. normals:
-    whether they are wanted where the lighting does not need them. A scene that cannot be lit
-    raises ValueError for other lighting than "albedo".
+    whether to return them even if the lighting does not need them. A scene that cannot be lit
+    raises ValueError for lighting other than "albedo".
     """
 
     cameras: Cameras
@@ -92,9 +92,9 @@ class Scene(Stateful, Protocol):
 
     optimizer: made by the scene; each group has `base_lr`, which `before_step` may change. The
     trainer sets lr = base_lr x factor, clips and steps. A scene that adds or removes parameters
-    does so in `after_step` and `load_state_dict`, and changes the optimiser's groups and state with
-    them; nobody else keeps a list of parameters. device: where it is. can_be_lit: whether it
-    renders other lighting than "albedo".
+    does so in `after_step` and `load_state_dict`, and updates the optimiser's groups and state; no
+    other object stores a list of parameters. device: of the parameters. can_be_lit: whether it
+    supports lighting other than "albedo".
     """
 
     optimizer: torch.optim.Optimizer
@@ -105,7 +105,7 @@ class Scene(Stateful, Protocol):
         """Render views, which may be on another device. Differentiable.
 
         generator: jitters samples during training, one for each view; None: no jitter. Without
-        gradients a scene works in chunks, so that any size fits into memory.
+        gradients, a scene renders in chunks, so that any size fits into memory.
         """
         ...
 
@@ -126,18 +126,18 @@ class Scene(Stateful, Protocol):
 
     @property
     def averaged(self) -> Scene:
-        """The scene with averaged parameters, to show and export; itself where there is none."""
+        """The scene with averaged parameters, for display and export; itself without averaging."""
         return self
 
     def surface(
         self, *, resolution: int = 128, threshold: float | None = None
     ) -> Surface | TexturedMesh:
-        """The scene as a mesh. resolution: cells across the box. threshold: of density; found
-        where None. Raises MeshError."""
+        """The scene as a mesh. resolution: cells across the box. threshold: of density; None finds
+        one. Raises MeshError."""
         raise MeshError("this scene has no surface that could be a mesh")
 
     def about(self) -> list[str]:
-        """Lines for the log at the start of a run: what computes, what was skipped."""
+        """Lines for the log at the start of a run: backends in use, and skipped ones."""
         return []
 
     def images(

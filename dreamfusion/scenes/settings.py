@@ -20,16 +20,16 @@ class SceneSettings(Section):
     """A kind of scene and its settings. Found by the entry points `dreamfusion.scenes`."""
 
     def layer(self) -> Mapping[str, Any]:
-        """Other settings that go with this scene, above presets and below the user's."""
+        """Other settings that this scene needs, above presets and below the user's."""
         return {}
 
     def viewable(self) -> SceneSettings:
-        """The settings for looking at a run on another machine than it was trained on."""
+        """The settings for viewing a run on a machine other than the one it was trained on."""
         return self
 
     @abstractmethod
     def build(
         self, *, device: str, generator: torch.Generator, start: Scene | None = None
     ) -> Scene:
-        """The scene before the first step. generator: on the CPU; everything random comes from it.
-        start: the scene of the stage or run before; raises UserError if it cannot be used."""
+        """The scene before the first step. generator: on the CPU; source of all random numbers.
+        start: the scene of the previous stage or run; raises UserError if it is incompatible."""

@@ -22,16 +22,16 @@ from dreamfusion.utils.state import Progress
 
 
 class ComparesImages(Protocol):
-    """What the estimator asks of a prior."""
+    """Interface that the estimator requires from a prior."""
 
     def similarity(self, images: Tensor, condition: Condition, /) -> Tensor:
-        """How much each image (n, 3, h, w) in [0, 1] is what its condition says: (n,), with
-        gradients; greater is more."""
+        """The similarity (n,) of images (n, 3, h, w) in [0, 1] to their conditions, with gradients;
+        higher is more similar."""
         ...
 
 
 class CLIPEstimator(Estimator):
-    """Compares images with texts, and asks for empty space."""
+    """Compares images with texts, and rewards empty space."""
 
     def __init__(self, settings: CLIPSettings, prior: ComparesImages) -> None:
         if not hasattr(prior, "similarity"):

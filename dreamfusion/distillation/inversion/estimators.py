@@ -51,14 +51,14 @@ class ISMEstimator(ScoreEstimator):
 
 
 class SDIEstimator(ScoreEstimator):
-    """Moves images to what the prior makes of their own inversion.
+    """Moves images towards the prior's prediction for their own inversion.
 
     Score Distillation via Inversion (Lukoianov et al. 2024, "Reparametrized DDIM").
 
         grad = x - x_hat(z_t),   z_t from x by DDIM inversion                          (algorithm 1)
 
-    SDS is DDIM whose noise is drawn anew in each step; the noise that belongs to the image is found
-    by inversion, with the text and a negative guidance.
+    SDS equals DDIM with new noise in each step. Here the noise of the image is found by inversion,
+    with the text and negative guidance.
     """
 
     settings: SDISettings

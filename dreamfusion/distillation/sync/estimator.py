@@ -1,8 +1,8 @@
-"""Fitting the scene to predictions: all views are denoised once, and the scene follows.
+"""Fits the scene to predictions: all views are denoised once, then the scene is fitted to them.
 
     grad = x - x_hat,   x_hat predicted once from the first of `fit_steps` steps that see the views
 
-SDS asks anew in each step. With one step for each prediction this is SDS with the weight of the
+SDS predicts anew in each step. With one step per prediction, this is SDS with the weight of the
 image's error, sigma / alpha.
 """
 
@@ -22,7 +22,7 @@ from dreamfusion.utils.state import Progress
 
 
 class SyncEstimator(ScoreEstimator):
-    """Keeps the clean images that were predicted for the views of now."""
+    """Stores the predicted clean images of the current views."""
 
     settings: SyncSettings
 

@@ -1,4 +1,4 @@
-"""A coarse grid over the scene box that knows where density may be, so that rays skip the rest."""
+"""A coarse grid over the scene box that marks cells which may have density; rays skip the rest."""
 
 from __future__ import annotations
 
@@ -73,11 +73,11 @@ class OccupancyGrid(nn.Module):
         *,
         chunk: int = 65536,
     ) -> None:
-        """Look at one random point of every occupied cell, and of a quarter of the others: where no
-        ray goes little changes. density: (m, 3) -> (m,), m at most `chunk`.
+        """Sample one random point of every occupied cell, and of a quarter of the others, which
+        change little. density: (m, 3) -> (m,), m at most `chunk`.
 
-        generator: on the CPU. A cell in which the density is not finite stays occupied, so that
-        the renderer meets the bad value instead of hiding it.
+        generator: on the CPU. A cell whose density is not finite stays occupied, so that the
+        renderer exposes the bad value.
         """
         device = self.density.device
         some = send(torch.rand(self.density.shape, generator=generator) < _LOOKED_AT, device)

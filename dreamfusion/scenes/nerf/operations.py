@@ -1,4 +1,4 @@
-"""What accelerators can do for a scene, and which of them do it in a run."""
+"""The operations of a NeRF that accelerators support, and the backends that a run uses."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ OPERATIONS: tuple[Operation, ...] = (ENCODING, MARCHING, COMPOSITING)
 
 @dataclass(frozen=True)
 class Backends:
-    """Who does the work of a run on its device: names of accelerators, or "reference" for plain
-    torch. skipped: one line for each accelerator that is installed, was tried and failed."""
+    """The backends of a run on its device: names of accelerators, or "reference" for plain torch.
+    skipped: one line for each installed accelerator that failed its test."""
 
     encoding: str
     marching: str
@@ -33,9 +33,9 @@ class Backends:
 
 
 def chosen_backends(settings: NerfSettings, device: str) -> Backends:
-    """What a run with these settings on `device` ("cpu", "cuda", "cuda:N", "mps") will use.
+    """The backends of a run with these settings on `device` ("cpu", "cuda", "cuda:N", "mps").
 
-    Raises AcceleratorError where they name an accelerator that cannot be used.
+    Raises AcceleratorError if the settings name an accelerator that cannot be used.
     """
     kind, field, on_rays = torch.device(device).type, settings.field, settings.marching.backend
     encoding = encoding_backend(field.backend, kind, field.features)

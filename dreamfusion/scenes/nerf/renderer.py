@@ -20,7 +20,7 @@ from dreamfusion.utils.rng import Generators
 
 
 class RadianceField(Protocol):
-    """What rendering and meshing ask of a field; points are (m, 3)."""
+    """Interface that rendering and meshing require from a field; points are (m, 3)."""
 
     def __call__(self, points: Tensor) -> FieldOutput: ...
 
@@ -30,7 +30,7 @@ class RadianceField(Protocol):
 
 
 class VolumeScene(Protocol):
-    """What rendering and meshing ask of a scene: a field and where it is empty, on one device."""
+    """Interface that rendering and meshing require from a scene; all parts are on one device."""
 
     @property
     def field(self) -> RadianceField: ...
@@ -44,7 +44,7 @@ class VolumeScene(Protocol):
 
 @dataclass(frozen=True)
 class SurfaceSamples:
-    """The k samples that got a normal: those that matter to their pixel.
+    """The k samples with a normal: those that contribute to their pixel.
 
     index: (k,) into the render's samples. weights: (k,). normals, directions (of view): (k, 3),
     unit. All as `losses.orientation_loss` takes them.

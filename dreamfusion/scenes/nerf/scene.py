@@ -38,12 +38,12 @@ class NerfRendered(Rendered):
 
 
 class NerfScene(nn.Module, Scene):
-    """A radiance field in the box [-1, 1]^3, the grid that knows where it is empty, and its own
-    background, which training may replace by plain colours. All on one device.
+    """A radiance field in the box [-1, 1]^3, its occupancy grid, and its background, which training
+    may replace by plain colours. All on one device.
 
-    generator: draws the start values, on the CPU. start: a scene of the same kind and layout,
-    whose averaged field, occupancy and background this one begins with. Raises AcceleratorError
-    where the settings name a backend that cannot be used, UserError for a start that does not fit.
+    generator: draws the initial values, on the CPU. start: a scene of the same kind and layout,
+    whose averaged field, occupancy and background initialise this one. Raises AcceleratorError if
+    the settings name a backend that cannot be used, UserError for an incompatible start.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class NerfScene(nn.Module, Scene):
 
     @property
     def device(self) -> torch.device:  # type: ignore[override]
-        """Where it is."""
+        """The device of all parameters."""
         return self.occupancy.density.device
 
     @property
@@ -110,7 +110,7 @@ class NerfScene(nn.Module, Scene):
         return shown
 
     def before_step(self, progress: Progress, generator: torch.Generator) -> None:
-        """Schedules of the field and of the samples; now and then, look where density is."""
+        """Apply the schedules of field and samples; at intervals, update the occupancy grid."""
         settings = self.settings
         self.step_size = settings.marching.step_size.at(*progress)
         for field in (self.field, self.ema_field):
@@ -121,8 +121,8 @@ class NerfScene(nn.Module, Scene):
             self.occupancy.update(self.field.density, generator)
 
     def render(self, views: Views, generator: Generators | None = None) -> NerfRendered:
-        """See `Scene.render`. Samples lie as far apart as the step of training has them where a
-        generator jitters them, and else as at the end of a run."""
+        """See `Scene.render`. With a generator, the distance of samples is that of the current
+        training step, else that of the end of a run."""
         here = views.to(self.device)
         rays = generate_rays(here.cameras, views.height, views.width)
         background = self.background if here.background is None else here.background
@@ -152,7 +152,7 @@ class NerfScene(nn.Module, Scene):
 
     @torch.no_grad()
     def after_step(self, progress: Progress, generator: torch.Generator) -> None:
-        """Let the average follow: ema <- keep ema + (1 - keep) field; early steps keep less."""
+        """Update the average: ema <- keep ema + (1 - keep) field; keep is lower in early steps."""
         if self.ema_field is None:
             return
         keep = min(self.settings.optimizer.ema, (progress.step + 1) / (progress.step + 10))
@@ -161,14 +161,14 @@ class NerfScene(nn.Module, Scene):
             average.lerp_(parameter, 1.0 - keep)
 
     def surface(self, *, resolution: int = 128, threshold: float | None = None) -> Surface:
-        """Where the density passes the threshold; found from the silhouettes where None."""
+        """The surface where density equals the threshold; None finds one from silhouettes."""
         if threshold is None:
             threshold = find_threshold(self)
         density = density_grid(self, resolution)
         return extract_surface(density, threshold, partial(surface_colors, self))
 
     def about(self) -> list[str]:
-        """What encodes, marches and composites; what is installed but was skipped."""
+        """The backends in use, and installed ones that were skipped."""
         skipped = [f"          {problem}" for problem in self._backends.skipped]
         return [f"backends  {self._backends}", *skipped]
 
