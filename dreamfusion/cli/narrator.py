@@ -65,7 +65,7 @@ class Narrator(Observer):
     def exported(self, written: Export) -> None:
         print_mesh(self.console, written)
 
-    def frames(self, pictures: Iterable[Tensor], count: int) -> Iterable[Tensor]:
-        for picture in self.console.track(pictures, count, "pictures"):
+    def frames(self, images: Iterable[Tensor], count: int) -> Iterable[Tensor]:
+        for image in self.console.track(images, count, "images"):
             self.stopping.check()
-            yield picture
+            yield image

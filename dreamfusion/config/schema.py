@@ -39,7 +39,7 @@ class PriorConfig:
         "precision of a latent prior's autoencoder; auto: half on CUDA, but float32 where its file "
         "says force_upcast (XL's and SD3's overflow in float16; bfloat16 halves their memory)",
     )
-    negative_prompt: str = setting("", "what the picture should not show")
+    negative_prompt: str = setting("", "what the images should not show")
     view_prompts: Literal["nearest", "blended", "none"] = setting(
         "nearest", "the text says which side is seen: the nearest, a mix of two, or not at all"
     )
@@ -50,9 +50,9 @@ class PriorConfig:
         False, "recompute a latent prior's encoder in the backward pass: less memory, slower"
     )
     vae_slicing: bool = setting(
-        False, "encode one picture at a time: with vae_checkpointing still less memory"
+        False, "encode one image at a time: with vae_checkpointing even less memory"
     )
-    offload: bool = setting(False, "keep on the CPU what is not at work: text encoders, decoder")
+    offload: bool = setting(False, "keep idle parts on the CPU: text encoders, decoder")
     compile: bool = setting(False, "torch.compile the denoiser: minutes at first, then faster")
 
 
@@ -61,14 +61,14 @@ class CameraConfig:
     """Random cameras. A prior's card may override them. The defaults are close to DreamFusion's
     (appendix A.2), but with a longer focal length, so that the whole object is visible."""
 
-    views: int = setting(4, "pictures a step, stratified in azimuth", low=1, high=64)
+    views: int = setting(4, "images per step, stratified in azimuth", low=1, high=64)
     elevation_deg: Range = setting((-10.0, 60.0), "range of elevations, degrees", low=-90, high=90)
     distance: Range = setting((2.6, 3.2), "range of distances, scene units", low=0.1, high=100)
     fov_y_deg: Range | None = setting(
         (35.0, 45.0), "vertical fields of view, degrees; null: see focal_length", low=1, high=150
     )
     focal_length: Range | None = setting(
-        None, "range of focal lengths in picture widths, with fov_y_deg null", low=0.1, high=20
+        None, "range of focal lengths in image widths, with fov_y_deg null", low=0.1, high=20
     )
     position_jitter: float = setting(0.0, "half-width of a uniform offset", low=0, high=1)
     look_at_jitter: float = setting(0.0, "deviation of the point looked at", low=0, high=1)
@@ -109,7 +109,7 @@ class ShadingConfig:
 
 @dataclass(frozen=True)
 class BackgroundConfig:
-    """What stands behind the object."""
+    """The background behind the object."""
 
     kind: Literal["plain", "learned", "fixed"] = setting(
         "plain", "a random colour each view, a small learned network, or one colour"
@@ -137,7 +137,7 @@ class LossConfig:
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """What the optimiser of every scene has in common."""
+    """Settings of the optimiser for every kind of scene."""
 
     scale: Schedule = setting(Schedule.constant(1.0), "factor on all learning rates", low=0)
     warmup_steps: int = setting(0, "steps in which the rates rise from nothing", low=0)
@@ -146,11 +146,11 @@ class OptimizerConfig:
 
 @dataclass(frozen=True)
 class OutputConfig:
-    """What is written to the run's folder."""
+    """Files in the run's folder."""
 
     checkpoint_every: int = setting(100, "steps between checkpoints", low=1)
     checkpoints_kept: int = setting(2, "how many of the newest stay", low=1)
-    preview_every: int = setting(50, "steps between preview pictures", low=1)
+    preview_every: int = setting(50, "steps between preview images", low=1)
     video_frames: int = setting(48, "frames of the turntable", low=1, high=10000)
     video_size: int = setting(160, "height and width of the video", low=16, high=4096)
     mesh_resolution: int = setting(128, "cells across the box for meshing", low=8, high=1024)

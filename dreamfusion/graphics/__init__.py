@@ -1,1 +1,1 @@
-"""Cameras, light and pictures: knows no NeRF and no diffusion."""
+"""Cameras, light and images; independent of NeRF and diffusion."""

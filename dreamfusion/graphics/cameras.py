@@ -228,7 +228,7 @@ def _in_groups(cameras: Cameras, group_size: int) -> Cameras:
 
 
 def fov_y_of_focal_length(focal_length: Tensor) -> Tensor:
-    """The full vertical field of view, degrees, of square pictures whose focal lengths are given
+    """The full vertical field of view, degrees, of square images whose focal lengths are given
     in picture widths: 2 atan(1 / (2 f)). Any shape."""
     return torch.rad2deg(2.0 * torch.atan(0.5 / focal_length))
 

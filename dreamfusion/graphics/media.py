@@ -36,7 +36,7 @@ def to_bytes(images: Tensor) -> NDArray[np.uint8]:
     """
     images = images.detach().float().cpu()
     if not bool(images.isfinite().all()):
-        raise ValueError("a picture holds a value that is not finite")
+        raise ValueError("an image contains a value that is not finite")
     return (images.clamp(0.0, 1.0) * 255.0).round().to(torch.uint8).numpy()
 
 

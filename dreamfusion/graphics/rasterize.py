@@ -1,4 +1,4 @@
-"""Triangles to pixels, with a depth buffer: for textures and for pictures of meshes, without GL."""
+"""Triangles to pixels, with a depth buffer: for textures and for images of meshes, without GL."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Light on surfaces, how results are shown, and pictures of quantities that are not colours.
+"""Light on surfaces, how results are displayed, and images of quantities other than colours.
 
-A picture to show is RGBA, (..., 4) in [0, 1], with straight (not premultiplied) alpha; what has
+A displayed image is RGBA, (..., 4) in [0, 1], with straight (not premultiplied) alpha; what has
 no opacity is black.
 """
 
@@ -71,7 +71,7 @@ def lambertian(
 
 
 def show_light_position(T_world_camera: Tensor) -> Tensor:
-    """Where the light of a shown picture is, (3,): at the camera's upper left, a unit away.
+    """Position (3,) of the light in a displayed image: at the camera's upper left, a unit away.
 
     T_world_camera: (4, 4).
     """
@@ -99,6 +99,6 @@ def with_alpha(color: Tensor, opacity: Tensor) -> Tensor:
 
 
 def over(rgba: Tensor, background: Tensor) -> Tensor:
-    """RGBA pictures (..., 4) on a background that broadcasts with (..., 3): (..., 3)."""
+    """RGBA images (..., 4) on a background that broadcasts with (..., 3): (..., 3)."""
     alpha = rgba[..., 3:]
     return rgba[..., :3] * alpha + background * (1.0 - alpha)

@@ -16,7 +16,7 @@ from dreamfusion.utils.errors import UserError
 
 FORMATS = ("mp4", "gif", "webp", "png")
 TURN_SECONDS = 4
-# From one camera, a picture's size in pixels and a mode to RGBA (1, size, size, 4).
+# From one camera, the image size in pixels and a mode to RGBA (1, size, size, 4).
 Draw = Callable[[Cameras, int, ImageMode], Tensor]
 
 _NAMED = {"white": "#ffffff", "black": "#000000"}
@@ -38,7 +38,7 @@ def parse_background(text: str) -> Tensor | None:
 def turntable_frames(
     draw: Draw, cameras: Cameras, *, size: int, modes: Sequence[ImageMode]
 ) -> Iterator[Tensor]:
-    """A picture (h, w, 4) from each camera; of several modes, side by side in rows of two."""
+    """An image (h, w, 4) from each camera; several modes side by side in rows of two."""
     for i in range(len(cameras)):
         pictures = [draw(cameras[i : i + 1], size, mode)[0] for mode in modes]
         rows = [torch.cat(pictures[k : k + 2], dim=1) for k in range(0, len(pictures), 2)]
@@ -56,7 +56,7 @@ def write_turntable(
     """
     kind = path.suffix.removeprefix(".")
     if kind not in FORMATS:
-        raise RenderError(f"cannot write pictures as {path.name!r}: use {', '.join(FORMATS)}")
+        raise RenderError(f"cannot write images as {path.name!r}: use {', '.join(FORMATS)}")
     if background is None and kind == "mp4":
         raise RenderError("an mp4 cannot be transparent; use --format webp, gif or png")
     if background is not None:

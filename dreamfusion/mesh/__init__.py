@@ -1,1 +1,1 @@
-"""From a scene to a mesh, and from a mesh to files and pictures."""
+"""From a scene to a mesh, and from a mesh to files and images."""

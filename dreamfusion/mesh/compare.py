@@ -1,4 +1,4 @@
-"""How far a mesh looks like the scene it came from."""
+"""Compares images of a mesh with those of its scene."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from dreamfusion.mesh.extract import Mesh
 from dreamfusion.mesh.renderer import render_mesh
 from dreamfusion.mesh.texture import TexturedMesh
 
-# Below these a mesh is said to fall short of its scene.
+# Below these values, a mesh is reported to differ from its scene.
 LOW_PSNR_DB = 20.0
 LOW_IOU = 0.9
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """How alike mesh and scene look, over all views: the peak signal-to-noise ratio in dB of
-    colour pictures on white, and the mean intersection over union of silhouettes (alpha > 1/2)."""
+    """Similarity of mesh and scene over all views: the peak signal-to-noise ratio in dB of colour
+    images on white, and the mean intersection over union of silhouettes (alpha > 1/2)."""
 
     psnr_db: float
     silhouette_iou: float
 
     @property
     def good(self) -> bool:
-        """Whether the mesh shows what the scene shows."""
+        """Whether the mesh is close to the scene."""
         return self.psnr_db >= LOW_PSNR_DB and self.silhouette_iou >= LOW_IOU
 
 
@@ -41,17 +41,17 @@ def agreement(
     *,
     size: int = 128,
 ) -> Agreement:
-    """Compare images of `size` pixels a side of a mesh and of what it was taken from.
+    """Compare images of a mesh, `size` pixels per side, with those of its scene.
 
-    The mesh lies where the scene has it (not yet moved to its origin).
+    The mesh is in the scene's frame (not yet moved to its origin).
     """
     expected = draw(cameras, size, "color")
-    pictures = render_mesh(mesh, cameras, height=size, width=size)
-    return compare(expected, pictures)
+    images = render_mesh(mesh, cameras, height=size, width=size)
+    return compare(expected, images)
 
 
 def compare(expected: Tensor, found: Tensor) -> Agreement:
-    """The agreement of two stacks of RGBA pictures (n, h, w, 4)."""
+    """The agreement of two stacks of RGBA images (n, h, w, 4)."""
     white = torch.ones(3)
     error = float((over(expected, white) - over(found, white)).square().mean())
     solid, covered = expected[..., 3] > 0.5, found[..., 3] > 0.5

@@ -16,17 +16,17 @@ from dreamfusion.utils.errors import UserError
 # Points and outward normals (m, 3) to sRGB colours (m, 3).
 ColorFunction = Callable[[NDArray[np.float64], NDArray[np.float64]], NDArray[np.float64]]
 
-# Smaller parts (in samples) that smoothing takes away stay away: specks, not thin parts.
+# Parts below this size (in samples) that smoothing removes are specks, and are not restored.
 _SPECK = 8
 # Connected components smaller than this share of the largest are dropped. Measured on 24 scenes:
-# noise stays below 0.002, what belongs to the object (the loose handle of a mug) begins at 0.02.
+# noise is below 0.002, parts of the object (such as the detached handle of a mug) above 0.02.
 _SMALL_COMPONENT = 0.01
-# How far the surface's volume stays from zero at samples.
+# Minimum distance of the volume from zero at samples.
 _OFF_SAMPLES = 1e-3
 
 
 class MeshError(UserError):
-    """There is no mesh to be had, or no way to write it."""
+    """A mesh cannot be made, read or written."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Surface:
     """A closed triangle mesh, and the colour of any point on it.
 
     vertices: (v, 3) float64, scene units. faces: (f, 3) int64, counter-clockwise from outside.
-    color: see `ColorFunction`. threshold: the density that it was drawn at, where there is one.
+    color: see `ColorFunction`. threshold: the density of the surface, if there is one.
     """
 
     vertices: NDArray[np.float64]
@@ -56,7 +56,7 @@ class Surface:
     threshold: float | None = None
 
     def colored(self) -> Mesh:
-        """The mesh with colours at its vertices."""
+        """The mesh with vertex colours."""
         normals = vertex_normals(self.vertices, self.faces)
         return Mesh(self.vertices, self.faces, self.color(self.vertices, normals))
 
@@ -148,8 +148,8 @@ def isosurface(
 
 
 def _lost(before: NDArray[np.bool_], after: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Where parts of solid samples have no solid sample left within two of them, and around
-    there. Parts of fewer than `_SPECK` samples do not count."""
+    """Mask of thin parts and their neighbourhood: solid samples that have no solid sample within
+    two samples after smoothing. Parts of fewer than `_SPECK` samples are ignored."""
     from scipy import ndimage
 
     lost = before & ~ndimage.binary_dilation(after, iterations=2)

@@ -1,4 +1,4 @@
-"""Meshes on disk. Every format gets the scene's axes: +Y up, facing +Z, one unit a scene unit."""
+"""Mesh files. All formats use the scene's axes and units: +Y up, facing +Z."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ def origin_of(mesh: Mesh | TexturedMesh, origin: Origin) -> NDArray[np.float64]:
 
 
 def place(mesh: AnyMesh, origin: Origin) -> AnyMesh:
-    """The mesh moved so that the origin is the middle of its bounding box ("center") or of that
-    box's lower side ("base"), or left where the field has it ("scene")."""
+    """The mesh, moved so that the origin is the centre of its bounding box ("center") or of the
+    box's lower side ("base"), or unchanged ("scene")."""
     if origin == "scene":
         return mesh
     return dataclasses.replace(mesh, vertices=mesh.vertices - origin_of(mesh, origin))
@@ -55,12 +55,12 @@ def place(mesh: AnyMesh, origin: Origin) -> AnyMesh:
 def write_mesh(
     mesh: Mesh | TexturedMesh, path: Path | str, *, provenance: Provenance | None = None
 ) -> list[Path]:
-    """Write a mesh as the path's suffix says, one of FORMATS; the files written.
+    """Write a mesh in the format of the path's suffix, one of FORMATS; returns the files written.
 
-    GLB, OBJ and USDZ hold a texture where the mesh has one (OBJ in a .mtl and a .png beside it);
-    PLY has colours at vertices, STL none. Colours at vertices are sRGB in OBJ and PLY and linear in
-    GLB and USDZ, as their standards ask. The material is matt. GLB keeps `provenance`. Files appear
-    complete or not at all. Raises MeshError, for USDZ where usd-core is not installed, too.
+    GLB, OBJ and USDZ contain the mesh's texture, if any (OBJ in a .mtl and a .png beside it); PLY
+    has vertex colours, STL none. Vertex colours are sRGB in OBJ and PLY and linear in GLB and USDZ,
+    as their standards require. The material is matt. GLB contains `provenance`. Files are written
+    atomically. Raises MeshError, for USDZ also if usd-core is not installed.
     """
     path = Path(path)
     kind = path.suffix.lower().removeprefix(".")
@@ -85,8 +85,8 @@ def write_mesh(
 
 
 def read_glb(path: Path | str) -> tuple[Mesh | TexturedMesh, Provenance | None]:
-    """A mesh that `write_mesh` wrote as .glb, and where it comes from if the file says. Raises
-    MeshError for one that cannot be read."""
+    """Read a .glb file of `write_mesh`: the mesh, and its provenance, if present. Raises MeshError
+    if it cannot be read."""
     import trimesh
 
     path = Path(path)
@@ -109,19 +109,19 @@ def read_glb(path: Path | str) -> tuple[Mesh | TexturedMesh, Provenance | None]:
             texture=np.asarray(picture.convert("RGB")),
         )
         return mesh, read_provenance(data)
-    # Whatever a reader stumbles over in a file that is no GLB: it has no error of its own.
+    # The reader raises many kinds of errors for invalid files: it has no error class of its own.
     except Exception as error:
         reason = one_line(error, 120)
         raise MeshError(f"cannot read the mesh {path} ({reason}); export it again") from None
 
 
 def put_back(mesh: AnyMesh, provenance: Provenance) -> AnyMesh:
-    """The mesh where its scene has it: `place` undone."""
+    """The mesh in the frame of its scene: the inverse of `place`."""
     return dataclasses.replace(mesh, vertices=mesh.vertices + np.asarray(provenance.moved_from))
 
 
 def as_trimesh(mesh: Mesh | TexturedMesh) -> trimesh.Trimesh:
-    """A mesh as trimesh has it, with its texture or its colours (sRGB) at vertices."""
+    """Convert a mesh to trimesh, with its texture or its vertex colours (sRGB)."""
     if isinstance(mesh, TexturedMesh):
         return _textured(mesh, _albedo_material(mesh))
     return _colored(mesh, mesh.colors)
@@ -165,8 +165,8 @@ def _colored(mesh: Mesh, colors: NDArray[np.float64]) -> Any:
 
 
 def _with_linear_colors(mesh: Mesh) -> Any:
-    """As `_colored`, with colours as glTF has them: in linear light, of which 8 bits would hold too
-    few dark levels. Trimesh writes no colours of 16 bits, but any attribute: see `_name_colors`."""
+    """As `_colored`, with linear colours for glTF in 16 bits, since 8 bits have too few dark
+    levels. Trimesh cannot write these as colours, only as an attribute: see `_name_colors`."""
     import trimesh
 
     linear = srgb.to_linear(mesh.colors)
@@ -181,7 +181,7 @@ def _with_linear_colors(mesh: Mesh) -> Any:
 
 
 def _name_colors(tree: dict[str, Any]) -> None:
-    """Make glTF's colours of the attribute that `_with_linear_colors` has written."""
+    """Rename the attribute of `_with_linear_colors` to glTF's vertex colours."""
     for item in tree["meshes"]:
         for primitive in item["primitives"]:
             index = primitive["attributes"].pop(_COLORS)

@@ -1,4 +1,4 @@
-"""What a GLB file says of where it came from, in `asset.extras` as glTF allows."""
+"""The provenance of a GLB file, stored in glTF's `asset.extras`."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ KEY = "dreamfusion"
 @dataclass(frozen=True)
 class Provenance:
     """step: of the run. moved_from: the point of the scene that became the model's origin.
-    psnr_db, silhouette_iou: how far the model looks like the scene, see `compare.Agreement`;
-    None where that was not measured. prior: id, revision and licence of the diffusion model, as far
-    as they are known.
+    psnr_db, silhouette_iou: similarity of model and scene, see `compare.Agreement`; None if not
+    measured. prior: id, revision and licence of the diffusion model, if known.
     """
 
     step: int
@@ -25,7 +24,7 @@ class Provenance:
 
 
 def read_provenance(glb: bytes) -> Provenance | None:
-    """Where the model of a GLB file comes from, or None where the file does not say."""
+    """The provenance in a GLB file, or None if there is none."""
     # 12 bytes of header, then the JSON chunk: its length, its type, its text.
     length = int.from_bytes(glb[12:16], "little")
     try:

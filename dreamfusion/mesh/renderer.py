@@ -1,4 +1,4 @@
-"""Pictures of a mesh, in the modes and the light of the scene's own, without GL or a display."""
+"""Renders images of a mesh, with the modes and the light of scenes, without GL or a display."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def render_mesh(
     mode: ImageMode = "color",
     supersample: int = 2,
 ) -> Tensor:
-    """RGBA pictures (n, height, width, 4) of a mesh in the scene's frame, on the CPU.
+    """RGBA images (n, height, width, 4) of a mesh in the scene's frame, on the CPU.
 
     Modes, light and alpha are those of `scenes.base.render_image`, so that the two can be compared.
     supersample: samples along each side of a pixel, averaged.
@@ -40,12 +40,12 @@ def render_mesh(
     if mode not in IMAGE_MODES:
         raise ValueError(f"unknown mode {mode!r}")
     normals = smooth_normals(mesh)
-    pictures = []
+    images = []
     for i in range(len(cameras)):
         camera = cameras[i : i + 1].to("cpu")
         large = _draw(mesh, normals, camera, height * supersample, width * supersample, mode)
-        pictures.append(_shrink(large, supersample))
-    return torch.stack(pictures)
+        images.append(_shrink(large, supersample))
+    return torch.stack(images)
 
 
 def _draw(
@@ -56,7 +56,7 @@ def _draw(
     width: int,
     mode: ImageMode,
 ) -> Tensor:
-    """RGBA (height, width, 4), one sample a pixel."""
+    """RGBA (height, width, 4), one sample per pixel."""
     transform = camera.T_world_camera[0]
     corners, inverse_depth = project(mesh.vertices, camera, height, width)
     face_of, weights = rasterize(corners[mesh.faces], inverse_depth[mesh.faces], height, width)
@@ -86,15 +86,15 @@ def _draw(
             light = show_light_position(transform).expand_as(points)
             shade = lambertian(normal, points, light, ambient=ambient, diffuse=1.0 - ambient)
             color = color * shade[:, None]
-    picture = torch.zeros(height, width, 4)
-    picture[torch.from_numpy(seen)] = with_alpha(color, torch.ones(len(color)))
-    return picture
+    image = torch.zeros(height, width, 4)
+    image[torch.from_numpy(seen)] = with_alpha(color, torch.ones(len(color)))
+    return image
 
 
 def project(
     vertices: NDArray[np.float64], camera: Cameras, height: int, width: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Vertices (v, 2) on the picture of the first camera, in pixels, and 1 / depth (v,), negative
+    """Vertices (v, 2) on the image of the first camera, in pixels, and 1 / depth (v,), negative
     behind the camera: the inverse of `cameras.generate_rays`."""
     transform = camera.T_world_camera[0].double().numpy()
     seen = (vertices - transform[:3, 3]) @ transform[:3, :3]

@@ -1,6 +1,6 @@
 """From a coloured mesh to one with a texture: fewer faces, a flat map of them, albedo baked on it.
 
-Texture coordinates are (u, v) in [0, 1], v up: (0, 0) is the lower left corner of the picture.
+Texture coordinates are (u, v) in [0, 1], v up: (0, 0) is the lower left corner of the image.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from dreamfusion.config.schema import OutputConfig
 from dreamfusion.graphics.rasterize import rasterize
 from dreamfusion.mesh.extract import ColorFunction, Mesh, MeshError, vertex_normals
 
-# How fast edge collapse lowers its standards (the last may leave many faces): what pinches a mesh
-# one way need not another way.
+# Aggressiveness of edge collapse (the last may leave many faces): if one value pinches a mesh,
+# another may not.
 HASTE = (7, 5, 3, 2)
 FEWEST = 100  # faces that `simplify` leaves at least
 _PADDING = 4  # texels around each chart, so that no seam shows when the texture is made smaller
@@ -47,9 +47,9 @@ def smooth_normals(mesh: Mesh | TexturedMesh) -> NDArray[np.float64]:
 def decimate(mesh: Mesh, n_faces: int) -> Mesh:
     """A mesh of at most about `n_faces` faces by quadric edge collapse; the same if it has fewer.
 
-    Colours are those of the nearest vertex before. Collapsing can pinch two sheets together, which
-    opens a closed mesh; where it does, it is tried again with less haste, and if that does not help
-    the sheets are left to meet in a point.
+    Colours are those of the nearest original vertex. Collapsing can pinch two sheets together,
+    which opens a closed mesh; it is then repeated less aggressively, and if that does not help, the
+    sheets meet in a point.
     """
     if n_faces < 4:
         raise MeshError(f"a mesh needs at least 4 faces, not {n_faces}")
@@ -72,10 +72,10 @@ def decimate(mesh: Mesh, n_faces: int) -> Mesh:
 
 
 def simplify(mesh: Mesh, *, most: int, tolerance: float) -> Mesh:
-    """The mesh with as few faces as keep it within `tolerance` of what it was, in scene units, and
+    """The mesh with as few faces as keep it within `tolerance` (scene units) of the original, and
     at most about `most`.
 
-    The number is halved as long as that goes well; see `deviation`.
+    The number is halved until the tolerance is exceeded; see `deviation`.
     """
     best = decimate(mesh, most)
     while len(best.faces) >= 2 * FEWEST:
@@ -87,8 +87,8 @@ def simplify(mesh: Mesh, *, most: int, tolerance: float) -> Mesh:
 
 
 def deviation(mesh: Mesh, original: Mesh, *, n_samples: int = 20_000, share: float = 0.99) -> float:
-    """How far two surfaces are apart, scene units: `share` of the points of each are no farther
-    from the other.
+    """The distance of two surfaces in scene units: `share` of the points of each are at most this
+    far from the other.
 
     Points are the vertices of `original`, dense as marching cubes makes them, and as many as
     `n_samples` at random on `mesh`; a distance is that to the plane at the nearest point.
@@ -111,7 +111,7 @@ def deviation(mesh: Mesh, original: Mesh, *, n_samples: int = 20_000, share: flo
     near = cKDTree(points).query(original.vertices)[1]
     offset = original.vertices - points[near]
     back = np.abs((offset * normals[near]).sum(axis=1))
-    # What the mesh has lost has no point near by.
+    # Parts that the mesh has lost have no nearby point.
     spacing = 4.0 * np.sqrt(areas.sum() / 2 / n_samples)
     back = np.maximum(back, np.linalg.norm(offset, axis=1) - spacing)
     return float(max(np.quantile(out, share), np.quantile(back, share)))
@@ -140,11 +140,10 @@ def _unpinched(
 def bake(
     color: ColorFunction, mesh: Mesh, *, size: int = OutputConfig.texture_size
 ) -> TexturedMesh:
-    """`mesh` with a texture of `size` texels a side, with the colour of the point at each texel.
+    """`mesh` with a texture of `size` texels per side, with the colour of the point at each texel.
 
-    The mesh lies where the scene is (not yet moved to the origin). The texture holds more than the
-    vertices do. Raises MeshError for a size that
-    no texture can have.
+    The mesh is in the scene's frame (not yet moved to the origin). Raises MeshError for an invalid
+    size.
     """
     if not 16 <= size <= 16384:
         raise MeshError(f"a texture has 16 to 16384 texels a side, not {size}")
@@ -184,7 +183,7 @@ def unwrap(
     if atlas.atlas_count != 1:
         raise MeshError(f"the mesh does not fit on one texture of {size} texels; ask for more")
     which, faces, uv = atlas[0]
-    # xatlas takes the resolution as a wish, and scales both axes by their own size.
+    # xatlas treats the resolution as a hint, and scales both axes by their own size.
     longest = max(atlas.width, atlas.height)
     scale = np.array([atlas.width, atlas.height]) / longest
     return which.astype(np.int64), faces.astype(np.int64), uv.astype(np.float64) * scale

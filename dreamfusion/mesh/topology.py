@@ -1,4 +1,4 @@
-"""How a mesh hangs together: pieces, holes, whether it is closed; and how large it is."""
+"""Topology and size of a mesh: components, genus, whether it is watertight, volume."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Topology:
-    """vertices, faces: how many. components: pieces that hang together. watertight: every edge
-    belongs to two faces of one orientation. genus: holes through it, all pieces together, or None
-    where it is not watertight. volume: enclosed, cubic scene units (of no meaning unless
-    watertight). size: of the bounding box, (x, y, z), scene units.
+    """vertices, faces: counts. components: number of connected components. watertight: every edge
+    belongs to two faces of the same orientation. genus: total number of holes, or None if not
+    watertight. volume: enclosed, cubic scene units (meaningful only if watertight). size: of the
+    bounding box, (x, y, z), scene units.
     """
 
     vertices: int
@@ -26,8 +26,8 @@ class Topology:
 
 
 def topology(vertices: NDArray[np.float64], faces: NDArray[np.int64]) -> Topology:
-    """Count and measure a mesh, vertices (v, 3) and faces (f, 3) with f > 0. Vertices at one and
-    the same place, as along the seams of a texture, count as one."""
+    """Measure a mesh with vertices (v, 3) and faces (f, 3), f > 0. Vertices at the same position,
+    as along the seams of a texture, count as one."""
     import trimesh
 
     places, number = np.unique(vertices, axis=0, return_inverse=True)

@@ -1,4 +1,4 @@
-"""Colours of what no camera sees: nothing ever asked the scene for one there."""
+"""Colours of surfaces that no camera sees: training does not determine them."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ from dreamfusion.graphics.rasterize import rasterize
 from dreamfusion.mesh.extract import ColorFunction, Mesh, vertex_normals
 from dreamfusion.mesh.renderer import project
 
-# A face seen at a flatter angle than this (the cosine to its normal) has hardly been looked at.
+# A face seen at a flatter angle than this (the cosine to its normal) counts as unseen.
 _GRAZING = 0.15
 # Vertices whose colours make that of a point between them.
 _NEIGHBOURS = 4
 
 
 def fill_unseen(mesh: Mesh, color: ColorFunction, cameras: Cameras) -> tuple[Mesh, ColorFunction]:
-    """The mesh and the colours of its surface, with those of what no camera sees taken from around.
+    """The mesh and the colours of its surface; unseen parts get the colours around them.
 
-    A dense mesh, such as marching cubes makes. Over the unseen part each vertex gets the mean of
-    its neighbours' colours (the harmonic function along the surface), so that those at the border
-    run into each other. A component that is seen nowhere keeps its colours.
+    The mesh is dense, as from marching cubes. In an unseen part, each vertex gets the mean of its
+    neighbours' colours (the harmonic function on the surface), which interpolates the colours of
+    the border. A component that is entirely unseen keeps its colours.
 
     Args:
         mesh: with the colours that `color` gives at its vertices.
-        color: of points on the surface, which the result calls for what is seen.
-        cameras: those that the scene was trained with, or as many like them.
+        color: of points on the surface; the result uses it for seen parts.
+        cameras: those of training, or similar ones.
     """
     seen = seen_vertices(mesh, cameras)
     if seen.all() or not seen.any():
         return mesh, color
     edges = _edges(mesh)
     filled = _harmonic(mesh.colors, seen, edges)
-    # Between a seen vertex and one that is not, a point's own colour may be anything.
+    # Between a seen and an unseen vertex, the scene's colour is undefined.
     inner = seen & (edges @ ~seen == 0)
     from scipy.spatial import cKDTree  # type: ignore[import-untyped]
 
@@ -46,7 +46,7 @@ def fill_unseen(mesh: Mesh, color: ColorFunction, cameras: Cameras) -> tuple[Mes
         points: NDArray[np.float64], outward: NDArray[np.float64]
     ) -> NDArray[np.float64]:
         distance, near = tree.query(points, k=_NEIGHBOURS)
-        # Vertices on the other side of a thin wall look the other way.
+        # Vertices on the other side of a thin wall have opposite normals.
         alike = np.einsum("pkc,pc->pk", normals[near], outward).clip(1e-3)
         weights = alike / (distance + 1e-6)
         weights /= weights.sum(axis=1, keepdims=True)
@@ -58,7 +58,7 @@ def fill_unseen(mesh: Mesh, color: ColorFunction, cameras: Cameras) -> tuple[Mes
 
 
 def seen_vertices(mesh: Mesh, cameras: Cameras, *, size: int = 256) -> NDArray[np.bool_]:
-    """Which vertices (v,) belong to a face that shows in an image of `size` pixels a side, not at
+    """Mask (v,) of vertices of a face that is visible in an image of `size` pixels per side, not at
     a grazing angle."""
     corners = mesh.vertices[mesh.faces]
     normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])

@@ -1,4 +1,4 @@
-"""USDZ, which Apple's devices show in augmented reality, by Pixar's own library."""
+"""USDZ files, for augmented reality on Apple devices, written by Pixar's library."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from dreamfusion.mesh.texture import TexturedMesh, smooth_normals
 def usdz_bytes(mesh: Mesh | TexturedMesh) -> bytes:
     """A mesh as a USDZ package: +Y up, one unit a metre, one matt UsdPreviewSurface.
 
-    Raises MeshError where usd-core is not installed.
+    Raises MeshError if usd-core is not installed.
     """
     require_usd()
     from pxr import Sdf, Usd, UsdGeom, UsdUtils

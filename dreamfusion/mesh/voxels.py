@@ -1,4 +1,4 @@
-"""Which points of a grid a closed mesh encloses."""
+"""The points of a grid inside a closed mesh."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _SHIFT = np.array([1.7e-6, 2.3e-6, 0.0])
 def voxelise(
     vertices: NDArray[np.float64], faces: NDArray[np.int64], resolution: int
 ) -> NDArray[np.bool_]:
-    """Which centres of the cells of the box [-1, 1]^3 lie inside: (r, r, r), [x, y, z].
+    """Mask (r, r, r), [x, y, z], of the cells of the box [-1, 1]^3 whose centre is inside.
 
     vertices: (v, 3). faces: (f, 3), counter-clockwise from outside. A point is inside where a ray
     from it along +z leaves the mesh more often than it enters: vertices that occur twice, as along

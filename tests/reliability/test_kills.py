@@ -70,7 +70,7 @@ def test_a_stop_signal_leaves_a_checkpoint_to_go_on_from(bench, whole, tmp_path,
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_after_the_last_step_a_signal_ends_at_once(bench, whole, tmp_path, number, status):
     child = bench.train(tmp_path, "--set", "output.video_frames=10000")
-    child.wait_for("pictures 1/10000")
+    child.wait_for("images 1/10000")
     child.signal(number)
     started = time.monotonic()
     assert child.wait() == status, child.output
