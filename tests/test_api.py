@@ -69,7 +69,7 @@ def test_a_run_has_a_scene_metrics_and_a_mesh(run):
     assert run.config.estimator.guidance.start == 8
 
 
-def test_a_callback_is_given_every_step_and_resume_goes_on(prior, tmp_path):
+def test_a_callback_receives_every_step_and_resume_continues(prior, tmp_path):
     seen = []
     run = df.train(
         "a red puppy", out=tmp_path / "run", steps=2, prior=prior, settings=SMALL,

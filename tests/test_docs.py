@@ -145,6 +145,8 @@ def test_a_command_line_parses(
         command = command.commands[rest.pop(0)]
     given = command.make_context(command.name, rest).params
     preset, assignments = given.get("config"), given.get("set_") or ()
+    if estimator := given.get("estimator"):
+        assignments = (f"estimator.name={estimator}", *assignments)
     for changes in combinations(assignments):
         build_config(*(read_settings(preset) if preset else ()), changes)
 

@@ -60,7 +60,7 @@ def attempt(arguments: Sequence[str], main: Main) -> int:
     folder, number = JobFolder(Path(arguments[0])), int(arguments[1])
     parent, stale_seconds, version = int(arguments[2]), float(arguments[3]), arguments[4]
     started = time.time()
-    _speak_into(folder, number)
+    _redirect_output(folder, number)
     if version != __version__:
         _log(f"error: this machine has dreamfusion {__version__}, the batch {version}")
         return UNFIT
@@ -216,7 +216,7 @@ def _watch(folder: JobFolder, number: int, parent: int) -> None:
         time.sleep(BEAT_SECONDS)
 
 
-def _speak_into(folder: JobFolder, number: int) -> None:
+def _redirect_output(folder: JobFolder, number: int) -> None:
     """Redirect standard output to the attempt's result, standard error to its log."""
     log, result = folder.log_file(number), folder.result_file(number)
     log.parent.mkdir(parents=True, exist_ok=True)

@@ -23,7 +23,7 @@ _NAMED = {"white": "#ffffff", "black": "#000000"}
 
 
 class RenderError(UserError):
-    """What was asked for cannot be drawn or written."""
+    """An image or a video cannot be rendered or written."""
 
 
 def parse_background(text: str) -> Tensor | None:

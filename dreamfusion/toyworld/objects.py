@@ -1,6 +1,6 @@
 """Toy objects: a noun, a colour and a shape adjective made into something that can be seen.
 
-A `ToyObject` answers with pictures (depth, normals, albedo) from any camera, with signed distances
+A `ToyObject` returns images (depth, normals, albedo) from any camera, with signed distances
 and with a mesh. It stands centred at the origin and fits the sphere of radius `BOUNDING_RADIUS`.
 """
 

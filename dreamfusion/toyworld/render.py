@@ -47,6 +47,6 @@ def shade(
 
 
 def downsample(pictures: Tensor, factor: int) -> Tensor:
-    """Box-filtered pictures (n, h, w, c) at 1/factor of their size."""
+    """Box-filtered images (n, h, w, c) at 1/factor of their size."""
     pooled = torch.nn.functional.avg_pool2d(pictures.movedim(-1, 1), factor)
     return pooled.movedim(1, -1)

@@ -97,10 +97,10 @@ def _pool(n_threads: int, torch_threads: int) -> ThreadPoolExecutor:
             torch.set_grad_enabled(False)
             everyone.wait()
 
-        mine = torch.get_num_threads()
+        n_torch_threads = torch.get_num_threads()
         for future in [pool.submit(begin) for _ in range(n_threads)]:
             future.result()
         # Both numbers are thread-local, but a new thread starts with the last number set anywhere.
-        torch.set_num_threads(mine)
+        torch.set_num_threads(n_torch_threads)
         _pools[key] = pool
     return _pools[key]

@@ -84,7 +84,7 @@ def test_all_are_made_as_many_at_once_as_there_are_places_and_never_again(tmp_pa
     assert len(find_batch(tmp_path).jobs()) == 6
 
 
-def test_what_the_user_must_mend_is_tried_once_and_what_fell_over_a_few_times(tmp_path, engine):
+def test_user_errors_are_tried_once_and_crashes_a_few_times(tmp_path, engine):
     folders, diary, finished = make(tmp_path, engine, job("refuse"), job("crash"), job("a thing"))
     assert finished
     assert [folder.state() for folder in folders] == [State.failed, State.failed, State.done]
@@ -100,7 +100,7 @@ def test_what_the_user_must_mend_is_tried_once_and_what_fell_over_a_few_times(tm
     assert folders[1].attempts() == list(range(1, 2 * ATTEMPTS + 1))
 
 
-def test_a_killed_job_goes_on_where_it_stopped(tmp_path, engine):
+def test_a_killed_job_resumes_where_it_stopped(tmp_path, engine):
     (folder,), diary, _ = make(tmp_path, engine, job("die once"))
     assert folder.state() is State.done and folder.attempts() == [1, 2]
     assert ("again", "die once", "killed by signal 9") in diary.events
@@ -115,7 +115,7 @@ def test_a_frozen_job_is_given_up_and_made_elsewhere(tmp_path, engine):
     assert folder.counted_failures() == 0
 
 
-def test_a_frozen_attempt_that_thaws_does_no_harm(tmp_path):
+def test_a_frozen_attempt_that_recovers_does_no_harm(tmp_path):
     """A frozen attempt cannot be killed: a newer one continues in a copy, and the older one, once
     it recovers, detects that and exits."""
     (folder,) = prepare(BatchFolder(tmp_path), [job("freeze once", steps=6)])
@@ -214,7 +214,7 @@ def test_jobs_end_with_a_checkpoint_when_their_driver_is_killed(tmp_path):
         assert len(folder.attempts()) == 2
 
 
-def test_a_machine_with_another_version_is_told(tmp_path):
+def test_a_machine_with_another_version_is_reported(tmp_path):
     (folder,) = prepare(BatchFolder(tmp_path), [job("a thing")])
     command = command_of(folder.path, 1, os.getpid(), 60.0)
     assert subprocess.run([*command[:-1], "9.9"], cwd=ROOT).returncode == 78

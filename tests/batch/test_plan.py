@@ -53,7 +53,7 @@ def test_repetitions_are_made_once():
     assert len(plan_jobs(entries("a corgi", "a corgi"), Options())) == 1
 
 
-def test_all_that_is_wrong_is_told_at_once():
+def test_all_errors_are_reported_at_once():
     with pytest.raises(BatchError) as error:
         plan_jobs(entries("a blorp", "a corgi", "a frobnic"), Options(seeds=2))
     assert str(error.value) == (

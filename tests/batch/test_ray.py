@@ -125,7 +125,7 @@ def test_jobs_survive_a_killed_child_and_a_removed_node(cluster, tmp_path, token
     assert token.stat().st_mode & 0o777 == 0o600
 
 
-def test_a_frozen_node_is_given_up_and_may_thaw(cluster, tmp_path):
+def test_a_frozen_node_is_abandoned_and_may_recover(cluster, tmp_path):
     (folder,) = folders = prepare(BatchFolder(tmp_path / "shelf"), [job("slow thing", steps=40)])
     frozen: list[int] = []
 
@@ -245,13 +245,13 @@ def test_what_cannot_be_had_is_refused_before(steady, tmp_path):
         RayEngine(ResourceRequest(1, 2**20, 1), tmp_path)
 
 
-def test_nodes_of_another_version_are_told(steady, tmp_path, monkeypatch):
+def test_nodes_with_another_version_are_reported(steady, tmp_path, monkeypatch):
     monkeypatch.setattr("dreamfusion.batch.engines.ray_engine.__version__", "9.9")
     with pytest.raises(BatchError, match=r"has dreamfusion 0.* this machine 9.9"):
         RayEngine(NEED, tmp_path)
 
 
-def test_a_cluster_of_another_ray_is_told(steady, tmp_path, monkeypatch):
+def test_a_cluster_with_another_ray_is_reported(steady, tmp_path, monkeypatch):
     """By Ray itself, which compares versions when one connects, and lets no such node join."""
     import ray
 

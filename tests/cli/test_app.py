@@ -215,7 +215,7 @@ def test_killed_before_its_first_checkpoint_a_run_begins_again(train, tmp_path):
 
 
 @pytest.mark.parametrize("command", ["export", "render", "view"])
-def test_a_run_without_a_checkpoint_says_what_is_missing(train, tmp_path, capsys, command):
+def test_a_run_without_a_checkpoint_reports_what_is_missing(train, tmp_path, capsys, command):
     assert train("--out", "run", steps=2) == 0
     for file in (tmp_path / "run" / "checkpoints").iterdir():
         file.unlink()

@@ -78,7 +78,7 @@ def logged(folder: JobFolder) -> int:
 
 @pytest.mark.slow
 @pytest.mark.timeout(280)
-def test_a_batch_is_made_killed_stopped_and_gone_on_with_bit_for_bit(asked, tmp_path):
+def test_a_batch_is_killed_stopped_and_resumed_bit_for_bit(asked, tmp_path):
     """One job's process is killed, then Ctrl-C stops the batch; asked again it is finished, and the
     run that was disturbed twice is equal to one by `train` that nothing happened to."""
     (tmp_path / "list.txt").write_text("a red puppy\n")

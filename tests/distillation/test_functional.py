@@ -117,7 +117,7 @@ def test_guidance_is_one_batched_call_in_the_first_convention():
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample", "flow"])
-def test_the_guessed_picture_is_cut_off_where_it_is_asked_for(prediction):
+def test_the_predicted_clean_image_is_clamped_on_request(prediction):
     prior, images = NetworkPrior(prediction), torch.rand(3, 3, 8, 8)
     if prediction == "flow":  # is defined on the straight way from picture to noise
         prior.alphas = 1 - prior.sigmas

@@ -25,9 +25,7 @@ def last_tensors(run):
 
 
 @pytest.mark.parametrize("name", STATEFUL)
-def test_a_run_that_was_stopped_goes_on_to_the_bit_and_two_processes_agree(
-    forks, prior, tmp_path, name
-):
+def test_a_stopped_run_resumes_bit_for_bit_and_two_processes_agree(forks, prior, tmp_path, name):
     settings = {**SMALL, "estimator": {"name": name, **STATEFUL[name]}}
     settings["prior"] = {"dtype": "float32"}
     (tmp_path / "settings.yaml").write_text(yaml.safe_dump(settings))

@@ -109,7 +109,7 @@ def test_images_without_cameras_can_be_distilled(prior):
     assert gradient(VSDSettings().build(prior, seed=0), prior, cameras=None).isfinite().all()
 
 
-def test_its_state_goes_on_to_the_bit(folder):
+def test_its_state_resumes_bit_for_bit(folder):
     def fresh():
         prior = load_prior(str(folder))
         return VSDSettings(adapter_lr=0.01).build(prior, seed=0), prior

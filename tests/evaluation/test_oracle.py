@@ -45,7 +45,7 @@ def test_it_knows_the_posterior_mean(prior):
         torch.testing.assert_close(found, expected, atol=0.02, rtol=0)
 
 
-def test_texts_are_told_apart_and_none_means_all(prior):
+def test_texts_are_distinguished_and_none_means_all(prior):
     bank = {WORDS: torch.zeros(1, 3, 64, 64), ("back", "level", "unlit"): torch.ones(1, 3, 64, 64)}
     judge = Oracle(prior, bank)
     text = judge.encode_text(["corgi, back, level, unlit", "corgi, front, level, unlit", ""])

@@ -104,7 +104,7 @@ def make_shelf(tmp_path):
     return shelf
 
 
-def test_a_batch_is_judged_chosen_from_and_shown(tmp_path, capsys, clip):
+def test_a_batch_is_evaluated_chosen_from_and_reported(tmp_path, capsys, clip):
     shelf = make_shelf(tmp_path)
     siglip = save_clip(tmp_path / "siglip", "siglip")
     found = evaluated(capsys, shelf.path, "--judge", clip, "--chosen-by", siglip)

@@ -31,7 +31,7 @@ def test_a_ball_becomes_a_watertight_ball_with_outward_normals():
     ],
     ids=["small_component", "cavity"],
 )
-def test_crumbs_are_dropped_and_hollows_filled(field):
+def test_small_components_are_dropped_and_cavities_filled(field):
     mesh = as_trimesh(extract(field))
     assert mesh.body_count == 1
     assert np.abs(mesh.vertices).max() < 0.55
@@ -88,7 +88,7 @@ def test_pinholes_are_closed_and_holes_are_not(hole, genus):
     assert topology(mesh.vertices, mesh.faces).genus == genus
 
 
-def test_wisps_are_smoothed_away_and_a_lone_speck_is_not():
+def test_thin_noise_is_smoothed_away_and_an_isolated_speck_is_not():
     ball, hairs = [0.0, 0, 0, 0.4], [[0.0, 0.4 + 0.02 * i, 0, 0.012] for i in range(4)]
     mesh = extract(Balls([ball, *hairs], width=0.004), resolution=64)
     assert mesh.vertices[:, 1].max() < 0.45

@@ -164,7 +164,7 @@ def test_a_second_stage_starts_from_the_scene_of_the_first(installed, tmp_path):
     assert [path.name for path in (run.path / "stages").iterdir()] == ["b"]
 
 
-def test_a_run_that_stops_in_its_second_stage_goes_on_there(shell, tmp_path):
+def test_a_run_that_stops_in_its_second_stage_resumes_there(shell, tmp_path):
     stages = ("--set", "stages={b: {steps: 6, estimator: {name: acme-averaged}}}")
     for name, kill_at in (("whole", "-1"), ("killed", "5")):
         cwd = tmp_path / name

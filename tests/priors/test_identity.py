@@ -159,7 +159,7 @@ def test_the_prior_stands_in_the_run_and_in_its_mesh(trained):
     assert read_provenance(glb.read_bytes()).prior == prior
 
 
-def test_a_run_goes_on_with_its_prior_in_another_place(base, capsys):
+def test_a_run_resumes_with_its_prior_in_another_place(base, capsys):
     run, after = str(base / "run"), str(base / "after")
     assert main(["resume", run, "--steps", "3"]) == 2
     assert capsys.readouterr().err == (
@@ -192,7 +192,7 @@ def test_a_run_whose_prior_has_changed_in_its_place_warns(base, capsys):
     )
 
 
-def test_a_run_that_does_not_say_its_prior_is_taken_on_trust(base):
+def test_a_run_without_a_recorded_prior_is_resumed_unchecked(base):
     (base / "run" / "prior.json").unlink()
     after = str(base / "after")
     assert main(["resume", str(base / "run"), "--steps", "3", "--prior", after]) == 0

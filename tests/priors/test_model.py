@@ -82,7 +82,7 @@ def test_predictions_have_gradients_where_they_are_wanted(prior):
 
 
 @pytest.mark.parametrize("n_threads", [1, 2, 3, 4])
-def test_pictures_dealt_out_among_threads_are_judged_as_alone(prior, n_threads, one_thread):
+def test_predictions_do_not_depend_on_the_split_among_threads(prior, n_threads, one_thread):
     size = prior.denoiser.config.sample_size
     generator = torch.Generator().manual_seed(0)
     noisy = torch.randn(6, prior.channels, size, size, generator=generator)
@@ -98,7 +98,7 @@ def test_pictures_dealt_out_among_threads_are_judged_as_alone(prior, n_threads, 
     torch.testing.assert_close(of_one_text[1:2], alone[1])
 
 
-def test_pictures_of_any_size_are_judged_at_the_models_own(prior):
+def test_images_of_any_size_are_resized_to_the_models_own(prior):
     for size in (8, 16, 40):
         encoded = prior.encode_image(torch.rand(1, 3, size, size))
         assert encoded.shape[-1] == prior.denoiser.config.sample_size

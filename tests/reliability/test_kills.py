@@ -27,7 +27,7 @@ def kill_and_go_on(bench, whole, cwd, seed):
     assert_as_if_nothing_had_happened(cwd, whole, besides=set())
 
 
-def test_a_run_killed_at_any_instant_goes_on_as_if_nothing_had_happened(bench, whole, tmp_path):
+def test_a_run_killed_at_any_instant_resumes_as_if_nothing_had_happened(bench, whole, tmp_path):
     for seed in range(FEW):
         kill_and_go_on(bench, whole, tmp_path / str(seed), seed)
 

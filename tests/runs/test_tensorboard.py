@@ -81,7 +81,7 @@ def test_metrics_and_previews_are_logged(go_on):
     ]
 
 
-def test_a_killed_run_goes_on_in_the_same_log_without_doubled_steps(go_on):
+def test_a_killed_run_resumes_the_same_log_without_repeated_steps(go_on):
     with pytest.raises(RuntimeError, match="killed"):
         go_on(0, 9, killed_after=7, tensorboard=True)
     events = read_back(go_on(4, 9, tensorboard=True).tensorboard)

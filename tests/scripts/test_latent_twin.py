@@ -37,7 +37,7 @@ def test_captions_as_the_web_has_them(geometry):
 
 
 @pytest.mark.slow
-def test_a_training_that_was_stopped_goes_on_and_ends_as_a_prior(tmp_path, monkeypatch):
+def test_a_stopped_training_resumes_and_ends_as_a_prior(tmp_path, monkeypatch):
     monkeypatch.setattr(latent_twin, "BATCH", 2)
     monkeypatch.setattr(latent_twin, "AUTOENCODER_BATCH", 2)
     common = ["--cache", str(tmp_path / "cache"), "--shapes", "1", "--word-steps", "1"]

@@ -136,7 +136,7 @@ def test_an_unknown_name_is_refused():
         probe(ENCODING, "nerfacc")
 
 
-def test_what_fails_to_load_is_told_in_one_line_and_passed_over(broken):
+def test_an_accelerator_that_fails_to_load_is_reported_in_one_line_and_skipped(broken):
     chosen = chosen_for({}, "cuda:1")
     assert chosen.encoding == chosen.marching == chosen.compositing == "reference"
     triton, tinycudann, triton_too, nerfacc = chosen.skipped

@@ -68,7 +68,7 @@ def test_without_locks_a_run_trains_with_a_warning(tmp_path, monkeypatch, number
 
 
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS])
-def test_without_locks_a_batch_goes_on_with_a_warning(tmp_path, monkeypatch, number):
+def test_without_locks_a_batch_continues_with_a_warning(tmp_path, monkeypatch, number):
     monkeypatch.setattr(fcntl, "flock", refuse(number))
     with (
         pytest.warns(RunWarning, match="make sure that only one batch"),

@@ -42,9 +42,9 @@ class SyncEstimator(ScoreEstimator):
         else:
             x = self.encode(batch)
         clean, steps = self._targets
-        mine = share(len(clean))
-        gradient = x.detach() - clean[mine].to(x.device)
-        return self.result(x, gradient, steps[mine].cpu())
+        local_views = share(len(clean))
+        gradient = x.detach() - clean[local_views].to(x.device)
+        return self.result(x, gradient, steps[local_views].cpu())
 
     def state_dict(self) -> Mapping[str, Any]:
         """The predictions that the scene is being fitted to."""

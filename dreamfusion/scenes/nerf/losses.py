@@ -75,8 +75,8 @@ def _smoothness(field: Field, out: RenderOutput, generator: torch.Generator) -> 
     surface = out.surface
     assert surface is not None
     first = torch.randint(SMOOTHED_RAYS, (), generator=generator).item()
-    mine = out.samples.ray_index[surface.index] % SMOOTHED_RAYS == first
-    picked = mine.nonzero()[:, 0]
+    smoothed = out.samples.ray_index[surface.index] % SMOOTHED_RAYS == first
+    picked = smoothed.nonzero()[:, 0]
     shift = torch.nn.functional.normalize(torch.randn(3, generator=generator), dim=0)
     points = out.samples.positions[surface.index[picked]]
     shift = send(shift.to(points.dtype), points.device)

@@ -38,7 +38,7 @@ def march_reference(
     step: float,
     max_depth: float,
 ) -> Samples:
-    """As `ray_marching.march_rays`, which says what the arguments are."""
+    """See `ray_marching.march_rays` for the arguments."""
     near, far = box_interval(origins, directions)
     n_steps = math.ceil(2.0 * math.sqrt(3.0) / step) + 1
     k = torch.arange(n_steps, device=origins.device, dtype=origins.dtype)
