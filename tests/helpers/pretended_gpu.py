@@ -176,7 +176,9 @@ class PretendedGpu:
             "is_current_stream_capturing": lambda: False,
         }
         of_cuda = [(torch.cuda, name, value) for name, value in fakes.items()]
-        return [*of_cuda, (torch._C, "_cuda_setDevice", exchange), *of_tensors]
+        # A build with CUDA has an accelerator even without a driver, and optimizers ask for it.
+        no_accelerator = (torch.accelerator, "current_accelerator", lambda *_, **__: None)
+        return [*of_cuda, (torch._C, "_cuda_setDevice", exchange), no_accelerator, *of_tensors]
 
     def run(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         """One operator, on the numbers; what comes out is on the GPU that the operands are on."""
