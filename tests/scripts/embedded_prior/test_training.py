@@ -183,4 +183,4 @@ def test_a_resumed_training_equals_one_that_was_not_stopped(tmp_path: Path):
     resumed, straight = train("stopped", 2), train("straight", 2)
     assert all(torch.equal(resumed[name], straight[name]) for name in straight)
     card = (tmp_path / "stopped" / "out" / "README.md").read_text()
-    assert "6 pictures" in card  # two, and four at half size
+    assert "6 images" in card  # two, and four at half size
