@@ -224,7 +224,7 @@ def test_real_training_has_the_bits_of_one_that_nothing_happened_to(steady, tmp_
 def test_a_stop_reaches_the_processes(steady, tmp_path):
     folders = prepare(
         BatchFolder(tmp_path / "shelf"),
-        [job("slow thing", seed=seed, steps=400) for seed in range(3)],
+        [job("slow thing", seed=seed, steps=4000) for seed in range(3)],
     )
     seen = []
     engine = RayEngine(NEED, tmp_path / "shelf")

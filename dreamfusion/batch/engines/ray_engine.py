@@ -216,10 +216,10 @@ def _attempt(folder: str, number: int, threads: int, stale_seconds: float, modul
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    # Poll with short sleeps: Ray cannot interrupt a blocking wait.
-    while child.poll() is None:
-        try:
-            time.sleep(0.1)
+    while True:
+        try:  # the interrupt may also come while the child is polled
+            while child.poll() is None:
+                time.sleep(0.1)  # Ray cannot interrupt a blocking wait
+            return int(child.returncode)
         except KeyboardInterrupt:
             child.send_signal(signal.SIGTERM)
-    return int(child.returncode)
