@@ -203,6 +203,7 @@ def test_a_user_without_a_home_has_kernels_in_a_temporary_folder(nobody):
     assert list((home / "tmp").rglob("*.nbc"))
 
 
+@pytest.mark.slow
 def test_doctor_says_where_kernels_are_cached(nobody):
     run_as_nobody, _ = nobody
     done = run_as_nobody("-m", "dreamfusion", "doctor", HOME="/")

@@ -74,6 +74,7 @@ def test_two_processes_have_the_gradient_of_one_with_twice_the_views(forks, file
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_one_process_writes_what_two_have_trained(forks, files, tmp_path):
     command = ["-m", "dreamfusion", "train", "a red mug", "--steps", "3"]
     command += ["--prior", files / "prior", "--config", files / "settings.yaml", "--device", "cpu"]
