@@ -107,7 +107,8 @@ class SurfaceNoise:
             # By seed and step, so that all processes draw the same.
             drawn = torch.Generator().manual_seed(self.seed + _PRIMES[-1] * (step + 1))
             new = send(torch.randn(*self.numbers.shape, generator=drawn), device)
-            self.numbers = (1 - self.refresh) ** 0.5 * self.numbers + self.refresh**0.5 * new
+            known = send(self.numbers, device)  # those of a checkpoint are on the CPU
+            self.numbers = (1 - self.refresh) ** 0.5 * known + self.refresh**0.5 * new
         return self.numbers
 
 
