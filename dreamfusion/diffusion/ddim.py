@@ -16,7 +16,7 @@ Predict = Callable[[Noisy], Prediction]
 def ddim_step(prior: NoisePredictor, prediction: Prediction, timesteps: Tensor) -> Noisy:
     """The images at other timesteps (n,), higher or lower, given their predictions:
 
-    z_t = alpha_t x_hat + sigma_t e_hat                                          (eq. 12)
+    z_t = alpha_t x_hat + sigma_t e_hat                                      (eq. 12)
     """
     noise, clean = prediction.noise, prediction.clean
     alpha, sigma = levels(prior, timesteps, clean.dim())

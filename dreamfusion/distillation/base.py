@@ -200,6 +200,10 @@ class ScoreEstimator(Estimator):
         s = self.settings
         return guided(self.prior, z, conditions, scale, rescale=s.rescale).clamped(s.clip_sample)
 
+    def weighted(self, z: Noisy, difference: Tensor) -> Tensor:
+        """A difference of two predictions of the noise, (n, ...), times w(t)."""
+        return weight(z.alpha, z.sigma, self.settings.weighting) * difference
+
     def result(self, x: Tensor, gradient: Tensor, timesteps: Tensor, **more: Any) -> Distilled:
         """The loss, whose gradient is that of a mean over all elements of x, and metrics."""
         loss = distillation_loss(x, gradient)

@@ -6,7 +6,7 @@ import torch
 
 from dreamfusion.diffusion.condition import Conditions
 from dreamfusion.diffusion.predictions import add_noise, group_size, predictions
-from dreamfusion.distillation.base import Batch, Distilled, ScoreEstimator, weight, weighted_error
+from dreamfusion.distillation.base import Batch, Distilled, ScoreEstimator, weighted_error
 from dreamfusion.distillation.differences.settings import (
     ASDSettings,
     BridgeSettings,
@@ -43,7 +43,7 @@ class CSDEstimator(ScoreEstimator):
             text, nothing, *negative = (p.noise for p in predictions(self.prior, z, *asked))
             share = s.negative_share.at(*progress)
             away = nothing.lerp(negative[0], share) if negative else nothing
-            gradient = weight(z.alpha, z.sigma, s.weighting) * scale * (text - away)
+            gradient = self.weighted(z, scale * (text - away))
         return self.result(x, gradient, timesteps, guidance=scale)
 
 
@@ -74,8 +74,7 @@ class NFSDEstimator(ScoreEstimator):
             low = z.timesteps < s.clean_below * len(self.prior.alphas)
             low = low.reshape(-1, *[1] * (x.dim() - 1))
             domain = torch.where(low, nothing, nothing - negative)
-            wanted = scale * (text - nothing) + domain
-            gradient = weight(z.alpha, z.sigma, s.weighting) * wanted
+            gradient = self.weighted(z, scale * (text - nothing) + domain)
         return self.result(x, gradient, timesteps, guidance=scale)
 
 
@@ -101,8 +100,7 @@ class BridgeEstimator(ScoreEstimator):
                 gradient = weighted_error(prediction, x.detach(), s.weighting)
             else:
                 wanted, flawed = predictions(self.prior, z, named["wanted"], named["flawed"])
-                difference = scale * (wanted.noise - flawed.noise)
-                gradient = weight(z.alpha, z.sigma, s.weighting) * difference
+                gradient = self.weighted(z, scale * (wanted.noise - flawed.noise))
         return self.result(x, gradient, timesteps, guidance=scale)
 
 
@@ -133,7 +131,7 @@ class ASDEstimator(ScoreEstimator):
             wanted = self.guided(z, batch.conditions, scale).noise
             shifted = add_noise(self.prior, x.detach(), z.noise, send(later, x.device))
             (own,) = predictions(self.prior, shifted, batch.conditions.text)
-            gradient = weight(z.alpha, z.sigma, s.weighting) * (wanted - own.noise)
+            gradient = self.weighted(z, wanted - own.noise)
         return self.result(x, gradient, timesteps, guidance=scale)
 
 
@@ -161,6 +159,6 @@ class DDSEstimator(ScoreEstimator):
             source = self.prior.encode_image(batch.source())
             z_source = add_noise(self.prior, source, z.noise, z.timesteps)
             wanted = self.guided(z, ask, scale).noise
-            difference = wanted - self.guided(z_source, before, scale).noise
-            gradient = weight(z.alpha, z.sigma, s.weighting) * difference
+            unedited = self.guided(z_source, before, scale).noise
+            gradient = self.weighted(z, wanted - unedited)
         return self.result(x, gradient, timesteps, guidance=scale)

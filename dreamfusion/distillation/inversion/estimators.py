@@ -9,7 +9,7 @@ import torch
 
 from dreamfusion.diffusion.ddim import invert
 from dreamfusion.diffusion.predictions import Noisy, guided, predictions
-from dreamfusion.distillation.base import Batch, Distilled, ScoreEstimator, weight
+from dreamfusion.distillation.base import Batch, Distilled, ScoreEstimator
 from dreamfusion.distillation.inversion.settings import ISMSettings, SDISettings
 from dreamfusion.utils.devices import send
 from dreamfusion.utils.rng import Generators, randn
@@ -46,7 +46,7 @@ class ISMEstimator(ScoreEstimator):
             )
             z, at_s = found[-1]  # what was predicted at s led to t
             wanted = self.guided(z, ask, scale).noise
-            gradient = weight(z.alpha, z.sigma, c.weighting) * (wanted - at_s.noise)
+            gradient = self.weighted(z, wanted - at_s.noise)
         return self.result(x, gradient, timesteps, guidance=scale)
 
 
@@ -69,9 +69,8 @@ class SDIEstimator(ScoreEstimator):
         x = self.encode(batch)
         timesteps = self.timesteps(len(x), progress, generator)
         t = send(timesteps, x.device)
-        # Views of one step share its number of network evaluations.
-        top = int(timesteps.max()) / len(self.prior.alphas)
-        n_steps = max(1, round(top * c.inversion_steps))
+        # By the step's greatest level, not by what was drawn: the same in all processes.
+        n_steps = max(1, round(c.t_max.at(*progress) * c.inversion_steps))
         path = [t * (i + 1) // n_steps for i in range(n_steps)]
         with torch.no_grad():
             found = invert(

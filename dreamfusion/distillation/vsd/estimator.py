@@ -22,7 +22,6 @@ from dreamfusion.distillation.base import (
     Distilled,
     ScoreEstimator,
     draw_timesteps,
-    weight,
 )
 from dreamfusion.distillation.vsd.settings import VSDSettings
 from dreamfusion.utils.devices import send
@@ -56,7 +55,7 @@ class VSDEstimator(ScoreEstimator):
         with torch.no_grad():
             wanted = self.guided(z, ask, scale).noise
             (own,) = predictions(self.adapted, z, ask.text)
-            gradient = weight(z.alpha, z.sigma, s.weighting) * (wanted - own.noise)
+            gradient = self.weighted(z, wanted - own.noise)
         loss = self._train(x.detach(), ask.text, generator)
         return self.result(x, gradient, timesteps, guidance=scale, adapter_loss=loss)
 
