@@ -54,12 +54,17 @@ def two_nodes():
     """A head without places and two nodes with one each, as RAY_ADDRESS."""
     from ray.cluster_utils import Cluster
 
-    cluster = Cluster(
-        initialize_head=True,
-        head_node_args={"num_cpus": 0, "include_dashboard": False, "memory": 2**20},
-    )
-    cluster.nodes = [cluster.add_node(num_cpus=1, memory=2**28) for _ in range(2)]
-    cluster.wait_for_nodes()
+    # As a shell starts what it puts into the background of a script.
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        cluster = Cluster(
+            initialize_head=True,
+            head_node_args={"num_cpus": 0, "include_dashboard": False, "memory": 2**20},
+        )
+        cluster.nodes = [cluster.add_node(num_cpus=1, memory=2**28) for _ in range(2)]
+        cluster.wait_for_nodes()
+    finally:
+        signal.signal(signal.SIGINT, before)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_ADDRESS", cluster.address)
         yield cluster

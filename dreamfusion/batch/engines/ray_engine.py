@@ -209,6 +209,9 @@ def _probe(mark: str) -> tuple[str, bool, list[int]]:
 
 def _attempt(folder: str, number: int, threads: int, stale_seconds: float, module: str) -> int:
     """Runs on a node: runs an attempt, and forwards an interrupt to its process."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # A cluster started in a script's background ignores it, and Ray's interrupt with it.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     child = subprocess.Popen(
         command_of(Path(folder), number, os.getpid(), stale_seconds, module),
         env=environment(threads),
