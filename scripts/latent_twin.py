@@ -333,7 +333,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     images = Images(geometry, kinds[args.kinds], args.captions, args.colors, 1)
 
     torch.manual_seed(0)
-    vae = make_autoencoder()
+    vae = make_autoencoder().to(memory_format=torch.channels_last)
 
     def autoencoder_loss(step: int) -> Tensor:
         x = everything.unfinished(step, AUTOENCODER_BATCH) * 2 - 1
@@ -374,6 +374,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         torch.save(text_encoder.state_dict(), words)
     torch.manual_seed(1)
     models = nn.ModuleDict({"text_encoder": text_encoder, "unet": make_unet()})
+    models["unet"].to(memory_format=torch.channels_last)  # a sixth faster without bfloat16
     ema = nn.ModuleDict({"text_encoder": make_models(tokenizer, 0)[0], "unet": make_unet()})
     ema.load_state_dict(models.state_dict())
     ema.requires_grad_(False)
@@ -386,7 +387,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         t = torch.randint(1000, (len(z),))
         noise = torch.randn_like(z)
         with mixed_precision(z.device):
-            text = encode(tokenizer, models["text_encoder"], texts)
+            different = list(dict.fromkeys(texts))
+            encoded = encode(tokenizer, models["text_encoder"], different)
+            text = encoded[[different.index(each) for each in texts]]
             predicted = models["unet"](noises.add_noise(z, noise, t), t, text, return_dict=False)[0]
         return (predicted.float() - noise).square().mean()
 
