@@ -333,7 +333,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     images = Images(geometry, kinds[args.kinds], args.captions, args.colors, 1)
 
     torch.manual_seed(0)
-    vae = make_autoencoder().to(memory_format=torch.channels_last)
+    vae = make_autoencoder()
+    vae.to(memory_format=torch.channels_last)
 
     def autoencoder_loss(step: int) -> Tensor:
         x = everything.unfinished(step, AUTOENCODER_BATCH) * 2 - 1
@@ -374,7 +375,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         torch.save(text_encoder.state_dict(), words)
     torch.manual_seed(1)
     models = nn.ModuleDict({"text_encoder": text_encoder, "unet": make_unet()})
-    models["unet"].to(memory_format=torch.channels_last)  # a sixth faster without bfloat16
+    # A sixth faster without bfloat16.
+    models["unet"].to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     ema = nn.ModuleDict({"text_encoder": make_models(tokenizer, 0)[0], "unet": make_unet()})
     ema.load_state_dict(models.state_dict())
     ema.requires_grad_(False)

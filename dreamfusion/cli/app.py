@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from dreamfusion.cli import batch, evaluate, export, look, machine, measure, prior, train
+from dreamfusion.cli import batch, compare, evaluate, export, look, machine, prior, train
 from dreamfusion.cli.options import USER_ERROR
 from dreamfusion.cli.stopping import Stopped, exit_status
 from dreamfusion.utils.errors import RunWarning, UserError, one_line
@@ -122,6 +122,7 @@ for _command, _example in (
     (train.resume, "resume runs/a-corgi --steps 1000"),
     (batch.batch, "batch prompts.txt --seeds 3 --out shelf"),
     (evaluate.evaluate, "evaluate shelf --judge auto"),
+    (compare.compare, "compare sds csd --out comparison"),
     (export.export, "export runs/a-corgi --format obj --faces 5000"),
     (export.render, "render runs/a-corgi --mode grid --format webp"),
     (look.view, "view runs/a-corgi --open"),
@@ -130,7 +131,6 @@ for _command, _example in (
 ):
     app.command(epilog=f"Example: dreamfusion {_example}")(_command)
 app.command()(prior.vocabulary)
-app.add_typer(measure.app, name="measure", hidden=True)
 app.command()(machine.configs)
 app.command()(machine.estimators)
 app.command()(machine.doctor)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -23,6 +23,8 @@ from dreamfusion.priors.words import Words
 from dreamfusion.runs.folder import free_path, slug
 from dreamfusion.runs.plan import plan_run
 from dreamfusion.utils.errors import UserError
+
+Prompts = Literal["nouns", "benchmark"]
 
 
 def sample(
@@ -81,8 +83,22 @@ def sample(
     console.result({"files": [target], "prompts": texts})
 
 
-def vocabulary(prior: PriorOption = None) -> None:
+def vocabulary(
+    prior: PriorOption = None,
+    prompts: Annotated[
+        Prompts | None,
+        typer.Option(
+            help="Print prompts for `batch` instead: every noun, or the 24 of the benchmark."
+        ),
+    ] = None,
+) -> None:
     """Print the words that a prior knows."""
+    if prompts is not None:
+        from dreamfusion.evaluation import truth
+
+        for prompt in truth.prompts(all_nouns=prompts == "nouns"):
+            print(prompt)
+        return
     from dreamfusion.priors import resolve_prior
 
     found = resolve_prior(prior or "embedded")

@@ -37,6 +37,12 @@ class EstimatorSettings(Section):
     cost: ClassVar[str] = ""
 
     @property
+    def evaluations(self) -> float:
+        """Network evaluations for each view and step, averaged over a run; a backward pass counts
+        as two. 0: the estimator uses no diffusion model."""
+        return 0.0
+
+    @property
     def hold(self) -> int:
         """The number of consecutive steps with the same views and generators."""
         return 1
@@ -107,6 +113,10 @@ class ScoreSettings(EstimatorSettings):
     noise_refresh: float = setting(
         0.0, "share of the surface's noise that each step draws anew", low=0, high=1
     )
+
+    @property
+    def evaluations(self) -> float:
+        return 2.0
 
     def check(self) -> None:
         for end in ("start", "end"):

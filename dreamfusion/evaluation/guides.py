@@ -1,4 +1,5 @@
-"""Judges as priors, for the estimator `clip`: --prior clip, and --prior toy-classifier."""
+"""Further priors: the judges, for the estimator `clip` (--prior clip, --prior toy-classifier), and
+the exact answer of the toy world (--prior oracle)."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from dreamfusion.config.sections import setting
 from dreamfusion.priors import PriorCard, PriorSettings, resolve_prior
+from dreamfusion.utils.errors import UserError
 
 if TYPE_CHECKING:
     import torch
@@ -47,6 +49,42 @@ class ToyGuideSettings(PriorSettings):
         from dreamfusion.evaluation.judges import ToyJudge
 
         return ToyGuide(ToyJudge("toy"), self.card, device)
+
+
+@dataclass(frozen=True)
+class OracleSettings(PriorSettings):
+    """The exact posterior mean over images of the prompt's noun and colour, in place of a network.
+
+    It separates errors of the prior from errors of the distillation.
+    """
+
+    name: str = setting("oracle", "the prior")
+    shapes: int = setting(100, "variants of the object", low=1, high=10_000)
+    images: int = setting(16, "images of each variant in every shading", low=1, high=1000)
+
+    @property
+    def card(self) -> PriorCard:
+        """The words and cameras of the embedded prior."""
+        return resolve_prior("embedded").card
+
+    @property
+    def preset(self) -> str:
+        return "oracle"
+
+    def build(self, *, device: str, prompts: Sequence[str] | None) -> Any:
+        from dreamfusion.evaluation.judges import read_pair
+        from dreamfusion.evaluation.oracle import Oracle, bank_of
+        from dreamfusion.priors import DiffusionPrior
+
+        objects = {text.split(",")[0] for text in prompts or () if text}
+        if len(objects) != 1:
+            raise UserError("the oracle needs one prompt with a noun of the toy world")
+        noun, color = read_pair(objects.pop())
+        prior = DiffusionPrior.from_pretrained("embedded", device=device)
+        bank = bank_of(noun, prior, color=color, shapes=self.shapes, views=self.images)
+        if device != "cpu":
+            bank = {words: images.to(device) for words, images in bank.items()}
+        return Oracle(prior, bank)
 
 
 class CLIPGuide:

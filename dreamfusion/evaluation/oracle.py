@@ -8,21 +8,16 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from dreamfusion.config.layers import Layer
 from dreamfusion.diffusion.condition import Condition, TextEmbedding
 from dreamfusion.diffusion.predictions import PredictionKind
-from dreamfusion.evaluation.truth import prompt_of
 from dreamfusion.graphics.cameras import sample_cameras
 from dreamfusion.priors.base import Prior
-from dreamfusion.runs.plan import plan_run
-from dreamfusion.runs.train import train_run
 from dreamfusion.toyworld import make_object, shade, view
 from dreamfusion.toyworld.language import SHADING_WORDS, azimuth_word, elevation_word
 from dreamfusion.toyworld.objects import PALETTE_TABLE
@@ -30,7 +25,6 @@ from dreamfusion.toyworld.render import downsample
 
 # Both light and dark parts contrast with it.
 BACKGROUND = (0.35, 0.45, 0.6)
-SHAPES, VIEWS = 100, 16  # per noun: variants, and images of each in every shading
 SUPERSAMPLE = 2
 Words = tuple[str, ...]  # azimuth, elevation and shading of a view prompt
 
@@ -82,17 +76,20 @@ class Oracle(Prior):
 
 
 def bank_of(
-    noun: str, prior: Prior, *, shapes: int = SHAPES, views: int = VIEWS
+    noun: str, prior: Prior, *, color: str | None = None, shapes: int, views: int
 ) -> dict[Words, Tensor]:
-    """Images of many variants of a noun in its natural colour, by the words of their view prompts,
-    with the cameras and the light on the card of a pixel prior."""
+    """Images of `shapes` variants of a noun, each in every shading from `views` cameras, by the
+    words of their view prompts, with the cameras and the light on the card of a pixel prior.
+
+    color: None is the natural one.
+    """
     rng, generator = np.random.default_rng(0), torch.Generator().manual_seed(0)
     found: dict[Words, list[Tensor]] = defaultdict(list)
     settings: Mapping[str, Any] = prior.card.settings
     ranges: dict[str, Any] = {name: tuple(v) for name, v in settings["camera"].items()}
     light = settings["shading"]
     for _ in range(shapes):
-        obj = make_object(noun, rng=rng)
+        obj = make_object(noun, color, rng=rng)
         cameras = sample_cameras(views, **ranges, generator=generator)
         buffers = view(obj, cameras, prior.shape[-1] * SUPERSAMPLE)
         palettes = torch.from_numpy(PALETTE_TABLE).repeat(views, 1, 1)
@@ -113,16 +110,3 @@ def bank_of(
             for image, (azimuth, elevation) in zip(images, places, strict=True):
                 found[azimuth_word(azimuth), elevation_word(elevation), word].append(image)
     return {words: torch.stack(images) for words, images in found.items()}
-
-
-def train(noun: str, folder: Path, prior: Prior, settings: Mapping[str, Any]) -> None:
-    """Train a run in `folder` with the oracle of a noun, as `dreamfusion train` does except for
-    background and guidance. Raises MeshError if the scene stays empty."""
-    layer: dict[str, Any] = {
-        "prompt": prompt_of(noun),
-        "estimator": {"guidance": 1},  # an exact prior needs none
-        "background": {"kind": "fixed", "color": list(BACKGROUND)},
-    }
-    layers = [Layer("oracle", layer), Layer("settings", settings)]
-    oracle = Oracle(prior, bank_of(noun, prior))
-    train_run(plan_run(layers, prior=oracle), folder)

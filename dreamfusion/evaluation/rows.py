@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from dreamfusion.batch.jobs import write_json
@@ -15,6 +16,7 @@ from dreamfusion.evaluation.judges import LOOKS, Judge, Look, read_pair
 from dreamfusion.evaluation.retrieval import distractors_for, retrieve
 from dreamfusion.evaluation.subjects import Subject
 from dreamfusion.evaluation.truth import compare_with_truth
+from dreamfusion.graphics.media import contact_sheet, write_png
 from dreamfusion.mesh.formats import MeshError, put_back, read_glb
 from dreamfusion.mesh.topology import topology
 from dreamfusion.runs.checkpoint import load_scene
@@ -23,7 +25,8 @@ from dreamfusion.toyworld import make_object
 from dreamfusion.utils.devices import choose_device
 from dreamfusion.utils.errors import UserError
 
-EVALUATION = "evaluation.json"  # in a run's folder, for its report
+# In a run's folder, for its report: metrics, and the images that were judged: a row for each look.
+EVALUATION, VIEWS_IMAGE = "evaluation.json", "evaluation.png"
 _NO_DISTRACTORS = (
     "R-Precision needs at least one other prompt. Pass distractors with --distractors FILE."
 )
@@ -62,6 +65,8 @@ class Row:
     mesh_psnr_db: float | None = None
     iou: float | None = None
     color_error: float | None = None
+    saturation: float | None = None
+    normal_error_deg: float | None = None
     yaw_deg: float | None = None
     scale: float | None = None
     held_out: bool | None = None
@@ -95,6 +100,8 @@ def judge_run(
             saved = load_scene(subject.run, config, choose_device("auto"))
             size = max(judge.size for judge, _ in judges)
             images = images_of(saved.scene, config, views=views, size=size)
+            sheet = contact_sheet(torch.cat(list(images.values())), columns=views, gap=0)
+            write_png(sheet, subject.run.path / VIEWS_IMAGE)
         except UserError as error:
             reasons.append(str(error))
         try:

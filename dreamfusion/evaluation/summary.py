@@ -10,7 +10,10 @@ from dataclasses import dataclass
 
 from dreamfusion.evaluation.rows import Row
 
-FIGURES = ("r1_color", "r1_shaded", "r1_geometry", "margin", "iou", "color_error")
+FIGURES = (
+    "r1_color", "r1_shaded", "r1_geometry", "margin", "iou", "color_error", "saturation",
+    "normal_error_deg",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dreamfusion.mesh.extract import Mesh
+from dreamfusion.mesh.extract import Mesh, vertex_normals
 from dreamfusion.mesh.renderer import sample_texture
 from dreamfusion.mesh.texture import TexturedMesh
 from dreamfusion.mesh.voxels import voxelise
@@ -31,13 +32,26 @@ PAIRS: tuple[tuple[str, str | None], ...] = (
 )  # fmt: skip
 
 
+class SurfaceErrors(NamedTuple):
+    """Differences between the surface of a mesh and the true one, over points that both have.
+
+    color_error: mean absolute difference of sRGB albedo, in [0, 1]. saturation: mean difference of
+    max(RGB) - min(RGB), in [-1, 1]; positive if the mesh is more saturated. normal_error_deg: mean
+    angle between normals.
+    """
+
+    color_error: float
+    saturation: float
+    normal_error_deg: float
+
+
 @dataclass(frozen=True)
 class Truth:
     """Comparison of a mesh with the true object.
 
     iou: of the solids, in [0, 1], at the best rotation about the vertical axis and the best scale
-    of the true object; these are yaw_deg and scale. color_error: mean absolute difference of sRGB
-    albedo, in [0, 1]. held_out: whether training left this pair of noun and colour out.
+    of the true object; these are yaw_deg and scale. held_out: whether training left this pair of
+    noun and colour out. The others: see `SurfaceErrors`; None if there are no common points.
     """
 
     iou: float
@@ -45,15 +59,19 @@ class Truth:
     scale: float
     color_error: float
     held_out: bool
+    saturation: float | None = None
+    normal_error_deg: float | None = None
 
 
 def compare_with_truth(mesh: Mesh | TexturedMesh, toy: ToyObject) -> Truth:
     """Measure a closed mesh in the coordinates of its scene."""
     solid = torch.from_numpy(voxelise(mesh.vertices, mesh.faces, GRID).astype(np.float32))
     iou, yaw, scale = best_overlap(solid, torch.from_numpy(toy.occupancy(GRID).astype(np.float32)))
-    error = color_error(mesh, solid, toy, yaw, scale)
-    held_out = (toy.noun, toy.color) in held_out_pairs()
-    return Truth(iou, (yaw + 180) % 360 - 180, scale, error, held_out)
+    found = surface_errors(mesh, solid, toy, yaw, scale)
+    yaw_deg, held_out = (yaw + 180) % 360 - 180, (toy.noun, toy.color) in held_out_pairs()
+    if found is None:
+        return Truth(iou, yaw_deg, scale, 1.0, held_out)
+    return Truth(iou, yaw_deg, scale, held_out=held_out, **found._asdict())
 
 
 def best_overlap(predicted: Tensor, truth: Tensor) -> tuple[float, float, float]:
@@ -88,14 +106,14 @@ def best_overlap(predicted: Tensor, truth: Tensor) -> tuple[float, float, float]
     return best
 
 
-def color_error(
+def surface_errors(
     mesh: Mesh | TexturedMesh, solid: Tensor, toy: ToyObject, yaw_deg: float, scale: float
-) -> float:
-    """Mean |difference| between the albedo of the toy and that of the nearest point of the mesh,
-    over surface points that both have."""
+) -> SurfaceErrors | None:
+    """Compare each point of the toy's surface with the nearest point of the mesh. None if no point
+    of the toy lies in the solid of the mesh."""
     from scipy.spatial import cKDTree  # type: ignore[import-untyped]
 
-    vertices, _, colors = toy.mesh(64)
+    vertices, faces, colors = toy.mesh(64)
     c, s = np.cos(np.radians(yaw_deg)), np.sin(np.radians(yaw_deg))
     turn = np.array([[c, 0, s], [0, 1, 0], [-s, 0, c]])
     points = (vertices * scale) @ turn.T
@@ -103,29 +121,44 @@ def color_error(
     cells = ((0.97 * points.clip(-0.999, 0.999) + 1) / 2 * GRID).astype(np.int64)
     there = (np.abs(points) < 1).all(axis=1) & (solid.numpy()[tuple(cells.T)] > 0.5)
     if not there.any():
-        return 1.0
-    places, found = surface_samples(mesh)
-    nearest = cKDTree(places).query(points[there])[1]
-    return float(np.abs(found[nearest] - colors[there]).mean())
+        return None
+    sampled = surface_samples(mesh)
+    nearest = cKDTree(sampled.points).query(points[there])[1]
+    found, true = sampled.colors[nearest], colors[there]
+    normals = vertex_normals(points, faces)[there]
+    cosine = (sampled.normals[nearest] * normals).sum(axis=1).clip(-1, 1)
+    return SurfaceErrors(
+        float(np.abs(found - true).mean()),
+        float((np.ptp(found, axis=1) - np.ptp(true, axis=1)).mean()),
+        float(np.degrees(np.arccos(cosine)).mean()),
+    )
 
 
-def surface_samples(
-    mesh: Mesh | TexturedMesh, n: int = _SAMPLES
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """n uniformly random points (n, 3) on a mesh, from a fixed seed, and their sRGB colours
-    (n, 3)."""
+class Samples(NamedTuple):
+    """Points on a mesh with sRGB colours and unit normals of their faces, (n, 3) each."""
+
+    points: NDArray[np.float64]
+    colors: NDArray[np.float64]
+    normals: NDArray[np.float64]
+
+
+def surface_samples(mesh: Mesh | TexturedMesh, n: int = _SAMPLES) -> Samples:
+    """n uniformly random points on a mesh, from a fixed seed."""
     rng = np.random.default_rng(0)
     a, b, c = np.moveaxis(mesh.vertices[mesh.faces], 1, 0)
-    area = np.linalg.norm(np.cross(b - a, c - a), axis=1)
-    face = mesh.faces[rng.choice(len(area), n, p=area / area.sum())]
+    across = np.cross(b - a, c - a)
+    length = np.linalg.norm(across, axis=1)
+    chosen = rng.choice(len(length), n, p=length / length.sum())
+    face, normals = mesh.faces[chosen], across[chosen] / length[chosen, None]
     weights = rng.dirichlet(np.ones(3), n)
 
     def at_points(values: NDArray[np.float64]) -> NDArray[np.float64]:
         return np.einsum("nk,nkc->nc", weights, values[face])
 
+    points = at_points(mesh.vertices)
     if isinstance(mesh, TexturedMesh):
-        return at_points(mesh.vertices), sample_texture(mesh.texture, at_points(mesh.uv))
-    return at_points(mesh.vertices), at_points(mesh.colors)
+        return Samples(points, sample_texture(mesh.texture, at_points(mesh.uv)), normals)
+    return Samples(points, at_points(mesh.colors), normals)
 
 
 def prompts(*, all_nouns: bool = False) -> list[str]:

@@ -153,3 +153,12 @@ def test_peft_is_asked_for(prior, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(PriorError, match=r"adapters need peft: pip install 'dreamfusion\[lora\]'"):
         VSDSettings().build(prior, seed=0)
+
+
+def test_it_states_its_network_evaluations(prior):
+    """Two for guidance, two for the adapters, and two for their backward pass."""
+    seen = []
+    prior.denoiser.register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs[0])))
+    settings = VSDSettings()
+    gradient(settings.build(prior, seed=0), prior)
+    assert sum(seen) / N + 2 == settings.evaluations

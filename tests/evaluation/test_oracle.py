@@ -9,10 +9,11 @@ from dreamfusion.cli.app import main
 from dreamfusion.diffusion.condition import Condition, TextEmbedding
 from dreamfusion.distillation.functional import sds
 from dreamfusion.evaluation import oracle
+from dreamfusion.evaluation.guides import OracleSettings
 from dreamfusion.evaluation.oracle import BACKGROUND, Oracle, bank_of
-from dreamfusion.mesh.extract import MeshError
 from dreamfusion.priors import DiffusionPrior
 from dreamfusion.runs.folder import find_run
+from dreamfusion.utils.errors import UserError
 
 WORDS = ("front", "level", "unlit")
 
@@ -69,26 +70,27 @@ def test_sds_pulls_a_picture_to_the_bank_s(prior):
     torch.testing.assert_close(out.gradient, (picture.detach() * 2 - 1) - target, atol=1e-4, rtol=0)
 
 
-def test_an_empty_scene_does_not_stop_the_other_nouns(monkeypatch, tmp_path, capsys):
-    def empty(*arguments):
-        raise MeshError("the scene is empty")
-
-    monkeypatch.setattr(oracle, "train", empty)
-    assert main(["measure", "oracle", "cat", "pine tree", "--out", str(tmp_path)]) == 0
-    said = capsys.readouterr().out
-    assert "cat: the scene is empty" in said and "pine tree: the scene is empty" in said
-    assert f"dreamfusion evaluate {tmp_path}/cat {tmp_path}/pine-tree --truth" in said
-    assert main(["measure", "oracle", "dragon"]) == 2
-    assert "the toy world has no 'dragon'" in capsys.readouterr().err
-
-
 @pytest.mark.usefixtures("one_thread")
-def test_a_scene_is_trained_by_the_oracle(prior, monkeypatch, tmp_path):
+def test_a_run_with_the_oracle_is_an_ordinary_run(monkeypatch, tmp_path):
     ball = torch.zeros(1, 3, 64, 64)
     ball[..., 16:48, 16:48] = 1
-    monkeypatch.setattr(oracle, "bank_of", lambda noun, prior: defaultdict(lambda: ball))
-    small = {"video_frames": 1, "video_size": 16, "mesh_resolution": 16, "texture_size": 0}
-    settings = {"steps": 1, "output": small}
-    oracle.train("cat", tmp_path / "cat", prior, settings)
-    config = find_run(tmp_path / "cat").read_config()
-    assert config.prior.name == "oracle" and config.prompt == "a cat"
+    asked = []
+
+    def bank(noun, prior, **options):
+        asked.append((noun, options["color"]))
+        return defaultdict(lambda: ball, {WORDS: ball})
+
+    monkeypatch.setattr(oracle, "bank_of", bank)
+    settings = {"video_frames": 1, "video_size": 16, "mesh_resolution": 16, "texture_size": 0}
+    more = [f"--set=output.{name}={value}" for name, value in settings.items()]
+    command = ["train", "a red puppy", "--prior", "oracle", "--steps", "1", "--out"]
+    main([*command, str(tmp_path / "puppy"), *more])
+    config = find_run(tmp_path / "puppy").read_config()
+    assert asked == [("corgi", "red")]
+    assert config.prior.name == "oracle" and config.prompt == "a red puppy"
+    assert config.estimator.guidance.start == 1 and config.background.kind == "fixed"
+
+
+def test_the_oracle_needs_one_prompt():
+    with pytest.raises(UserError, match="needs one prompt with a noun"):
+        OracleSettings().build(device="cpu", prompts=None)

@@ -22,9 +22,9 @@ from dreamfusion.evaluation.truth import (
     GRID,
     PAIRS,
     best_overlap,
-    color_error,
     compare_with_truth,
     prompts,
+    surface_errors,
 )
 from dreamfusion.mesh.extract import Mesh
 from dreamfusion.mesh.formats import write_mesh
@@ -75,9 +75,50 @@ def test_an_objects_own_mesh_overlaps_it_and_has_its_colours(noun: str):
 
 def test_colour_error_is_large_for_another_colour():
     mug, toy = solid(grid(), "mug"), make_object("mug", "red")
-    assert color_error(mesh_of("mug", "red"), mug, toy, 0.0, 1.0) < 0.02
-    assert color_error(mesh_of("mug", "blue"), mug, toy, 0.0, 1.0) > 0.3
-    assert color_error(mesh_of("mug", "red"), torch.zeros_like(mug), toy, 0.0, 1.0) == 1.0
+    assert surface_errors(mesh_of("mug", "red"), mug, toy, 0.0, 1.0).color_error < 0.02
+    assert surface_errors(mesh_of("mug", "blue"), mug, toy, 0.0, 1.0).color_error > 0.3
+    assert surface_errors(mesh_of("mug", "red"), torch.zeros_like(mug), toy, 0.0, 1.0) is None
+
+
+def planted(mesh: Mesh, defect: str) -> Mesh:
+    """A mesh with one defect."""
+    vertices, colors = mesh.vertices.copy(), mesh.colors.copy()
+    if defect == "oversaturated":
+        mean = colors.mean(axis=1, keepdims=True)
+        colors = (mean + 1.3 * (colors - mean)).clip(0, 1)
+    if defect == "shrunken":
+        vertices *= 0.75
+    if defect == "bumpy":
+        rng = np.random.default_rng(0)
+        vertices += rng.uniform(-0.008, 0.008, vertices.shape)
+    if defect == "darker":
+        colors *= 0.6
+    if defect == "part missing":  # the faces left of a plane; what is open is closed by voxelising
+        vertices[:, 0] = vertices[:, 0].clip(min=-0.1)
+    return Mesh(vertices, mesh.faces, colors)
+
+
+@pytest.mark.parametrize(
+    ("defect", "moved"),
+    [
+        ("oversaturated", {"saturation"}),
+        ("darker", {"color_error", "saturation"}),
+        ("shrunken", {"iou", "scale"}),
+        ("bumpy", {"normal_error_deg"}),
+        ("part missing", {"iou"}),
+    ],
+)
+def test_each_planted_defect_moves_its_measure_and_no_other(defect: str, moved: set[str]):
+    mesh, toy = mesh_of("corgi"), make_object("corgi")
+    right, wrong = compare_with_truth(mesh, toy), compare_with_truth(planted(mesh, defect), toy)
+    least = {
+        "iou": 0.05, "scale": 0.05, "color_error": 0.05, "saturation": 0.03, "normal_error_deg": 6.0
+    }  # fmt: skip
+    changed = {
+        name for name, least in least.items()
+        if abs(getattr(wrong, name) - getattr(right, name)) > least
+    }  # fmt: skip
+    assert changed == moved
 
 
 def test_a_mesh_on_disk_is_compared_where_its_scene_has_it(tmp_path):
@@ -104,9 +145,9 @@ def test_half_of_the_measured_prompts_are_held_out(capsys):
     held = [pair for pair in PAIRS if pair in held_out_pairs()]
     assert len(PAIRS) >= 24
     assert len(held) == len(PAIRS) // 2
-    assert main(["measure", "prompts"]) == 0
+    assert main(["vocabulary", "--prompts", "benchmark"]) == 0
     assert capsys.readouterr().out.splitlines() == prompts()
-    assert main(["measure", "prompts", "--nouns"]) == 0
+    assert main(["vocabulary", "--prompts", "nouns"]) == 0
     said = capsys.readouterr().out.splitlines()
     assert len(said) == len(NOUNS) and "an owl" in said and "a corgi" in said
 

@@ -32,6 +32,10 @@ class CSDSettings(ScoreSettings):
     )
 
     @property
+    def evaluations(self) -> float:
+        return 3.0 if self.uses_negative else 2.0
+
+    @property
     def uses_negative(self) -> bool:
         """Whether the negative text is ever asked for, which costs a third prediction."""
         return not (self.negative_share.is_constant and self.negative_share.start == 0.0)
@@ -61,6 +65,10 @@ class NFSDSettings(ScoreSettings):
     clean_below: float = setting(
         0.2, "noise level, as a fraction, below which a prediction has no noise of its own", low=0
     )
+
+    @property
+    def evaluations(self) -> float:
+        return 3.0
 
     def texts(self) -> Mapping[str, Text]:
         return {"negative": Text(self.negative, views=False)}
@@ -109,6 +117,10 @@ class ASDSettings(ScoreSettings):
         0.1, "greatest shift of the level, as a fraction of its distance from t_min", low=0, high=1
     )
 
+    @property
+    def evaluations(self) -> float:
+        return 3.0
+
     def build(self, prior: Any, *, seed: int) -> Estimator:
         from dreamfusion.distillation.differences.estimators import ASDEstimator
 
@@ -126,6 +138,10 @@ class DDSSettings(ScoreSettings):
     t_min: Schedule = default(ScoreSettings, "t_min", Schedule.constant(0.05))
     t_max: Schedule = default(ScoreSettings, "t_max", Schedule.constant(0.95))
     source: str = setting("", "the prompt that the edited scene was made from")
+
+    @property
+    def evaluations(self) -> float:
+        return 4.0
 
     def texts(self) -> Mapping[str, Text]:
         return {"source": Text(self.source)}

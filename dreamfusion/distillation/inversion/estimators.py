@@ -70,7 +70,7 @@ class SDIEstimator(ScoreEstimator):
         timesteps = self.timesteps(len(x), progress, generator)
         t = send(timesteps, x.device)
         # By the step's greatest level, not by what was drawn: the same in all processes.
-        n_steps = max(1, round(c.t_max.at(*progress) * c.inversion_steps))
+        n_steps = c.steps_to(c.t_max.at(*progress))
         path = [t * (i + 1) // n_steps for i in range(n_steps)]
         with torch.no_grad():
             found = invert(

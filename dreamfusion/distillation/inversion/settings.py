@@ -29,6 +29,10 @@ class ISMSettings(ScoreSettings):
     )
     inversion_steps: int = setting(4, "DDIM steps from the image to s", low=1, high=100)
 
+    @property
+    def evaluations(self) -> float:
+        return 3.0 + self.inversion_steps
+
     def build(self, prior: Any, *, seed: int) -> Estimator:
         from dreamfusion.distillation.inversion.estimators import ISMEstimator
 
@@ -52,6 +56,15 @@ class SDISettings(ScoreSettings):
     inversion_noise: float = setting(
         0.3, "share (eta) of a DDIM step's noise that is added to what it inverts", low=0, high=1
     )
+
+    @property
+    def evaluations(self) -> float:
+        levels = [self.t_max.at(step, 100) for step in range(100)]
+        return 2.0 + 2.0 * sum(self.steps_to(level) for level in levels) / len(levels)
+
+    def steps_to(self, level: float) -> int:
+        """The number of DDIM steps from the image to a noise level, a fraction."""
+        return max(1, round(level * self.inversion_steps))
 
     def build(self, prior: Any, *, seed: int) -> Estimator:
         from dreamfusion.distillation.inversion.estimators import SDIEstimator

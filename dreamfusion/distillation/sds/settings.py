@@ -98,6 +98,10 @@ class DiffusionLossSettings(ScoreSettings):
     name: str = setting("diffusion_loss", "the way to distil")
     guidance: Schedule = default(ScoreSettings, "guidance", Schedule.constant(1.0))
 
+    @property
+    def evaluations(self) -> float:
+        return 3.0 if self.guidance == Schedule.constant(1.0) else 6.0
+
     def build(self, prior: Any, *, seed: int) -> Estimator:
         from dreamfusion.distillation.sds.estimators import DiffusionLossEstimator
 

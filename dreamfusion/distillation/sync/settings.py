@@ -28,6 +28,10 @@ class SyncSettings(ScoreSettings):
     fit_steps: int = setting(10, "steps that fit the scene to one prediction", low=1, high=1000)
 
     @property
+    def evaluations(self) -> float:
+        return 2.0 / self.fit_steps
+
+    @property
     def hold(self) -> int:
         return self.fit_steps
 

@@ -28,6 +28,10 @@ class VSDSettings(ScoreSettings):
         0.1, "share of the images that adapters are trained on without a camera", low=0, high=1
     )
 
+    @property
+    def evaluations(self) -> float:
+        return 6.0
+
     def build(self, prior: Any, *, seed: int) -> Estimator:
         from dreamfusion.distillation.vsd.estimator import VSDEstimator
 

@@ -1,0 +1,122 @@
+"""The command `compare`: estimators at equal numbers of network evaluations."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from dreamfusion.cli.batch import Place, make, require_unix
+from dreamfusion.cli.console import Console
+from dreamfusion.cli.options import JsonOption, PriorOption, QuietOption
+from dreamfusion.utils.errors import UserError
+
+Task = Literal["objects", "images"]
+
+
+def compare(
+    methods: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[METHOD...]",
+            help="Estimators, presets or settings files. [default: 14 estimators]",
+        ),
+    ] = None,
+    task: Annotated[
+        Task, typer.Option(help="What is made: 3D objects, or images, which needs no scene.")
+    ] = "objects",
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the runs.")] = Path(
+        "comparison"
+    ),
+    nouns: Annotated[
+        str | None,
+        typer.Option(metavar="NOUN,…", help="Nouns of the toy world. [default: 8 nouns]"),
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Seeds per noun.")] = 2,
+    seed: Annotated[int, typer.Option(min=0, help="The first seed.")] = 0,
+    evaluations: Annotated[
+        str, typer.Option(metavar="N,…", help="Network evaluations of each run.")
+    ] = "2000",
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="A setting of all methods."),
+    ] = None,
+    prior: PriorOption = None,
+    on: Annotated[Place, typer.Option(help="Run here or on a Ray cluster.")] = "here",
+    jobs: Annotated[
+        int | None,
+        typer.Option(min=1, help="Parallel jobs. [default: from cores, memory and GPUs]"),
+    ] = None,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Retry failed jobs.")
+    ] = False,
+    quiet: QuietOption = False,
+    json_: JsonOption = False,
+) -> None:
+    """Compare estimators at equal network evaluations with the objects of the toy world.
+
+    Finished runs are kept: the same command continues a comparison, another one adds to it.
+    """
+    console = Console(quiet=quiet, json=json_)
+    require_unix()
+    budgets = [_count(text) for text in evaluations.split(",")]
+    from dreamfusion.batch.jobs import BatchFolder
+    from dreamfusion.config.layers import parse_assignments
+    from dreamfusion.evaluation.comparison import METHODS, NOUNS, compare, read_method
+    from dreamfusion.evaluation.truth import prompt_of
+    from dreamfusion.report.comparison import write_comparison
+
+    folder = BatchFolder(out.resolve())
+    chosen = [read_method(text) for text in methods or METHODS]
+    prompts = [prompt_of(noun.strip()) for noun in (nouns or ",".join(NOUNS)).split(",")]
+    settings = parse_assignments(set_ or [])
+    if task == "images":
+        if on == "ray" or jobs is not None or retry_failed:
+            raise UserError("--on, --jobs and --retry-failed apply to --task objects only")
+        from dreamfusion.evaluation.image_task import SAMPLING, measure_images
+
+        every = [SAMPLING, *chosen]
+        total = len(every) * len(budgets) * len(prompts) * seeds
+        rows = measure_images(
+            folder.path,
+            every,
+            prompts,
+            seeds=range(seed, seed + seeds),
+            evaluations=budgets,
+            prior=prior,
+            settings=settings,
+            track=lambda items: console.track(items, total, "distilled"),
+        )
+    else:
+        from dreamfusion.evaluation.object_task import measure_objects, plan_objects
+
+        wanted = plan_objects(
+            folder,
+            chosen,
+            prompts,
+            seeds=seeds,
+            seed=seed,
+            evaluations=budgets,
+            prior=prior,
+            settings=settings,
+        )
+        report = make(console, out, wanted, on=on, at_once=jobs, retry_failed=retry_failed)
+        if not report["finished"]:
+            console.say("stopped; the same command continues")
+            raise typer.Exit(report["status"])
+        total = len(folder.jobs())
+        rows = measure_objects(folder, track=lambda items: console.track(items, total, "measured"))
+    found = compare(rows)
+    lines, files = write_comparison(found, out)
+    for line in [*lines, *(f"table     {file}" for file in files)]:
+        console.say(line)
+    console.result({"files": files})
+
+
+def _count(text: str) -> int:
+    if not text.strip().isdecimal() or int(text) < 1:
+        raise UserError(
+            f"--evaluations takes whole numbers of at least 1, such as 500,2000, not {text!r}"
+        )
+    return int(text)

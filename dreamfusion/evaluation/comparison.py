@@ -1,0 +1,173 @@
+"""Compares methods of distillation at equal numbers of network evaluations, by paired statistics.
+
+What is distilled is a task: objects (`object_task`) or images (`image_task`).
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import imageio.v3 as iio
+import numpy as np
+from numpy.typing import NDArray
+
+from dreamfusion.config.layers import Layer
+from dreamfusion.config.nested import merged
+from dreamfusion.config.presets import preset_names
+from dreamfusion.config.schema import Config
+from dreamfusion.config.sections import ESTIMATORS, find_section, section_names
+from dreamfusion.evaluation.summary import Mean, clustered_mean
+from dreamfusion.runs.plan import plan_run
+from dreamfusion.utils.errors import UserError
+
+REFERENCE = "sds"
+# All but `clip` and `dds`, which need another kind of prior and a scene to edit.
+METHODS = (
+    "sds", "sjc", "rfds", "cfd", "csd", "nfsd", "bridge", "asd", "vsd", "ism", "sdi", "sync",
+    "hifa", "diffusion_loss",
+)  # fmt: skip
+NOUNS = ("corgi", "owl", "rabbit", "chair", "mug", "rocket", "car", "mushroom")
+Key = tuple[str, int]  # a method and its network evaluations
+
+
+class Method(NamedTuple):
+    """A method: its label, its preset or settings file, and settings above these."""
+
+    label: str
+    preset: str | None
+    settings: Mapping[str, Any]
+
+
+class Measured(NamedTuple):
+    """Results for one prompt and seed.
+
+    values: by name. images: a PNG of `looks` rows of square views, the first row without shading;
+    None if there are none. reason: why values are missing.
+    """
+
+    prompt: str
+    seed: int
+    values: Mapping[str, float]
+    images: Path | None
+    looks: int
+    reason: str
+
+    def views(self) -> NDArray[np.float64]:
+        """The first row of the images, (s, n s, 3) in [0, 1]."""
+        sheet = iio.imread(str(self.images))[..., :3].astype(np.float64) / 255
+        return sheet[: len(sheet) // self.looks]
+
+
+class Figure(NamedTuple):
+    """A mean over prompts, and the mean of the paired differences from the reference method at the
+    same evaluations; None for the reference itself, or without common prompts."""
+
+    mean: Mean
+    difference: Mean | None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Results by method and evaluations. figures: by name, with "diversity", the RMS difference
+    between the images of two seeds. reference: the method of the differences."""
+
+    rows: Mapping[Key, Sequence[Measured]]
+    figures: Mapping[Key, Mapping[str, Figure]]
+    reference: str
+
+
+def read_method(text: str) -> Method:
+    """The method that a name means: an estimator, with the preset tuned for it if there is one; a
+    preset; or a settings file, whose label is its name without the ending.
+
+    Raises UserError, also for an estimator that cannot be imported.
+    """
+    if text in section_names(ESTIMATORS):
+        find_section(ESTIMATORS, text)
+        return Method(text, None, {"estimator": {"name": text}})
+    if text in preset_names() or Path(text).is_file():
+        return Method(Path(text).stem, text, {})
+    raise UserError(
+        f"{text} is neither an estimator, a preset nor a settings file; for the estimators: "
+        "dreamfusion estimators"
+    )
+
+
+def config_of(
+    method: Method, prompt: str, prior: str | None = None, settings: Mapping[str, Any] | None = None
+) -> Config:
+    """All settings of a method. settings: below those of the method. Raises UserError."""
+    named = {"prompt": prompt} | ({} if prior is None else {"prior": {"name": prior}})
+    layers = [
+        Layer("settings", merged(settings or {}, method.settings)),
+        Layer("comparison", named),
+    ]
+    return plan_run(layers, preset=method.preset).config
+
+
+def steps_for(config: Config, evaluations: int, images: int) -> int:
+    """The number of steps of so many images that need so many network evaluations, at least one. An
+    estimator without a known cost counts as two for each image."""
+    cost = getattr(config.estimator, "evaluations", 0.0) or 2.0
+    return max(1, round(evaluations / (images * cost)))
+
+
+def compare(rows: Mapping[Key, Sequence[Measured]]) -> Comparison:
+    """Figures of each method and number of evaluations, and differences from the reference: "sds",
+    or else the first method."""
+    methods = [method for method, _ in rows]
+    reference = REFERENCE if REFERENCE in methods else methods[0]
+    figures: dict[Key, dict[str, Figure]] = {}
+    for (method, budget), of_method in rows.items():
+        base = [] if method == reference else rows.get((reference, budget), [])
+        figures[method, budget] = found = {}
+        for name in dict.fromkeys(name for row in of_method for name in row.values):
+            values, known = _values(of_method, name), _values(base, name)
+            found[name] = Figure(_mean(values), _paired(values, known))
+        spread, known = diversity(of_method), diversity(base)
+        if spread:
+            found["diversity"] = Figure(_mean(spread), _paired(spread, known))
+    return Comparison(rows, figures, reference)
+
+
+def diversity(rows: Sequence[Measured]) -> dict[tuple[str, int], float]:
+    """For each prompt with several seeds (with 0 in place of a seed), the RMS difference between
+    the images of two seeds, mean over pairs; colours in [0, 1]."""
+    images: dict[str, list[NDArray[np.float64]]] = defaultdict(list)
+    for row in rows:
+        if row.images is not None:
+            images[row.prompt].append(row.views())
+    return {
+        (prompt, 0): float(np.mean([_rms(a, b) for a, b in itertools.combinations(several, 2)]))
+        for prompt, several in images.items()
+        if len(several) > 1
+    }
+
+
+def _values(rows: Sequence[Measured], name: str) -> dict[tuple[str, int], float]:
+    return {(row.prompt, row.seed): row.values[name] for row in rows if name in row.values}
+
+
+def _paired(
+    values: Mapping[tuple[str, int], float], known: Mapping[tuple[str, int], float]
+) -> Mean | None:
+    """The mean difference over the prompts and seeds that both have; None if there are none."""
+    common = {key: value - known[key] for key, value in values.items() if key in known}
+    return _mean(common) if common else None
+
+
+def _mean(values: Mapping[tuple[str, int], float]) -> Mean:
+    """The mean of values by (prompt, seed), clustered by prompt."""
+    groups: dict[str, list[float]] = defaultdict(list)
+    for (prompt, _), value in values.items():
+        groups[prompt].append(value)
+    return clustered_mean(groups)
+
+
+def _rms(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
+    return float(np.sqrt(np.square(a - b).mean()))

@@ -1,0 +1,220 @@
+"""The results of a comparison: for a terminal, as JSON, and as a page with plots and images."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import imageio.v3 as iio
+
+from dreamfusion.evaluation.comparison import Comparison, Figure, Measured
+from dreamfusion.evaluation.summary import Mean
+from dreamfusion.report.curves import Series, chart
+from dreamfusion.report.model import data_uri
+from dreamfusion.report.page import document
+from dreamfusion.utils.atomic_write import atomic_write
+
+# Heads, digits, and whether more is better; None: neither.
+_COLUMNS: dict[str, tuple[str, int, bool | None]] = {
+    "iou": ("IoU", 3, True),
+    "color_error": ("colour error", 3, False),
+    "normal_error_deg": ("normals, °", 1, False),
+    "saturation": ("saturation", 3, None),
+    "r1_shaded": ("R@1", 2, True),
+    "one_front": ("one front", 2, True),
+    "diversity": ("diversity", 3, None),
+    "noun": ("noun", 2, True),
+    "color": ("colour", 2, True),
+    "side": ("side", 2, True),
+    "psnr": ("PSNR, dB", 1, True),
+    "energy": ("energy distance", 3, False),
+    "seconds": ("seconds", 0, False),
+    "gib": ("GiB", 2, False),
+}
+_PLOTS = ("iou", "color_error", "normal_error_deg", "saturation", "noun", "energy")
+
+
+def as_lines(found: Comparison) -> list[str]:
+    """An aligned table: means, and in brackets the differences whose interval excludes zero."""
+    names = _present(found)
+    cells = [["method", "evaluations", *(_COLUMNS[name][0] for name in names), "runs"]]
+    for (method, budget), figures in found.figures.items():
+        texts = [_short(name, figures.get(name)) for name in names]
+        cells.append([method, str(budget), *texts, _count(found.rows[method, budget])])
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in cells
+    ]
+    note = f"(+x): difference from {found.reference} whose 95 % interval excludes zero"
+    return [*lines, note, *problems(found)]
+
+
+def as_json(found: Comparison) -> str:
+    """All rows and figures."""
+    content = [
+        {
+            "method": method,
+            "evaluations": budget,
+            "figures": {name: _mapping(figure) for name, figure in figures.items()},
+            "rows": [row._asdict() for row in found.rows[method, budget]],
+        }
+        for (method, budget), figures in found.figures.items()
+    ]
+    whole = {"reference": found.reference, "methods": content}
+    return json.dumps(whole, indent=1, default=str) + "\n"
+
+
+def as_csv(found: Comparison) -> str:
+    """A line for each prompt and seed of each method."""
+    every = [(*key, row) for key, rows in found.rows.items() for row in rows]
+    names = list(dict.fromkeys(name for *_, row in every for name in row.values))
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["method", "evaluations", "prompt", "seed", *names, "reason"])
+    for method, budget, row in every:
+        values = [row.values.get(name) for name in names]
+        writer.writerow([method, budget, row.prompt, row.seed, *values, row.reason])
+    return out.getvalue()
+
+
+def write_comparison(found: Comparison, folder: Path) -> tuple[list[str], list[Path]]:
+    """Write comparison.html, .csv and .json into a folder. Returns the lines for a terminal and the
+    files."""
+    files = []
+    texts = {"html": comparison_page(found), "csv": as_csv(found), "json": as_json(found)}
+    for ending, text in texts.items():
+        files.append(folder / f"comparison.{ending}")
+        with atomic_write(files[-1]) as part:
+            part.write_text(text, encoding="utf-8")
+    return as_lines(found), files
+
+
+def comparison_page(found: Comparison) -> str:
+    """The comparison as one HTML document that works offline."""
+    names = _present(found)
+    table = []
+    for (method, budget), figures in found.figures.items():
+        cells = [_cell(name, figures.get(name)) for name in names]
+        runs = _count(found.rows[method, budget])
+        table.append({"method": method, "budget": budget, "cells": cells, "runs": runs})
+    prompts = list(dict.fromkeys(row.prompt for rows in found.rows.values() for row in rows))
+    return document(
+        "comparison.html",
+        "comparison of methods",
+        "gallery.js",
+        heads=[_COLUMNS[name][0] for name in names],
+        table=table,
+        reference=found.reference,
+        charts=_charts(found),
+        prompts=prompts,
+        sheet=_sheet(found, prompts),
+        problems=problems(found),
+    )
+
+
+def problems(found: Comparison) -> list[str]:
+    """A line for each run that could not be measured."""
+    return [
+        f"{method}, {row.prompt}, seed {row.seed}: {row.reason}"
+        for (method, _), rows in found.rows.items()
+        for row in rows
+        if row.reason
+    ]
+
+
+def _present(found: Comparison) -> list[str]:
+    """The figures that some method has."""
+    known = {name for figures in found.figures.values() for name in figures}
+    return [name for name in _COLUMNS if name in known]
+
+
+def _excludes_zero(mean: Mean) -> bool:
+    return mean.half_width is not None and abs(mean.value) > mean.half_width
+
+
+def _short(name: str, figure: Figure | None) -> str:
+    if figure is None:
+        return "-"
+    digits, change = _COLUMNS[name][1], figure.difference
+    marked = change is not None and _excludes_zero(change)
+    more = f" ({change.value:+.{digits}f})" if change is not None and marked else ""
+    return f"{figure.mean.value:.{digits}f}{more}"
+
+
+def _cell(name: str, figure: Figure | None) -> dict[str, str]:
+    """A cell of the page's table: the mean, the difference, and its style."""
+    if figure is None:
+        return {"value": "-", "difference": "", "style": ""}
+    _, digits, more_is_better = _COLUMNS[name]
+    change, style, text = figure.difference, "", ""
+    if change is not None:
+        half = "" if change.half_width is None else f" ± {change.half_width:.{digits}f}"
+        text = f"{change.value:+.{digits}f}{half}"
+        if _excludes_zero(change) and more_is_better is not None:
+            style = "better" if (change.value > 0) is more_is_better else "worse"
+    value, width = f"{figure.mean.value:.{digits}f}", figure.mean.half_width
+    if width is not None:
+        value += f" ± {width:.{digits}f}"
+    return {"value": value, "difference": text, "style": style}
+
+
+def _count(rows: Sequence[Measured]) -> str:
+    """Measured runs of all."""
+    measured = sum(not row.reason for row in rows)
+    return str(len(rows)) if measured == len(rows) else f"{measured} of {len(rows)}"
+
+
+def _charts(found: Comparison) -> list[tuple[str, str, str]]:
+    """Title, caption and plot of figures over evaluations, if there are several numbers of them."""
+    methods = list(dict.fromkeys(method for method, _ in found.figures))
+    charts = []
+    for name in _PLOTS:
+        series = []
+        for i, method in enumerate(methods):
+            points = sorted(
+                (budget, figures[name].mean.value)
+                for (label, budget), figures in found.figures.items()
+                if label == method and name in figures
+            )
+            if len(points) > 1:
+                steps, values = zip(*points, strict=True)
+                series.append(Series(method, i, steps, values))
+        if series:
+            title = _COLUMNS[name][0]
+            charts.append((title, "over network evaluations", chart(series, title)))
+    return charts
+
+
+def _sheet(found: Comparison, prompts: Sequence[str]) -> list[tuple[str, list[str | None]]]:
+    """For each method, with the most evaluations: the second view of the first seed of each prompt,
+    as a data URI."""
+    most: dict[str, int] = {}
+    for method, budget in found.rows:
+        most[method] = max(budget, most.get(method, 0))
+    sheet = []
+    for method, budget in most.items():
+        first: dict[str, Measured] = {}
+        for row in sorted(found.rows[method, budget], key=lambda row: row.seed):
+            first.setdefault(row.prompt, row)
+        sheet.append((method, [_picture(first.get(prompt)) for prompt in prompts]))
+    return sheet
+
+
+def _picture(row: Measured | None) -> str | None:
+    if row is None or row.images is None:
+        return None
+    views = iio.imread(row.images)
+    side = len(views) // row.looks
+    look = min(1, row.looks - 1) * side  # shaded, if there are several looks
+    shown = views[look : look + side, side : 2 * side]
+    return data_uri("image/png", iio.imwrite("<bytes>", shown, extension=".png"))
+
+
+def _mapping(figure: Figure) -> dict[str, object]:
+    change = figure.difference
+    return {"mean": asdict(figure.mean), "difference": None if change is None else asdict(change)}
