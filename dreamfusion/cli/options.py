@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -22,6 +23,12 @@ PriorOption = Annotated[
 ]
 EstimatorOption = Annotated[
     str | None, typer.Option("--estimator", metavar="NAME", help="See `dreamfusion estimators`.")
+]
+LoraOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--lora", metavar="FILE[:WEIGHT]", help="LoRA to merge into the prior; can be repeated."
+    ),
 ]
 ViewOption = Annotated[
     bool, typer.Option("--view", help="Show the run in the browser while it trains.")
@@ -58,3 +65,10 @@ ChooserOption = Annotated[
         "--judge", metavar="JUDGE", help="Judge that chooses, as in `evaluate`. [default: toy-b]"
     ),
 ]
+
+
+def loras_of(options: Sequence[str] | None) -> dict[str, Any]:
+    """The settings of --lora, with absolute paths: a run may be resumed from another folder."""
+    if not options:
+        return {}
+    return {"prior": {"lora": [str(Path(text).expanduser().absolute()) for text in options]}}

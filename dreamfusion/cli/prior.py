@@ -13,11 +13,14 @@ from dreamfusion.cli.console import Console
 from dreamfusion.cli.options import (
     DeviceOption,
     JsonOption,
+    LoraOption,
     PriorOption,
     PromptArgument,
     QuietOption,
+    loras_of,
 )
 from dreamfusion.config.layers import Layer, given
+from dreamfusion.config.nested import merged
 from dreamfusion.priors.view_prompts import view_prompts
 from dreamfusion.priors.words import Words
 from dreamfusion.runs.folder import free_path, slug
@@ -38,13 +41,15 @@ def sample(
     steps: Annotated[int, typer.Option(min=1, max=1000, help="Denoising steps.")] = 50,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the noise.")] = 0,
     prior: PriorOption = None,
+    lora: LoraOption = None,
     device: DeviceOption = None,
     quiet: QuietOption = False,
     json_: JsonOption = False,
 ) -> None:
     """Sample images of a prompt from the prior, view by view, as a quick check before training."""
     console = Console(quiet=quiet, json=json_)
-    plan = plan_run([Layer("command line", given(prompt=prompt, device=device, prior=prior))])
+    asked = given(prompt=prompt, device=device, prior=prior)
+    plan = plan_run([Layer("command line", merged(asked, loras_of(lora)))])
     target = out or Path("samples") / f"{slug(prompt)}.png"
 
     import torch

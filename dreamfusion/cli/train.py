@@ -18,17 +18,20 @@ from dreamfusion.cli.options import (
     JsonOption,
     Keep,
     KeepOption,
+    LoraOption,
     PriorOption,
     PromptArgument,
     QuietOption,
     RunArgument,
     StepsOption,
     ViewOption,
+    loras_of,
 )
 from dreamfusion.cli.page import open_page
 from dreamfusion.cli.results import mesh_report
 from dreamfusion.cli.stopping import exit_status, stoppable
 from dreamfusion.config.layers import Layer, given, parse_assignments
+from dreamfusion.config.nested import merged
 from dreamfusion.runs.destination import Destination
 from dreamfusion.runs.folder import RunFolder, find_run, slug
 from dreamfusion.runs.plan import Plan, plan_resumed, plan_run
@@ -71,6 +74,7 @@ def train(
         typer.Option("--set", metavar="KEY=VALUE", help="One setting; can be repeated."),
     ] = None,
     prior: PriorOption = None,
+    lora: LoraOption = None,
     estimator: EstimatorOption = None,
     device: DeviceOption = None,
     view: ViewOption = False,
@@ -79,7 +83,7 @@ def train(
 ) -> None:
     """Make a 3D object from a prompt."""
     chosen = [] if estimator is None else [f"estimator.name={estimator}"]
-    assigned = parse_assignments([*chosen, *(set_ or [])])
+    assigned = merged(parse_assignments([*chosen, *(set_ or [])]), loras_of(lora))
     if overwrite and (out is None or seeds is not None):
         raise UserError("--overwrite replaces the run in --out: pass --out, and no --seeds")
     if seeds is not None:

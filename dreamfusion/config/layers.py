@@ -283,6 +283,9 @@ def _convert(value: Any, hint: Any, name: str) -> Any:
         raise ConfigError(f"{name} is one of {', '.join(get_args(hint))}; not {value!r}")
     if origin is tuple:
         parts = get_args(hint)
+        if parts[-1] is Ellipsis:
+            items = value if isinstance(value, (list, tuple)) else [value]
+            return tuple(_convert(item, parts[0], name) for item in items)
         if not isinstance(value, (list, tuple)) or len(value) != len(parts):
             raise ConfigError(f"{name} takes {len(parts)} numbers like [1, 2]; not {value!r}")
         return tuple(_convert(item, part, name) for item, part in zip(value, parts, strict=True))

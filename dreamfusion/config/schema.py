@@ -46,6 +46,10 @@ class PriorConfig:
     perp_neg: float = setting(
         0.0, "weight of Perp-Neg against the other sides, a cure for Janus; 0: off", low=0, high=10
     )
+    lora: tuple[str, ...] = setting(
+        (),
+        "LoRA files to merge into the weights, each FILE or FILE:WEIGHT; needs dreamfusion[lora]",
+    )
     vae_checkpointing: bool = setting(
         False, "recompute a latent prior's encoder in the backward pass: less memory, slower"
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,11 +68,11 @@ def read_identity(path: Path) -> PriorIdentity | None:
 def has_weights(prior: ResolvedPrior, weights: str) -> bool:
     """Whether a prior has weights with this hash, in half or in full precision."""
     variants = (inspect(prior.path, prior.name, half=half) for half in (False, True))
-    return any(_hash_weights(found) == weights for found in variants)
+    return any(_hash_weights(replace(found, loras=prior.loras)) == weights for found in variants)
 
 
 def _hash_weights(prior: ResolvedPrior) -> str:
-    """SHA-256 of the weight files to load, by component, independent of their names."""
+    """SHA-256 of the weights to load, by component, and of LoRA files; not of their names."""
     total = hashlib.sha256()
     for component in sorted(prior.files):
         for name in sorted(prior.files[component]):
@@ -83,6 +83,8 @@ def _hash_weights(prior: ResolvedPrior) -> str:
                 for start in range(0, size, max(size // _BLOCKS, _BLOCK)):
                     file.seek(start)
                     total.update(file.read(_BLOCK))
+    for lora in prior.loras:
+        total.update(f"lora {lora.weight} ".encode() + lora.file.read_bytes())
     return total.hexdigest()
 
 

@@ -11,6 +11,7 @@ from diffusers.utils import logging as diffusers_logging
 from transformers.utils import logging as transformers_logging
 
 from dreamfusion.priors.files import OTHER_FILE, PriorError, read_weights
+from dreamfusion.priors.lora import merge_loras
 from dreamfusion.priors.resolve import ResolvedPrior
 from dreamfusion.utils.errors import one_line
 
@@ -60,6 +61,7 @@ def load_part(
     # Transformers converts by itself, and keeps weights of T5 that would overflow in float32.
     if library is diffusers:
         part = part.to(dtype)
+    merge_loras(part, component, prior)
     return part.requires_grad_(False).eval()
 
 

@@ -26,6 +26,7 @@ from dreamfusion.priors.files import PriorError
 from dreamfusion.priors.fit import check_fit, sample_size
 from dreamfusion.priors.layout import LAYOUTS, weights_stem
 from dreamfusion.priors.loading import load_part, quiet
+from dreamfusion.priors.lora import with_loras
 from dreamfusion.priors.memory import check_memory, estimate_memory
 from dreamfusion.priors.resolve import ResolvedPrior, resolve_prior
 from dreamfusion.priors.schedule import NoiseSchedule, read_schedule, schedule_of
@@ -273,7 +274,8 @@ def load_prior(
     if isinstance(prior, PriorSettings):
         return prior.build(device=device, prompts=prompts)
     if isinstance(prior, str):
-        prior = resolve_prior(prior, device=device, dtype=options.dtype)
+        found = resolve_prior(prior, device=device, dtype=options.dtype)
+        prior = with_loras(found, options.lora)
     quiet()
     precision = choose_dtype(options.dtype, device)
     vae_precision = _vae_dtype(prior, options.vae_dtype, precision, device)

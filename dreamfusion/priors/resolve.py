@@ -7,7 +7,7 @@ import re
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dreamfusion.config.presets import preset_for
 from dreamfusion.priors import hub
@@ -26,6 +26,9 @@ from dreamfusion.priors.layout import (
 from dreamfusion.priors.single_file import convert_command, folder_of
 from dreamfusion.utils.resources import shipped
 
+if TYPE_CHECKING:
+    from dreamfusion.priors.lora import Lora
+
 DEFAULT_ON_CUDA = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 
 
@@ -39,7 +42,7 @@ class ResolvedPrior:
     variants: "fp16", "bf16" or None for each component with weights: the variant of its files.
     weights: number of parameters of each of them. files: the safetensors of each of them.
     configs: the configuration of each of them. index: that of the pipeline.
-    card: its prompt vocabulary and training views.
+    card: its prompt vocabulary and training views. loras: to merge into its weights.
     """
 
     name: str
@@ -52,6 +55,7 @@ class ResolvedPrior:
     files: dict[str, list[str]]
     configs: dict[str, dict[str, Any]]
     index: dict[str, Any]
+    loras: tuple[Lora, ...] = ()
 
     @property
     def preset(self) -> str:

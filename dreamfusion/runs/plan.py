@@ -13,6 +13,7 @@ from dreamfusion.config.presets import read_settings, tuned_preset
 from dreamfusion.config.schema import Config, PriorConfig
 from dreamfusion.priors import PriorError, PriorSettings, ResolvedPrior, resolve_prior
 from dreamfusion.priors.identity import PriorIdentity, has_weights, read_identity
+from dreamfusion.priors.lora import with_loras
 from dreamfusion.priors.reading import PromptError
 from dreamfusion.runs.folder import RunFolder, find_run
 from dreamfusion.runs.stages import Stage, stages_of
@@ -149,13 +150,16 @@ def prior_before(run: RunFolder, planned: PlannedStage) -> PriorIdentity | None:
 def find_prior(options: PriorConfig, device: str) -> FoundPrior:
     """The prior that the settings name. A local one is found without heavy imports."""
     if isinstance(options, PriorSettings):
+        if options.lora:
+            raise PriorError(f"the prior {options.name} takes no LoRA files")
         return options
     if options.name != "embedded" and not Path(options.name).is_dir():
         # The meaning of `auto`, and the files to download from the hub, depend on the device.
         from dreamfusion.utils.devices import choose_device
 
         device = choose_device(device)
-    return resolve_prior(options.name, device=device, dtype=options.dtype)
+    found = resolve_prior(options.name, device=device, dtype=options.dtype)
+    return with_loras(found, options.lora)
 
 
 def _with_card(prior: FoundPrior | Prior, layers: Sequence[Layer]) -> tuple[Config, list[Layer]]:
