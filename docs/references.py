@@ -60,7 +60,7 @@ def cli_reference() -> str:
         title = f"{'#' * (len(words) + 1)} {' '.join(words)}" if words[1:] else "## Overview"
         found = [f"{title}\n\n```text\n{output.getvalue().strip()}\n```\n"]
         for name, child in getattr(command, "commands", {}).items():
-            if not child.hidden or name == "measure":
+            if not child.hidden:
                 found += pages(child, [*words, name])
         return found
 
