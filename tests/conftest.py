@@ -12,6 +12,10 @@ import pytest
 import torch
 import yaml
 
+from tests.helpers import checked_shapes
+
+checked_shapes.install()
+
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
 

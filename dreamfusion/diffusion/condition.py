@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from dreamfusion.graphics.cameras import Cameras
@@ -14,20 +15,19 @@ from dreamfusion.utils.devices import send
 
 @dataclass(frozen=True)
 class TextEmbedding:
-    """A model's embeddings of n texts; valid for that model only.
+    """A model's embeddings of texts; valid for that model only.
 
-    tokens: (n, length, width), the input of cross-attention.
-    pooled: (n, width'), one vector per text, for models that use it.
+    tokens: the input of cross-attention. pooled: for models that use it.
     """
 
-    tokens: Tensor
-    pooled: Tensor | None = None
+    tokens: Float[Tensor, "b length width"]
+    pooled: Float[Tensor, "b pooled_width"] | None = None
 
     def __len__(self) -> int:
         return self.tokens.shape[0]
 
-    def __getitem__(self, which: slice | Tensor) -> TextEmbedding:
-        """Some of the texts: a slice, or rows (m,) int64."""
+    def __getitem__(self, which: slice | Int64[Tensor, " rows"]) -> TextEmbedding:
+        """Some of the texts."""
         return self._map(lambda values: values[which])
 
     def expand(self, n: int) -> TextEmbedding:
@@ -36,8 +36,8 @@ class TextEmbedding:
             raise ValueError(f"{len(self)} texts cannot stand for {n} images")
         return self._map(lambda values: values.expand(n, *values.shape[1:]))
 
-    def lerp(self, other: TextEmbedding, weight: float | Tensor) -> TextEmbedding:
-        """self + weight (other - self), text by text; weight is one number or (n,) numbers."""
+    def lerp(self, other: TextEmbedding, weight: float | Float[Tensor, " b"]) -> TextEmbedding:
+        """self + weight (other - self); weight is one number, or one for each text."""
         amount = send(torch.as_tensor(weight, dtype=self.tokens.dtype), self.tokens.device)
         return self._map(lambda a, b: a + amount.reshape(-1, *[1] * (a.dim() - 1)) * (b - a), other)
 
@@ -85,11 +85,11 @@ class Conditions:
     """All conditions that an estimator may use for n images; each has n rows.
 
     text: the prompt with the words of each view. unconditional: the (possibly empty) negative
-    prompt. opposed: texts of other sides with their weights (n,), for Perp-Neg. named: the texts
+    prompt. opposed: texts of other sides with their weights, for Perp-Neg. named: the texts
     declared by the estimator's settings.
     """
 
     text: Condition
     unconditional: Condition
-    opposed: Sequence[tuple[Condition, Tensor]] = ()
+    opposed: Sequence[tuple[Condition, Float[Tensor, " b"]]] = ()
     named: Mapping[str, Condition] = field(default_factory=dict)

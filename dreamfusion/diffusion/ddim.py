@@ -5,16 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
+from jaxtyping import Bool
 from torch import Tensor
 
-from dreamfusion.diffusion.predictions import NoisePredictor, Noisy, Prediction, levels
+from dreamfusion.diffusion.predictions import (
+    Images,
+    NoisePredictor,
+    Noisy,
+    Prediction,
+    Timesteps,
+    levels,
+)
 
 # Predicts for noisy images, under any condition.
 Predict = Callable[[Noisy], Prediction]
 
 
-def ddim_step(prior: NoisePredictor, prediction: Prediction, timesteps: Tensor) -> Noisy:
-    """The images at other timesteps (n,), higher or lower, given their predictions:
+def ddim_step(prior: NoisePredictor, prediction: Prediction, timesteps: Timesteps) -> Noisy:
+    """The images at other timesteps, higher or lower, given their predictions:
 
     z_t = alpha_t x_hat + sigma_t e_hat                                      (eq. 12)
     """
@@ -23,9 +31,9 @@ def ddim_step(prior: NoisePredictor, prediction: Prediction, timesteps: Tensor) 
     return Noisy(alpha * clean + sigma * noise, noise, timesteps, alpha, sigma)
 
 
-def clean_start(prior: NoisePredictor, x: Tensor) -> Noisy:
-    """Clean images (n, ...) as noisy ones of level 0; the prior predicts at its first timestep. For
-    a model that predicts the image, they have the level of that timestep."""
+def clean_start(prior: NoisePredictor, x: Images) -> Noisy:
+    """Clean images as noisy ones of level 0; the prior predicts at its first timestep. For a model
+    that predicts the image, they have the level of that timestep."""
     timesteps = torch.zeros(len(x), dtype=torch.int64, device=x.device)
     alpha, sigma = levels(prior, timesteps, x.dim())
     if prior.prediction != "sample":
@@ -35,13 +43,13 @@ def clean_start(prior: NoisePredictor, x: Tensor) -> Noisy:
 
 def invert(
     prior: NoisePredictor,
-    x: Tensor,
-    path: Sequence[Tensor],
+    x: Images,
+    path: Sequence[Timesteps],
     predict: Predict,
     *,
     perturb: Callable[[Noisy, Noisy], Noisy] | None = None,
 ) -> list[tuple[Noisy, Prediction]]:
-    """DDIM inversion of clean images (n, ...) through ascending timesteps, each (n,).
+    """DDIM inversion of clean images through ascending timesteps.
 
     Returns, for each timestep, the images and the prediction, from the previous images, that led
     there. Images already at a timestep are unchanged. perturb: function of the images of a step and
@@ -59,8 +67,8 @@ def invert(
     return found
 
 
-def _where(which: Tensor, one: Noisy, other: Noisy) -> Noisy:
-    """Select images from `one` where `which` (n,) is true, else from `other`."""
+def _where(which: Bool[Tensor, " b"], one: Noisy, other: Noisy) -> Noisy:
+    """Select images from `one` where `which` is true, else from `other`."""
     rows = which.reshape(-1, *[1] * (one.value.dim() - 1))
     value, noise, alpha, sigma = (
         torch.where(rows, getattr(one, name), getattr(other, name))

@@ -2,7 +2,7 @@
 
 A clean image x and noise e make z = alpha x + sigma e. For the usual, variance-preserving models
 alpha^2 + sigma^2 = 1; for rectified flows alpha + sigma = 1. The code supports both. An "image" is
-anything that a model denoises: pixels, latents, a signal; tensors are (n, ...), of any rank.
+anything that a model denoises: pixels, latents, a signal; of any rank.
 """
 
 from __future__ import annotations
@@ -12,18 +12,21 @@ from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 import torch
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from dreamfusion.diffusion.condition import Condition, Conditions
 from dreamfusion.utils.devices import send
 
+Images = Float[Tensor, " b *image"]
+Timesteps = Int64[Tensor, " b"]
 PredictionKind = Literal["epsilon", "v_prediction", "sample", "flow"]
 
 
 class NoisePredictor(Protocol):
     """Interface that distillation and sampling require from a diffusion model.
 
-    alphas, sigmas: (T,) float32; z_t = alphas[t] x + sigmas[t] e. Timestep 0 is the cleanest.
+    alphas, sigmas: z_t = alphas[t] x + sigmas[t] e. Timestep 0 is the cleanest.
     prediction: what `predict` returns: the noise, v = alpha e - sigma x, x itself, or the velocity
         e - x of a rectified flow.
 
@@ -31,16 +34,16 @@ class NoisePredictor(Protocol):
     rows in a group; the batch size is a multiple of it.
     """
 
-    alphas: Tensor
-    sigmas: Tensor
+    alphas: Float[Tensor, " timesteps"]
+    sigmas: Float[Tensor, " timesteps"]
     prediction: PredictionKind
 
-    def encode_image(self, images: Tensor, /) -> Tensor:
-        """Encode images (n, 3, H, W) in [0, 1] for the denoiser: (n, ...). Differentiable."""
+    def encode_image(self, images: Float[Tensor, "b 3 h w"], /) -> Images:
+        """Encode images in [0, 1] for the denoiser. Differentiable."""
         ...
 
-    def predict(self, noisy: Tensor, timesteps: Tensor, condition: Condition, /) -> Tensor:
-        """The raw prediction (n, ...) for timesteps (n,), int64, and n rows of a condition.
+    def predict(self, noisy: Images, timesteps: Timesteps, condition: Condition, /) -> Images:
+        """The raw prediction. The condition has one row for each image.
 
         Neither disables gradients nor detaches: the caller decides.
         """
@@ -54,32 +57,32 @@ def group_size(prior: object) -> int:
 
 @dataclass(frozen=True)
 class Noisy:
-    """n noisy images: value = alpha x + sigma noise, for the x that they were made from.
+    """Noisy images: value = alpha x + sigma noise, for the x that they were made from.
 
-    value, noise: (n, ...). timesteps: (n,) int64. alpha, sigma: (n, 1, ...), of as many axes.
+    alpha, sigma: one number for each image, (b, 1, ...), with as many axes as the images.
     """
 
-    value: Tensor
-    noise: Tensor
-    timesteps: Tensor
-    alpha: Tensor
-    sigma: Tensor
+    value: Images
+    noise: Images
+    timesteps: Timesteps
+    alpha: Float[Tensor, "b *#image"]
+    sigma: Float[Tensor, "b *#image"]
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """A prior's raw prediction (n, ...) for noisy images, in the form that `kind` names.
+    """A prior's raw prediction for noisy images, in the form that `kind` names.
 
     Guidance combines raw predictions; convert to `noise` or `clean` afterwards.
     """
 
-    raw: Tensor
+    raw: Images
     noisy: Noisy
     kind: PredictionKind
 
     @property
-    def noise(self) -> Tensor:
-        """The predicted noise (n, ...)."""
+    def noise(self) -> Images:
+        """The predicted noise."""
         raw, z = self.raw, self.noisy
         formulas: dict[PredictionKind, Callable[[], Tensor]] = {
             "epsilon": lambda: raw,
@@ -90,8 +93,8 @@ class Prediction:
         return formulas[self.kind]()
 
     @property
-    def clean(self) -> Tensor:
-        """The predicted clean image x0 (n, ...)."""
+    def clean(self) -> Images:
+        """The predicted clean image x0."""
         raw, z = self.raw, self.noisy
         formulas: dict[PredictionKind, Callable[[], Tensor]] = {
             "epsilon": lambda: (z.value - z.sigma * raw) / z.alpha,
@@ -101,7 +104,7 @@ class Prediction:
         }
         return formulas[self.kind]()
 
-    def with_clean(self, clean: Tensor) -> Prediction:
+    def with_clean(self, clean: Images) -> Prediction:
         """The prediction whose x0 is `clean`."""
         return replace(self, raw=clean, kind="sample")
 
@@ -116,14 +119,16 @@ class Prediction:
         return self.with_clean(torch.where(clean.isfinite(), clean.clamp(-bound, bound), clean))
 
 
-def levels(prior: NoisePredictor, timesteps: Tensor, n_axes: int) -> tuple[Tensor, Tensor]:
-    """alpha and sigma, (n, 1, ...) with `n_axes` axes, at timesteps (n,)."""
+def levels(
+    prior: NoisePredictor, timesteps: Timesteps, n_axes: int
+) -> tuple[Float[Tensor, "b ..."], Float[Tensor, "b ..."]]:
+    """alpha and sigma, (b, 1, ...) with `n_axes` axes, at the timesteps."""
     shape = (-1, *[1] * (n_axes - 1))
     return prior.alphas[timesteps].reshape(shape), prior.sigmas[timesteps].reshape(shape)
 
 
-def add_noise(prior: NoisePredictor, x: Tensor, noise: Tensor, timesteps: Tensor) -> Noisy:
-    """z = alpha_t x + sigma_t e. x, noise: (n, ...); timesteps: (n,), on the device of x."""
+def add_noise(prior: NoisePredictor, x: Images, noise: Images, timesteps: Timesteps) -> Noisy:
+    """z = alpha_t x + sigma_t e. All tensors are on one device."""
     alpha, sigma = levels(prior, timesteps, x.dim())
     return Noisy(alpha * x + sigma * noise, noise, timesteps, alpha, sigma)
 
@@ -176,9 +181,9 @@ def guided(
     return result.with_clean(result.clean * factor)
 
 
-def _perpendicular(a: Tensor, b: Tensor) -> Tensor:
-    """The component of each row of a, (n, ...), perpendicular to that of b."""
-    dims = tuple(range(1, a.dim()))
-    squared = b.square().sum(dims, keepdim=True)
-    along = (a * b).sum(dims, keepdim=True) / squared.clamp(min=torch.finfo(b.dtype).tiny)
-    return a - along * b
+def _perpendicular(rows: Images, to: Images) -> Images:
+    """The component of each row perpendicular to that of `to`."""
+    dims = tuple(range(1, rows.dim()))
+    squared = to.square().sum(dims, keepdim=True)
+    along = (rows * to).sum(dims, keepdim=True) / squared.clamp(min=torch.finfo(to.dtype).tiny)
+    return rows - along * to

@@ -20,6 +20,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from dreamfusion.config.schema import CameraConfig
@@ -30,19 +31,19 @@ SHOW_ELEVATION_DEG = 15.0
 
 @dataclass(frozen=True)
 class Cameras:
-    """A batch of n pinhole cameras with square pixels.
+    """A batch of pinhole cameras with square pixels.
 
-    T_world_camera: (n, 4, 4) rigid transforms, camera to world (frames: see the module's head).
-    fov_y_deg: (n,) full vertical field of view, degrees.
-    azimuth_deg, elevation_deg: (n,) where the camera stands, before any jitter; degrees.
-    distance: (n,) distance from the origin, before any jitter; scene units.
+    T_world_camera: rigid transforms, camera to world (frames: see the module's head).
+    fov_y_deg: full vertical field of view, degrees.
+    azimuth_deg, elevation_deg: where the camera stands, before any jitter; degrees.
+    distance: from the origin, before any jitter; scene units.
     """
 
-    T_world_camera: Tensor
-    fov_y_deg: Tensor
-    azimuth_deg: Tensor
-    elevation_deg: Tensor
-    distance: Tensor
+    T_world_camera: Float[Tensor, "views 4 4"]
+    fov_y_deg: Float[Tensor, " views"]
+    azimuth_deg: Float[Tensor, " views"]
+    elevation_deg: Float[Tensor, " views"]
+    distance: Float[Tensor, " views"]
 
     def __len__(self) -> int:
         return self.fov_y_deg.shape[0]
@@ -65,25 +66,27 @@ class Cameras:
         return Cameras(*(change(getattr(self, field.name)) for field in dataclasses.fields(self)))
 
     @property
-    def positions(self) -> Tensor:
-        """(n, 3) camera centres in the world frame."""
+    def positions(self) -> Float[Tensor, "views 3"]:
+        """Camera centres in the world frame."""
         return self.T_world_camera[:, :3, 3]
 
 
 @dataclass(frozen=True)
 class Rays:
-    """Rays of any batch shape: origins (..., 3) and unit directions (..., 3), world frame."""
+    """Rays of any batch shape, with unit directions; world frame."""
 
-    origins: Tensor
-    directions: Tensor
+    origins: Float[Tensor, "*rays 3"]
+    directions: Float[Tensor, "*rays 3"]
 
     def flatten(self) -> Rays:
-        """The same rays as (n, 3) tensors, in row-major order."""
+        """The same rays with one batch axis, in row-major order."""
         return Rays(self.origins.reshape(-1, 3), self.directions.reshape(-1, 3))
 
 
-def spherical_to_cartesian(azimuth_deg: Tensor, elevation_deg: Tensor) -> Tensor:
-    """Unit vectors (..., 3) from the origin towards the given azimuth and elevation (degrees)."""
+def spherical_to_cartesian(
+    azimuth_deg: Float[Tensor, "*batch"], elevation_deg: Float[Tensor, "*batch"]
+) -> Float[Tensor, "*batch 3"]:
+    """Unit vectors from the origin towards the given azimuth and elevation (degrees)."""
     azimuth, elevation = torch.deg2rad(azimuth_deg), torch.deg2rad(elevation_deg)
     return torch.stack(
         [
@@ -95,10 +98,14 @@ def spherical_to_cartesian(azimuth_deg: Tensor, elevation_deg: Tensor) -> Tensor
     )
 
 
-def look_at(positions: Tensor, targets: Tensor, up: Tensor) -> Tensor:
-    """Camera-to-world transforms (n, 4, 4) of cameras at `positions` that look at `targets`.
+def look_at(
+    positions: Float[Tensor, "views 3"],
+    targets: Float[Tensor, "views 3"],
+    up: Float[Tensor, "views 3"],
+) -> Float[Tensor, "views 4 4"]:
+    """Camera-to-world transforms of cameras at `positions` that look at `targets`.
 
-    All arguments are (n, 3). `up` need not be unit nor orthogonal to the view; where it is
+    `up` need not be unit nor orthogonal to the view; where it is
     parallel to it (a camera straight above), +Z takes its place, so that the result is always
     a rotation.
     """
@@ -119,9 +126,12 @@ def look_at(positions: Tensor, targets: Tensor, up: Tensor) -> Tensor:
 
 
 def orbit_cameras(
-    azimuth_deg: Tensor, elevation_deg: Tensor, distance: Tensor, fov_y_deg: Tensor
+    azimuth_deg: Float[Tensor, " views"],
+    elevation_deg: Float[Tensor, " views"],
+    distance: Float[Tensor, " views"],
+    fov_y_deg: Float[Tensor, " views"],
 ) -> Cameras:
-    """Cameras on spheres around the origin, looking at it, upright. All arguments are (n,)."""
+    """Cameras on spheres around the origin, looking at it, upright."""
     positions = spherical_to_cartesian(azimuth_deg, elevation_deg) * distance[:, None]
     up = torch.tensor([0.0, 1.0, 0.0], dtype=positions.dtype, device=positions.device)
     transform = look_at(positions, torch.zeros_like(positions), up.expand_as(positions))
@@ -227,14 +237,14 @@ def _in_groups(cameras: Cameras, group_size: int) -> Cameras:
     )
 
 
-def fov_y_of_focal_length(focal_length: Tensor) -> Tensor:
+def fov_y_of_focal_length(focal_length: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
     """The full vertical field of view, degrees, of square images whose focal lengths are given
-    in picture widths: 2 atan(1 / (2 f)). Any shape."""
+    in picture widths: 2 atan(1 / (2 f))."""
     return torch.rad2deg(2.0 * torch.atan(0.5 / focal_length))
 
 
 def generate_rays(cameras: Cameras, height: int, width: int) -> Rays:
-    """One ray through the centre of each pixel: origins and directions are (n, height, width, 3).
+    """One ray through the centre of each pixel, of batch shape (views, height, width).
 
     The half-pixel offset matters: without it a render is shifted by half a pixel up and left,
     and two resolutions of one camera would not see the same thing.

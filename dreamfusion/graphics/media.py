@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
@@ -29,8 +29,8 @@ class NoEncoder(UserError):
     """There is no ffmpeg to write videos with."""
 
 
-def to_bytes(images: Tensor) -> NDArray[np.uint8]:
-    """Images (..., h, w, 3) or (..., 4) in [0, 1] as bytes.
+def to_bytes(images: Float[Tensor, "*batch h w c"]) -> UInt8[np.ndarray, "*batch h w c"]:
+    """Images in [0, 1] as bytes.
 
     Raises ValueError where a value is not finite.
     """
@@ -40,8 +40,10 @@ def to_bytes(images: Tensor) -> NDArray[np.uint8]:
     return (images.clamp(0.0, 1.0) * 255.0).round().to(torch.uint8).numpy()
 
 
-def contact_sheet(images: Tensor, *, columns: int, gap: int = 2, fill: float = 1.0) -> Tensor:
-    """Images (n, h, w, 3) in rows of `columns`, as one image (H, W, 3) on the CPU.
+def contact_sheet(
+    images: Tensor, *, columns: int, gap: int = 2, fill: float = 1.0
+) -> Float[Tensor, "sheet_h sheet_w 3"]:
+    """Images (n, h, w, 3) in rows of `columns`, as one image on the CPU.
 
     gap: pixels between them, of grey level `fill`, which also fills places left over.
     """
@@ -60,8 +62,8 @@ def contact_sheet(images: Tensor, *, columns: int, gap: int = 2, fill: float = 1
     return sheet
 
 
-def write_png(image: Tensor, path: Path | str) -> None:
-    """Write an image (h, w, 3) or (h, w, 4) in [0, 1]. The file appears complete or not at all."""
+def write_png(image: Float[Tensor, "h w c"], path: Path | str) -> None:
+    """Write an image of 3 or 4 channels in [0, 1]. The file appears complete or not at all."""
     import imageio.v3 as imageio
 
     with atomic_write(Path(path)) as file:
@@ -69,8 +71,8 @@ def write_png(image: Tensor, path: Path | str) -> None:
         file.write_bytes(imageio.imwrite("<bytes>", to_bytes(image), extension=".png"))
 
 
-def write_mp4(frames: Iterable[Tensor], path: Path | str, *, fps: int = 30) -> None:
-    """Write frames (h, w, 3) in [0, 1] as H.264, which every browser and player shows.
+def write_mp4(frames: Iterable[Float[Tensor, "h w 3"]], path: Path | str, *, fps: int = 30) -> None:
+    """Write frames in [0, 1] as H.264, which every browser and player shows.
 
     Odd sizes lose their last row or column, as the format's chroma needs even ones. The file
     appears complete or not at all. Raises NoEncoder where there is no ffmpeg.
@@ -106,15 +108,17 @@ def write_mp4(frames: Iterable[Tensor], path: Path | str, *, fps: int = 30) -> N
                 writer.send(pixels.tobytes())
 
 
-def _video_pixels(frame: Tensor) -> NDArray[np.uint8]:
+def _video_pixels(frame: Tensor) -> UInt8[np.ndarray, "h w 3"]:
     if frame.ndim != 3 or frame.shape[-1] != 3 or min(frame.shape[:2]) < 2:
         raise ValueError(f"a video takes (h, w, 3) frames, not {tuple(frame.shape)}")
     height, width = (side // 2 * 2 for side in frame.shape[:2])
     return to_bytes(frame[:height, :width])
 
 
-def write_animation(frames: Iterable[Tensor], path: Path | str, *, fps: int = 30) -> None:
-    """Write frames (h, w, 3) or (h, w, 4) in [0, 1] as an endless GIF or WebP, by the suffix.
+def write_animation(
+    frames: Iterable[Float[Tensor, "h w c"]], path: Path | str, *, fps: int = 30
+) -> None:
+    """Write frames of 3 or 4 channels in [0, 1] as an endless GIF or WebP, by the suffix.
 
     GIF knows 256 colours, and of transparency only whether; browsers show at most 50 frames a
     second of it. The file appears complete or not at all.
@@ -138,8 +142,8 @@ def write_animation(frames: Iterable[Tensor], path: Path | str, *, fps: int = 30
         )
 
 
-def write_frames(frames: Iterable[Tensor], folder: Path | str) -> list[Path]:
-    """Write frames (h, w, 3) or (h, w, 4) as folder/frame_0000.png and so on; the files.
+def write_frames(frames: Iterable[Float[Tensor, "h w c"]], folder: Path | str) -> list[Path]:
+    """Write frames of 3 or 4 channels as folder/frame_0000.png and so on; the files.
 
     Frames beyond the last, of an earlier animation there, are removed.
     """

@@ -6,19 +6,22 @@ import math
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from jaxtyping import Float64, Int64
 
 from dreamfusion.utils.compiling import compiled
 
 
 def rasterize(
-    corners: NDArray[np.float64], inverse_depth: NDArray[np.float64], height: int, width: int
-) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Which triangle is seen at each pixel's centre, (height, width), -1 for none; and where in
-    it: weights (height, width, 3) of its corners, correct under perspective.
+    corners: Float64[np.ndarray, "faces 3 2"],
+    inverse_depth: Float64[np.ndarray, "faces 3"],
+    height: int,
+    width: int,
+) -> tuple[Int64[np.ndarray, "{height} {width}"], Float64[np.ndarray, "{height} {width} 3"]]:
+    """Which triangle is seen at each pixel's centre, -1 for none; and where in it: weights of its
+    corners, correct under perspective.
 
-    corners: (f, 3, 2), (x, y) in pixels, y downwards; the centre of pixel (i, j) is
-    (j + 0.5, i + 0.5). inverse_depth: (f, 3), 1 / depth of the corners; the largest wins, and
+    corners: (x, y) in pixels, y downwards; the centre of pixel (i, j) is
+    (j + 0.5, i + 0.5). inverse_depth: 1 / depth of the corners; the largest wins, and
     triangles with a corner that is not positive (behind the eye) are left out. Points on an edge
     belong to the triangle; both windings are drawn.
     """

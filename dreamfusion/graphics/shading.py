@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from dreamfusion.config.schema import ShadingConfig
@@ -26,13 +27,13 @@ SHOW_AMBIENT: dict[ImageMode, float] = {"color": 0.7, "textureless": 0.3}
 class Lighting:
     """The light of one or more views, and what it falls on.
 
-    shading: "albedo" is unlit; "lambertian" and "textureless" (white) need a position, (3,) or
-    (views, 3), world frame. ambient: share of the light that comes from everywhere, in [0, 1]; the
-    rest is diffuse.
+    shading: "albedo" is unlit; "lambertian" and "textureless" (white) need a position,
+    one for all views or one for each, world frame. ambient: share of the light that comes from
+    everywhere, in [0, 1]; the rest is diffuse.
     """
 
     shading: Shading = "albedo"
-    position: Tensor | None = None
+    position: Float[Tensor, "*views 3"] | None = None
     ambient: float = ShadingConfig.ambient
 
     def __post_init__(self) -> None:
@@ -60,45 +61,52 @@ class Lighting:
 
 
 def lambertian(
-    normals: Tensor, positions: Tensor, light_position: Tensor, *, ambient: float, diffuse: float
-) -> Tensor:
-    """ambient + diffuse max(0, n . l), (m,), for a point light whose strength does not fall off.
+    normals: Float[Tensor, "n 3"],
+    positions: Float[Tensor, "n 3"],
+    light_position: Float[Tensor, "n 3"],
+    *,
+    ambient: float,
+    diffuse: float,
+) -> Float[Tensor, " n"]:
+    """ambient + diffuse max(0, n . l), for a point light whose strength does not fall off.
 
-    normals (unit), positions, light_position: (m, 3), world frame. DreamFusion, eq. 8.
+    normals: unit; all in the world frame. DreamFusion, eq. 8.
     """
     towards = torch.nn.functional.normalize(light_position - positions, dim=-1)
     return ambient + diffuse * (normals * towards).sum(dim=-1).clamp(min=0.0)
 
 
-def show_light_position(T_world_camera: Tensor) -> Tensor:
-    """Position (3,) of the light in a displayed image: at the camera's upper left, a unit away.
-
-    T_world_camera: (4, 4).
-    """
+def show_light_position(T_world_camera: Float[Tensor, "4 4"]) -> Float[Tensor, " 3"]:
+    """Position of the light in a displayed image: at the camera's upper left, a unit away."""
     return T_world_camera[:3, 3] + T_world_camera[:3, 1] - 0.7 * T_world_camera[:3, 0]
 
 
-def color_normals(normals: Tensor) -> Tensor:
-    """Normals (..., 3) of any length as colours in [0, 1]: x red, y green, z blue."""
+def color_normals(normals: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch 3"]:
+    """Normals of any length as colours in [0, 1]: x red, y green, z blue."""
     return torch.nn.functional.normalize(normals, dim=-1) * 0.5 + 0.5
 
 
-def color_depth(depth: Tensor, T_world_camera: Tensor) -> Tensor:
-    """Depth (...,) as grey (..., 3): white a unit nearer than the world's origin, dark a unit
-    farther. T_world_camera: (4, 4)."""
+def color_depth(
+    depth: Float[Tensor, "*batch"], T_world_camera: Float[Tensor, "4 4"]
+) -> Float[Tensor, "*batch 3"]:
+    """Depth as grey: white a unit nearer than the world's origin, dark a unit farther."""
     middle = float(T_world_camera[:3, 3].norm())
     near, far = max(middle - 1.0, 0.0), middle + 1.0
     grey = 1.0 - 0.85 * ((depth - near) / (far - near)).clamp(0.0, 1.0)
     return grey[..., None].expand(*depth.shape, 3)
 
 
-def with_alpha(color: Tensor, opacity: Tensor) -> Tensor:
-    """RGBA (..., 4) of straight colours (..., 3) and opacity (...,), black where there is none."""
+def with_alpha(
+    color: Float[Tensor, "*batch 3"], opacity: Float[Tensor, "*batch"]
+) -> Float[Tensor, "*batch 4"]:
+    """RGBA of straight colours and opacity, black where there is none."""
     alpha = opacity[..., None].clamp(0.0, 1.0)
     return torch.cat([color.clamp(0.0, 1.0) * (alpha > 0), alpha], dim=-1)
 
 
-def over(rgba: Tensor, background: Tensor) -> Tensor:
-    """RGBA images (..., 4) on a background that broadcasts with (..., 3): (..., 3)."""
+def over(
+    rgba: Float[Tensor, "*batch 4"], background: Float[Tensor, "*#batch 3"]
+) -> Float[Tensor, "*batch 3"]:
+    """RGBA images on a background that broadcasts with them."""
     alpha = rgba[..., 3:]
     return rgba[..., :3] * alpha + background * (1.0 - alpha)

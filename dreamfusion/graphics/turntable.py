@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from dreamfusion.graphics.cameras import Cameras
@@ -16,8 +17,8 @@ from dreamfusion.utils.errors import UserError
 
 FORMATS = ("mp4", "gif", "webp", "png")
 TURN_SECONDS = 4
-# From one camera, the image size in pixels and a mode to RGBA (1, size, size, 4).
-Draw = Callable[[Cameras, int, ImageMode], Tensor]
+# From one camera, the image size in pixels and a mode to RGBA.
+Draw = Callable[[Cameras, int, ImageMode], Float[Tensor, "1 size size 4"]]
 
 _NAMED = {"white": "#ffffff", "black": "#000000"}
 
@@ -26,8 +27,8 @@ class RenderError(UserError):
     """An image or a video cannot be rendered or written."""
 
 
-def parse_background(text: str) -> Tensor | None:
-    """The colour (3,) that "white", "black" or "#rrggbb" names; None for "transparent"."""
+def parse_background(text: str) -> Float[Tensor, " 3"] | None:
+    """The colour that "white", "black" or "#rrggbb" names; None for "transparent"."""
     if text == "transparent":
         return None
     if re.fullmatch("#[0-9a-fA-F]{6}", code := _NAMED.get(text, text)):
@@ -37,8 +38,8 @@ def parse_background(text: str) -> Tensor | None:
 
 def turntable_frames(
     draw: Draw, cameras: Cameras, *, size: int, modes: Sequence[ImageMode]
-) -> Iterator[Tensor]:
-    """An image (h, w, 4) from each camera; several modes side by side in rows of two."""
+) -> Iterator[Float[Tensor, "h w 4"]]:
+    """An image from each camera; several modes side by side in rows of two."""
     for i in range(len(cameras)):
         pictures = [draw(cameras[i : i + 1], size, mode)[0] for mode in modes]
         rows = [torch.cat(pictures[k : k + 2], dim=1) for k in range(0, len(pictures), 2)]
@@ -46,13 +47,17 @@ def turntable_frames(
 
 
 def write_turntable(
-    frames: Iterable[Tensor], path: Path, *, count: int, background: Tensor | None
+    frames: Iterable[Float[Tensor, "h w 4"]],
+    path: Path,
+    *,
+    count: int,
+    background: Float[Tensor, " 3"] | None,
 ) -> list[Path]:
-    """Write `count` RGBA frames (h, w, 4) as the suffix of `path` says; the files written.
+    """Write `count` RGBA frames as the suffix of `path` says; the files written.
 
     .mp4, .gif and .webp turn once in a few seconds; .png is a folder of frames named as `path`
-    without the suffix, or the one picture where there is but one frame. background: (3,), or None
-    for transparent, which videos cannot be: RenderError.
+    without the suffix, or the one picture where there is but one frame. background: None is
+    transparent, which videos cannot be: RenderError.
     """
     kind = path.suffix.removeprefix(".")
     if kind not in FORMATS:

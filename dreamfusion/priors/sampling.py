@@ -7,7 +7,7 @@ from diffusers import DDPMScheduler
 from torch import Tensor
 
 from dreamfusion.diffusion.condition import Condition, Conditions, TextEmbedding
-from dreamfusion.diffusion.predictions import Noisy, guided
+from dreamfusion.diffusion.predictions import Noisy, guided, levels
 from dreamfusion.priors.files import PriorError
 from dreamfusion.priors.model import DiffusionPrior
 
@@ -35,15 +35,15 @@ def sample_images(
 
     def predict(timestep: int) -> Tensor:
         timesteps = torch.full((n,), timestep, device=prior.device)
-        z = Noisy(noisy, noisy, timesteps, prior.alphas[timestep], prior.sigmas[timestep])
+        z = Noisy(noisy, noisy, timesteps, *levels(prior, timesteps, noisy.dim()))
         return guided(prior, z, conditions, guidance).raw
 
     steps = min(steps, len(prior.sigmas))
     if prior.prediction == "flow":
         last = len(prior.sigmas) - 1
         order = [round(last - i * (last + 1) / steps) for i in range(steps)]
-        levels = [*prior.sigmas[order].tolist(), 0.0]
-        for timestep, sigma, lower in zip(order, levels, levels[1:], strict=False):
+        sigmas = [*prior.sigmas[order].tolist(), 0.0]
+        for timestep, sigma, lower in zip(order, sigmas, sigmas[1:], strict=False):
             noisy = noisy + (lower - sigma) * predict(timestep)
     else:
         scheduler = DDPMScheduler.from_config(
