@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from dreamfusion.graphics.cameras import Cameras
@@ -35,18 +36,18 @@ SHOWN_SHADINGS: dict[ImageMode, Shading] = {"color": "lambertian", "textureless"
 
 @dataclass(frozen=True)
 class Views:
-    """n views to render.
+    """Views to render.
 
-    height, width: pixels. background: (3,) or (n, 3) sRGB; None is the scene's own. normals:
-    whether to return them even if the lighting does not need them. A scene that cannot be lit
-    raises ValueError for lighting other than "albedo".
+    height, width: pixels. background: sRGB, of all views or of each; None is the scene's own.
+    normals: whether to return them even if the lighting does not need them. A scene that cannot be
+    lit raises ValueError for lighting other than "albedo".
     """
 
     cameras: Cameras
     height: int
     width: int
     lighting: Lighting = field(default_factory=Lighting)
-    background: Tensor | None = None
+    background: Float[Tensor, "*views 3"] | None = None
     normals: bool = False
 
     def to(self, device: torch.device) -> Views:
@@ -74,17 +75,17 @@ class Views:
 
 @dataclass(frozen=True)
 class Rendered:
-    """Images of n views.
+    """Images of views.
 
-    rgb: (n, H, W, 3) in [0, 1], background included. opacity: (n, H, W). depth: (n, H, W) along the
-    ray, scene units; None for a plain image. normals: (n, H, W, 3), world frame, where the views
-    need them. A scene may return a subclass that holds more for its own `regularisers`.
+    rgb: in [0, 1], background included. depth: along the ray, scene units; None for a plain image.
+    normals: world frame, where the views need them. A scene may return a subclass that holds more
+    for its own `regularisers`.
     """
 
-    rgb: Tensor
-    opacity: Tensor
-    depth: Tensor | None = None
-    normals: Tensor | None = None
+    rgb: Float[Tensor, "views h w 3"]
+    opacity: Float[Tensor, "views h w"]
+    depth: Float[Tensor, "views h w"] | None = None
+    normals: Float[Tensor, "views h w 3"] | None = None
 
 
 class Scene(Stateful, Protocol):
@@ -111,7 +112,7 @@ class Scene(Stateful, Protocol):
 
     def regularisers(
         self, rendered: Rendered, progress: Progress, generator: torch.Generator
-    ) -> Mapping[str, Tensor]:
+    ) -> Mapping[str, Float[Tensor, ""]]:
         """Weighted scalar losses by name, of what `render` returned."""
         return {}
 
@@ -147,20 +148,20 @@ class Scene(Stateful, Protocol):
         size: int,
         mode: ImageMode = "color",
         background: tuple[float, float, float] = WHITE,
-    ) -> Tensor:
-        """Images to look at, (n, size, size, 3) in [0, 1], on the CPU, on a plain background.
+    ) -> Float[Tensor, "views {size} {size} 3"]:
+        """Images to look at, in [0, 1], on the CPU, on a plain background.
 
         mode: color, albedo, normals, depth or textureless.
         """
         rgba = render_image(self, cameras, height=size, width=size, mode=mode)
-        return over(rgba, torch.tensor(background))
+        return over(rgba, torch.tensor(background, dtype=torch.float32))
 
 
 @torch.no_grad()
 def render_image(
     scene: Scene, cameras: Cameras, *, height: int, width: int, mode: ImageMode = "color"
-) -> Tensor:
-    """RGBA images (n, height, width, 4) to show, on the CPU, without gradients or jitter.
+) -> Float[Tensor, "views {height} {width} 4"]:
+    """RGBA images to show, on the CPU, without gradients or jitter.
 
     mode: "color" is softly lit from the camera's upper left, "albedo" unlit, "textureless" the
     same light on white clay, "normals" and "depth" as colours. Alpha is the opacity, straight:

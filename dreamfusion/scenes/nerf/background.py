@@ -6,12 +6,13 @@ import math
 from collections.abc import Callable
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from dreamfusion.scenes.nerf.mlp import TwoLayerPerceptron
 
-# A colour (3,) or one for each view (n, 3), or a function of unit directions (m, 3) -> (m, 3).
-Background = Tensor | Callable[[Tensor], Tensor]
+# A colour (3,), one for each view (views, 3), or a function of unit directions.
+Background = Tensor | Callable[[Float[Tensor, "n 3"]], Float[Tensor, "n 3"]]
 
 
 class LearnedBackground(nn.Module):
@@ -37,15 +38,17 @@ class LearnedBackground(nn.Module):
             self.mlp.weight2.zero_()
             self.mlp.bias2.copy_(torch.tensor([math.log(c / (1.0 - c)) for c in start]))
 
-    def forward(self, directions: Tensor) -> Tensor:
-        """Colours (m, 3) in (0, 1) for unit directions (m, 3)."""
+    def forward(self, directions: Float[Tensor, "n 3"]) -> Float[Tensor, "n 3"]:
+        """Colours in (0, 1) for unit directions."""
         x, y, z = directions.unbind(-1)
         second = torch.stack([x * y, y * z, z * x, x * x, y * y, z * z], dim=-1)
         return torch.sigmoid(self.mlp(torch.cat([directions, second], dim=-1)))
 
 
-def background_color(background: Background, directions: Tensor, n_views: int) -> Tensor:
-    """Colours (m, 3) behind m rays that belong to n_views views of equally many rays each."""
+def background_color(
+    background: Background, directions: Float[Tensor, "rays 3"], n_views: int
+) -> Float[Tensor, "rays 3"]:
+    """Colours behind rays that belong to n_views views of equally many rays each."""
     if not isinstance(background, Tensor):
         return background(directions)
     background = background.to(directions)

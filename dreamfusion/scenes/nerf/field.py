@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
+from jaxtyping import Float, Float64
 from torch import Tensor, nn
 
 from dreamfusion.scenes.nerf.hashgrid import HashGrid
@@ -21,23 +22,23 @@ _TAPS = ((1.0, -1.0, -1.0), (-1.0, -1.0, 1.0), (-1.0, 1.0, -1.0), (1.0, 1.0, 1.0
 
 @dataclass(frozen=True)
 class FieldOutput:
-    """density: (m,), per scene unit, non-negative. albedo: (m, 3), in (0, 1), sRGB as shown."""
+    """density: per scene unit, non-negative. albedo: in (0, 1), sRGB as shown."""
 
-    density: Tensor
-    albedo: Tensor
+    density: Float[Tensor, " n"]
+    albedo: Float[Tensor, "n 3"]
 
 
 class _TruncatedExp(torch.autograd.Function):
     """exp, whose slope stops growing at e^15: one huge gradient would undo a run."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
         ctx.save_for_backward(x)
         return torch.exp(x)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
+    def backward(ctx: Any, grad: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
         (x,) = ctx.saved_tensors
         return grad * torch.exp(x.clamp(max=15.0))
 
@@ -60,7 +61,7 @@ class Field(nn.Module):
     state.
     """
 
-    _taps: Tensor
+    _taps: Float[Tensor, "4 3"]
 
     def __init__(
         self,
@@ -127,26 +128,26 @@ class Field(nn.Module):
         """Multiply the activation's argument by `sharpness`, positive."""
         self._sharpness = sharpness
 
-    def get_extra_state(self) -> Tensor:
+    def get_extra_state(self) -> Float64[Tensor, " 2"]:
         """How many levels are active, and the sharpness, for `state_dict`."""
         return torch.tensor([self._active_levels, self._sharpness], dtype=torch.float64)
 
-    def set_extra_state(self, state: Tensor) -> None:
+    def set_extra_state(self, state: Float[Tensor, "*numbers"]) -> None:
         """Take over what `get_extra_state` said; of older checkpoints, the levels alone."""
         self._active_levels, self._sharpness = [*state.reshape(-1).tolist(), 1.0][:2]
 
-    def forward(self, points: Tensor) -> FieldOutput:
-        """Density and albedo at points (m, 3) of the box."""
+    def forward(self, points: Float[Tensor, "n 3"]) -> FieldOutput:
+        """Density and albedo at points of the box."""
         raw = self.mlp(self._encode(points))
         density = self._activate(raw[:, 0] + self._blob_bias(points))
         return FieldOutput(density=density, albedo=torch.sigmoid(raw[:, 1:]))
 
-    def density(self, points: Tensor) -> Tensor:
-        """Density (m,) at points (m, 3)."""
+    def density(self, points: Float[Tensor, "n 3"]) -> Float[Tensor, " n"]:
+        """Density at points of the box."""
         return self._activate(self._density_argument(points))
 
-    def normals(self, points: Tensor) -> Tensor:
-        """Outward unit normals (m, 3): minus the direction of the density's gradient.
+    def normals(self, points: Float[Tensor, "n 3"]) -> Float[Tensor, "n 3"]:
+        """Outward unit normals: minus the direction of the density's gradient.
 
         Finite differences of the activation's argument, whose gradient has the density's
         direction but does not vanish where the density does. Differentiable in the parameters.
@@ -157,11 +158,11 @@ class Field(nn.Module):
         values = self._density_argument(shifted.reshape(-1, 3)).reshape(4, -1)
         return torch.nn.functional.normalize(-(values.t() @ taps), dim=-1)
 
-    def _density_argument(self, points: Tensor) -> Tensor:
+    def _density_argument(self, points: Float[Tensor, "n 3"]) -> Float[Tensor, " n"]:
         raw = self.mlp(self._encode(points), n_outputs=1)
         return raw[:, 0] + self._blob_bias(points)
 
-    def _encode(self, points: Tensor) -> Tensor:
+    def _encode(self, points: Float[Tensor, "n 3"]) -> Float[Tensor, "n features"]:
         encoded = self.encoding(points)
         layout = self.encoding.layout
         if self._active_levels >= len(layout.levels):
@@ -170,7 +171,7 @@ class Field(nn.Module):
         active_share = (self._active_levels - levels).clamp(0.0, 1.0)
         return encoded * active_share.repeat_interleave(layout.n_features)
 
-    def _blob_bias(self, points: Tensor) -> Tensor | float:
+    def _blob_bias(self, points: Float[Tensor, "n 3"]) -> Float[Tensor, " n"] | float:
         if self.blob == "linear":
             return self.blob_scale * (1.0 - points.norm(dim=-1) / self.blob_radius)
         if self.blob == "gaussian":
@@ -178,7 +179,7 @@ class Field(nn.Module):
             return self.blob_scale * torch.exp(-squared / (2.0 * self.blob_radius**2))
         return 0.0
 
-    def _activate(self, argument: Tensor) -> Tensor:
+    def _activate(self, argument: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
         argument = self._sharpness * argument
         if self.density_activation == "exp":
             return _TruncatedExp.apply(argument)

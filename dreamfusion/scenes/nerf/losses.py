@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from dreamfusion.scenes.nerf.field import Field
@@ -14,32 +15,41 @@ from dreamfusion.utils.state import Progress
 SMOOTHED_RAYS = 4  # one ray in so many has its normals compared with those nearby
 
 
-def sparsity_loss(density: Tensor, *, n_rays: int) -> Tensor:
+def sparsity_loss(density: Float[Tensor, " n"], *, n_rays: int) -> Float[Tensor, ""]:
     """Sum of log(1 + 2 density^2) over samples, per ray; the Cauchy loss of SNeRG (Hedman et al.,
     eq. 9). Unlike `opacity_loss` it thins samples, not pixels.
 
-    density: (m,) of the samples, non-negative. The sum is divided by `n_rays`.
+    density: of the samples, non-negative. The sum is divided by `n_rays`.
     """
     return torch.log1p(2.0 * density.square()).sum() / n_rays
 
 
-def smoothness_loss(weights: Tensor, normals: Tensor, nearby: Tensor, *, n_rays: float) -> Tensor:
+def smoothness_loss(
+    weights: Float[Tensor, " n"],
+    normals: Float[Tensor, "n 3"],
+    nearby: Float[Tensor, "n 3"],
+    *,
+    n_rays: float,
+) -> Float[Tensor, ""]:
     """Neighbouring normals must agree: sum of w |n - n'|^2, per ray.
 
-    weights: (k,) of the samples, constants here; normals, nearby: (k, 3), unit, at the samples and
-    at points close to them. The sum is divided by `n_rays`. At most 4 for an opaque picture.
+    weights: of the samples, constants here; normals, nearby: unit, at the samples and at points
+    close to them. The sum is divided by `n_rays`. At most 4 for an opaque picture.
     """
     return (weights.detach() * (normals - nearby).square().sum(dim=-1)).sum() / n_rays
 
 
 def orientation_loss(
-    weights: Tensor, normals: Tensor, directions: Tensor, *, n_rays: int
-) -> Tensor:
+    weights: Float[Tensor, " n"],
+    normals: Float[Tensor, "n 3"],
+    directions: Float[Tensor, "n 3"],
+    *,
+    n_rays: int,
+) -> Float[Tensor, ""]:
     """Visible normals must not face away: sum of w max(0, n . d)^2, per ray (Ref-NeRF, eq. 11).
 
-    weights: (k,) of the samples; normals, directions (of view, away from the camera): (k, 3),
-    unit. The sum is divided by `n_rays`. Weights are constants here: the loss is to turn
-    normals, not to make what is seen transparent.
+    normals, directions (of view, away from the camera): unit. The sum is divided by `n_rays`.
+    Weights are constants here: the loss is to turn normals, not to make what is seen transparent.
     """
     away = (normals * directions).sum(dim=-1).clamp(min=0.0)
     return (weights.detach() * away.square()).sum() / n_rays
@@ -51,8 +61,8 @@ def regularisers(
     out: RenderOutput,
     progress: Progress,
     generator: torch.Generator,
-) -> dict[str, Tensor]:
-    """The weighted terms of a render, scalars by name. Those of weight 0 cost nothing and are left
+) -> dict[str, Float[Tensor, ""]]:
+    """The weighted terms of a render, by name. Those of weight 0 cost nothing and are left
     out, and so are those of normals where nothing is lit."""
     n_rays, surface = out.opacity.numel(), out.surface
     terms: dict[str, Tensor] = {}
@@ -69,7 +79,7 @@ def regularisers(
     return terms
 
 
-def _smoothness(field: Field, out: RenderOutput, generator: torch.Generator) -> Tensor:
+def _smoothness(field: Field, out: RenderOutput, generator: torch.Generator) -> Float[Tensor, ""]:
     """`smoothness_loss` on one ray in a few, which costs that much less and is the same in the
     mean; and in one direction for all samples, a finite difference apart."""
     surface = out.surface

@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from dreamfusion.utils.threads import run_all
@@ -60,8 +61,14 @@ def _each(block: Callable[..., T], *tensors: Tensor) -> list[T]:
     return run_all([partial(block, *part) for part in parts])
 
 
-def two_layers(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> Tensor:
-    """relu(x w1^T + b1) w2^T + b2. x: (m, i), w1: (h, i), w2: (o, h); returns (m, o)."""
+def two_layers(
+    x: Float[Tensor, "n i"],
+    w1: Float[Tensor, "hidden i"],
+    b1: Float[Tensor, " hidden"],
+    w2: Float[Tensor, "o hidden"],
+    b2: Float[Tensor, " o"],
+) -> Float[Tensor, "n o"]:
+    """relu(x w1^T + b1) w2^T + b2."""
     if x.shape[0] == 0:
         return torch.relu(x @ w1.t() + b1) @ w2.t() + b2
     return _TwoLayers.apply(x.contiguous(), w1, b1, w2, b2)
@@ -90,7 +97,9 @@ class TwoLayerPerceptron(nn.Module):
         self.weight2 = uniform(n_outputs, n_hidden)
         self.bias2 = nn.Parameter(torch.zeros(n_outputs))
 
-    def forward(self, x: Tensor, *, n_outputs: int | None = None) -> Tensor:
-        """x: (m, n_inputs) -> (m, n_outputs); the first outputs only, where a number is given."""
+    def forward(
+        self, x: Float[Tensor, "n i"], *, n_outputs: int | None = None
+    ) -> Float[Tensor, "n o"]:
+        """All outputs, or the first `n_outputs` only."""
         w2, b2 = self.weight2[:n_outputs], self.bias2[:n_outputs]
         return two_layers(x, self.weight1, self.bias1, w2, b2)

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from dreamfusion.scenes.nerf.settings import OccupancyConfig
 from dreamfusion.utils.devices import send
 
-DensityFunction = Callable[[Tensor], Tensor]
+DensityFunction = Callable[[Float[Tensor, "n 3"]], Float[Tensor, " n"]]
 
 _LOOKED_AT = 0.25  # share of the cells that are not occupied, at each update
 
@@ -29,13 +30,12 @@ class OccupancyGrid(nn.Module):
 
     resolution: cells a side. threshold: density, per scene unit; at a step of 0.025 the default
     leaves out samples of opacity below 0.0025. decay: factor on the kept maximum at each update, in
-    (0, 1); a slow one spends samples where density was long ago. Buffers: `density` (r, r, r)
-    float32, `lower_bound` likewise, `occupied` (r, r, r) bool.
+    (0, 1); a slow one spends samples where density was long ago.
     """
 
-    density: Tensor
-    lower_bound: Tensor
-    occupied: Tensor
+    density: Float[Tensor, "x y z"]
+    lower_bound: Float[Tensor, "x y z"]
+    occupied: Bool[Tensor, "x y z"]
 
     def __init__(
         self,
@@ -74,7 +74,7 @@ class OccupancyGrid(nn.Module):
         chunk: int = 65536,
     ) -> None:
         """Sample one random point of every occupied cell, and of a quarter of the others, which
-        change little. density: (m, 3) -> (m,), m at most `chunk`.
+        change little. density: takes at most `chunk` points.
 
         generator: on the CPU. A cell whose density is not finite stays occupied, so that the
         renderer exposes the bad value.
@@ -99,28 +99,30 @@ class OccupancyGrid(nn.Module):
         lower_bound = _erode(seen.nan_to_num(nan=0.0, posinf=torch.inf))
         self.lower_bound.copy_(torch.where(self.occupied, lower_bound, 0.0))
 
-    def is_occupied(self, points: Tensor) -> Tensor:
-        """(m,) bool for points (m, 3): whether their cell is occupied; False outside the box."""
+    def is_occupied(self, points: Float[Tensor, "n 3"]) -> Bool[Tensor, " n"]:
+        """Whether the cell of each point is occupied; False outside the box."""
         inside, cell = self.cells(points)
         x, y, z = cell.unbind(-1)
         return inside & self.occupied[x, y, z]
 
-    def density_lower_bound(self, points: Tensor) -> Tensor:
-        """(m,) the lower bound in the cell of each point (m, 3); 0 outside the box."""
+    def density_lower_bound(self, points: Float[Tensor, "n 3"]) -> Float[Tensor, " n"]:
+        """The lower bound in the cell of each point; 0 outside the box."""
         inside, cell = self.cells(points)
         x, y, z = cell.unbind(-1)
         return torch.where(inside, self.lower_bound[x, y, z], 0.0)
 
-    def cells(self, points: Tensor) -> tuple[Tensor, Tensor]:
-        """Whether points (m, 3) are inside the box (m,), and their nearest cells (m, 3) int64."""
+    def cells(
+        self, points: Float[Tensor, "n 3"]
+    ) -> tuple[Bool[Tensor, " n"], Int64[Tensor, "n 3"]]:
+        """Whether points are inside the box, and their nearest cells."""
         inside = (points.abs() <= 1.0).all(dim=-1)
         # Same arithmetic, in the same order, as the compiled ray marcher's.
         scaled = (points * 0.5 + 0.5) * self.resolution
         return inside, torch.nan_to_num(scaled).long().clamp(0, self.resolution - 1)
 
 
-def _dilate(mask: Tensor) -> Tensor:
-    """A 3-D mask grown by one cell in all 26 directions."""
+def _dilate(mask: Bool[Tensor, "x y z"]) -> Bool[Tensor, "x y z"]:
+    """A mask grown by one cell in all 26 directions."""
     for axis in range(3):
         grown = mask.clone()
         n = mask.shape[axis]
@@ -130,6 +132,6 @@ def _dilate(mask: Tensor) -> Tensor:
     return mask
 
 
-def _erode(values: Tensor) -> Tensor:
-    """The least value of each cell of a 3-D grid and its 26 neighbours."""
+def _erode(values: Float[Tensor, "x y z"]) -> Float[Tensor, "x y z"]:
+    """The least value of each cell and its 26 neighbours."""
     return -torch.nn.functional.max_pool3d(-values[None, None], 3, stride=1, padding=1)[0, 0]

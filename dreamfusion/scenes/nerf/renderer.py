@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from dreamfusion.graphics.cameras import Rays
@@ -20,13 +21,13 @@ from dreamfusion.utils.rng import Generators
 
 
 class RadianceField(Protocol):
-    """Interface that rendering and meshing require from a field; points are (m, 3)."""
+    """Interface that rendering and meshing require from a field."""
 
-    def __call__(self, points: Tensor) -> FieldOutput: ...
+    def __call__(self, points: Float[Tensor, "n 3"]) -> FieldOutput: ...
 
-    def density(self, points: Tensor) -> Tensor: ...
+    def density(self, points: Float[Tensor, "n 3"]) -> Float[Tensor, " n"]: ...
 
-    def normals(self, points: Tensor) -> Tensor: ...
+    def normals(self, points: Float[Tensor, "n 3"]) -> Float[Tensor, "n 3"]: ...
 
 
 class VolumeScene(Protocol):
@@ -44,35 +45,34 @@ class VolumeScene(Protocol):
 
 @dataclass(frozen=True)
 class SurfaceSamples:
-    """The k samples with a normal: those that contribute to their pixel.
+    """The samples with a normal: those that contribute to their pixel.
 
-    index: (k,) into the render's samples. weights: (k,). normals, directions (of view): (k, 3),
-    unit. All as `losses.orientation_loss` takes them.
+    index: into the render's samples. normals, directions (of view): unit. All as
+    `losses.orientation_loss` takes them.
     """
 
-    index: Tensor
-    weights: Tensor
-    normals: Tensor
-    directions: Tensor
+    index: Int64[Tensor, " n"]
+    weights: Float[Tensor, " n"]
+    normals: Float[Tensor, "n 3"]
+    directions: Float[Tensor, "n 3"]
 
 
 @dataclass(frozen=True)
 class RenderOutput:
-    """Pixels of rays of batch shape (...), usually (views, height, width).
+    """Pixels of rays of any batch shape, usually (views, height, width).
 
-    rgb: (..., 3) in [0, 1], background included. opacity: (...,). depth: (...,) mean distance
-    along the ray to what is seen, 0 where nothing is. normals: (..., 3) composited, world frame,
-    or None where they were not needed. samples: those that were rendered; density, weights: (m,)
-    theirs. surface: normals at samples, or None.
+    rgb: in [0, 1], background included. depth: mean distance along the ray to what is seen, 0 where
+    nothing is. normals: composited, world frame, or None where they were not needed. samples: those
+    that were rendered; density, weights: theirs. surface: normals at samples, or None.
     """
 
-    rgb: Tensor
-    opacity: Tensor
-    depth: Tensor
-    normals: Tensor | None
+    rgb: Float[Tensor, "*rays 3"]
+    opacity: Float[Tensor, "*rays"]
+    depth: Float[Tensor, "*rays"]
+    normals: Float[Tensor, "*rays 3"] | None
     samples: Samples
-    density: Tensor
-    weights: Tensor
+    density: Float[Tensor, " n"]
+    weights: Float[Tensor, " n"]
     surface: SurfaceSamples | None
 
 
@@ -164,7 +164,11 @@ def _seen(
 
 
 def _surface_samples(
-    field: RadianceField, samples: Samples, weights: Tensor, directions: Tensor, min_weight: float
+    field: RadianceField,
+    samples: Samples,
+    weights: Float[Tensor, " n"],
+    directions: Float[Tensor, "rays 3"],
+    min_weight: float,
 ) -> SurfaceSamples:
     index = (~(weights.detach() < min_weight)).nonzero()[:, 0]
     return SurfaceSamples(
@@ -175,8 +179,10 @@ def _surface_samples(
     )
 
 
-def _shade(samples: Samples, surface: SurfaceSamples, lighting: Lighting, n_views: int) -> Tensor:
-    """Shade (m,) of every sample; those without a normal take the mean of their ray's others."""
+def _shade(
+    samples: Samples, surface: SurfaceSamples, lighting: Lighting, n_views: int
+) -> Float[Tensor, " n"]:
+    """Shade of every sample; those without a normal take the mean of their ray's others."""
     light = _per_ray(lighting.position, n_views, samples.n_rays)
     ambient, diffuse = lighting.ambient, lighting.diffuse
     picked = samples.ray_index[surface.index]
@@ -196,8 +202,8 @@ def _shade(samples: Samples, surface: SurfaceSamples, lighting: Lighting, n_view
     return mean.index_select(0, samples.ray_index).index_copy(0, surface.index, own)
 
 
-def _per_ray(value: Tensor | None, n_views: int, n_rays: int) -> Tensor:
-    """A (3,) or (n_views, 3) tensor as (n_rays, 3)."""
+def _per_ray(value: Tensor | None, n_views: int, n_rays: int) -> Float[Tensor, "{n_rays} 3"]:
+    """A (3,) or (n_views, 3) tensor, repeated for the rays of each view."""
     assert value is not None  # see Lighting
     if value.shape == (3,):
         return value.expand(n_rays, 3)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from dreamfusion.graphics.cameras import Rays, generate_rays
@@ -144,7 +145,7 @@ class NerfScene(nn.Module, Scene):
 
     def regularisers(
         self, rendered: Rendered, progress: Progress, generator: torch.Generator
-    ) -> Mapping[str, Tensor]:
+    ) -> Mapping[str, Float[Tensor, ""]]:
         """Sparsity, orientation, smoothness, as the settings weigh them."""
         assert isinstance(rendered, NerfRendered) and rendered.out is not None
         weights = self.settings.losses

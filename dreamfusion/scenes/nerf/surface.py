@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from jaxtyping import Float32, Float64
 
 from dreamfusion.graphics.cameras import generate_rays, turntable_cameras
 from dreamfusion.mesh.extract import MeshError
@@ -58,7 +58,7 @@ def find_threshold(scene: VolumeScene, *, size: int = 64) -> float:
 @torch.no_grad()
 def density_grid(
     scene: VolumeScene, resolution: int, *, chunk: int = 1 << 17
-) -> NDArray[np.float32]:
+) -> Float32[np.ndarray, "{resolution} {resolution} {resolution}"]:
     """Density at the centres of resolution^3 cells of the box, [x, y, z]; 0 where unoccupied."""
     device = scene.device
     axis = (torch.arange(resolution, device=device) + 0.5) * (2.0 / resolution) - 1.0
@@ -80,13 +80,13 @@ def density_grid(
 @torch.no_grad()
 def surface_colors(
     scene: VolumeScene,
-    vertices: NDArray[np.float64],
-    normals: NDArray[np.float64],
+    vertices: Float64[np.ndarray, "vertices 3"],
+    normals: Float64[np.ndarray, "vertices 3"],
     *,
     reach: float = 0.06,
     n_samples: int = 9,
-) -> NDArray[np.float64]:
-    """What is seen looking straight at each vertex: albedo composited along its normal, (v, 3).
+) -> Float64[np.ndarray, "vertices 3"]:
+    """What is seen looking straight at each vertex: albedo composited along its normal.
 
     The look starts half of `reach` (scene units) outside and ends one `reach` inside. A field
     learns colours where rays end, which need not be just where the mesh's surface is.

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, Literal, get_args
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from dreamfusion.scenes.nerf.hashgrid.layout import HashGridLayout, Level, make_layout
@@ -72,9 +73,13 @@ def encoding_backend(requested: str, device_type: str, n_features: int) -> str:
 
 
 def encode(
-    points: Tensor, table: Tensor, layout: HashGridLayout, *, backend: Backend = "auto"
-) -> Tensor:
-    """Encode points (m, 3) of the box [-1, 1]^3 into (m, layout.n_outputs).
+    points: Float[Tensor, "n 3"],
+    table: Float[Tensor, "rows features"],
+    layout: HashGridLayout,
+    *,
+    backend: Backend = "auto",
+) -> Float[Tensor, "n {layout.n_outputs}"]:
+    """Encode points of the box [-1, 1]^3.
 
     backend: "reference" is plain torch and runs anywhere; "numba" is the CPU's fast path, "triton"
     and "tinycudann" are CUDA's (float32, no gradient for points); "auto" takes the first of them
@@ -96,7 +101,7 @@ def encode(
 
 
 class HashGrid(nn.Module):
-    """A hash grid with its table of features as the parameter `table` (n_rows, n_features).
+    """A hash grid with its table of features as the parameter `table`.
 
     n_levels, base_resolution, max_resolution: cells a side grow geometrically from base to max.
     n_features: numbers at each vertex. log2_table_size: rows a level may use; levels that fit
@@ -133,6 +138,6 @@ class HashGrid(nn.Module):
         """Length of an encoded point."""
         return self.layout.n_outputs
 
-    def forward(self, points: Tensor) -> Tensor:
-        """Encode points (m, 3) of the box [-1, 1]^3 into (m, n_outputs)."""
+    def forward(self, points: Float[Tensor, "n 3"]) -> Float[Tensor, "n {self.n_outputs}"]:
+        """Encode points of the box [-1, 1]^3."""
         return encode(points, self.table, self.layout, backend=self.backend)

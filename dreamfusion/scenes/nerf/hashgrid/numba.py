@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float32, Int64
 from numba import njit
 from torch import Tensor
 
@@ -150,8 +151,8 @@ def _kernels(n_features: int) -> tuple[Callable[..., None], Callable[..., None]]
 
 
 @lru_cache
-def _level_array(layout: HashGridLayout) -> np.ndarray:
-    """(n_levels, 3) int64: resolution, hash mask (0: dense), offset."""
+def _level_array(layout: HashGridLayout) -> Int64[np.ndarray, "levels 3"]:
+    """Resolution, hash mask (0: dense), offset."""
     rows = [(v.resolution, 0 if v.dense else v.size - 1, v.offset) for v in layout.levels]
     return np.array(rows, dtype=np.int64)
 
@@ -186,7 +187,9 @@ class _Encode(torch.autograd.Function):
         return None, grad_table, None
 
 
-def encode_numba(points: Tensor, table: Tensor, layout: HashGridLayout) -> Tensor:
+def encode_numba(
+    points: Float32[Tensor, "n 3"], table: Float32[Tensor, "rows features"], layout: HashGridLayout
+) -> Float32[Tensor, "n outputs"]:
     """As `encode_reference`, for float32 tensors on the CPU, differentiable in the table only.
 
     Raises ValueError for others: see `check_inputs`.

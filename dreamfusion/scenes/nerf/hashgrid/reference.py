@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from dreamfusion.scenes.nerf.hashgrid.layout import HashGridLayout
@@ -12,11 +13,14 @@ from dreamfusion.scenes.nerf.hashgrid.layout import HashGridLayout
 PRIMES = (1, 2654435761, 805459861)
 
 
-def encode_reference(points: Tensor, table: Tensor, layout: HashGridLayout) -> Tensor:
+def encode_reference(
+    points: Float[Tensor, "n 3"],
+    table: Float[Tensor, "{layout.n_rows} {layout.n_features}"],
+    layout: HashGridLayout,
+) -> Float[Tensor, "n {layout.n_outputs}"]:
     """Trilinear interpolation of every level's vertex features, levels side by side.
 
-    points: (m, 3) in the box [-1, 1]^3; points outside take the value at the nearest face.
-    table: (layout.n_rows, layout.n_features). Returns (m, layout.n_outputs), of the table's type.
+    points: in the box [-1, 1]^3; points outside take the value at the nearest face.
     Differentiable in points and table; a non-finite point gives non-finite features.
     """
     unit = (points * 0.5 + 0.5).clamp(0.0, 1.0)

@@ -13,6 +13,7 @@ from functools import lru_cache
 
 import tinycudann
 import torch
+from jaxtyping import Float32
 from torch import Tensor
 
 from dreamfusion.scenes.nerf.hashgrid.layout import HashGridLayout, Level
@@ -47,7 +48,9 @@ def _n_rows(level: Level) -> int:
     return -(-level.size // 8) * 8 if level.dense else level.size
 
 
-def encode_tinycudann(points: Tensor, table: Tensor, layout: HashGridLayout) -> Tensor:
+def encode_tinycudann(
+    points: Float32[Tensor, "n 3"], table: Float32[Tensor, "rows features"], layout: HashGridLayout
+) -> Float32[Tensor, "n outputs"]:
     """As `encode_reference`, for float32 tensors on one CUDA device and 1, 2, 4 or 8 features,
     differentiable in the table only. Raises ValueError for others: see `check_inputs`."""
     check_inputs("tinycudann", points, table, layout)

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 import triton
 import triton.language as tl
+from jaxtyping import Float32, Int32
 from torch import Tensor
 
 from dreamfusion.scenes.nerf.hashgrid.layout import HashGridLayout
@@ -54,16 +55,9 @@ def _corner(cell, fraction, UPPER: tl.constexpr):  # type: ignore[no-untyped-def
 
 @triton.jit(do_not_specialize=["n_points"])
 def _encode(  # type: ignore[no-untyped-def]
-    points,
-    table,
-    levels,
-    values,
-    n_points,
-    N_FEATURES: tl.constexpr,
-    WIDTH: tl.constexpr,
-    BACKWARD: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
+    points, table, levels, values, n_points,
+    N_FEATURES: tl.constexpr, WIDTH: tl.constexpr, BACKWARD: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
     """Forward: read `table`, write `values`. Backward: read `values`, add to `table`.
 
     WIDTH: N_FEATURES rounded up to a power of two. Programs: (blocks of points, levels).
@@ -103,8 +97,8 @@ def _encode(  # type: ignore[no-untyped-def]
 
 
 @lru_cache
-def _level_tensor(layout: HashGridLayout, device: torch.device) -> Tensor:
-    """(n_levels, 3) int32: resolution, hash mask (0: dense), offset."""
+def _level_tensor(layout: HashGridLayout, device: torch.device) -> Int32[Tensor, "levels 3"]:
+    """Resolution, hash mask (0: dense), offset."""
     rows = [(v.resolution, 0 if v.dense else v.size - 1, v.offset) for v in layout.levels]
     return torch.tensor(rows, dtype=torch.int32, device=device)
 
@@ -152,7 +146,9 @@ class _Encode(torch.autograd.Function):
         return None, grad_table, None
 
 
-def encode_triton(points: Tensor, table: Tensor, layout: HashGridLayout) -> Tensor:
+def encode_triton(
+    points: Float32[Tensor, "n 3"], table: Float32[Tensor, "rows features"], layout: HashGridLayout
+) -> Float32[Tensor, "n outputs"]:
     """As `encode_reference`, for float32 tensors on one CUDA device (under TRITON_INTERPRET=1 on
     any), differentiable in the table only. Raises ValueError for others: see `check_inputs`."""
     check_inputs("triton", points, table, layout)

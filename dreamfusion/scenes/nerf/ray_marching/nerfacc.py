@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
+from jaxtyping import Float32
 from nerfacc import traverse_grids
 from torch import Tensor
 
@@ -23,9 +24,9 @@ def require_extension() -> None:
 
 
 def march_nerfacc(
-    origins: Tensor,
-    directions: Tensor,
-    jitter: Tensor,
+    origins: Float32[Tensor, "rays 3"],
+    directions: Float32[Tensor, "rays 3"],
+    jitter: Float32[Tensor, " rays"],
     occupancy: OccupancyGrid,
     step: float,
     max_depth: float,

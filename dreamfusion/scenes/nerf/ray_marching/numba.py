@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Bool, Float32, Int64
 from numba import njit
 from torch import Tensor
 
@@ -34,23 +35,9 @@ def _box_interval(origins, directions, ray, low, high):  # type: ignore[no-untyp
 # No fastmath: a fused multiply-add would move samples off the reference's by a bit.
 @compiled(nogil=True, error_model="numpy")
 def _march(  # type: ignore[no-untyped-def]
-    start,
-    stop,
-    origins,
-    directions,
-    jitter,
-    occupied,
-    bound,
-    low,
-    high,
-    step,
-    max_bound,
-    offsets,
-    fill,
-    positions,
-    t_out,
-    index,
-):
+    start, stop, origins, directions, jitter, occupied, bound, low, high, step, max_bound,
+    offsets, fill, positions, t_out, index,
+):  # fmt: skip
     """Count the samples of rays start..stop into offsets[ray + 1], or write them if `fill`.
 
     low, high: corners of a box that holds all occupied cells; steps outside it are passed
@@ -96,7 +83,7 @@ def _march(  # type: ignore[no-untyped-def]
             offsets[ray + 1] = n
 
 
-def _bounds(occupied: np.ndarray) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+def _bounds(occupied: Bool[np.ndarray, "x y z"]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
     """Opposite corners of a box around the occupied cells, a little larger than they are, for
     rounding; all of one side where there are none."""
     corners = np.empty((2, 3), np.float32)
@@ -108,9 +95,9 @@ def _bounds(occupied: np.ndarray) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
 
 
 def march_numba(
-    origins: Tensor,
-    directions: Tensor,
-    jitter: Tensor,
+    origins: Float32[Tensor, "rays 3"],
+    directions: Float32[Tensor, "rays 3"],
+    jitter: Float32[Tensor, " rays"],
     occupancy: OccupancyGrid,
     step: float,
     max_depth: float,
@@ -130,7 +117,12 @@ def march_numba(
     )
     offsets = torch.zeros(n + 1, dtype=torch.int64)
 
-    def run(fill: bool, positions: Tensor, t: Tensor, index: Tensor) -> None:
+    def run(
+        fill: bool,
+        positions: Float32[Tensor, "n 3"],
+        t: Float32[Tensor, " n"],
+        index: Int64[Tensor, " n"],
+    ) -> None:
         outputs = (offsets.numpy(), fill, positions.numpy(), t.numpy(), index.numpy())
         run_pieces(_march, n, *rays, *outputs, at_least=256)
 

@@ -5,14 +5,17 @@ from __future__ import annotations
 import math
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from dreamfusion.scenes.nerf.occupancy import OccupancyGrid
 from dreamfusion.scenes.nerf.ray_marching.samples import Samples
 
 
-def box_interval(origins: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
-    """Where rays enter and leave the box [-1, 1]^3: two (n,) tensors, scene units.
+def box_interval(
+    origins: Float[Tensor, "rays 3"], directions: Float[Tensor, "rays 3"]
+) -> tuple[Float[Tensor, " rays"], Float[Tensor, " rays"]]:
+    """The distances at which rays enter and leave the box [-1, 1]^3, scene units.
 
     The entry is never negative. A ray that misses the box leaves before it enters.
     """
@@ -31,9 +34,9 @@ def box_interval(origins: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def march_reference(
-    origins: Tensor,
-    directions: Tensor,
-    jitter: Tensor,
+    origins: Float[Tensor, "rays 3"],
+    directions: Float[Tensor, "rays 3"],
+    jitter: Float[Tensor, " rays"],
     occupancy: OccupancyGrid,
     step: float,
     max_depth: float,

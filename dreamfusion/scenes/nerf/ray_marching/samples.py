@@ -5,25 +5,26 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 
 @dataclass(frozen=True)
 class Samples:
-    """m samples on n rays, sorted by ray and then by distance.
+    """Samples sorted by ray and then by distance.
 
-    positions: (m, 3) sample points, world frame; each stands for an interval of length `step`
-    that it is the middle of.
-    t: (m,) distance from the ray's origin, scene units.
-    ray_index: (m,) int64, which ray.
-    offsets: (n + 1,) int64; ray i owns the samples offsets[i] ... offsets[i + 1] - 1.
+    positions: sample points, world frame; each stands for an interval of length `step` that it is
+    the middle of.
+    t: distance from the ray's origin, scene units.
+    ray_index: which ray.
+    offsets: ray i has the samples offsets[i] ... offsets[i + 1] - 1.
     step: length of every sample's interval, scene units.
     """
 
-    positions: Tensor
-    t: Tensor
-    ray_index: Tensor
-    offsets: Tensor
+    positions: Float[Tensor, "n 3"]
+    t: Float[Tensor, " n"]
+    ray_index: Int64[Tensor, " n"]
+    offsets: Int64[Tensor, " rays_plus_1"]
     step: float
 
     def __len__(self) -> int:
@@ -34,8 +35,8 @@ class Samples:
         """Number of rays, with those that have no sample."""
         return self.offsets.shape[0] - 1
 
-    def select(self, keep: Tensor) -> Samples:
-        """Only the samples where `keep` (m,) is True; the rays stay n."""
+    def select(self, keep: Bool[Tensor, " n"]) -> Samples:
+        """Only the samples where `keep` is True; the number of rays is unchanged."""
         kept = torch.zeros(len(self) + 1, dtype=torch.int64, device=keep.device)
         torch.cumsum(keep, dim=0, out=kept[1:])
         index = keep.nonzero()[:, 0]  # once: a GPU is waited for here

@@ -10,6 +10,7 @@ import math
 import torch
 import triton
 import triton.language as tl
+from jaxtyping import Float32
 from torch import Tensor
 
 from dreamfusion.scenes.nerf.occupancy import OccupancyGrid
@@ -28,25 +29,10 @@ def _cell(x, RESOLUTION: tl.constexpr):  # type: ignore[no-untyped-def]
 
 @triton.jit(do_not_specialize=["n_rays", "n_steps"])
 def _march(  # type: ignore[no-untyped-def]
-    origins,
-    directions,
-    near,
-    far,
-    jitter,
-    occupied,
-    bound,
-    offsets,
-    positions,
-    t_out,
-    index,
-    n_rays,
-    n_steps,
-    step,
-    max_bound,
-    RESOLUTION: tl.constexpr,
-    FILL: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
+    origins, directions, near, far, jitter, occupied, bound, offsets, positions, t_out, index,
+    n_rays, n_steps, step, max_bound,
+    RESOLUTION: tl.constexpr, FILL: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
     """Count the samples of each ray into offsets[ray + 1], or write them if FILL."""
     ray = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = ray < n_rays
@@ -86,9 +72,9 @@ def _march(  # type: ignore[no-untyped-def]
 
 
 def march_triton(
-    origins: Tensor,
-    directions: Tensor,
-    jitter: Tensor,
+    origins: Float32[Tensor, "rays 3"],
+    directions: Float32[Tensor, "rays 3"],
+    jitter: Float32[Tensor, " rays"],
     occupancy: OccupancyGrid,
     step: float,
     max_depth: float,
@@ -106,23 +92,11 @@ def march_triton(
     def run(fill: bool, positions: Tensor, t: Tensor, index: Tensor) -> None:
         # Triton launches on the current device, which need not be the tensors'.
         with torch.cuda.device_of(origins):
+            # A fused multiply-add would move samples off the reference's by a bit.
             _march[(triton.cdiv(n, _BLOCK),)](
-                *rays,
-                *grid,
-                offsets,
-                positions,
-                t,
-                index,
-                n,
-                n_steps,
-                step,
-                max_depth / step,
-                RESOLUTION=occupancy.resolution,
-                FILL=fill,
-                BLOCK=_BLOCK,
-                # A fused multiply-add would move samples off the reference's by a bit.
-                enable_fp_fusion=False,
-            )
+                *rays, *grid, offsets, positions, t, index, n, n_steps, step, max_depth / step,
+                RESOLUTION=occupancy.resolution, FILL=fill, BLOCK=_BLOCK, enable_fp_fusion=False,
+            )  # fmt: skip
 
     # Counting writes no sample, but a kernel's pointers must be of the same types both times.
     some = origins.new_empty(1), torch.empty(1, dtype=torch.int64, device=device)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from dreamfusion.scenes.nerf.ray_marching import MarchingBackend, Samples
@@ -15,14 +16,14 @@ from dreamfusion.utils.backends import Operation, check_close, choose
 
 @dataclass(frozen=True)
 class RayWeights:
-    """weights (m,): share of each sample in its pixel; final_transmittance (n,): light that passes
-    the whole ray.
+    """weights: share of each sample in its pixel; final_transmittance: light that passes the whole
+    ray.
 
     For each ray, the sum of weights plus final_transmittance is 1.
     """
 
-    weights: Tensor
-    final_transmittance: Tensor
+    weights: Float[Tensor, " n"]
+    final_transmittance: Float[Tensor, " rays"]
 
 
 def _numba() -> Callable[..., Any]:
@@ -70,11 +71,11 @@ def compositing_backend(
 
 
 def render_weights(
-    density: Tensor, samples: Samples, *, backend: MarchingBackend = "auto"
+    density: Float[Tensor, " n"], samples: Samples, *, backend: MarchingBackend = "auto"
 ) -> RayWeights:
     """w_i = T_i (1 - exp(-sigma_i delta)), T_i = exp(-sum_{j<i} sigma_j delta).
 
-    density: (m,), non-negative, one for each sample. For instance two samples of sigma delta = 1
+    density: non-negative, one for each sample. For instance two samples of sigma delta = 1
     have T = (1, e^-1) and w = (0.632, 0.233), and e^-2 = 0.135 passes. Infinite density is a wall,
     with finite gradients; NaN stays NaN for the rest of its ray.
     backend: as `march_rays` takes it; see `compositing_backend`. "auto" takes plain torch for types
@@ -111,7 +112,9 @@ def render_weights(
     return RayWeights(weights, final)
 
 
-def accumulate(weights: Tensor, values: Tensor, samples: Samples) -> Tensor:
-    """Per-ray sums of weights (m,) times values (m, c): (n, c), zero where a ray has no sample."""
+def accumulate(
+    weights: Float[Tensor, " n"], values: Float[Tensor, "n c"], samples: Samples
+) -> Float[Tensor, "{samples.n_rays} c"]:
+    """Sums of weights times values along each ray, zero where a ray has no sample."""
     out = values.new_zeros(samples.n_rays, values.shape[1])
     return out.index_add(0, samples.ray_index, weights[:, None] * values)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import torch
+from jaxtyping import Float32
 from nerfacc import render_weight_from_density
 from torch import Tensor
 
 from dreamfusion.scenes.nerf.ray_marching import Samples
 
 
-def weights_nerfacc(density: Tensor, samples: Samples) -> tuple[Tensor, Tensor]:
+def weights_nerfacc(
+    density: Float32[Tensor, " n"], samples: Samples
+) -> tuple[Float32[Tensor, " n"], Float32[Tensor, " rays"]]:
     """Weights and final transmittance as in `volume.RayWeights`, for at least one sample."""
     # Only lengths matter. Differences of distances would lose digits.
     start = torch.zeros_like(density)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float32
 from torch import Tensor
 
 from dreamfusion.scenes.nerf.ray_marching import Samples
@@ -31,17 +32,9 @@ def _forward(  # type: ignore[no-untyped-def]
 
 @compiled(nogil=True, error_model="numpy")
 def _backward(  # type: ignore[no-untyped-def]
-    start,
-    stop,
-    offsets,
-    step,
-    weights,
-    transmittance,
-    final,
-    grad_weights,
-    grad_final,
+    start, stop, offsets, step, weights, transmittance, final, grad_weights, grad_final,
     grad_density,
-):
+):  # fmt: skip
     """With x_i = sigma_i delta: dw_i/dx_i = T_{i+1}; dw_j/dx_i = -w_j for j > i, and so for the
     final transmittance."""
     for ray in range(start, stop):
@@ -76,6 +69,8 @@ class _Weights(torch.autograd.Function):
         return grad_density, None
 
 
-def weights_numba(density: Tensor, samples: Samples) -> tuple[Tensor, Tensor]:
-    """Weights and final transmittance as in `volume.RayWeights`, for float32 tensors on the CPU."""
+def weights_numba(
+    density: Float32[Tensor, " n"], samples: Samples
+) -> tuple[Float32[Tensor, " n"], Float32[Tensor, " rays"]]:
+    """Weights and final transmittance as in `volume.RayWeights`, for tensors on the CPU."""
     return _Weights.apply(density.contiguous(), samples)
