@@ -12,13 +12,16 @@ from functools import partial
 from typing import Any, Protocol
 
 import torch
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from dreamfusion.diffusion.condition import Conditions
 from dreamfusion.diffusion.predictions import (
+    Images,
     NoisePredictor,
     Noisy,
     Prediction,
+    Timesteps,
     add_noise,
     group_size,
     guided,
@@ -31,40 +34,39 @@ from dreamfusion.utils.errors import UserError
 from dreamfusion.utils.rng import Generators, randint
 from dreamfusion.utils.state import Progress, Stateful
 
-# Standard normal noise of a shape (n, ...) for a batch at a step.
-NoiseSource = Callable[[Sequence[int], Generators, "Batch", int], Tensor]
+# Standard normal noise of a shape for a batch at a step.
+NoiseSource = Callable[[Sequence[int], Generators, "Batch", int], Images]
 
 
 @dataclass(frozen=True)
 class Batch:
-    """The n images of a step and their context.
+    """The images of a step and their context.
 
-    images: (n, 3, H, W) in [0, 1], with gradients; or (n, ...) for a custom encoder. cameras: n, or
-    None for plain images. depth, opacity: (n, H, W), or None for plain images. source: function
-    that renders the same views of the scene that an edit starts from, (n, 3, H, W) without
-    gradients; None if this is no edit.
+    images: (b, 3, h, w) in [0, 1], with gradients; or of any rank for a custom encoder. cameras,
+    depth, opacity: None for plain images. source: function that renders the same views of the scene
+    that an edit starts from, without gradients; None if this is no edit.
     """
 
-    images: Tensor
+    images: Float[Tensor, "b ..."]
     conditions: Conditions
     cameras: Cameras | None = None
-    depth: Tensor | None = None
-    opacity: Tensor | None = None
-    source: Callable[[], Tensor] | None = None
+    depth: Float[Tensor, "b h w"] | None = None
+    opacity: Float[Tensor, "b h w"] | None = None
+    source: Callable[[], Float[Tensor, "b 3 h w"]] | None = None
 
 
 @dataclass(frozen=True)
 class Distilled:
     """What an estimator returns.
 
-    losses: weighted scalars by name; the trainer adds them up and differentiates. Each is a mean
-    over views, channels and pixels, so that weights are comparable. metrics: detached scalars to
-    log. timesteps: (n,) int64 on the CPU, or None if no noise is added.
+    losses: weighted, by name; the trainer adds them up and differentiates. Each is a mean over
+    views, channels and pixels, so that weights are comparable. metrics: detached, to log.
+    timesteps: on the CPU, or None if no noise is added.
     """
 
-    losses: Mapping[str, Tensor]
-    metrics: Mapping[str, Tensor | float] = field(default_factory=dict)
-    timesteps: Tensor | None = None
+    losses: Mapping[str, Float[Tensor, ""]]
+    metrics: Mapping[str, Float[Tensor, ""] | float] = field(default_factory=dict)
+    timesteps: Timesteps | None = None
 
 
 class Estimator(Stateful, Protocol):
@@ -82,29 +84,27 @@ class Estimator(Stateful, Protocol):
 
 class _FixedGradient(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, gradient: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Images, gradient: Images) -> Float[Tensor, ""]:
         ctx.save_for_backward(gradient)
         return 0.5 * gradient.square().mean()
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, grad: Float[Tensor, ""]) -> tuple[Images, None]:
         (gradient,) = ctx.saved_tensors
         return gradient * (grad / gradient.numel()), None
 
 
-def distillation_loss(x: Tensor, gradient: Tensor) -> Tensor:
-    """The loss 1/2 mean(gradient^2) whose gradient with respect to x is gradient / numel.
-
-    x, gradient: (n, ...), of the same shape; the gradient is treated as a constant.
-    """
+def distillation_loss(x: Images, gradient: Images) -> Float[Tensor, ""]:
+    """The loss 1/2 mean(gradient^2) whose gradient with respect to x is gradient / numel; the
+    argument is treated as a constant."""
     loss: Tensor = _FixedGradient.apply(x, gradient.detach())
     return loss
 
 
 def draw_timesteps(
     prior: NoisePredictor, n: int, levels: tuple[float, float], generator: Generators
-) -> Tensor:
-    """(n,) int64 timesteps on the CPU, uniform between two noise levels in [0, 1], ends included.
+) -> Int64[Tensor, " {n}"]:
+    """Timesteps on the CPU, uniform between two noise levels in [0, 1], ends included.
 
     The views of a group share one timestep.
     """
@@ -115,7 +115,9 @@ def draw_timesteps(
     return drawn if size == 1 else drawn[::size].repeat_interleave(size)
 
 
-def weight(alpha: Tensor, sigma: Tensor, kind: Weighting) -> Tensor:
+def weight(
+    alpha: Float[Tensor, "*batch"], sigma: Float[Tensor, "*batch"], kind: Weighting
+) -> Float[Tensor, "*batch"]:
     """w(t): sigma^2 as in the paper, 1, sigma / alpha = SNR^-1/2, at most 10, or 1 / alpha.
 
     Multiplied by the error of the noise, the third gives that of the image, x - x_hat, and the last
@@ -132,8 +134,8 @@ def weight(alpha: Tensor, sigma: Tensor, kind: Weighting) -> Tensor:
     raise ValueError(f"unknown weighting {kind!r}")
 
 
-def weighted_error(prediction: Prediction, x: Tensor, kind: Weighting) -> Tensor:
-    """w(t) (e_hat - e) of a prediction for the noisy x, (n, ...).
+def weighted_error(prediction: Prediction, x: Images, kind: Weighting) -> Images:
+    """w(t) (e_hat - e) of a prediction for the noisy x.
 
     For the velocity it is (x - x_hat) / sigma, which stays finite as alpha goes to 0.
     """
@@ -155,7 +157,7 @@ class ScoreEstimator(Estimator):
         self.source: NoiseSource = FixedNoise(seed) if fixed else IndependentNoise()
         self.anchored = SurfaceNoise(seed, settings.noise_refresh)
 
-    def encode(self, batch: Batch) -> Tensor:
+    def encode(self, batch: Batch) -> Images:
         """Encode the images for the prior, with gradients; see the setting `clip_pixels`."""
         bound = self.settings.clip_pixels
         if bound is None:
@@ -166,8 +168,8 @@ class ScoreEstimator(Estimator):
             images.register_hook(partial(_clip_pixels, most=bound / x.numel()))
         return x
 
-    def timesteps(self, n: int, progress: Progress, generator: Generators) -> Tensor:
-        """(n,) int64 timesteps on the CPU."""
+    def timesteps(self, n: int, progress: Progress, generator: Generators) -> Int64[Tensor, " {n}"]:
+        """Timesteps on the CPU."""
         s = self.settings
         low, high = s.t_min.at(*progress), s.t_max.at(*progress)
         if s.timesteps == "dreamtime":
@@ -176,7 +178,7 @@ class ScoreEstimator(Estimator):
 
     def noised(
         self, batch: Batch, progress: Progress, generator: Generators
-    ) -> tuple[Tensor, Noisy, Tensor]:
+    ) -> tuple[Images, Noisy, Timesteps]:
         """The encoded images (with gradient), a noisy copy (without), and its timesteps on the
         CPU."""
         x = self.encode(batch)
@@ -188,8 +190,8 @@ class ScoreEstimator(Estimator):
 
     def noise(
         self, shape: Sequence[int], generator: Generators, batch: Batch, progress: Progress
-    ) -> Tensor:
-        """Standard normal noise (n, ...): as set by `noise`, or anchored to the surface during the
+    ) -> Images:
+        """Standard normal noise: as set by `noise`, or anchored to the surface during the
         steps of `surface_noise`."""
         begin, end = self.settings.surface_noise or (1.0, 1.0)
         now = begin <= progress.step / progress.steps < end
@@ -200,11 +202,11 @@ class ScoreEstimator(Estimator):
         s = self.settings
         return guided(self.prior, z, conditions, scale, rescale=s.rescale).clamped(s.clip_sample)
 
-    def weighted(self, z: Noisy, difference: Tensor) -> Tensor:
-        """A difference of two predictions of the noise, (n, ...), times w(t)."""
+    def weighted(self, z: Noisy, difference: Images) -> Images:
+        """A difference of two predictions of the noise times w(t)."""
         return weight(z.alpha, z.sigma, self.settings.weighting) * difference
 
-    def result(self, x: Tensor, gradient: Tensor, timesteps: Tensor, **more: Any) -> Distilled:
+    def result(self, x: Images, gradient: Images, timesteps: Timesteps, **more: Any) -> Distilled:
         """The loss, whose gradient is that of a mean over all elements of x, and metrics."""
         loss = distillation_loss(x, gradient)
         rms = gradient.square().mean().sqrt()
@@ -241,7 +243,7 @@ def dreamtime_level(prior: NoisePredictor, progress: Progress) -> float:
     return float(levels[(tail - progress.step / progress.steps).abs().argmin()])
 
 
-def _clip_pixels(gradient: Tensor, most: float) -> Tensor:
-    """The gradient of images (n, c, h, w) with the norm of each pixel limited to `most`."""
+def _clip_pixels(gradient: Float[Tensor, "b c *pixels"], most: float) -> Tensor:
+    """The gradient of images with the norm of each pixel limited to `most`."""
     norm = gradient.norm(dim=1, keepdim=True)
     return gradient * (most / norm.clamp(min=most))

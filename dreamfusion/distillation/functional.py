@@ -6,10 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from dreamfusion.diffusion.condition import Condition, Conditions, TextEmbedding
-from dreamfusion.diffusion.predictions import NoisePredictor, add_noise, guided
+from dreamfusion.diffusion.predictions import Images, NoisePredictor, Timesteps, add_noise, guided
 from dreamfusion.distillation.base import draw_timesteps, weighted_error
 from dreamfusion.distillation.settings import Weighting
 from dreamfusion.graphics.cameras import Cameras
@@ -17,30 +18,29 @@ from dreamfusion.utils.devices import send
 from dreamfusion.utils.rng import Generators, randn
 
 # Standard normal noise of a shape, from generators.
-DrawNoise = Callable[[Sequence[int], Generators], Tensor]
+DrawNoise = Callable[[Sequence[int], Generators], Images]
 
 
 @dataclass(frozen=True)
 class SDSResult:
-    """One evaluation of SDS on n images.
+    """One evaluation of SDS.
 
     loss: scalar whose gradient with respect to the encoded images is exactly `gradient`. Its value
         has no meaning.
-    gradient: (n, ...) w(t) (e_hat - e), detached.
-    timesteps: (n,) int64, on the CPU.
-    noise, predicted_noise: (n, ...), e and e_hat.
+    gradient: w(t) (e_hat - e), detached. timesteps: on the CPU.
+    noise, predicted_noise: e and e_hat.
     """
 
-    loss: Tensor
-    gradient: Tensor
-    timesteps: Tensor
-    noise: Tensor
-    predicted_noise: Tensor
+    loss: Float[Tensor, ""]
+    gradient: Images
+    timesteps: Timesteps
+    noise: Images
+    predicted_noise: Images
 
 
 def sds(
     prior: NoisePredictor,
-    images: Tensor,
+    images: Float[Tensor, "b ..."],
     text: TextEmbedding,
     unconditional: TextEmbedding,
     *,
@@ -48,25 +48,25 @@ def sds(
     t_range: tuple[float, float],
     weighting: Weighting = "sigma2",
     clip_sample: float | None = None,
-    opposed: Sequence[tuple[TextEmbedding, Tensor]] = (),
+    opposed: Sequence[tuple[TextEmbedding, Float[Tensor, " b"]]] = (),
     cameras: Cameras | None = None,
-    encode: Callable[[Tensor], Tensor] | None = None,
+    encode: Callable[[Float[Tensor, "b ..."]], Images] | None = None,
     generator: Generators,
     draw_noise: DrawNoise = randn,
 ) -> SDSResult:
     """SDS for n images, summed over them: divide the loss by n for a mean.
 
-    images: (n, 3, H, W) in [0, 1], encoded by the prior; or of any shape (n, ...) that `encode`
-    turns into what the prior denoises, of any rank. For latents: `encode=lambda z: z`.
-    text, unconditional: of n texts, or of one text for all images. cameras: n, for priors that
-    need them.
+    images: (n, 3, h, w) in [0, 1], encoded by the prior; or of any shape that `encode` turns into
+    what the prior denoises, of any rank. For latents: `encode=lambda z: z`.
+    text, unconditional: of n texts, or of one text for all images. cameras: for priors that need
+    them.
     guidance: s >= 0 of uncond + s (text - uncond); 1 is no guidance, 0 ignores the text.
     t_range: least and greatest noise level in [0, 1]; each image draws its own in between.
     clip_sample: x0 is clamped at -clip_sample and clip_sample (Imagen's static thresholding); None
     leaves it unchanged. At 1, for a model of pixels in [-1, 1], guidance cannot exceed white.
-    opposed: texts that the images should not show, with weights (n,); see `guided`.
+    opposed: texts that the images should not show, with weights; see `guided`.
     generator: on the CPU, or one for each image; the only source of randomness on every device.
-    draw_noise: returns e, standard normal, for a shape (n, ...).
+    draw_noise: returns e, standard normal, of a shape.
     """
     encoded = (encode or prior.encode_image)(images)
     n, device = len(encoded), encoded.device

@@ -13,9 +13,11 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import torch
+from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from dreamfusion.diffusion.predictions import Images
 from dreamfusion.graphics.cameras import Cameras, generate_rays
 from dreamfusion.utils.devices import send
 from dreamfusion.utils.errors import UserError
@@ -42,8 +44,8 @@ class IndependentNoise:
 
     def __call__(
         self, shape: Sequence[int], generator: Generators, batch: Batch, step: int
-    ) -> Tensor:
-        """Standard normal noise (n, ...), on the CPU."""
+    ) -> Images:
+        """Standard normal noise, on the CPU."""
         return randn(shape, generator)
 
 
@@ -58,8 +60,8 @@ class FixedNoise:
 
     def __call__(
         self, shape: Sequence[int], generator: Generators, batch: Batch, step: int
-    ) -> Tensor:
-        """Standard normal noise (n, ...), the same for all n, on the CPU."""
+    ) -> Images:
+        """Standard normal noise, the same for all images, on the CPU."""
         numbers = torch.randn(*shape[1:], generator=torch.Generator().manual_seed(self.seed))
         return numbers.expand(*shape)
 
@@ -74,12 +76,12 @@ class SurfaceNoise:
 
     def __init__(self, seed: int, refresh: float = 0.0) -> None:
         self.seed, self.refresh = seed, refresh
-        # (_TABLE, channels), where they change.
-        self.numbers: Tensor | None = None
+        # Of all spots, if they change.
+        self.numbers: Float[Tensor, "spots c"] | None = None
 
     def __call__(
         self, shape: Sequence[int], generator: Generators, batch: Batch, step: int
-    ) -> Tensor:
+    ) -> Float[Tensor, "b c h w"]:
         """Standard normal noise of `shape` = (n, c, h, w), on the device of the images.
 
         Raises UserError for images that have no depth.
@@ -98,7 +100,9 @@ class SurfaceNoise:
             numbers=self._numbers(shape[1], batch.depth.device, step),
         )
 
-    def _numbers(self, channels: int, device: torch.device, step: int) -> Tensor:
+    def _numbers(
+        self, channels: int, device: torch.device, step: int
+    ) -> Float[Tensor, "spots {channels}"]:
         if self.refresh == 0.0:
             return spot_numbers(channels, self.seed, device)
         if self.numbers is None:
@@ -117,14 +121,14 @@ def surface_noise(
     generator: Generators,
     *,
     cameras: Cameras,
-    depth: Tensor,
-    opacity: Tensor,
-    numbers: Tensor,
-) -> Tensor:
-    """Standard normal noise of `shape` = (n, c, h, w) for images of n cameras.
+    depth: Float[Tensor, "b image_h image_w"],
+    opacity: Float[Tensor, "b image_h image_w"],
+    numbers: Float[Tensor, "spots c"],
+) -> Float[Tensor, "b c h w"]:
+    """Standard normal noise of `shape` = (b, c, h, w) for images of b cameras.
 
-    depth, opacity: (n, h', w'), as `scenes.base.Rendered` has them; h' may differ from h, as for a
-    latent prior. Where the opacity is over a half the noise is a function of the point that is
+    depth, opacity: as `scenes.base.Rendered` has them; their size may be another, as for a latent
+    prior. Where the opacity is over a half the noise is a function of the point that is
     seen and of the channel; elsewhere it is drawn from `generator`. numbers: of all spots, see
     `spot_numbers`.
 
@@ -148,15 +152,15 @@ def surface_noise(
 
 
 @lru_cache(maxsize=1)
-def spot_numbers(channels: int, seed: int, device: torch.device) -> Tensor:
-    """Standard normal numbers of all spots, (_TABLE, channels)."""
+def spot_numbers(channels: int, seed: int, device: torch.device) -> Float[Tensor, "spots c"]:
+    """Standard normal numbers of all spots."""
     generator = torch.Generator().manual_seed(seed)
     return send(torch.randn(_TABLE, channels, generator=generator), device)
 
 
-def _spots(points: Tensor, cell: float) -> Tensor:
-    """Which of _TABLE numbers each of the points (..., 3) has: (...,) int64. All points of a cell
-    have the same, two cells have different ones but for chance."""
+def _spots(points: Float[Tensor, "*batch 3"], cell: float) -> Int64[Tensor, "*batch"]:
+    """Which of _TABLE numbers each of the points has. All points of a cell have the same, two cells
+    have different ones but for chance."""
     radius = points.norm(dim=-1, keepdim=True)
     towards = points / radius.clamp(min=1e-6)
     cells = torch.cat([towards * _RADIUS / cell, radius / _SHELL], dim=-1).floor().long()
@@ -170,7 +174,7 @@ def _spots(points: Tensor, cell: float) -> Tensor:
     return mixed >> 16
 
 
-def _by_pixel(values: Tensor) -> Tensor:
-    """(n, h _SPOTS, w _SPOTS, 3) as (n, h, w, _SPOTS^2, 3): the spots of each pixel."""
+def _by_pixel(values: Float[Tensor, "b fine_h fine_w 3"]) -> Float[Tensor, "b h w spots 3"]:
+    """(b, h _SPOTS, w _SPOTS, 3) as (b, h, w, _SPOTS^2, 3): the spots of each pixel."""
     blocks = values.unflatten(2, (-1, _SPOTS)).unflatten(1, (-1, _SPOTS))
     return blocks.movedim(2, 3).flatten(3, 4)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Protocol
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample
 
@@ -24,9 +25,11 @@ from dreamfusion.utils.state import Progress
 class ComparesImages(Protocol):
     """Interface that the estimator requires from a prior."""
 
-    def similarity(self, images: Tensor, condition: Condition, /) -> Tensor:
-        """The similarity (n,) of images (n, 3, h, w) in [0, 1] to their conditions, with gradients;
-        higher is more similar."""
+    def similarity(
+        self, images: Float[Tensor, "b 3 h w"], condition: Condition, /
+    ) -> Float[Tensor, " b"]:
+        """The similarity of images in [0, 1] to their conditions, with gradients; higher is more
+        similar."""
         ...
 
 
@@ -59,9 +62,11 @@ class CLIPEstimator(Estimator):
         return Distilled(losses, {f"{s.name}_similarity": similarity.detach()})
 
 
-def random_crops(images: Tensor, least: float, generator: Generators) -> Tensor:
-    """Square crops of images (n, 3, h, w), of their own size, whose sides are from `least` to 1 of
-    the image's. Differentiable."""
+def random_crops(
+    images: Float[Tensor, "b c h w"], least: float, generator: Generators
+) -> Float[Tensor, "b c h w"]:
+    """Crops of images, of the images' size, whose sides are from `least` to 1 of the image's.
+    Differentiable."""
     side, right, down = rand((len(images), 3), generator).to(images.dtype).unbind(1)
     side = least + (1.0 - least) * side
     zeros = torch.zeros_like(side)

@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
 
+from dreamfusion.diffusion.predictions import Images, Timesteps
 from dreamfusion.distillation.base import Batch, Distilled, ScoreEstimator
 from dreamfusion.distillation.sync.settings import SyncSettings
 from dreamfusion.utils.distributed import gather_over_processes, share
@@ -29,7 +29,7 @@ class SyncEstimator(ScoreEstimator):
     def __init__(self, settings: SyncSettings, prior: Any, seed: int) -> None:
         super().__init__(settings, prior, seed)
         # Of all views, in all processes, and their timesteps.
-        self._targets: tuple[Tensor, Tensor] | None = None
+        self._targets: tuple[Images, Timesteps] | None = None
 
     def __call__(self, batch: Batch, *, progress: Progress, generator: Generators) -> Distilled:
         s = self.settings

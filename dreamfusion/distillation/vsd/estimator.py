@@ -13,16 +13,12 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from dreamfusion.diffusion.condition import Condition
-from dreamfusion.diffusion.predictions import add_noise, predictions
-from dreamfusion.distillation.base import (
-    Batch,
-    Distilled,
-    ScoreEstimator,
-    draw_timesteps,
-)
+from dreamfusion.diffusion.predictions import Images, add_noise, predictions
+from dreamfusion.distillation.base import Batch, Distilled, ScoreEstimator, draw_timesteps
 from dreamfusion.distillation.vsd.settings import VSDSettings
 from dreamfusion.utils.devices import send
 from dreamfusion.utils.distributed import average_gradients
@@ -59,7 +55,7 @@ class VSDEstimator(ScoreEstimator):
         loss = self._train(x.detach(), ask.text, generator)
         return self.result(x, gradient, timesteps, guidance=scale, adapter_loss=loss)
 
-    def _train(self, x: Tensor, condition: Condition, generator: Generators) -> Tensor:
+    def _train(self, x: Images, condition: Condition, generator: Generators) -> Float[Tensor, ""]:
         """One step of the adapters on images x; the mean square error of their noise."""
         drawn = draw_timesteps(self.prior, len(x), (0.0, 1.0), generator)
         noise = send(randn(x.shape, generator), x.device)
