@@ -1,13 +1,13 @@
-"""Cameras and rays. The one place where camera and axis conventions are written down.
+"""Cameras and rays. This docstring defines the conventions of cameras and axes.
 
 World frame: right-handed, +Y is up, the object faces +Z, the scene is the box [-1, 1]^3.
 These are glTF's axes, so meshes are exported without any conversion.
 
-Spherical position of a camera: azimuth 0 deg puts it on +Z, in front of the object; azimuth grows
-towards +X (seen from above: counter-clockwise), so that 90 deg sees the object's own left side
-and 180 deg its back. Elevation 0 deg is the horizon, 90 deg looks straight down from above.
+Spherical position of a camera: azimuth 0 deg is on +Z, in front of the object; azimuth grows
+towards +X (counter-clockwise seen from above), so a camera at 90 deg sees the object's left side,
+and one at 180 deg its back. Elevation 0 deg is the horizon, 90 deg is straight above.
 
-Camera frame: OpenGL's. x right, y up, the camera looks along -z. `T_world_camera` takes points of
+Camera frame: OpenGL's. x right, y up, the camera looks along -z. `T_world_camera` maps points of
 the camera frame to the world frame. Pixel (row i, column j) of an image of height h and width w
 has its centre at ((j + 0.5) / w, (i + 0.5) / h), row 0 being the top row.
 """
@@ -33,10 +33,10 @@ SHOW_ELEVATION_DEG = 15.0
 class Cameras:
     """A batch of pinhole cameras with square pixels.
 
-    T_world_camera: rigid transforms, camera to world (frames: see the module's head).
+    T_world_camera: rigid transforms, camera to world (frames: see the module's docstring).
     fov_y_deg: full vertical field of view, degrees.
-    azimuth_deg, elevation_deg: where the camera stands, before any jitter; degrees.
-    distance: from the origin, before any jitter; scene units.
+    azimuth_deg, elevation_deg: of the camera's position, without jitter; degrees.
+    distance: from the origin, without jitter; scene units.
     """
 
     T_world_camera: Float[Tensor, "views 4 4"]
@@ -73,7 +73,7 @@ class Cameras:
 
 @dataclass(frozen=True)
 class Rays:
-    """Rays of any batch shape, with unit directions; world frame."""
+    """Rays of any batch shape, with unit directions, in the world frame."""
 
     origins: Float[Tensor, "*rays 3"]
     directions: Float[Tensor, "*rays 3"]
@@ -88,14 +88,9 @@ def spherical_to_cartesian(
 ) -> Float[Tensor, "*batch 3"]:
     """Unit vectors from the origin towards the given azimuth and elevation (degrees)."""
     azimuth, elevation = torch.deg2rad(azimuth_deg), torch.deg2rad(elevation_deg)
-    return torch.stack(
-        [
-            torch.cos(elevation) * torch.sin(azimuth),
-            torch.sin(elevation),
-            torch.cos(elevation) * torch.cos(azimuth),
-        ],
-        dim=-1,
-    )
+    radius = torch.cos(elevation)
+    x, z = radius * torch.sin(azimuth), radius * torch.cos(azimuth)
+    return torch.stack([x, torch.sin(elevation), z], dim=-1)
 
 
 def look_at(
@@ -105,9 +100,8 @@ def look_at(
 ) -> Float[Tensor, "views 4 4"]:
     """Camera-to-world transforms of cameras at `positions` that look at `targets`.
 
-    `up` need not be unit nor orthogonal to the view; where it is
-    parallel to it (a camera straight above), +Z takes its place, so that the result is always
-    a rotation.
+    `up` need not be a unit vector or orthogonal to the viewing direction. If it is parallel to it
+    (a camera straight above), -Z is used instead, so that the result is always a rotation.
     """
     backward = torch.nn.functional.normalize(positions - targets, dim=-1)
     right = torch.linalg.cross(up, backward)
@@ -141,16 +135,16 @@ def orbit_cameras(
 def turntable_cameras(
     n: int, *, elevation_deg: float = 15.0, distance: float = 2.8, fov_y_deg: float = 40.0
 ) -> Cameras:
-    """n cameras evenly around the object, the first one in front of it."""
+    """n cameras at equal distances around the object, the first one in front of it."""
     azimuth = torch.arange(n, dtype=torch.float32) * (360.0 / n)
-    others = (torch.full((n,), value) for value in (elevation_deg, distance, fov_y_deg))
-    return orbit_cameras(azimuth, *others)
+    constants = (torch.full((n,), value) for value in (elevation_deg, distance, fov_y_deg))
+    return orbit_cameras(azimuth, *constants)
 
 
 def show_cameras(
     n: int, camera: CameraConfig, *, elevation_deg: float = SHOW_ELEVATION_DEG
 ) -> Cameras:
-    """n cameras around the object, in the middle of the ranges of distance and field of view."""
+    """n cameras around the object, at the middle of the ranges of distance and field of view."""
     if camera.fov_y_deg is None:
         return turntable_cameras(n, elevation_deg=elevation_deg)
     return turntable_cameras(
@@ -176,21 +170,20 @@ def sample_cameras(
 ) -> Cameras:
     """Random cameras (DreamFusion, appendix A.2), on the CPU.
 
-    Azimuth is stratified: the circle is cut into n equal arcs from a random start, one camera in
-    each. Half of the cameras (at random) draw their elevation uniformly in angle, the others
-    uniformly in area on the sphere. Distance and field of view, or else the focal length in
-    picture widths, are uniform in their ranges; exactly one of the two must be given.
-    Jitter: `position_jitter` is the half-width of a uniform offset of the position,
-    `look_at_jitter` and `up_jitter` the standard deviations of normal offsets of the target and
-    of the up vector; scene units.
-    group_size: so many consecutive cameras are one group: all that is drawn is drawn once for a
-    group, and its cameras stand 360 / group_size degrees of azimuth apart, counter-clockwise seen
-    from above. n is a multiple of it.
+    Azimuth is stratified: the circle is divided into n equal arcs from a random start, with one
+    camera in each. Half of the cameras (chosen at random) draw their elevation uniformly in angle,
+    the others uniformly in area on the sphere. Distance is uniform in its range, and so is either
+    the field of view or the focal length (in image widths); exactly one of the two must be given.
+    position_jitter: half-width of a uniform offset of the position; look_at_jitter, up_jitter:
+    standard deviations of normal offsets of the target and of the up vector; scene units.
+    group_size: number of consecutive cameras in a group; n is a multiple of it. Random numbers are
+    drawn once for each group, and its cameras are 360 / group_size degrees of azimuth apart,
+    counter-clockwise seen from above.
     """
     if n % group_size:
-        raise ValueError(f"{n} cameras do not fall into groups of {group_size}")
+        raise ValueError(f"n ({n}) must be a multiple of group_size ({group_size})")
     if (fov_y_deg is None) == (focal_length is None):
-        raise ValueError("give fov_y_deg or focal_length, and not both")
+        raise ValueError("give either fov_y_deg or focal_length")
 
     n //= group_size
 
@@ -220,7 +213,7 @@ def sample_cameras(
 
 
 def _in_groups(cameras: Cameras, group_size: int) -> Cameras:
-    """Each camera, jitter included, turned about the up axis into a group of so many."""
+    """Repeat each camera, with its jitter, at group_size angles about the up axis."""
     if group_size == 1:
         return cameras
     turn_deg = torch.arange(group_size) * (360.0 / group_size)
@@ -228,26 +221,26 @@ def _in_groups(cameras: Cameras, group_size: int) -> Cameras:
     turn = torch.eye(4).repeat(group_size, 1, 1)
     turn[:, 0, 0], turn[:, 0, 2] = torch.cos(angle), torch.sin(angle)
     turn[:, 2, 0], turn[:, 2, 2] = -torch.sin(angle), torch.cos(angle)
-    each = cameras._map(lambda values: values.repeat_interleave(group_size, dim=0))
+    repeated = cameras._map(lambda values: values.repeat_interleave(group_size, dim=0))
     n = len(cameras)
     return dataclasses.replace(
-        each,
-        T_world_camera=turn.repeat(n, 1, 1) @ each.T_world_camera,
-        azimuth_deg=(each.azimuth_deg + turn_deg.repeat(n)) % 360.0,
+        repeated,
+        T_world_camera=turn.repeat(n, 1, 1) @ repeated.T_world_camera,
+        azimuth_deg=(repeated.azimuth_deg + turn_deg.repeat(n)) % 360.0,
     )
 
 
 def fov_y_of_focal_length(focal_length: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
-    """The full vertical field of view, degrees, of square images whose focal lengths are given
-    in picture widths: 2 atan(1 / (2 f))."""
+    """The full vertical field of view in degrees, 2 atan(1 / (2 f)), of square images with focal
+    lengths in image widths."""
     return torch.rad2deg(2.0 * torch.atan(0.5 / focal_length))
 
 
 def generate_rays(cameras: Cameras, height: int, width: int) -> Rays:
     """One ray through the centre of each pixel, of batch shape (views, height, width).
 
-    The half-pixel offset matters: without it a render is shifted by half a pixel up and left,
-    and two resolutions of one camera would not see the same thing.
+    Without the half-pixel offset, an image would be shifted by half a pixel up and left, and two
+    resolutions of one camera would show different parts of the scene.
     """
     device, dtype = cameras.T_world_camera.device, cameras.T_world_camera.dtype
     rows = 1.0 - 2.0 * (torch.arange(height, device=device, dtype=dtype) + 0.5) / height

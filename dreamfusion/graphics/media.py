@@ -1,4 +1,4 @@
-"""Pictures and videos on disk."""
+"""Image and video files."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from torch import Tensor
 from dreamfusion.utils.atomic_write import atomic_write
 from dreamfusion.utils.errors import UserError, one_line
 
-# Unless a video says how its colours are meant, browsers guess those of old television, and red
-# turns orange. These are what sRGB calls its own, with the matrix of HD.
+# Without this metadata, browsers assume the colours of standard-definition television, and red is
+# shown as orange. Primaries and transfer function are those of sRGB, the matrix that of HD.
 _COLORS = (
     "scale=out_color_matrix=bt709,"
     "setparams=colorspace=bt709:color_primaries=bt709:color_trc=iec61966-2-1"
@@ -26,13 +26,13 @@ _COLORS = (
 
 
 class NoEncoder(UserError):
-    """There is no ffmpeg to write videos with."""
+    """Videos cannot be written because ffmpeg is missing."""
 
 
 def to_bytes(images: Float[Tensor, "*batch h w c"]) -> UInt8[np.ndarray, "*batch h w c"]:
     """Images in [0, 1] as bytes.
 
-    Raises ValueError where a value is not finite.
+    Raises ValueError if a value is not finite.
     """
     images = images.detach().float().cpu()
     if not bool(images.isfinite().all()):
@@ -43,9 +43,9 @@ def to_bytes(images: Float[Tensor, "*batch h w c"]) -> UInt8[np.ndarray, "*batch
 def contact_sheet(
     images: Tensor, *, columns: int, gap: int = 2, fill: float = 1.0
 ) -> Float[Tensor, "sheet_h sheet_w 3"]:
-    """Images (n, h, w, 3) in rows of `columns`, as one image on the CPU.
+    """Arrange images (n, h, w, 3) in rows of `columns`, as one image on the CPU.
 
-    gap: pixels between them, of grey level `fill`, which also fills places left over.
+    gap: pixels between them, of grey level `fill`, which also fills the rest of the last row.
     """
     if images.ndim != 4 or images.shape[-1] != 3 or len(images) == 0:
         raise ValueError(f"a contact sheet takes (n, h, w, 3) images, not {tuple(images.shape)}")
@@ -67,27 +67,27 @@ def write_png(image: Float[Tensor, "h w c"], path: Path | str) -> None:
     import imageio.v3 as imageio
 
     with atomic_write(Path(path)) as file:
-        # By way of memory: its own writer complains aloud of a disk that is full.
+        # Encoded in memory, because its file writer prints messages if the disk is full.
         file.write_bytes(imageio.imwrite("<bytes>", to_bytes(image), extension=".png"))
 
 
 def write_mp4(frames: Iterable[Float[Tensor, "h w 3"]], path: Path | str, *, fps: int = 30) -> None:
-    """Write frames in [0, 1] as H.264, which every browser and player shows.
+    """Write frames in [0, 1] as H.264, which every browser and player supports.
 
-    Odd sizes lose their last row or column, as the format's chroma needs even ones. The file
-    appears complete or not at all. Raises NoEncoder where there is no ffmpeg.
+    The chroma format needs even sizes, so the last row or column of an odd size is removed. The
+    file appears complete or not at all. Raises NoEncoder if ffmpeg is missing.
     """
     try:
         import imageio_ffmpeg
 
         imageio_ffmpeg.get_ffmpeg_exe()
-    except (ImportError, RuntimeError) as error:  # its wheel for a platform may come without one
+    except (ImportError, RuntimeError) as error:  # some wheels contain no ffmpeg
         raise NoEncoder(
-            f"videos need ffmpeg ({one_line(error)}): install one, or name it in "
-            "IMAGEIO_FFMPEG_EXE; --format webp, gif and png need none"
+            f"videos need ffmpeg ({one_line(error)}): install it, or set IMAGEIO_FFMPEG_EXE to its "
+            "path; --format webp, gif and png do not need it"
         ) from error
-    pictures = map(_video_pixels, frames)
-    first = next(pictures, None)
+    images = map(_video_pixels, frames)
+    first = next(images, None)
     if first is None:
         raise ValueError("a video needs at least one frame")
     with atomic_write(Path(path)) as file:
@@ -104,7 +104,7 @@ def write_mp4(frames: Iterable[Float[Tensor, "h w 3"]], path: Path | str, *, fps
         )
         with closing(writer):
             writer.send(None)
-            for pixels in itertools.chain([first], pictures):
+            for pixels in itertools.chain([first], images):
                 writer.send(pixels.tobytes())
 
 
@@ -120,12 +120,12 @@ def write_animation(
 ) -> None:
     """Write frames of 3 or 4 channels in [0, 1] as an endless GIF or WebP, by the suffix.
 
-    GIF knows 256 colours, and of transparency only whether; browsers show at most 50 frames a
-    second of it. The file appears complete or not at all.
+    GIF supports 256 colours, no partial transparency, and in browsers at most 50 frames per second.
+    The file appears complete or not at all.
     """
     path = Path(path)
-    pictures = (Image.fromarray(to_bytes(frame)) for frame in frames)
-    first = next(pictures, None)
+    images = (Image.fromarray(to_bytes(frame)) for frame in frames)
+    first = next(images, None)
     if first is None:
         raise ValueError("an animation needs at least one frame")
     options: dict[str, Any] = {"quality": 90, "method": 2}
@@ -135,7 +135,7 @@ def write_animation(
         first.save(
             file,
             save_all=True,
-            append_images=pictures,
+            append_images=images,
             duration=max(20, round(1000 / fps)),
             loop=0,
             **options,
@@ -143,9 +143,9 @@ def write_animation(
 
 
 def write_frames(frames: Iterable[Float[Tensor, "h w c"]], folder: Path | str) -> list[Path]:
-    """Write frames of 3 or 4 channels as folder/frame_0000.png and so on; the files.
+    """Write frames of 3 or 4 channels as folder/frame_0000.png and so on; return the files.
 
-    Frames beyond the last, of an earlier animation there, are removed.
+    Other frames in the folder, of an earlier and longer animation, are removed.
     """
     folder = Path(folder)
     written = []

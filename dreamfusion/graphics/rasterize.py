@@ -1,4 +1,4 @@
-"""Triangles to pixels, with a depth buffer: for textures and for images of meshes, without GL."""
+"""Rasterises triangles with a depth buffer, without OpenGL: for textures and images of meshes."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ def rasterize(
     height: int,
     width: int,
 ) -> tuple[Int64[np.ndarray, "{height} {width}"], Float64[np.ndarray, "{height} {width} 3"]]:
-    """Which triangle is seen at each pixel's centre, -1 for none; and where in it: weights of its
-    corners, correct under perspective.
+    """The index of the triangle that is visible at each pixel's centre, -1 for none, and the
+    perspective-correct barycentric weights of its corners.
 
-    corners: (x, y) in pixels, y downwards; the centre of pixel (i, j) is
-    (j + 0.5, i + 0.5). inverse_depth: 1 / depth of the corners; the largest wins, and
-    triangles with a corner that is not positive (behind the eye) are left out. Points on an edge
-    belong to the triangle; both windings are drawn.
+    corners: (x, y) in pixels, y downwards; the centre of pixel (i, j) is (j + 0.5, i + 0.5).
+    inverse_depth: 1 / depth of the corners; the largest value is visible. Triangles with a corner
+    that is not positive (behind the camera) are skipped. Points on an edge belong to the triangle;
+    both windings are drawn.
     """
     face_of = np.full((height, width), -1, dtype=np.int64)
     weights = np.zeros((height, width, 3))
@@ -51,22 +51,17 @@ def _fill(corners: Any, inverse_depth: Any, face_of: Any, weights: Any, nearest:
         area = (bx - ax) * (cy - ay) - (by - ay) * (cx - ax)
         if area == 0.0 or not math.isfinite(area):
             continue
-        first, last = (
-            max(math.ceil(min(ay, by, cy)), 0),
-            min(math.floor(max(ay, by, cy)), height - 1),
-        )
-        left, right = (
-            max(math.ceil(min(ax, bx, cx)), 0),
-            min(math.floor(max(ax, bx, cx)), width - 1),
-        )
-        for y in range(first, last + 1):
+        top, left = max(math.ceil(min(ay, by, cy)), 0), max(math.ceil(min(ax, bx, cx)), 0)
+        bottom = min(math.floor(max(ay, by, cy)), height - 1)
+        right = min(math.floor(max(ax, bx, cx)), width - 1)
+        for y in range(top, bottom + 1):
             for x in range(left, right + 1):
                 a = ((bx - x) * (cy - y) - (by - y) * (cx - x)) / area
                 b = ((cx - x) * (ay - y) - (cy - y) * (ax - x)) / area
                 c = 1.0 - a - b
                 if a < 0.0 or b < 0.0 or c < 0.0:
                     continue
-                near = a * ia + b * ib + c * ic  # 1 / depth is linear on the picture
+                near = a * ia + b * ib + c * ic  # 1 / depth is linear in the image
                 if near > nearest[y, x]:
                     nearest[y, x] = near
                     face_of[y, x] = face

@@ -1,7 +1,7 @@
-"""Light on surfaces, how results are displayed, and images of quantities other than colours.
+"""Shading, the light of displayed results, and images of normals and depth.
 
-A displayed image is RGBA, (..., 4) in [0, 1], with straight (not premultiplied) alpha; what has
-no opacity is black.
+A displayed image is RGBA in [0, 1] with straight (not premultiplied) alpha; pixels without opacity
+are black.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from dreamfusion.utils.devices import send
 Shading = Literal["albedo", "lambertian", "textureless"]
 ImageMode = Literal["color", "albedo", "normals", "depth", "textureless"]
 IMAGE_MODES: tuple[ImageMode, ...] = ("color", "albedo", "normals", "depth", "textureless")
-# Ambient share of the light that results are shown in; the other modes have none.
+# Ambient share of the light in displayed results; the other modes are unlit.
 SHOW_AMBIENT: dict[ImageMode, float] = {"color": 0.7, "textureless": 0.3}
 
 
 @dataclass(frozen=True)
 class Lighting:
-    """The light of one or more views, and what it falls on.
+    """The light of one or more views.
 
-    shading: "albedo" is unlit; "lambertian" and "textureless" (white) need a position,
-    one for all views or one for each, world frame. ambient: share of the light that comes from
-    everywhere, in [0, 1]; the rest is diffuse.
+    shading: "albedo" is unlit; "lambertian" and "textureless" (white) need a position, one for all
+    views or one for each, in the world frame. ambient: share of the light that comes from all
+    directions, in [0, 1]; the rest is diffuse.
     """
 
     shading: Shading = "albedo"
@@ -68,16 +68,16 @@ def lambertian(
     ambient: float,
     diffuse: float,
 ) -> Float[Tensor, " n"]:
-    """ambient + diffuse max(0, n . l), for a point light whose strength does not fall off.
+    """ambient + diffuse max(0, n . l), for a point light without attenuation (DreamFusion, eq. 8).
 
-    normals: unit; all in the world frame. DreamFusion, eq. 8.
+    normals: unit; all in the world frame.
     """
-    towards = torch.nn.functional.normalize(light_position - positions, dim=-1)
-    return ambient + diffuse * (normals * towards).sum(dim=-1).clamp(min=0.0)
+    direction = torch.nn.functional.normalize(light_position - positions, dim=-1)
+    return ambient + diffuse * (normals * direction).sum(dim=-1).clamp(min=0.0)
 
 
 def show_light_position(T_world_camera: Float[Tensor, "4 4"]) -> Float[Tensor, " 3"]:
-    """Position of the light in a displayed image: at the camera's upper left, a unit away."""
+    """Position of the light of a displayed image: above and to the left of the camera."""
     return T_world_camera[:3, 3] + T_world_camera[:3, 1] - 0.7 * T_world_camera[:3, 0]
 
 
@@ -89,7 +89,7 @@ def color_normals(normals: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch 3
 def color_depth(
     depth: Float[Tensor, "*batch"], T_world_camera: Float[Tensor, "4 4"]
 ) -> Float[Tensor, "*batch 3"]:
-    """Depth as grey: white a unit nearer than the world's origin, dark a unit farther."""
+    """Depth as grey: white one unit nearer than the world's origin, dark one unit farther."""
     middle = float(T_world_camera[:3, 3].norm())
     near, far = max(middle - 1.0, 0.0), middle + 1.0
     grey = 1.0 - 0.85 * ((depth - near) / (far - near)).clamp(0.0, 1.0)
@@ -99,7 +99,7 @@ def color_depth(
 def with_alpha(
     color: Float[Tensor, "*batch 3"], opacity: Float[Tensor, "*batch"]
 ) -> Float[Tensor, "*batch 4"]:
-    """RGBA of straight colours and opacity, black where there is none."""
+    """RGBA of straight colours and opacity, black where the opacity is 0."""
     alpha = opacity[..., None].clamp(0.0, 1.0)
     return torch.cat([color.clamp(0.0, 1.0) * (alpha > 0), alpha], dim=-1)
 

@@ -1,4 +1,4 @@
-"""Pictures once around an object, of the scene or of its mesh, and files of them."""
+"""Images from cameras around an object, of a scene or its mesh, and files of them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from dreamfusion.utils.errors import UserError
 
 FORMATS = ("mp4", "gif", "webp", "png")
 TURN_SECONDS = 4
-# From one camera, the image size in pixels and a mode to RGBA.
+# Renders RGBA for one camera, an image size in pixels and a mode.
 Draw = Callable[[Cameras, int, ImageMode], Float[Tensor, "1 size size 4"]]
 
 _NAMED = {"white": "#ffffff", "black": "#000000"}
@@ -39,10 +39,10 @@ def parse_background(text: str) -> Float[Tensor, " 3"] | None:
 def turntable_frames(
     draw: Draw, cameras: Cameras, *, size: int, modes: Sequence[ImageMode]
 ) -> Iterator[Float[Tensor, "h w 4"]]:
-    """An image from each camera; several modes side by side in rows of two."""
+    """An image from each camera, with several modes in rows of two."""
     for i in range(len(cameras)):
-        pictures = [draw(cameras[i : i + 1], size, mode)[0] for mode in modes]
-        rows = [torch.cat(pictures[k : k + 2], dim=1) for k in range(0, len(pictures), 2)]
+        images = [draw(cameras[i : i + 1], size, mode)[0] for mode in modes]
+        rows = [torch.cat(images[k : k + 2], dim=1) for k in range(0, len(images), 2)]
         yield torch.cat(rows, dim=0)
 
 
@@ -53,11 +53,11 @@ def write_turntable(
     count: int,
     background: Float[Tensor, " 3"] | None,
 ) -> list[Path]:
-    """Write `count` RGBA frames as the suffix of `path` says; the files written.
+    """Write `count` RGBA frames in the format of the suffix of `path`; return the written files.
 
-    .mp4, .gif and .webp turn once in a few seconds; .png is a folder of frames named as `path`
-    without the suffix, or the one picture where there is but one frame. background: None is
-    transparent, which videos cannot be: RenderError.
+    .mp4, .gif and .webp turn once in a few seconds; .png is a folder of frames, named like `path`
+    without the suffix, or a single image if there is one frame. background: None is transparent;
+    raises RenderError for videos, which cannot be transparent.
     """
     kind = path.suffix.removeprefix(".")
     if kind not in FORMATS:

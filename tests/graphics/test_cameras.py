@@ -53,6 +53,7 @@ def test_look_at_a_camera_above_is_continuous_with_one_almost_above():
     above = look_at(torch.tensor([[0.0, 2.0, 0.0]]), torch.zeros(1, 3), up)
     nearly = look_at(torch.tensor([[0.0, 2.0, 1e-3]]), torch.zeros(1, 3), up)
     assert torch.allclose(above, nearly, atol=2e-3)
+    assert torch.equal(above[0, :3, 1], torch.tensor([0.0, 0.0, -1.0]))
 
 
 def test_rays_are_unit_and_span_the_field_of_view():

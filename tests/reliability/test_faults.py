@@ -139,7 +139,10 @@ def test_without_ffmpeg_a_run_has_its_mesh_and_says_why_no_video(
     assert main(["render", str(run), *small, "--format", "webp"]) == 0
     assert main(["render", str(run), *small]) == 2
     error = capsys.readouterr().err.splitlines()[-1]
-    assert error.startswith("error: videos need ffmpeg") and "webp, gif and png need none" in error
+    assert (
+        error.startswith("error: videos need ffmpeg")
+        and "webp, gif and png do not need it" in error
+    )
 
 
 def test_what_stands_in_the_way_is_named(bench, whole, tmp_path):
