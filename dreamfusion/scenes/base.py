@@ -30,7 +30,7 @@ from dreamfusion.utils.rng import Generators
 from dreamfusion.utils.state import Progress, Stateful
 
 WHITE = (1.0, 1.0, 1.0)
-# How a mode is lit, where it is not unlit.
+# The shading of each mode that is lit.
 SHOWN_SHADINGS: dict[ImageMode, Shading] = {"color": "lambertian", "textureless": "textureless"}
 
 
@@ -53,24 +53,16 @@ class Views:
     def to(self, device: torch.device) -> Views:
         """The same views with every tensor on `device`."""
         background = None if self.background is None else send(self.background, device)
-        return replace(
-            self,
-            cameras=self.cameras.to(device),
-            lighting=self.lighting.to(device),
-            background=background,
-        )
+        cameras, lighting = self.cameras.to(device), self.lighting.to(device)
+        return replace(self, cameras=cameras, lighting=lighting, background=background)
 
     def __getitem__(self, which: slice) -> Views:
         """Some of the views."""
         background = self.background
         if background is not None and background.ndim == 2:
             background = background[which]
-        return replace(
-            self,
-            cameras=self.cameras[which],
-            lighting=self.lighting[which],
-            background=background,
-        )
+        cameras, lighting = self.cameras[which], self.lighting[which]
+        return replace(self, cameras=cameras, lighting=lighting, background=background)
 
 
 @dataclass(frozen=True)
@@ -135,7 +127,7 @@ class Scene(Stateful, Protocol):
     ) -> Surface | TexturedMesh:
         """The scene as a mesh. resolution: cells across the box. threshold: of density; None finds
         one. Raises MeshError."""
-        raise MeshError("this scene has no surface that could be a mesh")
+        raise MeshError("this scene cannot be converted to a mesh")
 
     def about(self) -> list[str]:
         """Lines for the log at the start of a run: backends in use, and skipped ones."""

@@ -1,4 +1,4 @@
-"""What is seen where the scene lets light pass."""
+"""The background behind transparent parts of the scene."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ Background = Tensor | Callable[[Float[Tensor, "n 3"]], Float[Tensor, "n 3"]]
 
 
 class LearnedBackground(nn.Module):
-    """A colour for each direction, smooth: a small perceptron on polynomials of degree 2.
+    """A smooth colour for each direction: a small perceptron on polynomials of degree 2.
 
-    It starts as the plain `start` colour (in (0, 1)) in all directions.
+    Initially it has the colour `start`, in (0, 1), in all directions.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""The scene: density and albedo at every point of the box, and normals of the density."""
+"""The radiance field: density and albedo at each point of the box, and normals of the density."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from dreamfusion.scenes.nerf.settings import FieldConfig
 DensityActivation = Literal["softplus", "exp"]
 Blob = Literal["linear", "gaussian", "none"]
 
-# Corners of a tetrahedron: four taps give a gradient, where central differences take six.
+# Corners of a tetrahedron: a gradient from four evaluations; central differences need six.
 _TAPS = ((1.0, -1.0, -1.0), (-1.0, -1.0, 1.0), (-1.0, 1.0, -1.0), (1.0, 1.0, 1.0))
 
 
 @dataclass(frozen=True)
 class FieldOutput:
-    """density: per scene unit, non-negative. albedo: in (0, 1), sRGB as shown."""
+    """density: per scene unit, non-negative. albedo: sRGB in (0, 1)."""
 
     density: Float[Tensor, " n"]
     albedo: Float[Tensor, "n 3"]
 
 
 class _TruncatedExp(torch.autograd.Function):
-    """exp, whose slope stops growing at e^15: one huge gradient would undo a run."""
+    """exp with its gradient limited to e^15, because a single huge gradient could ruin a run."""
 
     @staticmethod
     def forward(ctx: Any, x: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
@@ -44,21 +44,20 @@ class _TruncatedExp(torch.autograd.Function):
 
 
 class Field(nn.Module):
-    """A hash grid and a small perceptron, with a blob of density in the middle at the start.
+    """A hash grid and a small perceptron, initialised with a blob of density in the middle.
 
-    encoding: the hash grid; its defaults where None. n_hidden: width of the perceptron.
+    encoding: None is a hash grid with default settings. n_hidden: width of the perceptron.
     density_activation: "softplus", or "exp" with a bounded slope. blob, blob_scale, blob_radius:
     added to the activation's argument at distance r from the origin (radius in scene units);
     "linear" is scale (1 - r / radius), "gaussian" scale exp(-r^2 / (2 radius^2)), after
-    threestudio and DreamFusion. normal_epsilon: half the spacing of the taps along each axis that
-    normals are taken with, scene units; a little more than a finest cell, for smoothness.
-    generator: draws the start values.
+    threestudio and DreamFusion. normal_epsilon: half the spacing of the finite differences of
+    normals along each axis, scene units; slightly more than the finest cell, for smoothness.
+    generator: draws the initial values.
 
-    `activate_levels` hides the finest levels of the hash grid for a while (coarse to fine, as
-    Neuralangelo does). `sharpen` sets a factor on the activation's argument: density is
-    softplus(sharpness (raw + blob)), or exp. What softplus makes of a network's output of a few
-    units is a fog some pixels deep; the same output, sharpened, is a surface. Both are part of the
-    state.
+    `activate_levels` masks the finest levels of the hash grid (coarse to fine, as in Neuralangelo).
+    `sharpen` sets a factor on the activation's argument: density is softplus(sharpness (raw +
+    blob)), or exp. For network outputs of a few units, softplus gives a fog several pixels deep; a
+    larger sharpness gives a surface. Both values are part of the state.
     """
 
     _taps: Float[Tensor, "4 3"]
@@ -91,7 +90,7 @@ class Field(nn.Module):
         self.blob_scale = blob_scale
         self.blob_radius = blob_radius
         self.normal_epsilon = normal_epsilon
-        # Made once: a constant made on a GPU is a copy that the CPU waits for.
+        # A buffer, because creating a constant on a GPU in each call would block the CPU.
         self.register_buffer("_taps", torch.tensor(_TAPS), persistent=False)
         self._active_levels = float(len(self.encoding.layout.levels))
         self._sharpness = 1.0
@@ -108,20 +107,13 @@ class Field(nn.Module):
             backend=settings.backend,
             generator=generator,
         )
-        return cls(
-            encoding=encoding,
-            n_hidden=settings.hidden,
-            density_activation=settings.density_activation,
-            blob=settings.blob,
-            blob_scale=settings.blob_scale,
-            blob_radius=settings.blob_radius,
-            normal_epsilon=settings.normal_epsilon,
-            generator=generator,
-        )
+        names = ("density_activation", "blob", "blob_scale", "blob_radius", "normal_epsilon")
+        options = {name: getattr(settings, name) for name in names}
+        return cls(encoding=encoding, n_hidden=settings.hidden, generator=generator, **options)
 
     def activate_levels(self, share: float) -> None:
-        """Use this share of the hash grid's levels, from the coarsest on; a level that the share
-        cuts is faded in. share: in [0, 1]; the coarsest level is always active."""
+        """Use a share of the hash grid's levels, in [0, 1], starting with the coarsest, which is
+        always active. A level that is only partly included is scaled down."""
         self._active_levels = max(share * len(self.encoding.layout.levels), 1.0)
 
     def sharpen(self, sharpness: float) -> None:
@@ -129,11 +121,11 @@ class Field(nn.Module):
         self._sharpness = sharpness
 
     def get_extra_state(self) -> Float64[Tensor, " 2"]:
-        """How many levels are active, and the sharpness, for `state_dict`."""
+        """The number of active levels and the sharpness, for `state_dict`."""
         return torch.tensor([self._active_levels, self._sharpness], dtype=torch.float64)
 
     def set_extra_state(self, state: Float[Tensor, "*numbers"]) -> None:
-        """Take over what `get_extra_state` said; of older checkpoints, the levels alone."""
+        """Load the output of `get_extra_state`; older checkpoints contain the levels only."""
         self._active_levels, self._sharpness = [*state.reshape(-1).tolist(), 1.0][:2]
 
     def forward(self, points: Float[Tensor, "n 3"]) -> FieldOutput:
@@ -149,9 +141,9 @@ class Field(nn.Module):
     def normals(self, points: Float[Tensor, "n 3"]) -> Float[Tensor, "n 3"]:
         """Outward unit normals: minus the direction of the density's gradient.
 
-        Finite differences of the activation's argument, whose gradient has the density's
-        direction but does not vanish where the density does. Differentiable in the parameters.
-        Zero where the four taps agree.
+        Finite differences of the activation's argument, whose gradient has the same direction as
+        the density's, but does not vanish at zero density. Differentiable in the parameters. Zero
+        if the four values are equal.
         """
         taps = self._taps.to(points.dtype)
         shifted = points[None] + self.normal_epsilon * taps[:, None]

@@ -1,4 +1,4 @@
-"""Regularisers of a radiance field, each a scalar tensor, and their weighted terms."""
+"""Regularisers of a radiance field, and their weighted terms."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from dreamfusion.scenes.nerf.settings import NerfLossConfig
 from dreamfusion.utils.devices import send
 from dreamfusion.utils.state import Progress
 
-SMOOTHED_RAYS = 4  # one ray in so many has its normals compared with those nearby
+SMOOTHED_RAYS = 4  # smoothness is computed on one ray in so many
 
 
 def sparsity_loss(density: Float[Tensor, " n"], *, n_rays: int) -> Float[Tensor, ""]:
     """Sum of log(1 + 2 density^2) over samples, per ray; the Cauchy loss of SNeRG (Hedman et al.,
-    eq. 9). Unlike `opacity_loss` it thins samples, not pixels.
+    eq. 9). Unlike `opacity_loss` it acts on samples, not on pixels.
 
     density: of the samples, non-negative. The sum is divided by `n_rays`.
     """
@@ -31,10 +31,10 @@ def smoothness_loss(
     *,
     n_rays: float,
 ) -> Float[Tensor, ""]:
-    """Neighbouring normals must agree: sum of w |n - n'|^2, per ray.
+    """Penalises differences of neighbouring normals: sum of w |n - n'|^2, per ray.
 
-    weights: of the samples, constants here; normals, nearby: unit, at the samples and at points
-    close to them. The sum is divided by `n_rays`. At most 4 for an opaque picture.
+    weights: of the samples, treated as constants; normals, nearby: unit, at the samples and at
+    points close to them. The sum is divided by `n_rays`. At most 4 for an opaque image.
     """
     return (weights.detach() * (normals - nearby).square().sum(dim=-1)).sum() / n_rays
 
@@ -46,10 +46,11 @@ def orientation_loss(
     *,
     n_rays: int,
 ) -> Float[Tensor, ""]:
-    """Visible normals must not face away: sum of w max(0, n . d)^2, per ray (Ref-NeRF, eq. 11).
+    """Penalises visible normals that face away from the camera: sum of w max(0, n . d)^2, per ray
+    (Ref-NeRF, eq. 11).
 
     normals, directions (of view, away from the camera): unit. The sum is divided by `n_rays`.
-    Weights are constants here: the loss is to turn normals, not to make what is seen transparent.
+    Weights are treated as constants: the loss should turn normals, not reduce opacity.
     """
     away = (normals * directions).sum(dim=-1).clamp(min=0.0)
     return (weights.detach() * away.square()).sum() / n_rays
@@ -62,8 +63,8 @@ def regularisers(
     progress: Progress,
     generator: torch.Generator,
 ) -> dict[str, Float[Tensor, ""]]:
-    """The weighted terms of a render, by name. Those of weight 0 cost nothing and are left
-    out, and so are those of normals where nothing is lit."""
+    """The weighted terms of a rendering, by name. Terms of weight 0 are not computed, nor are terms
+    of normals if the rendering has none."""
     n_rays, surface = out.opacity.numel(), out.surface
     terms: dict[str, Tensor] = {}
     if (weight := weights.sparsity.at(*progress)) > 0:
@@ -80,8 +81,8 @@ def regularisers(
 
 
 def _smoothness(field: Field, out: RenderOutput, generator: torch.Generator) -> Float[Tensor, ""]:
-    """`smoothness_loss` on one ray in a few, which costs that much less and is the same in the
-    mean; and in one direction for all samples, a finite difference apart."""
+    """`smoothness_loss` on a part of the rays, which costs less and has the same expectation. All
+    samples are compared with points in the same random direction."""
     surface = out.surface
     assert surface is not None
     first = torch.randint(SMOOTHED_RAYS, (), generator=generator).item()

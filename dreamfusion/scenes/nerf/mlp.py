@@ -1,7 +1,8 @@
-"""A two-layer perceptron for millions of points, computed in blocks that fit a core's cache.
+"""A two-layer perceptron for millions of points, computed in blocks that fit into a core's cache.
 
-Layer by layer over all points, most of the time on a CPU goes into moving the hidden layer to
-memory and back. Here only inputs and outputs touch it: backward computes the hidden layer again.
+If each layer is computed for all points at once, a CPU spends most of the time on moving the hidden
+layer to memory and back. Here only inputs and outputs are stored in memory; the backward pass
+recomputes the hidden layer.
 """
 
 from __future__ import annotations
@@ -48,13 +49,13 @@ class _TwoLayers(torch.autograd.Function):
             torch.mm(grad_hidden, w1, out=target)
             return grad_hidden.t() @ part, grad_hidden.sum(0), grad.t() @ hidden
 
-        of_weights = zip(*_each(block, x, grad_out, grad_x), strict=True)
-        grad_w1, grad_b1, grad_w2 = (torch.stack(parts).sum(0) for parts in of_weights)
+        gradients = zip(*_each(block, x, grad_out, grad_x), strict=True)
+        grad_w1, grad_b1, grad_w2 = (torch.stack(parts).sum(0) for parts in gradients)
         return grad_x, grad_w1, grad_b1, grad_w2, grad_out.sum(0)
 
 
 def _each(block: Callable[..., T], *tensors: Tensor) -> list[T]:
-    """`block` of the same rows of all tensors: block by block on a CPU, elsewhere all at once."""
+    """Call `block` with the same rows of all tensors: in blocks on a CPU, else with all at once."""
     if tensors[0].device.type != "cpu":
         return [block(*tensors)]
     parts = zip(*(tensor.split(_BLOCK) for tensor in tensors), strict=True)
@@ -75,7 +76,7 @@ def two_layers(
 
 
 class TwoLayerPerceptron(nn.Module):
-    """One hidden layer of `n_hidden` rectified units; biases start at zero."""
+    """One hidden layer of `n_hidden` ReLU units; biases are initialised to zero."""
 
     def __init__(
         self,

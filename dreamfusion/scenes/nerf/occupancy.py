@@ -1,4 +1,4 @@
-"""A coarse grid over the scene box that marks cells which may have density; rays skip the rest."""
+"""A coarse grid over the scene's box that marks cells with density; rays skip all other cells."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from dreamfusion.utils.devices import send
 
 DensityFunction = Callable[[Float[Tensor, "n 3"]], Float[Tensor, " n"]]
 
-_LOOKED_AT = 0.25  # share of the cells that are not occupied, at each update
+_SAMPLED_EMPTY = 0.25  # share of the unoccupied cells that each update samples
 
 
 class OccupancyGrid(nn.Module):
     """resolution^3 cells over [-1, 1]^3, indexed [x, y, z], cell 0 at -1.
 
-    Each cell keeps a decayed maximum of densities seen in it (Mueller et al. 2022, appendix E.2).
-    A cell is occupied where that, or a neighbour's, exceeds `threshold`: the margin of one cell
-    covers what a sample a cell misses, and lets the object grow. Until the first `update`, every
-    cell is occupied.
+    Each cell stores a decayed maximum of its sampled densities (Mueller et al. 2022, appendix E.2).
+    A cell is occupied if its value, or a neighbour's, exceeds `threshold`. The margin of one cell
+    covers density that a single sample per cell misses, and allows the object to grow. Before the
+    first `update`, all cells are occupied.
 
-    It also keeps a lower bound: the least density that was last seen in a cell and its 26
-    neighbours, 0 where a cell is not occupied. Rays end where that alone has absorbed the light,
-    deep inside solid objects.
+    Each cell also stores a lower bound: the smallest of the latest densities of the cell and its 26
+    neighbours, 0 for unoccupied cells. Rays end where this bound alone has absorbed the light, deep
+    inside solid objects.
 
-    resolution: cells a side. threshold: density, per scene unit; at a step of 0.025 the default
-    leaves out samples of opacity below 0.0025. decay: factor on the kept maximum at each update, in
-    (0, 1); a slow one spends samples where density was long ago.
+    resolution: cells per side. threshold: density, per scene unit; at a step of 0.025 the default
+    skips samples of opacity below 0.0025. decay: factor on the stored maximum at each update, in
+    (0, 1); with a large factor, cells stay occupied long after their density has vanished.
     """
 
     density: Float[Tensor, "x y z"]
@@ -67,36 +67,32 @@ class OccupancyGrid(nn.Module):
 
     @torch.no_grad()
     def update(
-        self,
-        density: DensityFunction,
-        generator: torch.Generator,
-        *,
-        chunk: int = 65536,
+        self, density: DensityFunction, generator: torch.Generator, *, chunk: int = 65536
     ) -> None:
-        """Sample one random point of every occupied cell, and of a quarter of the others, which
-        change little. density: takes at most `chunk` points.
+        """Sample one random point in each occupied cell, and in a quarter of the other cells, which
+        change less. density: is called with at most `chunk` points.
 
         generator: on the CPU. A cell whose density is not finite stays occupied, so that the
-        renderer exposes the bad value.
+        invalid value appears in the rendering.
         """
         device = self.density.device
-        some = send(torch.rand(self.density.shape, generator=generator) < _LOOKED_AT, device)
+        some = send(torch.rand(self.density.shape, generator=generator) < _SAMPLED_EMPTY, device)
         cells = (self.occupied | some).nonzero()
-        # For all cells: how many numbers are drawn must not depend on the scene, which may differ
-        # in the last bits between the GPUs of a run.
+        # Drawn for all cells: the number of random numbers must not depend on the scene, which may
+        # differ in the last bits between the GPUs of a run.
         every = send(torch.rand((*self.density.shape, 3), generator=generator), device)
         offsets = every[cells[:, 0], cells[:, 1], cells[:, 2]]
         points = (cells + offsets) * (2.0 / self.resolution) - 1.0
-        found = torch.cat([density(part) for part in points.split(chunk)])
-        seen = torch.zeros_like(self.density)
+        values = torch.cat([density(part) for part in points.split(chunk)])
+        sampled = torch.zeros_like(self.density)
         x, y, z = cells.unbind(-1)
-        seen[x, y, z] = found.to(seen.dtype)
-        self.density.copy_(torch.maximum(self.density * self.decay, seen))
+        sampled[x, y, z] = values.to(sampled.dtype)
+        self.density.copy_(torch.maximum(self.density * self.decay, sampled))
         # Not `density > threshold`: that is False for NaN.
         above = ~(self.density <= self.threshold)
         self.occupied.copy_(_dilate(above))
-        # NaN promises nothing, so it must not end a ray.
-        lower_bound = _erode(seen.nan_to_num(nan=0.0, posinf=torch.inf))
+        # NaN is no lower bound, so it must not end a ray.
+        lower_bound = _erode(sampled.nan_to_num(nan=0.0, posinf=torch.inf))
         self.lower_bound.copy_(torch.where(self.occupied, lower_bound, 0.0))
 
     def is_occupied(self, points: Float[Tensor, "n 3"]) -> Bool[Tensor, " n"]:
@@ -114,15 +110,15 @@ class OccupancyGrid(nn.Module):
     def cells(
         self, points: Float[Tensor, "n 3"]
     ) -> tuple[Bool[Tensor, " n"], Int64[Tensor, "n 3"]]:
-        """Whether points are inside the box, and their nearest cells."""
+        """Whether each point is inside the box, and the cell nearest to it."""
         inside = (points.abs() <= 1.0).all(dim=-1)
-        # Same arithmetic, in the same order, as the compiled ray marcher's.
+        # The same arithmetic, in the same order, as in compiled ray marching.
         scaled = (points * 0.5 + 0.5) * self.resolution
         return inside, torch.nan_to_num(scaled).long().clamp(0, self.resolution - 1)
 
 
 def _dilate(mask: Bool[Tensor, "x y z"]) -> Bool[Tensor, "x y z"]:
-    """A mask grown by one cell in all 26 directions."""
+    """The mask dilated by one cell in all 26 directions."""
     for axis in range(3):
         grown = mask.clone()
         n = mask.shape[axis]
@@ -133,5 +129,5 @@ def _dilate(mask: Bool[Tensor, "x y z"]) -> Bool[Tensor, "x y z"]:
 
 
 def _erode(values: Float[Tensor, "x y z"]) -> Float[Tensor, "x y z"]:
-    """The least value of each cell and its 26 neighbours."""
+    """The smallest value of each cell and its 26 neighbours."""
     return -torch.nn.functional.max_pool3d(-values[None, None], 3, stride=1, padding=1)[0, 0]

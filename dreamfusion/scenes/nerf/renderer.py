@@ -1,4 +1,4 @@
-"""From a scene and rays to pixels: free functions, no state."""
+"""Renders pixels from a scene and rays. Free functions without state."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ class VolumeScene(Protocol):
 class SurfaceSamples:
     """The samples with a normal: those that contribute to their pixel.
 
-    index: into the render's samples. normals, directions (of view): unit. All as
-    `losses.orientation_loss` takes them.
+    index: into the rendered samples. normals, directions (of view): unit; see
+    `losses.orientation_loss`.
     """
 
     index: Int64[Tensor, " n"]
@@ -61,9 +61,9 @@ class SurfaceSamples:
 class RenderOutput:
     """Pixels of rays of any batch shape, usually (views, height, width).
 
-    rgb: in [0, 1], background included. depth: mean distance along the ray to what is seen, 0 where
-    nothing is. normals: composited, world frame, or None where they were not needed. samples: those
-    that were rendered; density, weights: theirs. surface: normals at samples, or None.
+    rgb: in [0, 1], background included. depth: mean distance of visible samples along the ray, 0
+    if there are none. normals: composited, world frame; None if not needed. samples: the rendered
+    samples; density, weights: of the samples. surface: normals at samples, or None.
     """
 
     rgb: Float[Tensor, "*rays 3"]
@@ -91,16 +91,16 @@ def render(
 ) -> RenderOutput:
     """Render rays of batch shape (views, ...) or (views,); differentiable in field and background.
 
-    background: see `LearnedBackground`. lighting: unlit where None. with_normals: composite
-    normals for "albedo" too. generator: jitters the samples, or one for each view; None puts them
-    in the middle of their steps.
-    options: distance of samples, the transmittance at which rays end, and what marches and
-    composites: see `march_rays` and `render_weights`; the defaults where None.
-    step_size: distance of samples; that of the end of a run where None.
-    min_weight: where gradients are wanted, samples of less weight per scene unit are left out: they
-    are most of all samples, add next to nothing to the picture and would cost as much as others.
-    min_normal_weight: samples of less weight per scene unit get no normal of their own, but the
-    mean shade of their ray.
+    background: see `LearnedBackground`. lighting: None is unlit. with_normals: composite normals
+    for "albedo", too. generator: jitters the samples, or one for each view; None puts them in the
+    middle of their steps.
+    options: distance of samples, the transmittance at which rays end, and the backends: see
+    `march_rays` and `render_weights`; None is the defaults.
+    step_size: distance of samples; None is the one of the end of a run.
+    min_weight: with gradients enabled, samples of less weight per scene unit are skipped. They are
+    the majority of samples and contribute almost nothing to the image, but cost as much as others.
+    min_normal_weight: samples of less weight per scene unit have no normal, but the mean shade of
+    their ray.
     """
     lighting = Lighting() if lighting is None else lighting
     options = MarchingConfig() if options is None else options
@@ -117,13 +117,12 @@ def render(
         backend=options.backend,
     )
     if torch.is_grad_enabled():
-        samples = _seen(field, samples, min_weight * step_size, options)
+        samples = _visible(field, samples, min_weight * step_size, options)
     output = field(samples.positions)
     ray_weights = render_weights(output.density, samples, backend=options.backend)
     weights = ray_weights.weights
 
-    surface = None
-    normals = None
+    surface = normals = None
     color = output.albedo
     if shading != "albedo" or with_normals:
         least = min_normal_weight * step_size
@@ -136,10 +135,10 @@ def render(
         shade = _shade(samples, surface, lighting, n_views)
         color = shade[:, None] * (color if shading == "lambertian" else torch.ones_like(color))
 
+    transmittance = ray_weights.final_transmittance
+    opacity = 1.0 - transmittance
     behind = background_color(background, flat.directions, n_views)
-    passed = ray_weights.final_transmittance
-    opacity = 1.0 - passed
-    rgb = accumulate(weights, color, samples) + passed[:, None] * behind
+    rgb = accumulate(weights, color, samples) + transmittance[:, None] * behind
     distance = accumulate(weights, samples.t[:, None], samples)[:, 0]
     depth = distance / opacity.clamp(min=1e-6)
     return RenderOutput(
@@ -155,12 +154,12 @@ def render(
 
 
 @torch.no_grad()
-def _seen(
+def _visible(
     field: RadianceField, samples: Samples, min_weight: float, options: MarchingConfig
 ) -> Samples:
     density = field.density(samples.positions)
     weights = render_weights(density, samples, backend=options.backend).weights
-    return samples.select(~(weights < min_weight))  # what is not finite has to be noticed
+    return samples.select(~(weights < min_weight))  # keeps non-finite values
 
 
 def _surface_samples(
@@ -182,24 +181,19 @@ def _surface_samples(
 def _shade(
     samples: Samples, surface: SurfaceSamples, lighting: Lighting, n_views: int
 ) -> Float[Tensor, " n"]:
-    """Shade of every sample; those without a normal take the mean of their ray's others."""
+    """Shade of each sample; samples without a normal have the mean shade of the ray's others."""
     light = _per_ray(lighting.position, n_views, samples.n_rays)
     ambient, diffuse = lighting.ambient, lighting.diffuse
     picked = samples.ray_index[surface.index]
-    own = lambertian(
-        surface.normals,
-        samples.positions[surface.index],
-        light[picked],
-        ambient=ambient,
-        diffuse=diffuse,
-    )
+    positions = samples.positions[surface.index]
+    shade = lambertian(surface.normals, positions, light[picked], ambient=ambient, diffuse=diffuse)
     weights = surface.weights.detach()
     total = weights.new_zeros(samples.n_rays).index_add(0, picked, weights)
-    summed = own.new_zeros(samples.n_rays).index_add(0, picked, weights * own)
-    # A ray of faint samples only is lit as if half facing the light.
+    summed = shade.new_zeros(samples.n_rays).index_add(0, picked, weights * shade)
+    # Rays without normals are shaded as if half facing the light.
     mean = torch.where(total > 0, summed / total.clamp(min=1e-6), ambient + diffuse / 2)
-    # Not mean[ray_index]: torch's backward of that adds up in parallel, in any order, on a CPU.
-    return mean.index_select(0, samples.ray_index).index_copy(0, surface.index, own)
+    # Not mean[ray_index]: on a CPU, its backward adds in parallel, in an undefined order.
+    return mean.index_select(0, samples.ray_index).index_copy(0, surface.index, shade)
 
 
 def _per_ray(value: Tensor | None, n_views: int, n_rays: int) -> Float[Tensor, "{n_rays} 3"]:

@@ -124,14 +124,14 @@ class NerfScene(nn.Module, Scene):
     def render(self, views: Views, generator: Generators | None = None) -> NerfRendered:
         """See `Scene.render`. With a generator, the distance of samples is that of the current
         training step, else that of the end of a run."""
-        here = views.to(self.device)
-        rays = generate_rays(here.cameras, views.height, views.width)
-        background = self.background if here.background is None else here.background
+        local = views.to(self.device)
+        rays = generate_rays(local.cameras, views.height, views.width)
+        background = self.background if local.background is None else local.background
         draw = partial(
             render,
             self,
             background=background,
-            lighting=here.lighting,
+            lighting=local.lighting,
             with_normals=views.normals,
             generator=generator,
             options=self.settings.marching,
@@ -141,7 +141,7 @@ class NerfScene(nn.Module, Scene):
         if torch.is_grad_enabled() or generator is not None or n_rays <= _RAYS_PER_CHUNK:
             out = draw(rays)
             return NerfRendered(out.rgb, out.opacity, out.depth, out.normals, out)
-        return _in_chunks(self, rays, here)
+        return _in_chunks(self, rays, local)
 
     def regularisers(
         self, rendered: Rendered, progress: Progress, generator: torch.Generator

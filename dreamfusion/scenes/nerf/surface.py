@@ -1,4 +1,4 @@
-"""The surface of a radiance field: at which density it lies, and which colour it has."""
+"""The surface of a radiance field: its density threshold, and the colours of its vertices."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ from dreamfusion.scenes.nerf.volume import render_weights
 
 @torch.no_grad()
 def find_threshold(scene: VolumeScene, *, size: int = 64) -> float:
-    """The density whose surface has, from all around, the silhouette that the renders have.
+    """The density threshold whose surface has the same silhouettes as the renderings.
 
-    A ray meets the surface of threshold s just where the largest density along it exceeds s, so
-    the agreement (intersection over union with opacity > 1/2, over 12 views of size^2 pixels)
-    is known for every s at once. Of the thresholds within half a percent of the best, the middle
-    one (in powers) is taken. Raises MeshError where no ray is opaque or a density is not finite.
+    A ray meets the surface of threshold s if the largest density along the ray exceeds s, so the
+    agreement (intersection over union with opacity > 1/2, over 12 views of size^2 pixels) can be
+    computed for all s at once. The result is the geometric mean of the ends of the range of
+    thresholds within half a percent of the best. Raises MeshError if no ray is opaque or a density
+    is not finite.
     """
     largest, opaque = [], []
     device = scene.device
@@ -35,23 +36,23 @@ def find_threshold(scene: VolumeScene, *, size: int = 64) -> float:
         density = torch.cat([scene.field.density(p) for p in samples.positions.split(1 << 17)])
         if not bool(density.isfinite().all()):
             raise MeshError("the scene's density is not finite: the run has diverged")
-        passed = render_weights(density, samples).final_transmittance
+        transmittance = render_weights(density, samples).final_transmittance
         peak = torch.zeros(samples.n_rays, device=device)
         largest.append(peak.scatter_reduce(0, samples.ray_index, density, "amax"))
-        opaque.append(passed < 0.5)
+        opaque.append(transmittance < 0.5)
     peaks, order = torch.cat(largest).sort(descending=True)
     inside = torch.cat(opaque)[order]
     if not bool(inside.any()):
         raise MeshError(
             "the scene is empty: nothing in it is opaque; train for more steps or with another seed"
         )
-    # With the k rays of largest peak inside: hits of opaque rays, and the union's size.
+    # If the k rays with the largest peaks are inside: the intersection, and its share of the union.
     hits = inside.cumsum(0)
     agreement = hits / (torch.arange(1, len(peaks) + 1, device=device) + inside.sum() - hits)
     # The k-th threshold lies between the k-th and the next smaller peak.
-    following = torch.cat([peaks[1:], peaks.new_zeros(1)])
-    good = (agreement >= agreement.max() - 0.005) & (peaks > following)
-    high, low = peaks[good].max(), following[good].min().clamp(min=float(peaks[0]) * 1e-6)
+    smaller = torch.cat([peaks[1:], peaks.new_zeros(1)])
+    good = (agreement >= agreement.max() - 0.005) & (peaks > smaller)
+    high, low = peaks[good].max(), smaller[good].min().clamp(min=float(peaks[0]) * 1e-6)
     return float((high * low).sqrt())
 
 
@@ -86,10 +87,10 @@ def surface_colors(
     reach: float = 0.06,
     n_samples: int = 9,
 ) -> Float64[np.ndarray, "vertices 3"]:
-    """What is seen looking straight at each vertex: albedo composited along its normal.
+    """The colours that a camera facing each vertex sees: albedo composited along its normal.
 
-    The look starts half of `reach` (scene units) outside and ends one `reach` inside. A field
-    learns colours where rays end, which need not be just where the mesh's surface is.
+    The ray starts half of `reach` (scene units) outside and ends one `reach` inside. A field learns
+    colours where rays end, which need not be exactly at the surface of the mesh.
     """
     device = scene.device
     offsets = torch.linspace(0.5 * reach, -reach, n_samples, device=device)
@@ -97,13 +98,13 @@ def surface_colors(
     colors = []
     for start in range(0, len(vertices), 16384):
         part = slice(start, start + 16384)
-        at = torch.as_tensor(vertices[part], dtype=torch.float32, device=device)
-        along = torch.as_tensor(normals[part], dtype=torch.float32, device=device)
-        points = (at[:, None] + offsets[:, None] * along[:, None]).clamp(-1.0, 1.0)
+        centre = torch.as_tensor(vertices[part], dtype=torch.float32, device=device)
+        normal = torch.as_tensor(normals[part], dtype=torch.float32, device=device)
+        points = (centre[:, None] + offsets[:, None] * normal[:, None]).clamp(-1.0, 1.0)
         out = scene.field(points.reshape(-1, 3))
         optical = out.density.reshape(-1, n_samples) * step
         before = torch.nn.functional.pad(optical.cumsum(dim=1)[:, :-1], (1, 0))
-        # The small addend gives faint surfaces the plain mean.
+        # The small constant gives faint surfaces the unweighted mean.
         weights = torch.exp(-before) * -torch.expm1(-optical) + 1e-6
         albedo = out.albedo.reshape(-1, n_samples, 3)
         seen = (weights[..., None] * albedo).sum(dim=1) / weights.sum(dim=1, keepdim=True)

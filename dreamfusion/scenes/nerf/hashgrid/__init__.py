@@ -28,7 +28,7 @@ __all__ = [
 
 Backend = Literal["auto", "reference", "numba", "triton", "tinycudann"]
 
-# tinycudann is compiled for these numbers of features a level.
+# The numbers of features per level that tinycudann supports.
 TINYCUDANN_FEATURES = (1, 2, 4, 8)
 
 
@@ -53,8 +53,8 @@ def _tinycudann() -> Callable[..., Any]:
 ENCODING = Operation(
     name="encoding",
     setting="scene.field.backend",
-    # Nobody has timed CUDA's against each other. Triton is first because it does the job in one
-    # launch; tinycudann takes one a level here (see tinycudann.py).
+    # On CUDA, no speeds were compared. Triton is first because it needs a single launch; tinycudann
+    # needs one for each level (see tinycudann.py).
     order={"cpu": ("numba",), "cuda": ("triton", "tinycudann")},
     kernels={"numba": _numba, "triton": _triton, "tinycudann": _tinycudann},
     self_test=check_encoding,
@@ -62,12 +62,12 @@ ENCODING = Operation(
 
 
 def encoding_backend(requested: str, device_type: str, n_features: int) -> str:
-    """Who encodes; see `backends.choose`. tinycudann takes some numbers of features only."""
+    """The backend to use; see `backends.choose`. tinycudann supports some numbers of features."""
     fits = n_features in TINYCUDANN_FEATURES
     if requested == "tinycudann" and not fits:
         raise AcceleratorError(
-            f"tinycudann takes scene.field.features of 1, 2, 4 or 8, not {n_features}; change "
-            "that or set scene.field.backend=auto"
+            f"tinycudann supports scene.field.features of 1, 2, 4 or 8, not {n_features}; change "
+            "it or set scene.field.backend=auto"
         )
     return choose(ENCODING, requested, device_type, unfit=() if fits else ("tinycudann",))
 
@@ -81,17 +81,16 @@ def encode(
 ) -> Float[Tensor, "n {layout.n_outputs}"]:
     """Encode points of the box [-1, 1]^3.
 
-    backend: "reference" is plain torch and runs anywhere; "numba" is the CPU's fast path, "triton"
-    and "tinycudann" are CUDA's (float32, no gradient for points); "auto" takes the first of them
-    that works, and the reference where none does or points ask for a gradient.
-    Raises AcceleratorError where `backend` is an accelerator that cannot be used here.
+    backend: "reference" is plain torch and runs anywhere; "numba" is for CPUs, "triton" and
+    "tinycudann" for CUDA (float32, no gradient for points); "auto" is the first of them that works,
+    or the reference if none does or points require a gradient. Raises AcceleratorError if `backend`
+    is an accelerator that cannot be used.
     """
     if backend not in get_args(Backend):
         raise ValueError(f"backend must be one of {get_args(Backend)}, not {backend!r}")
     if backend == "auto":
-        single = points.dtype == torch.float32 and table.dtype == torch.float32
-        together = points.device == table.device
-        if points.requires_grad or not single or not together:
+        float32 = points.dtype == torch.float32 and table.dtype == torch.float32
+        if points.requires_grad or not float32 or points.device != table.device:
             backend = "reference"
     chosen = encoding_backend(backend, table.device.type, layout.n_features)
     if chosen != "reference":
@@ -101,12 +100,13 @@ def encode(
 
 
 class HashGrid(nn.Module):
-    """A hash grid with its table of features as the parameter `table`.
+    """A hash grid; its parameter `table` contains the features.
 
-    n_levels, base_resolution, max_resolution: cells a side grow geometrically from base to max.
-    n_features: numbers at each vertex. log2_table_size: rows a level may use; levels that fit
-    are stored densely. init_scale: the table starts uniform in +-init_scale. The defaults suit
-    64 x 64 renders on a CPU: five of the eight levels are dense, and each fits a core's cache.
+    n_levels, base_resolution, max_resolution: cells per side increase geometrically from base to
+    max. n_features: numbers at each vertex. log2_table_size: of the most rows of a level; levels
+    that fit are stored densely. init_scale: initial values are uniform in +-init_scale. The
+    defaults suit 64 x 64 images on a CPU: five of the eight levels are dense, and each level fits
+    into a core's cache.
     """
 
     def __init__(

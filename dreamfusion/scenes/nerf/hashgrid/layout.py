@@ -1,4 +1,4 @@
-"""How the levels of a hash grid lie in its table."""
+"""The layout of the levels of a hash grid in its table."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Level:
-    """One level: `resolution` cells a side, `size` rows of the table from row `offset` on.
+    """One level: `resolution` cells per side, `size` rows of the table, starting at row `offset`.
 
-    Where all (resolution + 1)^3 vertices fit, vertices are indexed directly (`dense`), else they
-    share the rows by hashing and `size` is a power of two.
+    If all (resolution + 1)^3 vertices fit, they are indexed directly (`dense`). Otherwise they are
+    hashed, and `size` is a power of two.
     """
 
     resolution: int
@@ -29,12 +29,12 @@ class HashGridLayout:
 
     @property
     def n_rows(self) -> int:
-        """Rows of the table of all levels together."""
+        """The number of rows of the table, of all levels."""
         return self.levels[-1].offset + self.levels[-1].size
 
     @property
     def n_outputs(self) -> int:
-        """Length of an encoded point."""
+        """The number of features of an encoded point, of all levels."""
         return len(self.levels) * self.n_features
 
 
@@ -46,9 +46,9 @@ def make_layout(
     base_resolution: int,
     max_resolution: int,
 ) -> HashGridLayout:
-    """Levels whose resolutions grow geometrically (Mueller et al. 2022, eq. 2 and 3).
+    """Levels whose resolutions increase geometrically (Mueller et al. 2022, eq. 2 and 3).
 
-    Raises ValueError where an argument is not positive or the resolutions do not grow.
+    Raises ValueError if an argument is not positive or the resolutions do not increase.
     """
     if n_levels < 1 or n_features < 1 or base_resolution < 1:
         raise ValueError("n_levels, n_features and base_resolution must be at least 1")
@@ -59,10 +59,9 @@ def make_layout(
             f"max_resolution ({max_resolution}) is below base_resolution ({base_resolution})"
         )
     growth = (max_resolution / base_resolution) ** (1.0 / max(n_levels - 1, 1))
-    levels = []
-    offset = 0
+    levels, offset = [], 0
     for i in range(n_levels):
-        # The small addend keeps the last level at max_resolution in spite of rounding.
+        # The small constant keeps the last level at max_resolution despite rounding.
         resolution = math.floor(base_resolution * growth**i + 1e-6)
         n_vertices = (resolution + 1) ** 3
         dense = n_vertices <= 2**log2_table_size

@@ -1,7 +1,7 @@
 """The encoding as numba kernels, for the CPU. Float32; the gradient reaches the table only.
 
-Forward is parallel over points, backward over levels: no two threads ever add to the same number,
-so results are the same to the bit whatever the number of threads.
+The forward pass is parallel over points, the backward pass over levels. No two threads add to the
+same number, so results are bitwise equal for any number of threads.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from dreamfusion.scenes.nerf.hashgrid.reference import PRIMES, check_inputs
 from dreamfusion.utils.compiling import compiled
 from dreamfusion.utils.threads import run_all, run_pieces
 
-# Unsigned numbers index an array without a look at whether they are negative.
+# Indexing with unsigned numbers needs no check for negative indices.
 _ONE, _PRIME_Y, _PRIME_Z = np.uint64(1), np.uint64(PRIMES[1]), np.uint64(PRIMES[2])
-# Points are taken in blocks, level by level, so that a level's rows stay in the cache.
+# Points are processed in blocks, level by level, so that a level's rows stay in the cache.
 _BLOCK = 512
 
 
@@ -54,7 +54,7 @@ def _dense_rows(x, y, z, side, offset):  # type: ignore[no-untyped-def]
 
 @njit(inline="always")
 def _hashed_rows(x, y, z, mask, offset):  # type: ignore[no-untyped-def]
-    """As `_dense_rows`, of a level that is hashed."""
+    """Like `_dense_rows`, for a hashed level."""
     x1 = x + _ONE
     y0, z0 = y * _PRIME_Y, z * _PRIME_Z
     y1, z1 = y0 + _PRIME_Y, z0 + _PRIME_Z
@@ -175,13 +175,9 @@ class _Encode(torch.autograd.Function):
         layout: HashGridLayout = ctx.layout
         grad_table = torch.zeros(layout.n_rows, layout.n_features)
         _, kernel = _kernels(layout.n_features)
-        arguments = (
-            points.numpy(),
-            grad_out.contiguous().numpy(),
-            _level_array(layout),
-            grad_table.numpy(),
-        )
-        # Fine levels miss the cache most and take longest: they go first.
+        grad_values = grad_out.contiguous().numpy()
+        arguments = (points.numpy(), grad_values, _level_array(layout), grad_table.numpy())
+        # Fine levels have the most cache misses and take longest, so they start first.
         levels = reversed(range(len(layout.levels)))
         run_all([partial(kernel, *arguments, level) for level in levels])
         return None, grad_table, None
@@ -190,10 +186,8 @@ class _Encode(torch.autograd.Function):
 def encode_numba(
     points: Float32[Tensor, "n 3"], table: Float32[Tensor, "rows features"], layout: HashGridLayout
 ) -> Float32[Tensor, "n outputs"]:
-    """As `encode_reference`, for float32 tensors on the CPU, differentiable in the table only.
-
-    Raises ValueError for others: see `check_inputs`.
-    """
+    """`encode_reference` for float32 tensors on the CPU, differentiable in the table only. Raises
+    ValueError for other tensors: see `check_inputs`."""
     check_inputs("numba", points, table, layout)
     if table.device.type != "cpu":
         raise ValueError(f"the numba hash grid runs on the CPU; the tensors are on {table.device}")

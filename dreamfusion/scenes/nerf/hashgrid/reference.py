@@ -1,4 +1,4 @@
-"""The encoding in plain torch: the definition that every other backend is held to."""
+"""The encoding in plain torch: the reference that all other backends are compared with."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from torch import Tensor
 
 from dreamfusion.scenes.nerf.hashgrid.layout import HashGridLayout
 
-# Mueller et al. 2022, eq. 4. Products stay below 2^63, so int64 needs no wrap-around: only the
-# low bits are kept, and those are the same as in the paper's 32-bit arithmetic.
+# Mueller et al. 2022, eq. 4. Products are below 2^63, so int64 does not overflow. Only the low bits
+# are used, which are the same as in the paper's 32-bit arithmetic.
 PRIMES = (1, 2654435761, 805459861)
 
 
@@ -18,16 +18,16 @@ def encode_reference(
     table: Float[Tensor, "{layout.n_rows} {layout.n_features}"],
     layout: HashGridLayout,
 ) -> Float[Tensor, "n {layout.n_outputs}"]:
-    """Trilinear interpolation of every level's vertex features, levels side by side.
+    """Trilinear interpolation of the features of each level's vertices, concatenated over levels.
 
-    points: in the box [-1, 1]^3; points outside take the value at the nearest face.
-    Differentiable in points and table; a non-finite point gives non-finite features.
+    points: in the box [-1, 1]^3; points outside have the value at the nearest face. Differentiable
+    in points and table; a non-finite point has non-finite features.
     """
     unit = (points * 0.5 + 0.5).clamp(0.0, 1.0)
     outputs = []
     for level in layout.levels:
         scaled = unit * level.resolution
-        # NaN has no cell: it is sent to cell 0, and comes out as NaN by its weights.
+        # NaN is in no cell: it is assigned to cell 0, and its weights make the result NaN.
         cell = torch.nan_to_num(scaled.detach()).floor().clamp(0, level.resolution - 1)
         fraction = scaled - cell
         x0, y0, z0 = cell.long().unbind(-1)
@@ -49,12 +49,8 @@ def encode_reference(
 
 
 def check_inputs(backend: str, points: Tensor, table: Tensor, layout: HashGridLayout) -> None:
-    """Refuse what the fast backends do not take. They are for float32 tensors on one device, and
-    give no gradient for points.
-
-    Raises ValueError: points ask for a gradient (it would silently be missing), or a tensor has
-    another type, shape or device.
-    """
+    """Raise ValueError for inputs that accelerators do not support: points that require a gradient
+    (it would silently be missing), other types than float32, several devices, wrong shapes."""
     if points.requires_grad and torch.is_grad_enabled():
         raise ValueError(
             f"the {backend} hash grid gives no gradient for points; use backend='reference', "

@@ -1,4 +1,4 @@
-"""The problem on which an accelerated encoding is tried: a dense and a hashed level."""
+"""The self-test of accelerated encodings, with a dense and a hashed level."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dreamfusion.utils.backends import check_close
 
 
 def check_encoding(encode: Callable[[Tensor, Tensor, HashGridLayout], Tensor], device: str) -> None:
-    """Raise RuntimeError unless values and gradients at a few points are the reference's."""
+    """Raise RuntimeError if values or gradients at a few points differ from the reference's."""
     layout = make_layout(
         n_levels=2, n_features=4, log2_table_size=8, base_resolution=4, max_resolution=40
     )

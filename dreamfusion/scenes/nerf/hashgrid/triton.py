@@ -1,7 +1,7 @@
 """The encoding as Triton kernels, for CUDA. Float32; the gradient reaches the table only.
 
-One program takes a block of points through one level. Backward adds to the table atomically, so
-its sums, and a run on a GPU with them, are not the same to the bit from one time to the next.
+One program encodes a block of points for one level. The backward pass uses atomic additions, so
+gradients, and therefore runs on a GPU, are not bitwise reproducible.
 """
 
 from __future__ import annotations
@@ -74,11 +74,11 @@ def _encode(  # type: ignore[no-untyped-def]
     cz, fz = _locate(tl.load(points + 3 * point + 2, mask=inside, other=0.0), resolution)
 
     feature = tl.arange(0, WIDTH)
-    here = inside[:, None] & (feature < N_FEATURES)[None, :]
+    valid = inside[:, None] & (feature < N_FEATURES)[None, :]
     row_length = tl.num_programs(1) * N_FEATURES
     place = values + point[:, None] * row_length + level * N_FEATURES + feature[None, :]
     if BACKWARD:
-        total = tl.load(place, mask=here, other=0.0)
+        total = tl.load(place, mask=valid, other=0.0)
     else:
         total = tl.zeros([BLOCK, WIDTH], dtype=tl.float32)
     for corner in tl.static_range(8):
@@ -89,11 +89,11 @@ def _encode(  # type: ignore[no-untyped-def]
         weight = (wx * wy * wz)[:, None]
         entry = table + row[:, None] * N_FEATURES + feature[None, :]
         if BACKWARD:
-            tl.atomic_add(entry, weight * total, mask=here, sem="relaxed")
+            tl.atomic_add(entry, weight * total, mask=valid, sem="relaxed")
         else:
-            total += weight * tl.load(entry, mask=here, other=0.0)
+            total += weight * tl.load(entry, mask=valid, other=0.0)
     if not BACKWARD:
-        tl.store(place, total, mask=here)
+        tl.store(place, total, mask=valid)
 
 
 @lru_cache
@@ -110,7 +110,7 @@ def _launch(
     if n_points == 0:
         return
     grid = (triton.cdiv(n_points, _BLOCK), len(layout.levels))
-    # Triton launches on the current device, which need not be the tensors'.
+    # Triton launches on the current device, which may not be that of the tensors.
     with torch.cuda.device_of(points):
         _encode[grid](
             points,
@@ -149,7 +149,7 @@ class _Encode(torch.autograd.Function):
 def encode_triton(
     points: Float32[Tensor, "n 3"], table: Float32[Tensor, "rows features"], layout: HashGridLayout
 ) -> Float32[Tensor, "n outputs"]:
-    """As `encode_reference`, for float32 tensors on one CUDA device (under TRITON_INTERPRET=1 on
-    any), differentiable in the table only. Raises ValueError for others: see `check_inputs`."""
+    """`encode_reference` for float32 tensors on one CUDA device (with TRITON_INTERPRET=1 on any),
+    differentiable in the table only. Raises ValueError for other tensors: see `check_inputs`."""
     check_inputs("triton", points, table, layout)
     return _Encode.apply(points.detach().contiguous(), table.contiguous(), layout)

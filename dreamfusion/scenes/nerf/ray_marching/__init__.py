@@ -1,4 +1,4 @@
-"""Where on its ray the scene is looked at: a fixed step, through occupied cells only."""
+"""Samples along rays: at a fixed step, in occupied cells only."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def _nerfacc() -> Callable[..., Any]:
 MARCHING = Operation(
     name="ray marching",
     setting="scene.marching.backend",
-    # Nobody has timed CUDA's against each other; nerfacc builds its extension for minutes.
+    # On CUDA, no speeds were compared; nerfacc needs minutes to build its extension.
     order={"cpu": ("numba",), "cuda": ("triton", "nerfacc")},
     kernels={"numba": _numba, "triton": _triton, "nerfacc": _nerfacc},
     self_test=check_marching,
@@ -61,17 +61,16 @@ def march_rays(
     generator: Generators | None = None,
     backend: MarchingBackend = "auto",
 ) -> Samples:
-    """Samples at equal steps from where each ray enters the box, in occupied cells only.
+    """Samples at equal steps from the point where each ray enters the box, in occupied cells only.
 
-    rays: (n, 3) origins and unit directions, finite. step: scene units, positive.
-    min_transmittance: a ray ends where the occupancy grid's bound lets less light than this pass;
-    0 never ends it.
-    generator: on the CPU, or one for each equal part of the rays; shifts all samples of a ray by
-    a random part of a step; None puts them in the middle of their steps. No gradient flows to the
-    rays.
-    backend: "reference" is plain torch and runs anywhere; "numba" is the CPU's fast path, "triton"
-    and "nerfacc" are CUDA's (float32); "auto" takes the first of them that works, else the
-    reference. Raises AcceleratorError where `backend` is an accelerator that cannot be used here.
+    rays: finite, with one batch axis and unit directions. step: scene units, positive.
+    min_transmittance: a ray ends where the transmittance, as bounded by the occupancy grid, is less
+    than this; 0 never ends it.
+    generator: on the CPU, or one for each equal part of the rays; shifts all samples of a ray by a
+    random part of a step; None puts them in the middle of their steps. Rays receive no gradient.
+    backend: "reference" is plain torch and runs anywhere; "numba" is for CPUs, "triton" and
+    "nerfacc" for CUDA (float32); "auto" is the first of them that works, else the reference. Raises
+    AcceleratorError if `backend` is an accelerator that cannot be used.
     """
     if backend not in get_args(MarchingBackend):
         raise ValueError(f"backend must be one of {get_args(MarchingBackend)}, not {backend!r}")
@@ -88,16 +87,9 @@ def march_rays(
         jitter = torch.full((n,), 0.5, dtype=origins.dtype)
     else:
         jitter = rand((n,), generator, origins.dtype)
-    rays_and_grid = (
-        origins.detach(),
-        directions.detach(),
-        send(jitter, origins.device),
-        occupancy,
-        step,
-        max_depth,
-    )
+    flat = (origins.detach(), directions.detach(), send(jitter, origins.device))
     chosen = choose(MARCHING, backend, origins.device.type, dtype=origins.dtype)
     if chosen != "reference":
-        samples: Samples = MARCHING.kernels[chosen]()(*rays_and_grid)
+        samples: Samples = MARCHING.kernels[chosen]()(*flat, occupancy, step, max_depth)
         return samples
-    return march_reference(*rays_and_grid)
+    return march_reference(*flat, occupancy, step, max_depth)

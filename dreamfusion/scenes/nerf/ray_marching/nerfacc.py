@@ -1,4 +1,4 @@
-"""Ray marching by nerfacc's kernels (Li et al. 2023, "NerfAcc"), for CUDA."""
+"""Ray marching with nerfacc's kernels (Li et al. 2023, "NerfAcc"), for CUDA."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ from dreamfusion.scenes.nerf.ray_marching.samples import Samples
 
 
 def require_extension() -> None:
-    """Where there is no compiler nerfacc says so on the terminal and goes on without; here this is
-    a RuntimeError."""
+    """Raise RuntimeError if nerfacc's extension cannot be built; nerfacc only prints a message."""
     from nerfacc.cuda import _backend
 
     if _backend._C is None:
@@ -31,10 +30,10 @@ def march_nerfacc(
     step: float,
     max_depth: float,
 ) -> Samples:
-    """As `ray_marching.march_rays`, for finite float32 tensors on one CUDA device.
+    """`ray_marching.march_rays` for finite float32 tensors on one CUDA device.
 
-    nerfacc adds step to step, so distances are the reference's but for rounding, and a sample on
-    the border of two cells may fall to either. It knows no bound; the bound is applied afterwards.
+    nerfacc accumulates steps, so distances differ from the reference's by rounding, and a sample on
+    the border of two cells may be in either. It does not support the bound, which is applied after.
     """
     near, far = box_interval(origins, directions)
     box = torch.tensor([[-1.0, -1.0, -1.0, 1.0, 1.0, 1.0]], device=origins.device)
@@ -43,10 +42,10 @@ def march_nerfacc(
         directions,
         occupancy.occupied[None],
         box,
-        # The first interval's middle is the first sample.
+        # The first sample is the middle of the first interval.
         near_planes=near + (jitter - 0.5) * step,
         step_size=step,
-        # Its own intersection is NaN for rays that lie in a face of the box.
+        # nerfacc's own intersection is NaN for rays in a face of the box.
         t_sorted=torch.stack([near, far], dim=1),
         t_indices=torch.tensor([0, 1], device=origins.device).expand(len(origins), 2),
         hits=(far > near)[:, None],
@@ -58,7 +57,7 @@ def march_nerfacc(
     samples = Samples(positions=positions, t=t, ray_index=ray_index, offsets=offsets, step=step)
     if math.isinf(max_depth):
         return samples
-    # What one cell adds is bounded, so that a wall does not make inf - inf of the rays after it.
+    # Clamped, so that infinite density on one ray does not cause inf - inf on the following rays.
     limit = max_depth / step
     bound = occupancy.density_lower_bound(positions).double().clamp(max=2.0 * limit + 1.0)
     before = torch.nn.functional.pad(bound.cumsum(0), (1, 0))

@@ -1,4 +1,4 @@
-"""Ray marching as a numba kernel, for the CPU: the same samples as the reference, to the bit."""
+"""Ray marching as a numba kernel, for the CPU: bitwise the same samples as the reference."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _box_interval(origins, directions, ray, low, high):  # type: ignore[no-untyp
     return near, far
 
 
-# No fastmath: a fused multiply-add would move samples off the reference's by a bit.
+# No fastmath: a fused multiply-add would change the last bit of samples.
 @compiled(nogil=True, error_model="numpy")
 def _march(  # type: ignore[no-untyped-def]
     start, stop, origins, directions, jitter, occupied, bound, low, high, step, max_bound,
@@ -40,8 +40,7 @@ def _march(  # type: ignore[no-untyped-def]
 ):  # fmt: skip
     """Count the samples of rays start..stop into offsets[ray + 1], or write them if `fill`.
 
-    low, high: corners of a box that holds all occupied cells; steps outside it are passed
-    over at once.
+    low, high: corners of a box that contains all occupied cells; steps outside it are skipped.
     """
     resolution = occupied.shape[0]
     half, one = np.float32(0.5), np.float32(1.0)
@@ -84,11 +83,11 @@ def _march(  # type: ignore[no-untyped-def]
 
 
 def _bounds(occupied: Bool[np.ndarray, "x y z"]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-    """Opposite corners of a box around the occupied cells, a little larger than they are, for
-    rounding; all of one side where there are none."""
+    """Opposite corners of a box around the occupied cells, with a margin for rounding errors; equal
+    corners if no cell is occupied."""
     corners = np.empty((2, 3), np.float32)
-    for axis, others in enumerate(((1, 2), (0, 2), (0, 1))):
-        cells = np.flatnonzero(occupied.any(axis=others))
+    for axis, other_axes in enumerate(((1, 2), (0, 2), (0, 1))):
+        cells = np.flatnonzero(occupied.any(axis=other_axes))
         ends = (cells[0], cells[-1] + 1) if len(cells) else (0, 0)
         corners[:, axis] = np.array(ends) * (2.0 / len(occupied)) - 1.0
     return tuple(corners[0] - np.float32(1e-3)), tuple(corners[1] + np.float32(1e-3))
@@ -102,7 +101,7 @@ def march_numba(
     step: float,
     max_depth: float,
 ) -> Samples:
-    """As `ray_marching.march_rays`, for finite float32 tensors on the CPU."""
+    """`ray_marching.march_rays` for finite float32 tensors on the CPU."""
     n = origins.shape[0]
     occupied = occupancy.occupied.contiguous().numpy()
     rays = (

@@ -1,4 +1,4 @@
-"""Ray marching in plain torch: every step of every ray at once, then the occupied ones kept."""
+"""Ray marching in plain torch: all steps of all rays at once, of which occupied ones are kept."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def box_interval(
 ) -> tuple[Float[Tensor, " rays"], Float[Tensor, " rays"]]:
     """The distances at which rays enter and leave the box [-1, 1]^3, scene units.
 
-    The entry is never negative. A ray that misses the box leaves before it enters.
+    The first is never negative. For a ray that misses the box, the second is less than the first.
     """
     near = torch.zeros_like(origins[:, 0])
     far = torch.full_like(near, math.inf)
@@ -49,8 +49,8 @@ def march_reference(
     positions = origins[:, None, :] + t[..., None] * directions[:, None, :]
     flat = positions.reshape(-1, 3)
     keep = (t < far[:, None]) & occupancy.is_occupied(flat).reshape(t.shape)
-    # A sum of many small numbers loses too much in single precision; Apple's GPUs have no
-    # other, and end some rays a sample sooner or later.
+    # Summing many small numbers needs double precision. Apple's GPUs do not have it; some of their
+    # rays end one sample earlier or later.
     exact = torch.float32 if origins.device.type == "mps" else torch.float64
     bound = occupancy.density_lower_bound(flat).reshape(t.shape)
     before = torch.nn.functional.pad(bound.cumsum(dim=1, dtype=exact)[:, :-1], (1, 0))
@@ -58,10 +58,4 @@ def march_reference(
     offsets = torch.zeros(origins.shape[0] + 1, dtype=torch.int64, device=origins.device)
     offsets[1:] = keep.sum(dim=1).cumsum(0)
     kept = keep.reshape(-1).nonzero()[:, 0]
-    return Samples(
-        positions=flat[kept],
-        t=t.reshape(-1)[kept],
-        ray_index=kept // n_steps,
-        offsets=offsets,
-        step=step,
-    )
+    return Samples(flat[kept], t.reshape(-1)[kept], kept // n_steps, offsets, step)

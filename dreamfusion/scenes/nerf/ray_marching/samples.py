@@ -1,4 +1,4 @@
-"""Packed samples: the samples of all rays one after the other, without padding."""
+"""Packed samples: the samples of all rays, concatenated without padding."""
 
 from __future__ import annotations
 
@@ -13,12 +13,9 @@ from torch import Tensor
 class Samples:
     """Samples sorted by ray and then by distance.
 
-    positions: sample points, world frame; each stands for an interval of length `step` that it is
-    the middle of.
-    t: distance from the ray's origin, scene units.
-    ray_index: which ray.
+    positions: world frame; each is the middle of an interval of length `step`, in scene units.
+    t: distance from the ray's origin, scene units. ray_index: the ray of each sample.
     offsets: ray i has the samples offsets[i] ... offsets[i + 1] - 1.
-    step: length of every sample's interval, scene units.
     """
 
     positions: Float[Tensor, "n 3"]
@@ -32,14 +29,14 @@ class Samples:
 
     @property
     def n_rays(self) -> int:
-        """Number of rays, with those that have no sample."""
+        """The number of rays, including rays without samples."""
         return self.offsets.shape[0] - 1
 
     def select(self, keep: Bool[Tensor, " n"]) -> Samples:
         """Only the samples where `keep` is True; the number of rays is unchanged."""
         kept = torch.zeros(len(self) + 1, dtype=torch.int64, device=keep.device)
         torch.cumsum(keep, dim=0, out=kept[1:])
-        index = keep.nonzero()[:, 0]  # once: a GPU is waited for here
+        index = keep.nonzero()[:, 0]  # only once, because this waits for the GPU
         return Samples(
             positions=self.positions[index],
             t=self.t[index],

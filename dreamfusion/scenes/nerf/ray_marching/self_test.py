@@ -1,4 +1,4 @@
-"""The problem on which accelerated ray marching is tried: a few rays at a ball."""
+"""The self-test of accelerated ray marching: a few rays at a ball."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from dreamfusion.utils.backends import check_close
 
 
 def check_marching(march: Callable[..., Samples], device: str) -> Samples:
-    """Raise RuntimeError unless there are as many samples as the reference finds, in the same
-    places; they are returned."""
+    """Return the samples. Raise RuntimeError if their number or their positions differ from the
+    reference's."""
     grid = OccupancyGrid(resolution=8)
     grid.update(lambda points: 20.0 * (points.norm(dim=-1) < 0.6), torch.Generator().manual_seed(0))
     generator = torch.Generator().manual_seed(1)
@@ -24,7 +24,7 @@ def check_marching(march: Callable[..., Samples], device: str) -> Samples:
     rays = (origins, directions, jitter)
     expected = march_reference(*rays, grid, 0.05, 2.0)
     found = march(*(part.to(device) for part in rays), grid.to(device), 0.05, 2.0)
-    # A sample on the border of two cells may fall to either by rounding.
+    # Due to rounding, a sample on the border of two cells may be in either.
     if abs(len(found) - len(expected)) > 0.02 * len(expected):
         raise RuntimeError(f"its marching finds {len(found)} samples instead of {len(expected)}")
     if len(found) == len(expected):

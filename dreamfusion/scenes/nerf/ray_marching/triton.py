@@ -1,6 +1,6 @@
-"""Ray marching as a Triton kernel, for CUDA: the reference's samples, and none of its padding.
+"""Ray marching as a Triton kernel, for CUDA: the samples of the reference, without its padding.
 
-Each ray is walked twice: to count its samples, and to write them where the rays before it end.
+Each ray is marched twice: to count its samples, and to write them behind those of previous rays.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _BLOCK = 128
 
 @triton.jit
 def _cell(x, RESOLUTION: tl.constexpr):  # type: ignore[no-untyped-def]
-    """Cell along one axis, by the arithmetic of OccupancyGrid.cells."""
+    """Cell along one axis, with the arithmetic of OccupancyGrid.cells."""
     cell = ((x * 0.5 + 0.5) * RESOLUTION).to(tl.int32)
     return tl.maximum(tl.minimum(cell, RESOLUTION - 1), 0)
 
@@ -49,7 +49,7 @@ def _march(  # type: ignore[no-untyped-def]
     row = tl.zeros([BLOCK], dtype=tl.int64)
     if FILL:
         row += tl.load(offsets + ray, mask=inside, other=0)
-    # As the reference's: a sum of many small numbers loses too much in single precision.
+    # As in the reference, because summing many small numbers needs double precision.
     before = tl.zeros([BLOCK], dtype=tl.float64)
     for k in range(n_steps):
         t = first + (k * 1.0 + shift) * step
@@ -79,7 +79,7 @@ def march_triton(
     step: float,
     max_depth: float,
 ) -> Samples:
-    """As `ray_marching.march_rays`, for finite float32 tensors on one CUDA device (under
+    """`ray_marching.march_rays` for finite float32 tensors on one CUDA device (with
     TRITON_INTERPRET=1 on any)."""
     n = origins.shape[0]
     device = origins.device
@@ -90,18 +90,18 @@ def march_triton(
     offsets = torch.zeros(n + 1, dtype=torch.int64, device=device)
 
     def run(fill: bool, positions: Tensor, t: Tensor, index: Tensor) -> None:
-        # Triton launches on the current device, which need not be the tensors'.
+        # Triton launches on the current device, which may not be that of the tensors.
         with torch.cuda.device_of(origins):
-            # A fused multiply-add would move samples off the reference's by a bit.
+            # A fused multiply-add would change the last bit of samples.
             _march[(triton.cdiv(n, _BLOCK),)](
                 *rays, *grid, offsets, positions, t, index, n, n_steps, step, max_depth / step,
                 RESOLUTION=occupancy.resolution, FILL=fill, BLOCK=_BLOCK, enable_fp_fusion=False,
             )  # fmt: skip
 
-    # Counting writes no sample, but a kernel's pointers must be of the same types both times.
-    some = origins.new_empty(1), torch.empty(1, dtype=torch.int64, device=device)
+    # Counting writes no samples, but the kernel needs pointers of the same types both times.
+    unused = origins.new_empty(1)
     if n > 0:
-        run(False, some[0], some[0], some[1])
+        run(False, unused, unused, torch.empty(1, dtype=torch.int64, device=device))
     offsets = offsets.cumsum(0)
     m = int(offsets[-1])
     positions, t = origins.new_empty(m, 3), origins.new_empty(m)

@@ -16,8 +16,7 @@ from dreamfusion.utils.backends import Operation, check_close, choose
 
 @dataclass(frozen=True)
 class RayWeights:
-    """weights: share of each sample in its pixel; final_transmittance: light that passes the whole
-    ray.
+    """weights: share of each sample in its pixel; final_transmittance: share of the background.
 
     For each ray, the sum of weights plus final_transmittance is 1.
     """
@@ -41,7 +40,7 @@ def _nerfacc() -> Callable[..., Any]:
 
 
 def _check_compositing(composite: Callable[..., tuple[Tensor, ...]], device: str) -> None:
-    """Raise RuntimeError unless the weights on a few rays are the reference's."""
+    """Raise RuntimeError if the weights on a few rays differ from the reference's."""
     offsets = torch.tensor([0, 3, 3, 8], device=device)
     ray_index = torch.tensor([0, 0, 0, 2, 2, 2, 2, 2], device=device)
     t = torch.arange(8.0, device=device) / 10
@@ -63,8 +62,8 @@ COMPOSITING = Operation(
 def compositing_backend(
     requested: str, device_type: str, dtype: torch.dtype = torch.float32
 ) -> str:
-    """Who turns densities into weights: numba on a CPU, nerfacc where it was asked for, else plain
-    torch, which does it in a few operations over all rays at once."""
+    """The backend to use: numba on a CPU, nerfacc if requested, otherwise plain torch, which needs
+    only a few operations for all rays."""
     if requested not in ("auto", *COMPOSITING.kernels):
         return "reference"
     return choose(COMPOSITING, requested, device_type, dtype=dtype, unfit=("nerfacc",))
@@ -75,12 +74,12 @@ def render_weights(
 ) -> RayWeights:
     """w_i = T_i (1 - exp(-sigma_i delta)), T_i = exp(-sum_{j<i} sigma_j delta).
 
-    density: non-negative, one for each sample. For instance two samples of sigma delta = 1
-    have T = (1, e^-1) and w = (0.632, 0.233), and e^-2 = 0.135 passes. Infinite density is a wall,
-    with finite gradients; NaN stays NaN for the rest of its ray.
-    backend: as `march_rays` takes it; see `compositing_backend`. "auto" takes plain torch for types
-    other than float32. Raises AcceleratorError where an accelerator is asked for and cannot be
-    used, ValueError where it is asked for another type.
+    density: non-negative, one for each sample. For example, two samples of sigma delta = 1 have
+    T = (1, e^-1), w = (0.632, 0.233) and a final transmittance of e^-2 = 0.135. Infinite density is
+    opaque, with finite gradients; NaN makes the rest of its ray NaN.
+    backend: as in `march_rays`; see `compositing_backend`. "auto" is plain torch for types other
+    than float32. Raises AcceleratorError if a requested accelerator cannot be used, and ValueError
+    if it does not support the type.
     """
     n_rays = samples.n_rays
     if len(samples) == 0:
@@ -89,25 +88,25 @@ def render_weights(
     if chosen != "reference":
         return RayWeights(*COMPOSITING.kernels[chosen]()(density, samples))
     optical = density * samples.step
-    # Samples are padded to (rays with samples, most samples on a ray) for the scan alone: one scan
-    # over all rays would lose a ray's own sums in those of the rays before it.
+    # For the scan, samples are padded to (rays with samples, maximum of samples on a ray): a scan
+    # over all rays would lose precision, since it includes the sums of previous rays.
     counts = samples.offsets.diff()
     hit = counts > 0
-    # Both at once: on a GPU each reading waits for all that was asked of it.
+    # Read together, because each read waits for all queued work of a GPU.
     width, n_hit = torch.stack([counts.max(), hit.sum()]).tolist()
     slot = hit.cumsum(0) - 1
     rank = torch.arange(len(samples), device=density.device) - samples.offsets[samples.ray_index]
     place = slot[samples.ray_index] * (width + 1) + rank
-    # One zero in front makes the scan exclusive without a subtraction, which would give
-    # inf - inf at a wall.
+    # A leading zero makes the scan exclusive without a subtraction, which would be inf - inf at
+    # infinite density.
     padded = density.new_zeros(n_hit * (width + 1)).index_copy(0, place + 1, optical)
     depth = padded.view(n_hit, width + 1).cumsum(dim=1)
     transmittance = torch.exp(-depth.reshape(-1)[place])
     weights = transmittance * -torch.expm1(-optical)
-    # Padding is zero, so the last column is the whole ray's sum.
-    # The rays of the slots; those without a slot share one that is cut off.
+    # The ray of each slot; rays without a slot share an additional one, which is removed.
     rays = torch.arange(n_rays, device=density.device)
     hit_rays = rays.new_empty(n_hit + 1).scatter_(0, torch.where(hit, slot, n_hit), rays)[:-1]
+    # Padding is zero, so the last column is the sum of the whole ray.
     final = density.new_ones(n_rays).index_copy(0, hit_rays, torch.exp(-depth[:, -1]))
     return RayWeights(weights, final)
 
@@ -115,6 +114,6 @@ def render_weights(
 def accumulate(
     weights: Float[Tensor, " n"], values: Float[Tensor, "n c"], samples: Samples
 ) -> Float[Tensor, "{samples.n_rays} c"]:
-    """Sums of weights times values along each ray, zero where a ray has no sample."""
+    """Sums of weights times values along each ray, zero for rays without samples."""
     out = values.new_zeros(samples.n_rays, values.shape[1])
     return out.index_add(0, samples.ray_index, weights[:, None] * values)

@@ -1,4 +1,4 @@
-"""Compositing by nerfacc's kernels, for CUDA."""
+"""Compositing with nerfacc's kernels, for CUDA."""
 
 from __future__ import annotations
 
@@ -14,15 +14,12 @@ def weights_nerfacc(
     density: Float32[Tensor, " n"], samples: Samples
 ) -> tuple[Float32[Tensor, " n"], Float32[Tensor, " rays"]]:
     """Weights and final transmittance as in `volume.RayWeights`, for at least one sample."""
-    # Only lengths matter. Differences of distances would lose digits.
+    # Only lengths matter, and differences of distances would lose precision.
     start = torch.zeros_like(density)
+    end, index = start + samples.step, samples.ray_index
     weights, _, _ = render_weight_from_density(
-        start,
-        start + samples.step,
-        density,
-        ray_indices=samples.ray_index,
-        n_rays=samples.n_rays,
+        start, end, density, ray_indices=index, n_rays=samples.n_rays
     )
     depth = density.new_zeros(samples.n_rays)
-    depth = depth.index_add(0, samples.ray_index, density * samples.step)
+    depth = depth.index_add(0, index, density * samples.step)
     return weights, torch.exp(-depth)

@@ -1,4 +1,4 @@
-"""Compositing as numba kernels, for the CPU: one walk along each ray, and one back. Float32."""
+"""Compositing as numba kernels, for the CPU: one pass along each ray, and one back. Float32."""
 
 from __future__ import annotations
 
