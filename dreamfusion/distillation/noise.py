@@ -26,15 +26,15 @@ from dreamfusion.utils.rng import Generators, randn
 if TYPE_CHECKING:
     from dreamfusion.distillation.base import Batch
 
-# Spots along each side of a pixel. A pixel's noise is the sum of its spots', so that pixels which
-# share some of them, in two views, are alike by as much.
+# Spots along each side of a pixel. The noise of a pixel is the sum over its spots, so pixels of two
+# views are correlated by the share of spots that they have in common.
 _SPOTS = 4
-# Thickness of the shells that the ball of the scene is cut into, scene units. Along a spot's
-# direction from the origin the noise is the same throughout a shell, as the surface still moves.
+# Thickness of the shells that divide the ball of the scene, scene units. Along a spot's direction
+# from the origin the noise is constant within a shell, because the surface still moves.
 _SHELL = 0.15
-# Where spots have their nominal size, scene units from the origin: about where surfaces are.
+# Distance from the origin at which spots have their nominal size, scene units: near surfaces.
 _RADIUS = 0.5
-# So many numbers there are; a spot's cell is hashed to one of them.
+# The number of random numbers; the cell of a spot is hashed to one of them.
 _TABLE = 2**16
 _PRIMES = (73856093, 19349663, 83492791, 2654435761)
 
@@ -108,10 +108,10 @@ class SurfaceNoise:
         if self.numbers is None:
             self.numbers = spot_numbers(channels, self.seed, device).clone()
         else:
-            # By seed and step, so that all processes draw the same.
+            # From seed and step, so that all processes draw the same numbers.
             drawn = torch.Generator().manual_seed(self.seed + _PRIMES[-1] * (step + 1))
             new = send(torch.randn(*self.numbers.shape, generator=drawn), device)
-            known = send(self.numbers, device)  # those of a checkpoint are on the CPU
+            known = send(self.numbers, device)  # on the CPU after loading a checkpoint
             self.numbers = (1 - self.refresh) ** 0.5 * known + self.refresh**0.5 * new
         return self.numbers
 
@@ -127,27 +127,26 @@ def surface_noise(
 ) -> Float[Tensor, "b c h w"]:
     """Standard normal noise of `shape` = (b, c, h, w) for images of b cameras.
 
-    depth, opacity: as `scenes.base.Rendered` has them; their size may be another, as for a latent
-    prior. Where the opacity is over a half the noise is a function of the point that is
-    seen and of the channel; elsewhere it is drawn from `generator`. numbers: of all spots, see
-    `spot_numbers`.
+    depth, opacity: as in `scenes.base.Rendered`; their size may differ, as for a latent prior. If
+    the opacity is over a half, the noise is a function of the visible point and the channel;
+    otherwise it is drawn from `generator`. numbers: of all spots, see `spot_numbers`.
 
-    A spot is as large as a quarter of a pixel of an image that just holds the ball of the scene.
-    The part of a pixel that two of its samples see as one spot counts once: each pixel's variance
-    is 1, though neighbours that share a spot are not quite independent.
+    A spot is as large as a quarter of a pixel of an image that just contains the ball of the scene.
+    Sums are normalised for spots that several samples of a pixel share, so the variance of each
+    pixel is 1; neighbours that share a spot are slightly correlated.
     """
     noise = send(randn(shape, generator), depth.device)
     height, width = shape[2:]
     with torch.no_grad():
-        seen = interpolate(opacity[:, None], size=(height, width), mode="area")[:, 0] > 0.5
+        opaque = interpolate(opacity[:, None], size=(height, width), mode="area")[:, 0] > 0.5
         fine = (height * _SPOTS, width * _SPOTS)
         distance = interpolate(depth[:, None], size=fine)[:, 0, ..., None]
         rays = generate_rays(cameras, *fine)
-        points = _by_pixel(rays.origins + distance * rays.directions)[seen]
+        points = _by_pixel(rays.origins + distance * rays.directions)[opaque]
         spots = _spots(points, cell=2.0 / fine[0])
         sums = numbers[spots].sum(dim=1)
         pairs = (spots[:, :, None] == spots[:, None, :]).sum(dim=(1, 2))
-        noise.movedim(1, -1)[seen] = sums / pairs[:, None].sqrt()
+        noise.movedim(1, -1)[opaque] = sums / pairs[:, None].sqrt()
     return noise
 
 
@@ -159,15 +158,15 @@ def spot_numbers(channels: int, seed: int, device: torch.device) -> Float[Tensor
 
 
 def _spots(points: Float[Tensor, "*batch 3"], cell: float) -> Int64[Tensor, "*batch"]:
-    """Which of _TABLE numbers each of the points has. All points of a cell have the same, two cells
-    have different ones but for chance."""
+    """The index of each point's number, below _TABLE. It is the same for all points of a cell, and
+    differs between cells except for hash collisions."""
     radius = points.norm(dim=-1, keepdim=True)
-    towards = points / radius.clamp(min=1e-6)
-    cells = torch.cat([towards * _RADIUS / cell, radius / _SHELL], dim=-1).floor().long()
+    direction = points / radius.clamp(min=1e-6)
+    cells = torch.cat([direction * _RADIUS / cell, radius / _SHELL], dim=-1).floor().long()
     mixed = torch.zeros_like(cells[..., 0])
     for axis, prime in enumerate(_PRIMES):
         mixed = mixed ^ (cells[..., axis] * prime)
-    # Multiply and fold: the high bits know all of the low ones.
+    # Multiply and fold, so that the high bits depend on all of the low bits.
     for _ in range(2):
         mixed = (mixed * 2654435761) & 0xFFFFFFFF
         mixed = mixed ^ (mixed >> 15)

@@ -68,20 +68,20 @@ class ScoreSettings(EstimatorSettings):
     )
     rescale: float = setting(
         0.0,
-        "share by which guidance leaves the deviation of the clean image (x0) as it is",
+        "share of rescaling x0 to its standard deviation without guidance",
         low=0,
         high=1,
     )
     t_min: Schedule = setting(
-        Schedule.constant(0.02), "least noise level, as a fraction of all", low=0, high=1
+        Schedule.constant(0.02), "smallest noise level, as a fraction of all", low=0, high=1
     )
     t_max: Schedule = setting(
-        Schedule(0.98, 0.5), "greatest noise level, as a fraction of all", low=0, high=1
+        Schedule(0.98, 0.5), "largest noise level, as a fraction of all", low=0, high=1
     )
     timesteps: Literal["uniform", "dreamtime"] = setting(
         "uniform",
-        "uniform between t_min and t_max; or one falling level a step for all views, which stays "
-        "longest where content is made (DreamTime)",
+        "uniform between t_min and t_max; or one falling level per step for all views, which falls "
+        "slowest at the levels that form content (DreamTime)",
     )
     weighting: Weighting = setting(
         "sigma2",
@@ -90,28 +90,28 @@ class ScoreSettings(EstimatorSettings):
     )
     clip_sample: float | None = setting(
         None,
-        "where the predicted clean image (x0) is clamped, 1 for a prior of pixels: colours are not "
-        "overdone; null: nowhere",
+        "clamp the predicted clean image (x0) to +-this, against oversaturation: 1 for a prior of "
+        "pixels; null: no clamp",
         low=0.01,
     )
     clip_pixels: float | None = setting(
         None,
-        "largest norm of the gradient at a pixel of the images, of the loss summed over all "
-        "numbers (PGC: .1); null: any",
+        "limit of the norm of each pixel's gradient, for the loss summed over all elements (PGC: "
+        ".1); null: no limit",
         low=1e-6,
     )
     noise: Literal["independent", "fixed"] = setting(
-        "independent", "drawn anew for each view, or one noise for all views and steps"
+        "independent", "new noise for each view, or one noise for all views and steps"
     )
     surface_noise: Range | None = setting(
         None,
-        "from which fraction of the steps to which noise is anchored to the surface, so that all "
-        "views agree on small parts; null: never",
+        "range of steps, as fractions of all, with noise anchored to the surface, so that views "
+        "agree on small parts; null: none",
         low=0,
         high=1,
     )
     noise_refresh: float = setting(
-        0.0, "share of the surface's noise that each step draws anew", low=0, high=1
+        0.0, "share of the surface's noise that each step replaces", low=0, high=1
     )
 
     @property

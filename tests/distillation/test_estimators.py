@@ -389,7 +389,7 @@ def test_what_a_prior_cannot_do_is_refused_in_one_line(name, lacks, message, mon
 
 
 def test_an_edit_of_nothing_is_refused():
-    with pytest.raises(UserError, match="'dds' edits a scene that there is: set start=RUN"):
+    with pytest.raises(UserError, match="'dds' edits an existing scene: set start=RUN"):
         gradient("dds")
 
 

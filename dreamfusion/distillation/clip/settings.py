@@ -15,20 +15,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class CLIPSettings(EstimatorSettings):
-    """CLIP guidance, without any diffusion: images whose embedding is like the text's."""
+    """CLIP guidance, without diffusion: makes embeddings of images similar to the text's."""
 
     paper: ClassVar[str] = "Jain et al. 2022, Dream Fields"
     cost: ClassVar[str] = "of CLIP, one for each crop"
-    name: str = setting("clip", "the way to distil")
-    crops: int = setting(4, "random crops of each image that are compared", low=1, high=64)
+    name: str = setting("clip", "name of the estimator")
+    crops: int = setting(4, "random crops per image", low=1, high=64)
     crop_size: float = setting(
-        0.7, "least side of a crop, as a share of the image", low=0.1, high=1
+        0.7, "smallest side of a crop, as a share of the image", low=0.1, high=1
     )
     transmittance: Schedule = setting(
-        Schedule(0.4, 0.88, finish=0.1), "share of empty pixels beyond which nothing is gained",
+        Schedule(0.4, 0.88, finish=0.1), "share of empty pixels above which the loss is constant",
         low=0, high=1,
     )  # fmt: skip
-    transmittance_weight: float = setting(0.5, "of the loss that empties pixels", low=0)
+    transmittance_weight: float = setting(0.5, "weight of the loss that makes pixels empty", low=0)
 
     def build(self, prior: Any, *, seed: int) -> Estimator:
         from dreamfusion.distillation.clip.estimator import CLIPEstimator

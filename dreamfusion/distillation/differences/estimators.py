@@ -21,7 +21,7 @@ from dreamfusion.utils.state import Progress
 
 
 class CSDEstimator(ScoreEstimator):
-    """Moves images along what the text changes in a prediction.
+    """Moves images along the difference that the text makes to a prediction.
 
     Classifier Score Distillation (Yu et al. 2024, "Text-to-3D with Classifier Score Distillation").
 
@@ -65,12 +65,8 @@ class NFSDEstimator(ScoreEstimator):
         scale = s.guidance.at(*progress)
         x, z, timesteps = self.noised(batch, progress, generator)
         with torch.no_grad():
-            text, nothing, negative = (
-                p.noise
-                for p in predictions(
-                    self.prior, z, ask.text, ask.unconditional, ask.named["negative"]
-                )
-            )
+            asked = (ask.text, ask.unconditional, ask.named["negative"])
+            text, nothing, negative = (p.noise for p in predictions(self.prior, z, *asked))
             low = z.timesteps < s.clean_below * len(self.prior.alphas)
             low = low.reshape(-1, *[1] * (x.dim() - 1))
             domain = torch.where(low, nothing, nothing - negative)
@@ -83,7 +79,7 @@ class BridgeEstimator(ScoreEstimator):
 
     SDS-Bridge (McAllister et al. 2024, "Rethinking Score Distillation as a Bridge").
 
-    Two stages: SDS, and then, since by then images are not those of no text but flawed ones,
+    Two stages: SDS, and then, since the images are no longer images without a text but flawed ones,
 
         grad = w(t) s (e_wanted - e_flawed)                                            (section 4.2)
     """
@@ -130,27 +126,27 @@ class ASDEstimator(ScoreEstimator):
         with torch.no_grad():
             wanted = self.guided(z, batch.conditions, scale).noise
             shifted = add_noise(self.prior, x.detach(), z.noise, send(later, x.device))
-            (own,) = predictions(self.prior, shifted, batch.conditions.text)
-            gradient = self.weighted(z, wanted - own.noise)
+            (at_later,) = predictions(self.prior, shifted, batch.conditions.text)
+            gradient = self.weighted(z, wanted - at_later.noise)
         return self.result(x, gradient, timesteps, guidance=scale)
 
 
 class DDSEstimator(ScoreEstimator):
-    """The difference of SDS on an image and on the one that the edit starts from.
+    """The difference of SDS on an image and on the image before the edit.
 
     Delta Denoising Score (Hertz et al. 2023), for edits.
 
         grad = e_hat(z; prompt) - e_hat(z'; source)                                          (eq. 3)
 
-    z' is the unedited image with the same noise and noise level. What SDS would do to an image that
-    needs no change cancels.
+    z' is the unedited image with the same noise and noise level. The gradient that SDS has even for
+    an image that needs no change cancels.
     """
 
     settings: DDSSettings
 
     def __call__(self, batch: Batch, *, progress: Progress, generator: Generators) -> Distilled:
         if batch.source is None:
-            raise UserError("the estimator 'dds' edits a scene that there is: set start=RUN")
+            raise UserError("the estimator 'dds' edits an existing scene: set start=RUN")
         s, ask = self.settings, batch.conditions
         scale = s.guidance.at(*progress)
         x, z, timesteps = self.noised(batch, progress, generator)

@@ -16,17 +16,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class CSDSettings(ScoreSettings):
-    """Classifier Score Distillation: guidance alone, away from nothing or from a negative text."""
+    """Classifier Score Distillation: guidance only, away from no text or from a negative text."""
 
     paper: ClassVar[str] = "Yu et al. 2024, Text-to-3D with Classifier Score Distillation"
     cost: ClassVar[str] = "2; with a negative text 3"
-    name: str = setting("csd", "the way to distil")
+    name: str = setting("csd", "name of the estimator")
     guidance: Schedule = default(ScoreSettings, "guidance", Schedule.constant(1.0))
     negative: str = setting("", "what the images should not show")
     negative_share: Schedule = setting(
         Schedule.constant(0.0),
-        "how much of the way leads away from the negative text, and not from no text: -u of the "
-        "paper, whose v is -1 - u",
+        "share of guidance away from the negative text, instead of from no text: -u of the paper, "
+        "whose v is -1 - u",
         low=0,
         high=1,
     )
@@ -37,7 +37,7 @@ class CSDSettings(ScoreSettings):
 
     @property
     def uses_negative(self) -> bool:
-        """Whether the negative text is ever asked for, which costs a third prediction."""
+        """Whether the negative text is used in any step, which costs a third prediction."""
         return not (self.negative_share.is_constant and self.negative_share.start == 0.0)
 
     def texts(self) -> Mapping[str, Text]:
@@ -51,19 +51,19 @@ class CSDSettings(ScoreSettings):
 
 @dataclass(frozen=True)
 class NFSDSettings(ScoreSettings):
-    """Noise-Free Score Distillation: guidance, and a correction of the domain without noise."""
+    """Noise-Free Score Distillation: guidance, and a noise-free correction towards the domain."""
 
     paper: ClassVar[str] = "Katzir et al. 2024, Noise-Free Score Distillation"
     cost: ClassVar[str] = "3"
-    name: str = setting("nfsd", "the way to distil")
+    name: str = setting("nfsd", "name of the estimator")
     guidance: Schedule = default(ScoreSettings, "guidance", Schedule.constant(7.5))
     negative: str = setting(
         "unrealistic, blurry, low quality, out of focus, ugly, low contrast, dull, dark, "
         "low-resolution, gloomy",
-        "text of images that are not of the domain",
+        "description of images outside the domain",
     )
     clean_below: float = setting(
-        0.2, "noise level, as a fraction, below which a prediction has no noise of its own", low=0
+        0.2, "noise level, as a fraction, below which predictions contain no added noise", low=0
     )
 
     @property
@@ -81,18 +81,20 @@ class NFSDSettings(ScoreSettings):
 
 @dataclass(frozen=True)
 class BridgeSettings(ScoreSettings):
-    """SDS-Bridge: SDS first, then from a description of the images' flaws to the wanted text."""
+    """SDS-Bridge: SDS, then the direction from a description of flaws to the wanted text."""
 
     paper: ClassVar[str] = "McAllister et al. 2024, Rethinking Score Distillation as a Bridge"
     cost: ClassVar[str] = "2"
-    name: str = setting("bridge", "the way to distil")
+    name: str = setting("bridge", "name of the estimator")
     guidance: Schedule = default(ScoreSettings, "guidance", Schedule.constant(100.0))
-    switch: float = setting(0.5, "fraction of the steps at which it changes", low=0, high=1)
+    switch: float = setting(
+        0.5, "fraction of the steps at which the second stage starts", low=0, high=1
+    )
     wanted: str = setting("{prompt}, detailed high resolution, high quality, sharp", "target")
     flawed: str = setting(
         "{prompt}, oversaturated, smooth, pixelated, cartoon, foggy, hazy, blurry, bad structure, "
         "noisy, malformed",
-        "what the images look like by then",
+        "description of the images at that step",
     )
 
     def texts(self) -> Mapping[str, Text]:
@@ -106,15 +108,15 @@ class BridgeSettings(ScoreSettings):
 
 @dataclass(frozen=True)
 class ASDSettings(ScoreSettings):
-    """Asynchronous Score Distillation: VSD whose network of renderings is the prior itself, at a
-    higher noise level."""
+    """Asynchronous Score Distillation: VSD with the prior itself, at a higher noise level, instead
+    of a trained network."""
 
     paper: ClassVar[str] = "Ma et al. 2024, ScaleDreamer"
     cost: ClassVar[str] = "3"
-    name: str = setting("asd", "the way to distil")
+    name: str = setting("asd", "name of the estimator")
     guidance: Schedule = default(ScoreSettings, "guidance", Schedule.constant(7.5))
     shift: float = setting(
-        0.1, "greatest shift of the level, as a fraction of its distance from t_min", low=0, high=1
+        0.1, "largest shift of the level, as a fraction of its distance from t_min", low=0, high=1
     )
 
     @property
@@ -129,15 +131,15 @@ class ASDSettings(ScoreSettings):
 
 @dataclass(frozen=True)
 class DDSSettings(ScoreSettings):
-    """Delta Denoising Score, for edits: what the prompt asks for beyond what a source image was."""
+    """Delta Denoising Score, for edits: the direction from the source's prompt to the prompt."""
 
     paper: ClassVar[str] = "Hertz et al. 2023, Delta Denoising Score"
     cost: ClassVar[str] = "4"
-    name: str = setting("dds", "the way to distil")
+    name: str = setting("dds", "name of the estimator")
     guidance: Schedule = default(ScoreSettings, "guidance", Schedule.constant(7.5))
     t_min: Schedule = default(ScoreSettings, "t_min", Schedule.constant(0.05))
     t_max: Schedule = default(ScoreSettings, "t_max", Schedule.constant(0.95))
-    source: str = setting("", "the prompt that the edited scene was made from")
+    source: str = setting("", "prompt of the scene before the edit")
 
     @property
     def evaluations(self) -> float:

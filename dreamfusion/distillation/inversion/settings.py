@@ -20,7 +20,7 @@ class ISMSettings(ScoreSettings):
 
     paper: ClassVar[str] = "Liang et al. 2024, LucidDreamer"
     cost: ClassVar[str] = "7"
-    name: str = setting("ism", "the way to distil")
+    name: str = setting("ism", "name of the estimator")
     guidance: Schedule = default(ScoreSettings, "guidance", Schedule.constant(7.5))
     t_max: Schedule = default(ScoreSettings, "t_max", Schedule(0.98, 0.5, finish=0.3))
     weighting: Weighting = default(ScoreSettings, "weighting", "inverse_sqrt_snr")
@@ -41,20 +41,23 @@ class ISMSettings(ScoreSettings):
 
 @dataclass(frozen=True)
 class SDISettings(ScoreSettings):
-    """Score Distillation via Inversion: SDS whose noise is what DDIM inverts the image to."""
+    """Score Distillation via Inversion: SDS with the noise of the image's DDIM inversion."""
 
     paper: ClassVar[str] = "Lukoianov et al. 2024, Score Distillation via Reparametrized DDIM"
     cost: ClassVar[str] = "2 to 22, with the noise level"
-    name: str = setting("sdi", "the way to distil")
+    name: str = setting("sdi", "name of the estimator")
     guidance: Schedule = default(ScoreSettings, "guidance", Schedule.constant(8.5))
     t_min: Schedule = default(ScoreSettings, "t_min", Schedule(0.98, 0.25))
     t_max: Schedule = default(ScoreSettings, "t_max", Schedule(0.98, 0.25))
     inversion_guidance: float = setting(-6.5, "guidance s of the inversion")
     inversion_steps: int = setting(
-        10, "DDIM steps from the image to the highest level; fewer to a lower one", low=1, high=100
+        10,
+        "DDIM steps from the image to the highest level; fewer for lower levels",
+        low=1,
+        high=100,
     )
     inversion_noise: float = setting(
-        0.3, "share (eta) of a DDIM step's noise that is added to what it inverts", low=0, high=1
+        0.3, "share (eta) of a DDIM step's noise that is added to the inversion", low=0, high=1
     )
 
     @property

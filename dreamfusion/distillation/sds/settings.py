@@ -1,4 +1,4 @@
-"""Settings of SDS and of what is close to it. No torch: `build` imports the code."""
+"""Settings of SDS and similar estimators. No torch: `build` imports the code."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class SDSSettings(ScoreSettings):
 
     paper: ClassVar[str] = "Poole et al. 2023, DreamFusion"
     cost: ClassVar[str] = "2; with Perp-Neg 4"
-    name: str = setting("sds", "the way to distil")
+    name: str = setting("sds", "name of the estimator")
 
     def build(self, prior: Any, *, seed: int) -> Estimator:
         from dreamfusion.distillation.sds.estimators import SDSEstimator
@@ -34,7 +34,7 @@ class SJCSettings(SDSSettings):
 
     paper: ClassVar[str] = "Wang et al. 2023, Score Jacobian Chaining"
     cost: ClassVar[str] = "2"
-    name: str = setting("sjc", "the way to distil")
+    name: str = setting("sjc", "name of the estimator")
     guidance: Schedule = default(SDSSettings, "guidance", Schedule.constant(101.0))
     t_min: Schedule = default(SDSSettings, "t_min", Schedule.constant(0.01))
     t_max: Schedule = default(SDSSettings, "t_max", Schedule.constant(0.97))
@@ -47,7 +47,7 @@ class RFDSSettings(SDSSettings):
 
     paper: ClassVar[str] = "Yang et al. 2024, Text-to-Image Rectified Flow as Plug-and-Play Priors"
     cost: ClassVar[str] = "2"
-    name: str = setting("rfds", "the way to distil")
+    name: str = setting("rfds", "name of the estimator")
     guidance: Schedule = default(SDSSettings, "guidance", Schedule.constant(100.0))
     t_min: Schedule = default(SDSSettings, "t_min", Schedule.constant(0.3))
     t_max: Schedule = default(SDSSettings, "t_max", Schedule.constant(0.98))
@@ -56,12 +56,12 @@ class RFDSSettings(SDSSettings):
 
 @dataclass(frozen=True)
 class CFDSettings(SDSSettings):
-    """Consistent Flow Distillation (Yan et al. 2025): SDS whose noise lies on the surface and
-    changes slowly, at one falling level a step."""
+    """Consistent Flow Distillation (Yan et al. 2025): SDS with noise anchored to the surface that
+    changes slowly, at one falling noise level per step."""
 
     paper: ClassVar[str] = "Yan et al. 2025, Consistent Flow Distillation"
     cost: ClassVar[str] = "2"
-    name: str = setting("cfd", "the way to distil")
+    name: str = setting("cfd", "name of the estimator")
     guidance: Schedule = default(SDSSettings, "guidance", Schedule.constant(70.0))
     t_min: Schedule = default(SDSSettings, "t_min", Schedule(0.98, 0.02))
     t_max: Schedule = default(SDSSettings, "t_max", Schedule(0.98, 0.02))
@@ -71,16 +71,16 @@ class CFDSettings(SDSSettings):
 
 @dataclass(frozen=True)
 class HiFASettings(ScoreSettings):
-    """HiFA: SDS and the difference of the images from the decoded prediction, t falling as a
+    """HiFA: SDS and the difference between the images and the decoded prediction; t falls like a
     square root."""
 
     paper: ClassVar[str] = "Zhu et al. 2024, HiFA"
     cost: ClassVar[str] = "2 and the decoder"
-    name: str = setting("hifa", "the way to distil")
+    name: str = setting("hifa", "name of the estimator")
     guidance: Schedule = default(ScoreSettings, "guidance", Schedule.constant(100.0))
     t_min: Schedule = default(ScoreSettings, "t_min", Schedule(0.98, 0.3, shape="sqrt"))
     t_max: Schedule = default(ScoreSettings, "t_max", Schedule(0.98, 0.3, shape="sqrt"))
-    image_weight: float = setting(0.01, "of the images' loss", low=0)
+    image_weight: float = setting(0.01, "weight of the loss on images", low=0)
 
     def build(self, prior: Any, *, seed: int) -> Estimator:
         from dreamfusion.distillation.sds.estimators import HiFAEstimator
@@ -90,12 +90,12 @@ class HiFASettings(ScoreSettings):
 
 @dataclass(frozen=True)
 class DiffusionLossSettings(ScoreSettings):
-    """The loss that diffusion models are trained with, differentiated through the network: what
-    the paper compares SDS with."""
+    """The training loss of diffusion models, differentiated through the network, with which the
+    paper compares SDS."""
 
     paper: ClassVar[str] = "Poole et al. 2023, DreamFusion (its comparison)"
     cost: ClassVar[str] = "1 and a backward pass; with guidance 2"
-    name: str = setting("diffusion_loss", "the way to distil")
+    name: str = setting("diffusion_loss", "name of the estimator")
     guidance: Schedule = default(ScoreSettings, "guidance", Schedule.constant(1.0))
 
     @property

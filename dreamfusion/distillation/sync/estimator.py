@@ -1,6 +1,6 @@
 """Fits the scene to predictions: all views are denoised once, then the scene is fitted to them.
 
-    grad = x - x_hat,   x_hat predicted once from the first of `fit_steps` steps that see the views
+    grad = x - x_hat,   x_hat predicted in the first of the `fit_steps` steps with the same views
 
 SDS predicts anew in each step. With one step per prediction, this is SDS with the weight of the
 image's error, sigma / alpha.
@@ -54,7 +54,7 @@ class SyncEstimator(ScoreEstimator):
         return {**super().state_dict(), "clean": clean, "timesteps": timesteps}
 
     def load_state_dict(self, state_dict: Mapping[str, Any], /) -> object:
-        """Take over what `state_dict` returned."""
+        """Load the output of `state_dict`."""
         self._targets = None
         if "clean" in state_dict:
             self._targets = state_dict["clean"].clone(), state_dict["timesteps"].clone()

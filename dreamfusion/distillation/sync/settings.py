@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SyncSettings(ScoreSettings):
-    """At each of falling noise levels one prediction for each of some views, to which the scene is
-    fitted for several steps."""
+    """Predicts the clean images of some views once, fits the scene to them for several steps, and
+    repeats this at lower noise levels."""
 
     paper: ClassVar[str] = "close to IM-3D, Melas-Kyriazi et al. 2024"
     cost: ClassVar[str] = "2 in one of `fit_steps` steps"
 
-    name: str = setting("sync", "the way to distil")
+    name: str = setting("sync", "name of the estimator")
     guidance: Schedule = default(ScoreSettings, "guidance", Schedule.constant(7.5))
     t_min: Schedule = default(ScoreSettings, "t_min", Schedule(0.98, 0.1))
     t_max: Schedule = default(ScoreSettings, "t_max", Schedule(0.98, 0.1))

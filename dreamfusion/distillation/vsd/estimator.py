@@ -50,8 +50,8 @@ class VSDEstimator(ScoreEstimator):
         x, z, timesteps = self.noised(batch, progress, generator)
         with torch.no_grad():
             wanted = self.guided(z, ask, scale).noise
-            (own,) = predictions(self.adapted, z, ask.text)
-            gradient = self.weighted(z, wanted - own.noise)
+            (adapted,) = predictions(self.adapted, z, ask.text)
+            gradient = self.weighted(z, wanted - adapted.noise)
         loss = self._train(x.detach(), ask.text, generator)
         return self.result(x, gradient, timesteps, guidance=scale, adapter_loss=loss)
 
@@ -64,9 +64,8 @@ class VSDEstimator(ScoreEstimator):
             matrices = condition.cameras.T_world_camera
             kept = rand((len(x),), generator) >= self.settings.drop_camera
             matrices = matrices * send(kept.float()[:, None, None], matrices.device)
-            condition = Condition(
-                condition.text, replace(condition.cameras, T_world_camera=matrices)
-            )
+            cameras = replace(condition.cameras, T_world_camera=matrices)
+            condition = Condition(condition.text, cameras)
         with torch.enable_grad():
             (prediction,) = predictions(self.adapted, z, condition)
             loss = (prediction.noise - z.noise).square().mean()
@@ -79,13 +78,13 @@ class VSDEstimator(ScoreEstimator):
         return loss.detach()
 
     def state_dict(self) -> Mapping[str, Any]:
-        """The adapters, the moments of their optimiser and what all estimators keep."""
+        """The adapters, the moments of their optimiser, and the state of every estimator."""
         adapters = {f"adapters.{k}": v for k, v in self.adapted.state_dict().items()}
         moments = {f"optimizer.{k}": v for k, v in optimizer_tensors(self.optimizer).items()}
         return {**super().state_dict(), **adapters, **moments}
 
     def load_state_dict(self, state_dict: Mapping[str, Any], /) -> object:
-        """Take over what `state_dict` returned."""
+        """Load the output of `state_dict`."""
         self.adapted.load_state_dict(under(state_dict, "adapters"))
         load_optimizer(self.optimizer, under(state_dict, "optimizer"))
         return super().load_state_dict(state_dict)

@@ -15,17 +15,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class VSDSettings(ScoreSettings):
-    """Variational Score Distillation: away from what a network, trained on the scene's own images
-    as they change, takes for likely."""
+    """Variational Score Distillation: the difference between the prior and a copy with adapters,
+    which is trained on images of the scene during the run."""
 
     paper: ClassVar[str] = "Wang et al. 2023, ProlificDreamer"
     cost: ClassVar[str] = "4 and a backward pass"
-    name: str = setting("vsd", "the way to distil")
+    name: str = setting("vsd", "name of the estimator")
     guidance: Schedule = default(ScoreSettings, "guidance", Schedule.constant(7.5))
-    rank: int = setting(4, "of the adapters (LoRA) that are trained", low=1, high=256)
+    rank: int = setting(4, "rank of the adapters (LoRA)", low=1, high=256)
     adapter_lr: float = setting(1e-4, "learning rate of the adapters (AdamW)", low=0)
     drop_camera: float = setting(
-        0.1, "share of the images that adapters are trained on without a camera", low=0, high=1
+        0.1, "share of the training images of the adapters without a camera", low=0, high=1
     )
 
     @property
