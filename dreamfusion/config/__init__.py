@@ -1,1 +1,1 @@
-"""Every setting of a run, and the layers that they come from."""
+"""All settings of a run, and the layers that set them."""

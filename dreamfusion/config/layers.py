@@ -1,7 +1,7 @@
-"""The settings of a run, in layers: the defaults, the prior's card, a preset, a file, --set.
+"""Builds a run's settings from layers: defaults, the prior's card, a preset, a file, --set.
 
-Each layer holds only what differs from the one below; an unknown key, a wrong type or a value out
-of range is a ConfigError that names the setting.
+Each layer contains only its differences from the layer below. An unknown key, a wrong type or a
+value out of range raises a ConfigError that names the setting.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ class ConfigError(UserError):
 
 @dataclass(frozen=True)
 class Layer:
-    """Settings that differ from those below, and where they come from ("preset embedded")."""
+    """Settings that override the layers below. name: where they come from ("preset embedded")."""
 
     name: str
     settings: Mapping[str, Any]
 
 
 def build_config(*layers: Layer | Mapping[str, Any]) -> Config:
-    """The defaults overlaid with each of `layers` in turn; see `override`."""
+    """The defaults, overridden by each of `layers` in turn. Raises ConfigError; see `override`."""
     config = Config()
     for layer in layers:
         changes = layer.settings if isinstance(layer, Layer) else layer
@@ -55,8 +55,7 @@ def build_config(*layers: Layer | Mapping[str, Any]) -> Config:
 
 
 def given(*, prior: str | None = None, **values: Any) -> dict[str, Any]:
-    """The settings that a command's options or a function's arguments give: those that are not
-    None. prior: its name.
+    """The settings that options or arguments set: those that are not None. prior: its name.
 
     >>> given(steps=50, seed=None, prior="embedded")
     {'steps': 50, 'prior': {'name': 'embedded'}}
@@ -66,7 +65,7 @@ def given(*, prior: str | None = None, **values: Any) -> dict[str, Any]:
 
 
 def override(config: T, changes: Mapping[str, Any], path: str = "") -> T:
-    """A copy of `config` with `changes` (nested mappings of setting to value) laid over it.
+    """A copy of `config` with `changes` (nested mappings of setting to value) applied.
 
     Raises ConfigError for a key that is not a setting, a wrong type or a value out of range.
     """
@@ -93,8 +92,8 @@ def override(config: T, changes: Mapping[str, Any], path: str = "") -> T:
 
 
 def _named(current: Section | PriorConfig, changes: Any, path: str, group: str) -> Any:
-    """A section whose class its name decides: another name starts from other defaults. A prior of
-    another package has settings of its own; what all priors have in common stays."""
+    """Apply changes to a section whose class depends on its name. A new name starts from the
+    defaults of its class; only the settings that all priors share keep their values."""
     if isinstance(changes, Mapping) and changes.get("name", current.name) != current.name:
         name = _convert(changes["name"], str, f"{path}.name")
         if isinstance(current, Section):
@@ -107,7 +106,7 @@ def _named(current: Section | PriorConfig, changes: Any, path: str, group: str) 
 
 
 def settings(config: object, path: str = "") -> Iterator[tuple[str, Any, str]]:
-    """Every setting as (dotted name, value, documentation), in order."""
+    """All settings as (dotted name, value, documentation), in order."""
     for field in dataclasses.fields(config):  # type: ignore[arg-type]
         name = f"{path}.{field.name}" if path else field.name
         value = getattr(config, field.name)
@@ -118,7 +117,7 @@ def settings(config: object, path: str = "") -> Iterator[tuple[str, Any, str]]:
 
 
 def to_mapping(config: object) -> dict[str, Any]:
-    """The nested mapping that `override` would turn back into `config`."""
+    """`config` as a nested mapping, the inverse of `override`."""
     result: dict[str, Any] = {}
     for field in dataclasses.fields(config):  # type: ignore[arg-type]
         value = getattr(config, field.name)
@@ -132,10 +131,8 @@ def to_mapping(config: object) -> dict[str, Any]:
 
 
 def sources(layers: Sequence[Layer]) -> dict[str, str]:
-    """The layer of each setting's value, by dotted name, for settings that any layer has.
-
-    The layers must have passed `build_config`.
-    """
+    """The name of the layer that each setting's value comes from, by dotted name. Settings that no
+    layer contains are left out. Raises ConfigError; see `build_config`."""
     found: dict[str, str] = {}
     names = [name for name, _, _ in settings(build_config(*layers))]
     for layer in layers:
@@ -146,12 +143,12 @@ def sources(layers: Sequence[Layer]) -> dict[str, str]:
 
 
 def to_yaml(config: Config) -> str:
-    """The configuration as YAML, every setting in its place."""
+    """The configuration as YAML, with all settings."""
     return yaml.safe_dump(to_mapping(config), sort_keys=False, allow_unicode=True, width=100)
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
-    """The settings in a YAML file. Raises ConfigError if it cannot be read as such."""
+    """The settings in a YAML file. Raises ConfigError if it cannot be read or is not a mapping."""
     try:
         text = Path(path).read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -173,7 +170,7 @@ _LONGEST = 1_000_000  # characters of settings
 
 
 class _Loader(yaml.SafeLoader):
-    """Plain data only, and no whole number that a machine could not hold."""
+    """Loads plain data only, and rejects integers of more than 64 bits."""
 
     def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
         value = super().construct_yaml_int(node)
@@ -198,12 +195,12 @@ def parse_yaml(text: str) -> Any:
 
 
 def nested(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings by dotted name, or nested already, as a nested mapping.
+    """Convert settings by dotted name, or already nested, to a nested mapping.
 
     >>> nested({"estimator.guidance": 8, "camera": {"views": 2}})
     {'estimator': {'guidance': 8}, 'camera': {'views': 2}}
 
-    Raises ConfigError for a name that is given a value and parts as well.
+    Raises ConfigError for a name that has both a value and nested settings.
     """
     result: dict[str, Any] = {}
     for name, value in settings.items():
@@ -212,7 +209,7 @@ def nested(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
-    """`["estimator.guidance=5", …]` as a nested mapping. The value is read as YAML.
+    """Convert `["estimator.guidance=5", …]` to a nested mapping. Values are parsed as YAML.
 
     Raises ConfigError for anything that is not KEY=VALUE.
     """
@@ -230,7 +227,7 @@ def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
 
 
 def _put(settings: dict[str, Any], name: str, value: Any, where: str) -> None:
-    """Set what a dotted name means in nested settings. where: how errors begin."""
+    """Set a value in nested settings by dotted name. where: prefix of error messages."""
     *sections, last = name.split(".")
     for section in sections:
         settings = settings.setdefault(section, {})
@@ -240,9 +237,9 @@ def _put(settings: dict[str, Any], name: str, value: Any, where: str) -> None:
 
 
 def _unknown(name: str, section: object, path: str) -> ConfigError:
-    """path: where `section`, in which the setting was looked for, stands."""
+    """The error for an unknown setting, with a suggestion. path: of the searched `section`."""
     known = [key for key, _, _ in settings(section, path)]
-    # Of another class's section of that name nothing helps.
+    # Exclude the default class of the same section, whose settings are not valid here.
     elsewhere = (key for key, _, _ in settings(Config()) if not key.startswith(f"{path}."))
     known += [key for key in elsewhere if key not in known]
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
@@ -270,7 +267,7 @@ def _schedule(current: Schedule, changes: Mapping[str, Any], name: str) -> Sched
 
 
 def _convert(value: Any, hint: Any, name: str) -> Any:
-    """`value`, as YAML gave it, as the type `hint`. Raises ConfigError."""
+    """Convert a value parsed from YAML to the type `hint`. Raises ConfigError."""
     origin = get_origin(hint)
     if origin in (Union, types.UnionType):
         if value is None:
@@ -309,7 +306,8 @@ def _convert(value: Any, hint: Any, name: str) -> Any:
 
 
 def _number(value: Any, name: str) -> float:
-    """YAML reads 1e-3 as text (it wants 1.0e-3), so text that is a number counts as one."""
+    """Convert a value to float. Text is accepted because YAML parses 1e-3, unlike 1.0e-3, as text.
+    Raises ConfigError."""
     try:
         if isinstance(value, bool) or value is None:
             raise ValueError
@@ -339,7 +337,7 @@ def _check_range(value: Any, metadata: Mapping[str, Any], name: str) -> None:
 
 
 def _check_across(config: Config) -> None:
-    """Constraints across settings, beyond types and ranges."""
+    """Check constraints between settings. Raises ConfigError."""
     for part in dataclasses.fields(config):
         section = getattr(config, part.name)
         if isinstance(section, Section):
@@ -351,5 +349,5 @@ def _check_across(config: Config) -> None:
         raise ConfigError(f"device is auto, cpu, cuda, cuda:N or mps; not {config.device!r}")
     if (config.camera.fov_y_deg is None) == (config.camera.focal_length is None):
         raise ConfigError(
-            "camera.fov_y_deg and camera.focal_length say the same: one of them must be null"
+            "camera.fov_y_deg and camera.focal_length are alternatives: one of them must be null"
         )

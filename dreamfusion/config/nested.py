@@ -1,4 +1,4 @@
-"""Nested settings: laid over each other, and by dotted names."""
+"""Merges nested settings and accesses them by dotted name."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested settings laid over others, copied.
+    """A copy of the nested settings `below`, overridden by those of `above`.
 
     >>> merged({"sds": {"guidance": 4, "t_min": 0.02}}, {"sds": {"guidance": 8}})
     {'sds': {'guidance': 8, 't_min': 0.02}}
@@ -15,15 +15,15 @@ def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]
     result = {k: merged(v, {}) if isinstance(v, Mapping) else v for k, v in below.items()}
     for key, value in above.items():
         if isinstance(value, Mapping):
-            under = result.get(key)
-            result[key] = merged(under if isinstance(under, Mapping) else {}, value)
+            current = result.get(key)
+            result[key] = merged(current if isinstance(current, Mapping) else {}, value)
         else:
             result[key] = value
     return result
 
 
 def flat(settings: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
-    """Nested settings by their dotted names: the inverse of `layers.nested`.
+    """Iterate over nested settings by dotted name: the inverse of `layers.nested`.
 
     >>> dict(flat({"estimator": {"guidance": 4}}))
     {'estimator.guidance': 4}
@@ -36,7 +36,7 @@ def flat(settings: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, An
 
 
 def find(settings: Mapping[str, Any], name: str, default: object = None) -> Any:
-    """What nested settings hold under a dotted name."""
+    """The value of a dotted name in nested settings, or `default`."""
     value: Any = settings
     for part in name.split("."):
         if not isinstance(value, Mapping) or part not in value:

@@ -1,4 +1,4 @@
-"""Presets: the files in `configs/`, each with only the differences from its base."""
+"""Presets: the files in `configs/`, each with only its differences from its base."""
 
 from __future__ import annotations
 
@@ -30,21 +30,21 @@ def preset_for(pipeline: str, *, has_card: bool) -> str:
 
 
 def tuned_preset(preset: str, estimator: str) -> str:
-    """The preset tuned for an estimator, PRESET-ESTIMATOR, where there is one; else the preset."""
+    """The preset tuned for an estimator, PRESET-ESTIMATOR, if it exists; else `preset`."""
     tuned = f"{preset}-{estimator}"
     return tuned if tuned in preset_names() else preset
 
 
 def describe_preset(name: str) -> str:
-    """The description of a preset: the comment in the first line of its file."""
+    """The description of a preset, from the first line of its file. Raises ConfigError."""
     return _path(name).read_text(encoding="utf-8").splitlines()[0].removeprefix("#").strip()
 
 
 def read_settings(name_or_file: str) -> list[Layer]:
-    """The layers of a settings file (anything that exists or ends in .yaml or .yml) or of a preset,
-    lowest first: what stands in `extends` comes before the file that says so.
+    """The layers of a settings file (any existing file, or a name ending in .yaml or .yml) or of a
+    preset, lowest first: a base named by `extends` precedes the file that extends it.
 
-    Raises ConfigError for a name that there is nothing of, or presets that extend each other.
+    Raises ConfigError if there is no such file or preset, or if presets extend each other.
     """
     path = Path(name_or_file)
     if path.is_file() or path.suffix in (".yaml", ".yml"):
@@ -52,17 +52,17 @@ def read_settings(name_or_file: str) -> list[Layer]:
     return _read(_path(name_or_file), f"preset {name_or_file}", [])
 
 
-def _read(path: Path, name: str, above: list[str]) -> list[Layer]:
-    """The layers of one file. above: the names of those that stand on it."""
-    if name in above:
-        raise ConfigError(f"{' extends '.join([*above, name])}: that goes round in a circle")
+def _read(path: Path, name: str, extending: list[str]) -> list[Layer]:
+    """The layers of one file. extending: the names of the files that extend it."""
+    if name in extending:
+        raise ConfigError(f"{' extends '.join([*extending, name])}: presets extend each other")
     settings = read_yaml(path)
     base = settings.pop("extends", None)
     if base is None:
         return [Layer(name, settings)]
     if not isinstance(base, str):
         raise ConfigError(f"{path}: extends takes the name of a preset, not {base!r}")
-    return [*_read(_path(base), f"preset {base}", [*above, name]), Layer(name, settings)]
+    return [*_read(_path(base), f"preset {base}", [*extending, name]), Layer(name, settings)]
 
 
 def _path(name: str) -> Path:

@@ -1,4 +1,4 @@
-"""Settings that had other names: files, runs and commands that use the old ones still work."""
+"""Old names of settings, which files, runs and commands may still use."""
 
 from __future__ import annotations
 
@@ -23,10 +23,9 @@ _warned = False
 
 
 def with_new_names(settings: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Nested settings with new names in place of old ones; the same where none is old. What has a
-    value under its new name keeps it.
+    """Replace old names in nested settings by new ones. A value under a new name takes precedence.
 
-    The first old name of a process is reported with a RunWarning.
+    Warns once per process, with a RunWarning.
     """
     moved = [name for name in RENAMED if find(settings, name) is not None]
     if not moved:
@@ -49,7 +48,7 @@ def with_new_names(settings: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _pop(settings: dict[str, Any], name: str) -> Any:
-    """Remove a setting, and the section around it if nothing is left in it."""
+    """Remove and return a setting. Its section is removed too if it becomes empty."""
     first, _, rest = name.partition(".")
     if not rest:
         return settings.pop(first)

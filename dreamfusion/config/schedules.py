@@ -1,4 +1,4 @@
-"""The one kind of schedule: a number that moves from one value to another during a run."""
+"""Schedules: numbers that change from one value to another during a run."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Schedule:
-    """`start` until `begin`, `end` from `finish` on, and a ramp between them.
+    """A number that is `start` until `begin`, `end` from `finish` on, and a ramp between them.
 
-    begin, finish: where the ramp lies; as fractions of the run in [0, 1], or as step numbers,
-    by `unit`. With begin == finish the value jumps there.
-    shape: the ramp is a straight line, half a cosine wave (flat at both ends), a square root (fast
-    first), or geometric: the same factor from each step to the next, between positive values.
+    begin, finish: limits of the ramp, as fractions of the run in [0, 1] or as step numbers,
+    depending on `unit`. With begin == finish the value jumps there.
+    shape: of the ramp: a straight line, half a cosine wave (flat at both ends), a square root (fast
+    first), or geometric: a constant factor per step, between positive values.
+
+    Raises ValueError for numbers that are not finite or do not fit together.
 
     >>> Schedule(0.98, 0.5).at(0, 101), Schedule(0.98, 0.5).at(100, 101)
     (0.98, 0.5)
@@ -44,7 +46,7 @@ class Schedule:
 
     @classmethod
     def constant(cls, value: float) -> Schedule:
-        """The schedule that is `value` at every step."""
+        """A schedule with the same value at every step."""
         return cls(value, value)
 
     @property

@@ -1,8 +1,7 @@
 # ruff: noqa: RUF009 -- every default is made by `setting`, which returns a dataclass field
-"""Every setting of a run: its type, its default, its range and one line on what it does.
+"""All settings of a run, each with its type, default, range and a one-line description.
 
-The dataclasses are frozen, and their defaults are the library's too: functions that have such a
-setting as an argument take its default from here.
+The dataclasses are frozen. Functions with such a setting as an argument take its default from here.
 """
 
 from __future__ import annotations
@@ -30,21 +29,21 @@ Range = tuple[float, float]
 class PriorConfig:
     """The diffusion model."""
 
-    name: str = setting("auto", "embedded, a diffusers folder, a hub id, or auto")
+    name: str = setting("auto", "model: auto, embedded, a folder in diffusers' layout or a hub id")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = setting(
-        "auto", "precision of the denoiser; auto: half where the device is fast at it"
+        "auto", "precision of the denoiser; auto: half precision if it is fast on the device"
     )
     vae_dtype: Literal["auto", "float32", "bfloat16", "float16"] = setting(
         "auto",
-        "precision of a latent prior's autoencoder; auto: half on CUDA, but float32 where its file "
-        "says force_upcast (XL's and SD3's overflow in float16; bfloat16 halves their memory)",
+        "precision of a latent prior's autoencoder; auto: half on CUDA, but float32 if its config "
+        "has force_upcast (XL's and SD3's overflow in float16; bfloat16 halves their memory)",
     )
-    negative_prompt: str = setting("", "what the images should not show")
+    negative_prompt: str = setting("", "description of what the images should not show")
     view_prompts: Literal["nearest", "blended", "none"] = setting(
-        "nearest", "the text says which side is seen: the nearest, a mix of two, or not at all"
+        "nearest", "view words in the prompt: of the nearest view, a blend of the nearest two, none"
     )
     perp_neg: float = setting(
-        0.0, "weight of Perp-Neg against the other sides, a cure for Janus; 0: off", low=0, high=10
+        0.0, "weight of Perp-Neg against other views, to reduce Janus faces; 0: off", low=0, high=10
     )
     lora: tuple[str, ...] = setting(
         (),
@@ -54,9 +53,9 @@ class PriorConfig:
         False, "recompute a latent prior's encoder in the backward pass: less memory, slower"
     )
     vae_slicing: bool = setting(
-        False, "encode one image at a time: with vae_checkpointing even less memory"
+        False, "encode one image at a time: saves more memory with vae_checkpointing"
     )
-    offload: bool = setting(False, "keep idle parts on the CPU: text encoders, decoder")
+    offload: bool = setting(False, "keep unused parts (text encoders, decoder) on the CPU")
     compile: bool = setting(False, "torch.compile the denoiser: minutes at first, then faster")
 
 
@@ -74,14 +73,18 @@ class CameraConfig:
     focal_length: Range | None = setting(
         None, "range of focal lengths in image widths, with fov_y_deg null", low=0.1, high=20
     )
-    position_jitter: float = setting(0.0, "half-width of a uniform offset", low=0, high=1)
-    look_at_jitter: float = setting(0.0, "deviation of the point looked at", low=0, high=1)
-    up_jitter: float = setting(0.0, "deviation of the up vector", low=0, high=1)
+    position_jitter: float = setting(
+        0.0, "half-width of a uniform offset of the position, scene units", low=0, high=1
+    )
+    look_at_jitter: float = setting(
+        0.0, "standard deviation of the look-at point, scene units", low=0, high=1
+    )
+    up_jitter: float = setting(0.0, "standard deviation of the up vector", low=0, high=1)
 
 
 @dataclass(frozen=True)
 class RenderConfig:
-    """How images are rendered during training."""
+    """Rendering of images during training."""
 
     resolution: Schedule = setting(
         Schedule(32, 64, 0.4, 0.4), "height and width in pixels (rounded to 8)", low=8, high=1024
@@ -90,19 +93,19 @@ class RenderConfig:
 
 @dataclass(frozen=True)
 class ShadingConfig:
-    """The share of lit steps, and their light. A prior's card may override it. The default is the
+    """Share of lit steps, and their light. A prior's card may override it. The default is the
     paper's light at a greater distance."""
 
     lambertian: Schedule = setting(
-        Schedule(0.0, 0.5, 0.4, 0.4), "share of lit steps, the others show albedo", low=0, high=1
+        Schedule(0.0, 0.5, 0.4, 0.4), "share of lit steps; the others show albedo", low=0, high=1
     )
     textureless: Schedule = setting(
         Schedule.constant(0.4), "share of the lit steps without colour", low=0, high=1
     )
-    ambient: float = setting(0.1, "ambient part of the light, diffuse is the rest", low=0, high=1)
+    ambient: float = setting(0.1, "ambient share of the light; the rest is diffuse", low=0, high=1)
     light_spread: float = setting(
         0.57,
-        "deviation of the light around the camera, as a share of the camera's distance",
+        "standard deviation of the light around the camera, as a fraction of the camera distance",
         low=0,
         high=10,
     )
@@ -116,36 +119,38 @@ class BackgroundConfig:
     """The background behind the object."""
 
     kind: Literal["plain", "learned", "fixed"] = setting(
-        "plain", "a random colour each view, a small learned network, or one colour"
+        "plain", "a random colour per view, a small trained network, or one colour"
     )
     color: tuple[float, float, float] = setting(
-        (1.0, 1.0, 1.0), "the colour of kind fixed, and of previews", low=0, high=1
+        (1.0, 1.0, 1.0), "RGB colour of the kind fixed, and of previews", low=0, high=1
     )
     brightness: Range = setting(
         (0.0, 1.0), "range of each channel of a random colour", low=0, high=1
     )
     plain_share: float = setting(
-        0.5, "share of steps in which kind learned makes way for a random colour", low=0, high=1
+        0.5, "share of steps in which a random colour replaces the kind learned", low=0, high=1
     )
 
 
 @dataclass(frozen=True)
 class LossConfig:
-    """Weights of the losses on opacity, for every scene. A scene has regularisers of its own."""
+    """Weights of the opacity losses of all scenes. Each scene has further regularisers."""
 
     opacity: Schedule = setting(
-        Schedule.constant(0.0), "sqrt(opacity^2 + .01); threestudio's lambda_sparsity", low=0
+        Schedule.constant(0.0),
+        "weight of sqrt(opacity^2 + .01); threestudio's lambda_sparsity",
+        low=0,
     )
-    entropy: Schedule = setting(Schedule(0.003, 0.03), "binary entropy of opacity", low=0)
+    entropy: Schedule = setting(Schedule(0.003, 0.03), "weight of opacity's binary entropy", low=0)
 
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """Settings of the optimiser for every kind of scene."""
+    """Settings of the optimiser for all kinds of scenes."""
 
     scale: Schedule = setting(Schedule.constant(1.0), "factor on all learning rates", low=0)
-    warmup_steps: int = setting(0, "steps in which the rates rise from nothing", low=0)
-    max_gradient_norm: float = setting(0.0, "gradients are clipped to it; 0: never", low=0)
+    warmup_steps: int = setting(0, "steps of linear warm-up of the learning rates", low=0)
+    max_gradient_norm: float = setting(0.0, "norm to clip gradients to; 0: no clipping", low=0)
 
 
 @dataclass(frozen=True)
@@ -153,41 +158,41 @@ class OutputConfig:
     """Files in the run's folder."""
 
     checkpoint_every: int = setting(100, "steps between checkpoints", low=1)
-    checkpoints_kept: int = setting(2, "how many of the newest stay", low=1)
+    checkpoints_kept: int = setting(2, "number of newest checkpoints to keep", low=1)
     preview_every: int = setting(50, "steps between preview images", low=1)
-    video_frames: int = setting(48, "frames of the turntable", low=1, high=10000)
-    video_size: int = setting(160, "height and width of the video", low=16, high=4096)
-    mesh_resolution: int = setting(128, "cells across the box for meshing", low=8, high=1024)
-    mesh_faces: int = setting(30000, "faces that the mesh may have at most", low=4, high=10_000_000)
+    video_frames: int = setting(48, "frames of the turntable video", low=1, high=10000)
+    video_size: int = setting(160, "height and width of the video, pixels", low=16, high=4096)
+    mesh_resolution: int = setting(128, "cells per axis of the meshing grid", low=8, high=1024)
+    mesh_faces: int = setting(30000, "maximum number of faces of the mesh", low=4, high=10_000_000)
     mesh_tolerance: float = setting(
-        0.25, "how far saving faces may move the surface, in cells; 0: not at all", low=0, high=10
+        0.25, "maximum surface error of simplification, cells; 0: unlimited", low=0, high=10
     )
     texture_size: int = setting(
-        1024, "texels a side of the mesh's texture; 0: colours at vertices", low=0, high=16384
+        1024, "height and width of the mesh's texture, texels; 0: vertex colours", low=0, high=16384
     )
 
 
 @dataclass(frozen=True)
 class LoggingConfig:
-    """What is logged besides metrics.jsonl."""
+    """Logging in addition to metrics.jsonl."""
 
     tensorboard: bool = setting(
-        False, "metrics and previews for TensorBoard too; needs dreamfusion[tensorboard]"
+        False, "log metrics and previews to TensorBoard; needs dreamfusion[tensorboard]"
     )
 
 
 @dataclass(frozen=True)
 class Config:
-    """A whole run."""
+    """All settings of a run."""
 
-    prompt: str = setting("", "what to make")
-    seed: int = setting(0, "of the run's one random stream", low=0, high=2**63 - 1)
+    prompt: str = setting("", "description of the object")
+    seed: int = setting(0, "seed of the run's random numbers", low=0, high=2**63 - 1)
     steps: int = setting(250, "optimisation steps", low=1, high=10_000_000)
     schedule_steps: int = setting(
-        0, "the length that schedules refer to, where they end before the run; 0: steps", low=0
+        0, "steps that schedules span, if they end before the run; 0: all steps", low=0
     )
-    device: str = setting("auto", "auto, cpu, cuda, cuda:N or mps")
-    start: str = setting("", "the run whose scene this one starts from")
+    device: str = setting("auto", "device: auto, cpu, cuda, cuda:N or mps")
+    start: str = setting("", "run whose scene is the initial scene")
     prior: PriorConfig = field(default_factory=PriorConfig, metadata={"group": PRIORS})
     estimator: Section = named_section(ESTIMATORS, "sds")
     scene: Section = named_section(SCENES, "nerf")
@@ -201,16 +206,16 @@ class Config:
     logging: LoggingConfig = subsection(LoggingConfig)
     stages: Mapping[str, Any] = field(
         default_factory=dict,
-        metadata={"doc": "further stages: what differs from the settings above, by a stage's name"},
+        metadata={"doc": "further stages by name, each with its differences from these settings"},
     )
 
     def progress(self, step: int) -> Progress:
-        """How far a run is after so many steps, as schedules take it."""
+        """The position of a step in the run's schedules."""
         return Progress(step, self.schedule_steps or self.steps)
 
     def with_steps(self, steps: int | None) -> dict[str, int]:
-        """What changes where this run is resumed to another number of steps. Schedules keep the
-        length that the run began with, and stay at their ends beyond it."""
+        """The settings to change for resuming to another number of steps. Schedules keep their
+        original length, and their end values beyond it."""
         if steps is None:
             return {}
         return {"steps": steps, "schedule_steps": self.schedule_steps or self.steps}

@@ -1,8 +1,8 @@
-"""Sections of the configuration, and those whose class is chosen by a name.
+"""Sections of the configuration, including those whose class is chosen by name.
 
 An estimator or a scene is described by a frozen dataclass of settings, found by its name among the
 entry points of a group (`dreamfusion.estimators`, `dreamfusion.scenes`). This package declares its
-own in pyproject.toml, other packages theirs: there is no other list.
+entry points in pyproject.toml, as other packages do; there is no other registry.
 """
 
 from __future__ import annotations
@@ -26,27 +26,25 @@ class PluginError(UserError):
 
 
 def setting(default: Any, doc: str, *, low: float | None = None, high: float | None = None) -> Any:
-    """A field of a section: its default, its one line of documentation, its inclusive range."""
+    """A dataclass field with a default, a one-line description and an inclusive range."""
     return dataclasses.field(default=default, metadata={"doc": doc, "low": low, "high": high})
 
 
 def default(owner: type, name: str, value: Any) -> Any:
-    """The field `name` of a section's class with another default, for a subclass of it."""
-    (found,) = (one for one in dataclasses.fields(owner) if one.name == name)
+    """The field `name` of the section class `owner` with another default, for a subclass."""
+    (found,) = (field for field in dataclasses.fields(owner) if field.name == name)
     return dataclasses.field(default=value, metadata=found.metadata)
 
 
 @dataclass(frozen=True)
 class Section(ABC):
-    """A section whose class is chosen by its `name`. Fields are made by `setting`.
-
-    A layer that changes the name starts from the defaults of the new class.
-    """
+    """A section whose class is chosen by its `name`. Fields are made by `setting`. A layer that
+    changes the name starts from the defaults of the new class."""
 
     name: str
 
     def check(self) -> None:  # noqa: B027 -- most have nothing to check
-        """Raise ValueError, one line, for values that do not go together."""
+        """Raise ValueError with a one-line message for values that are not compatible."""
 
     @abstractmethod
     def build(self, *args: Any, **options: Any) -> Any:
@@ -54,12 +52,12 @@ class Section(ABC):
 
 
 def subsection(cls: type) -> Any:
-    """A field that is a section of its own."""
+    """A dataclass field that is a nested section."""
     return dataclasses.field(default_factory=cls)
 
 
 def named_section(group: str, default: str) -> Any:
-    """A field that is a `Section` found by its name in a group of entry points."""
+    """A dataclass field that is a `Section`, found by name in a group of entry points."""
     return dataclasses.field(
         default_factory=lambda: find_section(group, default)(), metadata={"group": group}
     )
@@ -72,8 +70,8 @@ def section_names(group: str) -> list[str]:
 
 @cache
 def find_section(group: str, name: str) -> Any:
-    """The settings class of that name. Raises PluginError, one line, where there is none, several,
-    or where it cannot be imported."""
+    """The settings class of that name. Raises PluginError with a one-line message if there is none,
+    if there are several, or if it cannot be imported."""
     found = _found(group).get(name, [])
     kind = group.rpartition(".")[2].removesuffix("s")
     if not found:
@@ -103,8 +101,8 @@ def _found(group: str) -> dict[str, list[EntryPoint]]:
     found: dict[str, list[EntryPoint]] = {}
     for entry in entry_points(group=group):
         known = found.setdefault(entry.name, [])
-        # A package may be found twice: where it is installed, and in the folder of its sources.
-        if all((entry.value, _owner(entry)) != (one.value, _owner(one)) for one in known):
+        # A package may be found twice: where it is installed, and in its source folder.
+        if all((entry.value, _owner(entry)) != (other.value, _owner(other)) for other in known):
             known.append(entry)
     return found
 

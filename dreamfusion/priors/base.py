@@ -26,6 +26,6 @@ class Prior(NoisePredictor, Protocol):
     shape: tuple[int, ...]
 
     def encode_text(self, prompts: Sequence[str], /) -> TextEmbedding:
-        """The embeddings of n texts. All texts of an optimisation are known before loading, so that
-        the text encoders can be freed."""
+        """Embeddings of n texts. All texts of an optimisation are known before the prior is loaded,
+        so that its text encoders can be freed."""
         ...

@@ -8,7 +8,7 @@ from typing import Any
 
 from dreamfusion.utils.errors import UserError, one_line
 
-OTHER_FILE = "the file is incomplete or of another kind of model"  # where weights are missing
+OTHER_FILE = "the file is incomplete or of another kind of model"  # the cause of missing weights
 
 
 class PriorError(UserError):
@@ -16,7 +16,7 @@ class PriorError(UserError):
 
 
 def require_json(path: Path, problem: str) -> dict[str, Any]:
-    """A JSON object from a file; PriorError, starting with `problem`, if it is not one."""
+    """Read a JSON object from a file. Raises PriorError, starting with `problem`."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -29,17 +29,17 @@ def require_json(path: Path, problem: str) -> dict[str, Any]:
 
 
 def read_weights(path: Path) -> dict[str, tuple[str, list[int]]]:
-    """The kind and the shape of each tensor in a safetensors file, from its header.
+    """The dtype and shape of each tensor in a safetensors file, from its header.
 
-    Raises PriorError unless the file has the length given in its header, which detects incomplete
-    downloads before anything is loaded.
+    Raises PriorError if the file is shorter than its header states, as after an incomplete
+    download, or if its dtype is not supported.
     """
     from safetensors import SafetensorError, safe_open  # imported here to keep --help fast
 
     try:
         with safe_open(path, framework="np") as file:
             tensors = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
-            found = {name: (each.get_dtype(), each.get_shape()) for name, each in tensors.items()}
+            found = {name: (x.get_dtype(), x.get_shape()) for name, x in tensors.items()}
     except SafetensorError:
         with path.open("rb") as start:
             if start.read(40).startswith(b"version https://git-lfs"):

@@ -1,6 +1,6 @@
-"""Checks from the configurations alone that the parts of a pipeline are compatible. No torch.
+"""Checks that the parts of a pipeline are compatible, from their configurations and without torch.
 
-Missing numbers are the defaults of the classes of diffusers and transformers.
+Missing numbers have the defaults of the classes in diffusers and transformers.
 """
 
 from __future__ import annotations
@@ -62,8 +62,8 @@ def sample_size(name: str, pipeline: str, denoiser: Mapping[str, Any]) -> int:
         where = f"{name}: the config.json of its {part} has sample_size {_json(found)}"
         if found is None:
             raise PriorError(
-                f"{where}, which no pipeline can do without; write the height of its latents, for "
-                "example 64 for pictures of 512 pixels"
+                f"{where}, which every pipeline requires; write the height of its latents, for "
+                "example 64 for images of 512 x 512 pixels"
             )
         kind = "one number or a square pair" if is_unet else "one number"
         raise PriorError(f"{where}; only {kind} is supported: write the number there")
@@ -108,7 +108,7 @@ def _check_channels(parts: _Parts, part: str) -> None:
                 f"it is a model for {_PURPOSES[taken]}, which is not supported; use the "
                 "text-to-image model that it was made from"
             )
-        source = "its vae gives" if vae else "pictures have"
+        source = "its vae gives" if vae else "images have"
         raise parts.misfit(f"{part} takes {taken} channels and {source} {given}: {advice}")
     returned = parts.number(part, "out_channels", taken)
     if returned not in (taken, 2 * taken):
@@ -119,26 +119,26 @@ def _check_channels(parts: _Parts, part: str) -> None:
     for key in ("in_channels", "out_channels") if vae else ():
         if (count := parts.number("vae", key, 3)) != 3:
             raise parts.misfit(
-                f"vae has {key} {count}, pictures have 3; use the vae of a text-to-image model"
+                f"vae has {key} {count}, images have 3; use the vae of a text-to-image model"
             )
 
 
 def _check_unet(parts: _Parts, pipeline: str) -> None:
-    """Check the inputs of a U-Net besides images: conditions, the width of the tokens, and that of
-    the pooled text of Stable Diffusion XL."""
+    """Check the inputs of a U-Net besides images: conditions, the width of the tokens, and the
+    width of the pooled text of Stable Diffusion XL."""
     unet = parts.configs["unet"]
     for key, supported in {"addition_embed_type": _ADDED[pipeline], **_CONDITIONS}.items():
         if (found := unet.get(key)) not in supported:
             raise parts.misfit(
-                f"unet has {key} {_json(found)}, which a {pipeline} does not give it; use a "
-                "text-to-image model of the pipeline's own kind"
+                f"unet has {key} {_json(found)}, which a {pipeline} does not support; use a "
+                "text-to-image model of the pipeline's kind"
             )
     key = "cross_attention_dim" if unet.get("encoder_hid_dim") is None else "encoder_hid_dim"
-    wanted = unet.get(key, 1280)
+    expected = unet.get(key, 1280)
     encoders = [part for part in ("text_encoder", "text_encoder_2") if part in parts.configs]
     width = parts.width(encoders)
-    if any(one != width for one in (wanted if isinstance(wanted, list | tuple) else [wanted])):
-        raise parts.text_misfit("unet", wanted, encoders)
+    if any(x != width for x in (expected if isinstance(expected, list | tuple) else [expected])):
+        raise parts.text_misfit("unet", expected, encoders)
     if "text_encoder_2" in encoders:
         pooled = parts.number("text_encoder_2", "projection_dim", 512)
         total = unet.get("projection_class_embeddings_input_dim")
@@ -151,13 +151,13 @@ def _check_unet(parts: _Parts, pipeline: str) -> None:
 
 
 def _check_transformer(parts: _Parts, size: int) -> None:
-    """Check the width of the tokens (CLIP's are padded), that of the pooled text, and the size."""
+    """Check the width of the tokens (CLIP's are padded), of the pooled text, and the size."""
     clips, t5 = ["text_encoder", "text_encoder_2"], ["text_encoder_3"]
-    wanted = parts.number("transformer", "joint_attention_dim", 4096)
-    if parts.width(clips) > wanted:
-        raise parts.text_misfit("transformer", wanted, clips)
-    if t5[0] in parts.configs and parts.width(t5) != wanted:
-        raise parts.text_misfit("transformer", wanted, t5)
+    expected = parts.number("transformer", "joint_attention_dim", 4096)
+    if parts.width(clips) > expected:
+        raise parts.text_misfit("transformer", expected, clips)
+    if t5[0] in parts.configs and parts.width(t5) != expected:
+        raise parts.text_misfit("transformer", expected, t5)
     pooled = sum(parts.number(part, "projection_dim", 512) for part in clips)
     total = parts.number("transformer", "pooled_projection_dim", 2048)
     if pooled != total:
@@ -188,7 +188,7 @@ class _Parts:
         if isinstance(inner, Mapping) and "hidden_size" in inner:
             config = inner
         found = config.get(key, default)
-        if found is None and key == "out_channels":  # as many as come in
+        if found is None and key == "out_channels":  # same as in_channels
             return default
         if isinstance(found, bool) or not isinstance(found, int) or found < 1:
             raise self.misfit(
@@ -199,16 +199,16 @@ class _Parts:
         return found
 
     def width(self, encoders: Sequence[str]) -> int:
-        """Total width of the tokens of text encoders. T5 calls it d_model."""
+        """Total width of the tokens of text encoders. T5's config calls it d_model."""
         keys = {e: "d_model" if "d_model" in self.configs[e] else "hidden_size" for e in encoders}
         return sum(self.number(encoder, key, 512) for encoder, key in keys.items())
 
-    def misfit(self, said: str, of: str = "its") -> PriorError:
-        return PriorError(f"{self.name}: {of} {said}")
+    def misfit(self, problem: str, prefix: str = "its") -> PriorError:
+        return PriorError(f"{self.name}: {prefix} {problem}")
 
-    def text_misfit(self, part: str, wanted: Any, encoders: Sequence[str]) -> PriorError:
+    def text_misfit(self, part: str, expected: Any, encoders: Sequence[str]) -> PriorError:
         gives = "gives" if len(encoders) == 1 else "give"
         return self.misfit(
-            f"{part} takes texts of width {_json(wanted)}, and its {' and '.join(encoders)} "
+            f"{part} takes texts of width {_json(expected)}, and its {' and '.join(encoders)} "
             f"{gives} {self.width(encoders)}: {_OWN_MODEL}"
         )

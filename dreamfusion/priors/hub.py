@@ -29,9 +29,9 @@ PATIENCE = 10.0  # seconds, limit for the request that lists the files of a mode
 
 def moved_to(name: str) -> str | None:
     """The id of the mirror of a model that was removed from the hub, or None for any other."""
-    for gone, living in MOVED.items():
-        if name.lower().startswith(gone):
-            return living + name[len(gone) :]
+    for removed, mirror in MOVED.items():
+        if name.lower().startswith(removed):
+            return mirror + name[len(removed) :]
     return None
 
 
@@ -54,8 +54,8 @@ def fetch(name: str, *, half: bool) -> Path:
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
 
-    if living := moved_to(name):
-        raise PriorError(f"{name} was removed from the hub: use {living}, the same model")
+    if mirror := moved_to(name):
+        raise PriorError(f"{name} was removed from the hub: use {mirror}, the same model")
     try:
         # The only call that lists a model's files with a timeout and without retries.
         siblings = HfApi().model_info(name, timeout=PATIENCE).siblings or []
@@ -68,11 +68,11 @@ def fetch(name: str, *, half: bool) -> Path:
         folder = Path(snapshot_download(name, allow_patterns=[INDEX, CARD]))
         index = require_json(folder / INDEX, f"{name} is not a diffusers model")
         _, components = components_of(index, name)
-        wanted = needed_files(files, components, half=half)
+        needed = needed_files(files, components, half=half)
         for part in (part for part in components if part.startswith("tokenizer")):
-            inside = [file.removeprefix(f"{part}/") for file in wanted]
+            inside = [file.removeprefix(f"{part}/") for file in needed]
             check_tokenizer(inside, f"{name}: its {part}")
-        return Path(snapshot_download(name, allow_patterns=[INDEX, CARD, *LICENSES, *wanted]))
+        return Path(snapshot_download(name, allow_patterns=[INDEX, CARD, *LICENSES, *needed]))
     except PriorError:
         raise
     except GatedRepoError:
@@ -97,8 +97,8 @@ def fetch(name: str, *, half: bool) -> Path:
 
 
 def needed_files(files: list[str], components: dict[str, str], *, half: bool) -> list[str]:
-    """The files of a repository that are required to load its components: one set of weights, in
-    safetensors."""
+    """The files of a repository that are required to load its components, with one variant of the
+    weights, in safetensors."""
     needed = []
     for component in components:
         inside = {path.name for path in map(PurePosixPath, files) if str(path.parent) == component}

@@ -26,8 +26,8 @@ _BLOCKS, _BLOCK = 256, 2**16
 
 @dataclass(frozen=True)
 class PriorIdentity:
-    """id: on the hub, or another name that finds the prior. revision: the commit on the hub.
-    license: from the model's README or LICENSE. weights: a hash of all weights. None: unknown."""
+    """id: on the hub, or another name of the prior. revision: the commit on the hub. license: from
+    the model's README or LICENSE. weights: a hash of all weights. None: unknown."""
 
     id: str
     revision: str | None = None
@@ -35,7 +35,7 @@ class PriorIdentity:
     weights: str | None = None
 
     def to_json(self) -> str:
-        """The format that `read_identity` reads."""
+        """JSON text, as parsed by `read_identity`."""
         return json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n"
 
     @property
@@ -45,8 +45,10 @@ class PriorIdentity:
 
 
 def identify(prior: ResolvedPrior | PriorSettings | Prior) -> PriorIdentity:
-    """The identity of a prior; only its name if it has no files. Reads at most 16 MiB of each
-    weight file."""
+    """The identity of a prior; only its name if it has no files.
+
+    Reads at most 16 MiB of each weight file. Raises OSError if it cannot be read.
+    """
     if not isinstance(prior, ResolvedPrior):
         return PriorIdentity(prior.name)
     cached_id, revision = _from_hub(prior.path)

@@ -1,4 +1,4 @@
-"""The components of pipelines and the names of their weight files. Opens no files."""
+"""Components of pipelines and names of their weight files. Opens no files."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ LAYOUTS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
 }
 # Stable Diffusion 3 was trained to work without its largest text encoder.
 OPTIONAL = ("text_encoder_3", "tokenizer_3")
-# Optional components that no run needs. They are neither loaded nor imported.
+# Optional components that runs do not use. They are neither loaded nor imported.
 UNUSED = {
     "safety_checker": None,
     "feature_extractor": None,
@@ -55,7 +55,7 @@ TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "spiece.model")
 def components_of(index: Mapping[str, object], name: str) -> tuple[str, dict[str, str]]:
     """The pipeline class and the class of each component to load, from a model_index.json.
 
-    Raises PriorError, which starts with the model's `name`, for what is not supported or missing.
+    Raises PriorError, starting with the model's `name`, if one is not supported or missing.
     """
     pipeline = index.get("_class_name")
     if not isinstance(pipeline, str) or pipeline not in LAYOUTS:
@@ -80,8 +80,9 @@ def components_of(index: Mapping[str, object], name: str) -> tuple[str, dict[str
 
 
 def check_tokenizer(files: Collection[str], where: str) -> None:
-    """Check that a tokenizer with these files can be read: a sentencepiece model alone, as in
-    DeepFloyd IF, needs that library. Raises PriorError, which starts with `where`."""
+    """Check that a tokenizer with these files can be read. A sentencepiece model without
+    tokenizer.json, as in DeepFloyd IF, needs that library. Raises PriorError, with prefix `where`.
+    """
     bare = "spiece.model" in files and "tokenizer.json" not in files
     if bare and find_spec("sentencepiece") is None:
         raise PriorError(

@@ -15,7 +15,7 @@ from dreamfusion.priors.lora import merge_loras
 from dreamfusion.priors.resolve import ResolvedPrior
 from dreamfusion.utils.errors import one_line
 
-# Traces of wrappers in the names of weights, and how to remove the wrapper.
+# Substrings of weight names that identify a wrapper, and how to remove the wrapper.
 _WRAPPERS = {
     ".base_layer.": "LoRA adapters: merge them (pipe.fuse_lora or merge_and_unload) and save again",
     "lora_": "LoRA adapters only: they are not a model",
@@ -27,9 +27,9 @@ _WRAPPERS = {
 def load_part(
     prior: ResolvedPrior, component: str, library: ModuleType, dtype: torch.dtype | None = None
 ) -> Any:
-    """A frozen component on the CPU; or a tokenizer, for which dtype is ignored.
+    """Load a frozen component on the CPU, or with dtype=None a tokenizer.
 
-    The libraries raise many kinds of errors for broken files; all of them become a PriorError.
+    Raises PriorError. The libraries raise many kinds of errors for broken files.
     """
     path = prior.path / component
     where = f"{prior.name}: its {component} in {path}"
@@ -49,10 +49,10 @@ def load_part(
     if missing := sorted(info["missing_keys"]):
         # The libraries initialise missing weights with random numbers.
         names = [name for file in prior.files[component] for name in read_weights(path / file)]
-        wrappers = (what for mark, what in _WRAPPERS.items() if any(mark in name for name in names))
-        wrapped = next((f"its file holds {what}" for what in wrappers), OTHER_FILE)
+        wrappers = (text for mark, text in _WRAPPERS.items() if any(mark in name for name in names))
+        reason = next((f"its file holds {text}" for text in wrappers), OTHER_FILE)
         raise PriorError(
-            f"{where} lacks {len(missing)} of its weights, for example {missing[0]}; {wrapped}"
+            f"{where} lacks {len(missing)} of its weights, for example {missing[0]}; {reason}"
         )
     for name, weight in part.named_parameters():
         if not bool(weight.isfinite().all()):
@@ -66,8 +66,8 @@ def load_part(
 
 
 def quiet() -> None:
-    """Disable the libraries' warnings about unused scheduler settings, and their progress bars:
-    only the command line writes to the terminal."""
+    """Disable the libraries' warnings about unused scheduler settings, and their progress bars.
+    Only the command line writes to the terminal."""
     for library in (diffusers_logging, transformers_logging):
         library.set_verbosity_error()
         library.disable_progress_bar()

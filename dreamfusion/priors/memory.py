@@ -46,19 +46,19 @@ def estimate_memory(
     ]
     models = prior.weights[name] * precision
     models += prior.weights.get("vae", 0) * vae_precision
-    kept = 0 if prepared or options.offload else sum(encoders)
+    resident = 0 if prepared or options.offload else sum(encoders)
 
     config = prior.configs[name]
     size = sample_size(prior.name, prior.pipeline, config)
     if name == "unet":
-        picture = UNET_MAPS * config["block_out_channels"][0] * size**2
+        per_image = UNET_MAPS * config["block_out_channels"][0] * size**2
     else:
         width = config["num_attention_heads"] * config["attention_head_dim"]
-        picture = TRANSFORMER_MAPS * width * (size // config["patch_size"]) ** 2
+        per_image = TRANSFORMER_MAPS * width * (size // config["patch_size"]) ** 2
     # Predictions with and without text, and for Perp-Neg the front and two sides, while the
     # autoencoder's activations are kept.
     predictions = 5 if options.perp_neg > 0 else 2
-    activations = predictions * views * picture * precision
+    activations = predictions * views * per_image * precision
     if "vae" in prior.components:
         channels = prior.configs["vae"]["block_out_channels"]
         map_ = channels[0] * (size * 2 ** (len(channels) - 1)) ** 2 * vae_precision
@@ -67,7 +67,7 @@ def estimate_memory(
             activations = VAE_MAPS_CHECKPOINTED * map_ * views + max(activations, recomputed)
         else:
             activations += VAE_MAPS * map_ * views
-    step = models + kept + activations
+    step = models + resident + activations
     encoding = max(encoders) + (0 if prepared else models)
     return int(max(step, encoding) + MARGIN)
 

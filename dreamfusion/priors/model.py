@@ -53,7 +53,7 @@ def _with_gradient_in_range(encode: Callable[[Tensor], Tensor], images: Tensor) 
     """
     scale = torch.ones(())
 
-    def to_one(grad: Tensor) -> Tensor:
+    def normalise(grad: Tensor) -> Tensor:
         nonlocal scale
         # Bounded to avoid overflow for a zero gradient, without synchronising with a GPU.
         scale = torch.exp2(-torch.log2(grad.abs().amax()).floor().clamp(-120.0, 120.0))
@@ -62,7 +62,7 @@ def _with_gradient_in_range(encode: Callable[[Tensor], Tensor], images: Tensor) 
     images = images.view_as(images)
     encoded = encode(images)
     if encoded.requires_grad and images.requires_grad:
-        encoded.register_hook(to_one)
+        encoded.register_hook(normalise)
         images.register_hook(lambda grad: grad / scale)
     return encoded
 
@@ -137,7 +137,7 @@ class DiffusionPrior:
 
         The models are frozen and shared with the pipeline, except for an autoencoder that overflows
         in float16. card: its words and views; None takes the paper's four views. Raises PriorError
-        for an unsupported class or scheduler.
+        for an unsupported class, scheduler or combination of parts.
         """
         kind = type(pipe).__name__
         if kind not in LAYOUTS:
@@ -203,8 +203,8 @@ class DiffusionPrior:
         n = len(noisy)
         text = condition.text.expand(n)
         n_pieces = _n_pieces(n) if self.device.type == "cpu" else 1
-        wanted = (noisy, text.tokens, *self.denoiser.parameters())
-        if n_pieces == 1 or (torch.is_grad_enabled() and any(t.requires_grad for t in wanted)):
+        inputs = (noisy, text.tokens, *self.denoiser.parameters())
+        if n_pieces == 1 or (torch.is_grad_enabled() and any(t.requires_grad for t in inputs)):
             return self._denoise(noisy, timesteps, text)
         parts = [slice(start, stop) for start, stop in pieces(n, n_pieces)]
         jobs = [partial(self._denoise, noisy[i], timesteps[i], text[i]) for i in parts]
@@ -262,7 +262,7 @@ def load_prior(
 
     options: precision of the denoiser (auto, float32, bfloat16, float16; on CUDA the text encoders
         use the same, elsewhere float32) and of the autoencoder, compilation, and options that save
-        GPU memory. Its name and texts are ignored.
+        GPU memory. The name and texts in it are ignored.
     prompts: all texts of the run. They are encoded, and the text encoders freed, before the
         denoiser is loaded. None: texts are encoded on demand, or by `DiffusionPrior.prepare`.
     views: images per step. On CUDA, raises if a step is estimated not to fit into free memory.
@@ -327,8 +327,7 @@ def load_prior(
     if not (is_half and _overflows(loaded, prompts[0] if prompts else "")):
         return loaded
     wider = "bfloat16" if torch.cuda.is_bf16_supported(False) else "float32"
-    said = f"{prior.name} overflows in float16: using {wider}"
-    warnings.warn(RunWarning(said), stacklevel=2)
+    warnings.warn(RunWarning(f"{prior.name} overflows in float16: using {wider}"), stacklevel=2)
     del loaded, denoiser, vae, text
     options = dataclasses.replace(options, dtype=wider)  # type: ignore[arg-type]
     return load_prior(prior, options, device=device, prompts=prompts, views=views)
@@ -395,16 +394,16 @@ def choose_dtype(dtype: str, device: str) -> torch.dtype:
     return torch.bfloat16 if device.startswith("cpu") and has_bfloat16(device) else torch.float32
 
 
-def _vae_dtype(prior: ResolvedPrior, asked: str, dtype: torch.dtype, device: str) -> torch.dtype:
-    """The precision of the autoencoder: `asked`; for "auto" on CUDA that of the denoiser, but
-    float32 for an autoencoder with force_upcast (XL's overflows in float16); float32 elsewhere.
+def _vae_dtype(prior: ResolvedPrior, name: str, dtype: torch.dtype, device: str) -> torch.dtype:
+    """The precision of the autoencoder. For "auto" on CUDA that of the denoiser, but float32 for an
+    autoencoder with force_upcast (XL's overflows in float16). On other devices float32.
 
     Diffusers' pipelines upcast such an autoencoder from float16 only, and keep bfloat16, which has
     the range of float32. But bfloat16 has an error of 4 % in the encoder's gradient (float16 0.5
     %), so it must be requested.
     """
-    if asked != "auto":
-        return getattr(torch, asked)
+    if name != "auto":
+        return getattr(torch, name)
     if "vae" not in prior.components or not device.startswith("cuda"):
         return torch.float32
     # Diffusers fills in true if the entry is missing, which is wrong for older models.
@@ -412,8 +411,8 @@ def _vae_dtype(prior: ResolvedPrior, asked: str, dtype: torch.dtype, device: str
 
 
 def _statistics(vae: Any, device: torch.device) -> tuple[Tensor | float, Tensor | float]:
-    """Mean and standard deviation of an autoencoder's latents: the input of a latent model is
-    (latent - mean) x scaling_factor / std. Some files have one per channel, some only a shift."""
+    """Mean and standard deviation of an autoencoder's latents. The input of a latent model is
+    (latent - mean) x scaling_factor / std. Some configs have one per channel, some only a shift."""
     config = vae.config
     mean, std = config.get("latents_mean"), config.get("latents_std")
     if mean is None or std is None:

@@ -1,4 +1,4 @@
-"""Parses a prompt by a prior's word list, and rejects prompts that the prior cannot generate."""
+"""Parses prompts by a prior's word list, and rejects prompts that the prior cannot generate."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class PromptError(UserError):
 
 
 def read_prompt(words: Words, prompt: str) -> str:
-    """`prompt` in trained words. Raises PromptError with a suggestion.
+    """Translate `prompt` to trained words. Raises PromptError with a suggestion.
 
     If the word list has nouns, the prompt must name exactly one object and at most one colour.
     """
@@ -39,15 +39,15 @@ def read_prompt(words: Words, prompt: str) -> str:
 
 
 def require_known(words: Words, text: str) -> None:
-    """Raises PromptError if the prior does not know every word of a text, which may name any
-    number of objects and colours, such as a negative prompt."""
+    """Raise PromptError if a text contains a word unknown to the prior. Unlike a prompt, it may
+    name any number of objects and colours; for example, a negative prompt."""
     if error := _unknown(words, words.terms(text)):
         raise error
 
 
 def _without_repetitions(words: Words, terms: Sequence[Term]) -> list[Term]:
-    """The terms without a colour or an adjective that was named before ("crimson red"), and
-    without a noun right after one of the same meaning ("puppy dog")."""
+    """Remove repeated colours and adjectives ("crimson red"), and each noun that directly follows
+    one of the same meaning ("puppy dog")."""
     kept: list[Term] = []
     for i, term in enumerate(terms):
         before: Sequence[Term] = ()
@@ -102,18 +102,19 @@ def _unknown(words: Words, terms: Sequence[Term]) -> PromptError | None:
 
 
 def _nothing(words: Words, terms: Sequence[Term], prompt: str) -> PromptError | None:
-    """Of a prompt without a noun, or without any word that has a meaning."""
+    """The error for a prompt without a noun, or without any word that has a meaning."""
     meant = [term for term in terms if term.meaning]
     if _of(words.nouns, terms) or (meant and not words.nouns):
         return None
-    reading = []
+    interpreted = []
     for kind, members in (("colour", words.colors), ("adjective", words.adjectives)):
         for term in _of(members, terms):
             closest = words.related.get(term.typed)
             hint = f" (closest objects: {', '.join(closest)})" if closest else ""
-            reading.append(f"{_quoted([term.typed])} is read as the {kind} {term.meaning}{hint}")
-    found = _and(reading) if reading else f"there is no noun in {_quoted([prompt.strip()])}"
-    first = meant[0].meaning if reading else None
+            typed = _quoted([term.typed])
+            interpreted.append(f"{typed} is read as the {kind} {term.meaning}{hint}")
+    found = _and(interpreted) if interpreted else f"there is no noun in {_quoted([prompt.strip()])}"
+    first = meant[0].meaning if interpreted else None
     return _error(
         f"The prompt names no object: {found}",
         f"Add a noun, for example {_example(words, first, _some_noun(words))}",
@@ -157,14 +158,14 @@ def _of(kind: Sequence[str], terms: Sequence[Term]) -> list[Term]:
 
 
 def _rule(words: Words) -> str:
-    """What a prompt may contain besides its noun."""
+    """A sentence about what a prompt may contain."""
     kinds = (("at most one colour", words.colors), ("adjectives", words.adjectives))
     more = [f"{name} ({', '.join(members)})" for name, members in kinds if members]
     return f"A prompt takes {_and(['one noun', *more])}"
 
 
 def _objects(words: Words, *, brief: bool = False) -> str:
-    """The groups of the prior's nouns, with examples unless brief."""
+    """A list of the groups of the prior's nouns, with examples unless `brief`."""
     groups = [name if brief else f"{name} ({_some(of, 3)})" for name, of in words.groups.items()]
     if groups:
         return f"makes {_and(groups)}"
@@ -174,7 +175,7 @@ def _objects(words: Words, *, brief: bool = False) -> str:
 
 
 def _some_noun(words: Words) -> str:
-    """A noun for an example: that of the first example of the card, if there is one."""
+    """A noun for an example prompt: from the first example on the card, if it has one."""
     shown = [term for text in words.examples[:1] for term in words.terms(text)]
     nouns = [term.meaning for term in shown if term.meaning in words.nouns]
     known = [*nouns, *words.nouns, *filter(None, words.meanings.values())]
@@ -182,7 +183,7 @@ def _some_noun(words: Words) -> str:
 
 
 def _example(words: Words, *trained: str | None) -> str:
-    """A prompt of these trained words, or else the first example of the card."""
+    """A prompt of these trained words; without any, the first example on the card."""
     text = " ".join(word for word in trained if word)
     if not text and words.examples:
         return f'"{words.examples[0]}"'
@@ -205,7 +206,7 @@ def _some(members: Sequence[str], most: int) -> str:
 
 
 def _error(problem: str, *advice: str) -> PromptError:
-    """The problem and all non-empty advice, as sentences. No full stop follows an option at the
-    end, since it might be copied with it."""
+    """An error with the problem and all non-empty advice as sentences. An option at the end has no
+    full stop, which users might copy with it."""
     text = ". ".join(part for part in (problem, *advice) if part)
     return PromptError(text if text.endswith(ANOTHER_PRIOR) else f"{text}.", brief=problem)

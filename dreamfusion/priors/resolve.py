@@ -36,13 +36,13 @@ DEFAULT_ON_CUDA = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 class ResolvedPrior:
     """A complete prior on disk that is not loaded yet.
 
-    name: finds it again: "embedded", the absolute path, or the hub id.
+    name: "embedded", the absolute path, or the hub id.
     pipeline: class name of the diffusers pipeline.
     components: class name of each component to load, without "Fast".
     variants: "fp16", "bf16" or None for each component with weights: the variant of its files.
-    weights: number of parameters of each of them. files: the safetensors of each of them.
-    configs: the configuration of each of them. index: that of the pipeline.
-    card: its prompt vocabulary and training views. loras: to merge into its weights.
+    weights, files, configs: the number of parameters, the safetensors files and the configuration
+        of each component with weights. index: the configuration of the pipeline.
+    card: its prompt vocabulary and training views. loras: to merge into the weights.
     """
 
     name: str
@@ -102,7 +102,8 @@ def _embedded() -> Path:
 
 
 def inspect(path: Path, name: str, *, half: bool) -> ResolvedPrior:
-    """Check that all components exist and are supported. Raises PriorError."""
+    """Resolve a folder in diffusers' layout. Raises PriorError unless all components exist and are
+    supported."""
     if not (path / INDEX).exists() and (single := sorted(path.glob("*.safetensors"))):
         raise PriorError(
             f"{path} is not a diffusers model: there is no {INDEX}; for a checkpoint of one file, "

@@ -1,4 +1,4 @@
-"""Ordinary sampling of images from a prior, without 3D."""
+"""Samples 2D images from a prior."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ def sample_images(
     steps: int,
     generator: torch.Generator,
 ) -> Tensor:
-    """n images (n, 3, size, size) in [0, 1] for n texts, by DDPM, or by Euler's method for a
-    rectified flow. Raises PriorError if numbers overflow the model's precision.
+    """Sample n images (n, 3, size, size) in [0, 1] for n texts with DDPM, or with Euler's method
+    for a rectified flow. Raises PriorError if the images are not finite.
 
-    unconditional: of one text or n. guidance: s of uncond + s (text - uncond).
+    unconditional: embeddings of one text or n. guidance: s of uncond + s (text - uncond).
     steps: denoising steps, at most the model's number of timesteps. generator: on the CPU.
     """
     n = len(text)
@@ -53,8 +53,8 @@ def sample_images(
         for timestep in scheduler.timesteps.tolist():
             step = scheduler.step(predict(timestep), timestep, noisy, generator=generator)
             noisy = step.prev_sample
-    pictures = prior.decode_image(noisy)
-    if not bool(pictures.isfinite().all()):
+    images = prior.decode_image(noisy)
+    if not bool(images.isfinite().all()):
         kind = str(prior.dtype).removeprefix("torch.")
         raise PriorError(f"{prior.name} overflows in {kind}; use --device cpu, or another --prior")
-    return pictures
+    return images

@@ -20,7 +20,7 @@ class NoiseSchedule:
     """A scheduler's noise levels: z_t = alphas[t] x + sigmas[t] e; timestep 0 is the cleanest.
 
     alphas, sigmas: (T,) float32. times: (T,) the network's input for timestep t.
-    prediction: what the network returns. config: the scheduler's configuration.
+    prediction: the network's kind of output. config: the scheduler's configuration.
     """
 
     alphas: Tensor

@@ -1,4 +1,4 @@
-"""Settings of a prior from another package: the section `prior` with its name. No torch."""
+"""Base class for the settings of a prior from another package. Does not import torch."""
 
 from __future__ import annotations
 
@@ -16,13 +16,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PriorSettings(PriorConfig, ABC):
-    """A prior from the entry points `dreamfusion.priors`, chosen by `--prior NAME`, with settings
-    besides the usual ones of `prior`. Until it is built, it takes the place of a
-    `resolve.ResolvedPrior`."""
+    """Settings of a prior from the entry points `dreamfusion.priors`, chosen by `--prior NAME`: the
+    section `prior`, with further fields. Used like a `resolve.ResolvedPrior` until it is built."""
 
     @property
     def card(self) -> PriorCard:
-        """The words, cameras and lights that it knows."""
+        """Prompt vocabulary, cameras and lights of the prior."""
         return PriorCard()
 
     @property
@@ -32,4 +31,4 @@ class PriorSettings(PriorConfig, ABC):
 
     @abstractmethod
     def build(self, *, device: str, prompts: Sequence[str] | None) -> Prior:
-        """The prior, frozen, on a device. prompts: all texts of the run; None: unknown."""
+        """Load the prior, frozen, on a device. prompts: all texts of the run; None: unknown."""

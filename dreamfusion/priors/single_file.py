@@ -1,7 +1,7 @@
-"""Single-file checkpoints of other programs: converted once, or an error with the command for it.
+"""Converts single-file checkpoints of other programs to diffusers' layout.
 
-Diffusers converts them with the configuration and tokenizers of their base model. If these are in
-the hub's cache, no network is needed. Pickles are never read.
+Diffusers converts them with the configuration and tokenizers of their base model, without network
+if these are in the hub's cache. Pickles are never read.
 """
 
 from __future__ import annotations
@@ -42,9 +42,10 @@ _PARTS = {
 
 
 def folder_of(file: Path) -> Path:
-    """A folder in diffusers' layout with the model of a checkpoint, converted unless cached.
+    """The folder in diffusers' layout of a checkpoint, which is converted unless cached.
 
-    Raises PriorError, with the command that converts it, if that needs the network.
+    Raises PriorError for an unsupported file, and with the command for the conversion if that needs
+    the network.
     """
     target = file.with_name(f"{file.stem}-diffusers")
     if file.suffix.lower() in PICKLES:
@@ -69,7 +70,7 @@ def folder_of(file: Path) -> Path:
             f"convert it: {convert_command(load, file, target, config=base)} and pass --prior "
             f"{target}"
         )
-    # Identified by the file's name, size and time, without reading all of it.
+    # Identify the file by name, size and time, without reading all of it.
     facts = f"{file.resolve()} {file.stat().st_size} {file.stat().st_mtime_ns}"
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     name = f"{file.stem}-{hashlib.sha256(facts.encode()).hexdigest()[:12]}"
@@ -113,7 +114,7 @@ def _kind(file: Path, tensors: Mapping[str, tuple[str, list[int]]]) -> tuple[str
     shapes = {name: torch.empty(size, device="meta") for name, (_, size) in tensors.items()}
     try:
         kind = str(single_file_utils.infer_diffusers_model_type(shapes))
-    except Exception as error:  # of shapes that the library has never seen
+    except Exception as error:  # unexpected shapes
         raise PriorError(f"{file} is of an unknown kind of model: {one_line(error)}") from error
     if kind not in _PIPELINES:
         raise PriorError(
@@ -141,7 +142,7 @@ def _convert(file: Path, pipeline: str, source: Path, folder: Path, dtype: str) 
             warnings.catch_warnings(),
             _all_weights_of(file),
         ):
-            warnings.simplefilter("ignore")  # about settings that the pipeline's code would change
+            warnings.simplefilter("ignore")  # about settings that the pipeline overrides
             pipe = cls.from_single_file(
                 str(file),
                 config=str(source),
@@ -154,7 +155,7 @@ def _convert(file: Path, pipeline: str, source: Path, folder: Path, dtype: str) 
                 (Path(temporary) / "whole").rename(folder)
     except PriorError:
         raise
-    # The library raises many kinds of errors for a checkpoint that is not what it seems.
+    # The library raises many kinds of errors for invalid checkpoints.
     except Exception as error:
         raise PriorError(f"{file} cannot be converted: {one_line(error)}") from error
     warnings.warn(RunWarning(f"{file} was converted once, into {folder}"), stacklevel=4)
@@ -162,8 +163,8 @@ def _convert(file: Path, pipeline: str, source: Path, folder: Path, dtype: str) 
 
 @contextmanager
 def _all_weights_of(file: Path) -> Iterator[None]:
-    """Raise PriorError if a file lacks weights of its model. Diffusers silently leaves random
-    numbers there, or, with accelerate, tensors without data."""
+    """Raise PriorError if a file lacks weights of its model. Diffusers silently initialises missing
+    weights randomly or, with accelerate, leaves them without data."""
     import torch
 
     load = torch.nn.Module.load_state_dict
@@ -179,7 +180,7 @@ def _all_weights_of(file: Path) -> Iterator[None]:
     torch.nn.Module.load_state_dict = strict  # type: ignore[method-assign,assignment]
     try:
         yield
-    except NotImplementedError:  # of tensors that hold no numbers
+    except NotImplementedError:  # raised for tensors without data
         raise PriorError(f"{file} lacks weights; {OTHER_FILE}") from None
     finally:
         torch.nn.Module.load_state_dict = load  # type: ignore[method-assign]

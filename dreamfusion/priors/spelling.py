@@ -1,4 +1,4 @@
-"""Words in a text of any script, English plurals and typing errors."""
+"""Splits text of any script into words, and recognises English plurals and typing errors."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import unicodedata
 
 
 def split_words(text: str) -> list[str]:
-    """The words of a text in any script, in lower case and without signs.
+    """The words of a text in any script, in lower case and without punctuation.
 
-    A word is a run of letters, their marks and digits; an apostrophe may stand within.
+    A word is a sequence of letters, their marks and digits, and may contain apostrophes.
 
     >>> split_words("A RED ice-cream, the dog's™ 🐶!")
     ['a', 'red', 'ice', 'cream', 'the', "dog's"]
     """
-    # First the signs, since NFKC would turn some into letters ("™" into "TM").
+    # Remove signs before NFKC, which would turn some of them into letters ("™" into "TM").
     text = unicodedata.normalize("NFKC", "".join(map(_letter_or_blank, text))).lower()
     words = ("".join(map(_letter_or_blank, text))).split()
     stripped = (word.strip("'") for word in words)
@@ -21,7 +21,7 @@ def split_words(text: str) -> list[str]:
 
 
 def _letter_or_blank(character: str) -> str:
-    """The character as it is within a word; "" if it is invisible there; else a blank."""
+    """The character itself if it can be part of a word, "" if it is invisible, else a blank."""
     category = unicodedata.category(character)
     if character in "'’":
         return "'"
@@ -31,12 +31,12 @@ def _letter_or_blank(character: str) -> str:
     return character if category[0] == "L" or category in ("Mn", "Mc", "Nd", "Nl") else " "
 
 
-# Endings of English plurals, and those of the singular.
+# Endings of English plurals and of their singulars.
 _PLURALS = (("s", ""), ("es", ""), ("ies", "y"), ("ves", "f"), ("men", "man"), ("cti", "ctus"))
 
 
 def singulars(word: str) -> list[str]:
-    """What an English word may be the plural of.
+    """The possible singulars of an English word.
 
     >>> singulars("puppies"), singulars("boxes"), singulars("dogs")
     (['puppie', 'puppi', 'puppy'], ['boxe', 'box'], ['dog'])
@@ -47,9 +47,9 @@ def singulars(word: str) -> list[str]:
 
 
 def typing_errors(word: str, known: str) -> int | None:
-    """The number of typing errors that make `word` of `known`; None if they are too many: more
-    than one in every four letters or than two in all, or one in the first letter."""
-    # A word of four letters with another one in it is most often another word: boat, coat, boot.
+    """The number of typing errors between `word` and `known`. None if there are too many: one in
+    the first letter, more than one in a word of fewer than eight letters, or more than two."""
+    # A word of four letters with one letter substituted is often another word: boat, coat, boot.
     if len(word) < 4 or len(known) < 3 or word[0] != known[0]:
         return None
     most = 2 if max(len(word), len(known)) >= 8 else 1
@@ -63,7 +63,7 @@ def typing_errors(word: str, known: str) -> int | None:
 
 
 def _edit_distance(a: str, b: str) -> int:
-    """Insertions, deletions, substitutions and swaps of neighbours that make `b` of `a`."""
+    """Number of insertions, deletions, substitutions and swaps of neighbours from `a` to `b`."""
     rows = [list(range(len(b) + 1))]
     for i, x in enumerate(a, start=1):
         row = [i]
@@ -76,6 +76,6 @@ def _edit_distance(a: str, b: str) -> int:
 
 
 def without_accents(word: str) -> str:
-    """The letters without their marks: "éléphant" as "elephant"."""
+    """Remove the marks of letters: "éléphant" becomes "elephant"."""
     decomposed = unicodedata.normalize("NFD", word)
     return "".join(c for c in decomposed if unicodedata.category(c) != "Mn")

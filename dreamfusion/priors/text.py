@@ -1,8 +1,8 @@
-"""Text to embeddings, by the `encode_prompt` of each pipeline's own class in diffusers.
+"""Encodes texts with the method `encode_prompt` of each pipeline's class in diffusers.
 
-A text encoder is loaded when it is first asked, and can be forgotten once all texts of a run are
-known: the largest of them are larger than the model that denoises. `encode_prompt` gives all texts
-to one encoder after the other, so stand-ins for the encoders can have one in memory at a time.
+A text encoder is loaded at its first use, and can be freed once all texts of a run are encoded: the
+largest encoders are larger than the denoiser. `encode_prompt` runs one encoder after the other, so
+that with proxies for the encoders, only one of them needs to be in memory at a time.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ from dreamfusion.priors.reading import PromptError
 from dreamfusion.priors.resolve import ResolvedPrior
 from dreamfusion.utils.errors import RunWarning, one_line
 
-# The layers of an encoder that a pipeline may read, counted from the last.
+# Pipelines read only the last layers of an encoder.
 _LAYERS_READ = 2
-# How many ends of prompts one warning names.
+# Maximum number of truncated texts in one warning.
 _CUTS_NAMED = 3
-# The setting of a pipeline by which an empty text is all zeros (Stable Diffusion XL).
+# The pipeline setting that encodes an empty text as zeros (Stable Diffusion XL).
 _ZEROS = "force_zeros_for_empty_prompt"
-# The ends of prompts that were cut off, each once, by the encoder and how many tokens it reads.
+# The distinct truncated ends of prompts, by encoder and its maximum number of tokens.
 Cut = defaultdict[tuple[str, int], dict[str, None]]
 
 
 class _TextEncoder(torch.nn.Module):
-    """Stands for a text encoder in a pipeline. start: is called with it before its model is asked,
-    and loads that where it is not loaded."""
+    """Proxy for a text encoder in a pipeline. start: called before each use of the model; loads the
+    model if necessary."""
 
     def __init__(
         self,
@@ -52,7 +52,7 @@ class _TextEncoder(torch.nn.Module):
         super().__init__()
         self.name, self.config = name, SimpleNamespace(**config)
         self.device = torch.device(device)
-        self.dtype = torch.float32  # until the model has answered
+        self.dtype = torch.float32  # until the model is loaded
         self.model: Any = None
         self._start = start
 
@@ -62,8 +62,9 @@ class _TextEncoder(torch.nn.Module):
         attention_mask: Tensor | None = None,
         output_hidden_states: bool = False,
     ) -> Any:
-        """The model's answers to tokens (n, length). Each text is encoded alone, so that no
-        embedding depends, in the last bit, on which other texts came with it."""
+        """The model's output for tokens (n, length). Each text is encoded separately, so that the
+        last bits of an embedding do not depend on the batch. Raises PriorError for unknown tokens.
+        """
         self._start(self)
         self.dtype = self.model.dtype
         known = self.model.get_input_embeddings().num_embeddings
@@ -73,31 +74,31 @@ class _TextEncoder(torch.nn.Module):
                 f"knows {known}: they are of different models; save the pipeline whole"
             )
         masks = [None] * len(input_ids) if attention_mask is None else attention_mask.split(1)
-        answers = []
+        outputs = []
         for ids, mask in zip(input_ids.split(1), masks, strict=True):
-            answer = self.model(ids, attention_mask=mask, output_hidden_states=output_hidden_states)
+            output = self.model(ids, attention_mask=mask, output_hidden_states=output_hidden_states)
             if output_hidden_states:
-                answer["hidden_states"] = answer.hidden_states[-_LAYERS_READ:]
-            answers.append(answer)
-        together = {key: _cat([answer[key] for answer in answers]) for key in answers[0]}
-        return type(answers[0])(**together)
+                output["hidden_states"] = output.hidden_states[-_LAYERS_READ:]
+            outputs.append(output)
+        batch = {key: _cat([output[key] for output in outputs]) for key in outputs[0]}
+        return type(outputs[0])(**batch)
 
 
 def _cat(values: Sequence[Any]) -> Any:
-    """Tensors, or tuples of them, joined along their first axis."""
+    """Concatenate tensors, or tuples of tensors, along the first axis."""
     if isinstance(values[0], tuple):
-        return tuple(torch.cat(each) for each in zip(*values, strict=True))
+        return tuple(torch.cat(tensors) for tensors in zip(*values, strict=True))
     return torch.cat(list(values))
 
 
 class _Tokenizer:
-    """A tokenizer that remembers what it cut off. positions: how many tokens its encoder reads,
-    where its own file does not say so."""
+    """A tokenizer that records truncated text. positions: the encoder's maximum number of tokens,
+    if known; the tokenizer's file may lack a limit."""
 
     def __init__(self, tokenizer: Any, name: str, positions: int | None, cut: Cut) -> None:
         self._tokenizer, self._name, self._cut = tokenizer, name, cut
-        most = tokenizer.model_max_length
-        self.model_max_length = most if positions is None else min(most, positions)
+        limit = tokenizer.model_max_length
+        self.model_max_length = limit if positions is None else min(limit, positions)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._tokenizer, name)
@@ -106,22 +107,22 @@ class _Tokenizer:
         found = self._tokenizer(text, **options)
         if options.get("truncation"):
             limit = options["max_length"]
-            for one in [text] if isinstance(text, str) else text:
-                ids = self._tokenizer(one).input_ids
+            for prompt in [text] if isinstance(text, str) else text:
+                ids = self._tokenizer(prompt).input_ids
                 if len(ids) > limit:
-                    # The last of the tokens that are kept is the mark of the end.
+                    # The last kept token is the end-of-text token.
                     end = self._tokenizer.decode(ids[limit - 1 :], skip_special_tokens=True)
                     self._cut[self._name, limit][end.strip()] = None
         return found
 
 
 class TextEncoders:
-    """The text encoders of a prior and what they have encoded.
+    """The text encoders of a prior, with a cache of embeddings.
 
-    name: of the prior, for messages. pipeline: its class. configs: of each component
-    that has weights. settings: of the pipeline itself. load: gives a text encoder or a tokenizer by
-    its name in the pipeline. device: where the encoders run, and where the float32 embeddings are.
-    offload: keep them on the CPU while they do not run.
+    name: of the prior, for messages. pipeline: its class name. configs: of each component with
+    weights. settings: of the pipeline. load: loads a text encoder or a tokenizer by its name in the
+    pipeline. device: of the encoders and of the float32 embeddings. offload: keep the encoders on
+    the CPU while they are not running.
     """
 
     def __init__(
@@ -138,17 +139,14 @@ class TextEncoders:
         self.name, self.device, self.offload = name, device, offload
         self._load = load
         self._cut: Cut = defaultdict(dict)
-        # Those whose models are loaded.
-        self._encoders: dict[str, _TextEncoder] = {}
+        self._encoders: dict[str, _TextEncoder] = {}  # those whose models are loaded
         self._keep = True
         self._embeddings: dict[str, TextEmbedding] = {}
         self._pipeline: Any = self._build(pipeline, configs, settings)
 
     def prepare(self, prompts: Sequence[str]) -> None:
-        """Encode `prompts`, with one encoder in memory at a time; after that only they are known.
-
-        The encoders' memory is free again afterwards. Raises PromptError as `encode` does.
-        """
+        """Encode `prompts` with one encoder in memory at a time, and free the encoders. Afterwards
+        `encode` accepts only these prompts. Raises PromptError as `encode` does."""
         self._keep = False
         self._encode(prompts)
         self._stop()
@@ -157,8 +155,8 @@ class TextEncoders:
     def encode(self, prompts: Sequence[str]) -> TextEmbedding:
         """Embeddings of n prompts; each distinct prompt is encoded once.
 
-        A prompt that is longer than the encoders read is cut off, with a RunWarning. Raises
-        PromptError, after `prepare`, for a prompt that was not prepared.
+        A prompt that is too long for the encoders is truncated, with a RunWarning. After `prepare`,
+        raises PromptError for a prompt that was not prepared.
         """
         self._encode(prompts)
         return TextEmbedding.cat([self._embeddings[prompt] for prompt in prompts])
@@ -182,7 +180,7 @@ class TextEncoders:
         self._warn(new)
 
     def _start(self, encoder: _TextEncoder) -> None:
-        """Load the model of an encoder, beside those that are loaded or instead of them."""
+        """Load the model of an encoder, and free or offload the others if configured."""
         self._stop()
         if encoder.model is None:
             encoder.model = self._load(encoder.name)
@@ -190,7 +188,7 @@ class TextEncoders:
         self._encoders[encoder.name] = encoder
 
     def _stop(self) -> None:
-        """Free the models that are loaded; or keep them, on the CPU where they are offloaded."""
+        """Free the loaded models during `prepare`, or move them to the CPU with offloading."""
         if self._keep and not self.offload:
             return
         for encoder in self._encoders.values():
@@ -206,7 +204,7 @@ class TextEncoders:
     def _build(
         self, pipeline: str, configs: Mapping[str, Mapping[str, Any]], settings: Mapping[str, Any]
     ) -> Any:
-        """The pipeline, of stand-ins for its text encoders, its tokenizers and nothing else."""
+        """A pipeline that contains only tokenizers and proxies for text encoders."""
         parts: dict[str, Any] = {**UNUSED, _ZEROS: settings.get(_ZEROS, True)}
         for name, config in configs.items():
             if name.startswith("text_encoder"):
@@ -214,11 +212,11 @@ class TextEncoders:
                 tokenizer = name.replace("text_encoder", "tokenizer")
                 limit = config.get("max_position_embeddings")
                 parts[tokenizer] = _Tokenizer(self._load(tokenizer), name, limit, self._cut)
-            elif name == "transformer":  # of which `encode_prompt` reads the configuration alone
+            elif name == "transformer":  # `encode_prompt` reads only its configuration
                 parts[name] = torch.nn.Module()
                 parts[name].config = SimpleNamespace(**config)
-        # An IFPipeline with CLIP, as the embedded prior, was trained with padding that CLIP sees;
-        # its own `encode_prompt`, made for T5, would hide it.
+        # An IFPipeline with CLIP, such as the embedded prior, was trained without an attention mask
+        # for padding; IFPipeline's `encode_prompt`, made for T5, would mask the padding.
         is_clip = pipeline == "IFPipeline" and configs["text_encoder"].get("model_type") != "t5"
         cls = getattr(diffusers, "StableDiffusionPipeline" if is_clip else pipeline)
         wanted = inspect.signature(cls.__init__).parameters
@@ -227,24 +225,24 @@ class TextEncoders:
         return cls(**dict.fromkeys(absent) | given)
 
     def _warn(self, prompts: Sequence[str]) -> None:
-        """Of words that the encoders do not see, or do not read as they are meant."""
+        """Warn of truncated prompts, and of markup that is read literally."""
         name = self.name
-        for said in _describe_cut(self._cut):
-            warnings.warn(RunWarning(f"{name} {said}; shorten the prompt"), stacklevel=4)
+        for truncation in _describe_cut(self._cut):
+            warnings.warn(RunWarning(f"{name} {truncation}; shorten the prompt"), stacklevel=4)
         parts = self._pipeline.components.values()
         tokenizers = (part for part in parts if isinstance(part, _Tokenizer))
         added = {token for tokenizer in tokenizers for token in tokenizer.added_tokens_encoder}
         if markup := literal_markup(prompts, added):
             named = ", ".join(repr(one_line(text, 60)) for text in markup)
-            said = (
+            text = (
                 f"{name} reads {named} literally: weights, LoRAs and unknown embeddings in a "
                 "prompt have no effect; remove them from the prompt"
             )
-            warnings.warn(RunWarning(said), stacklevel=4)
+            warnings.warn(RunWarning(text), stacklevel=4)
 
 
 def _describe_cut(cut: Cut) -> Iterator[str]:
-    """What was cut off, once for all encoders that do not see the same."""
+    """Describe truncated texts. Encoders that truncate the same text are reported together."""
     encoders: dict[tuple[int, tuple[str, ...]], list[str]] = defaultdict(list)
     for (name, limit), ends in cut.items():
         encoders[limit, tuple(ends)].append(name)
@@ -255,7 +253,7 @@ def _describe_cut(cut: Cut) -> Iterator[str]:
         yield f"cuts its texts off after {limit} tokens ({', '.join(names)}) and ignores {named}"
 
 
-# How other programs write weights of words, models and alternatives into a prompt.
+# Other programs' markup in prompts: weights of words, models and alternatives.
 _MARKUP = re.compile(
     r"\([^()]*:\s*[\d.]+\s*\)"  # (word:1.3)
     r"|\(\([^()]+\)\)"  # ((word))
@@ -267,23 +265,23 @@ _MARKUP = re.compile(
 
 
 def literal_markup(prompts: Sequence[str], tokens: Collection[str] = ()) -> list[str]:
-    """Of these prompts all that other programs would interpret and an encoder reads literally,
-    each once. tokens: those that were added to a tokenizer, such as `<embedding>`."""
+    """The distinct markup in prompts that other programs interpret but encoders read literally.
+    tokens: tokens added to a tokenizer, such as `<embedding>`, which are not reported."""
     found = (match.group() for prompt in prompts for match in _MARKUP.finditer(prompt))
     return [text for text in dict.fromkeys(found) if text not in tokens]
 
 
 def _encode_prompts(pipeline: Any, prompts: list[str], device: str) -> TextEmbedding:
-    """What a pipeline makes of n prompts. Of an empty one: what it takes without a negative one."""
-    wanted = inspect.signature(pipeline.encode_prompt).parameters
+    """Encode n prompts with a pipeline. An empty prompt is encoded like an absent negative one."""
+    parameters = inspect.signature(pipeline.encode_prompt).parameters
     found = pipeline.encode_prompt(
         prompt=prompts,
         device=torch.device(device),
         num_images_per_prompt=1,
         do_classifier_free_guidance=False,
-        **{name: None for name in ("prompt_2", "prompt_3") if name in wanted},
+        **{name: None for name in ("prompt_2", "prompt_3") if name in parameters},
     )
-    # (with, without) the prompt, and the same pooled where the pipeline has that.
+    # (with, without) the prompt, and for some pipelines the same pooled.
     tokens, *pooled = (part.float() for part in found[::2])
     if pipeline.config.get(_ZEROS) and "" in prompts:
         for part in (tokens, *pooled):
@@ -294,7 +292,7 @@ def _encode_prompts(pipeline: Any, prompts: list[str], device: str) -> TextEmbed
 def encoders_of(
     prior: ResolvedPrior, *, device: str, dtype: torch.dtype, offload: bool
 ) -> TextEncoders:
-    """The text encoders of a folder, each loaded in `dtype` when it is asked."""
+    """The text encoders of a prior, each loaded in `dtype` at its first use."""
 
     def load(name: str) -> Any:
         kind = dtype if name.startswith("text_encoder") else None
@@ -307,9 +305,8 @@ def encoders_of(
 def encoders_of_pipe(
     pipe: Any, name: str, configs: Mapping[str, Mapping[str, Any]]
 ) -> TextEncoders:
-    """The text encoders of a diffusers pipeline that is loaded, where they are. name: the prior's.
-    configs: of its components. Raises PriorError where one is missing that the pipeline cannot do
-    without."""
+    """The text encoders of a loaded diffusers pipeline, on their device. name: of the prior.
+    configs: of the pipeline's components. Raises PriorError if a required part is missing."""
     kind = type(pipe).__name__
     for part in LAYOUTS[kind]:
         is_needed = part.startswith(("text_encoder", "tokenizer")) and part not in OPTIONAL

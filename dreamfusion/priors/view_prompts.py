@@ -1,8 +1,8 @@
-"""View-dependent prompts: words for the side from which a camera sees the object.
+"""View-dependent prompts: words for the side of the object that a camera sees.
 
-A prior that was trained on particular view words has them on its card (`dreamfusion.json`). Others
-use the paper's four: front, side, back and overhead view. This module handles text only; angles
-are degrees, in the frame of `cameras.py`.
+A prior that was trained on particular view words has them on its card (`dreamfusion.json`). Other
+priors use the paper's four: front, side, back and overhead view. Angles are degrees, in the frame
+of `cameras.py`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Shading = Literal["albedo", "lambertian", "textureless"]
 
 @dataclass(frozen=True)
 class AzimuthView:
-    """Text for the azimuths that are nearer to `center_deg` than to any other view's."""
+    """Text for the azimuths that are nearest to `center_deg`."""
 
     center_deg: float
     text: str
@@ -30,7 +30,7 @@ class AzimuthView:
 
 @dataclass(frozen=True)
 class ElevationView:
-    """Text for min_deg <= elevation < max_deg. With `alone`, there is no azimuth text."""
+    """Text for min_deg <= elevation < max_deg. With `alone`, the azimuth text is left out."""
 
     min_deg: float
     max_deg: float
@@ -56,7 +56,7 @@ class ViewVocabulary:
 
     @classmethod
     def from_mapping(cls, content: Mapping[str, Any]) -> ViewVocabulary:
-        """From a prior's `dreamfusion.json`. Missing entries are as in the paper. Raises
+        """Convert a prior's `dreamfusion.json`. Missing entries are as in the paper. Raises
         ValueError, KeyError or TypeError if it is malformed."""
         views = content.get("views", {})
         azimuth = [AzimuthView(float(v["center_deg"]), str(v["text"])) for v in views["azimuth"]]
@@ -89,15 +89,15 @@ class ViewVocabulary:
         return " ".join(prompt.split()) if self.words is None else read_prompt(self.words, prompt)
 
     def require_known(self, text: str) -> None:
-        """Raises PromptError if the prior does not know every word of a text, which need not be a
-        prompt for one object; see `reading.require_known`."""
+        """Raise PromptError if a text contains a word unknown to the prior; see
+        `reading.require_known`."""
         _require_text(text)
         if self.words is not None:
             require_known(self.words, text)
 
 
 def _require_text(prompt: str) -> None:
-    """Raises PromptError if the prompt is not valid UTF-8."""
+    """Raise PromptError if the prompt is not valid UTF-8."""
     try:
         prompt.encode("utf-8")
     except UnicodeEncodeError:
@@ -122,7 +122,7 @@ def view_prompt(
     elevation_deg: float,
     shading: Shading = "albedo",
 ) -> str:
-    """`prompt` with the words for this view and this shading. azimuth_deg: any real number;
+    """`prompt` with the words for a view and a shading. azimuth_deg: any real number;
     elevation_deg: in [-90, 90]."""
     nearest = min(vocabulary.azimuth, key=lambda view: _angle(azimuth_deg, view.center_deg))
     return _fill(vocabulary, prompt, nearest.text, elevation_deg, shading)
@@ -174,25 +174,25 @@ def negative_view_prompts(
     """The prompts of front and sides that an image from this view should not show, as
     (text, weight), for Perp-Neg (Armandpour et al. 2023).
 
-    The weights are those that stable-dreamfusion and threestudio use, a (exp(-b r)) + c of the
-    angle: of the front 1.57 from a side and 1.97 from behind, of a side 1.57 from the front and .39
-    from behind; nothing pushes away from the back. A side with words of its own that lies opposite
-    the camera weighs as the front does from there. Sides that read like this view are left out; so
-    are all where the elevation's words stand alone ("overhead view").
+    The weights are those of stable-dreamfusion and threestudio, a (exp(-b r)) + c of the angle: of
+    the front 1.57 from a side and 1.97 from behind, of a side 1.57 from the front and .39 from
+    behind; the back has none. A side with separate words that is opposite the camera has the weight
+    of the front seen from behind. Prompts equal to this view's are left out; so are all prompts if
+    the elevation's words stand alone ("overhead view").
     """
-    own = view_prompt(vocabulary, prompt, azimuth_deg, elevation_deg, shading)
+    current = view_prompt(vocabulary, prompt, azimuth_deg, elevation_deg, shading)
     weights: dict[str, float] = {}
     for side in (0.0, 90.0, 270.0):
         text = view_prompt(vocabulary, prompt, side, elevation_deg, shading)
         weight = _opposition(azimuth_deg, side)
-        if text != own and weight > 0.0:
+        if text != current and weight > 0.0:
             weights[text] = min(weight, weights.get(text, weight))  # "side view" is both sides
     return list(weights.items())
 
 
 def _opposition(azimuth_deg: float, side_deg: float) -> float:
-    """The weight against a side: for the front 0 there, 1.57 at the sides, 1.97 behind; for another
-    side 1.57 in front, 0 at that side, .39 behind, and opposite it as for the front."""
+    """The weight against a side, by camera azimuth. For the front: 0 in front, 1.57 at the sides,
+    1.97 behind. For a side: 1.57 in front, 0 at it, .39 behind; opposite it as for the front."""
     off, away = _angle(azimuth_deg, 0.0) / 90.0, _angle(azimuth_deg, side_deg)
     if side_deg != 0.0 and away <= 90.0:
         near, far = off, -0.606
@@ -203,7 +203,7 @@ def _opposition(azimuth_deg: float, side_deg: float) -> float:
 
 
 def all_prompts(vocabulary: ViewVocabulary, prompt: str) -> list[str]:
-    """Every text that any view and shading can use, so that all can be encoded beforehand."""
+    """The prompts of all views and shadings, so that they can be encoded beforehand."""
     elevations = [0.0, *(view.min_deg for view in vocabulary.elevation)]
     elevations += [max(view.max_deg, -90.0) for view in vocabulary.elevation]
     places = itertools.product(get_args(Shading), elevations, vocabulary.azimuth)
@@ -214,7 +214,7 @@ def all_prompts(vocabulary: ViewVocabulary, prompt: str) -> list[str]:
 def _fill(
     vocabulary: ViewVocabulary, prompt: str, azimuth: str, elevation_deg: float, shading: Shading
 ) -> str:
-    """The vocabulary's template with these words in their places."""
+    """Fill the vocabulary's template with these words."""
     above = ""
     for view in vocabulary.elevation:
         at_the_top = elevation_deg == view.max_deg == 90.0

@@ -1,4 +1,4 @@
-"""The word list of a prior: the meaning of each word, and known words close to unknown ones."""
+"""The word list of a prior, with meanings and suggestions for unknown words."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ class Term:
 
 @dataclass(frozen=True)
 class Words:
-    """The words that a prior knows. All but `meanings` are optional in a prior's card.
+    """The words that a prior was trained on. All but `meanings` are optional in a prior's card.
 
     meanings: the trained word for each word or phrase of a prompt ("puppy": "corgi"); "" for
         fillers like "a".
     nouns, colors, adjectives: the trained words by kind. If there are nouns, a prompt must name
         exactly one object, and at most one colour.
     groups: the nouns by subject ("animals": corgi, cat), to list them.
-    related: words that the prior does not know, each with the trained words closest in meaning.
+    related: unknown words, each with the trained words closest in meaning.
     opposites: pairs of words that contradict each other ("tall", "flat").
     language: the language of the words ("English"), or "".
     foreign: common words of other languages, to recognise a prompt in one.
@@ -48,7 +48,7 @@ class Words:
 
     @classmethod
     def from_mapping(cls, content: Mapping[str, Any]) -> Words:
-        """From a prior's `dreamfusion.json`. Raises KeyError, TypeError or AttributeError if that
+        """Convert a prior's `dreamfusion.json`. Raises KeyError, TypeError or AttributeError if it
         is malformed."""
         meanings = {_key(word): str(meaning) for word, meaning in content["words"].items()}
         trained = set(meanings.values())
@@ -70,8 +70,8 @@ class Words:
         )
 
     def terms(self, prompt: str) -> list[Term]:
-        """The words and phrases of a prompt, the longest phrases first. A noun may be typed in the
-        plural, a phrase as one word ("icecream") and a word as several ("tea pot")."""
+        """Split a prompt into words and phrases, preferring long phrases. A noun may be typed in
+        the plural, a phrase as one word ("icecream") and a word as several ("tea pot")."""
         tokens = split_words(prompt)
         longest = max((key.count(" ") + 1 for key in self.meanings), default=1)
         found: list[Term] = []
@@ -87,7 +87,7 @@ class Words:
         return found
 
     def closest(self, word: str) -> tuple[str, ...]:
-        """The known words closest to an unknown one: by meaning, else by spelling; often none."""
+        """The known words closest to an unknown one in meaning, else in spelling; may be empty."""
         for form in (word, *singulars(word)):
             if form in self.related:
                 return self.related[form]
@@ -103,13 +103,13 @@ class Words:
 
     @cached_property
     def _joined(self) -> dict[str, str]:
-        """The meanings of all words and phrases by their letters without blanks."""
+        """The meaning of each word or phrase, by its letters without blanks."""
         return {key.replace(" ", ""): meaning for key, meaning in self.meanings.items()}
 
     def _meaning(self, part: Sequence[str]) -> str | None:
-        """The meaning of adjacent tokens as one word or phrase; None if they are none."""
+        """The meaning of adjacent tokens as one word or phrase, or None if there is none."""
         *before, last = part
-        # "gold fish" is no goldfish: both words are known by themselves.
+        # "gold fish" is not a goldfish: both words are known separately.
         apart = len(part) > 1 and all(token in self.meanings for token in part)
         for form in (last, *singulars(last)):
             phrase = " ".join([*before, form])

@@ -54,9 +54,9 @@ MISFITS = {
     "of sd3": ("sd3", VAE, {"latent_channels": 16}, "its transformer takes 4 channels and its vae "
                f"gives 16: {DIFFERENT}"),
     "super-resolution": ("if-t5", UNET, {"in_channels": 6}, "its unet takes 6 channels and "
-                         "pictures have 3: use a text-to-image model"),
+                         "images have 3: use a text-to-image model"),
     "out": ("sd", UNET, {"out_channels": 3}, "its unet takes 4 channels and returns 3"),
-    "colours": ("sd", VAE, {"in_channels": 1}, "its vae has in_channels 1, pictures have 3"),
+    "colours": ("sd", VAE, {"in_channels": 1}, "its vae has in_channels 1, images have 3"),
     "no number": ("sd", UNET, {"in_channels": "four"}, "the config.json of its unet has "
                   "in_channels four, which is no positive number"),
     "text": ("sd", CLIP, {"hidden_size": 24}, "its unet takes texts of width 16, and its "
@@ -77,9 +77,9 @@ MISFITS = {
     "pooled of sd3": ("sd3", SECOND, {"projection_dim": 4}, "its transformer takes pooled texts "
                       f"of width 16, and its text_encoder and text_encoder_2 give 12: {DIFFERENT}"),
     "classes": ("sd", UNET, {"num_class_embeds": 1000}, "its unet has num_class_embeds 1000, which "
-                "a StableDiffusionPipeline does not give it"),
+                "a StableDiffusionPipeline does not support"),
     "images": ("sd", UNET, {"addition_embed_type": "image"}, "its unet has addition_embed_type "
-               "image, which a StableDiffusionPipeline does not give it"),
+               "image, which a StableDiffusionPipeline does not support"),
     "LCM": ("sd", UNET, {"time_cond_proj_dim": 256}, "was distilled (time_cond_proj_dim in "
             f"unet/config.json): {DISTILLED}"),
     "guidance": ("sd3", TRANSFORMER, {"guidance_embeds": True}, "was distilled (guidance_embeds in "
@@ -88,7 +88,7 @@ MISFITS = {
     "scheduler": ("sd", INDEX, {"scheduler": ["diffusers", "LCMScheduler"]}, "was distilled (a "
                   f"LCMScheduler in {INDEX}): {DISTILLED}"),
     "no size": ("sd", UNET, {"sample_size": None}, "the config.json of its unet has sample_size "
-                "null, which no pipeline can do without; write the height of its latents"),
+                "null, which every pipeline requires; write the height of its latents"),
     "no size by default": ("sdxl", UNET, {"sample_size": "absent"}, "sample_size null"),
     "not square": ("sd", UNET, {"sample_size": [8, 12]}, "the config.json of its unet has "
                    "sample_size [8, 12]; only one number or a square pair is supported"),
