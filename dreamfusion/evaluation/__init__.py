@@ -1,1 +1,1 @@
-"""Evaluation of runs: a judge scores their images, their meshes are checked; gives a table."""
+"""Evaluates runs: a judge scores their images, meshes are checked, results form a table."""

@@ -1,4 +1,4 @@
-"""The evaluation of many runs: a row for each run, and means over groups of rows."""
+"""Evaluates many runs: a row for each run, and means over groups of rows."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from dreamfusion.evaluation.subjects import Subject, variants_of
 from dreamfusion.evaluation.summary import Mean, best_of, summarise
 from dreamfusion.utils.errors import UserError
 
-CHOOSER = "toy-b"  # picks the best of several seeds; another judge scores that one
-# Yields the runs, and shows the progress.
+CHOOSER = "toy-b"  # picks the best of several seeds, which another judge scores
+# Yields the runs and shows the progress.
 Track = Callable[[Sequence[Subject]], Iterable[Subject]]
 
 
@@ -83,10 +83,10 @@ def judged_rows(
     truth: bool = False,
     track: Track = iter,
 ) -> list[list[Row]]:
-    """The rows of all runs, by each of the judges with these names.
+    """For each judge, by name, the rows of all runs.
 
     texts: distractors for R-Precision; None takes all texts that a judge knows, or else the other
-    prompts. truth: compare each mesh with the toy world's object.
+    prompts. truth: compare each mesh with the toy world's object. Raises JudgeError.
     """
     prompts = list(dict.fromkeys(subject.prompt for subject in subjects))
     loaded = [load_judge(name) for name in judges]

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 class CLIPGuideSettings(PriorSettings):
     """CLIP or SigLIP as a prior."""
 
-    name: str = setting("clip", "the prior")
-    model: str = setting("b32", "b32, b16, l14, a hub id or a folder of CLIP or SigLIP")
+    name: str = setting("clip", "name of the prior")
+    model: str = setting("b32", "CLIP or SigLIP model: b32, b16, l14, a hub id or a folder")
 
     def build(self, *, device: str, prompts: Sequence[str] | None) -> Any:
         from dreamfusion.evaluation.judges import CLIPS, ClipJudge
@@ -34,9 +34,9 @@ class CLIPGuideSettings(PriorSettings):
 
 @dataclass(frozen=True)
 class ToyGuideSettings(PriorSettings):
-    """The classifier of the toy world as a prior: it knows its nouns, colours and sides."""
+    """The toy world's classifier of nouns, colours and sides, as a prior."""
 
-    name: str = setting("toy-classifier", "the prior")
+    name: str = setting("toy-classifier", "name of the prior")
 
     @property
     def card(self) -> PriorCard:
@@ -100,7 +100,7 @@ class CLIPGuide:
         self._judge = judge.to(device)
 
     def encode_text(self, prompts: Sequence[str]) -> TextEmbedding:
-        """Unit vectors."""
+        """Unit vectors (n, 1, d)."""
         from dreamfusion.diffusion.condition import TextEmbedding
 
         return TextEmbedding(self._judge.embed_texts(prompts)[:, None])
@@ -124,7 +124,7 @@ class ToyGuide:
         self._network = judge.network.requires_grad_(False).to(device)
 
     def encode_text(self, prompts: Sequence[str]) -> TextEmbedding:
-        """Indices of noun and colour, and whether the noun has a face; nothing for empty text."""
+        """Indices of noun and colour, and whether the noun has a face: (n, 1, 3)."""
         import torch
 
         from dreamfusion.diffusion.condition import TextEmbedding

@@ -16,7 +16,7 @@ from dreamfusion.utils.errors import UserError
 ELEVATION_DEG = 30.0  # as in DreamFusion's evaluation
 VIEWS = 8
 MODES: dict[Look, ImageMode] = {"color": "albedo", "shaded": "color", "geometry": "textureless"}
-LEAST_OPACITY = 0.002  # mean over the pixels of an image; less means an empty scene
+LEAST_OPACITY = 0.002  # mean opacity of the images below which a scene counts as empty
 
 
 class NothingToSee(UserError):
@@ -24,7 +24,7 @@ class NothingToSee(UserError):
 
 
 def images_of(scene: Scene, config: Config, *, views: int, size: int) -> dict[Look, Tensor]:
-    """Views (views, size, size, 3) around the object on white, the front first, for each look.
+    """Views (views, size, size, 3) around the object on white, front first, for each look.
 
     Raises NothingToSee for an empty scene.
     """

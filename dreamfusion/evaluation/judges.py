@@ -1,4 +1,4 @@
-"""Judges: models that score which of several texts an image shows."""
+"""Judges: models that score how well texts match an image."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ CLIPS = {
 
 
 class JudgeError(UserError):
-    """A judge that does not exist, or cannot score this prompt."""
+    """A judge that does not exist or cannot score this prompt."""
 
 
 class Judge(ABC):
@@ -51,7 +51,7 @@ class Judge(ABC):
         meaning, so they are not distractors of each other. Raises JudgeError for unknown words."""
 
     def distractors(self) -> list[str]:
-        """All texts that it knows; an empty list if it accepts any text."""
+        """All texts that the judge knows; an empty list if it accepts any text."""
         return []
 
     @abstractmethod
@@ -65,7 +65,7 @@ class Judge(ABC):
 
 
 def load_judge(name: str) -> Judge:
-    """A judge: toy or toy-b (shipped), b32, b16, l14, a hub id or a folder of CLIP or SigLIP.
+    """Load a judge: toy or toy-b (shipped), b32, b16, l14, a hub id or a folder of CLIP or SigLIP.
 
     Raises JudgeError with a message of one line.
     """
@@ -100,7 +100,7 @@ def read_pair(prompt: str) -> tuple[str, str]:
 
 
 def pairs() -> list[str]:
-    """Texts of all 624 pairs of noun and colour that a prompt can contain."""
+    """Texts of the 624 pairs of noun and colour that a prompt can contain."""
     return [f"{color} {noun}" for noun in NOUN_NAMES for color in COLORS]
 
 
@@ -151,7 +151,7 @@ class ToyJudge(Judge):
 
 
 class ClipJudge(Judge):
-    """CLIP or SigLIP, by transformers."""
+    """CLIP or SigLIP, loaded by transformers."""
 
     def __init__(self, name: str) -> None:
         from transformers import AutoModel, AutoTokenizer
@@ -183,7 +183,7 @@ class ClipJudge(Judge):
         return self
 
     def scores(self, images: Tensor, texts: Sequence[str], look: Look) -> Tensor:
-        """The model's logits: cosines, times its scale."""
+        """The model's logits: scaled cosine similarities."""
         with torch.no_grad():
             return self._model(
                 pixel_values=self._pixels(images.movedim(-1, 1)), **self._tokens(texts)
@@ -235,7 +235,7 @@ def _unit(found: Any) -> Tensor:
 
 
 def _resized(images: Tensor, size: int) -> Tensor:
-    """Images (n, 3, h, w) as (n, 3, size, size)."""
+    """Resize images (n, 3, h, w) to (n, 3, size, size)."""
     return torch.nn.functional.interpolate(
         images, (size, size), mode="bicubic", antialias=True, align_corners=False
     ).clamp(0, 1)

@@ -1,7 +1,7 @@
-"""An exact prior: instead of a network, the posterior mean over images of the toy world.
+"""An exact prior: the posterior mean over images of the toy world, without a network.
 
-Errors of a scene distilled from it are errors of the distillation. Errors that only a scene of the
-embedded prior has are errors of that prior.
+To separate errors of the prior from errors of the distillation, compare scenes distilled from it
+with scenes distilled from the embedded prior: only the latter contain errors of a prior.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Words = tuple[str, ...]  # azimuth, elevation and shading of a view prompt
 
 
 class Oracle(Prior):
-    """A prior whose clean images are those of a bank, with equal probability.
+    """A prior whose clean images are the images of a bank, with equal probability.
 
     bank: images (n, c, h, w), encoded by `prior`, by the words of a view prompt. prior: provides
     the noise schedule, the card and the encoder. For z = alpha x + sigma e, the mean of x given z

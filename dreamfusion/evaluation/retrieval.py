@@ -1,4 +1,4 @@
-"""R-Precision: does an image match its own prompt better than others? (DreamFusion, section 4.)"""
+"""R-Precision: whether an image matches its prompt better than others (DreamFusion, section 4)."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from dreamfusion.evaluation.judges import Judge, Look
 
 
 class Retrieval(NamedTuple):
-    """views: share of views in which the prompt scores highest. pooled: whether it does in the mean
-    over all views. rank: of the prompt in that mean, 1 is best. margin: its score minus that of the
-    best distractor, mean over views, in logits; worst_margin: in the worst view."""
+    """views: share of views in which the prompt scores highest. pooled: whether the prompt has the
+    highest mean score over all views. rank: of the prompt by mean score, 1 is best. margin: its
+    score minus that of the best distractor, mean over views, in logits; worst_margin: in the worst
+    view. distractors: their number."""
 
     views: float
     pooled: bool
@@ -26,8 +27,8 @@ class Retrieval(NamedTuple):
 def retrieve(scores: Tensor) -> Retrieval:
     """Metrics of scores (views, 1 + distractors), whose first column belongs to the prompt.
 
-    Needs at least one distractor. A distractor with the same score as the prompt ranks above it, so
-    that constant scores find nothing.
+    Requires at least one distractor. A distractor with the same score as the prompt ranks above it,
+    so that constant scores do not count as a match.
     """
     margins = scores[:, 0] - scores[:, 1:].max(dim=1).values
     pooled = scores.mean(dim=0)

@@ -1,4 +1,4 @@
-"""One row of metrics for each run, with a reason for missing ones."""
+"""One row of metrics for each run, with a reason for missing metrics."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _NO_DISTRACTORS = (
 
 @dataclass(frozen=True)
 class Row:
-    """Metrics of a run; None if not measured, for the reason in `reason`.
+    """Metrics of a run; None if not measured, as explained by `reason`.
 
     variant: the settings in which the run differs from others of its batch
     ("estimator.guidance=8"). r1_LOOK: share of views that retrieve the prompt; pooled_LOOK: whether
@@ -86,9 +86,9 @@ def judge_run(
     views: int = VIEWS,
     truth: bool = False,
 ) -> list[Row]:
-    """A row of the run for each judge. Each judge comes with the texts for R-Precision.
+    """Evaluate a run: a row for each judge. judges: with their texts for R-Precision.
 
-    truth: compare its mesh with the toy world's object.
+    truth: compare its mesh with the toy world's object. Errors are recorded in the rows.
     """
     found: dict[str, Any] = {}
     reasons = [] if subject.problem is None else [subject.problem]
@@ -158,7 +158,7 @@ def judge_images(
 
 
 def mesh_figures(file: Path, prompt: str | None = None) -> dict[str, Any]:
-    """The mesh's columns; with a prompt, also those that compare it with the toy world's object.
+    """The columns of the mesh; with a prompt, including its comparison with the toy world's object.
 
     Raises MeshError if there is no mesh, JudgeError if the toy world lacks the prompt.
     """

@@ -28,7 +28,7 @@ class Subject:
 
 
 def subjects_in(path: Path) -> list[Subject]:
-    """The run in a folder, or the runs of a batch there. Raises UserError if there is neither."""
+    """The run in a folder, or all runs of a batch. Raises UserError if there is neither."""
     if (path / "config.yaml").is_file() or not (path / "jobs").is_dir():
         run = find_run(path)
         config = run.read_config()
@@ -54,7 +54,7 @@ def subjects_in(path: Path) -> list[Subject]:
 
 
 def variants_of(subjects: Sequence[Subject]) -> list[str]:
-    """For each run, its values of the settings that differ between runs."""
+    """For each run, the values of the settings that differ between runs, as text."""
     names = dict.fromkeys(name for subject in subjects for name in subject.settings)
     mixed = [
         name

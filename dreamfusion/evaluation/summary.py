@@ -18,9 +18,8 @@ FIGURES = (
 
 @dataclass(frozen=True)
 class Mean:
-    """A mean over prompts of means over their seeds. half_width: of its 95 % confidence interval
-    over prompts of the same kind; None for fewer than two prompts. Seeds of one prompt are not
-    independent samples."""
+    """A mean over prompts of means over seeds, since seeds of one prompt are not independent
+    samples. half_width: of the 95 % confidence interval over prompts; None for one prompt."""
 
     value: float
     half_width: float | None
@@ -60,7 +59,7 @@ def best_of(
     *,
     among: Callable[[Row], Hashable] = lambda row: row.prompt,
 ) -> list[Row]:
-    """The row with the greatest margin in each group, whose rows have equal `among`. Rows without a
+    """The row with the greatest margin in each group of rows with the same `among`. Rows without a
     margin are skipped."""
     best: dict[Hashable, tuple[float, Row]] = {}
     for row in rows:

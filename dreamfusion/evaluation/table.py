@@ -1,4 +1,4 @@
-"""Rows as text: for a terminal, as CSV and as JSON."""
+"""Formats rows for a terminal, as CSV and as JSON."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _DIGITS = {"seconds": 0, "iou": 2, "color_error": 3}
 
 
 def for_terminal(rows: Sequence[Row]) -> list[str]:
-    """Aligned lines: the head, then one for each row, with the reason for missing metrics."""
+    """Aligned lines: a header, then one line per row, with the reason for missing metrics."""
     names = [
         name
         for name in _SHORT
@@ -44,7 +44,7 @@ def for_terminal(rows: Sequence[Row]) -> list[str]:
 
 
 def mean_line(name: str, mean: Mean) -> str:
-    """A mean with its confidence interval, for people."""
+    """A mean with its confidence interval as text, such as "r1_color 87.5 ± 3.1%"."""
     scale, unit = (100.0, "%") if name.startswith("r1") else (1.0, "")
     digits = _DIGITS.get(name, 1)
     half = "" if mean.half_width is None else f" ± {scale * mean.half_width:.{digits}f}"
@@ -52,7 +52,7 @@ def mean_line(name: str, mean: Mean) -> str:
 
 
 def as_csv(rows: Sequence[Row]) -> str:
-    """Every column of every row."""
+    """All columns of all rows as CSV."""
     out = io.StringIO()
     writer = csv.DictWriter(out, COLUMNS, lineterminator="\n")
     writer.writeheader()
@@ -61,7 +61,7 @@ def as_csv(rows: Sequence[Row]) -> str:
 
 
 def as_mapping(found: Evaluation) -> dict[str, Any]:
-    """The rows and their means."""
+    """The rows and their means as nested mappings."""
     means = {
         title: {name: vars(mean) for name, mean in group.items()}
         for title, group in found.means.items()
@@ -70,7 +70,7 @@ def as_mapping(found: Evaluation) -> dict[str, Any]:
 
 
 def as_json(found: Evaluation) -> str:
-    """The rows and their means."""
+    """The rows and their means as JSON."""
     return json.dumps(as_mapping(found), indent=1) + "\n"
 
 

@@ -8,17 +8,17 @@ from torch import Tensor, nn
 
 from dreamfusion.toyworld import NOUNS, PALETTE
 
-SIZE = 64  # pixels a side
-AZIMUTHS = 8  # classes of azimuth; the first is the front, in order of azimuth
+SIZE = 64  # height and width of the input, pixels
+AZIMUTHS = 8  # classes of azimuth, in order; the first is the front
 NOUN_NAMES = tuple(noun.name for noun in NOUNS)
 COLOR_NAMES = tuple(PALETTE)  # those of prompts first, then three natural colours of nouns
 _WIDTHS = (3, 32, 64, 128, 192)
 
 
 class ToyNetwork(nn.Module):
-    """Logits of noun, main colour, noun of an uncoloured (clay) image, and azimuth.
+    """Predicts noun, main colour, noun of an uncoloured (clay) image, and azimuth.
 
-    Takes images (n, 3, SIZE, SIZE) in [0, 1]. Returns a mapping with (n, nouns) "noun",
+    Input: images (n, 3, SIZE, SIZE) in [0, 1]. Output: a mapping of logits, (n, nouns) "noun",
     (n, colours) "color", (n, nouns) "clay" and (n, AZIMUTHS) "azimuth".
     """
 

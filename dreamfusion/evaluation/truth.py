@@ -18,8 +18,8 @@ from dreamfusion.mesh.voxels import voxelise
 from dreamfusion.toyworld import NOUNS, ToyObject
 from dreamfusion.toyworld.language import held_out_pairs
 
-GRID = 64  # cells across the box in which solids are compared
-_SAMPLES = 100_000  # points on the mesh whose colours are compared
+GRID = 64  # cells per axis of the box for the comparison of solids
+_SAMPLES = 100_000  # points on the mesh for the comparison of colours
 
 # (noun, colour): None is the natural colour. The second half are pairs held out of training.
 PAIRS: tuple[tuple[str, str | None], ...] = (
@@ -64,7 +64,7 @@ class Truth:
 
 
 def compare_with_truth(mesh: Mesh | TexturedMesh, toy: ToyObject) -> Truth:
-    """Measure a closed mesh in the coordinates of its scene."""
+    """Compare a closed mesh, in scene coordinates, with the true object."""
     solid = torch.from_numpy(voxelise(mesh.vertices, mesh.faces, GRID).astype(np.float32))
     iou, yaw, scale = best_overlap(solid, torch.from_numpy(toy.occupancy(GRID).astype(np.float32)))
     found = surface_errors(mesh, solid, toy, yaw, scale)
@@ -77,8 +77,8 @@ def compare_with_truth(mesh: Mesh | TexturedMesh, toy: ToyObject) -> Truth:
 def best_overlap(predicted: Tensor, truth: Tensor) -> tuple[float, float, float]:
     """(IoU, yaw in degrees, scale) of the best match of two solids in the box [-1, 1]^3.
 
-    predicted, truth: (g, g, g) float, 1 inside, indexed [x, y, z]. The truth is rotated about +Y
-    by yaw and scaled to match the prediction, in a search from coarse to fine.
+    predicted, truth: (g, g, g) float, 1 inside, indexed [x, y, z]. A coarse-to-fine search finds
+    the yaw (about +Y) and scale that match the truth to the prediction.
     """
     axis = (torch.arange(GRID) + 0.5) / GRID * 2 - 1
     x, y, z = torch.meshgrid(axis, axis, axis, indexing="ij")
@@ -86,9 +86,9 @@ def best_overlap(predicted: Tensor, truth: Tensor) -> tuple[float, float, float]
     def overlap(yaw_deg: float, scale: float) -> float:
         yaw = torch.deg2rad(torch.tensor(yaw_deg))
         c, s = torch.cos(yaw), torch.sin(yaw)
-        # Each point of the prediction in the frame of the true object.
+        # Transform the points of the prediction to the frame of the true object.
         u, v, w = (c * x - s * z) / scale, y / scale, (s * x + c * z) / scale
-        grid = torch.stack([w, v, u], dim=-1)[None]  # grid_sample wants the last axis first
+        grid = torch.stack([w, v, u], dim=-1)[None]  # the last axis first, for grid_sample
         moved = torch.nn.functional.grid_sample(
             truth[None, None], grid, align_corners=False, padding_mode="zeros"
         )[0, 0]
@@ -117,7 +117,7 @@ def surface_errors(
     c, s = np.cos(np.radians(yaw_deg)), np.sin(np.radians(yaw_deg))
     turn = np.array([[c, 0, s], [0, 1, 0], [-s, 0, c]])
     points = (vertices * scale) @ turn.T
-    # Points slightly below the surface, so that shared surfaces count as inside.
+    # Move points slightly below the surface, so that coinciding surfaces count as inside.
     cells = ((0.97 * points.clip(-0.999, 0.999) + 1) / 2 * GRID).astype(np.int64)
     there = (np.abs(points) < 1).all(axis=1) & (solid.numpy()[tuple(cells.T)] > 0.5)
     if not there.any():
@@ -162,7 +162,7 @@ def surface_samples(mesh: Mesh | TexturedMesh, n: int = _SAMPLES) -> Samples:
 
 
 def prompts(*, all_nouns: bool = False) -> list[str]:
-    """The prompts of the benchmark: of PAIRS, or of every noun in its natural colour."""
+    """The benchmark's prompts: of PAIRS, or of all nouns in their natural colours."""
     pairs = [(noun.name, None) for noun in NOUNS] if all_nouns else PAIRS
     return [prompt_of(noun, color) for noun, color in pairs]
 

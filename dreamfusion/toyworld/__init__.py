@@ -1,4 +1,4 @@
-"""A toy world of procedural objects: data of the embedded prior, and ground truth to measure by."""
+"""A toy world of procedural objects: training data of the embedded prior, and ground truth."""
 
 from dreamfusion.toyworld.nouns import NOUNS, Noun
 from dreamfusion.toyworld.objects import (

@@ -1,4 +1,4 @@
-"""The words that the toy world has for a view, and the pairs of words that training holds out."""
+"""View words of the toy world, and the pairs of words that training holds out."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dreamfusion.toyworld.nouns import NOUNS
 from dreamfusion.toyworld.objects import COLORS, WORDS
 
 VIEWS: dict[str, list[dict[str, Any]]] = WORDS["views"]
-AZIMUTH_WORDS = tuple(str(one["text"]) for one in VIEWS["azimuth"])
+AZIMUTH_WORDS = tuple(str(view["text"]) for view in VIEWS["azimuth"])
 SHADING_WORDS: dict[str, str] = WORDS["shading"]
 
 
@@ -22,13 +22,14 @@ def azimuth_word(azimuth_deg: float) -> str:
 
 def elevation_word(elevation_deg: float) -> str:
     """The word for an elevation in [-90, 90] degrees."""
-    return [one["text"] for one in VIEWS["elevation"] if elevation_deg >= one["min_deg"]][-1]
+    return [view["text"] for view in VIEWS["elevation"] if elevation_deg >= view["min_deg"]][-1]
 
 
 def held_out_pairs(seed: int = 0, share: float = 0.12) -> list[tuple[str, str]]:
-    """Noun and colour pairs that training never shows, to measure composition by.
+    """Pairs of noun and colour that are not in the training data, to measure composition.
 
-    A noun's own natural colour is never held out; every colour and almost every noun take part.
+    They contain every colour and almost every noun, but never the natural colour of a noun.
+    share: fraction of all pairs.
     """
     rng = np.random.default_rng(seed)
     pairs = [(n.name, c) for n in NOUNS for c in COLORS if c != n.color]

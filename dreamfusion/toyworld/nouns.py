@@ -1,4 +1,4 @@
-"""The nouns of the toy world, as nouns.yaml describes them."""
+"""The nouns of the toy world, read from nouns.yaml."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ _FUNCTIONS = {
 
 @dataclass(frozen=True)
 class Noun:
-    """A kind of object. color: its natural main colour. group: what it is listed under. parts,
-    where: its description; see nouns.yaml. synonyms: its other names."""
+    """A kind of object. color: its natural main colour. group: its category in lists. parts, where:
+    its description; see nouns.yaml. synonyms: its other names."""
 
     name: str
     color: str
@@ -32,38 +32,38 @@ class Noun:
     synonyms: Sequence[str] = ()
 
     def build(self, draw: Draw) -> list[Part]:
-        """Its parts. draw: gives a number from a range."""
-        known: dict[str, Any] = {}
+        """Build its parts. draw: returns a number from a range (low, high)."""
+        variables: dict[str, Any] = {}
         for name, value in self.where.items():
-            known[name] = draw(*value) if isinstance(value, list) else _value(value, known)
-        return [part for entry in self.parts for part in _parts(entry, known)]
+            variables[name] = draw(*value) if isinstance(value, list) else _value(value, variables)
+        return [part for entry in self.parts for part in _parts(entry, variables)]
 
 
-def _parts(entry: Mapping[str, Any], known: Mapping[str, Any]) -> list[Part]:
-    """The parts that an entry describes. known: the numbers that `where` names."""
+def _parts(entry: Mapping[str, Any], variables: Mapping[str, Any]) -> list[Part]:
+    """The parts that an entry describes. variables: the numbers defined by `where`."""
     (kind,) = KINDS & entry.keys()
     options = {key: entry[key] for key in entry.keys() - {kind, "color", "pair", "for"}}
     color = {"color": entry["color"]} if "color" in entry else {}
-    columns = _value(entry.get("for", {}), known)
+    columns = _value(entry.get("for", {}), variables)
     rows = zip(*columns.values(), strict=True) if columns else [()]
     found: list[Part] = []
     for row in rows:
-        names = {**known, **dict(zip(columns, row, strict=True))}
-        made = parts_of(kind, *_value(entry[kind], names), **_value(options, names), **color)
-        found += [twin for part in made for twin in pair(part)] if "pair" in entry else made
+        scope = {**variables, **dict(zip(columns, row, strict=True))}
+        parts = parts_of(kind, *_value(entry[kind], scope), **_value(options, scope), **color)
+        found += [part for left in parts for part in pair(left)] if "pair" in entry else parts
     return found
 
 
-def _value(written: Any, known: Mapping[str, Any]) -> Any:
-    """What is written in the file, with its formulas computed. The file ships with the package, and
-    is trusted as code is."""
-    if isinstance(written, str):
-        return eval(written, _FUNCTIONS, dict(known))
-    if isinstance(written, list):
-        return tuple(_value(part, known) for part in written)
-    if isinstance(written, dict):
-        return {key: _value(part, known) for key, part in written.items()}
-    return written
+def _value(value: Any, variables: Mapping[str, Any]) -> Any:
+    """Evaluate the formulas in a value from the file. The file is shipped with the package and as
+    trusted as its code."""
+    if isinstance(value, str):
+        return eval(value, _FUNCTIONS, dict(variables))
+    if isinstance(value, list):
+        return tuple(_value(part, variables) for part in value)
+    if isinstance(value, dict):
+        return {key: _value(part, variables) for key, part in value.items()}
+    return value
 
 
 NOUNS = tuple(

@@ -1,7 +1,7 @@
-"""Toy objects: a noun, a colour and a shape adjective made into something that can be seen.
+"""Toy objects, procedural 3D models of a noun, a colour and a shape adjective.
 
-A `ToyObject` returns images (depth, normals, albedo) from any camera, with signed distances
-and with a mesh. It stands centred at the origin and fits the sphere of radius `BOUNDING_RADIUS`.
+A `ToyObject` has signed distances, a mesh, and depth, normals and albedo from any camera. It is
+centred at the origin and fits the sphere of radius `BOUNDING_RADIUS`.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from dreamfusion.toyworld.nouns import NOUNS, Noun
 WORDS = read_yaml(Path(__file__).with_name("words.yaml"))
 PALETTE: dict[str, tuple[float, float, float]] = {k: tuple(v) for k, v in WORDS["palette"].items()}
 COLORS: tuple[str, ...] = tuple(PALETTE)[:12]
-# Index 0 stands for "nothing there"; the last one, "main", for an object whose main colour is left
-# open: callers put the colour of their buffers into that row of the palette table.
+# Index 0 is empty space. The last one, "main", is for objects with a variable main colour: callers
+# write the colour of their buffers into that row of the palette table.
 COLOR_INDEX: dict[str, int] = {name: i + 1 for i, name in enumerate((*PALETTE, "main"))}
 PALETTE_TABLE: NDArray[np.float32] = np.array(
     [(0, 0, 0), *PALETTE.values(), (1, 0, 1)], dtype=np.float32
 )
 
-# Scale along x, y, z before the object is fitted to its sphere, and the sphere's scale.
+# Scale along x, y, z before the object is fitted to its sphere, and scale of the sphere.
 ADJECTIVES: dict[str, tuple[tuple[float, float, float], float]] = WORDS["adjectives"]
 
 BOUNDING_RADIUS = 0.85
@@ -36,11 +36,10 @@ BY_NAME: dict[str, Noun] = {noun.name: noun for noun in NOUNS}
 
 @dataclass(frozen=True)
 class GeometryBuffers:
-    """What cameras see of an object. Leading shape: that of the rays.
+    """Geometry of an object along rays. Leading shape: that of the rays.
 
-    depth: (...) distance along the ray, inf where nothing is hit. normals: (..., 3) outward unit
-    vectors, world frame, zero where nothing is hit. color_index: (...) uint8, row of PALETTE_TABLE,
-    0 where nothing is hit.
+    depth: (...) distance along the ray, inf without a hit. normals: (..., 3) outward unit vectors,
+    world frame, 0 without a hit. color_index: (...) uint8 row of PALETTE_TABLE, 0 without a hit.
     """
 
     depth: NDArray[np.float32]
@@ -60,7 +59,7 @@ class ToyObject:
     centre: NDArray[np.float32]
 
     def signed_distance(self, points: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Distance (n,) at world points (n, 3): negative inside, a lower bound of it outside."""
+        """Signed distance (n,) at world points (n, 3): negative inside, a lower bound outside."""
         return self._nearest(points)[0] * self.scale.min()
 
     def albedo(self, points: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -76,7 +75,7 @@ class ToyObject:
     def trace(
         self, origins: NDArray[np.float32], directions: NDArray[np.float32]
     ) -> GeometryBuffers:
-        """What rays of shape (..., 3), unit directions, world frame, see of the object."""
+        """Intersect the object with rays (..., 3) in the world frame, with unit directions."""
         shape = origins.shape[:-1]
         depth, normals, color = sdf.trace(
             self.table,
@@ -91,14 +90,15 @@ class ToyObject:
         )
 
     def occupancy(self, resolution: int = 96) -> NDArray[np.bool_]:
-        """Which cell centres of the box [-1, 1]^3 lie inside; indexed [x, y, z]."""
+        """Whether each cell centre of the box [-1, 1]^3 is inside; indexed [x, y, z]."""
         axis = ((np.arange(resolution) + 0.5) / resolution * 2 - 1).astype(np.float32)
         return self.signed_distance(_grid(axis)).reshape(3 * (resolution,)) < 0
 
     def mesh(
         self, resolution: int = 128
     ) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.float32]]:
-        """Marching cubes: vertices (v, 3), faces (f, 3) wound outwards, vertex colours (v, 3)."""
+        """Extract a mesh with marching cubes: vertices (v, 3), faces (f, 3) with outward normals,
+        vertex colours (v, 3)."""
         from skimage.measure import marching_cubes
 
         axis = np.linspace(-1, 1, resolution, dtype=np.float32)
@@ -116,9 +116,8 @@ def make_object(
 ) -> ToyObject:
     """The object called `noun`, in its natural colour unless `color` is given.
 
-    Without `rng` it is the canonical object, every proportion in the middle of its range; with
-    it, proportions are drawn. The colour "main" leaves the main colour open (see COLOR_INDEX).
-    Raises KeyError for names that the toy world does not have.
+    Without `rng`, each proportion is the middle of its range; with `rng`, it is random. The colour
+    "main" is variable (see COLOR_INDEX). Raises KeyError for unknown names.
     """
     kind = BY_NAME[noun]
     main = color or kind.color
@@ -145,5 +144,5 @@ def _points_near(table: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _grid(axis: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The points (n^3, 3) of a cubic grid whose coordinates on each axis are these n."""
+    """The points (n^3, 3) of a cubic grid with these n coordinates on each axis."""
     return np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), axis=-1).reshape(-1, 3)

@@ -1,9 +1,9 @@
-"""Coloured primitives, the parts that toy objects are made of.
+"""Coloured primitives, the parts of toy objects.
 
-A part is a primitive solid in its own frame (centred, axis along y unless said otherwise), then
-rotated and moved. Parts are joined in order: an ordinary part by union, smooth over `blend`;
-a part with `carve=True` is subtracted from what stands before it, and gives its colour to what it
-lays bare.
+A part is a primitive solid in a local frame (centred, with its axis along y by default), which is
+rotated and moved. Parts are combined in order. An ordinary part is added by union, smooth over
+`blend`. A part with `carve=True` is subtracted from the parts before it, and colours the surface of
+the cut.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Vec3 = tuple[float, float, float]
 
 @dataclass(frozen=True)
 class Part:
-    """One primitive. `params` mean, by `kind`:
+    """One primitive. `params` by `kind`:
 
     ELLIPSOID radii x, y, z. BOX half sizes x, y, z and rounding. CONE half height, bottom radius,
     top radius, rounding (equal radii: a cylinder). LIMB end point x, y, z relative to `at`, radius
@@ -43,7 +43,7 @@ class Part:
 
 
 _KINDS = ("ball", "box", "cone", "limb", "torus", "frustum", "wedge")
-# Their last parameters, which are options.
+# Optional last parameters, with their defaults.
 _OPTIONS = {
     "box": {"rounding": 0.02},
     "cone": {"rounding": 0.01},
@@ -52,15 +52,15 @@ _OPTIONS = {
 
 
 def primitive(kind: str, at: Vec3, *sizes: float | Vec3, **options: Any) -> Part:
-    """A part by the name of its kind, a ball for an ellipsoid. sizes: see `Part`; of a ball one
-    radius or three, of a limb its end point itself. options: "rounding", "depth_ratio" and those
-    of all parts."""
+    """Make a part by the name of its kind ("ball" is an ellipsoid). sizes: see `Part`; a ball has
+    one radius or three, a limb the absolute position of its end point. options: "rounding",
+    "depth_ratio" and the fields of `Part`."""
     params = [n for size in sizes for n in (size if isinstance(size, tuple) else (size,))]
     if kind == "ball" and len(params) == 1:
         params *= 3
     if kind == "limb":
         params[:3] = (end - start for start, end in zip(at, params[:3], strict=True))
-    params += [options.pop(name, usual) for name, usual in _OPTIONS.get(kind, {}).items()]
+    params += [options.pop(name, default) for name, default in _OPTIONS.get(kind, {}).items()]
     return Part(_KINDS.index(kind), at, tuple(params), **options)
 
 
@@ -86,9 +86,10 @@ def legs(
 
 
 def eyes(x: float, y: float, z: float, r: float = 0.1, pupil: float = 0.8) -> list[Part]:
-    """A pair of eyes that look forward: pupils in white, to be seen on a face of any colour.
+    """A pair of eyes that look forward: black pupils on white, visible on a face of any colour.
 
-    pupil: their radius in that of an eye. Pupils half as large are a pixel or two, and get lost.
+    pupil: radius of a pupil relative to the eye's. Pupils of half that size are only a pixel or two
+    wide and disappear.
     """
     p = pupil * r
     return [
@@ -98,7 +99,7 @@ def eyes(x: float, y: float, z: float, r: float = 0.1, pupil: float = 0.8) -> li
 
 
 def wheels(x: float, z_front: float, z_back: float, r: float) -> list[Part]:
-    """Four wheels of radius r that stand on the ground."""
+    """Four wheels of radius r on the ground."""
     parts: list[Part] = []
     turned: Vec3 = (0, 0, 90)
     for z in (z_front, z_back):
@@ -109,20 +110,20 @@ def wheels(x: float, z_front: float, z_back: float, r: float) -> list[Part]:
     return parts
 
 
-# What nouns.yaml names beside the primitives.
+# Compound parts that nouns.yaml can name, besides the primitives.
 _COMPOUNDS: dict[str, Callable[..., list[Part]]] = {"legs": legs, "eyes": eyes, "wheels": wheels}
 KINDS = {*_KINDS, *_COMPOUNDS}
 
 
 def parts_of(kind: str, *arguments: Any, **options: Any) -> list[Part]:
-    """One of KINDS."""
+    """Make the parts of one of KINDS."""
     if kind in _COMPOUNDS:
         return _COMPOUNDS[kind](*arguments, **options)
     return [primitive(kind, *arguments, **options)]
 
 
 def rotation_matrix(rotate_deg: Vec3) -> NDArray[np.float64]:
-    """Rz Ry Rx of the three angles in degrees: part frame to object frame."""
+    """The rotation Rz Ry Rx by three angles in degrees, from the part frame to the object frame."""
     (sx, cx), (sy, cy), (sz, cz) = (
         (math.sin(math.radians(a)), math.cos(math.radians(a))) for a in rotate_deg
     )

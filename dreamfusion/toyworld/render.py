@@ -1,4 +1,4 @@
-"""Pictures of toy objects: geometry seen once, then coloured, lit and put on a background."""
+"""Renders toy objects: geometry buffers, which are then coloured, lit and composited."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ def shade(
     light_directions: Tensor,
     ambient: Tensor,
 ) -> Tensor:
-    """Pictures (n, h, w, 3) in [0, 1] of n views.
+    """Shade n views: images (n, h, w, 3) in [0, 1].
 
-    normals: (n, h, w, 3) unit vectors. color_index: (n, h, w) rows of `palettes`, 0 where nothing
-    is. palettes: (n, colours, 3); row 0 is the background. shadings: n of "albedo" (no light),
+    normals: (n, h, w, 3) unit vectors. color_index: (n, h, w) rows of `palettes`, 0 for background.
+    palettes: (n, colours, 3); row 0 is the background. shadings: n of "albedo" (no light),
     "lambertian" and "textureless" (the same light on white). light_directions: (n, 3) unit vectors
     towards the lights. ambient: (n,) in [0, 1]; the diffuse share is the rest.
     """
@@ -46,7 +46,7 @@ def shade(
     return torch.where((index > 0)[..., None], surface, palettes[:, None, None, 0])
 
 
-def downsample(pictures: Tensor, factor: int) -> Tensor:
-    """Box-filtered images (n, h, w, c) at 1/factor of their size."""
-    pooled = torch.nn.functional.avg_pool2d(pictures.movedim(-1, 1), factor)
+def downsample(images: Tensor, factor: int) -> Tensor:
+    """Downsample images (n, h, w, c) by a factor, with a box filter."""
+    pooled = torch.nn.functional.avg_pool2d(images.movedim(-1, 1), factor)
     return pooled.movedim(1, -1)

@@ -1,7 +1,7 @@
 """Signed distances and sphere tracing of lists of parts, compiled by numba for the CPU.
 
-The union is a lower bound of the distance with the exact sign: enough for tracing and for
-marching cubes, not for offsetting surfaces far away.
+The union is a lower bound of the distance with the exact sign. This suffices for tracing and for
+marching cubes, but not for offset surfaces far away.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ from dreamfusion.toyworld.parts import (
 from dreamfusion.utils.compiling import compiled
 
 # Columns of a part table: kind, carve, blend, colour, centre (3), rotation (9), params (5), and the
-# radius of a sphere around the centre that holds the part.
+# radius of a sphere around the centre that contains the part.
 _KIND, _CARVE, _BLEND, _COLOR, _CENTRE, _ROTATION, _PARAMS, _RADIUS = 0, 1, 2, 3, 4, 7, 16, 21
-# Sphere tracing: most steps, share of the distance that a step goes (blends overestimate it),
-# distance of a hit, and of the points that a normal is taken from; scene units.
+# Sphere tracing: maximum number of steps, step length relative to the distance (which blends
+# overestimate), hit distance, and spacing of finite differences for normals, both in scene units.
 _TRACE_STEPS, _TRACE_SHARE, _HIT_DISTANCE, _NORMAL_EPSILON = 160, 0.9, 1e-3, 2e-3
 
 
 def part_table(parts: Sequence[Part], color_of: dict[str, int]) -> NDArray[np.float32]:
-    """Parts as a (n_parts, 22) float32 table for the compiled functions.
+    """Convert parts to a (n_parts, 22) float32 table for the compiled functions.
 
-    `color_of` gives each part colour name its index (0 is kept for "nothing there").
+    color_of: index of each part colour; 0 is reserved for empty space.
     """
     table = np.zeros((len(parts), _RADIUS + 1), dtype=np.float32)
     for row, part in zip(table, parts, strict=True):
@@ -91,7 +91,7 @@ def _primitive(row: NDArray[np.float32], x: float, y: float, z: float) -> float:
         row[_PARAMS + 3],
         row[_PARAMS + 4],
     )
-    if kind == LIMB:  # no rotation, its end point gives the direction
+    if kind == LIMB:  # no rotation: its end point defines the direction
         t = (dx * a + dy * b + dz * c) / max(a * a + b * b + c * c, 1e-12)
         t = min(max(t, 0.0), 1.0)
         gx, gy, gz = dx - t * a, dy - t * b, dz - t * c
@@ -127,17 +127,17 @@ def _primitive(row: NDArray[np.float32], x: float, y: float, z: float) -> float:
 
 @compiled(fastmath=True, error_model="numpy")
 def _distance(table: NDArray[np.float32], x: float, y: float, z: float) -> tuple[float, int]:
-    """Distance bound and colour index at a point of the object's own frame."""
+    """Distance bound and colour index at a point in the object frame."""
     best = 1e9
     color = 0
     nearest = 1e9
     for i in range(table.shape[0]):
         row = table[i]
         carve = row[_CARVE] > 0.5
-        # Beyond it the part can change nothing.
-        far = row[_RADIUS] if carve else nearest + row[_BLEND] + row[_RADIUS]
+        # Beyond this distance, the part has no effect.
+        reach = row[_RADIUS] if carve else nearest + row[_BLEND] + row[_RADIUS]
         ex, ey, ez = x - row[_CENTRE], y - row[_CENTRE + 1], z - row[_CENTRE + 2]
-        if far > 0.0 and ex * ex + ey * ey + ez * ez > far * far:
+        if reach > 0.0 and ex * ex + ey * ey + ez * ez > reach * reach:
             continue
         d = _primitive(row, x, y, z)
         if carve:
@@ -187,7 +187,7 @@ def trace(
     """Sphere tracing of contiguous rays (n, 3) through the object placed at `scale * (p - centre)`.
 
     Returns depth (n,), inf where a ray misses; outward unit normals (n, 3); colour index (n,),
-    0 where a ray misses. Only what lies in the sphere of radius `bound` is seen.
+    0 where a ray misses. Geometry outside the sphere of radius `bound` is ignored.
     """
     n = origins.shape[0]
     depth = np.full(n, np.inf, np.float32)
