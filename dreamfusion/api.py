@@ -54,7 +54,7 @@ def train(
     losses: Sequence[Loss] = (),
     callback: Callback | None = None,
 ) -> Run:
-    """Make a 3D object from a prompt; returns when the scene, its mesh and its video are done.
+    """Make a 3D object from a prompt. Returns when the scene, its mesh and its video are done.
 
     out: folder of the run, which must be empty or absent; None takes runs/PROMPT or the next free
         name, runs/PROMPT-2, …
@@ -63,10 +63,10 @@ def train(
     preset: name of a preset or a settings file; None chooses the preset that suits the prior.
     settings: override the preset, by dotted name ({"estimator.guidance": 8}) or nested.
     losses: additional losses, each a function of (scene, progress, generator) that returns weighted
-    scalars by name.
+        scalars by name.
     callback: called with the metrics of each step.
 
-    Raises UserError with a message of one line: ConfigError, PriorError, PromptError, …;
+    Raises UserError with a message of one line (ConfigError, PriorError, PromptError, …), and
     TypeError for a prior of another type.
     """
     where = Path("runs") / slug(prompt) if out is None else Destination(Path(out), overwrite)
@@ -125,12 +125,11 @@ def distill(
     losses: Sequence[Loss] = (),
     callback: Callback | None = None,
 ) -> Scene:
-    """Optimise your own scene with a prior, in memory; returns the same scene.
+    """Optimise a scene with a prior, in memory, and return the same scene.
 
-    scene: any object with the interface `Scene`. estimator: its settings; None takes SDS with the
-    default settings. settings: of cameras, lights and so on, overriding the prior's card.
-
-    Raises UserError.
+    scene: any object with the interface `Scene`. estimator: settings of the estimator; None takes
+    SDS with default settings. settings: other settings, such as cameras and lights, which override
+    the prior's card. Raises UserError.
     """
     base = {"prompt": prompt, "steps": steps, "seed": seed}
     config = build_config(prior.card.settings, nested(settings or {}), base)
@@ -157,7 +156,7 @@ class Run:
 
     @property
     def path(self) -> Path:
-        """Its folder."""
+        """The folder of the run."""
         return self.folder.path
 
     @property
@@ -177,7 +176,7 @@ class Run:
 
     @property
     def mesh(self) -> trimesh.Trimesh:
-        """The textured mesh, in scene units, +Y up, facing +Z; exported first if necessary."""
+        """The textured mesh, in scene units, +Y up, facing +Z. Exported first if necessary."""
         model = self.folder.mesh / "model.glb"
         if not model.is_file():
             self.export(model)
@@ -191,10 +190,10 @@ class Run:
         prior: Prior | None = None,
         callback: Callback | None = None,
     ) -> Run:
-        """Resume the run exactly where it stopped, to `steps` in total; returns when it is done.
+        """Resume the run exactly where it stopped, up to `steps` in total. Returns when it is done.
 
-        Schedules keep the original length of the run, and stay at their end values beyond it.
-        prior: the run's prior, if that was a loaded object.
+        Schedules keep their original length, and their end values beyond it. prior: the run's
+        prior, if it was a loaded object. Raises UserError.
         """
         plan = plan_resumed(self.folder, steps=steps, prior=prior)
         return _run(plan, self.folder, callback)
@@ -214,18 +213,18 @@ class Run:
         """
         config = self.config
         saved = load_scene(self.folder, config, choose_device("auto"))
-        asked = ExportOptions(resolution, faces, texture, threshold)
+        options = ExportOptions(resolution, faces, texture, threshold)
         target = self.folder.mesh / "model.glb" if path is None else Path(path)
-        return write_model(target, saved, config, asked)
+        return write_model(target, saved, config, options)
 
     def _repr_html_(self) -> str:
-        """The run's report, as a notebook shows it: prompt, turntable, mesh to turn, curves."""
+        """The run's report, for notebooks: prompt, turntable, interactive mesh, curves."""
         page = escape(report_html([self.path]))
         return f'<iframe srcdoc="{page}" style="width: 100%; height: 640px; border: 0"></iframe>'
 
 
 class _Callback(Observer):
-    """Calls a function with each step's metrics."""
+    """Calls a function with the metrics of each step."""
 
     def __init__(self, callback: Callback) -> None:
         self._callback = callback

@@ -1,9 +1,9 @@
-"""Checkpoints: a safetensors file with every tensor and, beside it, a JSON file with the rest.
+"""Checkpoints: a safetensors file with all tensors, and a JSON file with the other values.
 
 Both are written under temporary names and then renamed, the JSON last: if the JSON exists, the
 checkpoint is complete, even after a power failure. The JSON contains the checksum of the tensor
-file, which repeats the other entries of the JSON: damage to either file is detected, and the
-previous checkpoint is loaded.
+file, whose metadata repeats the other entries of the JSON. Thus damage to either file is detected,
+and the previous checkpoint is loaded.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ from dreamfusion.utils.errors import RunWarning, UserError, one_line
 from dreamfusion.utils.optimizers import load_optimizer, optimizer_tensors, under
 from dreamfusion.utils.version import __version__
 
-FORMAT = 3  # 1 had no checksum, 1 and 2 had other names: see _with_new_names
+FORMAT = 3  # 1 has no checksum, 1 and 2 have other names: see _with_new_names
 
 
 class CheckpointError(UserError):
-    """A checkpoint that is missing, damaged or belongs to another run."""
+    """A checkpoint that is missing, damaged or from another run."""
 
 
 class DamagedError(CheckpointError):
@@ -51,10 +51,8 @@ class DamagedError(CheckpointError):
 
 def save_checkpoint(folder: Path, state: TrainState, *, keep: int) -> Path:
     """Write `state` into `folder` and delete all but the newest `keep`. Returns the JSON's path.
-
     Raises DivergedError, and writes nothing, if a number is not finite; OSError if the file cannot
-    be written, in which case earlier checkpoints are kept.
-    """
+    be written, in which case earlier checkpoints are kept."""
     stem = folder / f"step_{state.step:07d}"
     tensors = _tensors(state)
     for name, tensor in tensors.items():
@@ -79,7 +77,7 @@ def save_checkpoint(folder: Path, state: TrainState, *, keep: int) -> Path:
 
 
 def keep_newest(folder: Path, keep: int) -> None:
-    """Delete all checkpoints but the newest `keep`, and tensor files without a checkpoint."""
+    """Delete all but the newest `keep` checkpoints, and tensor files without a checkpoint."""
     found = checkpoints(folder)
     for old in found[:-keep]:
         old.unlink()
@@ -108,7 +106,7 @@ def _newest(folder: Path, use: Callable[[dict[str, Tensor], dict[str, Any]], obj
     """Call `use` with the newest intact checkpoint; returns its step. See `load_checkpoint`."""
     damage: list[str] = []
     found: list[Path] | None = None
-    while (now := checkpoints(folder)) != found:  # training may delete the oldest while we read
+    while (now := checkpoints(folder)) != found:  # training may delete the oldest meanwhile
         found, damage = now, []
         for path in reversed(found):
             try:
@@ -134,15 +132,15 @@ def _newest(folder: Path, use: Callable[[dict[str, Tensor], dict[str, Any]], obj
 
 
 def set_aside_damaged(folder: Path, step: int) -> None:
-    """Rename the checkpoints after `step`, which `load_checkpoint` skipped as damaged, so that they
-    no longer count among the newest."""
+    """Rename the checkpoints after `step`, which `load_checkpoint` skipped as damaged, so that
+    `keep_newest` ignores them."""
     for path in checkpoints(folder):
         if step_of(path) > step:
             path.replace(path.with_suffix(".damaged"))
 
 
 def require_checkpoint(run: RunFolder) -> None:
-    """Raises CheckpointError if the run has no checkpoint yet."""
+    """Raise CheckpointError if the run has no checkpoint yet."""
     if not checkpoints(run.checkpoints):
         every = run.read_config().output.checkpoint_every
         raise CheckpointError(
@@ -162,9 +160,9 @@ class SavedScene:
 
 
 def load_scene(run: RunFolder, config: Config, device: str) -> SavedScene:
-    """The EMA scene at the run's newest intact checkpoint; see `load_checkpoint`.
+    """Load the EMA scene of the run's newest intact checkpoint; see `load_checkpoint`.
 
-    Backends that the settings of the run choose are ignored: this machine may lack them.
+    Backends in the settings of the run are ignored, since this machine may lack them.
     """
     require_checkpoint(run)
     stage = _last_begun(run, config)
@@ -182,7 +180,8 @@ def _last_begun(run: RunFolder, config: Config) -> Stage:
 
 
 def copy_scene(source: RunFolder, target: RunFolder) -> None:
-    """Copy the newest checkpoint and the settings of a run into a folder that can be viewed."""
+    """Copy the newest checkpoint and the settings of a run to another folder, for `load_scene`.
+    Raises CheckpointError if there is no checkpoint."""
     require_checkpoint(source)
     config = source.read_config()
     stage = _last_begun(source, config)
@@ -195,13 +194,13 @@ def copy_scene(source: RunFolder, target: RunFolder) -> None:
 
 
 def snapshot(state: TrainState) -> dict[str, Tensor]:
-    """A copy of all tensors of a state, for `begin_again`."""
+    """A copy of all tensors of a state, for `restore_snapshot`."""
     return {name: tensor.clone() for name, tensor in _tensors(state).items()}
 
 
-def begin_again(state: TrainState, tensors: Mapping[str, Tensor]) -> None:
-    """Restore a snapshot from before the first step. No object is rebuilt: building an estimator
-    may have changed its prior."""
+def restore_snapshot(state: TrainState, tensors: Mapping[str, Tensor]) -> None:
+    """Restore a snapshot from before the first step. No object is rebuilt, since building an
+    estimator may change its prior."""
     _restore(state, tensors, {"step": 0})
 
 
@@ -223,22 +222,20 @@ def _sha256(file: Path) -> str:
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors and the details of a checkpoint, both verified.
-
-    Raises DamagedError, or CheckpointError for a format that this version does not support.
-    """
+    """The tensors and the details of a checkpoint, both verified. Raises DamagedError, or
+    CheckpointError for a format that this version does not support."""
     file = path.with_suffix(".safetensors")
     try:
         details = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(details, dict):
             raise ValueError("it contains no mapping")
         checksum = details.pop("sha256", None)
-        first = details.get("format") == 1 and checksum is None  # a format without checksums
-        if not first and checksum != _sha256(file):
+        unchecked = details.get("format") == 1 and checksum is None
+        if not unchecked and checksum != _sha256(file):
             raise ValueError("its checksum is wrong")
         with safe_open(file, framework="pt") as content:
-            written = json.loads((content.metadata() or {}).get("details", "null"))
-            if not first and written != details:
+            metadata = json.loads((content.metadata() or {}).get("details", "null"))
+            if not unchecked and metadata != details:
                 raise ValueError("its two files contradict each other")
             if details["format"] not in (1, 2, FORMAT):
                 raise CheckpointError(

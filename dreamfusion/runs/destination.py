@@ -1,4 +1,4 @@
-"""A folder that the user chose for a new run. Nothing of the user's in it is ever deleted."""
+"""The folder that a user chose for a new run. The user's own files in it are never deleted."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dreamfusion.utils.atomic_write import is_leftover
 from dreamfusion.utils.commands import command
 from dreamfusion.utils.errors import UserError
 
-# Name patterns of everything that commands write into the folder of a run.
+# Name patterns of all files that commands write into the folder of a run.
 _WRITTEN = (
     "config.yaml", "layers.yaml", "metrics.jsonl", "stages.json", "prior.json", "video.mp4",
     ".lock", "checkpoints", "previews", "mesh", "stages", "start", "tensorboard", "render-*",
@@ -27,7 +27,7 @@ class Destination:
     overwrite: bool = False
 
     def check(self) -> None:
-        """Raises RunError if the folder contains something that a new run must not replace."""
+        """Raise RunError if the folder contains something that a new run must not replace."""
         folder = self.path.expanduser()
         run = RunFolder(folder)
         if is_unused(folder):
@@ -71,8 +71,8 @@ class Destination:
 
 
 def _remove_run(run: RunFolder) -> None:
-    """Remove everything but the lock, which is held. The settings are removed last: without them,
-    a folder left by a kill would not count as a run, and could not be overwritten."""
+    """Remove everything but the lock, which is held. The settings are removed last: if the process
+    is killed meanwhile, the folder still counts as a run and can be overwritten."""
     for found in sorted(run.path.iterdir(), key=lambda path: path == run.config):
         if found.is_dir() and not found.is_symlink():
             shutil.rmtree(found)

@@ -1,4 +1,4 @@
-"""Export of a trained scene: its mesh, and how close the mesh is to the scene."""
+"""Exports a trained scene as a mesh, and compares the mesh with the scene."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from dreamfusion.utils.state import Progress
 from dreamfusion.utils.threads import fixed_order
 
 CHECK_VIEWS = 8
-# Number of cameras that determine which part of a mesh training has seen.
+# Number of cameras to determine which parts of a mesh are visible in training.
 TRAINING_VIEWS = 40
 
 
@@ -34,10 +34,10 @@ TRAINING_VIEWS = 40
 class ExportOptions:
     """Options of the mesh export. None takes the value of the run's configuration.
 
-    resolution: marching-cubes cells across the box. faces: approximate number of faces, at most;
-    None takes as few as keep the shape. texture: texels per side; 0 stores colours at vertices, as
-    formats without textures always do. threshold: density of the surface; None finds one. origin:
-    see `formats.place`.
+    resolution: marching-cubes cells per axis of the box. faces: approximate maximum number of
+    faces; None also reduces it as far as the shape permits. texture: texels per side; 0, and
+    formats without textures, store colours at vertices. threshold: density of the surface; None
+    chooses one. origin: see `formats.place`.
     """
 
     resolution: int | None = None
@@ -49,7 +49,7 @@ class ExportOptions:
 
 @dataclass(frozen=True)
 class Export:
-    """A written mesh. files: the model first. topology: of the mesh. agreement: how close it is to
+    """A written mesh. files: the model first. topology: of the mesh. agreement: its similarity to
     the scene."""
 
     files: list[Path]
@@ -66,9 +66,9 @@ def write_model(
     *,
     say: Callable[[str], None] = lambda stage: None,
 ) -> Export:
-    """Write the scene as a mesh, in the format that the suffix of `path` names, and compare them.
+    """Write a scene as a mesh in the format given by the suffix of `path`, and compare the two.
 
-    say: called with the name of each stage as it begins.
+    say: called with the name of each stage when it begins. Raises MeshError.
     """
     options = ExportOptions() if options is None else options
     output, scene = config.output, saved.scene
@@ -89,14 +89,14 @@ def write_model(
             say("baking the texture")
             model = bake(color, mesh, size=size)
     say("comparing with the scene")
-    looks = agreement(model, draw_scene(scene), show_cameras(CHECK_VIEWS, config.camera))
+    similarity = agreement(model, draw_scene(scene), show_cameras(CHECK_VIEWS, config.camera))
     x, y, z = origin_of(model, options.origin).tolist()
-    psnr = looks.psnr_db if math.isfinite(looks.psnr_db) else None
+    psnr = similarity.psnr_db if math.isfinite(similarity.psnr_db) else None
     source = None if saved.prior is None else saved.prior.source
-    provenance = Provenance(saved.step, (x, y, z), psnr, looks.silhouette_iou, source)
+    provenance = Provenance(saved.step, (x, y, z), psnr, similarity.silhouette_iou, source)
     files = write_mesh(place(model, options.origin), path, provenance=provenance)
     shape = model if isinstance(surface, TexturedMesh) else mesh
-    return Export(files, topology(shape.vertices, shape.faces), looks)
+    return Export(files, topology(shape.vertices, shape.faces), similarity)
 
 
 def _training_cameras(config: Config) -> Cameras:
@@ -110,7 +110,7 @@ def _fewer_faces(
     mesh: Mesh, options: ExportOptions, output: OutputConfig, textured: bool, resolution: int
 ) -> Mesh:
     tolerance = output.mesh_tolerance * 2.0 / resolution
-    # Colours at vertices need dense vertices, even where the shape is simple.
+    # Vertex colours need dense vertices, even where the shape is simple.
     if options.faces is None and textured and tolerance > 0:
         return simplify(mesh, most=output.mesh_faces, tolerance=tolerance)
     return decimate(mesh, options.faces or output.mesh_faces)

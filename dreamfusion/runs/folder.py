@@ -1,4 +1,4 @@
-"""The folder of a run: its name, its files, and finding a free name. Imports no torch."""
+"""The folder of a run: its files and its name. Imports no torch."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class RunError(UserError):
 
 
 class _Inside:
-    """The path of something in a run's folder."""
+    """A path inside a run's folder."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -43,12 +43,12 @@ class RunFolder:
 
     config = _Inside("config.yaml")  # the resolved configuration
     layers = _Inside("layers.yaml")  # the layer of each setting
-    prior = _Inside("prior.json")  # which model the prior is, and a hash of its weights
+    prior = _Inside("prior.json")  # the prior's identity, with a hash of its weights
     lock = _Inside(".lock")  # held by the process that trains
     checkpoints = _Inside("checkpoints")  # the newest few
-    previews = _Inside("previews")  # a row of views now and then
-    metrics = _Inside("metrics.jsonl")  # one line of JSON a step
-    tensorboard = _Inside("tensorboard")  # its event files, if the settings enable them
+    previews = _Inside("previews")  # a row of views every few steps
+    metrics = _Inside("metrics.jsonl")  # one line of JSON per step
+    tensorboard = _Inside("tensorboard")  # event files, if the settings enable them
     durations = _Inside("stages.json")  # seconds of each part, in the process that finished
     video = _Inside("video.mp4")  # the turntable
     mesh = _Inside("mesh")  # exported meshes
@@ -63,12 +63,12 @@ class RunFolder:
         return sorted(self.previews.glob("step_*.png"))
 
     def require(self) -> None:
-        """Raises RunError if the folder disappeared during the run."""
+        """Raise RunError if the folder disappeared during the run."""
         if not self.path.is_dir():
             raise RunError(f"{self.path} is gone: it was removed or renamed during the run")
 
     def read_config(self) -> Config:
-        """The configuration that the run was started with."""
+        """The run's resolved configuration. Raises ConfigError."""
         return build_config(read_yaml(self.config))
 
     def write_config(self, config: Config) -> None:
@@ -78,9 +78,7 @@ class RunFolder:
 
     def read_layers(self) -> list[Layer]:
         """The layers that the configuration was built from, lowest first; none without a file.
-
-        Raises ConfigError for a malformed file.
-        """
+        Raises ConfigError for a malformed file."""
         if not self.layers.is_file():
             return []
         found = read_yaml(self.layers)
@@ -89,13 +87,13 @@ class RunFolder:
         return [Layer(str(name), settings) for name, settings in found.items()]
 
     def layers_after(self, name: str, changes: Mapping[str, Any]) -> tuple[Layer, ...]:
-        """The layers, with `changes`, if any, as one more layer on top: `name`, or "name 2", …"""
+        """The layers, with another one on top for non-empty `changes`: `name`, or "name 2", …"""
         layers = self.read_layers()
         if not changes:
             return tuple(layers)
-        taken = {layer.name for layer in layers}
+        used = {layer.name for layer in layers}
         names = itertools.chain([name], (f"{name} {n}" for n in itertools.count(2)))
-        free = next(candidate for candidate in names if candidate not in taken)
+        free = next(candidate for candidate in names if candidate not in used)
         return (*layers, Layer(free, changes))
 
     def write_layers(self, layers: Sequence[Layer]) -> None:
@@ -115,10 +113,8 @@ def slug(prompt: str) -> str:
 
 
 def step_of(path: Path) -> int:
-    """The step in the file name of a preview or a checkpoint.
-
-    Raises ValueError for other file names.
-    """
+    """The step in the file name of a preview or a checkpoint. Raises ValueError for other file
+    names."""
     return int(path.stem.removeprefix("step_"))
 
 
@@ -135,20 +131,19 @@ def free_path(path: Path, *, suffix: str = "") -> Path:
 
 
 def is_unused(path: Path) -> bool:
-    """Whether `path` does not exist, is an empty folder, or belongs to a run that was killed before
-    it began."""
-    fresh = RunFolder(path)
+    """Whether `path` does not exist, is an empty folder, or contains only files of a run that was
+    killed before it began."""
+    run = RunFolder(path)
     if not path.is_dir():
         return not path.exists()
-    begun = (fresh.lock, fresh.layers, fresh.prior)
-    return all(found in begun or is_leftover(found) for found in path.iterdir())
+    early_files = (run.lock, run.layers, run.prior)
+    return all(file in early_files or is_leftover(file) for file in path.iterdir())
 
 
 def create_run(path: Path) -> RunFolder:
     """Create a folder for a run at `path`, or under the next free name if `path` is in use.
 
-    An unused folder is taken as it is; see `is_unused`. Raises RunError if no folder can be
-    created.
+    Returns an existing unused folder; see `is_unused`. Raises RunError if no folder can be created.
     """
     path = path.expanduser()
     path = path if path.name not in ("", "..") else path.resolve()
@@ -163,7 +158,7 @@ def create_run(path: Path) -> RunFolder:
             except FileExistsError:
                 if not free.exists():
                     raise
-                # Another process has just taken the name: look for the next one.
+                # Another process has just created it: try the next name.
     except OSError as error:
         raise RunError(f"cannot create {path}: {error.strerror or error}") from None
 

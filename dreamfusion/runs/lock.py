@@ -18,7 +18,7 @@ def locked(run: RunFolder) -> Iterator[None]:
     """Lock the folder of a run against other trainers during the block. Readers are not blocked.
 
     The operating system releases the lock when the process ends, even if it is killed. Raises
-    RunError if another process holds it. Only warns on file systems without locks.
+    RunError if another process holds the lock. Warns on file systems without locks.
     """
     lock = FileLock(run.lock, blocking=False)
     try:

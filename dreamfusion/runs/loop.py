@@ -1,5 +1,5 @@
 """The training loop of a run: writes logs, previews and checkpoints, and rolls back to the last
-checkpoint when numbers are no longer finite."""
+checkpoint if numbers are no longer finite."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from dreamfusion.runs.checkpoint import (
-    begin_again,
     checkpoints,
     load_checkpoint,
+    restore_snapshot,
     save_checkpoint,
     snapshot,
 )
@@ -32,16 +32,17 @@ MAX_ROLLBACKS = 3
 def optimise(
     run: RunFolder, trainer: Trainer, *, stop: Callable[[], bool] = lambda: False
 ) -> Iterator[StepMetrics]:
-    """Take the remaining steps, until `stop`, called between steps, returns True.
+    """Take the remaining steps and yield their metrics, until `stop`, called between steps, returns
+    True.
 
-    Always ends with a checkpoint of the last step. With several processes, only the first writes.
-    After a rollback, steps are repeated: see `_roll_back`.
+    Ends with a checkpoint of the last step. With several processes, only the first one writes
+    files. After a rollback, steps are repeated; see `_roll_back`. Raises TrainingError.
     """
-    take = _logged_steps if is_first() else _steps
+    take_steps = _logged_steps if is_first() else _steps
     beginning = snapshot(trainer.state) if trainer.state.step == 0 else {}
     while True:
         try:
-            yield from take(run, trainer, stop)
+            yield from take_steps(run, trainer, stop)
             return
         except DivergedError as error:
             _roll_back(run, trainer, error, beginning)
@@ -52,11 +53,11 @@ def _logged_steps(
 ) -> Iterator[StepMetrics]:
     state, config = trainer.state, trainer.config
     saved = state.step
-    wanted = config.logging.tensorboard
+    use_tensorboard = config.logging.tensorboard
     watch = CollapseWatch()
     with (
         metrics_log(run.metrics, after=saved) as log,
-        EventLog(run.tensorboard, after=saved) if wanted else nullcontext() as events,
+        EventLog(run.tensorboard, after=saved) if use_tensorboard else nullcontext() as events,
     ):
         for metrics in _steps(run, trainer, stop):
             run.require()
@@ -72,8 +73,8 @@ def _logged_steps(
                     events.flush()
                 save_checkpoint(run.checkpoints, state, keep=config.output.checkpoints_kept)
                 saved = state.step
-            if said := watch.see(metrics.opacity):
-                warnings.warn(RunWarning(f"step {state.step}: {said}"), stacklevel=2)
+            if warning := watch.see(metrics.opacity):
+                warnings.warn(RunWarning(f"step {state.step}: {warning}"), stacklevel=2)
             yield metrics
     if saved != state.step or not run.checkpoints.exists():
         run.require()
@@ -90,10 +91,7 @@ def _roll_back(
     run: RunFolder, trainer: Trainer, error: DivergedError, beginning: Mapping[str, Tensor]
 ) -> None:
     """Restore the trainer's state from the last checkpoint, or from the beginning, with half the
-    learning rates and new random numbers.
-
-    Raises TrainingError after `MAX_ROLLBACKS` rollbacks.
-    """
+    learning rates and new random numbers. Raises TrainingError after `MAX_ROLLBACKS` rollbacks."""
     state = trainer.state
     rollbacks, failed_at = state.rollbacks + 1, state.step
     if rollbacks > MAX_ROLLBACKS:
@@ -101,13 +99,13 @@ def _roll_back(
     if checkpoints(run.checkpoints):
         load_checkpoint(run.checkpoints, state)
     else:
-        begin_again(state, beginning)
+        restore_snapshot(state, beginning)
     state.rollbacks, state.rolled_back_at = rollbacks, failed_at
-    fresh = int(torch.randint(2**62, (), generator=state.generator)) + rollbacks
-    state.generator.manual_seed(fresh)
-    said = (
+    new_seed = int(torch.randint(2**62, (), generator=state.generator)) + rollbacks
+    state.generator.manual_seed(new_seed)
+    warning = (
         f"{error}; rolling back to step {state.step}, with learning rates times "
         f"{0.5**rollbacks:g} (rollback {rollbacks} of {MAX_ROLLBACKS})"
     )
     if is_first():
-        warnings.warn(RunWarning(said), stacklevel=2)
+        warnings.warn(RunWarning(warning), stacklevel=2)

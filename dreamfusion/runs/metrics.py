@@ -16,8 +16,8 @@ from dreamfusion.utils.atomic_write import atomic_write
 def metrics_log(path: Path, *, after: int) -> Iterator[Callable[[Mapping[str, Any]], object]]:
     """Open a run's metrics.jsonl during the block; yields a function that appends a line.
 
-    after: the step of the checkpoint. Lines of later steps, left by a run that was killed after
-    its last checkpoint, are dropped: those steps will be repeated.
+    after: the step of the checkpoint. Lines of later steps, from a run that was killed after its
+    last checkpoint, are removed: those steps will be repeated.
     """
     kept = [line for line in _lines(path) if _step_of(line) <= after]
     with atomic_write(path) as file:
@@ -27,7 +27,7 @@ def metrics_log(path: Path, *, after: int) -> Iterator[Callable[[Mapping[str, An
 
 
 def scalars(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """The numbers among a step's metrics; a list of numbers becomes its mean.
+    """The numeric metrics of a step; a list of numbers is replaced by its mean.
 
     >>> scalars({"step": 3, "shading": "albedo", "size": 32, "timesteps": [100, 300]})
     {'size': 32.0, 'timesteps': 200.0}
@@ -54,7 +54,8 @@ def _step_of(line: str) -> float:
 
 
 def newest_metrics(path: Path, most_bytes: int = 20_000) -> list[dict[str, Any]]:
-    """The metrics of the last steps, oldest first: the complete lines at the end of the file."""
+    """The metrics of the last steps, oldest first, from the end of the file. most_bytes: limit of
+    the text that is read."""
     try:
         with path.open("rb") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - most_bytes))
@@ -65,5 +66,5 @@ def newest_metrics(path: Path, most_bytes: int = 20_000) -> list[dict[str, Any]]
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The metrics of every complete line, oldest first; an empty list if there is no file."""
+    """The metrics of all complete lines, oldest first; an empty list if there is no file."""
     return [json.loads(line) for line in _lines(path) if _step_of(line) < float("inf")]

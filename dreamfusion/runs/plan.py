@@ -1,4 +1,4 @@
-"""Plans a run before anything heavy is imported: finds the prior, merges the settings, parses the
+"""Plans a run before heavy libraries are imported: finds the prior, merges settings and parses the
 prompt."""
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class PlannedStage:
 class Plan:
     """A run that is ready to start.
 
-    config: all settings. layers: their sources, lowest first, above the defaults. stages: the
+    config: all settings. layers: their sources above the defaults, lowest first. stages: the
     optimisations; the first one uses the configuration itself.
     """
 
@@ -68,21 +68,21 @@ def plan_run(
 ) -> Plan:
     """Plan the run that these layers describe.
 
-    preset: a preset or a settings file below the layers; None chooses the preset that suits the
-    prior. The settings of the prior's card lie below all of these. prior: if already loaded.
+    preset: a preset or a settings file below the layers; None takes the default preset of the
+    prior. The settings on the prior's card are below all of these. prior: if already loaded.
 
     Raises ConfigError, PriorError or PromptError with a message of one line.
     """
     base = [] if preset is None else read_settings(preset)
     found: FoundPrior | Prior | None = prior
-    wanted = build_config(*base, *layers)
+    requested = build_config(*base, *layers)
     if found is None:
-        found = find_prior(wanted.prior, wanted.device)
+        found = find_prior(requested.prior, requested.device)
     if preset is None:
-        suits = str(getattr(found, "preset", "embedded"))
-        base = read_settings(tuned_preset(suits, wanted.estimator.name))
-    config, whole = _with_card(found, [*base, *layers])
-    return plan_again(config, whole, prior=found)
+        default = str(getattr(found, "preset", "embedded"))
+        base = read_settings(tuned_preset(default, requested.estimator.name))
+    config, all_layers = _with_card(found, [*base, *layers])
+    return plan_again(config, all_layers, prior=found)
 
 
 def plan_again(
@@ -94,17 +94,17 @@ def plan_again(
         require_tensorboard()
     planned = []
     for stage in stages_of(config):
-        own = stage.config
-        known = prior if own.prior == config.prior else None
-        of_stage = find_prior(own.prior, own.device) if known is None else known
-        vocabulary = of_stage.card.vocabulary
-        if own.prior.negative_prompt:
+        settings = stage.config
+        known = prior if settings.prior == config.prior else None
+        found = find_prior(settings.prior, settings.device) if known is None else known
+        vocabulary = found.card.vocabulary
+        if settings.prior.negative_prompt:
             try:
-                vocabulary.require_known(own.prior.negative_prompt)
+                vocabulary.require_known(settings.prior.negative_prompt)
             except PromptError as error:
                 message, brief = (f"prior.negative_prompt: {text}" for text in (error, error.brief))
                 raise PromptError(message, brief=brief) from None
-        planned.append(PlannedStage(stage, of_stage, vocabulary.canonical(own.prompt)))
+        planned.append(PlannedStage(stage, found, vocabulary.canonical(settings.prompt)))
     return Plan(config, tuple(layers), tuple(planned))
 
 
@@ -115,18 +115,16 @@ def plan_resumed(
     device: str | None = None,
     prior: str | Prior | None = None,
 ) -> Plan:
-    """The plan of a resumed run. prior: the new location of its prior, or the loaded prior.
-
-    Raises PriorError if the weights differ, or if the prior is no longer at its old location.
-    """
+    """Plan to resume a run. prior: the new location of its prior, or the loaded prior. Raises
+    PriorError if the weights differ, or if the prior is no longer at its old location."""
     moved, loaded = (prior, None) if isinstance(prior, str) else (None, prior)
     config = run.read_config()
     changes = config.with_steps(steps) | given(device=device, prior=moved)
     config = build_config(to_mapping(config), changes)
-    where = Path(config.prior.name)
-    if loaded is None and where.is_absolute() and not where.exists():
+    location = Path(config.prior.name)
+    if loaded is None and location.is_absolute() and not location.exists():
         raise PriorError(
-            f"the prior of {run.path} is no longer at {where}; pass its new folder: "
+            f"the prior of {run.path} is no longer at {location}; pass its new folder: "
             + command("resume", run.path, "--prior", "PATH")
         )
     plan = plan_again(config, run.layers_after("resume", changes), prior=loaded)
@@ -148,7 +146,8 @@ def prior_before(run: RunFolder, planned: PlannedStage) -> PriorIdentity | None:
 
 
 def find_prior(options: PriorConfig, device: str) -> FoundPrior:
-    """The prior that the settings name. A local one is found without heavy imports."""
+    """Find the prior that the settings name; without heavy imports if it is local. Raises
+    PriorError."""
     if isinstance(options, PriorSettings):
         if options.lora:
             raise PriorError(f"the prior {options.name} takes no LoRA files")
@@ -163,21 +162,21 @@ def find_prior(options: PriorConfig, device: str) -> FoundPrior:
 
 
 def _with_card(prior: FoundPrior | Prior, layers: Sequence[Layer]) -> tuple[Config, list[Layer]]:
-    """The configuration of these layers above the settings of the prior's card, and all layers.
+    """The configuration of these layers above the settings on the prior's card, and all layers.
 
-    The settings of a scene lie above files and presets, and below those of the user.
+    The settings of a scene are above files and presets, and below the user's options.
     """
-    known = prior.card.settings
-    whole = [Layer(f"prior {prior.name}", known)] if known else []
-    whole += layers
-    scene: Any = build_config(*whole).scene
+    on_card = prior.card.settings
+    all_layers = [Layer(f"prior {prior.name}", on_card)] if on_card else []
+    all_layers += layers
+    scene: Any = build_config(*all_layers).scene
     if extra := scene.layer():
-        own = (i for i, layer in enumerate(whole) if not layer.name.startswith(_FILES))
-        whole.insert(next(own, len(whole)), Layer(f"scene {scene.name}", extra))
-    config = build_config(*whole)
+        of_user = (i for i, layer in enumerate(all_layers) if not layer.name.startswith(_FILES))
+        all_layers.insert(next(of_user, len(all_layers)), Layer(f"scene {scene.name}", extra))
+    config = build_config(*all_layers)
     if config.start:
         find_run(Path(config.start))
-    return config, whole
+    return config, all_layers
 
 
 _FILES = ("prior ", "preset ", "file ")

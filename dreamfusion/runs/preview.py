@@ -1,4 +1,4 @@
-"""Images of a run: functions that render a scene or a mesh, and previews during training."""
+"""Renders scenes and meshes of a run, and writes previews during training."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ PREVIEW_VIEWS = 4
 
 
 def draw_scene(scene: Scene) -> Draw:
-    """A function that renders a scene."""
+    """Return a function that renders a scene."""
     return lambda cameras, size, mode: render_image(
         scene, cameras, height=size, width=size, mode=mode
     )
 
 
 def draw_mesh(mesh: Mesh | TexturedMesh) -> Draw:
-    """A function that renders a mesh."""
+    """Return a function that renders a mesh."""
     return lambda cameras, size, mode: render_mesh(
         mesh, cameras, height=size, width=size, mode=mode
     )
 
 
 def write_preview(run: RunFolder, state: TrainState, config: Config) -> Path:
-    """Write a row of views, 90 degrees apart, front first; the file is named by the step."""
+    """Write a row of views, 90 degrees apart, front first. The file is named after the step."""
     path = run.previews / f"step_{state.step:07d}.png"
     views = turntable_frames(
         draw_scene(state.scene.averaged),

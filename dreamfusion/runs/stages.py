@@ -1,8 +1,9 @@
-"""The stages of a run: optimisations that follow each other. Imports no torch.
+"""The stages of a run: consecutive optimisations. Imports no torch.
 
-The first stage is the run's configuration. Each further stage is an entry of `stages`, a layer on
-top of it, and starts from the scene of the stage before. The first stage uses the folder of the
-run, the others RUN/stages/NAME with the same files. Export and video are made once, of the last.
+The first stage uses the run's configuration. Each further stage is an entry of `stages`, a layer on
+top of that configuration, and starts from the scene of the previous stage. The first stage writes
+to the folder of the run, the others to RUN/stages/NAME, with the same files. Mesh and video are
+made of the last stage only.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from dreamfusion.runs.folder import RunFolder
 
 @dataclass(frozen=True)
 class Stage:
-    """One optimisation: its name, "" for the first, and its whole configuration."""
+    """One optimisation, with its complete configuration. name: "" for the first."""
 
     name: str
     config: Config

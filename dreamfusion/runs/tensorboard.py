@@ -1,6 +1,6 @@
-"""A run's log for TensorBoard: the metrics of every step and the previews, as event files.
+"""Logs the metrics of every step and the previews as event files for TensorBoard.
 
-TensorBoard itself is optional (`pip install 'dreamfusion[tensorboard]'`); neither it nor torch is
+TensorBoard is optional (`pip install 'dreamfusion[tensorboard]'`). Neither TensorBoard nor torch is
 imported before a log is opened.
 """
 
@@ -23,7 +23,7 @@ class EventLogError(UserError):
 
 
 def require_tensorboard() -> None:
-    """Raise EventLogError where TensorBoard is not installed. Imports nothing."""
+    """Raise EventLogError if TensorBoard is not installed, without importing it."""
     if importlib.util.find_spec("tensorboard") is None:
         raise EventLogError(
             "logging.tensorboard needs TensorBoard: pip install 'dreamfusion[tensorboard]'"
@@ -33,8 +33,8 @@ def require_tensorboard() -> None:
 class EventLog(AbstractContextManager["EventLog"]):
     """Writes event files to a folder; a context manager.
 
-    after: the step of the checkpoint. TensorBoard drops entries of later steps in older files, left
-    by a run that was killed after its last checkpoint: those steps will be repeated.
+    after: the step of the checkpoint. TensorBoard ignores entries of later steps in older files,
+    from a run that was killed after its last checkpoint: those steps will be repeated.
     """
 
     def __init__(self, folder: Path, *, after: int) -> None:
@@ -47,7 +47,7 @@ class EventLog(AbstractContextManager["EventLog"]):
         self._writer = SummaryWriter(str(folder), purge_step=after + 1, flush_secs=_FLUSH_SECONDS)
 
     def write(self, metrics: Mapping[str, Any]) -> None:
-        """Log the metrics of a step; they include its number."""
+        """Log the metrics of a step, which include its number."""
         for name, value in scalars(metrics).items():
             self._writer.add_scalar(f"train/{name}", value, metrics["step"])
 

@@ -1,4 +1,4 @@
-"""A run from its plan to its mesh and video."""
+"""Executes a run, from its plan to its mesh and video."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Observer:
     """Receives progress callbacks of a run. The base class ignores them."""
 
     def begins(self, run: RunFolder, trainer: Trainer) -> None:
-        """Called when everything is loaded, before the first step."""
+        """Called after loading, before the first step."""
 
     def steps(
         self, run: RunFolder, trainer: Trainer, steps: Iterator[StepMetrics]
@@ -103,6 +103,7 @@ def train_run(
 
     losses: see `Trainer`. watch: records the duration of each stage. stop: called between steps;
     True stops the run with a checkpoint. around: a context manager entered during the run.
+    Raises UserError with a message of one line.
     """
     observer = Observer() if observer is None else observer
     watch = Stopwatch("starting") if watch is None else watch
@@ -117,17 +118,17 @@ def train_run(
         with _exclusive_lock(run), _explain_full_disk(run):
             scene = _start(run, config, device)
             for planned in plan.stages:
-                stage, own = planned.stage, priors.of(planned)
+                stage, prior = planned.stage, priors.of(planned)
                 folder = stage.folder(run)
-                state = _state(folder, stage.config, own, scene)
-                trainer = Trainer(stage.config, own, state, losses=losses, start=scene)
+                state = _state(folder, stage.config, prior, scene)
+                trainer = Trainer(stage.config, prior, state, losses=losses, start=scene)
                 if is_first():
                     if plan.layers and not stage.name:
                         run.write_layers(plan.layers)
                     _note_prior(run, planned)
                     stages = {} if stage.name else config.stages
                     resolved = replace(trainer.config, stages=stages)
-                    folder.write_config(resolved)  # last: with it there is a run
+                    folder.write_config(resolved)  # last: it marks the folder as a run
                 observer.begins(folder, trainer)
                 watch.begin(f"training {stage.name}".strip())
                 steps = optimise(folder, trainer, stop=lambda: any_process(stop(), device))
@@ -147,7 +148,7 @@ def train_run(
 
 
 class _Priors:
-    """The priors of a plan's stages, each loaded when a stage needs it; one at a time."""
+    """The priors of a plan's stages. Each is loaded when a stage needs it, one at a time."""
 
     def __init__(self, plan: Plan, device: str) -> None:
         self._plan, self._device = plan, device
@@ -158,7 +159,7 @@ class _Priors:
         if not isinstance(planned.prior, FoundPrior):
             return planned.prior
         if self._current is None or self._current[0] != options:
-            self._current = None  # its memory is needed
+            self._current = None  # free its memory
             local = share(planned.stage.config.camera.views, group_size(planned.prior))
             views, texts = local.stop - local.start, self._texts(options)
             loaded = load_prior(
@@ -168,14 +169,14 @@ class _Priors:
         return self._current[1]
 
     def _texts(self, options: PriorConfig) -> list[str]:
-        """The texts of all stages that use this prior: its text encoders are freed before the
+        """The texts of all stages that use this prior, since its text encoders are freed before the
         first stage."""
         texts: dict[str, None] = {}
         for planned in self._plan.stages:
-            own = planned.stage.config
-            if own.prior == options:
+            config = planned.stage.config
+            if config.prior == options:
                 vocabulary, prompt = planned.prior.card.vocabulary, planned.canonical_prompt
-                named = estimator_texts(own)
+                named = estimator_texts(config)
                 texts |= dict.fromkeys(texts_of(vocabulary, prompt, options, named))
         return list(texts)
 
@@ -183,8 +184,8 @@ class _Priors:
 def finish(
     run: RunFolder, config: Config, saved: SavedScene, observer: Observer, watch: Stopwatch
 ) -> Export:
-    """Make the mesh and the video of a trained run, the mesh first. Warns, and writes no video, if
-    there is no video encoder."""
+    """Make the mesh, then the video of a trained run. Without a video encoder, warns and writes no
+    video. Raises MeshError."""
 
     def stage(text: str) -> None:
         watch.begin(text)
@@ -234,19 +235,19 @@ def _exclusive_lock(run: RunFolder) -> Iterator[None]:
 
 
 def _note_prior(run: RunFolder, planned: PlannedStage) -> None:
-    """Record which model the prior of a stage is, or warn if it differs from the recorded one."""
+    """Record the identity of a stage's prior, or warn if it differs from the recorded one."""
     folder, found = planned.stage.folder(run), planned.prior
     if not folder.prior.is_file():
         with atomic_write(folder.prior) as file:
             file.write_text(identify(found).to_json(), encoding="utf-8")
     elif prior_before(run, planned):
-        said = f"the weights of {found.name} differ from those that {folder.path} started with"
-        warnings.warn(RunWarning(said), stacklevel=3)
+        text = f"the weights of {found.name} differ from those that {folder.path} started with"
+        warnings.warn(RunWarning(text), stacklevel=3)
 
 
 def _start(run: RunFolder, config: Config, device: str) -> Scene | None:
-    """The scene that the run starts from, copied into its folder so that it does not depend on the
-    other run."""
+    """The initial scene from another run, if configured. It is copied into the folder of this run,
+    which then does not depend on the other run."""
     if not config.start:
         return None
     if is_first() and not run.start.config.is_file():
@@ -257,7 +258,7 @@ def _start(run: RunFolder, config: Config, device: str) -> Scene | None:
 
 @contextmanager
 def _explain_full_disk(run: RunFolder) -> Iterator[None]:
-    """Turn an error of the file system, such as a full disk, into one line with the way out."""
+    """Convert an error of the file system, such as a full disk, to a RunError with advice."""
     try:
         yield
     except BrokenPipeError:  # standard output was closed
@@ -265,10 +266,10 @@ def _explain_full_disk(run: RunFolder) -> Iterator[None]:
     except OSError as error:
         found = checkpoints(run.checkpoints)
         intact = f"The checkpoint at step {step_of(found[-1])} is intact. " if found else ""
-        what = error.strerror or one_line(error)
+        reason = error.strerror or one_line(error)
         advice = "Free some disk space" if error.errno == errno.ENOSPC else "Fix this"
         raise RunError(
-            f"cannot write {error.filename or run.path}: {what}. {intact}{advice}, then run: "
+            f"cannot write {error.filename or run.path}: {reason}. {intact}{advice}, then run: "
             f"{command('resume', run.path)}"
         ) from error
 

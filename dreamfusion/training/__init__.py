@@ -1,1 +1,1 @@
-"""DreamFusion's optimisation."""
+"""The optimisation of a scene by score distillation."""

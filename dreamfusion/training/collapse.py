@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-PATIENCE = 100  # steps in a row
+PATIENCE = 100  # consecutive steps
 EMPTY, FULL = 0.002, 0.985  # mean opacity of a step's images
 
 
 class CollapseWatch:
-    """Watches the opacity of each step, and returns one warning for each kind of collapse."""
+    """Monitors the opacity of each step, and returns a warning when the scene has collapsed."""
 
     def __init__(self) -> None:
         self._empty = self._full = 0

@@ -1,4 +1,4 @@
-"""Losses on the opacity of images, for every scene."""
+"""Losses on the opacity of images, for all kinds of scenes."""
 
 from __future__ import annotations
 
@@ -18,16 +18,17 @@ def opacity_loss(opacity: Tensor) -> Tensor:
 
 
 def entropy_loss(opacity: Tensor) -> Tensor:
-    """Mean binary entropy of opacity, in bits: 0 where each pixel is empty or solid, 1 at one half.
+    """Mean binary entropy of opacity, in bits: 0 if all pixels are empty or solid, 1 at one half.
 
-    opacity: any shape, in [0, 1]; clamped to 1e-5 from both ends, where the slope is infinite.
+    opacity: any shape, in [0, 1]; clamped to [1e-5, 1 - 1e-5], since the slope is infinite at the
+    ends.
     """
     p = opacity.clamp(1e-5, 1.0 - 1e-5)
     return -(p * torch.log2(p) + (1.0 - p) * torch.log2(1.0 - p)).mean()
 
 
 def opacity_losses(opacity: Tensor, weights: LossConfig, progress: Progress) -> dict[str, Tensor]:
-    """The weighted terms, scalars by name, without those of weight 0."""
+    """The weighted losses, scalars by name, without losses of weight 0."""
     terms: dict[str, Tensor] = {}
     if (weight := weights.entropy.at(*progress)) > 0:
         terms["entropy"] = weight * entropy_loss(opacity)

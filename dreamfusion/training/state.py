@@ -16,12 +16,12 @@ FORGET_AFTER = 500  # steps
 
 @dataclass
 class TrainState:
-    """Everything that changes during an optimisation; checkpoints contain all of it.
+    """The complete state of an optimisation, as saved in checkpoints.
 
-    step: number of steps done. generator: the run's only random stream, on the CPU. rollbacks: how
-    often the run returned to an earlier step because numbers were not finite; each rollback halves
-    the learning rates. rolled_back_at: the step of the last one. FORGET_AFTER good steps later,
-    `rollbacks` is reset.
+    step: number of steps done. generator: the run's only random number generator, on the CPU.
+    rollbacks: number of returns to an earlier step because numbers were not finite; each one halves
+    the learning rates. rolled_back_at: step of the last rollback; `rollbacks` is reset after
+    FORGET_AFTER further steps.
     """
 
     step: int
@@ -32,7 +32,8 @@ class TrainState:
     rolled_back_at: int = 0
 
     def forget_rollbacks(self) -> None:
-        """Reset the count of old rollbacks, so that rare overflows in a long run do not add up."""
+        """Reset the count of rollbacks after FORGET_AFTER steps, so that rare overflows in a long
+        run do not add up."""
         if self.rollbacks and self.step >= self.rolled_back_at + FORGET_AFTER:
             self.rollbacks = 0
 
@@ -40,13 +41,13 @@ class TrainState:
 def new_state(
     config: Config, prior: Any, *, device: str | None = None, start: Scene | None = None
 ) -> TrainState:
-    """The state before the first step; all its random numbers come from `config.seed`.
+    """The state before the first step, with all random numbers from `config.seed`.
 
     device: of the scene; None takes the prior's. start: the scene of the previous stage or run.
     Raises UserError if the prior or the start is incompatible.
     """
-    where = str(prior.device) if device is None else device
+    device = str(prior.device) if device is None else device
     generator = torch.Generator().manual_seed(config.seed)
-    scene: Scene = config.scene.build(device=where, generator=generator, start=start)
+    scene: Scene = config.scene.build(device=device, generator=generator, start=start)
     estimator: Estimator = config.estimator.build(prior, seed=config.seed)
     return TrainState(0, scene, estimator, generator)

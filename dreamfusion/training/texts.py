@@ -1,4 +1,4 @@
-"""All texts that an optimisation needs, encoded once in one table."""
+"""The texts of an optimisation, all encoded once in one table."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ from dreamfusion.utils.devices import send
 
 
 class EncodesText(Protocol):
-    """Interface that the table requires from a prior."""
+    """Interface that `ViewTexts` requires from a prior."""
 
     def encode_text(self, prompts: Sequence[str], /) -> TextEmbedding: ...
 
 
 def estimator_texts(config: Config) -> Mapping[str, Text]:
-    """The texts that the estimator of a configuration needs."""
+    """The further texts of a configuration's estimator, by name."""
     settings = config.estimator
     return settings.texts() if isinstance(settings, EstimatorSettings) else {}
 
 
 def named_prompt(vocabulary: ViewVocabulary, prompt: str, text: Text) -> str:
-    """The canonical prompt of a text that an estimator needs."""
+    """The canonical prompt of an estimator's text, with `prompt` filled in."""
     filled = text.text.replace("{prompt}", prompt)
     return vocabulary.canonical(filled) if filled.strip() else ""
 
@@ -46,7 +46,7 @@ def texts_of(
     options: PriorConfig,
     named: Mapping[str, Text] | None = None,
 ) -> list[str]:
-    """Every text that a run with a canonical prompt may pass to its prior.
+    """All texts that a run with a canonical prompt may pass to its prior.
 
     named: the texts of the estimator's settings. Raises PromptError for words that the prior does
     not know.
@@ -89,7 +89,7 @@ class ViewTexts:
         self.unconditional = self._embed([options.negative_prompt])
 
     def conditions(self, cameras: Cameras, shading: Shading) -> Conditions:
-        """The prior's conditions for n views, and what each view should not show (Perp-Neg)."""
+        """The prior's conditions for n views, including the negative prompts of Perp-Neg."""
         places = list(
             zip(cameras.azimuth_deg.tolist(), cameras.elevation_deg.tolist(), strict=True)
         )
@@ -97,7 +97,7 @@ class ViewTexts:
         def condition(text: TextEmbedding) -> Condition:
             return Condition(text.expand(len(places)), cameras)
 
-        text, own = self._of_views(self.prompt, places, shading)
+        text, view_texts = self._of_views(self.prompt, places, shading)
         named = {
             name: condition(
                 self._of_views(prompt, places, shading)[0] if views else self._embed([prompt])
@@ -105,21 +105,22 @@ class ViewTexts:
             for name, (prompt, views) in self._named.items()
         }
         opposed = [
-            (condition(other), weight) for other, weight in self._opposed(places, own, shading)
+            (condition(other), weight)
+            for other, weight in self._opposed(places, view_texts, shading)
         ]
         return Conditions(condition(text), condition(self.unconditional), opposed, named)
 
     def _of_views(
         self, prompt: str, places: Sequence[tuple[float, float]], shading: Shading
     ) -> tuple[TextEmbedding, list[str]]:
-        """The embedding of a prompt with the view words of each camera, and the nearest words."""
-        vocabulary, how = self.vocabulary, self.options.view_prompts
+        """The embeddings of a prompt with the view words of each camera, and the (first) texts."""
+        vocabulary, method = self.vocabulary, self.options.view_prompts
         mixed = [[(prompt, 1.0)]] * len(places)
-        if how == "nearest":
+        if method == "nearest":
             mixed = [[(view_prompt(vocabulary, prompt, *at, shading), 1.0)] for at in places]
-        elif how == "blended":
+        elif method == "blended":
             mixed = [blended_prompts(vocabulary, prompt, *at, shading) for at in places]
-        # Each view has at most two texts; this is the share of the second.
+        # Each view has one or two texts: interpolate by the share of the second.
         text = self._embed([texts[0][0] for texts in mixed]).lerp(
             self._embed([texts[-1][0] for texts in mixed]),
             torch.tensor([texts[-1][1] if len(texts) > 1 else 0.0 for texts in mixed]),
@@ -127,23 +128,23 @@ class ViewTexts:
         return text, [texts[0][0] for texts in mixed]
 
     def _opposed(
-        self, places: Sequence[tuple[float, float]], own: Sequence[str], shading: Shading
+        self, places: Sequence[tuple[float, float]], view_texts: Sequence[str], shading: Shading
     ) -> list[tuple[TextEmbedding, torch.Tensor]]:
         """The texts of the other sides, with their negative weight for each view."""
-        how = self.options
-        if how.perp_neg == 0.0 or how.view_prompts == "none":
+        options = self.options
+        if options.perp_neg == 0.0 or options.view_prompts == "none":
             return []
         others = [
             negative_view_prompts(self.vocabulary, self.prompt, *at, shading) for at in places
         ]
         opposed = []
         for i in range(max(map(len, others))):
-            # A view with fewer other sides is padded with its own text, at weight 0.
+            # Pad views with fewer other sides with their own text, at weight 0.
             pairs = [
                 found[i] if i < len(found) else (text, 0.0)
-                for found, text in zip(others, own, strict=True)
+                for found, text in zip(others, view_texts, strict=True)
             ]
-            weight = torch.tensor([how.perp_neg * weight for _, weight in pairs])
+            weight = torch.tensor([options.perp_neg * weight for _, weight in pairs])
             opposed.append((self._embed([text for text, _ in pairs]), weight))
         return opposed
 

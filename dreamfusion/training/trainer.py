@@ -1,4 +1,4 @@
-"""The optimisation: `Trainer.step` and `Trainer.loss` are the whole algorithm of DreamFusion."""
+"""The optimisation. `Trainer.step` and `Trainer.loss` contain DreamFusion's algorithm."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ from dreamfusion.utils.errors import UserError
 from dreamfusion.utils.state import Progress
 from dreamfusion.utils.threads import fixed_order
 
-# Weighted scalar losses by name that depend on neither the prior nor the kind of scene: reference
-# views, parts that an edit must keep.
+# Returns weighted scalar losses by name. Such losses depend on neither the prior nor the kind of
+# scene; examples are reference views and parts that an edit must keep.
 Loss = Callable[[Scene, Progress, torch.Generator], Mapping[str, Tensor]]
 
 
@@ -44,12 +44,12 @@ class DivergedError(TrainingError):
 class StepMetrics:
     """Metrics of one training step.
 
-    size: of the images, pixels. timesteps: of each view; empty if no noise is added.
-    gradient_norm: over all parameters, before clipping. opacity: mean over the images. entropy: of
-    opacity, bits. loss: the sum of `terms`, the weighted losses of the estimator ("sds": half the
-    mean square of the SDS gradient, the loss with that gradient for a fixed target) and the
-    regularisers. of_estimator: metrics of the estimator ("guidance", the scale s; "sds_gradient",
-    RMS of w(t) (e_hat - e)).
+    size: of the images, pixels. timesteps: of each view; empty if no noise is added. gradient_norm:
+    over all parameters, before clipping. opacity: mean over the images. entropy: of opacity, bits.
+    terms: the weighted losses of the estimator ("sds": half the mean square of the SDS gradient,
+    the loss with that gradient for a fixed target) and the regularisers. loss: their sum.
+    of_estimator: metrics of the estimator ("guidance", the scale s; "sds_gradient", RMS of
+    w(t) (e_hat - e)).
     """
 
     step: int
@@ -75,9 +75,10 @@ class StepMetrics:
 class Trainer:
     """An optimisation. Iterating over it takes the remaining steps and yields their metrics.
 
-    config: see `resolve`; must already include the camera settings of the prior's card. prior: a
+    config: see `resolve`; must include the camera settings on the prior's card. prior: a
     `priors.Prior`. state: to continue from, changed in place by each step; None creates one from
     the configuration's seed. losses: additional losses. start: the scene that an edit starts from.
+    Raises UserError if the prior is incompatible, PromptError for an unknown prompt.
     """
 
     def __init__(
@@ -101,7 +102,7 @@ class Trainer:
             yield self.step()
 
     def step(self) -> StepMetrics:
-        """One step of DreamFusion: sample views, render, distil, regularise, update.
+        """Take one step of DreamFusion: sample views, render, distil, regularise, update.
 
         Raises DivergedError if the loss or a gradient is not finite, before any parameter changes.
         """
@@ -140,24 +141,24 @@ class Trainer:
     def loss(
         self, progress: Progress, generator: torch.Generator
     ) -> tuple[Views, Distilled, dict[str, Tensor], Tensor]:
-        """Returns the views of this process, the estimator's result, every weighted term of the
-        loss by name, and the opacity (n, H, W). Changes only the state of the generator and of the
+        """Returns the views of this process, the estimator's result, the weighted terms of the loss
+        by name, and the opacity (n, H, W). Changes only the state of the generator and of the
         estimator.
 
         With several processes, each one renders its share of the views and reports metrics for
-        these only. Each term is a mean over views, pixels and channels, so that the regularisers
-        weigh the same against the distillation at any resolution of the prior.
+        these only. Each term is a mean over views, pixels and channels, so that the balance of
+        regularisers and distillation does not depend on the prior's resolution.
         """
         scene, config = self.state.scene, self.config
         n, size = config.camera.views, group_size(self.prior)
         local = share(n, size)
-        drawn = self._held(progress) or generator
-        views = sample_views(config, progress, drawn, group_size=size)[local]
-        seeds = torch.randint(2**62, (n,), generator=drawn)[local]
-        own = [torch.Generator().manual_seed(seed) for seed in seeds.tolist()]
-        rendered = scene.render(views, own)
+        shared = self._held_generator(progress) or generator
+        views = sample_views(config, progress, shared, group_size=size)[local]
+        seeds = torch.randint(2**62, (n,), generator=shared)[local]
+        view_generators = [torch.Generator().manual_seed(seed) for seed in seeds.tolist()]
+        rendered = scene.render(views, view_generators)
         batch = self.batch(views, rendered)
-        distilled = self.state.estimator(batch, progress=progress, generator=own)
+        distilled = self.state.estimator(batch, progress=progress, generator=view_generators)
         terms = dict(distilled.losses)
         terms |= opacity_losses(rendered.opacity, config.losses, progress)
         terms |= scene.regularisers(rendered, progress, generator)
@@ -165,8 +166,8 @@ class Trainer:
             terms |= loss(scene, progress, generator)
         return views, distilled, terms, rendered.opacity.detach()
 
-    def _held(self, progress: Progress) -> torch.Generator | None:
-        """The generator that draws the views if several steps share the same views; else None."""
+    def _held_generator(self, progress: Progress) -> torch.Generator | None:
+        """The generator for views that several consecutive steps share; None if steps do not."""
         settings = self.config.estimator
         hold = settings.hold if isinstance(settings, EstimatorSettings) else 1
         if hold == 1:
@@ -194,7 +195,7 @@ class Trainer:
                 continue
             of_prior = name.endswith("_gradient")
             half = of_prior and self.prior.dtype == torch.float16
-            what = "the norm of the prior's gradient" if of_prior else _CALLED.get(name, name)
+            what = "the norm of the prior's gradient" if of_prior else _TITLES.get(name, name)
             raise DivergedError(
                 f"training diverged in step {self.state.step + 1} (timesteps {timesteps}): {what} "
                 f"is {value}; {_OVERFLOW if half else ''}lower scene.optimizer.grid_lr or "
@@ -202,31 +203,30 @@ class Trainer:
             )
 
 
-_CALLED = {"gradient_norm": "the norm of the scene's gradient", "loss": "the loss"}
+_TITLES = {"gradient_norm": "the norm of the scene's gradient", "loss": "the loss"}
 _OVERFLOW = "the prior may overflow in float16: set prior.dtype=bfloat16; else "
 
 
 def resolve(config: Config, prior: Any) -> Config:
-    """The configuration with the name, precision and device of the loaded prior in place of auto.
-    The prompt stays as typed."""
-    chosen = {
+    """Replace "auto" in a configuration by the name, precision and device of the loaded prior."""
+    actual = {
         "device": str(prior.device),
         "prior": {"name": prior.name, "dtype": str(prior.dtype).removeprefix("torch.")},
     }
-    return override(config, chosen)
+    return override(config, actual)
 
 
 @torch.no_grad()
 def _source(start: Scene, views: Views) -> Tensor:
-    """The same views of the scene that an edit starts from, (n, 3, H, W)."""
+    """Render the scene that an edit starts from, for the same views: (n, 3, H, W)."""
     return start.averaged.render(views).rgb.movedim(-1, 1)
 
 
 def _read(
     distilled: Distilled, terms: Mapping[str, Tensor], opacity: Tensor, loss: Tensor, norm: Tensor
 ) -> dict[str, float]:
-    """The numbers of a step, first those that must be finite. All are read at once: on a GPU, each
-    read waits for all queued work."""
+    """The metrics of a step as Python numbers. All tensors are read in one transfer, since on a GPU
+    each transfer waits for all queued work."""
     known = {k: v for k, v in distilled.metrics.items() if not isinstance(v, Tensor)}
     scalars = {
         **{k: v for k, v in distilled.metrics.items() if isinstance(v, Tensor)},

@@ -1,4 +1,4 @@
-"""The views of a step: random cameras, lights and backgrounds."""
+"""Samples the views of a step: random cameras, lights and backgrounds."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from dreamfusion.utils.state import Progress
 def sample_views(
     config: Config, progress: Progress, generator: torch.Generator, *, group_size: int = 1
 ) -> Views:
-    """Random cameras, one shading for all of them, lights near the cameras and backgrounds, on the
+    """Sample cameras, one shading for all of them, lights near the cameras, and backgrounds, on the
     CPU.
 
-    A light lies in the direction of the camera's position plus normal noise, as DreamFusion's
-    N(p_cam, I) (A.2). Its standard deviation is `light_spread` times the camera distance: the
-    paper's 1 at a distance of 1 to 1.5 corresponds to 0.8, threestudio's 1 at 1.5 to 2 to 0.57,
-    which puts 4 % of the lights behind the object.
+    A light is in the direction of the camera's position plus normal noise, as DreamFusion's
+    N(p_cam, I) (A.2). The standard deviation of the noise is `light_spread` times the camera
+    distance. The paper's 1 at a distance of 1 to 1.5 corresponds to 0.8, threestudio's 1 at 1.5 to
+    2 to 0.57, which puts 4 % of the lights behind the object.
     group_size: the views of a group share elevation, distance, field of view, light and background,
     at evenly spaced azimuths.
     """
