@@ -65,10 +65,8 @@ def given(*, prior: str | None = None, **values: Any) -> dict[str, Any]:
 
 
 def override(config: T, changes: Mapping[str, Any], path: str = "") -> T:
-    """A copy of `config` with `changes` (nested mappings of setting to value) applied.
-
-    Raises ConfigError for a key that is not a setting, a wrong type or a value out of range.
-    """
+    """A copy of `config` with `changes` (nested mappings of setting to value) applied. Raises
+    ConfigError for a key that is not a setting, a wrong type or a value out of range."""
     if not isinstance(changes, Mapping):
         raise ConfigError(f"{path or 'a configuration'} holds settings, not {changes!r}")
     hints = get_type_hints(type(config))
@@ -209,10 +207,8 @@ def nested(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
-    """Convert `["estimator.guidance=5", …]` to a nested mapping. Values are parsed as YAML.
-
-    Raises ConfigError for anything that is not KEY=VALUE.
-    """
+    """Convert `["estimator.guidance=5", …]` to a nested mapping. Values are parsed as YAML. Raises
+    ConfigError for anything that is not KEY=VALUE."""
     result: dict[str, Any] = {}
     for assignment in assignments:
         key, equals, text = assignment.partition("=")

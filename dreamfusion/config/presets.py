@@ -42,10 +42,8 @@ def describe_preset(name: str) -> str:
 
 def read_settings(name_or_file: str) -> list[Layer]:
     """The layers of a settings file (any existing file, or a name ending in .yaml or .yml) or of a
-    preset, lowest first: a base named by `extends` precedes the file that extends it.
-
-    Raises ConfigError if there is no such file or preset, or if presets extend each other.
-    """
+    preset, lowest first: a base named by `extends` precedes the file that extends it. Raises
+    ConfigError if there is no such file or preset, or if presets extend each other."""
     path = Path(name_or_file)
     if path.is_file() or path.suffix in (".yaml", ".yml"):
         return _read(path, f"file {name_or_file}", [])

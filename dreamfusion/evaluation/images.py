@@ -24,10 +24,8 @@ class NothingToSee(UserError):
 
 
 def images_of(scene: Scene, config: Config, *, views: int, size: int) -> dict[Look, Tensor]:
-    """Views (views, size, size, 3) around the object on white, front first, for each look.
-
-    Raises NothingToSee for an empty scene.
-    """
+    """Views (views, size, size, 3) around the object on white, front first, for each look. Raises
+    NothingToSee for an empty scene."""
     cameras = show_cameras(views, config.camera, elevation_deg=ELEVATION_DEG)
     draw = draw_scene(scene)
     drawn = {look: draw(cameras, size, mode) for look, mode in MODES.items()}

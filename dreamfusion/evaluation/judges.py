@@ -66,9 +66,7 @@ class Judge(ABC):
 
 def load_judge(name: str) -> Judge:
     """Load a judge: toy or toy-b (shipped), b32, b16, l14, a hub id or a folder of CLIP or SigLIP.
-
-    Raises JudgeError with a message of one line.
-    """
+    Raises JudgeError with a message of one line."""
     return ToyJudge(name) if name in TOY_JUDGES else ClipJudge(CLIPS.get(name, name))
 
 
@@ -84,10 +82,8 @@ def choose_judge(prompts: Sequence[str]) -> str:
 
 @lru_cache(maxsize=4096)
 def read_pair(prompt: str) -> tuple[str, str]:
-    """The noun and the colour in a prompt; without a colour, the natural colour of the noun.
-
-    Raises JudgeError unless the prompt is a single object in the words of the embedded prior.
-    """
+    """The noun and the colour in a prompt; without a colour, the natural colour of the noun. Raises
+    JudgeError unless the prompt is a single object in the words of the embedded prior."""
     try:
         words = resolve_prior("embedded").card.vocabulary.canonical(prompt)
     except PromptError as error:

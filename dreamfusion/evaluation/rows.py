@@ -159,9 +159,7 @@ def judge_images(
 
 def mesh_figures(file: Path, prompt: str | None = None) -> dict[str, Any]:
     """The columns of the mesh; with a prompt, including its comparison with the toy world's object.
-
-    Raises MeshError if there is no mesh, JudgeError if the toy world lacks the prompt.
-    """
+    Raises MeshError if there is no mesh, JudgeError if the toy world lacks the prompt."""
     if not file.is_file():
         raise MeshError(f"no such mesh: {file}")
     mesh, origin = read_glb(file)

@@ -1,1 +1,1 @@
-"""From a scene to a mesh, and from a mesh to files and images."""
+"""Extracts meshes from scenes, writes them to files and renders them."""

@@ -1,4 +1,4 @@
-"""Compares images of a mesh with those of its scene."""
+"""Compares images of a mesh with images of its scene."""
 
 from __future__ import annotations
 
@@ -41,10 +41,8 @@ def agreement(
     *,
     size: int = 128,
 ) -> Agreement:
-    """Compare images of a mesh, `size` pixels per side, with those of its scene.
-
-    The mesh is in the scene's frame (not yet moved to its origin).
-    """
+    """Compare images of a mesh, `size` pixels per side, with images of its scene. The mesh is in
+    the scene's frame (not yet moved to its origin)."""
     expected = draw(cameras, size, "color")
     images = render_mesh(mesh, cameras, height=size, width=size)
     return compare(expected, images)

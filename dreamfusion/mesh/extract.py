@@ -1,6 +1,6 @@
-"""From a density on a grid to a triangle mesh.
+"""Extracts a triangle mesh from a density on a grid.
 
-A mesh is in the scene's frame (+Y up, facing +Z), which is glTF's: nothing is converted.
+Meshes are in the scene's frame (+Y up, facing +Z), which is also glTF's.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from dreamfusion.utils.errors import UserError
 # Points and outward normals (m, 3) to sRGB colours (m, 3).
 ColorFunction = Callable[[NDArray[np.float64], NDArray[np.float64]], NDArray[np.float64]]
 
-# Parts below this size (in samples) that smoothing removes are specks, and are not restored.
+# Parts below this size (in samples) that smoothing removes are noise, and are not restored.
 _SPECK = 8
 # Connected components smaller than this share of the largest are dropped. Measured on 24 scenes:
 # noise is below 0.002, parts of the object (such as the detached handle of a mug) above 0.02.
 _SMALL_COMPONENT = 0.01
-# Minimum distance of the volume from zero at samples.
+# Minimum absolute value of the volume at samples.
 _OFF_SAMPLES = 1e-3
 
 
 class MeshError(UserError):
-    """A mesh cannot be made, read or written."""
+    """A mesh that cannot be made, read or written."""
 
 
 @dataclass(frozen=True)
@@ -68,12 +68,12 @@ def extract_surface(
     *,
     smoothing: float = 1.0,
 ) -> Surface:
-    """The surface of the largest solid component of a density, and of others not much smaller.
+    """Extract the surface of a density. Components below a hundredth of the largest are dropped,
+    and cavities are filled.
 
     density: (r, r, r), [x, y, z], at the centres of the cells of the box [-1, 1]^3. threshold:
-    density of the surface. color: of points on it. smoothing: standard deviation of a blur before
-    the surface is drawn, in samples; 0 for none. Small components (below a hundredth of the
-    largest) are dropped and cavities filled. Raises MeshError rather than return nothing.
+    density of the surface. color: of points on the surface. smoothing: standard deviation of a
+    Gaussian blur of the density, in samples; 0 for none. Raises MeshError for an empty surface.
     """
     resolution = len(density)
     if resolution < 8:
@@ -86,11 +86,11 @@ def extract_surface(
 
 
 def solid_volume(density: NDArray[np.float32], threshold: float) -> NDArray[np.float64]:
-    """The volume whose zero level is the surface: density / threshold - 1, at most 1, positive
-    inside the connected components that are kept and their cavities, negative outside.
+    """A volume whose zero level is the surface: density / threshold - 1, at most 1, positive inside
+    the connected components that are kept and their cavities, negative outside.
 
-    Outside it is -1 and well inside 1, so that a blur leaves a flat surface where it was, however
-    dense what is behind it.
+    Its range is [-1, 1], so that a blur does not move a flat surface, however high the density
+    behind it. Raises MeshError if it is empty.
     """
     from scipy import ndimage  # type: ignore[import-untyped]
 
@@ -108,7 +108,7 @@ def solid_volume(density: NDArray[np.float32], threshold: float) -> NDArray[np.f
     pieces = (sizes >= _SMALL_COMPONENT * sizes.max())[labels]
     filled = ndimage.binary_fill_holes(pieces)
     volume = np.minimum(density.astype(np.float64) / threshold, 2.0) - 1.0
-    # Small components become empty and cavities solid; what is near the surface keeps its value.
+    # Clear small components and fill cavities; other values near the surface are unchanged.
     volume = np.where(solid & ~pieces, -1.0, volume)
     return np.where(filled & ~pieces, 1.0, volume)
 
@@ -116,26 +116,26 @@ def solid_volume(density: NDArray[np.float32], threshold: float) -> NDArray[np.f
 def isosurface(
     volume: NDArray[np.float64], smoothing: float
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Vertices (v, 3), in samples, and faces (f, 3) of the zero level's closed surfaces, outward,
-    without small components and what bounds cavities."""
+    """Extract the closed surfaces of the zero level: vertices (v, 3), in samples, and outward faces
+    (f, 3). Small components and the surfaces of cavities are dropped."""
     import trimesh
     from scipy import ndimage
     from skimage.measure import marching_cubes
 
-    # Empty layers around it close surfaces at the box's faces.
+    # Empty layers around the volume close surfaces at the sides of the box.
     padded = np.pad(volume, 2, constant_values=-1.0)
     if smoothing > 0:
-        # Soft density is full of tunnels a sample or two wide.
+        # Soft density contains many tunnels that are a sample or two wide.
         padded = ndimage.grey_closing(padded, size=3)
         smooth = ndimage.gaussian_filter(padded, smoothing, mode="nearest")
         lost = _lost(padded > 0, smooth > 0)
-        if lost.any():  # what is too thin to survive the blur gets half of it
+        if lost.any():  # use half the blur for parts that are too thin for it
             thin = ndimage.gaussian_filter(padded, smoothing / 2, mode="nearest")
             smooth = np.where(lost, thin, smooth)
         padded = smooth if (smooth > 0).any() else padded
-    # A level that runs through a sample would put several vertices at that place.
+    # A level that passes through a sample would create several vertices at the same position.
     padded = np.where(np.abs(padded) < _OFF_SAMPLES, _OFF_SAMPLES, padded)
-    # "ascent" turns the faces outwards: the volume is positive inside.
+    # The volume is positive inside, so "ascent" orients the faces outwards.
     vertices, faces, _, _ = marching_cubes(padded, level=0.0, gradient_direction="ascent")
     mesh = trimesh.Trimesh(vertices, faces, process=False)
     labels = trimesh.graph.connected_component_labels(mesh.face_adjacency, node_count=len(faces))
@@ -161,7 +161,7 @@ def _lost(before: NDArray[np.bool_], after: NDArray[np.bool_]) -> NDArray[np.boo
 
 
 def vertex_normals(vertices: NDArray[np.float64], faces: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Outward unit normals (v, 3), the mean of the adjacent faces' by area."""
+    """Outward unit normals (v, 3): means of the adjacent faces' normals, weighted by area."""
     corners = vertices[faces]
     face_normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
     normals = np.zeros_like(vertices)

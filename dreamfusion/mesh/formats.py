@@ -1,4 +1,4 @@
-"""Mesh files. All formats use the scene's axes and units: +Y up, facing +Z."""
+"""Reads and writes mesh files. All formats use the scene's axes and units: +Y up, facing +Z."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ AnyMesh = TypeVar("AnyMesh", bound=Mesh | TexturedMesh)
 
 
 def origin_of(mesh: Mesh | TexturedMesh, origin: Origin) -> NDArray[np.float64]:
-    """The point (3,) of the scene that `place` makes the origin."""
+    """The point (3,) of the scene that becomes the origin in `place`."""
     if origin == "scene":
         return np.zeros(3)
     low, high = mesh.vertices.min(axis=0), mesh.vertices.max(axis=0)
@@ -45,8 +45,8 @@ def origin_of(mesh: Mesh | TexturedMesh, origin: Origin) -> NDArray[np.float64]:
 
 
 def place(mesh: AnyMesh, origin: Origin) -> AnyMesh:
-    """The mesh, moved so that the origin is the centre of its bounding box ("center") or of the
-    box's lower side ("base"), or unchanged ("scene")."""
+    """Move a mesh so that the origin is the centre of its bounding box ("center"), the centre of
+    the box's lower side ("base"), or unchanged ("scene")."""
     if origin == "scene":
         return mesh
     return dataclasses.replace(mesh, vertices=mesh.vertices - origin_of(mesh, origin))
@@ -57,10 +57,10 @@ def write_mesh(
 ) -> list[Path]:
     """Write a mesh in the format of the path's suffix, one of FORMATS; returns the files written.
 
-    GLB, OBJ and USDZ contain the mesh's texture, if any (OBJ in a .mtl and a .png beside it); PLY
-    has vertex colours, STL none. Vertex colours are sRGB in OBJ and PLY and linear in GLB and USDZ,
-    as their standards require. The material is matt. GLB contains `provenance`. Files are written
-    atomically. Raises MeshError, for USDZ also if usd-core is not installed.
+    GLB, OBJ and USDZ contain the mesh's texture, if any (OBJ in separate .mtl and .png files). PLY
+    has vertex colours, STL no colours. Vertex colours are sRGB in OBJ and PLY and linear in GLB and
+    USDZ, as their standards require. The material is matt. Only GLB contains `provenance`. Files
+    are written atomically. Raises MeshError, for USDZ also if usd-core is not installed.
     """
     path = Path(path)
     kind = path.suffix.lower().removeprefix(".")
@@ -78,9 +78,9 @@ def write_mesh(
         files = _obj_files(mesh, path)
     else:
         files = {path: _colored_bytes(mesh, kind)}
-    with ExitStack() as written:  # they get their names in reverse: the one with the others' last
+    with ExitStack() as stack:  # renames files in reverse order: the main file last
         for file, data in files.items():
-            written.enter_context(atomic_write(file)).write_bytes(data)
+            stack.enter_context(atomic_write(file)).write_bytes(data)
     return list(files)
 
 
@@ -97,8 +97,8 @@ def read_glb(path: Path | str) -> tuple[Mesh | TexturedMesh, Provenance | None]:
         vertices = np.asarray(model.vertices, dtype=np.float64)
         faces = np.asarray(model.faces, dtype=np.int64)
         material = getattr(model.visual, "material", None)
-        picture = getattr(material, "baseColorTexture", None)
-        if picture is None:
+        image = getattr(material, "baseColorTexture", None)
+        if image is None:
             linear = srgb.unit_colors(model.visual.vertex_attributes["color"])
             return Mesh(vertices, faces, srgb.from_linear(linear)), read_provenance(data)
         mesh = TexturedMesh(
@@ -106,17 +106,17 @@ def read_glb(path: Path | str) -> tuple[Mesh | TexturedMesh, Provenance | None]:
             faces=faces,
             normals=np.asarray(model.vertex_normals, dtype=np.float64),
             uv=np.asarray(model.visual.uv, dtype=np.float64),
-            texture=np.asarray(picture.convert("RGB")),
+            texture=np.asarray(image.convert("RGB")),
         )
         return mesh, read_provenance(data)
-    # The reader raises many kinds of errors for invalid files: it has no error class of its own.
+    # The reader raises many kinds of errors for invalid files, without a common base class.
     except Exception as error:
         reason = one_line(error, 120)
         raise MeshError(f"cannot read the mesh {path} ({reason}); export it again") from None
 
 
 def put_back(mesh: AnyMesh, provenance: Provenance) -> AnyMesh:
-    """The mesh in the frame of its scene: the inverse of `place`."""
+    """Move a mesh back to the frame of its scene: the inverse of `place`."""
     return dataclasses.replace(mesh, vertices=mesh.vertices + np.asarray(provenance.moved_from))
 
 
@@ -128,7 +128,7 @@ def as_trimesh(mesh: Mesh | TexturedMesh) -> trimesh.Trimesh:
 
 
 def glb_bytes(mesh: Mesh | TexturedMesh, provenance: Provenance | None = None) -> bytes:
-    """A mesh as a binary glTF file."""
+    """Convert a mesh to a binary glTF file."""
     import trimesh
 
     textured = isinstance(mesh, TexturedMesh)
@@ -137,7 +137,7 @@ def glb_bytes(mesh: Mesh | TexturedMesh, provenance: Provenance | None = None) -
     def finish(tree: dict[str, Any]) -> None:
         if not textured:
             _name_colors(tree)
-            _matt(tree)
+            _add_matt_material(tree)
         if provenance is not None:
             tree["asset"]["extras"] = {KEY: dataclasses.asdict(provenance)}
 
@@ -165,8 +165,8 @@ def _colored(mesh: Mesh, colors: NDArray[np.float64]) -> Any:
 
 
 def _with_linear_colors(mesh: Mesh) -> Any:
-    """As `_colored`, with linear colours for glTF in 16 bits, since 8 bits have too few dark
-    levels. Trimesh cannot write these as colours, only as an attribute: see `_name_colors`."""
+    """Like `_colored`, with linear colours for glTF in 16 bits, since 8 bits have too few dark
+    levels. Trimesh can write them only as an attribute; see `_name_colors`."""
     import trimesh
 
     linear = srgb.to_linear(mesh.colors)
@@ -222,16 +222,16 @@ def _obj_files(mesh: TexturedMesh, path: Path) -> dict[Path, bytes]:
         specular=[0, 0, 0, 255],
     )
     model = _textured(mesh, material)
-    # Readers split the lines that name these files at blanks; "#" begins a comment.
+    # Readers split file names at blanks, and "#" begins a comment.
     material.name = re.sub(r"[^\w.-]+", "_", path.stem)
-    text, beside = trimesh.exchange.obj.export_obj(
+    text, others = trimesh.exchange.obj.export_obj(
         model, include_normals=True, return_texture=True, mtl_name=f"{material.name}.mtl"
     )
-    return {path: text.encode()} | {path.with_name(name): data for name, data in beside.items()}
+    return {path: text.encode()} | {path.with_name(name): data for name, data in others.items()}
 
 
-def _matt(tree: dict[str, Any]) -> None:
-    """Give the glTF's primitives a matt material: without one, they are metal by the standard."""
+def _add_matt_material(tree: dict[str, Any]) -> None:
+    """Add a matt material to the glTF's primitives, which are metallic by default."""
     tree["materials"] = [{"pbrMetallicRoughness": {"metallicFactor": 0.0, "roughnessFactor": 1.0}}]
     for item in tree["meshes"]:
         for primitive in item["primitives"]:

@@ -11,7 +11,7 @@ KEY = "dreamfusion"
 
 @dataclass(frozen=True)
 class Provenance:
-    """step: of the run. moved_from: the point of the scene that became the model's origin.
+    """step: of the run. moved_from: the point of the scene that is the model's origin.
     psnr_db, silhouette_iou: similarity of model and scene, see `compare.Agreement`; None if not
     measured. prior: id, revision and licence of the diffusion model, if known.
     """
@@ -25,7 +25,7 @@ class Provenance:
 
 def read_provenance(glb: bytes) -> Provenance | None:
     """The provenance in a GLB file, or None if there is none."""
-    # 12 bytes of header, then the JSON chunk: its length, its type, its text.
+    # The header has 12 bytes; the JSON chunk consists of its length, its type and its text.
     length = int.from_bytes(glb[12:16], "little")
     try:
         found = json.loads(glb[20 : 20 + length])["asset"]["extras"][KEY]

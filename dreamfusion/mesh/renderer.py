@@ -1,4 +1,4 @@
-"""Renders images of a mesh, with the modes and the light of scenes, without GL or a display."""
+"""Renders images of a mesh with the modes and lights of scenes, without OpenGL or a display."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ def render_mesh(
     mode: ImageMode = "color",
     supersample: int = 2,
 ) -> Tensor:
-    """RGBA images (n, height, width, 4) of a mesh in the scene's frame, on the CPU.
+    """Render RGBA images (n, height, width, 4) of a mesh in the scene's frame, on the CPU.
 
-    Modes, light and alpha are those of `scenes.base.render_image`, so that the two can be compared.
-    supersample: samples along each side of a pixel, averaged.
+    Modes, light and alpha are as in `scenes.base.render_image`, so that the images can be compared.
+    supersample: samples per pixel and axis. Raises ValueError for an unknown mode.
     """
     if mode not in IMAGE_MODES:
         raise ValueError(f"unknown mode {mode!r}")
@@ -56,7 +56,7 @@ def _draw(
     width: int,
     mode: ImageMode,
 ) -> Tensor:
-    """RGBA (height, width, 4), one sample per pixel."""
+    """Render RGBA (height, width, 4) with one sample per pixel."""
     transform = camera.T_world_camera[0]
     corners, inverse_depth = project(mesh.vertices, camera, height, width)
     face_of, weights = rasterize(corners[mesh.faces], inverse_depth[mesh.faces], height, width)
@@ -94,8 +94,8 @@ def _draw(
 def project(
     vertices: NDArray[np.float64], camera: Cameras, height: int, width: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Vertices (v, 2) on the image of the first camera, in pixels, and 1 / depth (v,), negative
-    behind the camera: the inverse of `cameras.generate_rays`."""
+    """Project vertices to the image of the first camera: positions (v, 2) in pixels, and 1 / depth
+    (v,), negative behind the camera. The inverse of `cameras.generate_rays`."""
     transform = camera.T_world_camera[0].double().numpy()
     seen = (vertices - transform[:3, 3]) @ transform[:3, :3]
     depth = -seen[:, 2]
@@ -107,7 +107,7 @@ def project(
 
 
 def sample_texture(texture: NDArray[np.uint8], uv: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Colours (p, 3) in [0, 1] of a texture (h, w, 3) at (p, 2), v up, linear between texels."""
+    """Bilinear samples (p, 3) in [0, 1] of a texture (h, w, 3) at uv (p, 2), v up."""
     height, width = texture.shape[:2]
     x = np.clip(uv[:, 0] * width - 0.5, 0.0, width - 1.0)
     y = np.clip((1.0 - uv[:, 1]) * height - 0.5, 0.0, height - 1.0)
@@ -121,7 +121,7 @@ def sample_texture(texture: NDArray[np.uint8], uv: NDArray[np.float64]) -> NDArr
 
 
 def _shrink(rgba: Tensor, factor: int) -> Tensor:
-    """RGBA (h, w, 4) at 1 / factor of its size: mean opacity, mean colour of what is there."""
+    """Downsample RGBA (h, w, 4) by a factor: mean opacity, mean colour weighted by opacity."""
     premultiplied = torch.cat([rgba[..., :3] * rgba[..., 3:], rgba[..., 3:]], dim=-1)
     mean = torch.nn.functional.avg_pool2d(premultiplied.movedim(-1, 0)[None], factor)[0]
     mean = mean.movedim(0, -1)

@@ -1,4 +1,4 @@
-"""Colours of surfaces that no camera sees: training does not determine them."""
+"""Fills in colours of surfaces that no camera sees, which training does not determine."""
 
 from __future__ import annotations
 
@@ -12,30 +12,28 @@ from dreamfusion.graphics.rasterize import rasterize
 from dreamfusion.mesh.extract import ColorFunction, Mesh, vertex_normals
 from dreamfusion.mesh.renderer import project
 
-# A face seen at a flatter angle than this (the cosine to its normal) counts as unseen.
+# A face counts as unseen if the cosine between its normal and the view direction is smaller.
 _GRAZING = 0.15
-# Vertices whose colours make that of a point between them.
+# Number of nearest vertices whose colours are interpolated.
 _NEIGHBOURS = 4
 
 
 def fill_unseen(mesh: Mesh, color: ColorFunction, cameras: Cameras) -> tuple[Mesh, ColorFunction]:
-    """The mesh and the colours of its surface; unseen parts get the colours around them.
+    """Fill in the colours of unseen parts of a mesh; returns the mesh and its colour function.
 
-    The mesh is dense, as from marching cubes. In an unseen part, each vertex gets the mean of its
-    neighbours' colours (the harmonic function on the surface), which interpolates the colours of
-    the border. A component that is entirely unseen keeps its colours.
+    In an unseen part, each vertex gets the mean of its neighbours' colours (the harmonic function
+    on the surface), which interpolates the colours of the border. A component that is entirely
+    unseen keeps its colours.
 
-    Args:
-        mesh: with the colours that `color` gives at its vertices.
-        color: of points on the surface; the result uses it for seen parts.
-        cameras: those of training, or similar ones.
+    mesh: dense, as from marching cubes, with the colours of `color` at its vertices. color: of
+    points on the surface; also used in the result, for seen parts. cameras: as in training.
     """
     seen = seen_vertices(mesh, cameras)
     if seen.all() or not seen.any():
         return mesh, color
     edges = _edges(mesh)
     filled = _harmonic(mesh.colors, seen, edges)
-    # Between a seen and an unseen vertex, the scene's colour is undefined.
+    # Next to unseen vertices, the scene's colour is not reliable.
     inner = seen & (edges @ ~seen == 0)
     from scipy.spatial import cKDTree  # type: ignore[import-untyped]
 
@@ -58,8 +56,8 @@ def fill_unseen(mesh: Mesh, color: ColorFunction, cameras: Cameras) -> tuple[Mes
 
 
 def seen_vertices(mesh: Mesh, cameras: Cameras, *, size: int = 256) -> NDArray[np.bool_]:
-    """Mask (v,) of vertices of a face that is visible in an image of `size` pixels per side, not at
-    a grazing angle."""
+    """Mask (v,) of the vertices of faces that are visible from a camera, but not at a grazing
+    angle. size: height and width of the images to test, pixels."""
     corners = mesh.vertices[mesh.faces]
     normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
     normals /= np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-12)
@@ -77,19 +75,19 @@ def seen_vertices(mesh: Mesh, cameras: Cameras, *, size: int = 256) -> NDArray[n
 
 
 def _edges(mesh: Mesh) -> Any:
-    """The sparse matrix (v, v) of ones where an edge joins two vertices."""
+    """The sparse adjacency matrix (v, v) of the vertices."""
     from scipy import sparse  # type: ignore[import-untyped]
 
     n = len(mesh.vertices)
-    one, other = mesh.faces[:, [0, 1, 2]].ravel(), mesh.faces[:, [1, 2, 0]].ravel()
-    directed = sparse.coo_matrix((np.ones(len(one)), (one, other)), (n, n)).tocsr()
+    start, end = mesh.faces[:, [0, 1, 2]].ravel(), mesh.faces[:, [1, 2, 0]].ravel()
+    directed = sparse.coo_matrix((np.ones(len(start)), (start, end)), (n, n)).tocsr()
     return ((directed + directed.T) > 0).astype(np.float64)
 
 
 def _harmonic(
     colors: NDArray[np.float64], seen: NDArray[np.bool_], edges: Any
 ) -> NDArray[np.float64]:
-    """Colours (v, 3), those of unseen vertices filled in."""
+    """Colours (v, 3) with unseen vertices filled in."""
     from scipy import sparse
     from scipy.sparse.csgraph import connected_components  # type: ignore[import-untyped]
     from scipy.sparse.linalg import splu  # type: ignore[import-untyped]

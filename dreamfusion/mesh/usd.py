@@ -1,4 +1,4 @@
-"""USDZ files, for augmented reality on Apple devices, written by Pixar's library."""
+"""Writes USDZ files, for augmented reality on Apple devices, with Pixar's library."""
 
 from __future__ import annotations
 
@@ -17,10 +17,8 @@ from dreamfusion.mesh.texture import TexturedMesh, smooth_normals
 
 
 def usdz_bytes(mesh: Mesh | TexturedMesh) -> bytes:
-    """A mesh as a USDZ package: +Y up, one unit a metre, one matt UsdPreviewSurface.
-
-    Raises MeshError if usd-core is not installed.
-    """
+    """Convert a mesh to a USDZ package: +Y up, one unit per metre, one matt UsdPreviewSurface.
+    Raises MeshError if usd-core is not installed."""
     require_usd()
     from pxr import Sdf, Usd, UsdGeom, UsdUtils
 
@@ -42,7 +40,7 @@ def usdz_bytes(mesh: Mesh | TexturedMesh) -> bytes:
 
 
 def require_usd() -> None:
-    """Raise MeshError where usd-core is not installed."""
+    """Raise MeshError if usd-core is not installed."""
     if importlib.util.find_spec("pxr") is None:
         raise MeshError(
             "usdz needs Pixar's USD: pip install 'dreamfusion[usd]', or export another format"
@@ -74,12 +72,12 @@ def _texture(stage: Any, shape: Any, uv: NDArray[np.float64]) -> None:
     )
     values.Set(Vt.Vec2fArray.FromNumpy(uv.astype(np.float32)))
     reader = _reader(stage, "float2", "st", Sdf.ValueTypeNames.Float2)
-    picture = UsdShade.Shader.Define(stage, "/Model/Albedo/Picture")
-    picture.CreateIdAttr("UsdUVTexture")
-    picture.CreateInput("file", Sdf.ValueTypeNames.Asset).Set("albedo.png")
-    picture.CreateInput("sourceColorSpace", Sdf.ValueTypeNames.Token).Set("sRGB")
-    picture.CreateInput("st", Sdf.ValueTypeNames.Float2).ConnectToSource(reader)
-    _bind(stage, shape, picture.CreateOutput("rgb", Sdf.ValueTypeNames.Float3))
+    image = UsdShade.Shader.Define(stage, "/Model/Albedo/Picture")
+    image.CreateIdAttr("UsdUVTexture")
+    image.CreateInput("file", Sdf.ValueTypeNames.Asset).Set("albedo.png")
+    image.CreateInput("sourceColorSpace", Sdf.ValueTypeNames.Token).Set("sRGB")
+    image.CreateInput("st", Sdf.ValueTypeNames.Float2).ConnectToSource(reader)
+    _bind(stage, shape, image.CreateOutput("rgb", Sdf.ValueTypeNames.Float3))
 
 
 def _paint(stage: Any, shape: Any, colors: NDArray[np.float64]) -> None:
@@ -91,7 +89,7 @@ def _paint(stage: Any, shape: Any, colors: NDArray[np.float64]) -> None:
 
 
 def _reader(stage: Any, kind: str, primvar: str, value: Any) -> Any:
-    """The output of a shader that reads a value at the vertices."""
+    """The output of a shader that reads a vertex attribute."""
     from pxr import Sdf, UsdShade
 
     reader = UsdShade.Shader.Define(stage, "/Model/Albedo/Reader")
@@ -101,7 +99,7 @@ def _reader(stage: Any, kind: str, primvar: str, value: Any) -> Any:
 
 
 def _bind(stage: Any, shape: Any, color: Any) -> None:
-    """Give the mesh a matt material of that colour."""
+    """Bind a matt material of that colour to the mesh."""
     from pxr import Sdf, UsdShade
 
     material = UsdShade.Material.Define(stage, "/Model/Albedo")

@@ -33,10 +33,8 @@ class PriorCard:
 
 
 def read_card(folder: Path) -> PriorCard:
-    """The card of the prior in `folder`; the paper's four views if it has none.
-
-    Raises PriorError for a malformed file.
-    """
+    """The card of the prior in `folder`; the paper's four views if it has none. Raises PriorError
+    for a malformed file."""
     path = folder / CARD
     if not path.is_file():
         return PriorCard()

@@ -29,11 +29,9 @@ def require_json(path: Path, problem: str) -> dict[str, Any]:
 
 
 def read_weights(path: Path) -> dict[str, tuple[str, list[int]]]:
-    """The dtype and shape of each tensor in a safetensors file, from its header.
-
-    Raises PriorError if the file is shorter than its header states, as after an incomplete
-    download, or if its dtype is not supported.
-    """
+    """The dtype and shape of each tensor in a safetensors file, from its header. Raises PriorError
+    if the file is shorter than its header states, as after an incomplete download, or if its dtype
+    is not supported."""
     from safetensors import SafetensorError, safe_open  # imported here to keep --help fast
 
     try:

@@ -48,10 +48,8 @@ def check_fit(name: str, pipeline: str, configs: Configs, index: Mapping[str, An
 
 
 def sample_size(name: str, pipeline: str, denoiser: Mapping[str, Any]) -> int:
-    """Height and width of the input of a denoiser, as its pipeline reads the configuration.
-
-    Raises PriorError if it is missing or not square.
-    """
+    """Height and width of the input of a denoiser, as its pipeline reads the configuration. Raises
+    PriorError if it is missing or not square."""
     is_unet = pipeline != "StableDiffusion3Pipeline"
     part = "unet" if is_unet else "transformer"
     found = denoiser.get("sample_size", None if is_unet else 128)

@@ -53,10 +53,8 @@ TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "spiece.model")
 
 
 def components_of(index: Mapping[str, object], name: str) -> tuple[str, dict[str, str]]:
-    """The pipeline class and the class of each component to load, from a model_index.json.
-
-    Raises PriorError, starting with the model's `name`, if one is not supported or missing.
-    """
+    """The pipeline class and the class of each component to load, from a model_index.json. Raises
+    PriorError, starting with the model's `name`, if one is not supported or missing."""
     pipeline = index.get("_class_name")
     if not isinstance(pipeline, str) or pipeline not in LAYOUTS:
         raise PriorError(

@@ -27,10 +27,8 @@ _WRAPPERS = {
 def load_part(
     prior: ResolvedPrior, component: str, library: ModuleType, dtype: torch.dtype | None = None
 ) -> Any:
-    """Load a frozen component on the CPU, or with dtype=None a tokenizer.
-
-    Raises PriorError. The libraries raise many kinds of errors for broken files.
-    """
+    """Load a frozen component on the CPU, or with dtype=None a tokenizer. Raises PriorError. The
+    libraries raise many kinds of errors for broken files."""
     path = prior.path / component
     where = f"{prior.name}: its {component} in {path}"
     options: dict[str, Any] = {}

@@ -42,11 +42,9 @@ _PARTS = {
 
 
 def folder_of(file: Path) -> Path:
-    """The folder in diffusers' layout of a checkpoint, which is converted unless cached.
-
-    Raises PriorError for an unsupported file, and with the command for the conversion if that needs
-    the network.
-    """
+    """The folder in diffusers' layout of a checkpoint, which is converted unless cached. Raises
+    PriorError for an unsupported file, and with the command for the conversion if that needs the
+    network."""
     target = file.with_name(f"{file.stem}-diffusers")
     if file.suffix.lower() in PICKLES:
         raise PriorError(
@@ -134,7 +132,7 @@ def _convert(file: Path, pipeline: str, source: Path, folder: Path, dtype: str) 
 
     quiet()
     cls = getattr(diffusers, pipeline)
-    wanted = inspect.signature(cls.__init__).parameters
+    parameters = inspect.signature(cls.__init__).parameters
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with (
@@ -148,7 +146,7 @@ def _convert(file: Path, pipeline: str, source: Path, folder: Path, dtype: str) 
                 config=str(source),
                 torch_dtype=getattr(torch, dtype),
                 local_files_only=True,
-                **{name: value for name, value in UNUSED.items() if name in wanted},
+                **{name: value for name, value in UNUSED.items() if name in parameters},
             )
             pipe.save_pretrained(Path(temporary) / "whole")
             if not folder.exists():

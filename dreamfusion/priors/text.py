@@ -219,9 +219,9 @@ class TextEncoders:
         # for padding; IFPipeline's `encode_prompt`, made for T5, would mask the padding.
         is_clip = pipeline == "IFPipeline" and configs["text_encoder"].get("model_type") != "t5"
         cls = getattr(diffusers, "StableDiffusionPipeline" if is_clip else pipeline)
-        wanted = inspect.signature(cls.__init__).parameters
-        absent = [n for n, p in wanted.items() if n != "self" and p.default is p.empty]
-        given = {name: part for name, part in parts.items() if name in wanted}
+        parameters = inspect.signature(cls.__init__).parameters
+        absent = [n for n, p in parameters.items() if n != "self" and p.default is p.empty]
+        given = {name: part for name, part in parts.items() if name in parameters}
         return cls(**dict.fromkeys(absent) | given)
 
     def _warn(self, prompts: Sequence[str]) -> None:

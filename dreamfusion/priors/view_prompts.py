@@ -80,9 +80,7 @@ class ViewVocabulary:
 
     def canonical(self, prompt: str) -> str:
         """`prompt` in the words that the prior was trained on; unchanged if it has no word list.
-
-        Raises PromptError for a prompt that the prior cannot generate; see `read_prompt`.
-        """
+        Raises PromptError for a prompt that the prior cannot generate; see `read_prompt`."""
         _require_text(prompt)
         if not prompt.strip():
             raise PromptError('The prompt is empty. Name one object, for example "a red mug".')

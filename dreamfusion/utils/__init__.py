@@ -1,1 +1,1 @@
-"""Utilities that all other packages use."""
+"""Utilities for all other packages."""

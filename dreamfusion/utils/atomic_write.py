@@ -13,19 +13,19 @@ from dreamfusion.utils.file_system import set_mode, sync, sync_folder
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Yield a temporary name beside `path`, with the same suffix, for writing the file. It is
-    renamed to `path` when the block ends, and removed if the block fails. Creates the folder.
+    """Yield a temporary path in the folder of `path`, with the same suffix, for writing the file.
+    It is renamed to `path` when the block ends, and removed if the block fails. Creates the folder.
 
-    After the block, file and name are synced to disk, so that neither a kill nor a power failure
-    loses them, and the file has the permissions of the umask. On file systems without sync or
-    permissions, these steps are skipped.
+    After the block, the file and its name are synced to disk, so that they survive a kill or a
+    power failure, and the file gets the permissions of the umask. On file systems without sync or
+    permissions, these steps are skipped. Raises OSError.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     try:
         yield temporary
-        # Libraries choose other permissions: safetensors makes files for their owner only.
-        mask = os.umask(0o077)  # the umask can only be read by setting it
+        # Libraries set other permissions: files of safetensors are readable by their owner only.
+        mask = os.umask(0o077)  # the umask can be read only by setting it
         os.umask(mask)
         set_mode(temporary, 0o666 & ~mask)
         with temporary.open("r+b") as file:
@@ -42,10 +42,8 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove temporary files of killed writers in `folder`.
-
-    Call only if no other process can be writing there.
-    """
+    """Remove temporary files of killed processes from `folder`. Must not be called while another
+    process may write there."""
     for path in folder.glob(".*"):
         if is_leftover(path):
             path.unlink()

@@ -1,11 +1,11 @@
-"""Optional accelerators: which are installed, what each supports, and which one a run uses.
+"""Chooses among optional accelerators for each operation.
 
-An `Operation` has a reference in plain torch, and optional accelerators. It is declared beside its
-kernels; this module imports no kernels.
+An `Operation` has a reference implementation in plain torch, and optional accelerators. It is
+declared next to its kernels; this module imports no kernels.
 
 For each operation, each accelerator is tested once per process on a small problem against the
 reference. An accelerator that is missing, cannot be loaded or compiled, or returns other numbers is
-skipped for this operation, with a reason; other operations may still use it.
+skipped for this operation, with a reason. Other operations may still use it.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Operation:
     name: in messages. setting: the setting that chooses the accelerator.
     order: accelerators that "auto" tries, by kind of device, best first; then the reference.
     kernels: by accelerator, a function that imports and returns its kernel.
-    self_test: runs a kernel on a device on a small problem; raises if the result differs from the
+    self_test: runs a kernel on a device on a small problem; raises if its result differs from the
         reference's.
     """
 
@@ -67,14 +67,15 @@ class Accelerator:
 
 
 def interpreted() -> bool:
-    """Whether Triton runs its kernels in Python, which works on the CPU: TRITON_INTERPRET=1."""
+    """Whether Triton interprets its kernels (TRITON_INTERPRET=1), which works on the CPU."""
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 
 @lru_cache
 def probe(operation: Operation, name: str) -> Accelerator:
-    """Test an accelerator, one of ACCELERATORS, for an operation. The result is cached per process
-    (`probe.cache_clear()` resets it). Never raises for a broken accelerator."""
+    """Test an accelerator, one of ACCELERATORS, for an operation. Results are cached per process
+    (`probe.cache_clear()` resets them). Raises ValueError for an accelerator without a kernel, but
+    does not raise for a broken one."""
     if name not in operation.kernels:
         raise ValueError(
             f"{operation.name} is done by one of {', '.join(operation.kernels)}, not {name!r}"
@@ -87,11 +88,11 @@ def probe(operation: Operation, name: str) -> Accelerator:
         return Accelerator(name, version, "needs an NVIDIA GPU, and torch finds none")
     try:
         importlib.import_module(name)
-        # The first caller may be rendering an image, without gradients.
+        # The caller may be rendering an image without gradients.
         with torch.inference_mode(False), torch.enable_grad():
             operation.self_test(operation.kernels[name](), "cuda" if on_gpu else "cpu")
     # Compiled packages raise many kinds of errors: ImportError, OSError, RuntimeError of a driver,
-    # CalledProcessError of a compiler. The reason is stored and shown.
+    # CalledProcessError of a compiler.
     except Exception as error:
         return Accelerator(name, version, one_line(f"{type(error).__name__}: {error}", 160))
     return Accelerator(name, version, None)
@@ -123,7 +124,7 @@ def choose(
             f"{requested} cannot be used: {found.problem}; install or repair it, or set "
             f"{operation.setting}=auto"
         )
-    # The interpreter takes tensors of any device.
+    # The interpreter accepts tensors on any device.
     anywhere = requested == "triton" and interpreted()
     if requested not in operation.order.get(device_type, ()) and not anywhere:
         raise AcceleratorError(
@@ -135,7 +136,7 @@ def choose(
 
 
 def skipped(operation: Operation, requested: str, device_type: str, chosen: str) -> tuple[str, ...]:
-    """One line for each installed accelerator that "auto" had to skip before `chosen`."""
+    """One line for each installed accelerator that "auto" skipped before `chosen`."""
     if requested != "auto":
         return ()
     order = operation.order.get(device_type, ())
@@ -149,7 +150,7 @@ def skipped(operation: Operation, requested: str, device_type: str, chosen: str)
 
 
 def check_close(what: str, found: Tensor, expected: Tensor) -> None:
-    """For self-tests: raise unless two tensors agree up to rounding."""
+    """For self-tests: raise RuntimeError unless two tensors agree to 1e-3. what: their name."""
     worst = float((found - expected).abs().max())
     if not worst <= 1e-3:
         raise RuntimeError(f"its {what} differs from the reference's by {worst:g}")

@@ -1,4 +1,4 @@
-"""Commands in messages, quoted for copying into a shell."""
+"""Formats commands in messages, quoted for copying into a shell."""
 
 from __future__ import annotations
 
@@ -20,5 +20,5 @@ def command(*arguments: object) -> str:
 
 def _word(argument: object) -> str:
     text = str(argument)
-    # A path like "-x" would be read as an option.
+    # A path like "-x" would be parsed as an option.
     return f"./{text}" if isinstance(argument, Path) and text.startswith("-") else text

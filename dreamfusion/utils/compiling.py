@@ -1,8 +1,8 @@
-"""Numba kernels whose machine code is cached on disk if possible.
+"""Compiles numba kernels and caches their machine code on disk if possible.
 
-Numba's own `cache=True` raises if no folder is writable (a read-only installation, a user without a
-home), or if a cache file is damaged by a kill or a full disk. Neither should end a run: here the
-kernel is compiled again, in memory if necessary.
+Numba's `cache=True` raises if no folder is writable (a read-only installation, a user without a
+home), or if a cache file was damaged by a kill or a full disk. Here, the kernel is then compiled
+again, in memory if necessary.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def compiled(**options: Any) -> Callable[[Function], Any]:
 
     def decorate(function: Function) -> Any:
         dispatcher = numba.njit(**options)(function)
-        # With NUMBA_DISABLE_JIT=1 it is the function itself.
+        # With NUMBA_DISABLE_JIT=1, the dispatcher is the function itself.
         if dispatcher is not function and (cache := _disk_cache(function)) is not None:
             dispatcher._cache = cache
         return dispatcher
@@ -38,13 +38,13 @@ def compiled(**options: Any) -> Callable[[Function], Any]:
 
 
 def cache_folder() -> Path | None:
-    """The cache folder of the kernels' machine code; None if no folder is writable."""
+    """The cache folder of machine code; None if no folder is writable."""
     cache = _disk_cache(cache_folder)
     return None if cache is None else Path(cache.cache_path)
 
 
 class _CheckedFiles(IndexDataCacheFile):
-    """Files of machine code that begin with a checksum: numba itself would run damaged code."""
+    """Files of machine code with a checksum, since numba would execute damaged code."""
 
     def _save_data(self, name: str, data: Any) -> None:
         content = self._dump(data)
@@ -60,7 +60,7 @@ class _CheckedFiles(IndexDataCacheFile):
 
 
 class _Cache(FunctionCache):
-    """Numba's cache of a kernel; errors of the cache never end a run."""
+    """Numba's cache of a kernel, with errors of the cache suppressed."""
 
     def __init__(self, function: Function) -> None:
         super().__init__(function)
@@ -71,28 +71,28 @@ class _Cache(FunctionCache):
         )
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
-        """The cached code; None, which makes numba compile it, if it cannot be read."""
+        """The cached code; None if it cannot be read, which makes numba compile it."""
         try:
             return super().load_overload(sig, target_context)
         # Damaged pickles raise many kinds of errors: EOFError, ValueError, AttributeError, …
         except Exception:
             with suppress(OSError):
-                self.flush()  # a damaged index would keep the new code out, too
+                self.flush()  # a damaged index would also prevent saving new code
             return None
 
     def save_overload(self, sig: Any, data: Any) -> None:
-        """Cache code. Skipped if the folder is full or no longer writable, or if a damaged index
-        cannot be replaced."""
+        """Cache code, unless the folder is full or not writable, or a damaged index cannot be
+        replaced."""
         with suppress(Exception):
             super().save_overload(sig, data)
 
 
 def _disk_cache(function: Function) -> _Cache | None:
-    """The cache of a kernel: in numba's default folder, else in a temporary one, else none."""
-    beside = Path(inspect.getfile(function)).parent
-    # Without a home, numba would make a folder named "~" in the working directory.
+    """The cache of a kernel in numba's default folder, else in a temporary folder, else None."""
+    source_folder = Path(inspect.getfile(function)).parent
+    # Without a home, numba would create a folder named "~" in the working directory.
     has_home = os.path.isabs(os.path.expanduser("~"))
-    if numba.config.CACHE_DIR or os.access(beside, os.W_OK) or has_home:
+    if numba.config.CACHE_DIR or os.access(source_folder, os.W_OK) or has_home:
         with suppress(RuntimeError, OSError):
             return _Cache(function)
     folder = _temporary_folder()
@@ -108,7 +108,7 @@ def _disk_cache(function: Function) -> _Cache | None:
 
 
 def _temporary_folder() -> Path | None:
-    """A folder that only this user can write, since its content is executed; or None."""
+    """A folder that only this user can write to, since its content is executed; or None."""
     user = os.getuid() if hasattr(os, "getuid") else "me"
     try:
         folder = Path(tempfile.gettempdir()) / f"dreamfusion-kernels-{user}"

@@ -14,32 +14,32 @@ class DeviceError(UserError):
 
 
 def choose_device(name: str) -> str:
-    """An available device; auto prefers CUDA. Each process that torchrun starts gets a GPU of its
-    own. Makes a GPU the current device. Raises DeviceError."""
+    """Choose an available device; auto prefers CUDA. Each process of torchrun gets a separate GPU,
+    which becomes its current device. Raises DeviceError."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     kind = name.partition(":")[0]
     group = launch()
     if kind == "cuda" and group is not None and group.local_rank is not None:
         name = f"cuda:{group.local_rank}"
-    there = {
+    available = {
         "cpu": True,
         "cuda": torch.cuda.is_available(),
         "mps": torch.backends.mps.is_available(),
     }
-    if not there[kind]:
+    if not available[kind]:
         raise DeviceError(f"no {kind} device is available; use --device cpu")
-    several = group.world_size if group is not None else 1
-    # Otherwise all would use the first one, unless the launcher shows each process one GPU only.
-    if name == "cuda" and several > 1 and torch.cuda.device_count() > 1:
+    n_processes = group.world_size if group is not None else 1
+    # Without LOCAL_RANK, all processes would use the first visible GPU.
+    if name == "cuda" and n_processes > 1 and torch.cuda.device_count() > 1:
         raise DeviceError(
-            f"LOCAL_RANK is not set: it assigns a GPU to each of {several} processes; start them "
-            "with torchrun"
+            f"LOCAL_RANK is not set: it assigns a GPU to each of {n_processes} processes; start "
+            "them with torchrun"
         )
     try:
         torch.empty(0, device=name)
         if kind == "cuda" and torch.device(name).index is not None:
-            # Tensors without an explicit device, and accelerator tests, use the run's GPU.
+            # Tensors without an explicit device and accelerator tests use the current GPU.
             torch.cuda.set_device(name)
     except RuntimeError as error:
         reason = str(error).splitlines()[0]
@@ -48,8 +48,8 @@ def choose_device(name: str) -> str:
 
 
 def has_bfloat16(device: torch.device | str) -> bool:
-    """Whether a device has instructions for bfloat16; assumed for all but CPUs. Other CPUs emulate
-    it: with AVX2 only, a step of a U-Net took 17 times as long as in float32."""
+    """Whether a device has instructions for bfloat16; assumed for all except CPUs. Other CPUs
+    emulate it: with AVX2 only, a step of a U-Net took 17 times as long as in float32."""
     if torch.device(device).type != "cpu":
         return True
     probe = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
@@ -57,8 +57,8 @@ def has_bfloat16(device: torch.device | str) -> bool:
 
 
 def send(tensor: Tensor, device: torch.device | str) -> Tensor:
-    """`tensor`, or a copy on `device`. Copies from a CPU to an NVIDIA GPU use pinned memory and do
-    not block; a plain copy would wait for all queued work."""
+    """Move a tensor to a device. Copies from the CPU to an NVIDIA GPU use pinned memory and do not
+    block, whereas `Tensor.to` would wait for all queued work."""
     if tensor.device.type == "cpu" and torch.device(device).type == "cuda":
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)

@@ -1,10 +1,10 @@
-"""Several processes with one GPU each; every process renders and scores its share of the views.
+"""Training with several processes, each with one GPU and a share of the views.
 
     torchrun --nproc-per-node 2 -m dreamfusion train "a corgi" --set camera.views=4
 
-All processes have the same scene and draw the same cameras. Gradients are averaged, so that a step
-equals that of a single process. Only process 0 prints and writes. Without torchrun, all functions
-here do nothing.
+All processes have the same scene and sample the same cameras. Gradients are averaged, so that a
+step equals that of a single process. Only process 0 prints and writes files. Without torchrun,
+these functions behave as for a single process.
 """
 
 from __future__ import annotations
@@ -30,26 +30,23 @@ def processes() -> int:
 
 
 def is_first() -> bool:
-    """Whether this is process 0, which prints and writes."""
+    """Whether this is process 0, which prints and writes files."""
     return not dist.is_initialized() or dist.get_rank() == 0
 
 
 @contextmanager
 def process_group(device: str) -> Iterator[None]:
-    """Join the process group of torchrun, if there is one, during the block.
-
-    Raises LaunchError if that fails. Incomplete variables of another launcher are ignored with a
-    warning.
-    """
+    """Join the process group of torchrun, if there is one, during the block. Raises LaunchError if
+    that fails. Incomplete variables of another launcher are ignored with a warning."""
     group = launch()
-    if (said := leftovers()) is not None:
-        warnings.warn(RunWarning(said), stacklevel=2)
+    if (warning := leftovers()) is not None:
+        warnings.warn(RunWarning(warning), stacklevel=2)
     if group is None or group.world_size == 1:
         yield
         return
     try:
         dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
-    # Torch reports network errors as RuntimeErrors.
+    # Torch raises RuntimeError for network errors.
     except (RuntimeError, ValueError, OSError) as error:
         raise LaunchError(
             f"process {group.rank} of {group.world_size} cannot join the others "
@@ -63,10 +60,8 @@ def process_group(device: str) -> Iterator[None]:
 
 
 def share(n: int, group_size: int = 1) -> slice:
-    """The slice of n views that belongs to this process. group_size: views per group.
-
-    Raises UserError if whole groups cannot be divided equally.
-    """
+    """The slice of n views for this process. group_size: views per group. Raises UserError if the
+    groups cannot be divided equally."""
     count = processes()
     if n % group_size:
         raise UserError(
@@ -86,10 +81,9 @@ def share(n: int, group_size: int = 1) -> slice:
 
 
 def average_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
-    """All-reduce gradients: the mean of each over all processes.
+    """Replace each gradient by its mean over all processes.
 
-    If some processes have no gradient for a parameter, theirs counts as zero; if none has one, it
-    stays None.
+    A missing gradient counts as zero if another process has one; otherwise it stays None.
     """
     if not dist.is_initialized():
         return
@@ -97,10 +91,10 @@ def average_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
     if not parameters:
         return
     device = parameters[0].device
-    have = torch.tensor([float(p.grad is not None) for p in parameters], device=device)
-    dist.all_reduce(have, op=dist.ReduceOp.MAX)
-    for parameter, any_has in zip(parameters, have.tolist(), strict=True):
-        if not any_has:
+    exists = torch.tensor([float(p.grad is not None) for p in parameters], device=device)
+    dist.all_reduce(exists, op=dist.ReduceOp.MAX)
+    for parameter, exists_anywhere in zip(parameters, exists.tolist(), strict=True):
+        if not exists_anywhere:
             continue
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
@@ -109,8 +103,8 @@ def average_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
 
 
 def mean_over_processes(value: Tensor) -> Tensor:
-    """All-reduce: the mean of a tensor over all processes, for state of an estimator or a scene
-    that depends on the local views."""
+    """The mean of a tensor over all processes, for state of an estimator or a scene that depends on
+    the local views."""
     if not dist.is_initialized():
         return value
     value = value.clone()
@@ -119,7 +113,7 @@ def mean_over_processes(value: Tensor) -> Tensor:
 
 
 def gather_over_processes(value: Tensor) -> Tensor:
-    """All-gather: concatenates the rows (n, ...) of each process' views to those of all views."""
+    """Concatenate the rows (n, ...) of the local views of all processes, in order."""
     if not dist.is_initialized():
         return value
     parts = [torch.empty_like(value) for _ in range(processes())]
@@ -128,16 +122,16 @@ def gather_over_processes(value: Tensor) -> Tensor:
 
 
 def any_process(flag: bool, device: str) -> bool:
-    """All-reduce a flag: whether it is true in any process, so that all processes agree."""
+    """Whether a flag is true in any process. All processes get the same result."""
     if not dist.is_initialized():
         return flag
-    told = torch.tensor(float(flag), device=device)
-    dist.all_reduce(told, op=dist.ReduceOp.MAX)
-    return bool(told)
+    value = torch.tensor(float(flag), device=device)
+    dist.all_reduce(value, op=dist.ReduceOp.MAX)
+    return bool(value)
 
 
 def from_first(value: T) -> T:
-    """Broadcast `value` of process 0; the others wait for it."""
+    """Broadcast `value` from process 0. The other processes wait for it."""
     if not dist.is_initialized():
         return value
     box = [value]

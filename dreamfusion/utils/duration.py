@@ -1,10 +1,10 @@
-"""Durations in readable form."""
+"""Formats durations."""
 
 from __future__ import annotations
 
 
 def duration(seconds: float) -> str:
-    """ "8 s", "2 min 5 s" or "3 h 10 min"."""
+    """A duration as text: "8 s", "2 min 5 s" or "3 h 10 min"."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"

@@ -16,12 +16,12 @@ class UserError(Exception):
 
 
 class RunWarning(UserWarning):
-    """A warning for the user; the work continues. The command line prints it as one line."""
+    """A warning for the user. The command line prints it as one line."""
 
 
 def one_line(error: BaseException | str, limit: int = 200) -> str:
-    """A message, or that of an exception, as one line of at most `limit` printable characters: none
-    moves the cursor or changes the direction of the text."""
+    """A text, or the message of an exception, as one line of at most `limit` characters. Only
+    printable characters are kept, so that none moves the cursor or changes the text direction."""
     text = "".join(c if c.isprintable() else " " for c in str(error))
     text = " ".join(text.split()) or type(error).__name__
     return text if len(text) <= limit else text[: limit - 1] + "…"

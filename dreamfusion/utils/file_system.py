@@ -12,13 +12,13 @@ from pathlib import Path
 
 from dreamfusion.utils.errors import RunWarning
 
-# File systems report missing features by different errors.
+# Error codes by which file systems report unsupported features.
 _REFUSALS = {
     getattr(errno, name)
     for name in ("ENOTSUP", "EOPNOTSUPP", "ENOSYS", "EINVAL", "ENOLCK", "EPERM", "EACCES", "ENOTTY")
     if hasattr(errno, name)
 }
-_LOCK_REFUSALS = _REFUSALS - {errno.EACCES, errno.EPERM}  # these mean that another process holds it
+_LOCK_REFUSALS = _REFUSALS - {errno.EACCES, errno.EPERM}  # for locks: held by another process
 
 _warned: set[str] = set()
 
@@ -34,17 +34,17 @@ def no_locks(error: OSError) -> bool:
 
 
 def warn_once(text: str) -> None:
-    """Emit a RunWarning once per process: a run writes many files to the same place."""
+    """Emit a RunWarning at most once per process, since a run writes many files to one folder."""
     if text not in _warned:
         _warned.add(text)
         warnings.warn(RunWarning(text), stacklevel=3)
 
 
 def lock_file(handle: int, *, wait: bool = False) -> bool | None:
-    """Lock an open file until it is closed, or its process ends.
+    """Lock an open file until it is closed or the process ends.
 
-    True on success, False if another process holds the lock (never with `wait`), None if there are
-    no locks: on this file system, or on Windows.
+    Returns True on success, False if another process holds the lock (never with `wait`), and None
+    without support for locks: on some file systems, and on Windows.
     """
     try:
         import fcntl
@@ -62,7 +62,7 @@ def lock_file(handle: int, *, wait: bool = False) -> bool | None:
 
 
 def set_mode(path: Path, mode: int) -> None:
-    """Set the permissions of a file; warns if the file system has none."""
+    """Set the permissions of a file. Warns if the file system does not support them."""
     try:
         path.chmod(mode)
     except OSError as error:
@@ -75,7 +75,7 @@ def set_mode(path: Path, mode: int) -> None:
 
 
 def link_new(source: Path, target: Path) -> bool:
-    """Give a file a second name unless that exists; returns whether it did not exist.
+    """Create a hard link `target` to a file. Returns False if `target` exists.
 
     Atomic, except on file systems without hard links, where the file is copied.
     """
@@ -96,25 +96,25 @@ def link_new(source: Path, target: Path) -> bool:
 
 
 def link_or_pointer(link: Path, target: Path) -> Path:
-    """Create a relative symbolic link to a folder, replacing an earlier one; without symbolic
-    links, a text file LINK.txt with the path. Returns the created path."""
+    """Create or replace a relative symbolic link to a folder. On file systems without symbolic
+    links, create a text file LINK.txt with the path. Returns the created path."""
     pointer = link.with_name(f"{link.name}.txt")
-    where = os.path.relpath(target.resolve(), link.parent.resolve())
+    relative = os.path.relpath(target.resolve(), link.parent.resolve())
     link.unlink(missing_ok=True)
     pointer.unlink(missing_ok=True)
     try:
-        link.symlink_to(where, target_is_directory=True)
+        link.symlink_to(relative, target_is_directory=True)
     except (OSError, NotImplementedError) as error:
         if isinstance(error, OSError) and not refused(error):
             raise
-        pointer.write_text(where + "\n", encoding="utf-8")
+        pointer.write_text(relative + "\n", encoding="utf-8")
         return pointer
     return link
 
 
 def copy_files(source: Path, target: Path) -> None:
-    """Copy a folder's files without their modes, which a file system may not support. Skips names
-    that begin with a dot."""
+    """Copy the files of a folder without their permissions, which a file system may not support.
+    Skips names that begin with a dot."""
     target.mkdir(parents=True)
     for path in sorted(source.iterdir()):
         if path.name.startswith("."):
@@ -126,7 +126,7 @@ def copy_files(source: Path, target: Path) -> None:
 
 
 def sync(handle: int) -> None:
-    """Sync an open file to disk; does nothing if the file system does not support that."""
+    """Sync an open file to disk, if the file system supports it."""
     try:
         os.fsync(handle)
     except OSError as error:
@@ -135,7 +135,7 @@ def sync(handle: int) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Sync a folder's entries to disk if possible: Windows cannot open folders, and some file
+    """Sync the entries of a folder to disk if possible. Windows cannot open folders, and some file
     systems cannot sync them."""
     with suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)

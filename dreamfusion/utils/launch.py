@@ -1,4 +1,4 @@
-"""Environment variables by which torchrun, or another launcher, describes the processes of a run.
+"""Reads the environment variables of torchrun or another launcher, which describe a process group.
 
 Container images and shells often set some of them for other purposes. Only a complete set means
 that there are other processes to join. Imports no torch.
@@ -30,8 +30,8 @@ class Launch:
 
 
 def launch() -> Launch | None:
-    """The group of this process; None if there is none, or if variables are missing. Raises
-    LaunchError if all are set and one is invalid."""
+    """The group of this process; None if any required variable is missing. Raises LaunchError if
+    all are set and one is invalid."""
     if any(not os.environ.get(name) for name in REQUIRED):
         return None
     world_size = _number("WORLD_SIZE", 1)
@@ -42,12 +42,12 @@ def launch() -> Launch | None:
 
 
 def leftovers() -> str | None:
-    """A warning if some variables describe a group, but others are missing."""
+    """The text of a warning if only some of the variables are set, or None."""
     found = [name for name in VARIABLES if name in os.environ]
     missing = [name for name in REQUIRED if not os.environ.get(name)]
     # An address alone, or a single process, needs no group.
-    asks = {"RANK", "WORLD_SIZE", "LOCAL_RANK"} & set(found)
-    if not asks or not missing or os.environ.get("WORLD_SIZE") == "1":
+    suspicious = {"RANK", "WORLD_SIZE", "LOCAL_RANK"} & set(found)
+    if not suspicious or not missing or os.environ.get("WORLD_SIZE") == "1":
         return None
     values = ", ".join(f"{name}={os.environ[name]}" for name in found)
     missing_names = ", ".join(missing)

@@ -1,7 +1,7 @@
-"""Cores and memory available to this process on the machine or in its container. Imports no torch.
+"""Reports the cores and memory available to this process. Imports no torch.
 
-In a container, the kernel reports the numbers of the host; the container's limits are in the files
-of control groups, version 2 or 1. The limits of all parent groups apply, too.
+In a container, the kernel reports the numbers of the host. The container's limits are in the files
+of control groups, version 2 or 1; the limits of all parent groups apply, too.
 """
 
 from __future__ import annotations
@@ -24,10 +24,8 @@ class Memory:
 
 
 def usable_cores(root: Path = ROOT) -> int:
-    """The cores that this process may use, at least 1: by affinity and by the container's quota.
-
-    root: of the system's files, for tests.
-    """
+    """Number of cores that this process may use by its affinity and the container's quota, at
+    least 1. root: root of the file system, for tests."""
     if hasattr(os, "sched_getaffinity"):
         cores = len(os.sched_getaffinity(0))
     else:
@@ -36,8 +34,7 @@ def usable_cores(root: Path = ROOT) -> int:
 
 
 def usable_memory(root: Path = ROOT) -> Memory | None:
-    """Memory of the machine, or of the container if that has less; None if the system does not
-    report it (other than Linux)."""
+    """Memory of the machine, or of the container if it has less. None except on Linux."""
     try:
         text = (root / "proc/meminfo").read_text(encoding="ascii")
         rows = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
@@ -60,7 +57,7 @@ def peak_memory() -> int | None:
 
 
 def _cpu_quotas(root: Path) -> Iterator[float]:
-    """The CPU quota, in cores, of each group above this process."""
+    """The CPU quotas, in cores, of the groups of this process."""
     for folder in _groups(root, ""):
         quota, _, period = _read(folder / "cpu.max").partition(" ")  # "max 100000" without a limit
         if quota.isdigit() and period.isdigit():
@@ -72,7 +69,7 @@ def _cpu_quotas(root: Path) -> Iterator[float]:
 
 
 def _memory_limits(root: Path) -> Iterator[tuple[int, int]]:
-    """Limit and usage, in bytes, of each group above this process that has a limit. Usage excludes
+    """Limit and usage, in bytes, of the groups of this process that have a limit. Usage excludes
     cached files that the kernel can drop."""
     for controller, limit_file, use_file, droppable in (
         ("", "memory.max", "memory.current", "inactive_file"),
@@ -87,8 +84,8 @@ def _memory_limits(root: Path) -> Iterator[tuple[int, int]]:
 
 
 def _groups(root: Path, controller: str) -> Iterator[Path]:
-    """The folders of this process' group and of its parents; "" is version 2, which has one tree
-    for all controllers. In a container, the innermost group is often mounted as the root."""
+    """The folders of this process' group and of its parents. controller: "" for version 2, which
+    has one tree. In a container, the innermost group is often mounted as the root."""
     for line in _read(root / "proc/self/cgroup").splitlines():
         _, names, path = line.split(":", 2)
         if controller not in names.split(","):
@@ -97,11 +94,11 @@ def _groups(root: Path, controller: str) -> Iterator[Path]:
         if controller and not top.is_dir():
             top = root / "sys/fs/cgroup" / controller
         folder = top / path.lstrip("/")
-        yield from (above for above in (folder, *folder.parents) if above.is_relative_to(top))
+        yield from (group for group in (folder, *folder.parents) if group.is_relative_to(top))
 
 
 def _read(path: Path) -> str:
-    """The content of a file of the kernel; "" if there is none."""
+    """The content of a file of the kernel; "" if it cannot be read."""
     try:
         return path.read_text(encoding="ascii").strip()
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""The state of an optimiser as named tensors, for checkpoints."""
+"""Converts the state of an optimiser to named tensors and back, for checkpoints."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Its moments as INDEX.NAME, by the index of the parameter."""
+    """The optimiser's moments, named INDEX.NAME by the index of the parameter."""
     return {
         f"{index}.{name}": torch.as_tensor(value)
         for index, entries in optimizer.state_dict()["state"].items()
@@ -19,7 +19,7 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Load the output of `optimizer_tensors`. Learning rates are kept."""
+    """Load the output of `optimizer_tensors`. Learning rates are not changed."""
     moments: dict[int, dict[str, Any]] = {}
     for key, value in tensors.items():
         index, name = key.split(".")

@@ -1,4 +1,4 @@
-"""Explains out-of-memory errors, of a GPU or of the machine."""
+"""Explains out-of-memory errors of a GPU or of the machine."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ class OutOfMemoryError(UserError):
 
 
 def out_of_memory(error: BaseException) -> str | None:
-    """One line with advice if this is torch's long error for a full GPU, or means that the memory
-    of this machine is full; else None."""
+    """One line with advice if the memory of a GPU or of this machine is full; None for any other
+    error."""
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(error, torch.OutOfMemoryError):
         return (
@@ -33,10 +33,10 @@ def out_of_memory(error: BaseException) -> str | None:
 
 @contextmanager
 def explain_out_of_memory() -> Iterator[None]:
-    """Turn torch's out-of-memory error into a UserError of one line."""
+    """Convert out-of-memory errors to an OutOfMemoryError with a message of one line."""
     try:
         yield
     except Exception as error:
-        if (said := out_of_memory(error)) is None:
+        if (message := out_of_memory(error)) is None:
             raise
-        raise OutOfMemoryError(said) from error
+        raise OutOfMemoryError(message) from error

@@ -1,4 +1,4 @@
-"""Files that come with the package: presets and the embedded prior."""
+"""Locates files that are shipped with the package: presets and assets."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pathlib import Path
 
 
 def shipped(name: str) -> Path:
-    """The folder `name` ("configs", "assets"): inside the package when that is installed, beside
-    it in a checkout. It need not exist."""
+    """The folder `name` ("configs", "assets"): inside an installed package, next to the package in
+    a checkout. It may not exist."""
     package = Path(str(files("dreamfusion")))
     installed = package / name
     return installed if installed.is_dir() else package.parent / name

@@ -1,7 +1,6 @@
-"""Random numbers of a batch, from one generator or from one for each part.
+"""Random numbers for a batch, from one generator or from one per part of the batch.
 
-With one generator for each part, its numbers do not depend on the other parts, so that a batch gets
-the same numbers when it is split over processes.
+With one generator per part, a batch gets the same numbers when it is split over processes.
 """
 
 from __future__ import annotations
@@ -16,17 +15,18 @@ Generators = torch.Generator | Sequence[torch.Generator]
 
 
 def rand(shape: Sequence[int], generators: Generators, dtype: torch.dtype | None = None) -> Tensor:
-    """Uniform in [0, 1), on the CPU. Several generators share the first axis equally."""
+    """Uniform numbers in [0, 1), on the CPU. Several generators share the first axis equally.
+    Raises ValueError if that is not possible."""
     return _cat(partial(torch.rand, dtype=dtype), shape, generators)
 
 
 def randn(shape: Sequence[int], generators: Generators) -> Tensor:
-    """Standard normal, on the CPU. Several generators share the first axis equally."""
+    """Standard normal numbers, on the CPU; see `rand`."""
     return _cat(torch.randn, shape, generators)
 
 
 def randint(low: int, high: int, shape: Sequence[int], generators: Generators) -> Tensor:
-    """Whole numbers from low to high - 1, on the CPU, as `rand`."""
+    """Integers from low to high - 1, on the CPU; see `rand`."""
     return _cat(partial(torch.randint, low, high), shape, generators)
 
 

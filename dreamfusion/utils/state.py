@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Protocol
 class Progress(NamedTuple):
     """Progress of an optimisation.
 
-    step: steps done. steps: the length that schedules refer to. Use: `schedule.at(*progress)`.
+    step: steps done. steps: the number of steps that schedules span. Use: `schedule.at(*progress)`.
     """
 
     step: int
@@ -17,12 +17,12 @@ class Progress(NamedTuple):
 
 
 class Stateful(Protocol):
-    """An object whose state is in checkpoints. Every `torch.nn.Module` is one.
+    """An object whose state is saved in checkpoints, such as any `torch.nn.Module`.
 
     The state is a flat mapping of names to tensors, identical in all processes: reduce values that
     depend on the local views (`utils.distributed.mean_over_processes`) before storing them.
-    `load_state_dict` is also called on an object in use, to return to a checkpoint. Its tensors
-    belong to the caller and must be copied.
+    `load_state_dict` is also called on an object in use, to return to a checkpoint. The tensors
+    passed to it belong to the caller and must be copied.
     """
 
     def state_dict(self) -> Mapping[str, Any]:

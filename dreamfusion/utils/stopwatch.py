@@ -6,13 +6,13 @@ import time
 
 
 class Stopwatch:
-    """Records consecutive stages: when one begins, the previous one ends."""
+    """Records the durations of consecutive stages. Each stage ends when the next one begins."""
 
     def __init__(self, first: str) -> None:
         self._begun: list[tuple[str, float]] = [(first, time.monotonic())]
 
     def begin(self, stage: str) -> None:
-        """Begin a stage now."""
+        """Begin a stage."""
         self._begun.append((stage, time.monotonic()))
 
     def seconds(self) -> dict[str, float]:
