@@ -1,11 +1,11 @@
-"""What must be set before libraries are imported: tests never reach for the network, threads wait
-asleep (see cli.main), and without a GPU Triton's kernels run in its interpreter."""
+"""Variables that must be set before libraries are imported: tests use no network, idle threads
+sleep (see cli.main), and without a GPU, Triton's kernels are interpreted."""
 
 import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-if "PYTEST_XDIST_WORKER" in os.environ:  # a core each: threads that wait for others' cost twice
+if "PYTEST_XDIST_WORKER" in os.environ:  # one thread per process: more are slower in parallel tests
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
@@ -22,13 +22,13 @@ if not torch.cuda.is_available():
 
 @pytest.fixture(autouse=True)
 def _old_names_of_settings_are_reported_in_every_test(monkeypatch):
-    """A process reports the first one only, which would be that of another test."""
+    """A process warns only once, which could be in another test."""
     monkeypatch.setattr("dreamfusion.config.renamed._warned", False)
 
 
 @pytest.fixture
 def one_thread():
-    """Pictures this small gain nothing from more, and lose a lot on a busy machine."""
+    """More threads do not help with such small images, and are slow on a busy machine."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -52,7 +52,7 @@ SMALL = {
 
 @pytest.fixture(scope="session")
 def forks(tmp_path_factory):
-    """The command line in processes of its own that begin at once."""
+    """The command line in separate processes that start fast."""
     from tests.helpers.forks import Forks
     from tests.helpers.tiny_priors import save_pixel_prior
 

@@ -1,4 +1,4 @@
-"""dreamfusion from Python, as a notebook uses it."""
+"""The Python API, as used in notebooks."""
 
 import dataclasses
 import subprocess
@@ -46,7 +46,7 @@ def newest(run):
     return load_file(sorted((run.path / "checkpoints").glob("*.safetensors"))[-1])
 
 
-def test_it_is_what_the_command_line_does(run, prior, tmp_path):
+def test_the_api_equals_the_command_line(run, prior, tmp_path):
     options = [f"{name}={value}" for name, value in SMALL.items() if not isinstance(value, dict)]
     options += [
         f"{section}.{name}={value}"
@@ -91,7 +91,7 @@ def test_a_notebook_shows_the_run(run):
     assert page.startswith("<iframe srcdoc=") and "a red puppy" in page and "<script" not in page
 
 
-def test_what_is_wrong_is_one_line(prior, tmp_path):
+def test_errors_have_one_line(prior, tmp_path):
     with pytest.raises(df.UserError, match="does not know 'dragon'"):
         df.train("a dragon", prior=prior, out=tmp_path / "run")
     with pytest.raises(df.UserError, match=r"unknown setting estimator\.guidence; did you mean"):
@@ -101,7 +101,7 @@ def test_what_is_wrong_is_one_line(prior, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_trainer_is_its_steps(prior):
+def test_iterating_a_trainer_takes_its_steps(prior):
     judge = df.DiffusionPrior.from_pretrained(prior)
     settings = {"prompt": "a red puppy", "steps": 2, "render": {"resolution": 16}}
     config = df.build_config(judge.card.settings, settings)
@@ -109,7 +109,7 @@ def test_a_trainer_is_its_steps(prior):
 
 
 @pytest.mark.parametrize("kind", PRIORS)
-def test_a_loaded_pipeline_is_the_prior_of_its_folder(kind, tmp_path):
+def test_a_loaded_pipeline_equals_the_prior_of_its_folder(kind, tmp_path):
     folder = PRIORS[kind](tmp_path / "prior")
     absent = {"text_encoder_3": None, "tokenizer_3": None} if kind == "sd3" else {}
     pipe = DiffusionPipeline.from_pretrained(folder, torch_dtype=torch.float32, **absent)
@@ -139,7 +139,7 @@ def test_a_pipeline_of_another_kind_is_refused():
         df.DiffusionPrior.from_pipe(FluxPipeline())
 
 
-def test_a_run_by_a_loaded_pipeline_resumes_with_it(tmp_path):
+def test_a_run_with_a_loaded_pipeline_resumes_with_it(tmp_path):
     folder = save_latent_prior(tmp_path / "latent")
     pipe = DiffusionPipeline.from_pretrained(folder)
     judge = df.DiffusionPrior.from_pipe(pipe)
@@ -147,7 +147,7 @@ def test_a_run_by_a_loaded_pipeline_resumes_with_it(tmp_path):
     assert run.resume(steps=2, prior=judge).metrics[-1]["step"] == 2
 
 
-def test_importing_is_cheap_and_names_are_listed():
+def test_importing_is_fast_and_names_are_listed():
     code = "import sys, dreamfusion as df; df.UserError; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
     assert set(df.__all__) <= set(dir(df))
@@ -156,7 +156,7 @@ def test_importing_is_cheap_and_names_are_listed():
         df.trian  # noqa: B018
 
 
-def test_a_run_is_replaced_only_where_that_is_asked_for(prior, tmp_path):
+def test_a_run_is_replaced_only_with_overwrite(prior, tmp_path):
     out = tmp_path / "run"
     df.train("a red puppy", out=out, steps=1, prior=prior, settings=SMALL)
     with pytest.raises(
@@ -169,7 +169,7 @@ def test_a_run_is_replaced_only_where_that_is_asked_for(prior, tmp_path):
 
 
 class Mine:
-    """A prior of the caller's own."""
+    """A custom prior."""
 
     def __init__(self, prior):
         self._prior, self.asked = prior, 0
@@ -184,7 +184,7 @@ class Mine:
         return self._prior.predict(noisy, timesteps, condition)
 
 
-def test_a_prior_is_used_or_refused_never_passed_over(prior, tmp_path):
+def test_a_prior_is_used_or_refused_but_never_ignored(prior, tmp_path):
     mine = Mine(df.DiffusionPrior.from_pretrained(prior))
     df.train("a red puppy", out=tmp_path / "mine", steps=2, prior=mine, settings=SMALL)
     assert mine.asked == 2
@@ -195,16 +195,16 @@ def test_a_prior_is_used_or_refused_never_passed_over(prior, tmp_path):
     assert not (tmp_path / "c").exists()
 
 
-def test_config_for_gives_the_settings_of_train(run, prior):
+def test_config_for_returns_the_settings_of_train(run, prior):
     config = df.config_for("a red puppy", prior, steps=4, settings=SMALL)
     found = run.config
-    assert df.build_config({"device": "cpu"}).camera != config.camera  # the card is in it
+    assert df.build_config({"device": "cpu"}).camera != config.camera  # includes the card
     assert dataclasses.replace(config, device=found.device, prior=found.prior) == found
 
 
-def test_finished_schedules_stay_where_they_ended(prior, tmp_path):
-    """Noise and guidance do not rise again in a run that is resumed beyond its end; and the
-    command that the report gives makes the same bits in one go."""
+def test_finished_schedules_keep_their_end_values(prior, tmp_path):
+    """Noise and guidance do not rise again in a run that is resumed beyond its end, and the command
+    in the report gives bitwise identical results."""
     settings = SMALL | {"estimator.guidance": {"start": 8, "end": 2}}
     run = df.train("a red puppy", out=tmp_path / "a", steps=4, prior=prior, settings=settings)
     run = run.resume(steps=7)

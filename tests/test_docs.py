@@ -1,4 +1,4 @@
-"""What the README and the documentation say is true of the code."""
+"""The README and the documentation match the code."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from dreamfusion.config.presets import read_settings
 from tests.helpers import PAGES, README, ROOT
 from tests.plugins.conftest import SETTINGS
 
-EXAMPLES = {  # one that stands on two pages runs once
+EXAMPLES = {  # an example on two pages runs once
     code: f"{page}-{number}"
     for page, text in PAGES.items()
     for number, code in enumerate(re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL))
 }
-# What makes the examples of whole runs short enough for a test.
+# Settings that make examples of complete runs short enough for a test.
 SHORT = {
     "steps=250": "steps=2", "steps=400": "steps=3", "steps=20)": "steps=2)",
     "range(200)": "range(2)", "size=256": "size=16",
@@ -111,7 +111,7 @@ def test_the_package_that_the_documentation_builds_makes_a_mesh(extras: Path, tm
 
 
 def commands(text: str) -> Iterator[list[str]]:
-    """The words of each command line of dreamfusion in the shell blocks of a page."""
+    """The arguments of each command line of dreamfusion in the shell blocks of a page."""
     for block in re.findall(r"```sh\n(.*?)```", text, flags=re.DOTALL):
         for line in block.splitlines():
             words = shlex.split(line, comments=True)
@@ -135,7 +135,7 @@ def test_command_lines_are_found():
 def test_a_command_line_parses(
     words: tuple[str, ...], extras: Path, capsys: pytest.CaptureFixture[str]
 ):
-    """Commands, options, values and settings exist, and every required argument is there."""
+    """Commands, options, values and settings exist, and no required argument is missing."""
     _, *rest = words
     if "--help" in rest:
         assert main(rest) == 0
@@ -152,7 +152,7 @@ def test_a_command_line_parses(
 
 
 def test_commands_in_running_text_exist():
-    """Their names and options, as in `dreamfusion resume --prior PATH`."""
+    """Names and options, as in `dreamfusion resume --prior PATH`."""
     for page, text in PAGES.items():
         for code in re.findall(r"(?<!`)`dreamfusion ([a-z][^`]*)`", text):
             words = code.split()
@@ -190,8 +190,8 @@ def test_yaml_examples_are_settings():
             build_config({k: v for k, v in parse_yaml(block).items() if k not in ("start", "extends")})
 
 
-def test_the_drawing_of_the_layers_is_the_linters():
-    """Top down, as import-linter holds them."""
+def test_the_diagram_of_packages_matches_import_linter():
+    """From top to bottom, as in the configuration of import-linter."""
     page = PAGES["docs/concepts.md"]
     drawing = page[page.index("    cli   ") :]
     drawn = [re.split(r"  +", line.strip())[:-1] for line in drawing.strip().splitlines()]
@@ -201,7 +201,7 @@ def test_the_drawing_of_the_layers_is_the_linters():
     assert drawn == [layer for layer in layers if layer != ["__main__"]]
 
 
-def test_references_hold_every_command_and_every_public_name():
+def test_references_contain_all_commands_and_public_names():
     pages = runpy.run_path(str(ROOT / "docs" / "references.py"))
     cli, api = pages["cli_reference"](), pages["api_reference"]()
     for name, command in COMMAND.commands.items():
@@ -212,7 +212,7 @@ def test_references_hold_every_command_and_every_public_name():
         assert f":: dreamfusion.{name}\n" in api
 
 
-def test_pictures_and_pages_that_are_linked_exist():
+def test_linked_images_and_pages_exist():
     for page, text in PAGES.items():
         for target in re.findall(r"\]\(((?!http)[^)#]+)[^)]*\)", text):
             assert ((ROOT / page).parent / target).exists(), (page, target)

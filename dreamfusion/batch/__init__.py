@@ -1,1 +1,1 @@
-"""Batches of runs: jobs, whose state is in their folders, and engines that run them. No torch."""
+"""Batches of runs: jobs, whose state is stored in folders, and engines that run them. No torch."""

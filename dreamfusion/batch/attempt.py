@@ -1,4 +1,4 @@
-"""One attempt at a job: runs the command line in a process of its own.
+"""One attempt at a job: runs the command line in a separate process.
 
 An attempt locks its run against other writers and sends heartbeats. It exits at once if a newer
 attempt has replaced it, and with a checkpoint if the process that started it is gone.
@@ -30,9 +30,9 @@ from dreamfusion.utils.machine import peak_memory
 from dreamfusion.utils.version import __version__
 
 DONE, USER_ERROR = 0, 2
-FENCED = 75  # a newer attempt has replaced this one
-UNFIT = 78  # this machine has another version of dreamfusion than the driver of the batch
-STALE_SECONDS = 60.0  # an attempt that sends no heartbeat for so long counts as frozen
+FENCED = 75  # exit status if a newer attempt has replaced this one
+UNFIT = 78  # exit status if this machine has another version of dreamfusion than the driver
+STALE_SECONDS = 60.0  # an attempt without a heartbeat for this time counts as frozen
 MODULE = "dreamfusion.cli.attempt"  # the module that runs an attempt
 
 Main = Callable[[Sequence[str]], int]
@@ -41,22 +41,22 @@ Main = Callable[[Sequence[str]], int]
 def command_of(
     folder: Path, number: int, parent: int, stale_seconds: float, module: str | None = None
 ) -> list[str]:
-    """The command that runs an attempt. parent: the ID of the process that starts it."""
+    """The command line that runs an attempt. parent: ID of the process that starts it."""
     arguments = [str(folder), str(number), str(parent), str(stale_seconds), __version__]
     return [sys.executable, "-m", module or MODULE, *arguments]
 
 
 def environment(threads: int) -> dict[str, str]:
-    """The environment variables of an attempt: those of this process with another number of
-    threads, and without a launcher's variables, since an attempt is a single process."""
+    """The environment variables of an attempt: as in this process, with another number of threads
+    and without a launcher's variables, since an attempt is a single process."""
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
     kept = {name: value for name, value in os.environ.items() if name not in VARIABLES}
     return kept | {"OMP_WAIT_POLICY": "PASSIVE"} | dict.fromkeys(names, str(threads))
 
 
 def attempt(arguments: Sequence[str], main: Main) -> int:
-    """Run an attempt and return its exit status. arguments: see `command_of`. main: the command
-    line."""
+    """Run an attempt and return its exit status. arguments: see `command_of`. main: runs the
+    command line with given arguments."""
     folder, number = JobFolder(Path(arguments[0])), int(arguments[1])
     parent, stale_seconds, version = int(arguments[2]), float(arguments[3]), arguments[4]
     started = time.time()
@@ -75,7 +75,7 @@ def attempt(arguments: Sequence[str], main: Main) -> int:
     if not create_json(folder.attempt_file(number), {**about, "run": before}):
         return FENCED
     threading.Thread(target=_watch, args=(folder, number, parent), daemon=True).start()
-    with _held_run(folder, before, number, stale_seconds) as run:
+    with _locked_run(folder, before, number, stale_seconds) as run:
         if run.path.name != before:
             write_json(folder.attempt_file(number), {**about, "run": run.path.name})
         if folder.done_file.is_file():
@@ -86,7 +86,7 @@ def attempt(arguments: Sequence[str], main: Main) -> int:
 
 
 def _run_command_line(main: Main, arguments: Sequence[str]) -> int:
-    """The exit status; a bug in the program gives status 1 and a traceback in the log."""
+    """Run the command line; an unexpected exception is logged with a traceback, status 1."""
     _log(f"$ dreamfusion {' '.join(arguments)}")
     try:
         return main(arguments)
@@ -104,7 +104,7 @@ def _arguments(job: Job, folder: JobFolder, run: RunFolder) -> list[str]:
     """The arguments of the command that starts or resumes the run."""
     if run.config.is_file():
         return ["resume", str(run.path), "--json"]
-    # A run that was killed before it wrote its settings contains nothing worth keeping.
+    # A run that was killed before it wrote its settings contains nothing of value.
     shutil.rmtree(run.path, ignore_errors=True)
     arguments = ["train", job.prompt, "--out", str(run.path), "--seed", str(job.seed), "--json"]
     if job.file is not None:
@@ -117,19 +117,19 @@ def _arguments(job: Job, folder: JobFolder, run: RunFolder) -> list[str]:
 
 
 @contextmanager
-def _held_run(
+def _locked_run(
     folder: JobFolder, name: str, number: int, stale_seconds: float
 ) -> Iterator[RunFolder]:
-    """The run, locked for this process until it ends.
+    """Lock the run for this process during the block.
 
     Waits while another attempt holds the lock and sends heartbeats. An attempt that holds the lock
-    without heartbeats is frozen; it may recover at any time and write, so it keeps its folder, and
-    this attempt continues in a copy.
+    without heartbeats is frozen. Since it may recover at any time and write, it keeps its folder,
+    and this attempt continues in a copy.
     """
     run = RunFolder(folder.path / name)
     with (folder.path / f"{name}.lock").open("a") as lock:
-        held = _wait_for(lock.fileno(), folder, number, stale_seconds)
-        if held:
+        acquired = _wait_for(lock.fileno(), folder, number, stale_seconds)
+        if acquired:
             yield run
             return
     copied = RunFolder(folder.path / f"run-of-attempt-{number}")
@@ -140,15 +140,15 @@ def _held_run(
 
 
 def _wait_for(lock: int, folder: JobFolder, number: int, stale_seconds: float) -> bool:
-    """Wait for a lock; False if its holder is frozen. On file systems without locks, an earlier
-    attempt counts as the holder until its end is recorded."""
+    """Wait for a lock. Returns False if its holder is frozen. On file systems without locks, an
+    earlier attempt counts as the holder until its end is recorded."""
     beats = HeartBeats(folder, before=number)
     while True:
-        held = lock_file(lock)
-        if held is None:
+        acquired = lock_file(lock)
+        if acquired is None:
             earlier = (folder.end_file(n) for n in folder.attempts() if n < number)
-            held = all(read_json(end).get("code") is not None for end in earlier)
-        if held:
+            acquired = all(read_json(end).get("code") is not None for end in earlier)
+        if acquired:
             return True
         if beats.silent_seconds() > stale_seconds:
             return False
@@ -156,21 +156,21 @@ def _wait_for(lock: int, folder: JobFolder, number: int, stale_seconds: float) -
 
 
 class HeartBeats:
-    """Watches the heartbeats of the attempts at a job, by this machine's clock.
+    """Monitors the heartbeats of the attempts at a job, by the clock of this machine.
 
-    before: watch only attempts with lower numbers. Time in which this process itself was suspended
-    does not count: each interval between two calls counts as at most two heartbeats.
+    before: monitor only attempts with lower numbers. Time in which this process itself was
+    suspended is excluded: the interval between two calls counts as at most two heartbeats.
     """
 
     def __init__(self, folder: JobFolder, *, before: int | None = None) -> None:
         self._folder, self._before = folder, before
         self._seen: Any = None
-        self._looked, self._silent = time.monotonic(), 0.0
+        self._last_poll, self._silent = time.monotonic(), 0.0
 
     def silent_seconds(self) -> float:
-        """Seconds without a heartbeat, as seen by the calls of this method."""
+        """Seconds without a heartbeat, as observed by calls of this method."""
         now = time.monotonic()
-        passed, self._looked = min(now - self._looked, 2 * BEAT_SECONDS), now
+        passed, self._last_poll = min(now - self._last_poll, 2 * BEAT_SECONDS), now
         beats = self._beats()
         self._silent = self._silent + passed if beats == self._seen else 0.0
         self._seen = beats
@@ -195,29 +195,29 @@ def _copy_run(run: RunFolder, target: RunFolder) -> None:
             if run.path.is_dir():
                 copy_files(run.path, target.path)
             return
-        except OSError:  # the frozen attempt has recovered, and deleted an old checkpoint
+        except OSError:  # the frozen attempt has recovered and deleted an old checkpoint
             time.sleep(0.5)
-    shutil.rmtree(target.path, ignore_errors=True)  # start from the beginning instead
+    shutil.rmtree(target.path, ignore_errors=True)  # restart from the beginning
 
 
 def _watch(folder: JobFolder, number: int, parent: int) -> None:
-    """Send heartbeats, and end this attempt if it was replaced or its parent process is gone."""
-    beat, asked = folder.beat_file(number), False
+    """Send heartbeats, and end this attempt if it was replaced or its parent process has ended."""
+    beat, stopping = folder.beat_file(number), False
     while True:
         try:
             beat.touch()
             if folder.newest_attempt() > number:
                 os._exit(FENCED)
-        except OSError:  # a full or unreachable disk: the run itself will report it
+        except OSError:  # a full or unreachable disk: the run will report it
             pass
-        if os.getppid() != parent and not asked:
-            asked = True
-            os.kill(os.getpid(), signal.SIGTERM)  # a checkpoint, then the end
+        if os.getppid() != parent and not stopping:
+            stopping = True
+            os.kill(os.getpid(), signal.SIGTERM)  # writes a checkpoint and exits
         time.sleep(BEAT_SECONDS)
 
 
 def _redirect_output(folder: JobFolder, number: int) -> None:
-    """Redirect standard output to the attempt's result, standard error to its log."""
+    """Redirect standard output to the attempt's result file, standard error to its log."""
     log, result = folder.log_file(number), folder.result_file(number)
     log.parent.mkdir(parents=True, exist_ok=True)
     for stream, path in ((sys.stdout, result), (sys.stderr, log)):
@@ -228,7 +228,7 @@ def _redirect_output(folder: JobFolder, number: int) -> None:
 
 
 def _write_end(folder: JobFolder, number: int, code: int, started: float, run: RunFolder) -> None:
-    """Record how this attempt ended, and the end of the job, if it has ended too."""
+    """Record the end of this attempt, and the result of the job if the job has ended."""
     sys.stdout.flush()
     sys.stderr.flush()
     cost = {
@@ -239,18 +239,18 @@ def _write_end(folder: JobFolder, number: int, code: int, started: float, run: R
     if folder.newest_attempt() != number:
         return
     if code == DONE:
-        seconds = sum(_seconds(folder, each) for each in folder.attempts())
+        seconds = sum(_seconds(folder, attempt) for attempt in folder.attempts())
         content = {"attempt": number, "run": run.path.name, **cost, "seconds": round(seconds, 2)}
-        said = folder.result_file(number).read_text(encoding="utf-8").splitlines()
-        report = dict(json.loads(said[-1])) if said else {}
+        output = folder.result_file(number).read_text(encoding="utf-8").splitlines()
+        report = dict(json.loads(output[-1])) if output else {}
         create_json(folder.done_file, content | {"report": report})
     elif code == USER_ERROR:
-        error = last_words(folder.log_file(number))
+        error = last_log_line(folder.log_file(number))
         write_json(folder.failed_file, {"error": error, "attempts": number})
 
 
 def _seconds(folder: JobFolder, number: int) -> float:
-    """Duration of an attempt; for one that was killed, until its last heartbeat."""
+    """Duration of an attempt. A killed one counts until its last heartbeat."""
     end = read_json(folder.end_file(number))
     if "seconds" in end:
         return float(end["seconds"])
@@ -261,11 +261,11 @@ def _seconds(folder: JobFolder, number: int) -> float:
         return 0.0
 
 
-def last_words(log: Path) -> str:
+def last_log_line(log: Path) -> str:
     """The last non-empty line of a log."""
     try:
         lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return "no log"
-    said = [line for line in lines if line.strip()]
-    return one_line(said[-1].removeprefix("error: "), 300) if said else "empty log"
+    lines = [line for line in lines if line.strip()]
+    return one_line(lines[-1].removeprefix("error: "), 300) if lines else "empty log"

@@ -1,4 +1,4 @@
-"""The driver of a batch: passes jobs to an engine until each is done or has failed."""
+"""The driver of a batch, which passes jobs to an engine until each is done or has failed."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
-from dreamfusion.batch.attempt import DONE, STALE_SECONDS, USER_ERROR, HeartBeats, last_words
+from dreamfusion.batch.attempt import DONE, STALE_SECONDS, USER_ERROR, HeartBeats, last_log_line
 from dreamfusion.batch.engines import Ending, Engine
 from dreamfusion.batch.jobs import BatchFolder, Job, JobFolder, State, read_json, write_json
 from dreamfusion.batch.prompts import BatchError
 from dreamfusion.utils.file_system import lock_file, warn_once
 
-ATTEMPTS = 3  # failures, not counting preemption, after which a job has failed
+ATTEMPTS = 3  # a job has failed after so many failed attempts, excluding preempted ones
 # Exit statuses of preempted attempts: a signal, or the status of a run that stopped after a signal.
 PREEMPTED = {130, 138, 143, -2, -10, -15, 75}
-LOOK_SECONDS = 0.2
+POLL_SECONDS = 0.2
 
 
 class Listener:
@@ -31,10 +31,10 @@ class Listener:
     def finished(self, folder: JobFolder) -> None:
         """Called when a job is done or has failed."""
 
-    def again(self, folder: JobFolder, why: str) -> None:
-        """Called when an attempt ended before the job was done; there will be another."""
+    def retried(self, folder: JobFolder, why: str) -> None:
+        """Called when an attempt ended before the job was done and the job will be retried."""
 
-    def looked(self, running: Sequence[JobFolder]) -> None:
+    def polled(self, running: Sequence[JobFolder]) -> None:
         """Called after each poll of the engine."""
 
 
@@ -45,29 +45,30 @@ class _Running(NamedTuple):
 
 
 @contextmanager
-def driving(shelf: BatchFolder) -> Iterator[None]:
+def driver_lock(batch_folder: BatchFolder) -> Iterator[None]:
     """Lock a batch against other drivers. Raises BatchError if another driver holds the lock."""
-    shelf.jobs_path.mkdir(parents=True, exist_ok=True)
-    path = shelf.path / "driver.lock"
+    batch_folder.jobs_path.mkdir(parents=True, exist_ok=True)
+    path = batch_folder.path / "driver.lock"
     with path.open("a+", encoding="utf-8") as lock:
-        held = lock_file(lock.fileno())
-        if held is None:
+        acquired = lock_file(lock.fileno())
+        if acquired is None:
             warn_once(
-                f"files in {shelf.path} cannot be locked: make sure that only one batch runs there"
+                f"files in {batch_folder.path} cannot be locked: make sure that only one batch "
+                "runs there"
             )
-        elif not held:
+        elif not acquired:
             lock.seek(0)
-            who = lock.read().strip() or "another process"
-            raise BatchError(f"another batch is running in {shelf.path}: {who}")
+            owner = lock.read().strip() or "another process"
+            raise BatchError(f"another batch is running in {batch_folder.path}: {owner}")
         lock.truncate(0)
         lock.write(f"process {os.getpid()} on {platform.node()}\n")
         lock.flush()
         yield
 
 
-def prepare(shelf: BatchFolder, jobs: Sequence[Job]) -> list[JobFolder]:
-    """Create the folders of the jobs; returns them in order."""
-    folders = [shelf.folder(job) for job in jobs]
+def prepare(batch_folder: BatchFolder, jobs: Sequence[Job]) -> list[JobFolder]:
+    """Create the folders of the jobs, and return them in order."""
+    folders = [batch_folder.folder(job) for job in jobs]
     for job, folder in zip(jobs, folders, strict=True):
         folder.write(job)
     return folders
@@ -81,10 +82,10 @@ def drive(
     stop: Callable[[], bool] = lambda: False,
     stale_seconds: float = STALE_SECONDS,
 ) -> bool:
-    """Run all jobs; returns False if stopped.
+    """Run all jobs. Returns False if stopped.
 
     stop: polled; True makes every attempt write a checkpoint and exit. stale_seconds: a started
-    attempt that sends no heartbeat for so long is abandoned.
+    attempt is abandoned after this time without a heartbeat.
     """
     listener = Listener() if listener is None else listener
     ends = (State.done, State.failed)
@@ -102,37 +103,37 @@ def drive(
             running[ticket] = _Running(folder, number, HeartBeats(folder))
             listener.started(folder, number)
         ended = [(ticket, ending) for ticket, ending in engine.ended() if ticket in running]
-        for ticket, one in running.items():
-            began = one.folder.attempt_file(one.number).is_file()
-            if began and one.beats.silent_seconds() > stale_seconds:
+        for ticket, attempt in running.items():
+            began = attempt.folder.attempt_file(attempt.number).is_file()
+            if began and attempt.beats.silent_seconds() > stale_seconds:
                 engine.drop(ticket)
                 ended.append((ticket, Ending(None, "no heartbeat: frozen or unreachable")))
         for ticket, ending in ended:
-            one = running.pop(ticket)
-            why = _settle(one, ending, stopping)
+            attempt = running.pop(ticket)
+            why = _record_end(attempt, ending, stopping)
             if why is None:
-                listener.finished(one.folder)
+                listener.finished(attempt.folder)
             elif not stopping:
-                waiting.append(one.folder)
-                listener.again(one.folder, why)
-        listener.looked([one.folder for one in running.values()])
+                waiting.append(attempt.folder)
+                listener.retried(attempt.folder, why)
+        listener.polled([attempt.folder for attempt in running.values()])
         if not ended:
-            time.sleep(LOOK_SECONDS)
+            time.sleep(POLL_SECONDS)
     return not stopping
 
 
-def _settle(one: _Running, ending: Ending, stopping: bool) -> str | None:
-    """Record the end of an attempt. Returns why the job needs another one, or None."""
-    folder = one.folder
+def _record_end(attempt: _Running, ending: Ending, stopping: bool) -> str | None:
+    """Record the end of an attempt. Returns the reason for another attempt, if one is needed."""
+    folder = attempt.folder
     if folder.state() in (State.done, State.failed):
         return None
     lost = ending.code is None
-    why = ending.reason if lost else _cause(folder, one.number, ending.code)
+    why = ending.reason if lost else _cause(folder, attempt.number, ending.code)
     counts = not (lost or stopping or ending.code in PREEMPTED)
-    end = read_json(folder.end_file(one.number))
-    write_json(folder.end_file(one.number), end | {"code": ending.code, "counts": counts})
+    end = read_json(folder.end_file(attempt.number))
+    write_json(folder.end_file(attempt.number), end | {"code": ending.code, "counts": counts})
     if ending.code == USER_ERROR or folder.counted_failures() >= ATTEMPTS:
-        write_json(folder.failed_file, {"error": why, "attempts": one.number})
+        write_json(folder.failed_file, {"error": why, "attempts": attempt.number})
         return None
     return why
 
@@ -142,4 +143,4 @@ def _cause(folder: JobFolder, number: int, code: int | None) -> str:
         return f"killed by signal {-code}"
     if code == DONE:
         return "exit status 0, but no done.json"
-    return f"exit status {code}: {last_words(folder.log_file(number))}"
+    return f"exit status {code}: {last_log_line(folder.log_file(number))}"

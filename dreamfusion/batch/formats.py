@@ -1,7 +1,7 @@
-"""Formats of prompt lists: plain text, YAML, JSON, JSON lines and tables.
+"""Reads prompt lists: plain text, YAML, JSON, JSON lines and tables.
 
-The file suffix determines the format. Content in another format is an error, so that none of its
-lines becomes a prompt.
+The file suffix determines the format. Content in another format is an error, so that no line of it
+is mistaken for a prompt.
 """
 
 from __future__ import annotations
@@ -17,19 +17,17 @@ from typing import Any
 from dreamfusion.config.layers import parse_yaml
 from dreamfusion.utils.errors import UserError, one_line
 
-Item = tuple[str, Any]  # its position ("line 3"), and a prompt or a mapping
+Item = tuple[str, Any]  # a position ("line 3"), and a prompt or a mapping
 _KEYS = ("prompt", "seed", "preset")  # the columns of a table that are not settings
 
 
 class BatchError(UserError):
-    """A list of prompts, or a folder of jobs, that cannot be used."""
+    """A list of prompts or a folder of jobs that cannot be used."""
 
 
 def read_items(source: str) -> list[Item]:
-    """The entries of a file, or of standard input for "-", in order.
-
-    Raises BatchError, which names the expected format.
-    """
+    """The entries of a file, or of standard input for "-", in order. Raises BatchError, which names
+    the expected format."""
     name = name_of(source)
     suffix = Path(source).suffix.lower()
     suffix = {"": ".txt", ".yml": ".yaml", ".ndjson": ".jsonl"}.get(suffix, suffix)
@@ -52,7 +50,7 @@ def name_of(source: str) -> str:
 
 
 def _text(source: str) -> str:
-    """The text with "\\n" as the only line end. U+2028 does not end a line."""
+    """Read the text, with "\\n" as the only line end. U+2028 does not end a line."""
     try:
         content = (
             sys.stdin.buffer.read() if source == "-" else Path(source).expanduser().read_bytes()
@@ -80,7 +78,7 @@ def _from_lines(text: str) -> Iterator[Item]:
 
 
 def _other_format(text: str, lines: list[str]) -> tuple[str, str] | None:
-    """The format of the text and its file suffix, if it is not a list of lines."""
+    """The detected format of the text and its file suffix; None for a list of lines."""
     whole = _as_json(text)
     if isinstance(whole, (list, dict)) or lines[0] in ("[", "{"):
         return "JSON", ".json"
@@ -134,18 +132,18 @@ def _from_json_lines(text: str) -> Iterator[Item]:
 
 
 def _from_csv(text: str) -> Iterator[Item]:
-    """A table as spreadsheets write it: with commas, semicolons or tabs between its cells."""
+    """A table from a spreadsheet, with commas, semicolons or tabs between the cells."""
     skipped = 0
-    if stated := re.match(r"sep=(.)\n", text):  # Excel's own line
-        text, skipped = text[stated.end() :], 1
-    delimiters = [stated.group(1)] if stated else [",", ";", "\t"]
+    if separator := re.match(r"sep=(.)\n", text):  # written by Excel
+        text, skipped = text[separator.end() :], 1
+    delimiters = [separator.group(1)] if separator else [",", ";", "\t"]
     head = next((line for line in text.split("\n") if line.strip(" ,;\t")), "")
-    fitting = (d for d in delimiters if "prompt" in _columns(next(csv.reader([head], delimiter=d))))
-    return _from_table(text, next(fitting, delimiters[0]), skipped)
+    valid = (d for d in delimiters if "prompt" in _columns(next(csv.reader([head], delimiter=d))))
+    return _from_table(text, next(valid, delimiters[0]), skipped)
 
 
 def _from_table(text: str, delimiter: str = "\t", skipped: int = 0) -> Iterator[Item]:
-    """The rows of a table. skipped: number of lines above the text."""
+    """The rows of a table. skipped: number of file lines before `text`."""
     lines = (f"{line}\n" for line in text.removesuffix("\n").split("\n"))
     rows = csv.reader(lines, delimiter=delimiter, strict=True)
     columns: list[str] = []
@@ -165,18 +163,18 @@ def _columns(row: list[str]) -> list[str]:
 
 
 def _check_columns(columns: list[str]) -> None:
-    named = [column for column in columns if column]
-    if "prompt" not in named:
+    names = [column for column in columns if column]
+    if "prompt" not in names:
         raise ValueError(
             "its first row must name the columns, one of them prompt; it holds "
-            f"{', '.join(map(repr, named))}"
+            f"{', '.join(map(repr, names))}"
         )
-    if twice := next((column for column in named if named.count(column) > 1), None):
-        raise ValueError(f"two columns are called {twice}")
+    if duplicate := next((column for column in names if names.count(column) > 1), None):
+        raise ValueError(f"two columns are called {duplicate}")
 
 
 def _row(where: str, columns: list[str], row: list[str]) -> dict[str, Any]:
-    """One row as a mapping; empty cells are left out."""
+    """One row as a mapping without empty cells."""
     given: dict[str, str] = {}
     for number, cell in enumerate(map(str.strip, row)):
         if not cell:

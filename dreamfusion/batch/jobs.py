@@ -1,11 +1,11 @@
 """Jobs and their folders. The state of a job is derived from its folder alone.
 
 shelf/jobs/a-corgi-s0-1f3a5b7c9d0e/
-    job.json               what to make; the name ends in the hash of it
-    settings.yaml          the settings file that the job was requested with, if any
+    job.json               the description of the job, whose hash is part of the folder name
+    settings.yaml          a copy of the job's settings file, if any
     attempts/0001.json     process and machine of the attempt, and the name of its run
     attempts/0001.beat     the heartbeat: touched every second while the attempt runs
-    attempts/0001.end.json how it ended
+    attempts/0001.end.json the end of the attempt
     logs/0001.txt          standard error of the command line
     run/                   the run; `run-of-attempt-N` if an earlier attempt was frozen
     done.json, failed.json the result of the job
@@ -31,8 +31,8 @@ from dreamfusion.utils.atomic_write import atomic_write
 from dreamfusion.utils.file_system import link_new
 
 FORMAT = 1
-BEAT_SECONDS = 1.0  # between two heartbeats
-FRESH_SECONDS = 15.0  # an attempt with a younger heartbeat counts as running
+BEAT_SECONDS = 1.0  # between heartbeats
+FRESH_SECONDS = 15.0  # an attempt with a more recent heartbeat counts as running
 
 
 class State(str, Enum):
@@ -49,9 +49,9 @@ class State(str, Enum):
 class Job:
     """One object to make.
 
-    config: all settings, resolved. threads: of the process; results differ in the last bits with
-    another number. preset: name of a preset; None for the default of the prior. file: text of a
-    settings file, used instead of a preset. settings: on top of these, nested.
+    config: all settings, resolved. threads: of the process; the last bits of results depend on it.
+    preset: name of a preset; None for the default of the prior. file: text of a settings file, used
+    instead of a preset. settings: nested, override the preset or file.
     """
 
     prompt: str
@@ -65,13 +65,13 @@ class Job:
     @property
     def id(self) -> str:
         """The hash of prompt, seed, resolved settings and threads."""
-        what = {"prompt": self.prompt, "seed": self.seed, "threads": self.threads}
-        text = json.dumps(what | {"config": self.config}, sort_keys=True)
+        content = {"prompt": self.prompt, "seed": self.seed, "threads": self.threads}
+        text = json.dumps(content | {"config": self.config}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     @property
     def name(self) -> str:
-        """The name of its folder."""
+        """The name of the job's folder."""
         return f"{slug(self.prompt)}-s{self.seed}-{self.id}"
 
     @property
@@ -93,7 +93,7 @@ class JobFolder:
 
     @property
     def settings_file(self) -> Path:
-        """A copy of the settings file that the job was requested with."""
+        """A copy of the job's settings file."""
         return self.path / "settings.yaml"
 
     @property
@@ -115,7 +115,7 @@ class JobFolder:
         return self.path / "attempts" / f"{number:04d}.beat"
 
     def end_file(self, number: int) -> Path:
-        """How an attempt ended."""
+        """The end of an attempt: its exit status, duration and memory."""
         return self.path / "attempts" / f"{number:04d}.end.json"
 
     def log_file(self, number: int) -> Path:
@@ -162,7 +162,7 @@ class JobFolder:
 
     @property
     def result(self) -> RunFolder:
-        """The run that the job ended with."""
+        """The finished run of the job."""
         return RunFolder(self.path / str(read_json(self.done_file).get("run", "run")))
 
     def state(self) -> State:
@@ -183,7 +183,7 @@ class JobFolder:
         return sum(bool(end.get("counts")) for end in ends)
 
     def reset_retries(self) -> None:
-        """Allow a failed job as many attempts as a new one."""
+        """Reset the count of failures, so that a failed job is retried."""
         for number in self.attempts():
             end = read_json(self.end_file(number))
             if end.get("counts"):
@@ -198,13 +198,13 @@ class JobFolder:
 
 @dataclass(frozen=True)
 class BatchFolder:
-    """The folder of a batch."""
+    """The folder of a batch, which contains the folders of its jobs."""
 
     path: Path
 
     @property
     def jobs_path(self) -> Path:
-        """The parent of the jobs' folders."""
+        """The parent folder of the jobs."""
         return self.path / "jobs"
 
     def folder(self, job: Job) -> JobFolder:
@@ -212,19 +212,19 @@ class BatchFolder:
         return JobFolder(self.jobs_path / job.name)
 
     def jobs(self) -> dict[str, JobFolder]:
-        """All jobs' folders by name."""
+        """The folders of all jobs, by name."""
         found = sorted(self.jobs_path.glob("*/job.json"))
         return {file.parent.name: JobFolder(file.parent) for file in found}
 
 
 def find_batch(path: Path) -> BatchFolder:
     """The batch at `path`. Raises BatchError if there is none."""
-    shelf = BatchFolder(path)
+    batch_folder = BatchFolder(path)
     if not path.is_dir():
         raise BatchError(f"no such folder: {path}")
-    if not shelf.jobs_path.is_dir():
+    if not batch_folder.jobs_path.is_dir():
         raise BatchError(f"{path} contains no batch: it has no jobs")
-    return shelf
+    return batch_folder
 
 
 def write_json(path: Path, content: Mapping[str, Any] | Sequence[Any]) -> None:
@@ -234,7 +234,7 @@ def write_json(path: Path, content: Mapping[str, Any] | Sequence[Any]) -> None:
 
 
 def create_json(path: Path, content: Mapping[str, Any]) -> bool:
-    """Create a JSON file atomically, unless it exists; returns whether this process created it."""
+    """Create a JSON file atomically, unless it exists. Returns whether this process created it."""
     part = path.with_name(f".{path.stem}.{platform.node()}.{os.getpid()}.json")
     path.parent.mkdir(parents=True, exist_ok=True)
     part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
@@ -245,7 +245,7 @@ def create_json(path: Path, content: Mapping[str, Any]) -> bool:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in a file; an empty one if it cannot be read."""
+    """Read the JSON object in a file; an empty one if it cannot be read."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""Turns a list of prompts into jobs: all are validated and resolved before the first one starts."""
+"""Converts a list of prompts to jobs, which are all validated before the first one starts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from dreamfusion.batch.engines import ResourceRequest
 from dreamfusion.batch.engines.local import visible_gpus
 from dreamfusion.batch.jobs import Job
-from dreamfusion.batch.prompts import BatchError, Entry, each
+from dreamfusion.batch.prompts import BatchError, Entry, make_all
 from dreamfusion.config.layers import Layer, build_config, given, to_mapping
 from dreamfusion.config.nested import merged
 from dreamfusion.config.presets import read_settings
@@ -20,18 +20,17 @@ from dreamfusion.runs.plan import find_prior, plan_run
 from dreamfusion.utils.errors import UserError
 
 GIB = 2**30
-# Memory of a run besides the prior's weights: measured on the CPU, with the default settings of the
-# embedded prior.
+# Memory of a run in addition to the prior's weights, measured on a CPU with the embedded prior.
 BASE_MEMORY = int(1.1 * GIB)
-# GPU memory for CUDA itself, the scene and its images: an estimate, not measured.
+# GPU memory for CUDA, the scene and its images: an estimate, not measured.
 GPU_BASE_MEMORY = 3 * GIB
 
 
 @dataclass(frozen=True)
 class Options:
-    """Options of a command, for entries that do not set their own.
+    """Default options for the entries of a list.
 
-    seeds: number of seeds for an entry without a seed, counted up from `seed`. settings: nested;
+    seeds: number of seeds of an entry without a seed, counted up from `seed`. settings: nested;
     each item makes a separate job. config: a preset or a settings file.
     """
 
@@ -46,11 +45,9 @@ class Options:
 
 
 def plan_jobs(entries: Sequence[Entry], options: Options) -> list[Job]:
-    """The jobs of all entries, seeds and settings, without duplicates.
-
-    Raises BatchError, which reports all invalid prompts and settings at once.
-    """
-    asked = [
+    """The jobs for all combinations of entries, seeds and settings, without duplicates. Raises
+    BatchError, which reports all invalid prompts and settings at once."""
+    combinations = [
         (entry, grid, seed)
         for entry in entries
         for grid in options.settings
@@ -62,15 +59,15 @@ def plan_jobs(entries: Sequence[Entry], options: Options) -> list[Job]:
     ]
     resolved: dict[str, Any] = {}
 
-    def make(one: tuple[Entry, Mapping[str, Any], int]) -> Job:
-        entry, grid, seed = one
+    def make(combination: tuple[Entry, Mapping[str, Any], int]) -> Job:
+        entry, grid, seed = combination
         try:
             return _job(entry, grid, seed, options, resolved)
         except UserError as error:
             message, brief = f"{entry.where}: {error}", f"{entry.where}: {error.brief}"
             raise BatchError(message, brief=brief) from None
 
-    jobs = each(asked, make)
+    jobs = make_all(combinations, make)
     return list({job.id: job for job in jobs}.values())
 
 
@@ -79,12 +76,12 @@ def _job(
 ) -> Job:
     """One job. resolved: cache of configurations without the seed."""
     config = entry.preset or options.config
-    above = given(steps=options.steps, device=options.device, prior=options.prior)
-    # The settings of the entry override those of the command.
-    settings = merged(merged(above, grid), entry.settings)
+    defaults = given(steps=options.steps, device=options.device, prior=options.prior)
+    settings = merged(merged(defaults, grid), entry.settings)
     name = settings.get("prior", {}).get("name")
     if name is not None and Path(name).expanduser().is_dir():
-        settings["prior"]["name"] = str(Path(name).expanduser().resolve())  # in any working folder
+        # Make the path independent of the working directory.
+        settings["prior"]["name"] = str(Path(name).expanduser().resolve())
     key = repr((entry.prompt, config, settings))
     if key not in resolved:
         resolved[key] = _resolve(entry.prompt, config, settings)
@@ -104,8 +101,8 @@ def _job(
 
 
 def _resolve(prompt: str, preset: str | None, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """All settings but the seed. The prior "auto" is resolved here, since it might mean another
-    prior on another machine."""
+    """All settings except the seed. The prior "auto" is resolved here, since it depends on the
+    machine."""
     layers = [Layer("settings", settings), Layer("batch", {"prompt": prompt})]
     base = [] if preset is None else read_settings(preset)
     if build_config(*base, *layers).prior.name == "auto" and not may_have_cuda():
@@ -117,18 +114,18 @@ def _resolve(prompt: str, preset: str | None, settings: Mapping[str, Any]) -> di
 
 
 def may_have_cuda() -> bool:
-    """Whether an NVIDIA driver is present, so that only torch can tell if there is a GPU."""
+    """Whether a GPU driver is present. If so, only torch can determine whether there is a GPU."""
     return any(Path(path).exists() for path in ("/proc/driver/nvidia", "/dev/kfd", "/dev/dxg"))
 
 
 def request_of(jobs: Sequence[Job]) -> ResourceRequest:
-    """The resources that the largest of these jobs needs; GPU memory by the prior's estimate."""
+    """The resources of the largest of these jobs, with the estimated GPU memory of its prior."""
     memory, gpu_memory, gpus = 0, 0, bool(visible_gpus())
-    asked = {
+    distinct = {
         repr((job.config["prior"], job.config["device"], job.config["camera"]["views"])): job
         for job in jobs
     }
-    for job in asked.values():
+    for job in distinct.values():
         config = build_config(job.config)
         prior = find_prior(config.prior, config.device)
         on_gpu = config.device.startswith("cuda") or (config.device == "auto" and gpus)

@@ -12,8 +12,7 @@ from dreamfusion.runs.metrics import newest_metrics
 
 @dataclass(frozen=True)
 class Progress:
-    """The progress of a job. left_seconds: predicted from its latest steps; None before the
-    first."""
+    """The progress of a job. left_seconds: predicted from its latest steps; None without any."""
 
     name: str
     prompt: str
@@ -28,7 +27,7 @@ class Progress:
     error: str | None
 
     def as_mapping(self) -> dict[str, Any]:
-        """For scripts."""
+        """The progress as a mapping, for --json."""
         return {**vars(self), "state": self.state.value}
 
 
@@ -38,7 +37,7 @@ def progress_of(folder: JobFolder) -> Progress:
     run = folder.result if state is State.done else folder.run
     steps = newest_metrics(run.metrics)
     step = int(steps[-1]["step"]) if steps else 0
-    seconds = [float(one["seconds"]) for one in steps[-20:] if "seconds" in one]
+    seconds = [float(metrics["seconds"]) for metrics in steps[-20:] if "seconds" in metrics]
     pace = sum(seconds) / len(seconds) if seconds else None
     previews = run.preview_files()
     return Progress(

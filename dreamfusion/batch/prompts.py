@@ -1,4 +1,4 @@
-"""Lists of prompts, each with optional seed, preset and settings."""
+"""Lists of prompts with optional seeds, presets and settings."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from dreamfusion.utils.errors import UserError, one_line
 
 _KEYS = ("prompt", "seed", "preset", "settings")
 _VALUE = r"(?:\[[^\]]*\]|\{[^}]*\}|\"[^\"]*\"|'[^']*'|[^,])+"
-_AT_ONCE = 20  # errors in one message
+_MAX_ERRORS = 20  # in one message
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One entry of a list. where: its name in errors ("prompts.txt, line 3"). None takes the option
-    of the command."""
+    """One entry of a list. where: its position, for errors ("prompts.txt, line 3"). None takes the
+    option of the command."""
 
     where: str
     prompt: str
@@ -32,18 +32,16 @@ class Entry:
 
 def read_entries(source: str) -> list[Entry]:
     """The entries of a list in any of the formats of `formats`, or of standard input for "-".
-
-    Raises BatchError, which reports all errors at once.
-    """
+    Raises BatchError, which reports all errors at once."""
     found, name = read_items(source), name_of(source)
     if not found:
         raise BatchError(f"{name} contains no prompts")
-    return each(found, lambda item: _entry(f"{name}, {item[0]}", item[1]))
+    return make_all(found, lambda item: _entry(f"{name}, {item[0]}", item[1]))
 
 
-def each(items: Sequence[Any], make: Callable[[Any], Any]) -> list[Any]:
-    """`make` of every item. Raises BatchError with the errors of all items, in short form if there
-    are several."""
+def make_all(items: Sequence[Any], make: Callable[[Any], Any]) -> list[Any]:
+    """Call `make` for every item. Raises BatchError with the errors of all items, in short form if
+    there are several."""
     made: list[Any] = []
     errors: dict[str, UserError] = {}
     for item in items:
@@ -52,14 +50,14 @@ def each(items: Sequence[Any], make: Callable[[Any], Any]) -> list[Any]:
         except UserError as error:
             errors[str(error)] = error
     if errors:
-        wrong = list(errors) if len(errors) == 1 else [one.brief for one in errors.values()]
-        more = f"; and {len(wrong) - _AT_ONCE} more" if len(wrong) > _AT_ONCE else ""
-        raise BatchError("; ".join(wrong[:_AT_ONCE]) + more)
+        texts = list(errors) if len(errors) == 1 else [error.brief for error in errors.values()]
+        more = f"; and {len(texts) - _MAX_ERRORS} more" if len(texts) > _MAX_ERRORS else ""
+        raise BatchError("; ".join(texts[:_MAX_ERRORS]) + more)
     return made
 
 
 def combinations(assignments: Sequence[str]) -> list[dict[str, Any]]:
-    """Every combination of `["estimator.guidance=4,8", …]`, each as nested settings.
+    """All combinations of `["estimator.guidance=4,8", …]`, as nested settings. Raises ConfigError.
 
     Commas within brackets or quotes do not separate: camera.distance=[2.6,3.2] is one value.
     """

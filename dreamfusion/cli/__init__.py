@@ -1,1 +1,1 @@
-"""The command line: parses, prints, exits."""
+"""The command line interface."""

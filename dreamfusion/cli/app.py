@@ -1,5 +1,5 @@
-"""The command line: parses, prints, exits. Heavy libraries are imported where a command needs them,
-so that help and errors of usage come at once."""
+"""The main program of the command line. Heavy libraries are imported only where a command needs
+them, so that help and usage errors appear at once."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ app = typer.Typer(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit status; user errors print one line, status 2."""
+    """Run the command line and return its exit status. User errors print one line, status 2."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    _replace_what_cannot_be_shown()
-    # Set before torch is loaded: idle threads sleep instead of spinning. On a machine that is busy
-    # with other work, spinning makes a step ten times slower.
+    _replace_unsupported_characters()
+    # Must be set before torch is imported: idle threads sleep instead of spinning. On a machine
+    # that is busy with other work, spinning makes a step ten times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         if (group := launch()) is not None and group.rank > 0:
-            # Until the process ends.
+            # Open until the process ends.
             sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
         with _warnings_as_lines():
             status = app(
@@ -53,24 +53,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
             f"{error.strerror or error}: {error.filename}" if error.filename else one_line(error)
         )
     except (Stopped, KeyboardInterrupt, typer.Abort) as stop:
-        # Typer reads an EOFError as Ctrl-D at a prompt. No command has prompts, so a library raised
-        # it; only a signal stops a command.
+        # Typer converts an EOFError (Ctrl-D at a prompt) to Abort. No command has prompts, so a
+        # library has raised it.
         if isinstance(stop.__cause__, EOFError):
             raise stop.__cause__ from None
         print("stopped", file=sys.stderr)
         return stop.status if isinstance(stop, Stopped) else exit_status(None)
     except Exception as error:
-        if (said := out_of_memory(error)) is not None:
-            return _fail(said)
-        # Usage errors: typer exports no base class of them, but all of them format themselves.
+        if (message := out_of_memory(error)) is not None:
+            return _fail(message)
+        # Typer exports no base class of usage errors, but all of them have this method.
         if not hasattr(error, "format_message"):
             raise
         return _fail(error.format_message())
 
 
-def _replace_what_cannot_be_shown() -> None:
-    """Print "?" for characters that the encoding of the output lacks, instead of raising: on
-    Windows, redirected output is in cp1252, for example."""
+def _replace_unsupported_characters() -> None:
+    """Print "?" instead of raising for characters that the output's encoding lacks. For example,
+    redirected output on Windows uses cp1252."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
             stream.reconfigure(errors="replace")
@@ -78,17 +78,17 @@ def _replace_what_cannot_be_shown() -> None:
 
 @contextmanager
 def _warnings_as_lines() -> Iterator[None]:
-    """Print each RunWarning as one line on standard error. Other warnings are for developers;
-    Python shows them as usual."""
+    """Print each RunWarning as one line on standard error. Other warnings are for developers and
+    shown by Python as usual."""
     with warnings.catch_warnings():
         warnings.simplefilter("always", RunWarning)
-        others = warnings.showwarning
+        default = warnings.showwarning
 
         def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
             if issubclass(category, RunWarning):
                 print(f"warning: {one_line(str(message), 500)}", file=sys.stderr, flush=True)
             else:
-                others(message, category, *where, **more)
+                default(message, category, *where, **more)
 
         warnings.showwarning = show
         yield

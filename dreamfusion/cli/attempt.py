@@ -1,4 +1,4 @@
-"""The entry point that a batch starts for each attempt: the command line in its own process."""
+"""The entry point of attempts of a batch: runs the command line in a separate process."""
 
 from __future__ import annotations
 

@@ -90,21 +90,21 @@ def batch(
     if prompts is None:
         if (seeds, seed, steps, config, set_, prior, device, threads) != (1, 0, *5 * [None], 1):
             raise BatchError("job options need a list of prompts; existing jobs keep their options")
-        wanted = [folder.read() for folder in find_batch(out).jobs().values()]
-        if not wanted:
+        requested = [folder.read() for folder in find_batch(out).jobs().values()]
+        if not requested:
             raise BatchError(f"{out} contains no jobs")
     else:
         options = Options(
             seeds, seed, steps, config, prior, device, threads, combinations(set_ or [])
         )
-        wanted = plan_jobs(read_entries(prompts), options)
-    chooser = chooser_of(keep, judge, wanted)
-    report = make(console, out, wanted, on=on, at_once=jobs, retry_failed=retry_failed)
+        requested = plan_jobs(read_entries(prompts), options)
+    chooser = chooser_of(keep, judge, requested)
+    report = make(console, out, requested, on=on, at_once=jobs, retry_failed=retry_failed)
     finish(console, out, report, chooser)
 
 
 def require_unix() -> None:
-    """Raises UserError on Windows, which lacks the file locks and signals that a batch uses."""
+    """Raise UserError on Windows, which lacks the file locks and signals that a batch uses."""
     if sys.platform == "win32":
         raise UserError("batch needs Linux or macOS: it uses their file locks and signals")
 
@@ -112,27 +112,27 @@ def require_unix() -> None:
 def make(
     console: Console,
     out: Path,
-    wanted: Sequence[Job],
+    requested: Sequence[Job],
     *,
     on: Place = "here",
     at_once: int | None = None,
     retry_failed: bool = False,
 ) -> dict[str, Any]:
     """Run jobs in a folder and show their progress. Returns the report for --json."""
-    from dreamfusion.batch.driver import drive, driving, prepare
+    from dreamfusion.batch.driver import drive, driver_lock, prepare
     from dreamfusion.batch.jobs import BatchFolder
     from dreamfusion.batch.plan import request_of
     from dreamfusion.batch.progress import progress_of
     from dreamfusion.cli.batch_screen import BatchScreen
 
-    shelf, need = BatchFolder(out.resolve()), request_of(wanted)
-    with driving(shelf), closing(_engine(on, need, at_once, shelf.path)) as engine:
-        folders = prepare(shelf, wanted)
+    root, need = BatchFolder(out.resolve()), request_of(requested)
+    with driver_lock(root), closing(_engine(on, need, at_once, root.path)) as engine:
+        folders = prepare(root, requested)
         if retry_failed:
             for folder in folders:
                 folder.reset_retries()
         console.say(f"jobs      {len(folders)}, {engine.slots} at once on {engine.name}")
-        with stoppable() as stopping, stopping.gently(), BatchScreen(console, folders) as screen:
+        with stoppable() as stopping, stopping.training(), BatchScreen(console, folders) as screen:
             finished = drive(folders, engine, listener=screen, stop=stopping)
     jobs = [progress_of(folder).as_mapping() for folder in folders]
     status = SOME_FAILED if any(job["state"] == "failed" for job in jobs) else 0
@@ -142,7 +142,8 @@ def make(
 
 
 def finish(console: Console, out: Path, report: dict[str, Any], chooser: str | None) -> None:
-    """Choose the best seeds if requested, and print the report. Exits unless all jobs are done."""
+    """Choose the best seeds if requested, and print the report. Raises typer.Exit with the report's
+    status unless all jobs are done."""
     failed = [job for job in report["jobs"] if job["state"] == "failed"]
     if not report["finished"]:
         console.say(f"stopped; to continue: {command('batch', '--out', out)}")
@@ -160,9 +161,9 @@ def finish(console: Console, out: Path, report: dict[str, Any], chooser: str | N
         raise typer.Exit(report["status"])
 
 
-def chooser_of(keep: Keep, judge: str | None, wanted: Sequence[Job]) -> str | None:
-    """The judge that picks the best seeds, or None. Raises JudgeError before any job starts if the
-    shipped judge does not know the words of a prompt."""
+def chooser_of(keep: Keep, judge: str | None, requested: Sequence[Job]) -> str | None:
+    """The judge that picks the best seeds, or None. Raises JudgeError if the shipped judge does not
+    know the words of a prompt, so that no job is started in vain."""
     if keep is Keep.all:
         if judge is not None:
             raise UserError("--judge picks the best seed: add --keep best")
@@ -172,17 +173,17 @@ def chooser_of(keep: Keep, judge: str | None, wanted: Sequence[Job]) -> str | No
     from dreamfusion.evaluation.evaluate import CHOOSER
     from dreamfusion.evaluation.judges import choose_judge
 
-    choose_judge([job.prompt for job in wanted])
+    choose_judge([job.prompt for job in requested])
     return CHOOSER
 
 
-def _engine(on: Place, need: ResourceRequest, at_once: int | None, shelf: Path) -> Engine:
+def _engine(on: Place, need: ResourceRequest, at_once: int | None, batch_folder: Path) -> Engine:
     if on == "ray":
         if at_once is not None:
-            raise UserError("--jobs applies to this machine only: a cluster counts its own slots")
+            raise UserError("--jobs applies only to this machine, not to a cluster: omit it")
         from dreamfusion.batch.engines.ray_engine import RayEngine
 
-        return RayEngine(need, shelf)
+        return RayEngine(need, batch_folder)
     from dreamfusion.batch.engines.local import LocalEngine
 
     return LocalEngine(need, at_once=at_once)
@@ -193,10 +194,10 @@ def _print_status(console: Console, folders: Sequence[JobFolder]) -> None:
     from dreamfusion.batch.progress import progress_of
     from dreamfusion.cli.batch_screen import line_of
 
-    found = [progress_of(folder) for folder in folders]
-    states = [one.state for one in found]
+    jobs = [progress_of(folder) for folder in folders]
+    states = [job.state for job in jobs]
     counts = {state.value: states.count(state) for state in State}
-    for one in found:
-        console.say(f"{one.state.value:<10}{line_of(one)}")
+    for job in jobs:
+        console.say(f"{job.state.value:<10}{line_of(job)}")
     console.say(", ".join(f"{count} {state}" for state, count in counts.items()))
-    console.result({"counts": counts, "jobs": [one.as_mapping() for one in found]})
+    console.result({"counts": counts, "jobs": [job.as_mapping() for job in jobs]})

@@ -1,4 +1,4 @@
-"""Progress of a batch: a live screen on a terminal, plain lines elsewhere."""
+"""Shows the progress of a batch: a live display on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from dreamfusion.batch.progress import Progress, progress_of
 from dreamfusion.cli.console import Console
 from dreamfusion.utils.duration import duration
 
-_SECONDS = 1.0  # between two updates of the screen
+_SECONDS = 1.0  # between updates of the live display
 
 
-def line_of(one: Progress) -> str:
+def line_of(job: Progress) -> str:
     """The progress of a job, on one line."""
-    left = "" if one.left_seconds is None else f", {duration(one.left_seconds)} left"
-    told = {
-        State.done: str(one.run),
-        State.failed: one.error or "",
-        State.running: f"step {one.step}/{one.steps}{left}  {one.preview or ''}".rstrip(),
-        State.resumable: f"stopped at step {one.step}/{one.steps}",
+    left = "" if job.left_seconds is None else f", {duration(job.left_seconds)} left"
+    details = {
+        State.done: str(job.run),
+        State.failed: job.error or "",
+        State.running: f"step {job.step}/{job.steps}{left}  {job.preview or ''}".rstrip(),
+        State.resumable: f"stopped at step {job.step}/{job.steps}",
         State.new: "",
-    }[one.state]
-    return f"{one.prompt}, seed {one.seed}  {told}".rstrip()
+    }[job.state]
+    return f"{job.prompt}, seed {job.seed}  {details}".rstrip()
 
 
 class BatchScreen(Listener):
-    """A context manager that shows a bar for all jobs, a line per running job, and failures.
+    """A context manager that shows a progress bar, a line per running job, and failures.
 
-    Without a terminal, or for scripts, it prints one line per event.
+    Without a terminal, or with --json, it prints one line per event.
     """
 
     def __init__(self, console: Console, folders: Sequence[JobFolder]) -> None:
@@ -55,12 +55,12 @@ class BatchScreen(Listener):
             self._live.stop()
 
     def started(self, folder: JobFolder, number: int) -> None:
-        """Reports that an attempt begins."""
+        """Report that an attempt begins."""
         again = "" if number == 1 else f", attempt {number}"
         self._say(f"start     {folder.path.name}{again}")
 
     def finished(self, folder: JobFolder) -> None:
-        """Reports that a job is done or has failed."""
+        """Report that a job is done or has failed."""
         self._ended += 1
         error = read_json(folder.failed_file).get("error")
         count = f"{self._ended}/{len(self._folders)}"
@@ -70,12 +70,12 @@ class BatchScreen(Listener):
         else:
             self._say(f"failed    {folder.path.name}: {error}  ({count})", above=True)
 
-    def again(self, folder: JobFolder, why: str) -> None:
-        """Reports that a job will be retried."""
+    def retried(self, folder: JobFolder, why: str) -> None:
+        """Report that a job will be retried."""
         self._say(f"again     {folder.path.name}: {why}", above=True)
 
-    def looked(self, running: Sequence[JobFolder]) -> None:
-        """Updates the screen at intervals."""
+    def polled(self, running: Sequence[JobFolder]) -> None:
+        """Update the live display at intervals."""
         if self._live is not None and time.monotonic() > self._drawn + _SECONDS:
             self._drawn = time.monotonic()
             self._draw(running)
@@ -95,7 +95,7 @@ class BatchScreen(Listener):
         self._live.update(Group(head, *lines), refresh=True)
 
     def _say(self, text: str, *, above: bool = False) -> None:
-        """Print a line. above: also print it with a live screen, above that."""
+        """Print a line. above: with a live display, print it above instead of omitting it."""
         if self._live is None:
             self._console.say(text)
         elif above:

@@ -1,4 +1,4 @@
-"""Choosing the best of several seeds."""
+"""Chooses the best of several seeds."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from dreamfusion.utils.file_system import link_or_pointer
 def choose_best(
     console: Console, out: Path, jobs: Sequence[Mapping[str, Any]], chooser: str
 ) -> dict[str, Any]:
-    """Evaluate the runs of these jobs, link the run with the greatest margin of each prompt as
+    """Evaluate the runs of these jobs, link each prompt's run with the greatest margin as
     DIR/best/PROMPT, and save the choice in DIR/best.json. Returns the choice by prompt."""
     from dreamfusion.batch.jobs import write_json
     from dreamfusion.evaluation.evaluate import judged_rows
@@ -25,13 +25,13 @@ def choose_best(
     from dreamfusion.evaluation.subjects import subjects_in
     from dreamfusion.evaluation.summary import best_of
 
-    asked = {str(job["run"]) for job in jobs if job["state"] == "done"}
-    everything = subjects_in(out.resolve())
-    names = link_names(subject.prompt for subject in everything)
-    subjects = [subject for subject in everything if str(subject.run.path) in asked]
+    done = {str(job["run"]) for job in jobs if job["state"] == "done"}
+    all_subjects = subjects_in(out.resolve())
+    names = link_names(subject.prompt for subject in all_subjects)
+    subjects = [subject for subject in all_subjects if str(subject.run.path) in done]
     if not subjects:
         return {}
-    # With a single prompt, no other prompts can serve as distractors.
+    # With a single prompt, there are no other prompts as distractors.
     texts = pairs() if len({subject.prompt for subject in subjects}) == 1 else None
     (rows,) = judged_rows(
         [chooser],
@@ -48,7 +48,7 @@ def choose_best(
     for row in best:
         link = out / "best" / names[row.prompt]
         link.parent.mkdir(exist_ok=True)
-        # An older link, made before another prompt had the same slug.
+        # An older link from before another prompt had the same slug.
         earlier = link.with_name(slug(row.prompt))
         if earlier.resolve() in {s.run.path for s in subjects if s.prompt == row.prompt}:
             earlier.unlink()
@@ -58,15 +58,15 @@ def choose_best(
     write_json(
         out / "best.json",
         {
-            prompt: {**one, "run": str(one["run"]), "judge": chooser}
-            for prompt, one in chosen.items()
+            prompt: {**choice, "run": str(choice["run"]), "judge": chooser}
+            for prompt, choice in chosen.items()
         },
     )
     return chosen
 
 
 def link_names(prompts: Iterable[str]) -> dict[str, str]:
-    """A name for each prompt: its slug; with the start of a hash if several prompts share it."""
+    """A name for each prompt: its slug, with part of a hash if several prompts have the same."""
     slugs = {prompt: slug(prompt) for prompt in prompts}
     shared = Counter(slugs.values())
     for prompt, name in slugs.items():

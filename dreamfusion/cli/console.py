@@ -1,7 +1,7 @@
-"""The output of the commands: for people at a terminal, for logs, or for scripts.
+"""Prints the output of commands for terminals, logs and scripts.
 
-Only `cli` prints. Results go to standard output; with `--json` everything else goes to standard
-error, so that the output is one JSON object. Imports nothing heavy.
+Only the package `cli` prints. Results go to standard output. With `--json`, messages go to standard
+error, so that the output is one JSON object. Imports no heavy libraries.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 SECONDS_BETWEEN_LINES = 5.0
-PREDICT_AFTER = 8  # steps, after which their pace predicts the duration of the run
+PREDICT_AFTER = 8  # steps, after which the duration of the run is predicted
 
 
 class Console:
@@ -38,7 +38,7 @@ class Console:
         self._stream = sys.stderr if json else sys.stdout
 
     def say(self, text: str) -> None:
-        """Print a line for people."""
+        """Print a message."""
         if not self.quiet:
             print(text, file=self._stream, flush=True)
 
@@ -46,7 +46,7 @@ class Console:
         """Print the result of a command.
 
         report: maps names to paths, lists of paths, numbers, texts or mappings of these. With
-        quiet, only the paths are printed; `say` has printed the rest for people.
+        quiet, only the paths are printed. Without quiet and json, `say` has printed them already.
         """
         if self.json:
             print(json.dumps(_plain(report)), flush=True)
@@ -55,7 +55,7 @@ class Console:
                 print(path, flush=True)
 
     def track(self, items: Iterable[T], total: int, what: str) -> Iterator[T]:
-        """Yield the items, with a progress bar on a terminal and occasional lines elsewhere."""
+        """Yield the items and show progress: a bar on a terminal, occasional lines elsewhere."""
         if self.quiet or total == 0:
             yield from items
         elif self._stream.isatty():
@@ -77,9 +77,9 @@ class Console:
     def steps(
         self, steps: Iterable[StepMetrics], *, sizes: Sequence[int], done: int
     ) -> Iterator[StepMetrics]:
-        """Yield the steps of a training as they are taken, and show the progress.
+        """Yield training steps and show the progress.
 
-        done: how many steps are done already. sizes: image size of every step, in pixels.
+        done: number of steps done before. sizes: image size of each step, in pixels.
         """
         if self.quiet:
             yield from steps
@@ -90,16 +90,16 @@ class Console:
             for metrics in steps:
                 speed = rate.after()
                 pace.add(metrics.size, metrics.seconds)
-                left, said = duration(pace.remaining(sizes[metrics.step :])), _describe(metrics)
+                left, note = duration(pace.remaining(sizes[metrics.step :])), _describe(metrics)
                 if progress is not None:
                     (task,) = progress.task_ids
-                    progress.update(task, completed=metrics.step, rate=speed, left=left, note=said)
+                    progress.update(task, completed=metrics.step, rate=speed, left=left, note=note)
                 else:
                     if pace.steps == PREDICT_AFTER:
                         self.say(f"expected  {left} more for the steps that remain")
                     if due(last=metrics.step == total):
                         at = f"step {metrics.step}/{total}  {speed:.1f} steps/s"
-                        self.say(f"{at}  {left} left  {said}")
+                        self.say(f"{at}  {left} left  {note}")
                 yield metrics
 
     def _step_bar(self, total: int, done: int) -> Any:
@@ -119,7 +119,7 @@ class Console:
 
 
 class _Due:
-    """Decides whether to print a line: the first, the last, and one every few seconds."""
+    """Whether a line is due: the first, the last, and one every few seconds."""
 
     def __init__(self) -> None:
         self._next = -math.inf
@@ -133,14 +133,14 @@ class _Due:
 
 
 class _Rate:
-    """Steps per second, smoothed over about the last ten."""
+    """Steps per second, smoothed over about ten steps."""
 
     def __init__(self) -> None:
         self._last = time.monotonic()
         self._seconds: float | None = None
 
     def after(self) -> float:
-        """The rate, called once after each step."""
+        """The rate. Call once after each step."""
         now = time.monotonic()
         seconds, self._last = now - self._last, now
         before = seconds if self._seconds is None else self._seconds
@@ -157,7 +157,7 @@ def _describe(metrics: StepMetrics) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """The value as JSON can hold it; numbers that are not finite become null."""
+    """Convert a value for JSON; numbers that are not finite become null."""
     if isinstance(value, Mapping):
         return {key: _plain(part) for key, part in value.items()}
     if isinstance(value, (list, tuple)):

@@ -1,4 +1,4 @@
-"""Checks of this machine: can a run start on it? Reads and tries; prints nothing."""
+"""Checks whether a run can start on this machine. Prints nothing."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from dreamfusion.utils.version import __version__
 Mark = Literal["ok", "missing", "problem"]
 
 GIB = 1 << 30
-# A run with the default settings writes some 20 MB; this leaves room for several.
+# A run with the default settings writes about 20 MB; this is enough for several.
 LEAST_FREE_DISK = GIB // 4
 
 
 class Finding(NamedTuple):
     """One line of the report.
 
-    mark: "ok"; "missing", for something optional; or "problem", which prevents every run.
+    mark: "ok"; "missing" for an optional item; "problem" if it prevents all runs.
     """
 
     mark: Mark
@@ -39,7 +39,7 @@ class Finding(NamedTuple):
 
 
 def examine(runs: Path) -> list[Finding]:
-    """All findings on this machine. runs: the folder where runs will be written."""
+    """All findings about this machine. runs: the parent folder of future runs."""
     return [
         Finding("ok", "dreamfusion", __version__),
         Finding("ok", "python", f"{platform.python_version()}, {platform.platform()}"),
@@ -56,7 +56,7 @@ def examine(runs: Path) -> list[Finding]:
 
 
 def can_run(findings: list[Finding]) -> bool:
-    """Whether a run can start: nothing is a problem."""
+    """Whether a run can start: no finding is a problem."""
     return all(finding.mark != "problem" for finding in findings)
 
 
@@ -67,7 +67,7 @@ def _build() -> str:
 
 
 def _memory() -> Iterator[Finding]:
-    """Free memory, where the system reports it without another package: Linux."""
+    """Free memory, on systems that report it without another package (Linux)."""
     memory = usable_memory()
     if memory is not None:
         text = f"{memory.free / GIB:.1f} GiB free of {memory.total / GIB:.1f}"
@@ -98,7 +98,7 @@ def _devices() -> Iterator[Finding]:
 
 
 def _compiler() -> Finding:
-    """The compiler and headers that Triton needs to build its driver, found as Triton does it."""
+    """The compiler and headers that Triton needs to build its driver, found in Triton's way."""
     compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
     header = Path(sysconfig.get_paths()["include"]) / "Python.h"
     lacking = [] if compiler else ["no gcc and no clang"]
@@ -130,7 +130,7 @@ def _accelerators() -> Iterator[Finding]:
 
 
 def _kernels() -> Iterator[Finding]:
-    """Numba, which meshes need on every device, and where it caches machine code."""
+    """Whether numba works, which meshes need on every device, and its cache folder."""
     try:
         import numpy as np
 
@@ -142,7 +142,7 @@ def _kernels() -> Iterator[Finding]:
         if seen[0, 0] != 0:
             raise RuntimeError("the rasterizer misses a triangle")
         folder = cache_folder()
-    # Compiled packages raise many kinds of errors when they fail to load, as accelerators do.
+    # Compiled packages raise many kinds of errors when they cannot be loaded.
     except Exception as error:
         reason = one_line(f"{type(error).__name__}: {error}", 160)
         yield Finding("problem", "kernels", f"{reason}; try: pip install -U numba")
@@ -158,14 +158,14 @@ def _kernels() -> Iterator[Finding]:
 
 
 def _priors() -> Iterator[Finding]:
-    """The embedded prior, and the pipelines in Hugging Face's cache. One usable one is enough."""
+    """The embedded prior, and the pipelines in Hugging Face's cache; one usable prior suffices."""
     models = list(_cached_models())
-    another = next((found.text for found in models if found.mark == "ok"), None)
+    alternative = next((found.text for found in models if found.mark == "ok"), None)
     try:
         prior = resolve_prior("embedded")
         yield Finding("ok", "embedded prior", f"whole, {prior.path}")
     except PriorError as error:
-        mark: Mark = "problem" if another is None else "missing"
+        mark: Mark = "problem" if alternative is None else "missing"
         yield Finding(mark, "embedded prior", str(error))
     yield from models
 
@@ -175,7 +175,7 @@ def _cached_models() -> Iterator[Finding]:
 
     folder = Path(constants.HF_HUB_CACHE)
     repos = []
-    # Without a cache there is nothing to scan, and the last line below reports that.
+    # The last line below reports a missing cache.
     if folder.is_dir():
         try:
             repos = sorted(scan_cache_dir(folder).repos, key=lambda repo: repo.repo_id)
@@ -204,27 +204,27 @@ def _ffmpeg() -> Finding:
     try:
         path = imageio_ffmpeg.get_ffmpeg_exe()
         return Finding("ok", "ffmpeg", f"{imageio_ffmpeg.get_ffmpeg_version()}, {path}")
-    # RuntimeError where there is none, OSError where it does not run.
+    # RuntimeError if there is no ffmpeg, OSError if it cannot be executed.
     except (RuntimeError, OSError) as error:
         reason = " ".join(str(error).split())[:160]
         return Finding("problem", "ffmpeg", f"{reason}; try: pip install -U imageio-ffmpeg")
 
 
 def _disk(runs: Path) -> Finding:
-    """Whether the folder of the runs is writable, and how much space is free there."""
-    there = runs.absolute()
-    while not there.exists():
-        there = there.parent
+    """Whether the folder of the runs is writable, and its free space."""
+    folder = runs.absolute()
+    while not folder.exists():
+        folder = folder.parent
     try:
-        with tempfile.TemporaryDirectory(dir=there):
-            free = shutil.disk_usage(there).free
+        with tempfile.TemporaryDirectory(dir=folder):
+            free = shutil.disk_usage(folder).free
     except OSError as error:
         text = (
-            f"cannot write to {there}: {error.strerror}; change to a writable folder, or use --out"
+            f"cannot write to {folder}: {error.strerror}; change to a writable folder, or use --out"
         )
         return Finding("problem", "disk", text)
     if free < LEAST_FREE_DISK:
         return Finding(
-            "problem", "disk", f"only {free / GIB:.2f} GiB free in {there}; free some space"
+            "problem", "disk", f"only {free / GIB:.2f} GiB free in {folder}; free some space"
         )
-    return Finding("ok", "disk", f"{free / GIB:.1f} GiB free in {there}")
+    return Finding("ok", "disk", f"{free / GIB:.1f} GiB free in {folder}")

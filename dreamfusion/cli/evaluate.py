@@ -78,8 +78,8 @@ def evaluate(
     for line in for_terminal(found.rows):
         console.say(line)
     for title, means in found.means.items():
-        said = ", ".join(mean_line(figure, mean) for figure, mean in means.items())
-        console.say(f"{title}: {said or 'nothing could be measured'}")
+        values = ", ".join(mean_line(figure, mean) for figure, mean in means.items())
+        console.say(f"{title}: {values or 'nothing could be measured'}")
     target = out
     if out is None and len(paths) == 1 and (paths[0] / "jobs").is_dir():
         target = paths[0] / "evaluation"

@@ -1,4 +1,4 @@
-"""The commands `view` and `report`: a run in the browser, or as a page."""
+"""The commands `view` and `report`: show a run in the browser, or write an HTML page."""
 
 from __future__ import annotations
 
@@ -73,14 +73,14 @@ def report(
     console.result({"files": [page]})
 
 
-def _write_gallery(console: Console, shelf: Path, out: Path | None) -> Path:
-    """Write the report of every finished run of a batch, then its gallery."""
+def _write_gallery(console: Console, batch_folder: Path, out: Path | None) -> Path:
+    """Write the reports of all finished runs of a batch, then its gallery."""
     from dreamfusion.batch.jobs import State, find_batch
     from dreamfusion.report import write_report
     from dreamfusion.report.gallery import write_gallery
 
-    folders = find_batch(shelf).jobs().values()
+    folders = find_batch(batch_folder).jobs().values()
     done = [folder for folder in folders if folder.state() is State.done]
     for folder in console.track(done, len(done), "reports"):
         write_report([folder.result.path])
-    return write_gallery(shelf, out)
+    return write_gallery(batch_folder, out)

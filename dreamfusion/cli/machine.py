@@ -1,4 +1,4 @@
-"""The commands `configs`, `estimators` and `doctor`: available choices, and this machine."""
+"""The commands `configs`, `estimators` and `doctor`: list choices, and check this machine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The terminal output of a run during training."""
+"""Prints the progress of a run."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Narrator(Observer):
-    """Prints the progress of a run, and updates its page in the browser, if there is one."""
+    """Prints the progress of a run, and updates its page in the browser, if any."""
 
     def __init__(self, console: Console, stopping: Stopping) -> None:
         self.console, self.stopping = console, stopping
@@ -55,7 +55,7 @@ class Narrator(Observer):
 
             steps = watch(self.page, run, trainer.state, config, steps)
         sizes = [render_size(config, config.progress(step)) for step in range(config.steps)]
-        with self.stopping.gently():
+        with self.stopping.training():
             yield from self.console.steps(steps, sizes=sizes, done=done)
 
     def stage(self, text: str) -> None:

@@ -1,4 +1,4 @@
-"""Arguments and options that several commands share, and their choices."""
+"""Arguments and options of several commands, and their choices."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ JsonOption = Annotated[
 
 
 MeshFormat = Literal["glb", "obj", "ply", "stl", "usdz"]
-# The middle of a mesh's box, of the box's base, or the scene's.
+# The centre of a mesh's bounding box, of the box's lower side, or the scene's origin.
 OriginChoice = Literal["center", "base", "scene"]
-# What an image shows; grid: the others side by side.
+# Render modes; grid: all of them side by side.
 Mode = Literal["color", "normals", "depth", "textureless", "grid"]
 ImageFormat = Literal["mp4", "gif", "webp", "png"]
 

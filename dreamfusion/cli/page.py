@@ -1,4 +1,4 @@
-"""Opens the page in the browser for the commands."""
+"""Serves the viewer's page for the commands."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The commands `sample` and `vocabulary`: images of a prior, and the words that it knows."""
+"""The commands `sample` and `vocabulary`: images of a prior, and its vocabulary."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def sample(
     texts = view_prompts(plan.prior.card.vocabulary, plan.canonical_prompt, azimuth, [15.0] * count)
     model = load_prior(
         plan.prior,
-        # The memory estimate is for training: sampling keeps nothing for a backward pass.
+        # The memory estimate is for training; sampling has no backward pass.
         dataclasses.replace(plan.config.prior, vae_checkpointing=True),
         device=choose_device(plan.config.device),
         prompts=[*texts, ""],
@@ -114,23 +114,23 @@ def vocabulary(
     if words.nouns:
         example = f", for example: {words.examples[0]}" if words.examples else ""
         print(f"A prompt takes one noun, at most one colour and adjectives{example}")
-    others: dict[str, list[str]] = {}
+    synonyms_of: dict[str, list[str]] = {}
     for word, meaning in words.meanings.items():
-        others.setdefault(meaning, [])
+        synonyms_of.setdefault(meaning, [])
         if word != meaning:
-            others[meaning].append(word)
-    fillers = sorted(others.pop("", []))
-    for title, members in _sections(words, others).items():
+            synonyms_of[meaning].append(word)
+    fillers = sorted(synonyms_of.pop("", []))
+    for title, members in _sections(words, synonyms_of).items():
         print(f"{title}:")
         for member in members:
-            synonyms = others.get(member)
+            synonyms = synonyms_of.get(member)
             print(f"  {member}" + (f" ({', '.join(synonyms)})" if synonyms else ""))
     if fillers:
         print(f"ignored: {', '.join(fillers)}")
 
 
 def _sections(words: Words, trained: Iterable[str]) -> dict[str, list[str]]:
-    """The trained words by title: the groups of nouns, the nouns in no group, colours, …"""
+    """The trained words by title: groups of nouns, other nouns, colours, adjectives, others."""
     sections = {name: list(nouns) for name, nouns in words.groups.items()}
     grouped = {noun for nouns in sections.values() for noun in nouns}
     rest = [noun for noun in words.nouns if noun not in grouped]

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
 
 def print_mesh(console: Console, written: Export) -> None:
-    """Print the files of a mesh, its size, and how close it is to the scene."""
-    shape, looks = written.topology, written.agreement
+    """Print the files of a mesh, its size, and its similarity to the scene."""
+    shape, agreement = written.topology, written.agreement
     closed = f"watertight, genus {shape.genus}" if shape.watertight else "not watertight"
     pieces = "1 piece" if shape.components == 1 else f"{shape.components} pieces"
     size = " x ".join(f"{side:.2f}" for side in shape.size)
@@ -22,10 +22,10 @@ def print_mesh(console: Console, written: Export) -> None:
     console.say(f"          {shape.vertices:,} vertices, {shape.faces:,} faces, {pieces}, {closed}")
     console.say(f"          size {size}, volume {shape.volume:.3f}")
     console.say(
-        f"          compared with the scene: PSNR {looks.psnr_db:.1f} dB, silhouette IoU "
-        f"{looks.silhouette_iou:.3f}"
+        f"          compared with the scene: PSNR {agreement.psnr_db:.1f} dB, silhouette IoU "
+        f"{agreement.silhouette_iou:.3f}"
     )
-    if not looks.good:
+    if not agreement.good:
         console.say(
             "          the mesh differs from the scene: train longer, or export with a higher "
             "--resolution, more --faces or another --threshold"
@@ -33,6 +33,6 @@ def print_mesh(console: Console, written: Export) -> None:
 
 
 def mesh_report(written: Export) -> dict[str, Any]:
-    """The output of `print_mesh`, for scripts."""
+    """The output of `print_mesh` as a mapping, for --json."""
     checks = asdict(written.topology) | asdict(written.agreement)
     return {"mesh": written.files, "checks": checks}

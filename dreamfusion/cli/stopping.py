@@ -1,4 +1,4 @@
-"""Handling of SIGINT (Ctrl-C), SIGTERM and SIGUSR1 (preemption by a scheduler)."""
+"""Handles SIGINT (Ctrl-C), SIGTERM and SIGUSR1 (preemption by a scheduler)."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-# Schedulers send SIGUSR1 some time before they kill a job. Not all systems have it.
+# Schedulers send SIGUSR1 before they kill a job. Not all systems have it.
 SIGNALS = tuple(
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)
 )
 
 
 class Stopped(BaseException):
-    """Raised by a signal to stop at once. status: the exit status for that signal.
+    """Raised by a signal handler to stop at once. status: the exit status for the signal.
 
-    Not a KeyboardInterrupt: typer would lose the signal, and Python ends with SIGINT if one is
-    raised within an `exec` (as when a dataclass is defined), although it was caught.
+    It is not a KeyboardInterrupt, for which typer would lose the signal. Besides, Python exits with
+    SIGINT if one is raised within `exec` (as in the definition of a dataclass), even if caught.
     """
 
     def __init__(self, number: int) -> None:
@@ -27,49 +27,49 @@ class Stopped(BaseException):
 
 
 def exit_status(number: int | None) -> int:
-    """The exit status of a process that a signal stopped; None counts as Ctrl-C."""
+    """The exit status of a process that was stopped by a signal; None counts as Ctrl-C."""
     return 128 + (signal.SIGINT if number is None else number)
 
 
 class Stopping:
-    """Records which signal, if any, requested a stop. During training, the first signal lets the
-    current step and its checkpoint finish; at other times a signal stops at once."""
+    """Records the signal, if any, that requested a stop. During training, the first signal lets the
+    current step and its checkpoint finish; otherwise a signal stops at once."""
 
     def __init__(self) -> None:
         self.number: int | None = None
-        self._gentle = False
+        self._in_training = False
 
     def __call__(self) -> bool:
         return self.number is not None
 
-    def ask(self, number: int, frame: FrameType | None) -> None:
-        """The signal handler."""
-        again, self.number = self(), number
-        if again or not self._gentle:
+    def handle_signal(self, number: int, frame: FrameType | None) -> None:
+        """Handle a signal. Raises Stopped to stop at once."""
+        repeated, self.number = self(), number
+        if repeated or not self._in_training:
             raise Stopped(number)
         print("stopping after this step; Ctrl-C again quits at once", file=sys.stderr, flush=True)
 
     def check(self) -> None:
-        """Call between pieces of work: a library may have swallowed the exception of `ask`, in a
-        finalizer or a callback."""
+        """Raise Stopped if a signal was received. Call this between pieces of work, since a library
+        may have suppressed the exception of the handler in a finalizer or a callback."""
         if self.number is not None:
             raise Stopped(self.number)
 
     @contextmanager
-    def gently(self) -> Iterator[None]:
-        """During the block, training steps run, here or in the jobs of a batch."""
-        self._gentle = True
+    def training(self) -> Iterator[None]:
+        """Declare that training steps run during the block, here or in the jobs of a batch."""
+        self._in_training = True
         try:
             yield
         finally:
-            self._gentle = False
+            self._in_training = False
 
 
 @contextmanager
 def stoppable() -> Iterator[Stopping]:
-    """Handle the signals during the block, even if the shell set them to be ignored."""
+    """Handle the signals during the block, even if the shell has set them to be ignored."""
     stopping = Stopping()
-    before = {number: signal.signal(number, stopping.ask) for number in SIGNALS}
+    before = {number: signal.signal(number, stopping.handle_signal) for number in SIGNALS}
     try:
         yield stopping
     finally:

@@ -93,37 +93,37 @@ def train(
         from dreamfusion.cli.batch import require_unix
 
         require_unix()
-        of_all = Options(seeds, seed or 0, steps, config, prior, device, settings=[assigned])
-        shelf = out or Path("runs") / f"{slug(prompt)}-seeds"
-        _train_seeds(Console(quiet=quiet, json=json_), prompt, of_all, shelf, keep, judge)
+        batch_options = Options(seeds, seed or 0, steps, config, prior, device, settings=[assigned])
+        folder = out or Path("runs") / f"{slug(prompt)}-seeds"
+        _train_seeds(Console(quiet=quiet, json=json_), prompt, batch_options, folder, keep, judge)
         return
     if keep is not Keep.all or judge is not None:
         raise UserError("--keep and --judge choose among several seeds: add --seeds")
     where = Path("runs") / slug(prompt) if out is None else Destination(out, overwrite)
     if isinstance(where, Destination):
         where.check()
-    asked = given(prompt=prompt, seed=seed, steps=steps, device=device, prior=prior)
+    options = given(prompt=prompt, seed=seed, steps=steps, device=device, prior=prior)
     layers = [Layer("--set", assigned)] if assigned else []
-    plan = plan_run([*layers, Layer("command line", asked)], preset=config)
+    plan = plan_run([*layers, Layer("command line", options)], preset=config)
     if estimator not in (None, "sds") and config is None:
         presets = [layer.name for layer in plan.layers if layer.name.startswith("preset ")]
         if presets and not presets[-1].endswith(f"-{estimator}"):
-            said = f"no preset is tuned for {estimator} with this prior: using its defaults"
-            warnings.warn(RunWarning(said), stacklevel=1)
+            text = f"no preset is tuned for {estimator} with this prior: using its defaults"
+            warnings.warn(RunWarning(text), stacklevel=1)
     _train(Console(quiet=quiet, json=json_), plan, where, view)
 
 
 def _train_seeds(
-    console: Console, prompt: str, asked: Options, shelf: Path, keep: Keep, judge: str | None
+    console: Console, prompt: str, options: Options, folder: Path, keep: Keep, judge: str | None
 ) -> None:
     """Train several seeds as a batch, and choose the best one if requested."""
     from dreamfusion.batch.plan import plan_jobs
     from dreamfusion.batch.prompts import Entry
     from dreamfusion.cli.batch import chooser_of, finish, make
 
-    jobs = plan_jobs([Entry("the prompt", prompt)], asked)
+    jobs = plan_jobs([Entry("the prompt", prompt)], options)
     chooser = chooser_of(keep, judge, jobs)
-    finish(console, shelf, make(console, shelf, jobs), chooser)
+    finish(console, folder, make(console, folder, jobs), chooser)
 
 
 def resume(
@@ -170,8 +170,8 @@ def _train(console: Console, plan: Plan, where: Path | RunFolder | Destination, 
         raise typer.Exit(exit_status(stopping.number))
     report = _print_written(console, outcome)
     stages = {stage: round(seconds, 1) for stage, seconds in outcome.seconds.items()}
-    each = ", ".join(f"{stage} {duration(seconds)}" for stage, seconds in stages.items())
-    console.say(f"{duration(sum(outcome.seconds.values()))} in total: {each}")
+    parts = ", ".join(f"{stage} {duration(seconds)}" for stage, seconds in stages.items())
+    console.say(f"{duration(sum(outcome.seconds.values()))} in total: {parts}")
     total = round(sum(outcome.seconds.values()), 1)
     console.result(report | {"seconds": total, "stages": stages})
 
@@ -189,7 +189,7 @@ def _live_page(console: Console, title: str, narrator: Narrator, view: bool) -> 
 
 
 def _print_written(console: Console, outcome: Outcome) -> dict[str, Any]:
-    """Print the paths of all written files; returns the report for --json."""
+    """Print the paths of all written files, and return the report for --json."""
     run, written = outcome.run, outcome.export
     if written is None:  # another process wrote it
         return {}

@@ -1,4 +1,4 @@
-"""An HTML report on one run, or on several side by side, in a single file that works offline."""
+"""Writes HTML reports on one or more runs, each a single file that works offline."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def write_report(run_dirs: Sequence[Path], out: Path | None = None) -> Path:
     """Write a report on the runs in these folders and return its path.
 
     out: the file. None takes `report.html` in the folder of a single run, replacing an older
-    report, or in the working directory for several. Other existing files are kept: the next free
-    name is used. Raises UserError for a folder without a run.
+    report, or in the working directory for several runs. Other files are not overwritten: the next
+    free name is used. Raises UserError for a folder without a run.
     """
     if not run_dirs:
         raise UserError("a report needs the folder of a run")

@@ -1,4 +1,4 @@
-"""Curves as inline SVG; needs neither a plotting library nor scripts in the page."""
+"""Draws curves as inline SVG, without a plotting library or scripts in the page."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Series(NamedTuple):
 
 
 class _Axis(NamedTuple):
-    """Maps values to pixels: `low` to `start`, `high` to `end`; in powers of ten where `log`."""
+    """Maps values to pixels: `low` to `start`, `high` to `end`; logarithmic if `log`."""
 
     low: float
     high: float
@@ -40,13 +40,13 @@ class _Axis(NamedTuple):
 
 
 def chart(series: Sequence[Series], title: str) -> str:
-    """An SVG of the series over the step: the raw values faint, the smoothed ones strong.
+    """Draw the series over the step as SVG: raw values as faint lines, smoothed ones as strong.
 
-    title: for screen readers. The axis of values is logarithmic if the values are positive and
-    span more than two powers of ten.
+    title: for screen readers. The value axis is logarithmic if the values are positive and span
+    more than two powers of ten.
     """
-    values = [value for one in series for value in one.values]
-    steps = [step for one in series for step in one.steps]
+    values = [value for curve in series for value in curve.values]
+    steps = [step for curve in series for step in curve.steps]
     x = _Axis(min(steps), max(max(steps), min(steps) + 1), _LEFT, WIDTH - _RIGHT)
     y = _value_axis(values)
     rows = powers(y.low, y.high) if y.log else ticks(y.low, y.high)
@@ -61,12 +61,12 @@ def chart(series: Sequence[Series], title: str) -> str:
         bottom=HEIGHT - _BOTTOM,
         rows=[(y.at(value), number(value)) for value in rows],
         columns=[(x.at(value), number(value)) for value in columns],
-        lines=[_line(one, x, y) for one in series],
+        lines=[_line(curve, x, y) for curve in series],
     )
 
 
 def ticks(low: float, high: float, most: int = 5) -> list[float]:
-    """Round numbers between low and high, at most about `most`.
+    """About `most` round numbers between low and high.
 
     >>> ticks(0, 10), ticks(1, 120)
     ([0.0, 2.0, 4.0, 6.0, 8.0, 10.0], [50.0, 100.0])
@@ -79,21 +79,21 @@ def ticks(low: float, high: float, most: int = 5) -> list[float]:
 
 
 def powers(low: float, high: float) -> list[float]:
-    """The powers of ten from low to high, or fewer of them if there are many."""
+    """The powers of ten from low to high; every nth one if there are many."""
     first, last = math.ceil(math.log10(low) - 1e-9), math.floor(math.log10(high) + 1e-9)
     every = max(1, (last - first + 1) // 5)
     return [10.0**n for n in range(first, last + 1, every)]
 
 
 def smooth(values: Sequence[float], reach: int) -> list[float]:
-    """Moving average over each value and `reach` neighbours on both sides, fewer at the ends."""
+    """Moving average over `reach` neighbours on both sides, fewer near the ends."""
     sums = [0.0]
     for value in values:
         sums.append(sums[-1] + value)
     result = []
     for i in range(len(values)):
-        near = min(reach, i, len(values) - 1 - i)
-        result.append((sums[i + near + 1] - sums[i - near]) / (2 * near + 1))
+        radius = min(reach, i, len(values) - 1 - i)
+        result.append((sums[i + radius + 1] - sums[i - radius]) / (2 * radius + 1))
     return result
 
 
@@ -121,16 +121,16 @@ def _value_axis(values: Sequence[float]) -> _Axis:
 
 def _line(series: Series, x: _Axis, y: _Axis) -> dict[str, Any]:
     """The SVG elements of a series: a point for a single step, or paths."""
-    shown = {"label": series.label, "color": f"var(--s{series.color % COLORS})"}
+    content = {"label": series.label, "color": f"var(--s{series.color % COLORS})"}
     n = len(series.values)
     if n == 1:
-        return shown | {"point": (x.at(series.steps[0]), y.at(series.values[0]))}
+        return content | {"point": (x.at(series.steps[0]), y.at(series.values[0]))}
     every = -(-n // _MOST_POINTS)
-    # A series with few distinct values is set by a schedule, not measured: do not smooth it.
+    # Do not smooth a series with few distinct values, which is set by a schedule.
     measured = len(set(series.values)) > n // 10
     smoothed = smooth(series.values, n // 30 if measured else 0)
     raw, strong = (_path(series.steps, values, every, x, y) for values in (series.values, smoothed))
-    return shown | {"raw": raw if n >= 30 else "", "smooth": strong}
+    return content | {"raw": raw if n >= 30 else "", "smooth": strong}
 
 
 def _path(steps: Sequence[float], values: Sequence[float], every: int, x: _Axis, y: _Axis) -> str:

@@ -1,4 +1,4 @@
-"""The page of a batch: turntable, metrics, duration and report of every object."""
+"""Writes the page of a batch: turntable, metrics, duration and report of each object."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ _MOST_VIDEO = 4_000_000  # bytes; a page contains many videos
 
 
 class Item(NamedTuple):
-    """A job in the gallery. judged: its row of metrics, empty if it was not evaluated. report: a
-    link to the report of its run, if there is one."""
+    """A job in the gallery. judged: its row of metrics, empty if it was not evaluated. report: link
+    to the report of its run, if any."""
 
     progress: Progress
     seconds: float | None
@@ -34,14 +34,12 @@ class Item(NamedTuple):
     best: bool
 
 
-def write_gallery(shelf: Path, out: Path | None = None) -> Path:
-    """Write the page of the batch in a folder and return its path. None: DIR/gallery.html.
-
-    Raises BatchError for a folder without a batch.
-    """
-    target = shelf / "gallery.html" if out is None else out.expanduser()
-    folders = find_batch(shelf).jobs().values()
-    best = {str(Path(link).resolve()) for link in (shelf / "best").glob("*")}
+def write_gallery(batch_folder: Path, out: Path | None = None) -> Path:
+    """Write the page of the batch in a folder and return its path. None: DIR/gallery.html. Raises
+    BatchError for a folder without a batch."""
+    target = batch_folder / "gallery.html" if out is None else out.expanduser()
+    folders = find_batch(batch_folder).jobs().values()
+    best = {str(Path(link).resolve()) for link in (batch_folder / "best").glob("*")}
     items = []
     for folder in folders:
         progress = progress_of(folder)
@@ -59,11 +57,11 @@ def write_gallery(shelf: Path, out: Path | None = None) -> Path:
             )
         )
     with atomic_write(target) as file:
-        file.write_text(gallery(shelf, items), encoding="utf-8")
+        file.write_text(gallery(batch_folder, items), encoding="utf-8")
     return target
 
 
-def gallery(shelf: Path, items: Sequence[Item]) -> str:
+def gallery(batch_folder: Path, items: Sequence[Item]) -> str:
     """The gallery as one HTML document."""
     states = [item.progress.state for item in items]
     counts = ", ".join(f"{states.count(state)} {state.value}" for state in State if state in states)
@@ -73,9 +71,9 @@ def gallery(shelf: Path, items: Sequence[Item]) -> str:
         for item in items
         if item.judged
     }
-    said = "; ".join(sorted(judges))
-    content = {"counts": counts, "judges": said, "sorts": _SORTS, "items": items}
-    return document("gallery.html", shelf.resolve().name, "gallery.js", **content)
+    judge_text = "; ".join(sorted(judges))
+    content = {"counts": counts, "judges": judge_text, "sorts": _SORTS, "items": items}
+    return document("gallery.html", batch_folder.resolve().name, "gallery.js", **content)
 
 
 def _video(run: RunFolder) -> bytes | None:

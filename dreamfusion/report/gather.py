@@ -1,7 +1,7 @@
-"""Reads the folder of a run for a report. Imports no torch, to leave a training run undisturbed.
+"""Reads the folder of a run for a report. Imports no torch, to save memory during training.
 
-Missing or broken parts become notes with the command that makes them. Only a folder without a
-readable config.yaml is an error.
+Missing or broken parts are reported as notes, with the command that creates them. Only a folder
+without a readable config.yaml is an error.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from dreamfusion.utils.errors import one_line
 
 MOST_PREVIEWS = 12
 MOST_BYTES = 64_000_000  # of a video
-_ALIVE_SECONDS = 60.0  # a run whose log is younger may still be training
+_ALIVE_SECONDS = 60.0  # a run with a more recent log may still be training
 
 Part = Literal["run", "mesh", "video", "previews", "metrics"]
 
 
 class Note(NamedTuple):
-    """A missing or broken part, and the command that fixes it, if there is one."""
+    """A missing or broken part, and the command that fixes it, if any."""
 
     part: Part
     text: str
@@ -69,8 +69,8 @@ class RunReport:
     """The content of a report on a run.
 
     sources: the layer of each setting, if recorded. judged: the results of `dreamfusion evaluate`,
-    empty if there are none. stages: seconds of each, for a finished run. step: the last known one.
-    version: of the package that trained it, read from a checkpoint.
+    or empty. stages: duration of each, in seconds, for a finished run. step: the last known one.
+    version: of the package that trained the run, from a checkpoint.
     """
 
     path: Path
@@ -133,7 +133,7 @@ def gather(path: Path) -> RunReport:
 
 
 def thin(items: Iterable[Any], most: int) -> list[Any]:
-    """At most `most` of the items, evenly spaced, including the first and the last."""
+    """Select at most `most` items, evenly spaced, including the first and the last."""
     items = list(items)
     if len(items) <= most:
         return items

@@ -1,4 +1,4 @@
-"""Reads a mesh file for a report: checks it, and packs it into a small form for the viewer."""
+"""Reads and checks a mesh file for a report, and packs it for the viewer of the page."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from dreamfusion.utils.errors import UserError, one_line
 
 MOST_FACES = 2_000_000  # browsers fail on pages with more
 _MOST_TEXELS = 2048  # per side
-_MOST_PNG = 1_500_000  # bytes; a larger texture becomes a JPEG
+_MOST_PNG = 1_500_000  # bytes; a larger texture is stored as JPEG
 
 
 class ModelError(UserError):
@@ -68,7 +68,7 @@ def read_model(path: Path) -> Model:
 
 
 def pack(model: Model) -> dict[str, Any]:
-    """The model in the format of viewer.js: base64 arrays, small enough for a page."""
+    """Convert the model to the compact format of viewer.js: quantised arrays in base64."""
     low, span, positions = _quantise(model.vertices)
     wide = len(model.vertices) > 2**16
     middle = (model.vertices.min(axis=0) + model.vertices.max(axis=0)) / 2.0
@@ -106,14 +106,14 @@ def _load(path: Path) -> Any:
 
 def _texture(material: Any) -> Image.Image | None:
     for name in ("baseColorTexture", "image"):
-        picture = getattr(material, name, None)
-        if picture is not None:
-            return picture.convert("RGB")
+        image = getattr(material, name, None)
+        if image is not None:
+            return image.convert("RGB")
     return None
 
 
 def _colors(mesh: Any, *, linear: bool) -> NDArray[np.uint8] | None:
-    """sRGB colours at vertices; glTF stores linear ones."""
+    """sRGB vertex colours. linear: whether the file stores linear colours, as glTF does."""
     if mesh.visual.kind == "vertex":
         found = mesh.visual.vertex_colors
     else:
@@ -127,7 +127,7 @@ def _colors(mesh: Any, *, linear: bool) -> NDArray[np.uint8] | None:
 def _checks(
     mesh: Any, texture: Image.Image | None, colors: NDArray[np.uint8] | None, data: bytes
 ) -> tuple[tuple[str, str], ...]:
-    """Results as (name, text) pairs for a mesh read from a file with the bytes `data`."""
+    """Results of checks as (name, text) pairs. data: content of the mesh file."""
     shape = topology(np.asarray(mesh.vertices), np.asarray(mesh.faces))
     if texture is not None:
         look = f"texture, {texture.width} × {texture.height}"
@@ -154,14 +154,14 @@ def _checks(
 
 
 def _quantise(values: NDArray[np.float64]) -> tuple[list[float], list[float], NDArray[np.uint16]]:
-    """The minimum and the range of each column, and the values as 16-bit fractions of the range."""
+    """The minimum and range of each column, and the values as 16-bit fractions of the range."""
     low, span = values.min(axis=0), np.ptp(values, axis=0)
     fractions = (values - low) / np.where(span > 0, span, 1.0)
     return low.tolist(), span.tolist(), (fractions * 65535).round().astype("<u2")
 
 
 def _encoded(texture: Image.Image) -> str:
-    """The texture as a data URI."""
+    """Encode the texture as a data URI."""
     if max(texture.size) > _MOST_TEXELS:
         texture = texture.copy()
         texture.thumbnail((_MOST_TEXELS, _MOST_TEXELS))
@@ -174,7 +174,7 @@ def _encoded(texture: Image.Image) -> str:
 
 
 def data_uri(kind: str, data: bytes) -> str:
-    """The bytes as a data URI, which needs no network."""
+    """Encode bytes as a data URI. kind: the MIME type."""
     return f"data:{kind};base64,{base64.b64encode(data).decode()}"
 
 

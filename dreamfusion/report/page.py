@@ -1,4 +1,4 @@
-"""The whole page: one run, or several side by side. The page loads no other files."""
+"""Renders the page of one run, or of several side by side. The page loads no other files."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def page(runs: Sequence[RunReport]) -> str:
 
 
 def document(template: str, title: str, script_file: str, **content: object) -> str:
-    """An HTML document with our style and one script of this folder; it loads no other files."""
+    """Render an HTML document with inlined style sheet and script. script_file: in this folder."""
     script = (_HERE / script_file).read_text(encoding="utf-8")
     return render(
         template,

@@ -1,4 +1,4 @@
-"""Derived content of the pages, as text for the templates."""
+"""Computes the content of the pages, as text for the templates."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def judged_facts(judged: Mapping[str, Any]) -> list[tuple[str, str]]:
     for key, name in _JUDGED.items():
         value = judged.get(key)
         if isinstance(value, (int, float)):
-            shown = f"{value:.0%}" if key.startswith("r1") else f"{value:.3g}"
-            found.append((name, shown))
+            text = f"{value:.0%}" if key.startswith("r1") else f"{value:.3g}"
+            found.append((name, text))
     return found
 
 
@@ -46,7 +46,7 @@ def timing_facts(run: RunReport) -> list[tuple[str, str]]:
 
 
 def curves(runs: Sequence[RunReport]) -> tuple[list[tuple[str, str, str]], list[str]]:
-    """Title, caption and chart of every metric that changes, with all runs; and a text for each
+    """The (title, caption, chart) of each varying metric, over all runs, and a text for each
     constant metric."""
     known = {name for run in runs for name in run.curves}
     names = [name for name in METRICS if name in known] + sorted(known - set(METRICS))
@@ -58,7 +58,7 @@ def curves(runs: Sequence[RunReport]) -> tuple[list[tuple[str, str, str]], list[
             for i, run in enumerate(runs)
             if name in run.curves
         ]
-        values = {value for one in series for value in one.values}
+        values = {value for curve in series for value in curve.values}
         if len(values) == 1:
             constant.append(f"{title} {number(values.pop())}")
         else:
@@ -67,7 +67,7 @@ def curves(runs: Sequence[RunReport]) -> tuple[list[tuple[str, str, str]], list[
 
 
 def own_settings(run: RunReport) -> list[dict[str, Any]]:
-    """All settings: whether the value differs from the default, the default, and the layer."""
+    """All settings of a run, each with its default, its layer and its documentation."""
     defaults = {name: value for name, value, _ in settings(Config())}
     return [
         {
@@ -83,14 +83,14 @@ def own_settings(run: RunReport) -> list[dict[str, Any]]:
 
 
 def compared_settings(runs: Sequence[RunReport]) -> list[dict[str, Any]]:
-    """All settings: whether the runs differ in them, and for each run the value and whether it
+    """All settings: whether they differ between runs, and for each run the value and whether it
     differs from the default."""
     defaults = {name: value for name, value, _ in settings(Config())}
-    each = [{name: value for name, value, _ in settings(run.config)} for run in runs]
+    by_run = [{name: value for name, value, _ in settings(run.config)} for run in runs]
     rows = []
-    for name in dict.fromkeys(name for one in (defaults, *each) for name in one):
+    for name in dict.fromkeys(name for values in (defaults, *by_run) for name in values):
         # Estimators and scenes of different kinds have different settings.
-        default, values = defaults.get(name, ""), [one.get(name, "") for one in each]
+        default, values = defaults.get(name, ""), [values.get(name, "") for values in by_run]
         cells = [(_value(value), value != default) for value in values]
         differs = any(value != values[0] for value in values)
         rows.append({"name": name, "cells": cells, "differs": differs})
@@ -103,12 +103,12 @@ def again(run: RunReport) -> str:
 
 
 def duration(seconds: float) -> str:
-    """As on the console, but with one decimal if it is short: "8.1 s"."""
+    """A duration as text; with two digits below ten seconds: "8.1 s"."""
     return f"{seconds:.2g} s" if seconds < 10 else whole_seconds(seconds)
 
 
 def _value(value: Any) -> str:
-    """A setting as for --set, or a schedule as start → end."""
+    """The text of a setting, as for --set; a schedule as "start → end"."""
     if isinstance(value, Schedule):
         if value.is_constant:
             return number(value.start)

@@ -1,4 +1,4 @@
-"""Renders the templates of this folder. All text is escaped."""
+"""Renders the templates in this folder. All text is escaped."""
 
 from __future__ import annotations
 

@@ -12,9 +12,10 @@ from dreamfusion.utils.errors import RunWarning
 
 
 class Follower:
-    """Loads a run's newest checkpoint whenever a new one has appeared.
+    """Loads each new checkpoint of a run.
 
-    device: of the scene. load: function that loads the newest checkpoint (replaced in tests).
+    device: of the scene. load: loads the newest checkpoint (replaced in tests). problem: why the
+    newest checkpoint cannot be loaded; "" otherwise.
     """
 
     def __init__(
@@ -31,11 +32,10 @@ class Follower:
         self.problem = ""
 
     def newer(self) -> SavedScene | None:
-        """The scene of the newest checkpoint, or None if it was returned before.
+        """The scene of the newest checkpoint, or None if it was returned before or cannot be read.
 
-        If a checkpoint cannot be read, or is deleted meanwhile (training keeps only a few),
-        `problem` contains the reason, the previous scene stays, and loading is retried when the
-        folder changes.
+        A checkpoint may be deleted while it is read, since training keeps only a few. Loading is
+        retried when the folder changes.
         """
         newest = self._newest()
         if newest is None or newest == self._seen:
@@ -45,7 +45,7 @@ class Follower:
                 warnings.simplefilter("always", RunWarning)
                 state = self._load(self._run, self._device)
         except CheckpointError as error:
-            if self._newest() == newest:  # not a race: a retry would fail, too
+            if self._newest() == newest:  # not a race condition: a retry would fail, too
                 self._seen = newest
                 self.problem = str(error)
             return None
@@ -56,7 +56,7 @@ class Follower:
         return state
 
     def _newest(self) -> tuple[str, int] | None:
-        """Name and time of the newest checkpoint. A restarted run may reuse an old name."""
+        """Name and time of the newest checkpoint. A restarted run may reuse a name."""
         found = checkpoints(self._run.checkpoints)
         try:
             return (found[-1].name, os.stat(found[-1]).st_mtime_ns) if found else None

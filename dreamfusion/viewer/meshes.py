@@ -1,4 +1,4 @@
-"""The mesh on the page: the run's own model, or one extracted at a threshold."""
+"""The mesh on the page: the run's exported model, or one extracted at a threshold."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ EXTRACT_RESOLUTION = 80  # a second or two on two cores, at any threshold
 
 @dataclass(frozen=True)
 class ShownMesh:
-    """A mesh, aligned with the NeRF.
+    """A mesh that is aligned with the NeRF.
 
     glb: the coloured model as a file. position: of its origin in the scene. mesh: the same model in
-    the scene's frame, without colours. name: its description.
+    the scene's frame. name: its description.
     """
 
     glb: bytes
@@ -31,8 +31,8 @@ class ShownMesh:
 def extracted(
     saved: SavedScene, threshold: float | None, resolution: int = EXTRACT_RESOLUTION
 ) -> tuple[ShownMesh, float | None]:
-    """The scene's surface at a density, with vertex colours; and that density. None finds a
-    density. Raises MeshError."""
+    """Extract the scene's surface at a density threshold; returns the mesh and the threshold. None
+    chooses a threshold. Raises MeshError."""
     surface = saved.scene.surface(resolution=resolution, threshold=threshold)
     mesh: Mesh | TexturedMesh
     if isinstance(surface, TexturedMesh):
@@ -45,10 +45,10 @@ def extracted(
 
 
 def read_model(path: Path, step: int) -> ShownMesh | None:
-    """The run's own textured model, if there is one from that step.
+    """Read the run's exported model, if there is one from that step.
 
-    A model without its position in the scene (from an older version or another program) is ignored:
-    it cannot be aligned with the NeRF.
+    Returns None for a model without its position in the scene (from an older version or another
+    program), which cannot be aligned with the NeRF. Raises MeshError for an invalid file.
     """
     try:
         glb = path.read_bytes()

@@ -1,7 +1,7 @@
-"""The page itself: a thin layer over viser, an optional package that only this module imports.
+"""The page: a thin wrapper of viser, an optional package that only this module imports.
 
-viser runs its server in a thread of its own. All callbacks here are coroutines, which run in the
-event loop of that thread. They only record what visitors do; `Stage.work` reads it.
+viser runs its server in a separate thread. All callbacks here are coroutines that run in the event
+loop of that thread. They only record the input of visitors, which `Stage.work` reads.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from dreamfusion.viewer.stage import Choice, Pixels
 HOST, PORT = "127.0.0.1", 8080
 _KINDS = ("NeRF", "mesh")
 _MODES = ("color", "normals", "depth", "textureless")
-# The light of rendered images, whose shares are in sRGB. three.js expects linear values, and a
-# white surface reflects 1 / pi of the incoming light.
+# The ambient light of rendered images is an sRGB value. three.js expects linear values, and its
+# white surfaces reflect 1 / pi of the incoming light.
 _AMBIENT = math.pi * SHOW_AMBIENT["color"] ** 2.2
 
 
@@ -54,20 +54,20 @@ class Page:
         port = _free_port(host, port)
         with _silent():
             self._server: Any = viser.ViserServer(host=host, port=port, label=title, verbose=False)
-        # Otherwise, a visitor could tunnel the page to the public.
+        # Disable viser's public tunnel, which visitors could request.
         self._server.request_share_url = lambda verbose=True: None
         self._poses: dict[int, Pose] = {}
         self._lights: dict[int, Any] = {}
         self._previews: list[Path] = []
         self._glb: Any = None
         self.woken = threading.Event()
-        self._furnish()
-        self._server.on_client_connect(self._welcome)
-        self._server.on_client_disconnect(self._forget)
+        self._add_controls()
+        self._server.on_client_connect(self._connect)
+        self._server.on_client_disconnect(self._disconnect)
 
     @property
     def url(self) -> str:
-        """The page's address."""
+        """Address of the page."""
         host = self._server.get_host()
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
         return f"http://{f'[{host}]' if ':' in host else host}:{self._server.get_port()}"
@@ -78,7 +78,7 @@ class Page:
             self._server.stop()
 
     def start_at(self, camera: Cameras) -> None:
-        """Set the initial camera of new visitors: at this position, looking at the origin."""
+        """Set the initial camera of new visitors to this position, looking at the origin."""
         first = self._server.initial_camera
         first.position = tuple(camera.positions[0].tolist())
         first.look_at = (0.0, 0.0, 0.0)
@@ -90,7 +90,7 @@ class Page:
             self._status.content = text
 
     def offer_previews(self, paths: Sequence[Path]) -> None:
-        """Put these images on the slider; if it showed the newest one, it shows the new newest."""
+        """Set the images of the slider. If it shows the newest image, it moves to the new one."""
         if not paths or list(paths) == self._previews:
             return
         at_end = self._slider.value >= len(self._previews) - 1
@@ -101,7 +101,7 @@ class Page:
             self._slider.value = len(paths) - 1
         self._put_preview()
 
-    # The interface `stage.Screen`.
+    # Implementation of `stage.Screen`.
 
     def visitors(self) -> Mapping[int, Pose]:
         return self._poses.copy()
@@ -131,8 +131,8 @@ class Page:
     def say(self, text: str) -> None:
         self._note.content = text
 
-    def _furnish(self) -> None:
-        """Set up the initial content of the page."""
+    def _add_controls(self) -> None:
+        """Create the controls and lights of the page."""
         gui, scene = self._server.gui, self._server.scene
         scene.set_up_direction("+y")
         scene.world_axes.visible = False
@@ -160,12 +160,12 @@ class Page:
         )
         for control in (self._kind, self._mode, self._octaves):
             control.on_update(self._wake)
-        self._slider.on_update(self._turn_preview)
+        self._slider.on_update(self._on_slider)
 
     async def _wake(self, event: Any) -> None:
         self.woken.set()
 
-    async def _turn_preview(self, event: Any) -> None:
+    async def _on_slider(self, event: Any) -> None:
         self._put_preview()
 
     def _put_preview(self) -> None:
@@ -179,36 +179,37 @@ class Page:
         self._preview.label = f"step {step_of(path)}"
         self._preview.image = image
 
-    async def _welcome(self, client: Any) -> None:
-        """Track a new visitor's camera, and create a light for it."""
+    async def _connect(self, client: Any) -> None:
+        """Track the camera of a new visitor, and create a light for it."""
         self._lights[client.client_id] = client.scene.add_light_point(
             "/light", intensity=math.pi - _AMBIENT, decay=0.0
         )
-        client.camera.on_update(self._follow)
-        await self._follow(client.camera)
+        client.camera.on_update(self._update_pose)
+        await self._update_pose(client.camera)
 
-    async def _follow(self, camera: Any) -> None:
+    async def _update_pose(self, camera: Any) -> None:
         # Runs in the event loop, so that the camera does not change while it is read.
         if camera.image_height <= 0 or camera.image_width <= 0:
             return
         w, x, y, z = camera.wxyz.tolist()
         at = camera.position.tolist()
         pose = Pose((w, x, y, z), (at[0], at[1], at[2]), float(camera.fov), float(camera.aspect))
-        who = camera.client.client_id
-        if who in self._lights and self._poses.get(who) != pose:
-            self._lights[who].position = light_of(pose)
-            self._poses[who] = pose
+        visitor = camera.client.client_id
+        if visitor in self._lights and self._poses.get(visitor) != pose:
+            self._lights[visitor].position = light_of(pose)
+            self._poses[visitor] = pose
             self.woken.set()
 
-    async def _forget(self, client: Any) -> None:
+    async def _disconnect(self, client: Any) -> None:
         self._lights.pop(client.client_id, None)
         self._poses.pop(client.client_id, None)
 
 
 def _free_port(host: str, port: int | None) -> int:
-    """A free port. viser itself would silently use another port than the requested one."""
-    wanted = range(PORT, PORT + 100) if port is None else [port]
-    for number in wanted:
+    """Find a free port. Without this check, viser might silently use another port. Raises
+    ViewerError."""
+    candidates = range(PORT, PORT + 100) if port is None else [port]
+    for number in candidates:
         try:
             family, kind, _, _, address = socket.getaddrinfo(
                 host, number, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -222,16 +223,16 @@ def _free_port(host: str, port: int | None) -> int:
         except OSError as error:
             problem = error.strerror or str(error)
     raise ViewerError(
-        f"cannot listen at {host}, port {wanted[-1]}: {problem}; choose another with --port, or 0 "
-        "for any free one"
+        f"cannot listen at {host}, port {port}: {problem}; choose another with --port, or 0 for "
+        "any free one"
         if port is not None
-        else f"cannot listen at {host}, ports {wanted[0]} to {wanted[-1]}: {problem}"
+        else f"cannot listen at {host}, ports {candidates[0]} to {candidates[-1]}: {problem}"
     )
 
 
 @contextmanager
 def _silent() -> Iterator[None]:
-    """Suppress viser's output when it starts and stops; only our command line prints."""
+    """Suppress viser's output when it starts and stops."""
     import rich
 
     console = rich.get_console()

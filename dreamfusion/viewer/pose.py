@@ -1,8 +1,8 @@
-"""Converts a visitor's camera from the viewer's convention; no other module depends on it.
+"""Converts a visitor's camera from viser's convention, which no other module depends on.
 
 viser describes a camera by a unit quaternion (w, x, y, z) and a position, both camera to world, of
-an OpenCV camera: x right, y down, z forward. Ours are OpenGL cameras: x right, y up, z backward.
-The world frame is the same: the page sets +Y as the up direction, and nothing is rotated.
+an OpenCV camera: x right, y down, z forward. This package uses OpenGL cameras: x right, y up, z
+backward. The world frame is the same, since the page sets +Y as the up direction.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ class Pose:
 
 
 def cameras_of(pose: Pose) -> Cameras:
-    """The visitor's camera as one of ours, a batch of one, on the CPU."""
+    """Convert a visitor's camera to a batch of one, on the CPU."""
     w, x, y, z = pose.wxyz
     transform = torch.eye(4)
-    # The columns are right, down and forward; ours are right, up and backward.
+    # The columns are right, down and forward; `Cameras` has right, up and backward.
     axes = Rotation.from_quat([x, y, z, w]).as_matrix()
     transform[:3, :3] = torch.from_numpy(axes * (1, -1, -1))
     transform[:3, 3] = torch.tensor(pose.position)
@@ -53,6 +53,6 @@ def cameras_of(pose: Pose) -> Cameras:
 
 
 def light_of(pose: Pose) -> Vector:
-    """Position of the light in images from this camera."""
+    """The position of the light in images from this camera."""
     x, y, z = show_light_position(cameras_of(pose).T_world_camera[0]).tolist()
     return x, y, z

@@ -1,4 +1,4 @@
-"""A page for the folder of a run, and a page for a run during training."""
+"""Serves a page for the folder of a run, or for a run during training."""
 
 from __future__ import annotations
 
@@ -19,32 +19,30 @@ from dreamfusion.viewer.meshes import read_model
 from dreamfusion.viewer.page import Page
 from dreamfusion.viewer.stage import Stage
 
-LOOK_SECONDS = 1.0  # between polls of the folder of a run
-SHARE = 0.25  # largest share of time for the page during training
-LIVE_REST_SECONDS = 0.4  # longest time for one image during training
+POLL_SECONDS = 1.0  # between polls of the folder of a run
+SHARE = 0.25  # maximum share of time for the page during training
+LIVE_REST_SECONDS = 0.4  # maximum time for one image during training
 
 
 def serve_run(page: Page, run: RunFolder, *, stop: Callable[[], bool] = lambda: False) -> None:
-    """Show a run's newest checkpoint on a page, and each new one, until `stop` or Ctrl-C.
-
-    Raises CheckpointError if the first one cannot be read.
-    """
+    """Show the newest checkpoint of a run on a page, and each new one, until `stop` or Ctrl-C.
+    Raises CheckpointError if the first one cannot be read."""
     config = run.read_config()
     page.start_at(show_cameras(1, config.camera))
     follower = Follower(run, choose_device("auto"))
     stage = Stage(page, config, own_model=lambda step: read_model(run.mesh / "model.glb", step))
-    shown, looked = -1, float("-inf")
+    shown_step, last_poll = -1, float("-inf")
     while not stop():
-        if time.monotonic() - looked >= LOOK_SECONDS:
+        if time.monotonic() - last_poll >= POLL_SECONDS:
             saved = follower.newer()
             if saved is not None:
-                shown = saved.step
+                shown_step = saved.step
                 stage.show(saved)
-            elif shown < 0 and follower.problem:
+            elif shown_step < 0 and follower.problem:
                 raise CheckpointError(follower.problem)
             page.offer_previews(run.preview_files())
-            page.status(_status(config, run, shown, follower.problem))
-            looked = time.monotonic()
+            page.status(_status(config, run, shown_step, follower.problem))
+            last_poll = time.monotonic()
         page.woken.clear()
         if not stage.work():
             page.woken.wait(0.1)
@@ -61,21 +59,21 @@ def watch(
 ) -> Iterator[StepMetrics]:
     """Yield the steps, and update the page between them, in this thread.
 
-    Renders nothing without visitors; otherwise at most one image or mesh between two steps, and
-    then none until training has run for three times as long. Rendering does not change the state or
-    its generator.
+    Renders at most one image or mesh between two steps, and then none until training has run for
+    three times as long; nothing without visitors. Rendering does not change the state or its
+    generator.
     """
     page.start_at(show_cameras(1, config.camera))
     stage = Stage(page, config, rest_seconds=LIVE_REST_SECONDS, clock=clock)
     page.status(f"**{config.prompt}**\n\nwaiting for the first step")
-    idle_until = told = float("-inf")
+    idle_until = last_status = float("-inf")
     for metrics in steps:
         now = clock()
-        if now - told >= LOOK_SECONDS or state.step >= config.steps:
+        if now - last_status >= POLL_SECONDS or state.step >= config.steps:
             at = f"step {metrics.step} of {config.steps}, {metrics.seconds:.1f} s"
             page.status("\n\n".join([f"**{config.prompt}**", at, _describe(metrics.as_mapping())]))
             page.offer_previews(run.preview_files())
-            told = now
+            last_status = now
         if now >= idle_until:
             stage.show(SavedScene(state.step, state.scene.averaged))
             if stage.work():
@@ -85,11 +83,11 @@ def watch(
     page.status(f"**{config.prompt}**\n\nstep {state.step} of {config.steps}: training has ended")
 
 
-def _status(config: Config, run: RunFolder, shown: int, problem: str) -> str:
-    metrics = (newest_metrics(run.metrics) or [{"step": shown}])[-1]
+def _status(config: Config, run: RunFolder, shown_step: int, problem: str) -> str:
+    metrics = (newest_metrics(run.metrics) or [{"step": shown_step}])[-1]
     step = metrics["step"]
-    lines = [f"**{config.prompt}**", f"checkpoint of step {shown}, of {config.steps}"]
-    if step > shown:
+    lines = [f"**{config.prompt}**", f"checkpoint of step {shown_step}, of {config.steps}"]
+    if step > shown_step:
         lines.append(f"the run is at step {step}: {_describe(metrics)}")
     if problem:
         lines.append(problem)

@@ -1,7 +1,7 @@
-"""Schedules the rendering of the page: what to render next, for which visitor, at which size.
+"""Schedules the rendering for the page: what to render next, for which visitor, at which size.
 
-Nothing here starts a thread. The owner of the scene calls `Stage.work` in the thread that also
-changes the scene, so that no locks are needed: `dreamfusion view` in a loop, training between two
+This module starts no threads. The owner of the scene calls `Stage.work` in the thread that also
+changes the scene, so that no locks are needed: `dreamfusion view` in a loop, training between
 steps.
 """
 
@@ -32,8 +32,8 @@ Kind = Literal["nerf", "mesh"]
 Mode = Literal["color", "normals", "depth", "textureless"]
 Pixels = NDArray[np.uint8]
 
-MOVING_SECONDS = 0.12  # longest time for one frame while the camera moves
-AT_REST = 0.25  # seconds without a change after which a camera counts as resting
+MOVING_SECONDS = 0.12  # maximum time for one frame while the camera moves
+AT_REST = 0.25  # seconds without a change after which a camera counts as still
 DEBOUNCE = 0.4  # seconds without a change after which a new threshold is applied
 MIN_HEIGHT, MAX_HEIGHT = 48, 512  # of an image, pixels
 
@@ -49,7 +49,7 @@ class Choice:
 
 
 class Screen(Protocol):
-    """The page as a stage uses it; implemented by `page.Page`, and by a fake in tests."""
+    """Interface that a stage requires from the page; implemented by `page.Page`."""
 
     def visitors(self) -> Mapping[int, Pose]:
         """The current cameras of all visitors."""
@@ -69,8 +69,8 @@ class Screen(Protocol):
 
 @dataclass
 class _Visit:
-    """One visitor's image: its content (`key`), height in pixels and time; and the time since which
-    the camera rests."""
+    """A visitor's camera and image. since: time of the last change of the camera. key: identifies
+    the content of the image. height: of the image, pixels. drawn: time of the image."""
 
     pose: Pose
     since: float
@@ -80,10 +80,10 @@ class _Visit:
 
 
 class Stage:
-    """Updates every visitor's image and the mesh of a scene, in small pieces of work.
+    """Updates the images of all visitors and the mesh of a scene, in small pieces of work.
 
-    rest_seconds: longest time for one image while nothing moves. own_model: returns the run's own
-    mesh of a step, if there is one; it is preferred to an extracted one.
+    rest_seconds: maximum time for one image while nothing moves. own_model: returns the run's
+    exported mesh of a step, if any, which is preferred to an extracted one.
     """
 
     def __init__(
@@ -102,37 +102,37 @@ class Stage:
         self._choice, self._chosen_at = Choice(), -math.inf
         self._mesh: ShownMesh | None = None
         self._mesh_key: tuple[int, float] | None = None
-        self._standing: ShownMesh | None = None
+        self._visible_mesh: ShownMesh | None = None
         self._threshold: tuple[int, float | None] | None = None
         self._rates: dict[Kind, float] = {}
 
     def show(self, saved: SavedScene) -> None:
-        """Show this scene from now on; another step counts as a change."""
+        """Set the scene to show. Images are outdated if its step differs from the previous one."""
         self._saved = saved
 
     def work(self) -> bool:
-        """Do the most urgent piece of work; returns False if there was none.
+        """Do the most urgent piece of work. Returns False if there is none.
 
-        First comes a rough image for visitors with an outdated one, then the mesh, then sharper
-        images for visitors whose camera rests.
+        In order of priority: a rough image for visitors with an outdated image, the mesh, and a
+        sharper image for visitors whose camera is still.
         """
         if self._saved is None:
             return False
         now = self._clock()
-        self._notice(now)
+        self._read_input(now)
         if not self._visits:
             return False
-        self._stand_mesh()
-        # The visitor who has waited longest comes first.
+        self._update_mesh()
+        # Serve the visitor who has waited longest first.
         self._visits = dict(sorted(self._visits.items(), key=lambda item: item[1].drawn))
         return self._rough_image(now) or self._new_mesh(now) or self._sharper_image(now)
 
-    def _notice(self, now: float) -> None:
+    def _read_input(self, now: float) -> None:
         """Read the cameras of all visitors, and the view options."""
         poses = dict(self._screen.visitors())
-        self._visits = {who: visit for who, visit in self._visits.items() if who in poses}
-        for who, pose in poses.items():
-            visit = self._visits.setdefault(who, _Visit(pose, -math.inf))
+        self._visits = {visitor: v for visitor, v in self._visits.items() if visitor in poses}
+        for visitor, pose in poses.items():
+            visit = self._visits.setdefault(visitor, _Visit(pose, -math.inf))
             if visit.pose != pose:
                 visit.pose, visit.since = pose, now
         choice = self._screen.choice()
@@ -146,38 +146,38 @@ class Stage:
         assert saved is not None
         if choice.kind == "nerf":
             return visit.pose, "nerf", choice.mode, saved.step
-        if choice.mode == "color" or self._mesh is None:  # the scene shows it on a plain page
+        if choice.mode == "color" or self._mesh is None:  # three.js renders the coloured mesh
             return ("plain",)
         return visit.pose, "mesh", choice.mode, self._mesh_key
 
     def _rough_image(self, now: float) -> bool:
-        for who, visit in self._visits.items():
+        for visitor, visit in self._visits.items():
             key = self._key(visit)
             if visit.key == key:
                 continue
-            # If only the scene has changed, the image does not start from a rough one again.
+            # If only the scene has changed, keep the resolution of the last image.
             same_view = visit.key is not None and visit.key[:-1] == key[:-1]
             height = self._height(visit.pose, MOVING_SECONDS)
             if same_view and now - visit.since >= AT_REST:
                 height = max(height, min(2 * visit.height, self._finest(visit)))
-            self._draw(who, visit, key, height)
+            self._draw(visitor, visit, key, height)
             return True
         return False
 
     def _sharper_image(self, now: float) -> bool:
-        for who, visit in self._visits.items():
+        for visitor, visit in self._visits.items():
             finest = self._finest(visit)
             if now - visit.since < AT_REST or finest < 1.25 * visit.height:
                 continue
-            self._draw(who, visit, self._key(visit), min(2 * visit.height, finest))
+            self._draw(visitor, visit, self._key(visit), min(2 * visit.height, finest))
             return True
         return False
 
-    def _draw(self, who: int, visit: _Visit, key: tuple[object, ...], height: int) -> None:
+    def _draw(self, visitor: int, visit: _Visit, key: tuple[object, ...], height: int) -> None:
         visit.drawn = self._clock()
         if key[0] == "plain":
             plain = to_bytes(torch.tensor(self._config.background.color))
-            self._screen.show_image(who, np.tile(plain, (2, 2, 1)))
+            self._screen.show_image(visitor, np.tile(plain, (2, 2, 1)))
             visit.key, visit.height = key, MAX_HEIGHT
             return
         started = self._clock()
@@ -186,11 +186,11 @@ class Stage:
         if not bool(image.isfinite().all()):
             self._screen.say("the scene is not finite: the run has diverged")
             image = image.nan_to_num(0.5)
-        self._screen.show_image(who, to_bytes(image))
+        self._screen.show_image(visitor, to_bytes(image))
         visit.key, visit.height = key, height
         rate = height * width / max(self._clock() - started, 1e-3)
         before = self._rates.get(self._choice.kind)
-        # The first image includes compilation: its duration is not representative.
+        # Ignore the duration of the first image, which includes compilation.
         self._rates[self._choice.kind] = 3e4 if before is None else 0.5 * (before + rate)
 
     def _render(self, pose: Pose, height: int, width: int) -> Tensor:
@@ -203,7 +203,7 @@ class Stage:
         return over(rgba[0], torch.tensor(self._config.background.color))
 
     def _height(self, pose: Pose, seconds: float) -> int:
-        """The height of an image that takes this long, predicted from the last ones."""
+        """The height of an image that takes about this long, predicted from the last images."""
         rate = self._rates.get(self._choice.kind, 3e4)
         height = math.sqrt(rate * seconds / max(pose.aspect, 0.1))
         return min(MAX_HEIGHT, max(MIN_HEIGHT, int(height) // 8 * 8))
@@ -221,16 +221,16 @@ class Stage:
             return False
         self._screen.say("extracting the mesh …")
         try:
-            self._mesh = self._wanted_mesh(saved)
+            self._mesh = self._requested_mesh(saved)
             self._screen.say(self._mesh.name)
         except UserError as error:
             self._mesh = None
             self._screen.say(str(error))
         self._mesh_key = key
-        self._stand_mesh()
+        self._update_mesh()
         return True
 
-    def _wanted_mesh(self, saved: SavedScene) -> ShownMesh:
+    def _requested_mesh(self, saved: SavedScene) -> ShownMesh:
         octaves = self._choice.octaves
         model = self._own_model(saved.step) if octaves == 0.0 else None
         if model is not None:
@@ -245,10 +245,10 @@ class Stage:
             return extracted(saved, None)[0]
         return extracted(saved, known[1] * 2.0**octaves)[0]
 
-    def _stand_mesh(self) -> None:
-        """Show the mesh in the scene if colour is selected; hide it in other modes."""
-        wanted = self._choice.kind == "mesh" and self._choice.mode == "color"
-        mesh = self._mesh if wanted else None
-        if mesh is not self._standing:
+    def _update_mesh(self) -> None:
+        """Show the coloured mesh if it is selected, else hide it."""
+        selected = self._choice.kind == "mesh" and self._choice.mode == "color"
+        mesh = self._mesh if selected else None
+        if mesh is not self._visible_mesh:
             self._screen.show_mesh(mesh)
-            self._standing = mesh
+            self._visible_mesh = mesh

@@ -1,4 +1,4 @@
-"""The driver and the local engine, with real processes at runs that take no time."""
+"""The driver and the local engine, with real processes that run fake attempts."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import time
 import pytest
 
 from dreamfusion.batch.attempt import command_of
-from dreamfusion.batch.driver import ATTEMPTS, Listener, drive, driving, prepare
+from dreamfusion.batch.driver import ATTEMPTS, Listener, drive, driver_lock, prepare
 from dreamfusion.batch.engines import ResourceRequest
 from dreamfusion.batch.engines.local import (
     Gpu,
     LocalEngine,
+    count_slots,
     gpu_memory,
-    places_here,
     visible_gpus,
 )
 from dreamfusion.batch.jobs import BatchFolder, JobFolder, State, find_batch, read_json
@@ -53,10 +53,10 @@ class Diary(Listener):
     def finished(self, folder):
         self.events.append(("end", folder.read().prompt, folder.state()))
 
-    def again(self, folder, why):
+    def retried(self, folder, why):
         self.events.append(("again", folder.read().prompt, why))
 
-    def looked(self, running):
+    def polled(self, running):
         self.most = max(self.most, len(running))
 
 
@@ -67,7 +67,7 @@ def make(tmp_path, engine, *jobs, **options):
     return folders, diary, finished
 
 
-def test_all_are_made_as_many_at_once_as_there_are_places_and_never_again(tmp_path, engine):
+def test_jobs_run_in_parallel_up_to_the_number_of_slots_and_only_once(tmp_path, engine):
     jobs = [job("a thing", seed=seed) for seed in range(5)]
     folders, diary, finished = make(tmp_path, engine, *jobs)
     assert finished and diary.most == 2
@@ -84,7 +84,7 @@ def test_all_are_made_as_many_at_once_as_there_are_places_and_never_again(tmp_pa
     assert len(find_batch(tmp_path).jobs()) == 6
 
 
-def test_user_errors_are_tried_once_and_crashes_a_few_times(tmp_path, engine):
+def test_user_errors_are_not_retried_and_crashes_are(tmp_path, engine):
     folders, diary, finished = make(tmp_path, engine, job("refuse"), job("crash"), job("a thing"))
     assert finished
     assert [folder.state() for folder in folders] == [State.failed, State.failed, State.done]
@@ -92,7 +92,7 @@ def test_user_errors_are_tried_once_and_crashes_a_few_times(tmp_path, engine):
     assert read_json(folders[0].failed_file)["error"] == "that cannot be made"
     assert folders[1].attempts() == list(range(1, ATTEMPTS + 1))
     assert "it fell over" in read_json(folders[1].failed_file)["error"]
-    # Failed jobs are left alone, until their retries are reset.
+    # Failed jobs are not retried until their retries are reset.
     _, diary, _ = make(tmp_path, engine, job("refuse"), job("crash"))
     assert diary.events == []
     folders[1].reset_retries()
@@ -108,16 +108,15 @@ def test_a_killed_job_resumes_where_it_stopped(tmp_path, engine):
     assert folder.counted_failures() == 1
 
 
-def test_a_frozen_job_is_given_up_and_made_elsewhere(tmp_path, engine):
+def test_a_frozen_job_is_abandoned_and_retried(tmp_path, engine):
     (folder,), diary, _ = make(tmp_path, engine, job("freeze once"))
     assert folder.state() is State.done and steps_of(folder) == [1, 2, 3, 4]
     assert any("no heartbeat" in str(event[2]) for event in diary.events)
     assert folder.counted_failures() == 0
 
 
-def test_a_frozen_attempt_that_recovers_does_no_harm(tmp_path):
-    """A frozen attempt cannot be killed: a newer one continues in a copy, and the older one, once
-    it recovers, detects that and exits."""
+def test_a_frozen_attempt_that_recovers_changes_nothing(tmp_path):
+    """A newer attempt continues in a copy. If the older one recovers, it detects this and exits."""
     (folder,) = prepare(BatchFolder(tmp_path), [job("freeze once", steps=6)])
     clean = prepare(BatchFolder(tmp_path / "clean"), [job("freeze once", steps=6)])[0]
 
@@ -134,7 +133,7 @@ def test_a_frozen_attempt_that_recovers_does_no_harm(tmp_path):
     first.send_signal(signal.SIGCONT)
     first.wait()
     assert folder.done_file.read_text() == before and steps_of(folder) == [1, 2, 3, 4, 5, 6]
-    # Equal to a run that nothing happened to.
+    # Equal to an uninterrupted run.
     (clean.path / "run" / "checkpoints").mkdir(parents=True)
     engine = LocalEngine(ResourceRequest(1, 2**20, 0), at_once=1, stale_seconds=3)
     drive([clean], engine, stale_seconds=3)
@@ -146,7 +145,7 @@ def read_status(pid):
         return file.read().rsplit(")", 1)[1].split()[0]
 
 
-def test_an_older_attempt_stops_when_it_sees_a_newer_one(tmp_path):
+def test_an_older_attempt_exits_if_a_newer_one_exists(tmp_path):
     (folder,) = prepare(BatchFolder(tmp_path), [job("slow thing", steps=600)])
     child = subprocess.Popen(command_of(folder.path, 1, os.getpid(), 60.0), cwd=ROOT)
     wait_for(lambda: folder.run.metrics.is_file())
@@ -155,20 +154,20 @@ def test_an_older_attempt_stops_when_it_sees_a_newer_one(tmp_path):
     assert not folder.done_file.exists() and not folder.end_file(1).exists()
 
 
-def test_a_second_attempt_waits_for_one_that_is_alive(tmp_path):
-    """As an orphan is: its number is taken, so that it ends at once, with its lock."""
+def test_a_second_attempt_waits_for_a_running_one(tmp_path):
+    """The first attempt is an orphan, which exits and releases its lock when replaced."""
     (folder,) = prepare(BatchFolder(tmp_path), [job("slow thing", steps=600)])
     first = subprocess.Popen(command_of(folder.path, 1, os.getpid(), 60.0), cwd=ROOT)
     wait_for(lambda: folder.run.metrics.is_file())
     assert folder.state() is State.running
     twin = subprocess.run(command_of(folder.path, 1, os.getpid(), 60.0), cwd=ROOT)
-    assert twin.returncode == 75  # the same number cannot be taken twice
+    assert twin.returncode == 75  # the same number cannot be used twice
     first.terminate()
     assert first.wait(timeout=20) == 130
     assert folder.state() is State.resumable
 
 
-def test_a_stop_lets_each_job_write_its_checkpoint(tmp_path, engine):
+def test_a_stop_makes_every_job_write_a_checkpoint(tmp_path, engine):
     stopped = threading.Event()
     jobs = [job("slow thing", seed=seed, steps=50) for seed in range(3)]
 
@@ -185,7 +184,7 @@ def test_a_stop_lets_each_job_write_its_checkpoint(tmp_path, engine):
 
 
 def test_jobs_end_with_a_checkpoint_when_their_driver_is_killed(tmp_path):
-    """And a driver that starts then makes the rest, once each."""
+    """A new driver then finishes the other jobs, each once."""
     code = (
         "import sys, tests.helpers.fast_attempts as fast\n"
         "from pathlib import Path\n"
@@ -196,7 +195,7 @@ def test_jobs_end_with_a_checkpoint_when_their_driver_is_killed(tmp_path):
         "attempt.MODULE = 'tests.helpers.fast_attempts'\n"
         "shelf = BatchFolder(Path(sys.argv[1]))\n"
         "jobs = [fast.job('slow thing', seed=seed, steps=30) for seed in range(2)]\n"
-        "with driver.driving(shelf):\n"
+        "with driver.driver_lock(shelf):\n"
         "    folders = driver.prepare(shelf, jobs)\n"
         "    driver.drive(folders, LocalEngine(ResourceRequest(1, 1, 0), at_once=2))\n"
     )
@@ -222,40 +221,40 @@ def test_a_machine_with_another_version_is_reported(tmp_path):
     assert folder.attempts() == []
 
 
-def test_two_drivers_in_one_folder(tmp_path):
+def test_a_second_driver_of_a_folder_is_refused(tmp_path):
     with (
-        driving(BatchFolder(tmp_path)),
+        driver_lock(BatchFolder(tmp_path)),
         pytest.raises(BatchError, match=f"another batch is running in .*process {os.getpid()} on"),
-        driving(BatchFolder(tmp_path)),
+        driver_lock(BatchFolder(tmp_path)),
     ):
         pass
-    with driving(BatchFolder(tmp_path)):
+    with driver_lock(BatchFolder(tmp_path)):
         pass
 
 
-def test_places_follow_from_cores_memory_and_gpus(monkeypatch):
+def test_slots_depend_on_cores_memory_and_gpus(monkeypatch):
     from dreamfusion.batch.engines import local
 
     monkeypatch.setattr(local, "usable_cores", lambda: 8)
     monkeypatch.setattr(local, "usable_memory", lambda: Memory(10 * 2**30, 16 * 2**30))
-    assert places_here(ResourceRequest(1, 2**30, 0), []) == 8
-    assert places_here(ResourceRequest(2, 2**30, 0), []) == 4
-    assert places_here(ResourceRequest(1, 3 * 2**30, 0), []) == 3
+    assert count_slots(ResourceRequest(1, 2**30, 0), []) == 8
+    assert count_slots(ResourceRequest(2, 2**30, 0), []) == 4
+    assert count_slots(ResourceRequest(1, 3 * 2**30, 0), []) == 3
     one = [Gpu("0", 24 * 2**30)]
-    assert places_here(ResourceRequest(1, 2**30, 9 * 2**30), one) == 2
-    assert places_here(ResourceRequest(1, 2**30, 9 * 2**30), [*one, Gpu("1", None)]) == 3
+    assert count_slots(ResourceRequest(1, 2**30, 9 * 2**30), one) == 2
+    assert count_slots(ResourceRequest(1, 2**30, 9 * 2**30), [*one, Gpu("1", None)]) == 3
     assert (
-        places_here(ResourceRequest(1, 2**30, 30 * 2**30), one) == 1
-    )  # the run says that it does not fit
+        count_slots(ResourceRequest(1, 2**30, 30 * 2**30), one) == 1
+    )  # the run reports that it does not fit
     assert one[0].slots(ResourceRequest(1, 2**30, 0)) == 1
     with pytest.raises(BatchError, match="no NVIDIA GPU was found"):
-        places_here(ResourceRequest(1, 2**30, 2**30), [])
+        count_slots(ResourceRequest(1, 2**30, 2**30), [])
     with pytest.raises(BatchError, match="a job needs about 11"):
-        places_here(ResourceRequest(1, 11 * 2**30, 0), [])
+        count_slots(ResourceRequest(1, 11 * 2**30, 0), [])
 
 
 def test_gpus_are_shared_by_their_memory(tmp_path, monkeypatch):
-    """By what the driver's tool tells; here one of ours stands in its place."""
+    """As reported by nvidia-smi, which is replaced by a script here."""
     tool = tmp_path / "nvidia-smi"
     tool.write_text("#!/bin/sh\necho '0, GPU-aa, 24000'\necho '1, GPU-bb, 9000'\n")
     tool.chmod(0o755)
@@ -284,7 +283,7 @@ def test_gpus_are_shared_by_their_memory(tmp_path, monkeypatch):
     assert started == ["GPU-aa", "GPU-aa", "GPU-aa", "GPU-bb"]
 
 
-def test_a_job_that_cannot_be_read(tmp_path):
+def test_an_unreadable_job_is_an_error_of_one_line(tmp_path):
     (folder,) = prepare(BatchFolder(tmp_path), [job("a thing")])
     assert JobFolder(folder.path).read() == job("a thing")
     folder.job_file.write_text("{")

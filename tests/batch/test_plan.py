@@ -1,4 +1,4 @@
-"""From prompts to jobs."""
+"""Converting prompts to jobs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def entries(*prompts):
     return [Entry(f"line {n}", prompt) for n, prompt in enumerate(prompts, start=1)]
 
 
-def test_every_seed_and_setting_is_a_job_of_its_own():
+def test_every_seed_and_setting_is_a_separate_job():
     grid = [{"estimator": {"guidance": 4}}, {"estimator": {"guidance": 8}}]
     jobs = plan_jobs(entries("a corgi", "a mug"), Options(seeds=3, settings=grid))
     assert len(jobs) == len({job.id for job in jobs}) == 12
@@ -28,14 +28,14 @@ def test_every_seed_and_setting_is_a_job_of_its_own():
     assert all(job.config["seed"] == job.seed for job in jobs)
 
 
-def test_the_id_follows_from_what_would_change_the_bits_and_nothing_else():
+def test_the_id_depends_only_on_what_changes_results():
     def job(**options):
         (one,) = plan_jobs(entries("a corgi"), Options(**options))
         return one
 
     plain = job()
     assert job().id == plain.id
-    # The same settings, said in another way.
+    # The same settings in another form.
     assert job(settings=[{"camera": {"views": 4}}], prior="embedded", config="embedded").id == (
         plain.id
     )
@@ -43,13 +43,13 @@ def test_the_id_follows_from_what_would_change_the_bits_and_nothing_else():
     assert len({plain.id, *(one.id for one in others)}) == 5
 
 
-def test_an_entry_may_say_what_the_command_says_otherwise():
+def test_settings_of_an_entry_override_those_of_the_command():
     entry = Entry("line 1", "a corgi", seed=5, preset="fast-preview", settings={"steps": 9})
     (job,) = plan_jobs([entry], Options(seeds=3, steps=4))
     assert (job.seed, job.steps, job.preset) == (5, 9, "fast-preview")
 
 
-def test_repetitions_are_made_once():
+def test_duplicate_entries_make_one_job():
     assert len(plan_jobs(entries("a corgi", "a corgi"), Options())) == 1
 
 
@@ -66,14 +66,14 @@ def test_all_errors_are_reported_at_once():
     )
 
 
-def test_a_settings_file_travels_with_the_job(tmp_path):
+def test_a_settings_file_is_stored_with_the_job(tmp_path):
     file = tmp_path / "mine.yaml"
     file.write_text("extends: fast-preview\nsteps: 11\n")
     (job,) = plan_jobs(entries("a corgi"), Options(config=str(file)))
     assert job.steps == 11 and job.file == file.read_text() and job.preset is None
 
 
-def test_a_prior_beside_the_caller_is_found_from_elsewhere(tmp_path, monkeypatch):
+def test_a_relative_path_of_a_prior_works_in_other_folders(tmp_path, monkeypatch):
     from tests.helpers.tiny_priors import save_pixel_prior
 
     save_pixel_prior(tmp_path / "mine")
@@ -82,7 +82,7 @@ def test_a_prior_beside_the_caller_is_found_from_elsewhere(tmp_path, monkeypatch
     assert job.config["prior"]["name"] == str(tmp_path / "mine")
 
 
-def test_what_a_job_needs():
+def test_resource_requests_of_jobs():
     need = request_of(plan_jobs(entries("a corgi"), Options(threads=2, device="cpu")))
     assert need.threads == 2 and need.gpu_memory == 0
     assert BASE_MEMORY < need.memory < BASE_MEMORY + 2**28

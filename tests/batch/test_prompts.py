@@ -1,4 +1,4 @@
-"""Lists of what to make, in every form."""
+"""Prompt lists in all formats."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ FORMS = {
 
 
 @pytest.mark.parametrize("name", FORMS)
-def test_every_form_says_the_same(tmp_path, name):
+def test_all_formats_give_the_same_entries(tmp_path, name):
     entries = read_entries(write(tmp_path, name, FORMS[name]))
     assert [(e.prompt, e.seed, e.preset, e.settings) for e in entries] == WANTED
 
@@ -78,10 +78,10 @@ def test_lines_and_standard_input(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
 @pytest.mark.parametrize("sign", ["\u2028", "\u2029", "\u0085", "\u001c", "\u000b"])
-def test_only_ends_of_lines_end_lines(tmp_path, sign, end):
+def test_only_line_ends_separate_lines(tmp_path, sign, end):
     prompts = [f"a{sign}corgi", "a red mug"]
     lines = end.join(json.dumps(prompt, ensure_ascii=False) for prompt in prompts)
-    if sign >= " ":  # other ones must be escaped in JSON
+    if sign >= " ":  # others must be escaped in JSON
         found = read_entries(write(tmp_path, "list.jsonl", lines))
         assert [entry.prompt for entry in found] == prompts
     for name in ("list.txt", "list"):
@@ -90,7 +90,7 @@ def test_only_ends_of_lines_end_lines(tmp_path, sign, end):
         assert found[1].where.endswith("line 2")
 
 
-def test_a_byte_order_mark_is_no_part_of_a_prompt(tmp_path, monkeypatch):
+def test_a_byte_order_mark_is_removed(tmp_path, monkeypatch):
     for name in ("list.txt", "list.yaml", "list.json", "list.jsonl", "list.csv"):
         text = {"list.txt": "a mug", "list.yaml": "- a mug", "list.json": '["a mug"]',
                 "list.jsonl": '"a mug"', "list.csv": "prompt\na mug"}[name]  # fmt: skip
@@ -119,7 +119,7 @@ JSON_LIST = '["a corgi", "a mug"]'
         ("prompt\na corgi\n", "a table", ".csv or .tsv"),
     ],
 )
-def test_another_format_is_not_read_as_lines(tmp_path, monkeypatch, text, kind, ending):
+def test_content_in_another_format_is_refused(tmp_path, monkeypatch, text, kind, ending):
     feed(monkeypatch, text.encode())
     for source, name in ((write(tmp_path, "list.txt", text), None), ("-", "standard input")):
         with pytest.raises(BatchError) as error:
@@ -252,12 +252,12 @@ def test_hostile_lists_are_refused_in_one_line(tmp_path, name, text):
         ("a.txt", "# nothing\n", "contains no prompts"),
     ],
 )
-def test_what_is_wrong_is_said(tmp_path, name, text, said):
+def test_errors_name_the_problem(tmp_path, name, text, said):
     with pytest.raises(BatchError, match=said):
         read_entries(write(tmp_path, name, text))
 
 
-def test_a_file_that_is_not_there_or_no_text(tmp_path):
+def test_a_missing_file_and_a_binary_file_are_errors(tmp_path):
     with pytest.raises(BatchError, match="no such file"):
         read_entries(str(tmp_path / "none.txt"))
     (tmp_path / "binary.txt").write_bytes(b"\xff\xfe\x00")
@@ -268,7 +268,7 @@ def test_a_file_that_is_not_there_or_no_text(tmp_path):
 @pytest.mark.parametrize(
     "content", [b"a mug\xff", "a mug".encode("utf-16"), "müg".encode("cp1252")]
 )
-def test_bytes_that_are_no_utf_8_are_refused(tmp_path, monkeypatch, content):
+def test_invalid_utf_8_is_refused(tmp_path, monkeypatch, content):
     feed(monkeypatch, content)
     (tmp_path / "list.csv").write_bytes(content)
     for source, name in (("-", "standard input"), (str(tmp_path / "list.csv"), None)):
@@ -280,7 +280,7 @@ def test_bytes_that_are_no_utf_8_are_refused(tmp_path, monkeypatch, content):
         )
 
 
-def test_every_combination_of_settings():
+def test_all_combinations_of_settings():
     found = combinations(["estimator.guidance=4,8", "camera.distance=[2.6,3.2],[2,3]", "seed=1"])
     assert len(found) == 4
     assert found[1] == {"estimator": {"guidance": 4}, "camera": {"distance": [2, 3]}, "seed": 1}

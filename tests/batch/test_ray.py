@@ -1,4 +1,4 @@
-"""Ray: a real cluster of two nodes in one machine, real processes, runs that take no time."""
+"""The Ray engine, with a real cluster of two nodes on one machine and fake attempts."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ NEED = ResourceRequest(1, 2**26, 0)
 
 @pytest.fixture(autouse=True, scope="module")
 def token(tmp_path_factory):
-    """Of this module's clusters. Ray reads it once, when it is first imported."""
+    """The token of this module's clusters. Ray reads it once, at its first import."""
     token = tmp_path_factory.mktemp("ray") / "token"
     token.write_text("a-token-for-these-tests-alone-0123456789")
     with pytest.MonkeyPatch.context() as patch:
@@ -51,10 +51,10 @@ def token(tmp_path_factory):
 
 @contextmanager
 def two_nodes():
-    """A head without places and two nodes with one each, as RAY_ADDRESS."""
+    """A head without slots and two nodes with one slot each, at RAY_ADDRESS."""
     from ray.cluster_utils import Cluster
 
-    # As a shell starts what it puts into the background of a script.
+    # As for background processes of a shell script.
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         cluster = Cluster(
@@ -73,25 +73,25 @@ def two_nodes():
 
 @pytest.fixture
 def cluster(token):
-    """One that may be harmed."""
+    """A cluster for one test, which may damage it."""
     with two_nodes() as cluster:
         yield cluster
 
 
 @pytest.fixture(scope="module")
 def steady(token):
-    """One for all tests that leave it whole."""
+    """A shared cluster for tests that do not damage it."""
     with two_nodes() as cluster:
         yield cluster
 
 
 class Once(Listener):
-    """Does something to the first attempts at jobs as soon as each has logged two steps."""
+    """Calls an action for each first attempt at a job once it has logged two steps."""
 
     def __init__(self, folders, action):
         self.folders, self.action, self.done = folders, action, False
 
-    def looked(self, running):
+    def polled(self, running):
         logs = [folder.run.metrics for folder in self.folders]
         begun = all(log.is_file() and len(log.read_text().splitlines()) >= 2 for log in logs)
         if begun and not self.done:
@@ -100,7 +100,7 @@ class Once(Listener):
 
 
 def node_of(cluster, pid: int):
-    """The node on which a process runs, by its ancestors."""
+    """The node of a process, found by its ancestors."""
     raylets = {node.all_processes["raylet"][0].process.pid: node for node in cluster.nodes}
     while pid not in raylets:
         pid = int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
@@ -123,7 +123,7 @@ def test_jobs_survive_a_killed_child_and_a_removed_node(cluster, tmp_path, token
         engine.close()
     assert {folder.state() for folder in folders} == {State.done}
     assert all(steps_of(folder) == list(range(1, 61)) for folder in folders)
-    # All of one prompt end alike, whatever happened to them.
+    # All jobs of one prompt have the same result.
     assert len({state_of(folder) for folder in folders}) == 1
     assert [len(folder.attempts()) for folder in folders] == [2, 2, 1, 1]
     assert [folder.counted_failures() for folder in folders] == [1, 0, 0, 0]
@@ -173,13 +173,13 @@ from dreamfusion.batch.jobs import BatchFolder
 attempt.MODULE = "tests.helpers.fast_attempts"
 shelf = BatchFolder(Path(sys.argv[1]))
 jobs = [fast.job("slow thing", seed=seed, steps=50) for seed in range(3)]
-with driver.driving(shelf):
+with driver.driver_lock(shelf):
     driver.drive(driver.prepare(shelf, jobs), RayEngine(ResourceRequest(1, 2**26, 0), shelf.path))
 """
 
 
-def test_a_driver_that_is_killed_is_started_again(steady, tmp_path):
-    """Every job is done once, and each of its steps is logged once."""
+def test_a_batch_continues_after_its_driver_is_killed(steady, tmp_path):
+    """Every job is done once, and each step is logged once."""
     command = [sys.executable, "-c", DRIVER, str(tmp_path)]
     folders = [BatchFolder(tmp_path).folder(job("slow thing", seed=s, steps=50)) for s in range(3)]
     child = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
@@ -196,8 +196,8 @@ def test_a_driver_that_is_killed_is_started_again(steady, tmp_path):
     assert sorted(len(folder.attempts()) for folder in folders) == [1, 2, 2]
 
 
-def test_real_training_has_the_bits_of_one_that_nothing_happened_to(steady, tmp_path, monkeypatch):
-    """Through Ray, with its process killed on the way."""
+def test_interrupted_training_equals_uninterrupted_training(steady, tmp_path, monkeypatch):
+    """On Ray, with the process killed during training."""
     monkeypatch.setattr(attempts, "MODULE", "dreamfusion.cli.attempt")
     settings = {k: v for k, v in TINY.items() if k not in ("prompt", "steps")}
     small = {"video_frames": 1, "video_size": 16, "mesh_resolution": 16, "texture_size": 0}
@@ -226,7 +226,7 @@ def test_real_training_has_the_bits_of_one_that_nothing_happened_to(steady, tmp_
     assert one.keys() == two.keys() and all(bool((one[k] == two[k]).all()) for k in one)
 
 
-def test_a_stop_reaches_the_processes(steady, tmp_path):
+def test_a_stop_is_forwarded_to_the_processes(steady, tmp_path):
     folders = prepare(
         BatchFolder(tmp_path / "shelf"),
         [job("slow thing", seed=seed, steps=4000) for seed in range(3)],
@@ -243,7 +243,7 @@ def test_a_stop_reaches_the_processes(steady, tmp_path):
     assert not any(folder.counted_failures() for folder in folders)
 
 
-def test_what_cannot_be_had_is_refused_before(steady, tmp_path):
+def test_requests_that_no_node_can_satisfy_are_refused(steady, tmp_path):
     with pytest.raises(BatchError, match=r"no node of the cluster .* 4.0 GiB of memory"):
         RayEngine(ResourceRequest(1, 2**32, 0), tmp_path)
     with pytest.raises(BatchError, match="a GPU"):
@@ -257,7 +257,7 @@ def test_nodes_with_another_version_are_reported(steady, tmp_path, monkeypatch):
 
 
 def test_a_cluster_with_another_ray_is_reported(steady, tmp_path, monkeypatch):
-    """By Ray itself, which compares versions when one connects, and lets no such node join."""
+    """Ray compares versions on connection, and rejects such nodes."""
     import ray
 
     monkeypatch.setattr(ray, "__version__", "9.9.9")
@@ -265,7 +265,7 @@ def test_a_cluster_with_another_ray_is_reported(steady, tmp_path, monkeypatch):
         RayEngine(NEED, tmp_path)
 
 
-def test_a_cluster_that_is_not_there(tmp_path, monkeypatch):
+def test_a_missing_cluster_is_reported(tmp_path, monkeypatch):
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:6399")
     with pytest.raises(BatchError, match=r"there is no Ray cluster at 127.0.0.1:6399"):
         RayEngine(NEED, tmp_path)

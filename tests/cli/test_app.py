@@ -1,4 +1,4 @@
-"""The command line, in this process but for its start-up, with a tiny random prior."""
+"""The command line with a tiny random prior, mostly in this process."""
 
 import json
 import os
@@ -67,21 +67,21 @@ def steps_of(run):
     return [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
-def test_no_option_has_its_metavar_alone_for_a_name():
-    """typer 0.27 takes that metavar, "PRIOR", for the name, and knows no --prior then."""
+def test_every_option_has_an_explicit_name():
+    """Without one, typer 0.27 uses the metavar "PRIOR" as the name instead of --prior."""
     seen = 0
     for command in app.registered_commands:
         for name, hint in get_type_hints(command.callback, include_extras=True).items():
             for info in getattr(hint, "__metadata__", ()):
                 if (getattr(info, "metavar", None) or "").lower() == name:
                     seen += 1
-                    first = info.default  # within Annotated, the first name stands there
+                    first = info.default  # within Annotated, this is the first name
                     named = str(first).startswith("--") or info.param_decls
                     assert named, f"{command.callback.__name__}: {name}"
     assert seen >= 8
 
 
-def test_help_comes_at_once_and_imports_nothing_heavy():
+def test_help_is_fast_and_imports_no_heavy_library():
     best = float("inf")
     for _ in range(3):
         before = os.times()
@@ -90,7 +90,7 @@ def test_help_comes_at_once_and_imports_nothing_heavy():
         now = os.times()
         spent = now.children_user + now.children_system
         best = min(best, spent - before.children_user - before.children_system)
-    assert best < 0.5  # seconds of a core, however busy the machine is
+    assert best < 0.5  # CPU seconds, which do not depend on the load of the machine
     for command in (
         "train",
         "resume",
@@ -117,7 +117,7 @@ def test_version(capsys):
     assert capsys.readouterr().out == f"dreamfusion {__version__}\n"
 
 
-def test_a_run_writes_and_names_everything(train, tmp_path, capsys, prior):
+def test_a_run_writes_all_files_and_prints_their_paths(train, tmp_path, capsys, prior):
     assert train() == 0
     out = capsys.readouterr().out
     run = tmp_path / "runs" / "a-red-puppy"
@@ -203,7 +203,7 @@ def test_resume_with_more_steps(train, tmp_path, capsys):
     assert capsys.readouterr().err == "error: run is already at step 4, past 3\n"
 
 
-def test_killed_before_its_first_checkpoint_a_run_begins_again(train, tmp_path):
+def test_a_run_killed_before_its_first_checkpoint_starts_over(train, tmp_path):
     assert train("--out", "run", steps=2) == 0
     _, expected = last_tensors(tmp_path / "run")
     for file in (tmp_path / "run" / "checkpoints").iterdir():
@@ -227,7 +227,7 @@ def test_a_run_without_a_checkpoint_reports_what_is_missing(train, tmp_path, cap
     )
 
 
-def test_commands_work_on_a_run_that_is_still_training(train, tmp_path, capsys, monkeypatch):
+def test_commands_work_on_a_run_during_training(train, tmp_path, capsys, monkeypatch):
     seen, step_once = {}, Trainer.step
 
     def step_and_look(trainer):
@@ -251,7 +251,7 @@ def test_commands_work_on_a_run_that_is_still_training(train, tmp_path, capsys, 
     assert steps_of(tmp_path / "run") == list(range(1, 9))
 
 
-def test_a_terminal_gets_a_bar(train, capsys, monkeypatch):
+def test_a_terminal_shows_a_progress_bar(train, capsys, monkeypatch):
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     assert train(steps=3) == 0
     out = capsys.readouterr().out
@@ -329,7 +329,7 @@ def test_render_formats_backgrounds_and_meshes(train, tmp_path, capsys):
         assert error.startswith(f"error: {message}") and error.count("\n") == 1
 
 
-def test_scripts_get_one_object_or_paths_alone(train, tmp_path, capsys):
+def test_json_prints_one_object_and_quiet_prints_paths(train, tmp_path, capsys):
     assert train("--json", steps=2) == 0
     captured = capsys.readouterr()
     report = json.loads(captured.out)
@@ -357,7 +357,7 @@ def test_scripts_get_one_object_or_paths_alone(train, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("kind", ["pixel", "latent"])
-def test_sample_draws_a_sheet(kind, prior, tmp_path, capsys, monkeypatch):
+def test_sample_writes_a_contact_sheet(kind, prior, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     folder = prior if kind == "pixel" else str(save_latent_prior(tmp_path / "latent"))
     command = ["sample", "a red mug", "--prior", folder, "--count", "4", "--steps", "3"]
@@ -421,7 +421,7 @@ def test_user_errors_are_one_line_with_status_two(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_unknown_word_is_refused_before_anything_heavy_is_imported(prior):
+def test_an_unknown_word_is_refused_before_heavy_imports(prior):
     code = (
         "import sys; from dreamfusion.cli.app import main;"
         "status = main(['train', 'a dragon', '--prior', sys.argv[1]]);"
@@ -432,7 +432,7 @@ def test_an_unknown_word_is_refused_before_anything_heavy_is_imported(prior):
 
 
 def spoil(monkeypatch, *, at, times):
-    """Make the weights not finite before step `at`, as often as that."""
+    """Make the weights not finite before step `at`, this many times."""
     step, left = Trainer.step, [times]
 
     def spoiled(trainer):
@@ -444,7 +444,7 @@ def spoil(monkeypatch, *, at, times):
     monkeypatch.setattr(Trainer, "step", spoiled)
 
 
-def test_a_run_that_diverges_goes_back_and_on_with_lower_rates(
+def test_a_diverged_run_is_rolled_back_with_lower_learning_rates(
     train, tmp_path, capsys, monkeypatch
 ):
     spoil(monkeypatch, at=6, times=2)
@@ -462,7 +462,9 @@ def test_a_run_that_diverges_goes_back_and_on_with_lower_rates(
     assert details["rollbacks"] == 2
 
 
-def test_a_run_that_diverges_again_and_again_ends_in_one_line(train, tmp_path, capsys, monkeypatch):
+def test_a_run_that_diverges_repeatedly_is_an_error_of_one_line(
+    train, tmp_path, capsys, monkeypatch
+):
     spoil(monkeypatch, at=6, times=99)
     assert train("--out", "run") == 2
     *warnings, error = capsys.readouterr().err.splitlines()
@@ -472,14 +474,14 @@ def test_a_run_that_diverges_again_and_again_ends_in_one_line(train, tmp_path, c
     assert last_tensors(tmp_path / "run")[0] == "step_0000004.safetensors"
 
 
-def test_a_run_that_diverges_before_its_first_checkpoint_begins_again(train, capsys, monkeypatch):
+def test_a_run_that_diverges_before_its_first_checkpoint_starts_over(train, capsys, monkeypatch):
     spoil(monkeypatch, at=2, times=1)
     assert train("--out", "run") == 0
     assert "rolling back to step 0, with learning rates times 0.5" in capsys.readouterr().err
 
 
-def test_an_eof_error_of_a_library_is_a_fault_and_no_stop(monkeypatch, capsys):
-    """Else a batch, which takes a stop for preemption, would try the job again for ever."""
+def test_an_eof_error_of_a_library_is_not_a_stop(monkeypatch, capsys):
+    """Otherwise a batch, which counts a stop as preemption, would retry the job forever."""
     from dreamfusion.batch.attempt import _run_command_line
     from dreamfusion.cli import machine
 
@@ -494,7 +496,7 @@ def test_an_eof_error_of_a_library_is_a_fault_and_no_stop(monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252", "cp437", "utf-8"])
-def test_output_replaces_what_its_encoding_does_not_have(tmp_path, encoding):
+def test_characters_missing_in_the_encoding_are_replaced(tmp_path, encoding):
     """On Windows, redirected output is not UTF-8."""
     (tmp_path / "x.yaml").write_text("prompt: ein Bär → 熊\n", encoding="utf-8")
     env = {**os.environ, "PYTHONIOENCODING": encoding}
@@ -511,8 +513,8 @@ def test_output_replaces_what_its_encoding_does_not_have(tmp_path, encoding):
     assert "prompt: ein B" in said and ("→ 熊" if encoding == "utf-8" else "? ?") in said
 
 
-def test_an_explicit_folder_is_that_folder(train, tmp_path, capsys, monkeypatch):
-    """A second run went to run-2 with nothing said, and a later export took the first one."""
+def test_out_is_used_literally(train, tmp_path, capsys, monkeypatch):
+    """A second run was silently written to run-2, and a later export used the first one."""
     assert train("--out", "run", steps=1) == 0
     before = (tmp_path / "run" / "config.yaml").read_text()
     capsys.readouterr()

@@ -33,7 +33,7 @@ SMALL = {
 
 @pytest.fixture(scope="module")
 def asked(tmp_path_factory):
-    """The options that make a job tiny."""
+    """Options for a tiny job."""
     folder = tmp_path_factory.mktemp("tiny")
     save_pixel_prior(folder / "prior")
     (folder / "small.yaml").write_text(yaml.safe_dump(SMALL))
@@ -79,8 +79,8 @@ def logged(folder: JobFolder) -> int:
 @pytest.mark.slow
 @pytest.mark.timeout(280)
 def test_a_batch_is_killed_stopped_and_resumed_bit_for_bit(asked, tmp_path):
-    """One job's process is killed, then Ctrl-C stops the batch; asked again it is finished, and the
-    run that was disturbed twice is equal to one by `train` that nothing happened to."""
+    """One job's process is killed, then Ctrl-C stops the batch. The repeated command finishes it,
+    and the run that was interrupted twice equals an uninterrupted run by `train`."""
     (tmp_path / "list.txt").write_text("a red puppy\n")
     options = ["list.txt", *asked, "--steps", "40", "--jobs", "1"]
     batch = start(*options)
@@ -110,14 +110,14 @@ def test_a_batch_is_killed_stopped_and_resumed_bit_for_bit(asked, tmp_path):
 
 
 def fast_batch(monkeypatch, capsys, tmp_path, *arguments):
-    """The command with runs that take no time, in this process; exit status and what it said."""
+    """The command with fake attempts, in this process; returns exit status and output."""
     use_fast_attempts(monkeypatch)
     status = main(["batch", *arguments])
     said = capsys.readouterr()
     return status, said.out, said.err
 
 
-def test_seeds_and_settings_status_and_scripts(asked, tmp_path, monkeypatch, capsys):
+def test_batch_of_seeds_and_settings_with_status_and_json(asked, tmp_path, monkeypatch, capsys):
     (tmp_path / "list.txt").write_text("a red mug\na blue chair\n")
     options = [
         "list.txt",
@@ -139,14 +139,12 @@ def test_seeds_and_settings_status_and_scripts(asked, tmp_path, monkeypatch, cap
                                                    "0 new\n")  # fmt: skip
     assert main(["batch", "--status", "shelf", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["counts"]["done"] == 8
-    # Asked again, nothing is made.
+    # Repeated, the command runs no jobs.
     status, out, _ = fast_batch(monkeypatch, capsys, tmp_path, *options)
     assert status == 0 and "start" not in out
 
 
-def test_failed_jobs_are_named_and_tried_again_when_that_is_asked(
-    asked, tmp_path, monkeypatch, capsys
-):
+def test_failed_jobs_are_reported_and_retried_on_request(asked, tmp_path, monkeypatch, capsys):
     from tests.helpers.fast_attempts import job
 
     shelf = BatchFolder(tmp_path / "shelf")
@@ -182,18 +180,20 @@ def _need():
         (["list.txt", "--out", "list.txt"], "list.txt"),
     ],
 )
-def test_bad_input_is_one_line(tmp_path, capsys, arguments, said):
+def test_invalid_input_is_an_error_of_one_line(tmp_path, capsys, arguments, said):
     (tmp_path / "list.txt").write_text("a red mug\n")
     assert main(["batch", *arguments]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and said in error and error.count("\n") == 1
 
 
-def test_two_drivers_and_a_full_disk_are_one_line(asked, tmp_path, monkeypatch, capsys):
-    from dreamfusion.batch.driver import driving
+def test_a_second_driver_and_a_full_disk_are_errors_of_one_line(
+    asked, tmp_path, monkeypatch, capsys
+):
+    from dreamfusion.batch.driver import driver_lock
 
     (tmp_path / "list.txt").write_text("a red mug\n")
-    with driving(BatchFolder(tmp_path / "shelf")):
+    with driver_lock(BatchFolder(tmp_path / "shelf")):
         assert main(["batch", "list.txt", *asked]) == 2
     assert "another batch is running in" in capsys.readouterr().err
 
@@ -205,7 +205,7 @@ def test_two_drivers_and_a_full_disk_are_one_line(asked, tmp_path, monkeypatch, 
     assert "No space left on device" in capsys.readouterr().err
 
 
-def test_a_polite_kill_has_its_own_status(asked, tmp_path):
+def test_sigterm_has_a_separate_exit_status(asked, tmp_path):
     (tmp_path / "list.txt").write_text("a red puppy\n")
     batch = start("list.txt", *asked, "--steps", "400", "--jobs", "1")
     wait_for(lambda: (tmp_path / "shelf" / "jobs").is_dir() and find_batch(Path("shelf")).jobs())
@@ -216,7 +216,7 @@ def test_a_polite_kill_has_its_own_status(asked, tmp_path):
     assert batch.returncode == 143 and folder.state() is State.resumable
 
 
-def test_a_read_only_disk_is_named(asked, tmp_path, capsys):
+def test_a_read_only_disk_is_reported(asked, tmp_path, capsys):
     (tmp_path / "list.txt").write_text("a red mug\n")
     (tmp_path / "disk").mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "ro,size=160k", "tmpfs", str(tmp_path / "disk")]
@@ -231,14 +231,14 @@ def test_a_read_only_disk_is_named(asked, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("command", [["batch", "list.txt"], ["train", "a mug", "--seeds", "2"]])
-def test_windows_is_refused_in_one_line(monkeypatch, tmp_path, capsys, command):
+def test_windows_is_an_error_of_one_line(monkeypatch, tmp_path, capsys, command):
     (tmp_path / "list.txt").write_text("a red mug\n")
     monkeypatch.setattr("sys.platform", "win32")
     assert main(command) == 2
     assert capsys.readouterr().err.startswith("error: batch needs Linux or macOS")
 
 
-def test_train_makes_several_seeds_as_a_batch(asked, tmp_path, monkeypatch, capsys):
+def test_train_with_seeds_runs_a_batch(asked, tmp_path, monkeypatch, capsys):
     use_fast_attempts(monkeypatch)
     options = [*asked, "--seeds", "2", "--seed", "5", "--steps", "2"]
     assert main(["train", "a red mug", *options]) == 0

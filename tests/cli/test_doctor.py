@@ -20,7 +20,7 @@ from tests.helpers.tiny_priors import save_latent_prior
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
-    """An empty Hugging Face cache and an empty place for runs; no accelerator is tried for real."""
+    """An empty Hugging Face cache and an empty folder for runs; accelerators are not tested."""
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr(
         doctor, "probe", lambda operation, name: Accelerator(name, None, "not installed")
@@ -31,8 +31,8 @@ def cache(tmp_path, monkeypatch):
 
 
 def report(capsys, status=0):
-    """What `dreamfusion doctor` prints: lines by what they are about, as (mark, text)."""
-    capsys.readouterr()  # what was printed before
+    """The output of `dreamfusion doctor`: (mark, text) by name."""
+    capsys.readouterr()  # earlier output
     assert main(["doctor"]) == status
     captured = capsys.readouterr()
     assert captured.err == ""
@@ -45,7 +45,7 @@ def report(capsys, status=0):
 
 
 def hub_model(cache, name, save):
-    """A model in the cache as the hub's client lays it out: blobs, and links in a snapshot."""
+    """A model in the layout of the hub's cache: blobs, and links in a snapshot."""
     root = cache / f"models--{name.replace('/', '--')}"
     snapshot = root / "snapshots" / ("a" * 40)
     save(root / "plain")
@@ -78,7 +78,7 @@ def test_a_plain_machine_can_run(capsys, cache):
         assert found["cuda"][0] == "missing"
 
 
-def test_json_says_the_same(capsys):
+def test_json_contains_the_same_findings(capsys):
     lines = report(capsys)
     assert main(["doctor", "--json"]) == 0
     content = json.loads(capsys.readouterr().out)
@@ -87,7 +87,7 @@ def test_json_says_the_same(capsys):
     assert all(set(found) == {"mark", "name", "text"} for found in content["findings"])
 
 
-def test_a_broken_accelerator_is_one_line_and_stops_nothing(capsys, monkeypatch):
+def test_a_broken_accelerator_is_reported_and_no_problem(capsys, monkeypatch):
     def fail():
         raise OSError("libllvm.so: wrong ELF class\nELFCLASS32")
 
@@ -100,14 +100,14 @@ def test_a_broken_accelerator_is_one_line_and_stops_nothing(capsys, monkeypatch)
     assert text.endswith(": OSError: libllvm.so: wrong ELF class ELFCLASS32")
 
 
-def test_a_model_of_the_hub_is_found(capsys, cache):
+def test_a_cached_hub_model_is_found(capsys, cache):
     hub_model(cache, "someone/tiny-sd", save_latent_prior)
     mark, text = report(capsys)["hub model"]
     assert mark == "ok"
     assert text.startswith("--prior someone/tiny-sd (StableDiffusionPipeline, ")
 
 
-def test_models_that_cannot_be_used_say_why(capsys, cache):
+def test_unusable_models_are_reported_with_a_reason(capsys, cache):
     def unsupported(path):
         path.mkdir(parents=True)
         (path / "model_index.json").write_text('{"_class_name": "FluxPipeline"}')
@@ -124,7 +124,7 @@ def test_models_that_cannot_be_used_say_why(capsys, cache):
     assert text.startswith("someone/flux is a FluxPipeline, which is not supported; ")
 
 
-def test_a_half_downloaded_model_is_named_incomplete(capsys, cache):
+def test_an_incomplete_download_is_reported(capsys, cache):
     snapshot = hub_model(cache, "someone/tiny-sd", save_latent_prior)
     for weights in (snapshot / "unet").glob("*.safetensors"):
         weights.unlink()
@@ -144,14 +144,14 @@ def test_without_any_prior_no_run_can_start(capsys, cache, monkeypatch, tmp_path
     assert report(capsys)["embedded prior"][0] == "missing"
 
 
-def test_an_incomplete_embedded_prior_names_what_is_missing(capsys, monkeypatch, tmp_path):
+def test_missing_files_of_the_embedded_prior_are_reported(capsys, monkeypatch, tmp_path):
     prior = save_latent_prior(tmp_path / "prior")
     (prior / "scheduler" / "scheduler_config.json").unlink()
     monkeypatch.setattr(folder, "_embedded", lambda: prior)
     assert "scheduler_config.json" in report(capsys, status=2)["embedded prior"][1]
 
 
-def test_a_folder_that_cannot_be_written_is_a_problem(capsys, monkeypatch):
+def test_an_unwritable_folder_is_a_problem(capsys, monkeypatch):
     with open("runs", "w"):
         pass
     mark, text = report(capsys, status=2)["disk"]
@@ -165,7 +165,7 @@ def test_a_folder_that_cannot_be_written_is_a_problem(capsys, monkeypatch):
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="/proc is Linux's")
-def test_a_file_system_that_takes_no_files_is_a_problem(capsys, monkeypatch):
+def test_a_file_system_without_write_support_is_a_problem(capsys, monkeypatch):
     monkeypatch.chdir("/proc")
     mark, text = report(capsys, status=2)["disk"]
     assert mark == "problem" and text.startswith("cannot write to /proc: ")
@@ -188,7 +188,7 @@ def test_without_ffmpeg_no_run_can_start(capsys, monkeypatch):
     )
 
 
-def test_the_cache_of_kernels_is_named(capsys, monkeypatch, tmp_path):
+def test_the_kernel_cache_is_reported(capsys, monkeypatch, tmp_path):
     from dreamfusion.utils import compiling
 
     monkeypatch.setattr(compiling.numba.config, "CACHE_DIR", str(tmp_path / "kernels"))
@@ -203,7 +203,7 @@ def test_the_cache_of_kernels_is_named(capsys, monkeypatch, tmp_path):
 
 
 def test_without_numba_no_run_can_start(capsys, monkeypatch):
-    """Textures need it on every device, so that a run would end after all its steps."""
+    """Textures need it on every device; a run would fail after all its steps."""
     from dreamfusion.graphics import rasterize
 
     def fail(*arguments):

@@ -1,4 +1,4 @@
-"""`estimators`, and --estimator."""
+"""The command `estimators` and the option --estimator."""
 
 import pytest
 import yaml
@@ -15,7 +15,7 @@ from tests.helpers.tiny_priors import save_pixel_prior
 OWN = [name for name in section_names(ESTIMATORS) if "-" not in name]
 
 
-def test_all_are_listed_with_source_and_cost(capsys):
+def test_all_estimators_are_listed_with_paper_and_cost(capsys):
     assert main(["estimators"]) == 0
     said = capsys.readouterr().out
     for name in OWN:
@@ -24,14 +24,14 @@ def test_all_are_listed_with_source_and_cost(capsys):
         assert f"{name}\n    " in said and found.paper in said
 
 
-def test_a_run_uses_the_named_one_and_says_that_nobody_tuned_it(tmp_path, capsys):
+def test_an_untuned_estimator_causes_a_warning(tmp_path, capsys):
     prior = save_pixel_prior(tmp_path / "prior")
     settings = tmp_path / "small.yaml"
     settings.write_text(yaml.safe_dump(SMALL))
     command = ["train", "a red mug", "--prior", str(prior), "--steps", "2", "--out"]
     command += [str(tmp_path / "run"), "--set", "estimator.guidance=3", "--estimator", "csd"]
     assert main([*command, "--config", str(settings)]) == 0
-    assert "tuned" not in capsys.readouterr().err  # a settings file was chosen
+    assert "tuned" not in capsys.readouterr().err  # no warning with a settings file
     config = find_run(tmp_path / "run").read_config()
     assert config.estimator.name == "csd" and config.estimator.guidance.start == 3
     assert main([*command[:-2], "--overwrite", "--estimator", "csd", "--steps", "1"]) == 0
@@ -39,7 +39,7 @@ def test_a_run_uses_the_named_one_and_says_that_nobody_tuned_it(tmp_path, capsys
     assert "warning: no preset is tuned for csd with this prior: using its defaults" in said
 
 
-def test_a_preset_tuned_for_it_is_taken(monkeypatch, tmp_path):
+def test_a_tuned_preset_is_chosen(monkeypatch, tmp_path):
     folder = tmp_path / "configs"
     folder.mkdir()
     (folder / "embedded.yaml").write_text("# one\nestimator:\n  guidance: 8\n")
@@ -63,7 +63,7 @@ def test_a_preset_tuned_for_it_is_taken(monkeypatch, tmp_path):
         (["--estimator", "clip"], "needs a prior that compares images with texts, not embedded"),
     ],
 )
-def test_bad_names_are_one_line(options, said, tmp_path, capsys):
+def test_unknown_names_are_errors_of_one_line(options, said, tmp_path, capsys):
     command = ["train", "a red mug", "--prior", "embedded", "--out", str(tmp_path / "run")]
     assert main([*command, *options]) == 2
     error = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")]

@@ -34,7 +34,7 @@ def test_round_trips_through_yaml():
     assert build_config(to_mapping(Config())) == Config()
 
 
-def test_layers_hold_only_differences():
+def test_layers_contain_only_differences():
     config = build_config({"estimator": {"guidance": 5}}, {"estimator": {"weighting": "uniform"}})
     assert config.estimator.guidance == Schedule.constant(5.0)
     assert config.estimator.weighting == "uniform"
@@ -125,7 +125,7 @@ def test_nan_is_out_of_range():
         build_config({"scene": {"optimizer": {"grid_lr": float("nan")}}})
 
 
-def test_unreadable_files_are_named(tmp_path):
+def test_unreadable_files_are_reported(tmp_path):
     with pytest.raises(ConfigError, match="no such configuration file"):
         read_yaml(tmp_path / "absent.yaml")
     broken = tmp_path / "broken.yaml"

@@ -1,4 +1,4 @@
-"""The files in configs/: valid, listed, and fit for priors of their class."""
+"""The files in configs/: valid, listed, and suitable for priors of their class."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ NAMES = [
     "deepfloyd-if", "dreamfusion-paper", "embedded", "fast-preview", "low-vram", "sdxl",
     "stable-diffusion",
 ]  # fmt: skip
-# Tiny pipelines of the classes that the presets are for.
+# Tiny pipelines of the presets' classes.
 PRIORS = {
     "deepfloyd-if": save_deepfloyd_prior,
     "dreamfusion-paper": save_deepfloyd_prior,
@@ -51,7 +51,7 @@ PRIORS = {
     "stable-diffusion": save_latent_prior,
 }
 CARDS = {"ambient", "light_spread", "light_distance", "brightness"}
-# What makes a step small enough for a test, and nothing that a preset is about.
+# Settings that make a step small enough for a test and are not in presets.
 SMALL = {
     "render": {"resolution": 16},
     "scene": {
@@ -67,7 +67,7 @@ def test_these_presets_exist():
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_preset_holds_only_what_differs_and_survives_a_round_trip(name):
+def test_a_preset_contains_only_differences_and_round_trips(name):
     config = build_config(*read_settings(name))
     assert config != build_config()
     assert build_config(yaml.safe_load(to_yaml(config))) == config
@@ -78,7 +78,7 @@ def test_a_preset_holds_only_what_differs_and_survives_a_round_trip(name):
             current = getattr(default, key)
             if dataclasses.is_dataclass(current) and not isinstance(current, Schedule):
                 yield from same_as_default(value, current)
-            # A default may be said over what a prior's card says.
+            # A preset may restore a default that a prior's card overrides.
             elif key not in CARDS and override(default, {key: value}) == default:
                 yield key
 
@@ -92,14 +92,14 @@ def test_a_preset_takes_five_real_steps(name, tmp_path):
     config = override(build_config(*read_settings(name), SMALL), {"prompt": "a red corgi"})
     state = new_state(config, prior)
     before = state.scene.field.encoding.table.detach().clone()
-    # The schedules' ends, where the light is on and everything has its final weight, count too.
+    # Include the ends of the schedules, with lit steps and final weights.
     state.step = config.steps - 5
     found = [metrics.gradient_norm for metrics in Trainer(config, prior, state)]
     assert len(found) == 5 and all(norm > 0 for norm in found)
     assert not torch.equal(before, state.scene.field.encoding.table)
 
 
-def test_each_class_of_pipeline_has_a_preset_of_its_own(tmp_path):
+def test_each_pipeline_class_has_a_default_preset(tmp_path):
     assert {preset_for(name, has_card=False) for name in LAYOUTS} == {
         "stable-diffusion", "sdxl", "deepfloyd-if",
     }  # fmt: skip
@@ -120,7 +120,7 @@ def test_settings_come_from_a_preset_or_a_file(tmp_path, monkeypatch):
         read_settings("missing.yaml")
 
 
-def test_a_file_may_stand_on_a_preset(tmp_path, monkeypatch):
+def test_a_file_can_extend_a_preset(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.yaml").write_text("extends: low-vram\nsteps: 7\n")
     config = build_config(*read_settings("mine.yaml"))
@@ -141,7 +141,7 @@ def test_presets_that_extend_each_other_are_refused(tmp_path, monkeypatch):
         read_settings("one")
 
 
-def test_a_correction_of_stable_diffusion_reaches_all_that_stand_on_it():
+def test_presets_inherit_changes_of_their_base():
     wanted = build_config(*read_settings("stable-diffusion")).losses
     for name in ("sdxl", "deepfloyd-if", "low-vram"):
         assert build_config(*read_settings(name)).losses == wanted

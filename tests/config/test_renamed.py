@@ -1,4 +1,4 @@
-"""Settings by the names that they had before."""
+"""Old names of settings."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from dreamfusion.config.schedules import Schedule
 from dreamfusion.config.schema import Config
 from dreamfusion.utils.errors import RunWarning
 
-# A value that is not the default, of a setting below each new name.
+# For a setting under each new name, a value other than the default.
 CHANGED = {
     "estimator": ("guidance", 7.5),
     "scene.field": ("levels", 5),
@@ -49,7 +49,7 @@ def dotted(*parts: str) -> str:
 
 
 @pytest.mark.parametrize("old", RENAMED)
-def test_an_old_name_is_reported_and_means_the_same(old):
+def test_an_old_name_causes_a_warning_and_still_works(old):
     below, value = CHANGED[RENAMED[old]]
     changes, new_changes = (nested({dotted(n, below): value}) for n in (old, RENAMED[old]))
     with pytest.warns(RunWarning) as caught:
@@ -61,7 +61,7 @@ def test_an_old_name_is_reported_and_means_the_same(old):
     assert found == build_config(new_changes) != Config()
 
 
-def test_new_names_are_those_of_settings_and_old_ones_are_of_none():
+def test_new_names_exist_and_old_ones_do_not():
     names = {name for name, _, _ in settings(Config())}
 
     def known(name):
@@ -70,14 +70,14 @@ def test_new_names_are_those_of_settings_and_old_ones_are_of_none():
     assert all(known(new) and not known(old) for old, new in RENAMED.items())
 
 
-def test_a_process_reports_the_first_old_name_only():
+def test_a_process_warns_only_once():
     with pytest.warns(RunWarning, match=r"^field is now called scene\.field;") as caught:
         build_config({"field": {"levels": 5}, "optimizer": {"ema": 0.5}})
     assert len(caught) == 1
-    build_config({"sds": {"guidance": 5}})  # a warning would be an error here
+    build_config({"sds": {"guidance": 5}})  # a second warning would be an error
 
 
-def test_new_names_alone_are_left_as_they_are():
+def test_new_names_are_not_changed():
     changes = {"scene": {"field": {"levels": 5}}, "optimizer": {"scale": 2}, "render": {}}
     assert with_new_names(changes) is changes
 
@@ -90,7 +90,7 @@ def silent(monkeypatch):
         yield
 
 
-def test_what_stays_beside_an_old_name_stays(silent):
+def test_other_settings_of_a_section_are_kept(silent):
     found = build_config(
         {
             "render": {"resolution": 24, "step_size": 0.05},
@@ -105,7 +105,7 @@ def test_what_stays_beside_an_old_name_stays(silent):
     assert found.scene.optimizer.ema == 0.5
 
 
-def test_the_new_name_wins_where_a_layer_has_both(silent):
+def test_the_new_name_takes_precedence(silent):
     mixed = {
         "sds": {"guidance": 5, "t_min": 0.1, "t_max": {"start": 0.9, "end": 0.6}},
         "estimator": {"guidance": 6, "t_max": {"end": 0.7}},

@@ -42,7 +42,7 @@ def test_geometric_grows_by_the_same_factor():
     assert factors == pytest.approx([8 ** (1 / 50)] * 50)
 
 
-def test_begin_equal_to_finish_jumps():
+def test_the_value_jumps_if_begin_equals_finish():
     schedule = Schedule(32, 64, 0.5, 0.5)
     assert schedule.at(49, 101) == 32
     assert schedule.at(50, 101) == 64
@@ -53,7 +53,7 @@ def test_step_numbers_do_not_depend_on_the_length_of_the_run():
     assert [schedule.at(step, 1000) for step in (0, 5, 10, 500)] == [0.0, 5.0, 10.0, 10.0]
 
 
-def test_a_run_of_one_step_is_at_its_start():
+def test_a_run_of_one_step_uses_the_start_value():
     assert Schedule(1.0, 2.0).at(0, 1) == 1.0
 
 
@@ -67,6 +67,6 @@ def test_a_run_of_one_step_is_at_its_start():
         ({"shape": "geometric"}, "a geometric schedule is positive, not from 0.0 to 1.0"),
     ],
 )
-def test_nonsense_is_refused(arguments, message):
+def test_invalid_schedules_are_refused(arguments, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         Schedule(**{"start": 0.0, "end": 1.0, **arguments})

@@ -1,4 +1,4 @@
-"""Sections whose class a name decides: of this package and of others."""
+"""Sections whose class is chosen by name, from this package and others."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ HUNDRED = Schedule.constant(100.0)
 class Other(ScoreSettings):
     """An estimator of another package."""
 
-    name: str = setting("other", "the way to distil")
+    name: str = setting("other", "name of the estimator")
     guidance: Schedule = setting(HUNDRED, "of its own", low=0)
     rank: int = setting(4, "which only it has", low=1, high=64)
 
@@ -52,12 +52,12 @@ class Plain(SceneSettings):
 
 
 class Fails:
-    """What an entry point may lead to by mistake."""
+    """An invalid target of an entry point."""
 
 
 @pytest.fixture
 def register(monkeypatch):
-    """Declare further entry points of a group: (name, "module:attribute")."""
+    """Declares further entry points of a group: (name, "module:attribute")."""
 
     def do(group, *pairs):
         before = sections._found
@@ -84,7 +84,7 @@ def others(register):
     register(SCENES, ("plain", f"{__name__}:Plain"))
 
 
-def test_this_package_declares_its_own():
+def test_this_package_declares_its_sections():
     assert sections.section_names(ESTIMATORS) == ALL.split(", ")
     assert sections.section_names(SCENES) == ["nerf"]
     config = Config()
@@ -102,14 +102,14 @@ def test_another_name_starts_from_the_defaults_of_its_class(others):
     assert back == Config()
 
 
-def test_the_same_name_keeps_what_was_set(others):
+def test_the_same_name_keeps_earlier_settings(others):
     layers = [{"estimator": {"name": "other", "rank": 8}}, {"estimator": {"t_min": 0.1}}]
     again = {"estimator": {"name": "other", "guidance": 50}}
     found = build_config(*layers, again).estimator
     assert (found.rank, found.t_min.start, found.guidance.start) == (8, 0.1, 50)
 
 
-def test_a_scene_is_chosen_as_well_and_round_trips(others):
+def test_a_scene_is_chosen_by_name_and_round_trips(others):
     config = build_config({"scene": {"name": "plain", "size": 32}, "estimator": {"name": "other"}})
     assert config.scene == Plain(size=32)
     assert build_config(to_mapping(config)) == config
@@ -133,7 +133,7 @@ def test_a_scene_is_chosen_as_well_and_round_trips(others):
         ({"estimator": "other"}, "estimator holds settings, not 'other'"),
     ],
 )  # fmt: skip
-def test_errors_are_of_the_class_that_is_chosen(others, changes, message):
+def test_errors_refer_to_the_chosen_class(others, changes, message):
     with pytest.raises(ConfigError) as error:
         build_config(changes)
     assert str(error.value).startswith(message) and "\n" not in str(error.value)
@@ -146,13 +146,13 @@ def test_errors_are_of_the_class_that_is_chosen(others, changes, message):
         ("scene", SCENES, "there is no scene 'nonsense'; there is nerf"),
     ],
 )
-def test_an_unknown_name_is_one_line(section, group, message):
+def test_an_unknown_name_is_an_error_of_one_line(section, group, message):
     with pytest.raises(UserError) as error:
         build_config({section: {"name": "nonsense"}})
     assert str(error.value) == message
 
 
-def test_what_cannot_be_loaded_is_named_in_one_line(register):
+def test_a_plugin_that_cannot_be_loaded_is_an_error_of_one_line(register):
     register(
         ESTIMATORS,
         ("absent", "no_such_package.module:Settings"),
@@ -175,12 +175,12 @@ def test_what_cannot_be_loaded_is_named_in_one_line(register):
         assert str(error.value) == message
 
 
-def test_nothing_is_imported_that_is_not_chosen(register):
+def test_only_the_chosen_plugin_is_imported(register):
     register(ESTIMATORS, ("absent", "no_such_package.module:Settings"))
     assert build_config({"steps": 3}).estimator == SDSSettings()
 
 
-def test_the_command_line_names_what_there_is(capsys):
+def test_the_command_line_lists_the_alternatives(capsys):
     from dreamfusion.cli.app import main
 
     assert main(["train", "a mug", "--set", "estimator.name=nonsense"]) == 2

@@ -1,4 +1,4 @@
-"""The command line, the benchmark and several processes on pretended GPUs."""
+"""The command line, the benchmark and several processes on simulated GPUs."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from dreamfusion.config.layers import Layer, override
 from dreamfusion.graphics.cameras import turntable_cameras
 from dreamfusion.runs.plan import plan_run
 from scripts import bench
-from tests.helpers.pretended_kernels import pretended_cuda
 from tests.helpers.processes import launch
+from tests.helpers.simulated_kernels import simulated_cuda
 from tests.helpers.tiny_runs import TINY
 from tests.helpers.viewer_scene import Clock, FakeScreen, pose_of
 
@@ -43,14 +43,14 @@ def settings(tmp_path):
 
 
 def command(capsys, *arguments):
-    """What a command that succeeds says."""
+    """The output of a successful command."""
     capsys.readouterr()
     assert main(list(map(str, arguments))) == 0, capsys.readouterr().err
     return capsys.readouterr().out
 
 
 class Page(FakeScreen):
-    """A page with one visitor, who closes it after two pictures."""
+    """A page with one visitor, who closes it after two images."""
 
     url, woken = "", threading.Event()
 
@@ -69,7 +69,7 @@ class Page(FakeScreen):
             raise KeyboardInterrupt
 
 
-def test_every_command_works(gpu, folders, settings, tmp_path, capsys, monkeypatch):
+def test_all_commands_work_on_a_gpu(gpu, folders, settings, tmp_path, capsys, monkeypatch):
     run, prior = tmp_path / "run", folders["sd"]
     train = ["train", "a red corgi", "--prior", prior, "--config", settings, "--out", run]
     said = command(capsys, *train, "--device", "cuda:1")
@@ -100,7 +100,7 @@ def test_every_command_works(gpu, folders, settings, tmp_path, capsys, monkeypat
     monkeypatch.setattr(look, "open_page", open_page)
     assert "closed" in command(capsys, "view", run)
     assert len(page.pictures) == 2 and len(page.previews) == 2
-    # All of it was on the one GPU that was named, or that was current.
+    # All kernels ran on the requested or the current GPU.
     assert {place for place, _ in gpu.kernels} <= {"cuda:1", "None"}
 
 
@@ -116,21 +116,21 @@ def test_the_benchmark_measures(gpu, folders, capsys, monkeypatch):
     said = capsys.readouterr().out
     assert said.count("| SDS step, ") == 4 and "| triton | " in said
     assert "| autoencoder, " in said
-    assert "\ncuda:1, a pretended GPU, " in said
+    assert "\ncuda:1, a simulated GPU, " in said
 
 
 def _small(config, changes):
-    """Pictures of 8 pixels, whatever is asked for: this is no measurement."""
+    """Always use images of 8 pixels, since nothing is measured here."""
     return override(config, {**changes, "render": {"resolution": 8}})
 
 
 PROCESS = """
 import sys, torch, torch.distributed as dist
 from dreamfusion.cli.app import main
-from tests.helpers.pretended_kernels import pretended_cuda
+from tests.helpers.simulated_kernels import simulated_cuda
 torch.set_num_threads(1)
 begin, broadcast = dist.init_process_group, dist.broadcast_object_list
-with pretended_cuda() as gpu:
+with simulated_cuda() as gpu:
     def init(backend):
         assert backend == "nccl"
         begin("gloo")
@@ -146,7 +146,7 @@ sys.exit(status)
 
 
 @pytest.mark.slow
-def test_two_processes_have_a_gpu_each(folders, settings, tmp_path):
+def test_each_of_two_processes_uses_a_separate_gpu(folders, settings, tmp_path):
     script = tmp_path / "process.py"
     script.write_text(PROCESS)
     train = ["train", "a red corgi", "--prior", folders["if-clip"], "--config", settings]
@@ -160,23 +160,23 @@ def test_two_processes_have_a_gpu_each(folders, settings, tmp_path):
     assert (tmp_path / "run" / "mesh" / "model.glb").exists()
 
 
-def test_a_gpu_that_is_not_there_is_one_line(gpu, capsys):
+def test_a_missing_gpu_is_an_error_of_one_line(gpu, capsys):
     assert main(["train", "a corgi", "--prior", "embedded", "--device", "cuda:7"]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: device cuda:7 cannot be used") and error.count("\n") == 1
 
 
-def test_doctor_sees_both(gpu, capsys, monkeypatch, tmp_path):
+def test_doctor_reports_both_gpus(gpu, capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     said = command(capsys, "doctor")
     for i in range(2):
-        assert re.search(rf"^ok +cuda:{i} +a pretended GPU, 70.0 GiB free", said, re.MULTILINE)
+        assert re.search(rf"^ok +cuda:{i} +a simulated GPU, 70.0 GiB free", said, re.MULTILINE)
     assert re.search(r"^ok +triton +.*works for encoding, ray marching$", said, re.MULTILINE)
     assert "priors in float16" in said
 
 
-def test_doctor_says_what_triton_lacks(gpu, capsys, monkeypatch, tmp_path):
-    """It looks for a compiler and for Python's headers just so: triton/runtime/build.py."""
+def test_doctor_reports_what_triton_lacks(gpu, capsys, monkeypatch, tmp_path):
+    """Searches for a compiler and for Python's headers as in triton/runtime/build.py."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("CC", raising=False)
     monkeypatch.setattr(sysconfig, "get_paths", lambda: {"include": str(tmp_path)})
@@ -187,8 +187,8 @@ def test_doctor_says_what_triton_lacks(gpu, capsys, monkeypatch, tmp_path):
     )
 
 
-def test_sampling_looks_at_the_memory_first(folders, capsys, one_thread):
-    with pretended_cuda(free=1 << 20):
+def test_sampling_checks_the_memory_first(folders, capsys, one_thread):
+    with simulated_cuda(free=1 << 20):
         sample = ["sample", "a red corgi", "--prior", str(folders["sd"]), "--device", "cuda:1"]
         assert main(sample) == 2
     error = capsys.readouterr().err

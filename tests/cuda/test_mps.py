@@ -1,5 +1,5 @@
-"""A run's parts on a pretended Apple GPU: no float64, and none of the operators for which torch's
-table of kernels has none there. How a real one rounds, and how fast it is, this does not show."""
+"""Parts of a run on a simulated Apple GPU, without float64 and without operators that lack an MPS
+kernel. Rounding and speed of a real GPU are not tested."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dreamfusion.runs.checkpoint import load_scene, save_checkpoint
 from dreamfusion.runs.folder import RunFolder
 from dreamfusion.training.trainer import Trainer
 from dreamfusion.utils.devices import choose_device
-from tests.helpers.pretended_gpu import PretendedGpu
+from tests.helpers.simulated_gpu import SimulatedGpu
 from tests.helpers.tiny_runs import tiny
 
 SETTINGS = {
@@ -26,18 +26,18 @@ SETTINGS = {
 
 @pytest.fixture
 def mps(one_thread):
-    with PretendedGpu("mps", devices=1) as gpu:
+    with SimulatedGpu("mps", devices=1) as gpu:
         yield gpu
 
 
-def test_it_refuses_double_precision(mps):
+def test_double_precision_is_refused(mps):
     with pytest.raises(TypeError, match="Cannot convert a MPS Tensor to float64"):
         torch.ones(2, device="mps:0").double()
     with pytest.raises(TypeError, match="Cannot convert a MPS Tensor to float64"):
         torch.zeros(2, dtype=torch.float64).to("mps")
 
 
-def test_it_refuses_operators_that_it_has_no_kernel_for(mps):
+def test_operators_without_a_kernel_are_refused(mps):
     one = torch.eye(2, device="mps")
     assert torch.linalg.qr(one) and one.histc(2).shape == (2,)
     for operator in (torch.mode, torch.poisson, torch.linalg.svd, torch.linalg.eigvals):
@@ -46,8 +46,8 @@ def test_it_refuses_operators_that_it_has_no_kernel_for(mps):
     assert torch.mode(one.cpu()).values.tolist() == [0.0, 0.0]
 
 
-def test_pictures_that_are_larger_than_the_prior_wants_them(mps, folders):
-    """The backward pass of antialiased resizing has no kernel there."""
+def test_images_larger_than_the_priors_input(mps, folders):
+    """The backward pass of antialiased resizing has no MPS kernel."""
     prior = load_prior(str(folders["sd"]), PriorConfig(dtype="float32"), device="mps:0")
     images = torch.rand(1, 3, 32, 32, device="mps", requires_grad=True)
     prior.encode_image(images).sum().backward()
@@ -55,7 +55,7 @@ def test_pictures_that_are_larger_than_the_prior_wants_them(mps, folders):
 
 
 @pytest.mark.parametrize("kind", ["if-clip", pytest.param("sd3-t5", marks=pytest.mark.slow)])
-def test_a_run_goes_as_on_the_cpu(mps, folders, kind, tmp_path):
+def test_a_run_equals_one_on_the_cpu(mps, folders, kind, tmp_path):
     losses = {}
     for device in ("cpu", "mps"):
         prior = load_prior(

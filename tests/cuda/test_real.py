@@ -1,4 +1,4 @@
-"""What only a real GPU can show: `pytest -m gpu`. The pretended one says the rest."""
+"""Tests that need a real GPU: `pytest -m gpu`. Other tests use a simulated one."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ pytestmark = pytest.mark.gpu
 
 
 @pytest.mark.parametrize("kind", PRIORS)
-def test_steps_are_those_of_the_cpu(folders, kind):
+def test_steps_equal_those_on_the_cpu(folders, kind):
     losses = {}
     for device in ("cpu", "cuda"):
         prior = load_prior(str(folders[kind]), PriorConfig(dtype="float32"), device=device)
         trainer = Trainer(tiny(prior, COARSE, LIT), prior)
         losses[device] = [trainer.step().loss for _ in range(2)]
-    # Convolutions are in TF32 there, with ten bits of mantissa.
+    # GPUs compute convolutions in TF32, with ten bits of mantissa.
     assert losses["cuda"] == pytest.approx(losses["cpu"], rel=2e-2)
 
 
 @pytest.mark.parametrize("kind", PRIORS)
-def test_half_precision_is_near(folders, kind):
+def test_half_precision_is_close(folders, kind):
     found = {}
     for dtype in ("float32", "auto"):
         prior = load_prior(str(folders[kind]), PriorConfig(dtype=dtype), device="cuda")
@@ -59,9 +59,9 @@ def test_a_run_of_the_shipped_prior_and_its_memory(tmp_path, capsys):
     assert torch.cuda.max_memory_allocated() < 2 << 30
 
 
-def test_training_pictures_are_drawn_there_as_here(tmp_path):
+def test_training_images_equal_those_of_the_cpu(tmp_path):
     geometry = render_geometry(8, 0, tmp_path)
     here, there = ToyPictures(geometry, 64, 0), ToyPictures(geometry, 64, 0, device="cuda")
     assert here(0)[1] == there(0)[1]
-    # A light's direction is normalised there by other roundings.
+    # GPUs round the normalisation of light directions differently.
     torch.testing.assert_close(there(0)[0].cpu(), here(0)[0], atol=1e-4, rtol=0)

@@ -1,4 +1,4 @@
-"""A run's parts on a pretended GPU, for every kind of prior: the CPU's numbers, on cuda:1."""
+"""Parts of a run on a simulated GPU, cuda:1, give the CPU's numbers for every kind of prior."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from dreamfusion.training.trainer import Trainer, TrainingError
 from dreamfusion.utils.devices import choose_device
 from dreamfusion.utils.errors import RunWarning
 from tests.helpers import states
-from tests.helpers.pretended_kernels import pretended_cuda
+from tests.helpers.simulated_kernels import simulated_cuda
 from tests.helpers.tiny_priors import PRIORS
 from tests.helpers.tiny_runs import tiny
 
@@ -60,8 +60,8 @@ def first_losses(folder, device, *changes):
     return [trainer.step().loss for _ in range(2)]
 
 
-def test_steps_are_those_of_the_cpu(gpu, folder):
-    """In float32, up to the rounding of sums that are split otherwise."""
+def test_steps_equal_those_on_the_cpu(gpu, folder):
+    """In float32, up to rounding of sums that are split differently."""
     there = first_losses(folder, choose_device("cuda:1"), LIT)
     assert there == pytest.approx(first_losses(folder, "cpu", LIT), rel=1e-3)
 
@@ -104,7 +104,7 @@ def test_a_run_from_its_first_step_to_its_mesh(gpu, folder, tmp_path):
         ("sdxl", EVERYTHING, "reference"),
     ],
 )
-def test_a_step_waits_for_the_gpu_a_few_times_only(gpu, folders, kind, changes, backend):
+def test_a_step_synchronises_only_a_few_times(gpu, folders, kind, changes, backend):
     prior = load_prior(str(folders[kind]), device=choose_device("cuda:1"))
     backends = {"scene": {"marching": {"backend": backend}, "field": {"backend": backend}}}
     trainer = Trainer(tiny(prior, COARSE, changes, backends), prior)
@@ -119,7 +119,7 @@ def test_a_step_waits_for_the_gpu_a_few_times_only(gpu, folders, kind, changes, 
     [{"vae_checkpointing": True, "vae_slicing": True}, {"offload": True}],
     ids=["checkpointing", "offload"],
 )
-def test_what_saves_memory_works_too(gpu, folders, options):
+def test_options_that_save_memory_work(gpu, folders, options):
     prior = load_prior(
         str(folders["sd"]), PriorConfig(**options), device="cuda:1", prompts=["", "a mug"], views=2
     )
@@ -129,12 +129,12 @@ def test_what_saves_memory_works_too(gpu, folders, options):
     assert prior.decode_image(torch.zeros(1, 4, 8, 8, device="cuda:1")).device == prior.device
 
 
-def test_a_prior_that_does_not_fit_is_refused_by_its_own_gpus_memory(folders):
-    with pretended_cuda(free=1 << 20), pytest.raises(PriorError, match="are free; use the low"):
+def test_a_prior_too_large_for_its_gpu_is_refused(folders):
+    with simulated_cuda(free=1 << 20), pytest.raises(PriorError, match="are free; use the low"):
         load_prior(str(folders["sd"]), device="cuda:1", prompts=["a mug"], views=1)
 
 
-def test_a_state_is_the_same_wherever_it_begins(gpu, folders):
+def test_the_initial_state_does_not_depend_on_the_device(gpu, folders):
     prior = load_prior(str(folders["if-clip"]))
     config = tiny(prior)
     for one, other in zip(
@@ -148,7 +148,7 @@ def test_a_state_is_the_same_wherever_it_begins(gpu, folders):
 @pytest.mark.parametrize(
     ("kind", "expected"), [("sd", torch.float16), ("sdxl", torch.float32), ("sd3", torch.float32)]
 )
-def test_autoencoders_are_as_precise_as_their_files_allow(gpu, folders, kind, expected):
+def test_the_precision_of_autoencoders_depends_on_their_config(gpu, folders, kind, expected):
     found = {}
     images = torch.rand(1, 3, 16, 16, device="cuda:1")
     for asked in ("auto", "bfloat16"):
@@ -162,7 +162,7 @@ def test_autoencoders_are_as_precise_as_their_files_allow(gpu, folders, kind, ex
     assert 0 < error < 2.0**-8 * 60**0.5
 
 
-def test_t5_keeps_in_float32_what_it_would_overflow_in(gpu, folders):
+def test_t5_keeps_overflowing_weights_in_float32(gpu, folders):
     prior = load_prior(str(folders["if-t5"]), device="cuda:1")
     prior.encode_text(["a mug"])
     weights = dict(prior.text._encoders["text_encoder"].model.named_parameters())
@@ -172,7 +172,7 @@ def test_t5_keeps_in_float32_what_it_would_overflow_in(gpu, folders):
 
 @pytest.fixture
 def large(folders, tmp_path):
-    """A prior whose predictions are beyond float16's range."""
+    """A prior whose predictions exceed the range of float16."""
     folder = shutil.copytree(folders["if-clip"], tmp_path / "large")
     (file,) = (folder / "unet").glob("*.safetensors")
     weights = load_file(file)
@@ -184,7 +184,7 @@ def large(folders, tmp_path):
 
 @pytest.mark.parametrize("wider", ["bfloat16", "float32"])
 def test_a_prior_that_overflows_in_float16_is_loaded_in_the_next_precision(large, wider):
-    with pretended_cuda(bfloat16=wider == "bfloat16"):
+    with simulated_cuda(bfloat16=wider == "bfloat16"):
         with pytest.warns(RunWarning, match=rf"large overflows in float16: using {wider}$"):
             prior = load_prior(str(large), device="cuda:1", prompts=["a mug", ""])
         assert prior.dtype == getattr(torch, wider)
@@ -193,14 +193,14 @@ def test_a_prior_that_overflows_in_float16_is_loaded_in_the_next_precision(large
         assert float(found.abs().max()) > 65504
 
 
-def test_a_precision_that_was_asked_for_is_kept(gpu, large, folders):
+def test_a_requested_precision_is_kept(gpu, large, folders):
     with warnings.catch_warnings():
         warnings.simplefilter("error", RunWarning)
         asked = load_prior(str(large), PriorConfig(dtype="float16"), device="cuda:1")
         assert asked.dtype == load_prior(str(folders["sd"]), device="cuda:1").dtype == torch.float16
 
 
-def test_an_overflow_in_float16_stops_the_step_and_says_so(gpu, large):
+def test_an_overflow_in_float16_stops_the_step_with_advice(gpu, large):
     prior = load_prior(str(large), PriorConfig(dtype="float16"), device="cuda:1")
     trainer = Trainer(tiny(prior), prior)
     before = [tensor.cpu().clone() for tensor in trainer.state.scene.field.parameters()]
@@ -217,7 +217,7 @@ def test_an_overflow_in_float16_stops_the_step_and_says_so(gpu, large):
 
 
 def test_the_perceptron_has_one_block_on_a_gpu(gpu):
-    """Blocks are for a CPU's caches; on a GPU each costs eight launches."""
+    """Blocks are for the caches of a CPU; on a GPU, each one costs eight launches."""
     tensors = [torch.randn(*shape) for shape in [(20000, 7), (11, 7), (11,), (3, 11), (3,)]]
 
     def results(device, rows):

@@ -14,7 +14,7 @@ from dreamfusion.graphics.cameras import turntable_cameras
 
 
 class Schedule:
-    """The part of a prior that `add_noise` reads."""
+    """The attributes of a prior that `add_noise` uses."""
 
     def __init__(self, alphas, sigmas):
         self.alphas, self.sigmas = torch.as_tensor(alphas), torch.as_tensor(sigmas)
@@ -54,7 +54,7 @@ def test_flow_conversions_invert_each_other():
 
 
 @pytest.mark.parametrize("pooled", [True, False])
-def test_texts_are_repeated_joined_and_mixed(pooled):
+def test_text_embeddings_are_repeated_concatenated_and_interpolated(pooled):
     def text(n):
         return TextEmbedding(torch.randn(n, 4, 8), torch.randn(n, 3) if pooled else None)
 
@@ -79,7 +79,7 @@ def test_texts_are_repeated_joined_and_mixed(pooled):
 
 
 class Table(Schedule):
-    """Predicts for each text what its (only) token says, whatever the image; `shape` of it."""
+    """Predicts the value of each text's only token, for any image. shape: of images."""
 
     prediction = "epsilon"
 
@@ -109,7 +109,7 @@ def found(text, unconditional, scale, opposed, *, n, shape=(1, 1, 2)):
     return guided(Table(shape), noisy(n, shape), Conditions(*both, rows), scale).raw.flatten(1)
 
 
-def test_perp_neg_takes_away_only_what_is_perpendicular():
+def test_perp_neg_subtracts_only_the_perpendicular_part():
     nothing, text = said([1.0, 1.0]), said([3.0, 1.0])  # the text's direction is (2, 0)
     other = said([5.0, 4.0], [5.0, 4.0])  # direction (4, 3): (0, 3) of it is perpendicular
     opposed = [(other, torch.tensor([0.5, 0.0]))]
@@ -129,7 +129,7 @@ def test_opposing_the_text_itself_changes_nothing():
     assert result.isfinite().all()
 
 
-def test_all_conditions_are_asked_by_one_call():
+def test_all_conditions_are_predicted_in_one_call():
     prior = Table()
     texts = said([1.0, 2.0]), said([3.0, 4.0]), said([5.0, 6.0])
     results = predictions(prior, noisy(2), *(Condition(text.expand(2)) for text in texts))
@@ -147,8 +147,8 @@ def test_rows_of_conditions_keep_their_cameras():
     assert Condition.cat([Condition(condition.text)] * 2).cameras is None
 
 
-def test_rescaling_gives_x0_the_deviation_of_the_texts_own():
-    """Over the two images of a group, as Lin et al. 2024 have it for one (eq. 15-16)."""
+def test_rescaling_gives_x0_the_deviation_of_the_text_prediction():
+    """For the two images of a group; Lin et al. 2024, eq. 15-16, for one."""
     shape = (1, 4, 4)
     texts = [
         TextEmbedding(torch.randn(4, 1, 16, generator=torch.Generator().manual_seed(seed)))

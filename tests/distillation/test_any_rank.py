@@ -1,4 +1,4 @@
-"""SDS for what is not an image: signals, latents, parameters of one's own encoder."""
+"""SDS for data other than images: signals, latents, parameters of a custom encoder."""
 
 import pytest
 import torch
@@ -7,8 +7,8 @@ import dreamfusion as df
 
 
 class Normal:
-    """Numbers of any shape, each normal around the text's first number, with deviation 1/2: the
-    prediction is a closed form."""
+    """Numbers of any shape, each normal around the text's first number, with standard deviation
+    1/2. The prediction has a closed form."""
 
     prediction = "epsilon"
     sigmas = torch.linspace(0.01, 0.99, 100)
@@ -30,7 +30,7 @@ def text(value):
 
 
 @pytest.mark.parametrize("shape", [(3, 64), (2, 4, 8, 8), (2, 4, 3, 8, 8), (5,)])
-def test_the_gradient_is_the_formulas_at_any_rank(shape):
+def test_the_gradient_equals_the_formula_at_any_rank(shape):
     prior, x = Normal(), torch.randn(shape, generator=torch.Generator().manual_seed(1))
     x.requires_grad_()
     generator = torch.Generator().manual_seed(0)
@@ -48,8 +48,8 @@ def test_the_gradient_is_the_formulas_at_any_rank(shape):
     torch.testing.assert_close(result.gradient, expected)
 
 
-def test_a_signal_comes_to_what_the_text_says_through_an_encoder_of_ones_own():
-    """Sine waves of unknown heights, whose spectrum the prior knows."""
+def test_a_signal_converges_through_a_custom_encoder():
+    """Sine waves of unknown amplitudes, with a prior for the spectrum."""
     basis = torch.stack([torch.sin(k * torch.linspace(0, 6.28, 64)) for k in range(1, 5)])
     heights = torch.zeros(8, 4, requires_grad=True)
     optimizer = torch.optim.Adam([heights], lr=0.05)
@@ -69,7 +69,7 @@ def test_a_signal_comes_to_what_the_text_says_through_an_encoder_of_ones_own():
     torch.testing.assert_close(heights, torch.full((8, 4), 0.7), rtol=0, atol=0.15)
 
 
-def test_rescaling_gives_groups_the_spread_of_the_texts_prediction():
+def test_rescaling_gives_groups_the_deviation_of_the_text_prediction():
     prior = Normal()
     x = torch.randn(4, 3, 5, 5, generator=torch.Generator().manual_seed(0))
     z = df.add_noise(prior, x, torch.randn_like(x), torch.full((4,), 50))

@@ -17,7 +17,7 @@ from dreamfusion.utils.errors import UserError
 from dreamfusion.utils.state import Progress
 from tests.helpers.mixtures import Mixture
 from tests.helpers.tiny_clips import save_clip
-from tests.helpers.toy_pictures import draw_object
+from tests.helpers.toy_images import draw_object
 
 
 def generators(n):
@@ -35,7 +35,7 @@ def toy():
     return ToyGuideSettings().build(device="cpu", prompts=None)
 
 
-def test_the_similarity_is_the_models_own_cosine(clip):
+def test_the_similarity_equals_the_models_cosine(clip):
     images = torch.rand(2, 3, 32, 32)
     texts = ["a red mug", "a blue chair"]
     found = clip.similarity(images, Condition(clip.encode_text(texts)))
@@ -78,10 +78,10 @@ def test_crops_lie_inside_and_are_linear():
     whole = random_crops(ramp, 1.0, generators(5))
     torch.testing.assert_close(whole, ramp, atol=1e-5, rtol=0)
     again = random_crops(ramp[2:], 0.5, generators(5)[2:])
-    torch.testing.assert_close(again, crops[2:])  # whatever other images come with them
+    torch.testing.assert_close(again, crops[2:])  # independently of other images in the batch
 
 
-def test_the_toy_classifier_prefers_what_an_object_is_and_where_it_is_seen_from(toy):
+def test_the_toy_classifier_prefers_the_true_object_and_view(toy):
     azimuth = torch.tensor([0.0, 90.0, 180.0, 270.0])
     full = torch.full_like(azimuth, 15.0)
     cameras = orbit_cameras(azimuth, full, torch.full_like(full, 2.9), torch.full_like(full, 40.0))
@@ -103,7 +103,7 @@ def test_the_toy_classifier_prefers_what_an_object_is_and_where_it_is_seen_from(
 
 
 @pytest.mark.parametrize("prior", ["toy-classifier"])
-def test_it_trains_by_name(prior, tmp_path):
+def test_clip_guidance_trains_by_name(prior, tmp_path):
     run = df.train(
         "a red mug",
         prior=prior,
@@ -125,7 +125,7 @@ def test_a_diffusion_prior_does_not_compare_images():
         CLIPSettings().build(Mixture(), seed=0)
 
 
-def test_a_classifier_is_no_diffusion_prior(tmp_path):
+def test_a_classifier_is_not_a_diffusion_prior(tmp_path):
     with pytest.raises(UserError, match="'sds' needs a diffusion prior, not toy-classifier"):
         df.train("a red mug", prior="toy-classifier", out=tmp_path / "run", steps=1)
     assert not (tmp_path / "run" / "config.yaml").exists()

@@ -1,4 +1,4 @@
-"""Every estimator on priors in closed form, against its formula, and against each other."""
+"""Compares every estimator with its formula and with others, for priors in closed form."""
 
 from dataclasses import replace
 
@@ -40,7 +40,7 @@ def generators(n=N):
 
 
 def gradient(name, kind="epsilon", *, x=None, now=NOW, source=None, **changes):
-    """The gradient of a sum over all numbers, and the result."""
+    """The gradient of the sum over all elements, and the result."""
     x = images() if x is None else x
     estimator = settings(name, **changes).build(Mixture(kind), seed=0)
     given = batch(x, source=source)
@@ -50,7 +50,7 @@ def gradient(name, kind="epsilon", *, x=None, now=NOW, source=None, **changes):
 
 
 class Formula:
-    """What an estimator has drawn, and the posterior means for it, computed anew."""
+    """The random numbers of an estimator, and their posterior means, computed separately."""
 
     def __init__(self, kind, timesteps, x):
         self.prior, self.x, self.t = Mixture(kind), x.detach(), timesteps
@@ -59,7 +59,7 @@ class Formula:
         return (v[t].reshape(-1, 1, 1, 1) for v in (self.prior.alphas, self.prior.sigmas))
 
     def drawn_noise(self, generators):
-        """What `utils.rng.randn` draws after the timesteps."""
+        """The noise that `utils.rng.randn` samples after the timesteps."""
         for one in generators:
             torch.randint(0, 2, (1,), generator=one)
         return torch.cat([torch.randn(1, 1, 2, 2, generator=one) for one in generators])
@@ -77,7 +77,7 @@ class Formula:
 
 
 def expected(name, kind, found, x, s, w, source=None):
-    """The formulas of the papers, from predictions in closed form."""
+    """The papers' formulas for predictions in closed form."""
     f = Formula(kind, found.timesteps, x)
     t, noise = found.timesteps, f.drawn_noise(generators())
     alpha, sigma = f.levels(t)
@@ -101,7 +101,7 @@ def expected(name, kind, found, x, s, w, source=None):
         before = f.guided(z_source, t, s, to=named["source"])
         return weight * (f.guided(z, t, s) - before)
     if name == "asd":
-        # One more number is drawn for each image.
+        # One more number is sampled for each image.
         own = generators()
         f.drawn_noise(own)
         share = torch.cat([torch.rand(1, generator=one) for one in own])
@@ -119,7 +119,7 @@ PLAIN = ("asd", "bridge", "csd", "dds", "hifa", "nfsd", "rfds", "sds", "sjc")
 @pytest.mark.parametrize("weighting", ["sigma2", "uniform", "inverse_sqrt_snr", "velocity"])
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", PLAIN)
-def test_the_gradient_is_the_formula(name, kind, weighting):
+def test_gradients_equal_the_formulas(name, kind, weighting):
     more = {"t_min": C(0.1), "t_max": C(0.9)} if name in ("hifa", "rfds", "sjc") else {}
     if name == "csd":
         more["negative_share"] = C(0.25)
@@ -136,7 +136,7 @@ def test_the_gradient_is_the_formula(name, kind, weighting):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_diffusion_loss_has_the_networks_jacobian(kind):
+def test_the_diffusion_loss_includes_the_networks_jacobian(kind):
     x = images()
     result, found = gradient("diffusion_loss", kind, x=x, guidance=C(3.0))
     f = Formula(kind, found.timesteps, x)
@@ -178,7 +178,7 @@ def test_sync_fits_to_one_prediction_for_several_steps():
     assert settings("sync").hold == 10 and settings("sds").hold == 1
 
 
-def test_hifa_pulls_the_images_to_the_decoded_prediction():
+def test_hifa_pulls_images_to_the_decoded_prediction():
     x = images()
     result, found = gradient("hifa", x=x, guidance=C(5.0), weighting="inverse_sqrt_snr")
     (image,) = grad(found.losses["hifa_image"], x)
@@ -189,7 +189,7 @@ def test_hifa_pulls_the_images_to_the_decoded_prediction():
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_inversion_follows_the_known_trajectory_of_a_gaussian(kind):
-    """Along DDIM's flow (z - alpha m) / sqrt(alpha^2 d^2 + sigma^2) stays as it is."""
+    """(z - alpha m) / sqrt(alpha^2 d^2 + sigma^2) is constant along DDIM's flow."""
     prior, x, one = Mixture(kind), images().detach(), text(0, N, k=1)
     path = [torch.full((N,), t) for t in range(1, T - 10)]
     found = invert(prior, x, path, lambda z: predictions(prior, z, one)[0])
@@ -220,7 +220,7 @@ def test_ism_is_the_difference_of_two_predictions_on_one_trajectory(kind):
     at = torch.zeros(N, dtype=torch.int64)
     for target in (s // 2, s, t):
         means = text(1, N).text.tokens.unflatten(-1, (1, 2, 2))
-        # The model judges a clean image at its first timestep.
+        # The model is evaluated on a clean image at its first timestep.
         alpha, sigma = f.levels(at)
         noise = (z - alpha * f.prior.clean(z, alpha, sigma, means)) / sigma
         raw_noise = noise
@@ -250,7 +250,7 @@ def test_ism_from_the_image_is_sdi_with_one_unconditional_step(kind):
     torch.testing.assert_close(ism, sdi)
 
 
-def test_sdi_moves_to_what_the_inversion_is_denoised_to():
+def test_sdi_moves_to_the_denoised_inversion():
     x = images()
     result, found = gradient("sdi", x=x, inversion_noise=0.0, now=Progress(50, 101))
     level = round(0.615 * T)
@@ -265,20 +265,20 @@ def test_sdi_moves_to_what_the_inversion_is_denoised_to():
     assert 0.001 < (noisy - result).std() < 0.5
 
 
-def test_where_methods_coincide_by_algebra_they_coincide():
+def test_methods_that_are_algebraically_equal_agree():
     levels = {"t_min": C(0.1), "t_max": C(0.9)}
     with_guidance, _ = gradient("sds", guidance=C(6.0), **levels)
     without, _ = gradient("sds", guidance=C(0.0), **levels)
     csd, _ = gradient("csd", guidance=C(6.0), **levels)
     torch.testing.assert_close(csd, with_guidance - without)
-    # sjc and rfds are sds at other weightings.
+    # sjc and rfds are sds with other weightings.
     one, _ = gradient("sjc", guidance=C(6.0), **levels)
     two, _ = gradient("sds", guidance=C(6.0), weighting="uniform", **levels)
     torch.testing.assert_close(one, two)
     # bridge before its switch is sds.
     bridge, _ = gradient("bridge", guidance=C(6.0), **levels)
     torch.testing.assert_close(bridge, with_guidance)
-    # dds of a scene that is not edited yet, with the same text, is nothing.
+    # dds of an unchanged scene with the same text is zero.
     x = images()
     given = batch(x, source=lambda: x.detach())
     named = {**given.conditions.named, "source": given.conditions.text}
@@ -289,7 +289,7 @@ def test_where_methods_coincide_by_algebra_they_coincide():
     assert result.abs().max() < 1e-15
 
 
-def test_nfsd_without_its_domain_is_csd():
+def test_nfsd_without_its_domain_term_is_csd():
     x = images()
     given = batch(x)
     named = {**given.conditions.named, "negative": given.conditions.unconditional}
@@ -305,7 +305,8 @@ def test_nfsd_without_its_domain_is_csd():
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", ["sds", "csd", "rfds"])
 def test_the_expectation_over_noise_is_that_of_a_gaussian(name, kind):
-    """With one normal distribution predictions are linear: the mean over the noise is at none."""
+    """For one normal distribution, predictions are linear: their mean over the noise is that
+    without noise."""
     n, level = 40_000, 0.5
     x = images(1).detach().expand(n, -1, -1, -1).clone().requires_grad_()
     s = settings(name, guidance=C(2.0), t_min=C(level), t_max=C(level), weighting="uniform")
@@ -328,7 +329,7 @@ def test_the_expectation_over_noise_is_that_of_a_gaussian(name, kind):
 
 
 def test_the_errors_of_velocities_stay_finite_where_alpha_vanishes():
-    """What RFDS minimises has no expression in noise there: e_hat - e = alpha (v_hat - v)."""
+    """The loss of RFDS cannot be expressed by noise there: e_hat - e = alpha (v_hat - v)."""
     prior = Mixture("flow")
     prior.alphas[-1], prior.sigmas[-1] = 0.0, 1.0
     x = images()
@@ -341,8 +342,8 @@ def test_the_errors_of_velocities_stay_finite_where_alpha_vanishes():
 
 
 @pytest.mark.parametrize("name", NEEDS_NO_NETWORK)
-def test_rows_do_not_depend_on_their_neighbours(name):
-    """So that two processes take the step that one takes."""
+def test_rows_do_not_depend_on_other_rows(name):
+    """So that two processes take the same step as one."""
     x, source = images(), images(seed=3).detach()
     more = {"clip_sample": 2.0, "rescale": 0.5, "t_min": C(0.2), "t_max": C(0.9)}
     if name == "sdi":
@@ -361,13 +362,13 @@ def test_rows_do_not_depend_on_their_neighbours(name):
     torch.testing.assert_close(torch.cat(halves), whole)
 
 
-def test_all_that_is_declared_is_tested():
+def test_all_declared_estimators_are_tested():
     declared = {name for name in section_names(ESTIMATORS) if "-" not in name}
-    assert declared == {*OWN, "clip"}  # which has no noise, and tests of its own
+    assert declared == {*OWN, "clip"}  # which has no noise, and separate tests
 
 
 @pytest.mark.parametrize("name", OWN)
-def test_a_prior_without_noise_is_refused_in_one_line(name):
+def test_a_prior_without_noise_is_an_error_of_one_line(name):
     class Judge:
         name = "some-judge"
 
@@ -382,7 +383,7 @@ def test_a_prior_without_noise_is_refused_in_one_line(name):
         ("hifa", "decode_image", "'hifa' needs a prior that decodes images, which mixture does"),
     ],
 )
-def test_what_a_prior_cannot_do_is_refused_in_one_line(name, lacks, message, monkeypatch):
+def test_missing_abilities_of_a_prior_are_errors_of_one_line(name, lacks, message, monkeypatch):
     monkeypatch.delattr(Mixture, lacks, raising=False)
     with pytest.raises(UserError, match=message):
         settings(name).build(Mixture(), seed=0)
@@ -409,8 +410,8 @@ def test_fixed_noise_is_the_same_for_all_views_and_steps():
     assert one[0].equal(one[2]) and one[0].equal(two[1]) and one.std() > 0.1
 
 
-def test_dreamtime_stays_longest_where_content_is_made():
-    """On Stable Diffusion's noise levels, as the paper's figure 4 has it."""
+def test_dreamtime_spends_most_steps_at_medium_noise_levels():
+    """On Stable Diffusion's noise levels, as in figure 4 of the paper."""
     prior = Mixture()
     betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
     prior.alphas = (1 - betas).cumprod(0).sqrt()
@@ -422,7 +423,7 @@ def test_dreamtime_stays_longest_where_content_is_made():
     assert 0.3 < inside < 0.6
 
 
-def test_the_state_of_slowly_changing_noise_is_kept():
+def test_the_state_of_slowly_changing_noise_is_saved():
     estimator = settings("cfd", noise_refresh=0.3).build(Mixture(), seed=1)
     source = estimator.anchored
     assert estimator.state_dict() == {}

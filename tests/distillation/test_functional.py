@@ -16,7 +16,7 @@ def cosine_schedule(n=1000):
 
 
 class GaussianPrior:
-    """The exact noise prediction when pictures are N(mode, spread^2 I), text or no text."""
+    """The exact noise prediction for images from N(mode, spread^2 I), with any text."""
 
     prediction = "epsilon"
 
@@ -35,7 +35,7 @@ class GaussianPrior:
 
 
 class NetworkPrior(GaussianPrior):
-    """A real network whose backward pass would be noticed."""
+    """A real network whose backward pass would be detected."""
 
     def __init__(self, prediction):
         super().__init__(0.0, 1.0)
@@ -86,7 +86,7 @@ def test_gradient_at_the_image_is_w_times_noise_error(prediction, weighting):
     torch.testing.assert_close(
         result.gradient, w * (expected_noise - result.noise), rtol=1e-5, atol=1e-5
     )
-    # To the bit: what reaches the picture is that, through d(2x - 1)/dx and nothing else.
+    # Bitwise equal: the gradient passes only through d(2x - 1)/dx to the image.
     assert torch.equal(images.grad, 2.0 * result.gradient)
 
 
@@ -96,14 +96,14 @@ def test_nothing_is_stored_for_a_backward_pass_through_the_network():
     saved = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
         result = run(prior, images)
-    # Only the picture's own product (its gradient) is kept, never an activation or a weight.
+    # Only the image's product (its gradient) is kept, and no activations or weights.
     assert {tensor.data_ptr() for tensor in saved} <= {result.gradient.data_ptr()}
     result.loss.backward()
     assert all(parameter.grad is None for parameter in prior.network.parameters())
     assert not result.gradient.requires_grad and not result.predicted_noise.requires_grad
 
 
-def test_guidance_is_one_batched_call_in_the_first_convention():
+def test_guidance_uses_one_batched_call():
     prior = NetworkPrior("epsilon")
     x, noise, timesteps = *torch.randn(2, 2, 3, 4, 4), torch.tensor([10, 500])
     z = add_noise(prior, x, noise, timesteps)
@@ -119,7 +119,7 @@ def test_guidance_is_one_batched_call_in_the_first_convention():
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample", "flow"])
 def test_the_predicted_clean_image_is_clamped_on_request(prediction):
     prior, images = NetworkPrior(prediction), torch.rand(3, 3, 8, 8)
-    if prediction == "flow":  # is defined on the straight way from picture to noise
+    if prediction == "flow":  # is defined on the straight line from image to noise
         prior.alphas = 1 - prior.sigmas
 
     def guess(result):
@@ -129,7 +129,7 @@ def test_the_predicted_clean_image_is_clamped_on_request(prediction):
         noisy = alpha * (images * 2 - 1) + sigma * result.noise
         return (noisy - sigma * result.predicted_noise) / alpha
 
-    # With this weight the gradient is the picture's distance from the guess.
+    # With this weighting, the gradient is the difference between image and prediction.
     options = {"weighting": "inverse_sqrt_snr", "t_range": (0.02, 0.6)}
     free = run(prior, images, **options)
     for limit in (0.3, 1.0):
@@ -143,7 +143,7 @@ def test_the_predicted_clean_image_is_clamped_on_request(prediction):
 
 
 @pytest.mark.parametrize("fault", [math.inf, -math.inf, math.nan])
-def test_cutting_off_hides_no_number_that_is_not_finite(fault):
+def test_clamping_does_not_hide_values_that_are_not_finite(fault):
     prior = NetworkPrior("v_prediction")
     prior.predict = lambda noisy, timesteps, condition: torch.full_like(noisy, fault)
     result = run(prior, torch.rand(1, 3, 8, 8), clip_sample=1.0)
@@ -167,7 +167,7 @@ def test_sds_finds_the_mode_of_a_gaussian():
     assert ((images * 2 - 1) - mode).abs().max() < 0.05
 
 
-def test_timesteps_fill_their_range_and_stay_in_it():
+def test_timesteps_cover_their_range():
     generator = torch.Generator().manual_seed(0)
     prior, few = GaussianPrior(0.0, 1.0), GaussianPrior(0.0, 1.0)
     few.alphas = few.alphas[:10]
@@ -177,7 +177,7 @@ def test_timesteps_fill_their_range_and_stay_in_it():
     assert (draw_timesteps(prior, 100, (0.5, 0.5), generator) == 500).all()
 
 
-def test_views_of_a_group_share_the_timestep_of_its_first():
+def test_views_of_a_group_share_a_timestep():
     prior = GaussianPrior(0.0, 1.0)
     alone = draw_timesteps(prior, 8, (0.0, 1.0), torch.Generator().manual_seed(0))
     prior.group_size = 4
@@ -185,7 +185,7 @@ def test_views_of_a_group_share_the_timestep_of_its_first():
     assert torch.equal(found, alone[[0, 0, 0, 0, 4, 4, 4, 4]])
 
 
-def test_one_generator_decides_everything():
+def test_results_depend_only_on_the_generator():
     prior, images = NetworkPrior("epsilon"), torch.rand(2, 3, 8, 8)
     assert torch.equal(run(prior, images, seed=3).gradient, run(prior, images, seed=3).gradient)
     assert not torch.equal(run(prior, images, seed=3).noise, run(prior, images, seed=4).noise)
@@ -200,7 +200,7 @@ def test_weights():
     assert math.isfinite(weight(torch.tensor(1e-9), sigma, "inverse_sqrt_snr").item())
 
 
-def test_the_noise_may_be_drawn_by_the_caller():
+def test_the_caller_can_provide_the_noise():
     asked = []
 
     def draw(shape, generators):
@@ -220,7 +220,7 @@ def test_the_noise_may_be_drawn_by_the_caller():
 
 
 @pytest.mark.parametrize("shape", [(4,), (2, 8), (3, 8, 8), (2, 3, 4, 4)])
-def test_whatever_the_caller_encodes_may_be_of_any_rank(shape):
+def test_encoded_inputs_can_have_any_rank(shape):
     """Signals, latents, videos."""
     prior = GaussianPrior(0.0, 1.0)
     prior.predict = lambda noisy, timesteps, condition: 0.5 * noisy
@@ -233,7 +233,7 @@ def test_whatever_the_caller_encodes_may_be_of_any_rank(shape):
     assert torch.equal(x.grad, 3.0 * result.gradient)
 
 
-def test_opposed_texts_are_asked_about_in_the_same_call():
+def test_negative_texts_are_predicted_in_the_same_call():
     prior = NetworkPrior("epsilon")
     other = TextEmbedding(torch.full((1, 4, 8), 1.0))
     run(prior, torch.rand(2, 3, 8, 8), opposed=[(other, torch.ones(2))])

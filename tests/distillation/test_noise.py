@@ -1,4 +1,4 @@
-"""Noise anchored to the surface: what is standard normal, what agrees and what does not."""
+"""Noise anchored to the surface: its distribution, and agreement between views."""
 
 import pytest
 import torch
@@ -42,7 +42,7 @@ def correlation(a, b):
 
 
 @pytest.mark.parametrize("radius", [0.15, 0.3, 0.5, 0.95])
-def test_each_number_is_standard_normal_wherever_the_surface_is(radius):
+def test_noise_is_standard_normal_for_any_surface(radius):
     parts = [draw(cameras([0.0, 77.0, 200.0]), seed=seed, radius=radius) for seed in range(12)]
     seen = torch.cat([noise.movedim(1, -1)[mask] for noise, mask in parts]).double()
     assert seen.mean().abs() < 0.05
@@ -60,7 +60,7 @@ def test_neighbouring_pixels_are_almost_independent():
         assert abs(correlation(*pair)) < 0.1
 
 
-def test_the_surface_keeps_its_noise_and_the_background_does_not():
+def test_only_the_surface_keeps_its_noise():
     views = cameras([0.0, 120.0])
     (first, mask), (second, _) = draw(views, fresh=0), draw(views, fresh=1)
     same = (first == second).movedim(1, -1)
@@ -71,8 +71,8 @@ def test_the_surface_keeps_its_noise_and_the_background_does_not():
     assert abs(correlation(first.movedim(1, -1)[mask], other.movedim(1, -1)[mask])) < 0.1
 
 
-def test_two_views_of_a_spot_see_the_same_noise():
-    """A camera turned by three pixels' width sees the middle of the ball three pixels further."""
+def test_two_views_of_a_point_have_the_same_noise():
+    """A rotation of the camera by three pixels moves the middle of the ball by three pixels."""
     size, radius = 64, 0.5
     pixel = 2 * torch.tan(torch.deg2rad(torch.tensor(20.0))) * (2.8 - radius) / size
     turn = torch.rad2deg(3 * pixel / radius).item()
@@ -88,7 +88,7 @@ def test_two_views_of_a_spot_see_the_same_noise():
     assert all(abs(value) < 0.3 for k, value in enumerate(moved) if abs(k - best) > 1), moved
 
 
-def test_a_surface_that_moves_a_little_keeps_most_of_its_noise():
+def test_a_slightly_moved_surface_keeps_most_of_its_noise():
     views = cameras([0.0])
     first, mask = draw(views, radius=0.50)
     second, _ = draw(views, radius=0.51)
@@ -97,7 +97,7 @@ def test_a_surface_that_moves_a_little_keeps_most_of_its_noise():
     assert correlation(before, after) > 0.5
 
 
-def test_a_latent_prior_gets_noise_of_its_own_size():
+def test_noise_for_a_latent_prior_has_the_size_of_latents():
     views = cameras([0.0, 120.0])
     noise, _ = draw(views, size=64, shape=(2, 4, 8, 8))
     again, _ = draw(views, size=64, shape=(2, 4, 8, 8), fresh=5)
@@ -106,7 +106,7 @@ def test_a_latent_prior_gets_noise_of_its_own_size():
     assert not torch.equal(noise[..., 0, 0], again[..., 0, 0])
 
 
-def test_nothing_to_see_is_ordinary_noise_and_nothing_flows_back():
+def test_an_empty_view_has_ordinary_noise_and_no_gradient():
     views = cameras([0.0])
     depth = torch.zeros(1, 16, 16, requires_grad=True)
     noise = surface_noise(

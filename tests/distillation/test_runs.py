@@ -1,4 +1,4 @@
-"""Estimators with a state in whole runs: killed and resumed, on one and two processes."""
+"""Estimators with state in complete runs: killed and resumed, on one and two processes."""
 
 import pytest
 import torch
@@ -39,7 +39,7 @@ def test_a_stopped_run_resumes_bit_for_bit_and_two_processes_agree(forks, prior,
 
     whole = run("whole", "--steps", 7)
     for file in (tmp_path / "whole" / "checkpoints").glob("step_0000007.*"):
-        file.unlink()  # as if it had been killed before; the one of step 6 is there
+        file.unlink()  # as if killed before; the checkpoint of step 6 exists
     done = forks.complete("resume", "whole", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     again = last_tensors(tmp_path / "whole")

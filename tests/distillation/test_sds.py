@@ -1,4 +1,4 @@
-"""The estimator `sds` against the function, and what it refuses."""
+"""The estimator `sds` compared with the function, and its errors."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ from dreamfusion.utils.state import Progress
 
 
 class Prior:
-    """A network of pixels, whose prediction depends on the text."""
+    """A network for pixels, whose prediction depends on the text."""
 
     prediction = "v_prediction"
 
@@ -45,7 +45,7 @@ def generators():
 
 @pytest.mark.parametrize("clip_sample", [None, 0.5])
 @pytest.mark.parametrize("weighting", ["sigma2", "inverse_sqrt_snr"])
-def test_it_is_the_mean_over_all_numbers_of_the_function(weighting, clip_sample):
+def test_the_estimator_equals_the_mean_of_the_function(weighting, clip_sample):
     prior, images = Prior(), torch.rand(3, 3, 8, 8, requires_grad=True)
     settings = SDSSettings(weighting=weighting, clip_sample=clip_sample)
     estimator = settings.build(prior, seed=0)
@@ -68,7 +68,7 @@ def test_it_is_the_mean_over_all_numbers_of_the_function(weighting, clip_sample)
     assert found.metrics["guidance"] == settings.guidance.at(50, 100)
 
 
-def test_plain_images_have_no_surface_to_anchor_noise_to():
+def test_surface_noise_without_depth_is_refused():
     estimator = SDSSettings(surface_noise=(0.5, 1.0)).build(Prior(), seed=0)
     images = torch.rand(3, 3, 8, 8)
     estimator(batch(images), progress=Progress(49, 100), generator=generators())
@@ -76,7 +76,7 @@ def test_plain_images_have_no_surface_to_anchor_noise_to():
         estimator(batch(images), progress=Progress(50, 100), generator=generators())
 
 
-def test_a_prior_that_predicts_no_noise_is_refused_in_one_line():
+def test_a_prior_that_predicts_no_noise_is_an_error_of_one_line():
     class Judge:
         name = "a judge"
 

@@ -1,4 +1,4 @@
-"""VSD: adapters on a tiny pipeline, which learn what the scene's images look like."""
+"""VSD: adapters on a tiny pipeline, which are trained on images of the scene."""
 
 from dataclasses import replace
 
@@ -53,7 +53,7 @@ def gradient(estimator, prior, cameras=CAMERAS):
     return grad(found.losses[estimator.settings.name], x)[0]
 
 
-def test_untrained_it_is_guidance_beyond_one(prior):
+def test_untrained_vsd_equals_csd(prior):
     """e_phi = e_text, so that e_hat - e_phi = (s - 1) (e_text - e_nothing)."""
     csd = gradient(CSDSettings(guidance=Schedule.constant(6.5)).build(prior, seed=0), prior)
     vsd = gradient(VSDSettings().build(prior, seed=0), prior)
@@ -77,7 +77,7 @@ def test_the_prior_itself_stays_as_it_is(prior):
 
 
 @pytest.mark.slow
-def test_adapters_learn_the_images_they_see(prior):
+def test_adapters_learn_the_rendered_images(prior):
     estimator = VSDSettings(adapter_lr=0.01, rank=8).build(prior, seed=0)
     x = torch.full((N, 3, 16, 16), 0.9)
     given = batch_of(prior, x)
@@ -93,10 +93,10 @@ def test_adapters_learn_the_images_they_see(prior):
     for step in range(25):
         own = [torch.Generator().manual_seed(100 * step + i) for i in range(N)]
         estimator(given, progress=Progress(5, 50), generator=own)
-    assert error() < 0.95 * before  # adapters of attention alone, in a network of noise
+    assert error() < 0.95 * before  # adapters of attention only, in a random network
 
 
-def test_adapters_know_the_camera(prior):
+def test_adapters_are_conditioned_on_the_camera(prior):
     estimator = VSDSettings(adapter_lr=0.05, drop_camera=0.0).build(prior, seed=0)
     for _ in range(3):
         gradient(estimator, prior)
@@ -111,7 +111,7 @@ def test_images_without_cameras_can_be_distilled(prior):
     assert gradient(VSDSettings().build(prior, seed=0), prior, cameras=None).isfinite().all()
 
 
-def test_its_state_resumes_bit_for_bit(folder):
+def test_the_state_of_vsd_resumes_bit_for_bit(folder):
     def fresh():
         prior = load_prior(str(folder))
         return VSDSettings(adapter_lr=0.01).build(prior, seed=0), prior
@@ -124,7 +124,7 @@ def test_its_state_resumes_bit_for_bit(folder):
     two, other = fresh()
     two.load_state_dict(kept)
     assert all(torch.equal(gradient(two, other), wanted) for wanted in after)
-    # Back to the beginning, as after a rollback to the first step.
+    # Restore the initial state, as after a rollback to the first step.
     two.load_state_dict(begun)
     gradient(two, other)
     found = two.state_dict()
@@ -132,7 +132,7 @@ def test_its_state_resumes_bit_for_bit(folder):
     assert all(found[name].equal(value) for name, value in kept.items())
 
 
-def test_the_seed_decides_how_adapters_begin(folder):
+def test_initial_adapters_depend_on_the_seed(folder):
     states = [
         VSDSettings().build(load_prior(str(folder)), seed=seed).state_dict() for seed in (0, 0, 1)
     ]
@@ -140,7 +140,7 @@ def test_the_seed_decides_how_adapters_begin(folder):
     assert states[0][name].equal(states[1][name]) and not states[0][name].equal(states[2][name])
 
 
-def test_a_latent_prior_is_adapted(tmp_path):
+def test_a_latent_prior_can_be_adapted(tmp_path):
     prior = load_prior(str(save_latent_prior(tmp_path / "sd")))
     assert gradient(VSDSettings().build(prior, seed=0), prior).isfinite().all()
 
@@ -151,7 +151,7 @@ def test_a_transformer_is_refused(tmp_path):
         VSDSettings().build(prior, seed=0)
 
 
-def test_peft_is_asked_for(prior, monkeypatch):
+def test_a_missing_peft_is_reported(prior, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(PriorError, match=r"adapters need peft: pip install 'dreamfusion\[lora\]'"):
         VSDSettings().build(prior, seed=0)

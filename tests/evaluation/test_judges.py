@@ -1,4 +1,4 @@
-"""Judges, retrieval, means."""
+"""Judges, retrieval and means."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.helpers.tiny_clips import save_clip
 def test_retrieval_by_hand():
     scores = torch.tensor([[3.0, 1.0, 2.0], [0.0, 2.0, -1.0], [5.0, 1.0, 1.0], [1.0, 1.0, 0.0]])
     found = retrieve(scores)
-    assert found.views == 0.5  # a tie is no find
+    assert found.views == 0.5  # a tie is not a match
     assert found.pooled and found.rank == 1 and found.distractors == 2
     assert found.margin == pytest.approx((1 - 2 + 4 + 0) / 4) and found.worst_margin == -2
     lost = retrieve(torch.tensor([[0.0, 1.0, 2.0, -1.0]]))
@@ -43,7 +43,7 @@ def test_fronts_are_counted_around_the_circle():
         assert count_arcs(seen(text)) == fronts
 
 
-def test_a_prompt_is_read_as_noun_and_colour():
+def test_a_prompt_is_parsed_to_noun_and_colour():
     assert read_pair("a photo of a red puppy") == ("corgi", "red")
     assert read_pair("a snowman")[1] == "white"
     with pytest.raises(JudgeError, match="does not know 'a blorp'"):
@@ -56,7 +56,7 @@ def test_a_prompt_is_read_as_noun_and_colour():
 
 
 @pytest.mark.parametrize("kind", ["clip", "siglip"])
-def test_clip_scores_are_the_models_own(tmp_path, kind):
+def test_clip_scores_equal_the_models(tmp_path, kind):
     from transformers import AutoModel
 
     folder = save_clip(tmp_path / kind, kind)
@@ -82,7 +82,7 @@ def test_clip_scores_are_the_models_own(tmp_path, kind):
     assert distractors_for(judge, "a red mug", others, "color") == texts[1:]
 
 
-def test_a_judge_that_is_not_there_or_none(tmp_path):
+def test_unknown_judges_are_refused(tmp_path):
     with pytest.raises(JudgeError, match="judge openai/clip-vit-base-patch32 cannot be loaded"):
         load_judge("b32")
     (tmp_path / "empty").mkdir()
@@ -108,7 +108,7 @@ def test_means_are_clustered_by_prompt():
     assert "r1_geometry" not in found
 
 
-def test_the_best_seed_is_the_one_that_its_chooser_prefers():
+def test_the_best_seed_has_the_greatest_margin_of_the_chooser():
     rows = [row("a", 0, 5.0), row("a", 1, 1.0), row("b", 0, None), row("c", 0, -2.0)]
     chosen = {"runs/a-0": 0.0, "runs/a-1": 2.0, "runs/b-0": None, "runs/c-0": 1.0}
     best = best_of(rows, lambda one: chosen[one.run])

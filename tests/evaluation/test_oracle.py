@@ -1,4 +1,4 @@
-"""The judge that knows: its bank, and the closed forms of its predictions."""
+"""The oracle prior: its bank of images, and the closed forms of its predictions."""
 
 from collections import defaultdict
 
@@ -23,7 +23,7 @@ def prior():
     return DiffusionPrior.from_pretrained("embedded")
 
 
-def test_the_bank_holds_pictures_by_what_is_said_of_them(prior):
+def test_the_bank_groups_images_by_view_words(prior):
     bank = bank_of("corgi", prior, shapes=3, views=8)
     assert sum(map(len, bank.values())) == 3 * 8 * 3
     assert {len(words) for words in bank} == {3}
@@ -33,12 +33,15 @@ def test_the_bank_holds_pictures_by_what_is_said_of_them(prior):
         torch.testing.assert_close(corner, torch.tensor([BACKGROUND]).expand_as(corner))
 
 
-def test_it_knows_the_posterior_mean(prior):
+def test_predictions_are_posterior_means(prior):
     pictures = torch.stack([torch.full((3, 64, 64), value) for value in (-0.5, 0.1, 0.3)])
     judge = Oracle(prior, {WORDS: pictures})
     text = judge.encode_text(["corgi, front, level, unlit"])
     generator = torch.Generator().manual_seed(0)
-    for t, expected in ((999, pictures.mean(0)), (1, pictures[1])):  # all noise; hardly any
+    for t, expected in (
+        (999, pictures.mean(0)),
+        (1, pictures[1]),
+    ):  # almost only noise; almost none
         alpha, sigma = prior.alphas[t], prior.sigmas[t]
         noise = torch.randn(3, 64, 64, generator=generator)
         z = alpha * pictures[1] + sigma * noise
@@ -46,7 +49,7 @@ def test_it_knows_the_posterior_mean(prior):
         torch.testing.assert_close(found, expected, atol=0.02, rtol=0)
 
 
-def test_texts_are_distinguished_and_none_means_all(prior):
+def test_an_empty_text_means_all_images(prior):
     bank = {WORDS: torch.zeros(1, 3, 64, 64), ("back", "level", "unlit"): torch.ones(1, 3, 64, 64)}
     judge = Oracle(prior, bank)
     text = judge.encode_text(["corgi, back, level, unlit", "corgi, front, level, unlit", ""])
@@ -55,7 +58,7 @@ def test_texts_are_distinguished_and_none_means_all(prior):
     assert means[0] == 1 and means[1] == 0 and 0 < means[2] < 1
 
 
-def test_sds_pulls_a_picture_to_the_bank_s(prior):
+def test_sds_pulls_an_image_to_the_images_of_the_bank(prior):
     target = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(1)) * 2 - 1
     judge = Oracle(prior, {WORDS: target})
     text = judge.encode_text(["corgi, front, level, unlit"])
@@ -66,7 +69,7 @@ def test_sds_pulls_a_picture_to_the_bank_s(prior):
         weighting="inverse_sqrt_snr", generator=generator,
     )  # fmt: skip
     out.loss.backward()
-    # w (e_hat - e) is x - x_hat for this weighting, whatever the noise.
+    # For this weighting, w (e_hat - e) is x - x_hat for any noise.
     torch.testing.assert_close(out.gradient, (picture.detach() * 2 - 1) - target, atol=1e-4, rtol=0)
 
 

@@ -1,4 +1,4 @@
-"""Runs of every condition get a row, by a judge of any kind."""
+"""Evaluation of runs in any state, by any kind of judge."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SMALL = {key: TINY[key] for key in ("scene", "camera", "render")}
 
 
 def make_scene(path, prompt, *, empty=False, mesh=True, seed=0):
-    """A run that could be resumed: the blob that every scene begins as, or nothing at all."""
+    """A run with a checkpoint: the initial blob of a scene, or an empty scene."""
     from dreamfusion.config.layers import build_config
     from dreamfusion.runs.folder import RunFolder
 
@@ -55,7 +55,7 @@ def evaluated(capsys, *arguments):
     return json.loads(capsys.readouterr().out)
 
 
-def test_a_run_gets_figures_and_they_go_into_its_report(tmp_path, capsys, clip):
+def test_metrics_of_a_run_are_in_its_report(tmp_path, capsys, clip):
     runs = [make_scene(tmp_path / name, name) for name in ("a red mug", "a blue corgi")]
     out = tmp_path / "both"
     found = evaluated(capsys, *runs, "--judge", clip, "--out", out)
@@ -70,7 +70,7 @@ def test_a_run_gets_figures_and_they_go_into_its_report(tmp_path, capsys, clip):
     assert "R@1, color" in page and "Judged" in page
 
 
-def test_what_cannot_be_measured_has_a_reason(tmp_path, capsys, clip):
+def test_missing_metrics_have_a_reason(tmp_path, capsys, clip):
     empty = make_scene(tmp_path / "empty", "a red mug", empty=True)
     bare = make_scene(tmp_path / "bare", "a blue corgi", mesh=False)
     begun = make_run(tmp_path / "begun", prompt="a chair", done=4)
@@ -90,7 +90,7 @@ def test_what_cannot_be_measured_has_a_reason(tmp_path, capsys, clip):
 
 
 def make_shelf(tmp_path):
-    """A batch with two seeds of one prompt done, one job failed and one not begun."""
+    """A batch with two finished seeds of a prompt, one failed job and one new job."""
     shelf = BatchFolder(tmp_path / "shelf")
     for seed in range(2):
         folder = shelf.folder(job("a red mug", seed=seed))
@@ -127,7 +127,7 @@ def test_a_batch_is_evaluated_chosen_from_and_reported(tmp_path, capsys, clip):
     assert 'src="http' not in page and "2 done, 1 failed, 1 new" in page
 
 
-def test_combinations_of_settings_have_means_of_their_own(tmp_path, capsys, clip):
+def test_combinations_of_settings_have_separate_means(tmp_path, capsys, clip):
     shelf = BatchFolder(tmp_path / "shelf")
     for guidance, radius in ((4, 0.2), (16, 0.4)):
         for prompt in ("a red mug", "a blue corgi"):
@@ -154,7 +154,7 @@ def test_combinations_of_settings_have_means_of_their_own(tmp_path, capsys, clip
     assert "settings" in capsys.readouterr().out
 
 
-def test_the_best_is_linked(tmp_path, capsys, clip):
+def test_the_best_run_is_linked(tmp_path, capsys, clip):
     from dreamfusion.batch.progress import progress_of
     from dreamfusion.cli.choosing import choose_best
     from dreamfusion.cli.console import Console
@@ -171,7 +171,7 @@ def test_the_best_is_linked(tmp_path, capsys, clip):
     assert choose_best(Console(quiet=True), shelf.path, jobs, clip) == chosen
 
 
-def test_prompts_of_the_same_short_name_have_links_of_their_own(tmp_path, clip):
+def test_prompts_with_the_same_slug_have_separate_links(tmp_path, clip):
     from dreamfusion.batch.progress import progress_of
     from dreamfusion.cli.choosing import choose_best
     from dreamfusion.cli.console import Console
@@ -188,7 +188,7 @@ def test_prompts_of_the_same_short_name_have_links_of_their_own(tmp_path, clip):
     make_scene(other.path / "run", "A red mug!")
     write_json(other.done_file, {"run": "run"})
     links = chosen()
-    # The link from before is not left beside the new ones, and choosing again changes nothing.
+    # The old link is removed, and choosing again changes nothing.
     assert len(links) == 2 and all(name.startswith("a-red-mug-") for name in links)
     assert chosen() == links
     told = json.loads((shelf.path / "best.json").read_text())
@@ -207,7 +207,7 @@ def test_prompts_of_the_same_short_name_have_links_of_their_own(tmp_path, clip):
         (["batch", "list.txt", "--judge", "toy"], "add --keep best"),
     ],
 )
-def test_bad_input_is_one_line(tmp_path, monkeypatch, capsys, arguments, said):
+def test_invalid_input_is_an_error_of_one_line(tmp_path, monkeypatch, capsys, arguments, said):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "list.txt").write_text("a red mug\n")
     assert main(arguments) == 2

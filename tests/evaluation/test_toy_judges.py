@@ -1,4 +1,4 @@
-"""The judges that ship, on the toy world's own objects: as good as their card says."""
+"""The shipped judges have the accuracy of their card on objects of the toy world."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CARD = json.loads((FOLDER / "card.json").read_text())
 NOUNS = ("corgi", "cat", "owl", "pig", "mug", "castle", "car", "pumpkin")
 
 
-def test_they_are_small_and_two_that_differ():
+def test_the_judges_are_small_and_different():
     files = [FOLDER / f"{file}.safetensors" for file in TOY_JUDGES.values()]
     assert sum(file.stat().st_size for file in files) < 4_000_000
     assert CHOOSER in TOY_JUDGES and CHOOSER != "toy"
@@ -28,9 +28,9 @@ def test_they_are_small_and_two_that_differ():
 
 
 @pytest.mark.parametrize("name", TOY_JUDGES)
-def test_true_pictures_score_as_the_card_says(name):
-    """Of eight kinds in three colours: 192 views, whose mean strays from the card's by a few
-    per cent."""
+def test_true_images_have_the_accuracy_of_the_card(name):
+    """Eight nouns in three colours: the mean over 192 views differs from the card's by a few per
+    cent."""
     found = measure(name, NOUNS, ("red", "blue", "white"))
     for key in ("r1_color", "r1_shaded", "r1_geometry"):
         assert found[key] > CARD[name][key] - 0.12, key
@@ -38,7 +38,7 @@ def test_true_pictures_score_as_the_card_says(name):
     assert CARD["toy"]["one_front"] > 0.8
 
 
-def test_shuffled_prompts_score_chance():
+def test_shuffled_prompts_score_at_chance_level():
     judge = load_judge("toy")
     others = judge.distractors()
     names = ("corgi", "mug", "castle", "pumpkin")
@@ -62,12 +62,12 @@ def test_a_two_faced_object_is_flagged():
         (right,), (wrong,) = views_of(make_object(noun, "main")), views_of(two_faced(noun))
         assert judge.fronts(f"a red {noun}", right["shaded"]) == 1
         assert judge.fronts(f"a red {noun}", wrong["shaded"]) == 2
-    # What looks the same from all sides has no front to count.
+    # Objects that look the same from all sides have no front.
     (ball,) = views_of(make_object("ball", "main"))
     assert judge.fronts("a red ball", ball["shaded"]) is None
 
 
-def test_texts_of_one_meaning_are_no_distractors():
+def test_texts_with_the_same_meaning_are_not_distractors():
     judge = load_judge("toy")
     texts = ["red mug", "a red cup", "blue mug", "red corgi", "a red mug"]
     assert distractors_for(judge, "a red mug", texts, "color") == ["blue mug", "red corgi"]

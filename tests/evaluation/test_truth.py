@@ -1,4 +1,4 @@
-"""The comparison with the toy world, on objects whose answer is known."""
+"""Comparison with the toy world, for objects with known results."""
 
 from __future__ import annotations
 
@@ -45,9 +45,9 @@ def grid() -> np.ndarray:
 
 
 @pytest.mark.parametrize(("yaw_deg", "scale"), [(0.0, 1.0), (37.0, 0.9), (-120.0, 1.05)])
-def test_overlap_finds_the_turn_and_the_scale(yaw_deg: float, scale: float):
+def test_overlap_finds_the_rotation_and_the_scale(yaw_deg: float, scale: float):
     c, s = np.cos(np.radians(yaw_deg)), np.sin(np.radians(yaw_deg))
-    turn = np.array([[c, 0, s], [0, 1, 0], [-s, 0, c]])  # about +Y: +Z goes towards +X
+    turn = np.array([[c, 0, s], [0, 1, 0], [-s, 0, c]])  # about +Y, from +Z towards +X
     moved = solid(grid() @ turn / scale, "corgi")  # rows are points, so this is the inverse turn
     iou, yaw, found = best_overlap(moved, solid(grid(), "corgi"))
     assert iou > 0.85
@@ -55,7 +55,7 @@ def test_overlap_finds_the_turn_and_the_scale(yaw_deg: float, scale: float):
     assert found == pytest.approx(scale, abs=0.04)
 
 
-def test_overlap_of_different_things_is_low():
+def test_overlap_of_different_objects_is_low():
     iou, _, _ = best_overlap(solid(grid(), "key"), solid(grid(), "ball"))
     assert iou < 0.3
 
@@ -121,7 +121,7 @@ def test_each_planted_defect_moves_its_measure_and_no_other(defect: str, moved: 
     assert changed == moved
 
 
-def test_a_mesh_on_disk_is_compared_where_its_scene_has_it(tmp_path):
+def test_a_saved_mesh_is_compared_in_its_scenes_frame(tmp_path):
     write_mesh(mesh_of("mug", "red"), tmp_path / "model.glb")
     found = mesh_figures(tmp_path / "model.glb", "a red mug")
     assert found["iou"] > 0.97 and found["color_error"] < 0.02 and found["held_out"]
@@ -129,7 +129,7 @@ def test_a_mesh_on_disk_is_compared_where_its_scene_has_it(tmp_path):
 
 
 @pytest.mark.parametrize(("done", "iou"), [(8, 0.0), (4, None)])
-def test_a_finished_run_without_a_mesh_overlaps_nothing(tmp_path, monkeypatch, done, iou):
+def test_a_finished_run_without_a_mesh_has_an_iou_of_zero(tmp_path, monkeypatch, done, iou):
     def empty(*arguments, **options):
         raise NothingToSee("the scene is empty")
 
@@ -152,7 +152,7 @@ def test_half_of_the_measured_prompts_are_held_out(capsys):
     assert len(said) == len(NOUNS) and "an owl" in said and "a corgi" in said
 
 
-def test_tables_and_means_hold_what_was_compared():
+def test_tables_and_means_contain_the_comparison():
     common = {"seed": 0, "variant": "", "judge": "toy", "revision": "x", "views": 8}
     both = [
         Row("a", "a corgi", iou=0.8, color_error=0.1, held_out=False, **common),

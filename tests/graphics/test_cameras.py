@@ -1,4 +1,4 @@
-"""The conventions of cameras and rays."""
+"""Conventions of cameras and rays."""
 
 from __future__ import annotations
 
@@ -73,14 +73,14 @@ def test_first_row_is_the_top_and_last_column_the_right():
     assert (directions[:, -1, 0] > 0).all()
 
 
-def test_half_pixel_offset_lets_resolutions_agree():
+def test_half_pixel_offset_makes_resolutions_agree():
     coarse = generate_rays(one(10.0, 10.0), 4, 4).directions
     fine = generate_rays(one(10.0, 10.0), 8, 8).directions
     pooled = fine.reshape(1, 4, 2, 4, 2, 3).mean(dim=(2, 4))
     assert torch.allclose(torch.nn.functional.normalize(pooled, dim=-1), coarse, atol=1e-3)
 
 
-def test_pixels_are_square_in_wide_pictures():
+def test_pixels_are_square_in_wide_images():
     directions = generate_rays(one(0.0, 0.0), 32, 64).directions[0]
     in_plane = directions / -directions[..., 2:]
     across = in_plane[0, 1, 0] - in_plane[0, 0, 0]
@@ -131,7 +131,7 @@ def test_elevation_is_half_by_angle_and_half_by_area():
     assert share == pytest.approx((by_angle + by_area) / 2, abs=0.015)
 
 
-def test_jitter_moves_cameras_and_not_their_labels():
+def test_jitter_moves_cameras_but_not_their_angles():
     plain, moved = draw(50), draw(50, position_jitter=0.1, look_at_jitter=0.2, up_jitter=0.02)
     assert torch.equal(plain.azimuth_deg, moved.azimuth_deg)
     offset = (moved.positions - plain.positions).abs()
@@ -144,12 +144,12 @@ def test_jitter_moves_cameras_and_not_their_labels():
 def test_a_focal_length_of_half_a_width_sees_ninety_degrees():
     assert fov_y_of_focal_length(torch.tensor([0.5])).item() == pytest.approx(90.0)
     rays = generate_rays(one(0.0, 0.0, fov=fov_y_of_focal_length(torch.tensor(1.35)).item()), 2, 2)
-    # At focal length f the picture's edge lies at 0.5 / f, the pixels' centres half as far out.
+    # At focal length f, the edge of the image is at 0.5 / f, the pixels' centres at half of that.
     x, y, z = rays.directions[0, 0, 1].tolist()
     assert (x / -z, y / -z) == pytest.approx((0.25 / 1.35, 0.25 / 1.35))
 
 
-def test_focal_lengths_are_drawn_evenly_and_one_of_the_two_must_be_given():
+def test_focal_lengths_are_uniform_and_exclude_a_field_of_view():
     ranges = {"elevation_deg": (0.0, 0.0), "distance": (1.0, 1.0)}
     generator = torch.Generator().manual_seed(0)
     cameras = sample_cameras(4000, **ranges, focal_length=(0.7, 1.35), generator=generator)
@@ -161,7 +161,7 @@ def test_focal_lengths_are_drawn_evenly_and_one_of_the_two_must_be_given():
             sample_cameras(1, **ranges, **both, generator=generator)
 
 
-def test_a_slice_of_cameras_is_those_cameras():
+def test_a_slice_of_cameras_contains_the_same_cameras():
     cameras = turntable_cameras(5)
     some = cameras[1:3]
     assert len(some) == 2

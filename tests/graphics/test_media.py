@@ -35,7 +35,7 @@ def test_contact_sheet_places_images_in_rows():
         contact_sheet(images[0], columns=2)
 
 
-# imageio-ffmpeg's reader leaves its pipes to the garbage collector.
+# The pipes of imageio-ffmpeg's reader are closed by the garbage collector.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("size", [(32, 48), (33, 47)])
 def test_mp4_has_all_frames_and_their_colors(tmp_path, size):
@@ -51,11 +51,11 @@ def test_mp4_has_all_frames_and_their_colors(tmp_path, size):
 
 
 @pytest.mark.parametrize("kind", ["gif", "webp"])
-def test_animations_turn_for_ever_and_can_be_transparent(tmp_path, kind):
+def test_animations_loop_and_can_be_transparent(tmp_path, kind):
     frames = torch.zeros(3, 16, 24, 4)
     frames[:, 4:12, 4:20] = torch.tensor([1.0, 0, 0, 1])
     frames[1, 4:12, 4:20] = torch.tensor([0.0, 0, 1, 1])
-    frames[:, 3, 4:20] = torch.tensor([0.0, 0, 0, 0.25])  # a soft edge, as pictures have
+    frames[:, 3, 4:20] = torch.tensor([0.0, 0, 0, 0.25])  # a soft edge
     path = tmp_path / f"a.{kind}"
     write_animation(frames, path, fps=10)
     with Image.open(path) as animation:
@@ -82,8 +82,8 @@ def test_a_shorter_animation_leaves_no_old_frames(tmp_path):
     assert imageio.imread(files[1]).shape == (4, 4, 4)
 
 
-def test_mp4_says_how_its_colors_are_meant(tmp_path):
-    """Without, Chromium shows this red as (0.83, 0.11, 0.07)."""
+def test_mp4_contains_its_color_space(tmp_path):
+    """Otherwise Chromium shows this red as (0.83, 0.11, 0.07)."""
     color = torch.tensor([0.88, 0.0, 0.08])
     write_mp4(color.expand(2, 32, 32, 3), tmp_path / "a.mp4")
     ffmpeg = [imageio_ffmpeg.get_ffmpeg_exe(), "-i", tmp_path / "a.mp4"]

@@ -13,7 +13,7 @@ def test_lambertian_is_full_towards_the_light_and_ambient_away_from_it():
     assert shade.tolist() == pytest.approx([1.0, 0.1, 0.1, 0.82])
 
 
-def test_a_point_light_is_seen_from_each_position():
+def test_the_direction_of_a_point_light_depends_on_the_position():
     normals = torch.tensor([[0.0, 1, 0]]).expand(2, 3)
     positions = torch.tensor([[0.0, 0, 0], [1, 0, 0]])
     light = torch.tensor([[0.0, 1, 0]]).expand(2, 3)
@@ -21,7 +21,7 @@ def test_a_point_light_is_seen_from_each_position():
     assert shade.tolist() == pytest.approx([1.0, 2**-0.5])
 
 
-def test_pictures_of_quantities_stay_in_range():
+def test_images_of_normals_and_depth_stay_in_range():
     normals = torch.tensor([[0.0, 0, 0.5], [0, 0, 0]])
     torch.testing.assert_close(
         color_normals(normals), torch.tensor([[0.5, 0.5, 1.0], [0.5, 0.5, 0.5]])
@@ -31,7 +31,7 @@ def test_pictures_of_quantities_stay_in_range():
     torch.testing.assert_close(depth, torch.tensor([1, 1, 0.575, 0.15, 0.15]))
 
 
-def test_what_is_not_there_shows_the_background():
+def test_transparent_pixels_show_the_background():
     color = torch.tensor([[1.0, 0.5, 2.0], [0.3, 0.3, 0.3], [1.0, 0.0, 0.0]])
     rgba = with_alpha(color, torch.tensor([1.0, 0.0, 0.25]))
     torch.testing.assert_close(rgba[1], torch.zeros(4))

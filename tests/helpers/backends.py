@@ -1,4 +1,4 @@
-"""The backends that a shared test runs through, each with a device that it runs on."""
+"""Parameters for tests of all backends, each with its devices."""
 
 import importlib.util
 from importlib.metadata import version
@@ -10,7 +10,7 @@ from dreamfusion.utils.backends import interpreted
 
 
 def everywhere(cpu: tuple[str, ...], cuda: tuple[str, ...]):
-    """Parametrise a test by `backend` and `device`, those on CUDA marked gpu."""
+    """Parametrise a test by `backend` and `device`. Cases on CUDA are marked gpu."""
     cases = [pytest.param(name, "cpu", id=f"{name}-cpu") for name in cpu]
     cases += [pytest.param(name, "cuda", id=f"{name}-cuda", marks=pytest.mark.gpu) for name in cuda]
     return pytest.mark.parametrize(("backend", "device"), cases)
@@ -22,7 +22,7 @@ every_compositing = everywhere(("reference", "numba"), ("reference", "nerfacc"))
 
 
 def skip_if_absent(backend: str, device: str) -> None:
-    """Skip what is not installed, or known not to run. What else is broken fails the test."""
+    """Skip backends that are not installed or known to fail. Other problems fail the test."""
     if backend != "reference" and importlib.util.find_spec(backend) is None:
         pytest.skip(f"{backend} is not installed")
     if backend != "triton" or device != "cpu":

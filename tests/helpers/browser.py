@@ -1,4 +1,4 @@
-"""A headless Chromium, driven through its DevTools protocol; for tests of the viewer's page."""
+"""Controls a headless Chromium through its DevTools protocol, for tests of pages."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ FLAGS = (
 
 
 def find_chromium() -> str | None:
-    """The path of a Chromium or Chrome, or None."""
+    """The path of Chromium or Chrome, or None."""
     names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
     return next(filter(None, map(shutil.which, names)), None)
 
 
 class Browser:
-    """One page in a browser of its own; a context manager. profile: an empty folder."""
+    """One page in a separate browser; a context manager. profile: an empty folder."""
 
     def __init__(self, url: str, profile: Path, *, size: tuple[int, int] = (1400, 600)) -> None:
         chromium = find_chromium()
@@ -68,7 +68,7 @@ class Browser:
             raise
 
     def send(self, method: str, **parameters: Any) -> dict[str, Any]:
-        """Call a method of the protocol; its result."""
+        """Call a method of the protocol, and return its result."""
         self._count += 1
         self._socket.send(json.dumps({"id": self._count, "method": method, "params": parameters}))
         while True:
@@ -85,7 +85,7 @@ class Browser:
         return result.get("value")
 
     def wait(self, done: Callable[[], Any], what: str, seconds: float = 120) -> Any:
-        """What `done` returns once it is true."""
+        """Wait until `done` returns a true value, and return it."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             found = done()
@@ -95,12 +95,12 @@ class Browser:
         raise AssertionError(f"the browser never had {what}")
 
     def screenshot(self) -> NDArray[np.uint8]:
-        """The page as it is seen, (height, width, 3)."""
+        """A screenshot of the page, (height, width, 3)."""
         data = self.send("Page.captureScreenshot", format="png")["data"]
         return np.array(Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB"))
 
     def mouse(self, kind: str, x: float, y: float, buttons: int = 0) -> None:
-        """A mouse event: mousePressed, mouseMoved or mouseReleased, of the left button."""
+        """Send a mouse event of the left button: mousePressed, mouseMoved or mouseReleased."""
         button = "left" if buttons or kind == "mouseReleased" else "none"
         self.send(
             "Input.dispatchMouseEvent",
@@ -108,7 +108,7 @@ class Browser:
         )  # fmt: skip
 
     def click(self, selector: str, text: str | None = None) -> None:
-        """Click the middle of the first element that matches and is seen, with that text."""
+        """Click the middle of the first visible element with that selector and text."""
         condition = "true" if text is None else f"e.textContent.trim() === {json.dumps(text)}"
         code = f"""(() => {{
             for (const e of document.querySelectorAll({json.dumps(selector)})) {{
@@ -123,7 +123,7 @@ class Browser:
         self.mouse("mouseReleased", x, y)
 
     def choose(self, before: str, after: str) -> None:
-        """Take another option of the dropdown that shows `before`."""
+        """Choose another option of the dropdown that shows `before`."""
         code = f"""(() => {{
             for (const e of document.querySelectorAll('input'))
                 if (e.value === {json.dumps(before)}) {{ e.id = 'wanted-' + e.value; return e.id; }}

@@ -1,4 +1,4 @@
-"""Compile every Triton kernel to machine code, which needs no GPU: `compile_kernels.py 80 90` for
+"""Compiles all Triton kernels to machine code, which needs no GPU: `compile_kernels.py 80 90` for
 compute capabilities 8.0 and 9.0. Prints a line for each: kernel, capability, bytes of code.
 """
 
@@ -11,7 +11,7 @@ from triton.compiler import ASTSource
 from dreamfusion.scenes.nerf.hashgrid import triton as encoding
 from dreamfusion.scenes.nerf.ray_marching import triton as marching
 
-# Arguments that are none of these are constants.
+# Other arguments are constants.
 TYPES = {
     **dict.fromkeys(("points", "table", "values", "origins", "directions", "near"), "*fp32"),
     **dict.fromkeys(("far", "jitter", "bound", "positions", "t_out"), "*fp32"),

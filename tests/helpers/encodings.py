@@ -1,4 +1,4 @@
-"""Hash grids that every encoding is held to."""
+"""Hash grids for tests of all encodings."""
 
 import torch
 
@@ -36,7 +36,7 @@ def random_problem(
     n: int = 3000, layout: HashGridLayout = LAYOUT, seed: int = 0
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
-    points = torch.rand(n, 3, generator=generator) * 2.2 - 1.1  # some lie outside the box
+    points = torch.rand(n, 3, generator=generator) * 2.2 - 1.1  # some are outside the box
     points[:4] = torch.tensor([[-1.0, -1, -1], [1, 1, 1], [0, 0, 0], [1, -1, 0]])
     table = torch.randn(layout.n_rows, layout.n_features, generator=generator)
     grad = torch.randn(n, layout.n_outputs, generator=generator)
@@ -44,7 +44,7 @@ def random_problem(
 
 
 def assert_agrees_with_float64(backend, device, points, table, grad, layout):
-    """Values and gradient of a backend against the reference in float64, of the same points."""
+    """Compare values and gradients of a backend with the reference in float64."""
     exact_table = table.double().requires_grad_()
     exact = encode_reference(points.double(), exact_table, layout)
     exact.backward(grad.double())
@@ -53,7 +53,7 @@ def assert_agrees_with_float64(backend, device, points, table, grad, layout):
     out = encode(points.to(device), leaf, layout, backend=backend)
     out.backward(grad.to(device))
     assert out.dtype == torch.float32 and leaf.grad.dtype == torch.float32
-    # Positions are scaled in float32: a coordinate is off by up to 1e-7 times the cells a side.
+    # Positions are scaled in float32: the error of a coordinate is up to 1e-7 cells per axis.
     coordinate = 1e-6 * max(1, layout.levels[-1].resolution)
     torch.testing.assert_close(out.double().cpu(), exact, atol=coordinate, rtol=1e-5)
     torch.testing.assert_close(

@@ -1,7 +1,7 @@
-"""CUDA packages in plain torch, after their sources' definitions, for tests of our adapters.
+"""CUDA packages implemented in plain torch, following their sources, for tests of adapters.
 
-They prove the adapters' arithmetic on the CPU, and nothing about the packages: that is what the
-trial in `accelerators.probe` and the tests marked gpu are for.
+They test the arithmetic of the adapters on the CPU. The real packages are tested by
+`backends.probe` and by the tests marked gpu.
 """
 
 import importlib.machinery
@@ -14,14 +14,14 @@ import torch
 
 
 def install(monkeypatch: pytest.MonkeyPatch, name: str, adapter: str, **contents: object) -> None:
-    """Make `import name` give a module of `contents`, and `adapter` be imported anew by it."""
+    """Replace the package `name` by a module with `contents`, and re-import `adapter` with it."""
     module = types.ModuleType(name)
     module.__spec__ = importlib.machinery.ModuleSpec(name, None)
     vars(module).update(contents)
     for key in [key for key in sys.modules if key == name or key.startswith(f"{name}.")]:
         monkeypatch.delitem(sys.modules, key)
     monkeypatch.setitem(sys.modules, name, module)
-    # Set first, so that whatever is imported under that name is gone after the test.
+    # Set first, so that modules imported under that name are removed after the test.
     monkeypatch.setitem(sys.modules, adapter, module)
     monkeypatch.delitem(sys.modules, adapter)
 

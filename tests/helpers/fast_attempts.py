@@ -1,9 +1,9 @@
-"""Attempts in processes of their own, by the real code around them, at runs that take no time.
+"""Fake attempts, in separate processes that use the real code around the run.
 
-What stands in for the command line writes what a run leaves: settings, a line of metrics a step, a
-checkpoint a step. The prompt says what happens to it: "crash" and "refuse" end with status 1 and 2,
-"slow" takes a tenth of a second a step, "die once" and "freeze once" stop themselves after their
-second step with SIGKILL and SIGSTOP, in their first attempt.
+The fake command line writes the files of a run: settings, a line of metrics per step, a checkpoint
+per step. The prompt determines its behaviour: "crash" and "refuse" exit with status 1 and 2, "slow"
+takes a tenth of a second per step, "die once" and "freeze once" stop the first attempt after its
+second step with SIGKILL and SIGSTOP.
 """
 
 from __future__ import annotations
@@ -29,25 +29,25 @@ def job(prompt: str, *, seed: int = 0, steps: int = 4) -> Job:
 
 
 def use_fast_attempts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let engines start this module."""
+    """Make engines start this module."""
     monkeypatch.setattr(attempts, "MODULE", "tests.helpers.fast_attempts")
     root = str(Path(__file__).parents[2])
     monkeypatch.setenv("PYTHONPATH", root + os.pathsep + os.environ.get("PYTHONPATH", ""))
 
 
 def steps_of(folder: JobFolder) -> list[int]:
-    """The steps logged by the run that a job ended with."""
+    """The steps logged by the finished run of a job."""
     lines = folder.result.metrics.read_text().splitlines()
     return [json.loads(line)["step"] for line in lines]
 
 
 def state_of(folder: JobFolder) -> str:
-    """The newest checkpoint of the run that a job ended with."""
+    """The newest checkpoint of the finished run of a job."""
     return sorted(folder.result.checkpoints.glob("*.json"))[-1].read_text()
 
 
 def main(arguments: list[str]) -> int:
-    """As the command line would, `train` or `resume`."""
+    """Simulates the commands `train` and `resume`."""
     if arguments[0] == "train":
         run = Path(arguments[arguments.index("--out") + 1])
         (run / "checkpoints").mkdir(parents=True)
@@ -66,7 +66,7 @@ def main(arguments: list[str]) -> int:
     step, value = json.loads(saved[-1].read_text()) if saved else (0, prompt)
     begun = step
     log = (run / "metrics.jsonl").open("a")
-    with log as metrics, stoppable() as stopping, stopping.gently():
+    with log as metrics, stoppable() as stopping, stopping.training():
         while step < steps:
             if stopping():
                 return 130

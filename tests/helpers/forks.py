@@ -1,8 +1,9 @@
-"""The command line in processes of its own that begin at once: forked from one that has imported
-everything already.
+"""Runs the command line in separate processes that start fast, forked from a server that has
+imported everything.
 
-As a module it is that server: a request a line on standard input, an answer a line on standard
-output. A fault is put into the child alone, before the command begins.
+Executed as a module, this is the server: it reads one request per line from standard input, and
+writes one answer per line to standard output. Faults are injected only into the child process,
+before the command begins.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from tests.helpers import ROOT
 
 
 class Child:
-    """A command that was begun; `output` has what it said, on either stream."""
+    """A started command. output: its standard output and standard error."""
 
     def __init__(self, server: Forks, pid: int, output: Path) -> None:
         self._server, self.pid, self._output = server, pid, output
@@ -42,13 +43,13 @@ class Child:
         os.kill(self.pid, number)
 
     def wait(self, seconds: float = 100.0) -> int:
-        """Its exit status when it has ended; minus the number of the signal that killed it."""
+        """Wait for its exit status; negative for the signal that killed it."""
         status = self._server.ask({"wait": self.pid, "seconds": seconds})
         assert status is not None, f"it has not ended: {self.output}"
         return status
 
     def wait_for(self, text: str, seconds: float = 60.0) -> None:
-        """Until it has said that."""
+        """Wait until its output contains a text."""
         end = time.monotonic() + seconds
         while text not in self.output:
             assert time.monotonic() < end, f"no {text!r} in {self.output!r}"
@@ -56,7 +57,7 @@ class Child:
 
 
 class Forks:
-    """The server; a context manager. warm_up: a command that it runs before it forks any."""
+    """The server; a context manager. warm_up: a command that it runs before any fork."""
 
     def __init__(self, *warm_up: object) -> None:
         # One thread each: a process with more cannot be forked.
@@ -74,7 +75,7 @@ class Forks:
     def start(
         self, *command: object, cwd: Path, fault: tuple[str, int] | None = None, **more: object
     ) -> Child:
-        """Begin `dreamfusion COMMAND` in a folder. fault: see `_inject`."""
+        """Start `dreamfusion COMMAND` in a folder. fault: see `_inject`."""
         output = cwd / f".output-{time.monotonic_ns()}"
         output.touch()
         request = {"run": list(map(str, command)), "cwd": str(cwd), "output": str(output)}
@@ -89,9 +90,9 @@ class Forks:
         cwd: Path = ROOT,
         **environment: str,
     ) -> subprocess.CompletedProcess[str]:
-        """Run a command, or a script with these arguments, to its end, as `subprocess.run` does.
+        """Run a command, or a script with these arguments, like `subprocess.run`.
 
-        processes: as many as torchrun would start. site: a folder of packages to find, too.
+        processes: their number, as with torchrun. site: an additional folder of packages.
         """
         with tempfile.TemporaryDirectory() as folder:
             more = {"script": script and str(script), "site": site and str(site)}
@@ -153,8 +154,8 @@ def _free_port() -> int:
 
 
 def _inject(kind: str, number: int) -> None:
-    """The fault: a `limit` of so many bytes on every file, beyond which a write is cut short; the
-    so-manieth `fsync` or `rename` fails; or the `clock` jumps by so many seconds, to and fro."""
+    """Inject a fault: a `limit` in bytes on the size of every file, which truncates writes; the nth
+    `fsync` or `rename` fails; or the `clock` jumps back and forth by n seconds."""
     if kind == "limit":
         resource.setrlimit(resource.RLIMIT_FSIZE, (number, number))
         return
@@ -182,7 +183,7 @@ def _inject(kind: str, number: int) -> None:
 
 
 def _status(pid: int, seconds: float) -> int | None:
-    """The exit status of a child; None for one that had to be killed after so long."""
+    """The exit status of a child; None if it had to be killed after the timeout."""
     end = time.monotonic() + seconds
     while (found := os.waitpid(pid, os.WNOHANG)) == (0, 0) and time.monotonic() < end:
         time.sleep(0.01)
@@ -197,15 +198,15 @@ def _serve(warm_up: list[str]) -> None:
     from dreamfusion.cli.app import main
     from dreamfusion.runs import export
 
-    export.CHECK_VIEWS = 1  # of eight, a quarter of the time of a run so small
+    export.CHECK_VIEWS = 1  # instead of eight, which would take a quarter of the time
 
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # standard output is for answers alone
+    os.dup2(2, 1)  # standard output is reserved for answers
     from dreamfusion.config import sections
 
-    with tempfile.TemporaryDirectory() as folder:  # imports and compiles all that a run needs
+    with tempfile.TemporaryDirectory() as folder:  # imports and compiles everything for a run
         assert main([*warm_up, "--out", f"{folder}/run", "--quiet"]) == 0
-    for function in (sections._found, sections.find_section):  # of what a child may see
+    for function in (sections._found, sections.find_section):  # children may have other plugins
         function.cache_clear()
     assert len(threading.enumerate()) == 1, "a process with threads cannot be forked"
 
@@ -238,7 +239,7 @@ def _serve(warm_up: list[str]) -> None:
             importlib.invalidate_caches()
         if request["fault"]:
             _inject(*request["fault"])
-        status = 1  # of a traceback
+        status = 1  # for an exception
         try:
             if request.get("script"):
                 sys.argv = [request["script"], *request["run"]]
@@ -257,7 +258,7 @@ def _serve(warm_up: list[str]) -> None:
                 traceback.print_exc()
                 sys.stderr.flush()
             os._exit(status)
-    for pid in children:  # of a test that failed
+    for pid in children:  # left by failed tests
         os.kill(pid, signal.SIGKILL)
 
 

@@ -1,4 +1,4 @@
-"""Rays and occupancy grids that every marching is held to."""
+"""Rays and occupancy grids for tests of all ray marching backends."""
 
 import torch
 
@@ -23,7 +23,7 @@ def many_rays(size: int = 24) -> Rays:
 
 
 def walls_of_glass(resolution: int = 16) -> OccupancyGrid:
-    """A grid whose floor is faint everywhere and solid in the middle."""
+    """A grid whose density lower bound is small everywhere and large in the middle."""
     grid = OccupancyGrid(resolution=resolution)
     grid.update(lambda p: 1.0 + 200.0 * (p.norm(dim=-1) < 0.5), torch.Generator().manual_seed(0))
     return grid
@@ -40,7 +40,7 @@ GRIDS = {
 
 
 def assert_nearly_the_same(found: Samples, expected: Samples) -> None:
-    """But for rounding, by which a sample on a border may be in one and not in the other."""
+    """Compare up to rounding, by which a sample on a border may be in only one of them."""
     difference = (found.offsets.diff() - expected.offsets.diff()).abs()
     assert difference.max() <= 2
     assert (difference > 0).float().mean() < 0.05

@@ -13,8 +13,8 @@ T = 200
 
 
 class Mixture:
-    """x ~ mean over k of N(mean_k, deviation^2), in float64. It has no network: its predictions are
-    the exact posterior means."""
+    """x ~ mean over k of N(mean_k, deviation^2), in float64. Its predictions are the exact
+    posterior means, without a network."""
 
     name = "mixture"
     dtype = torch.float64
@@ -55,14 +55,14 @@ class Mixture:
 
 
 def text(seed, n, k=3, shape=(1, 2, 2)):
-    """A text: k means of the mixture, the same for n images."""
+    """A text embedding with k means of the mixture, the same for n images."""
     generator = torch.Generator().manual_seed(seed)
     means = torch.randn(1, k, math.prod(shape), generator=generator, dtype=torch.float64)
     return Condition(TextEmbedding(means.expand(n, -1, -1)))
 
 
 def batch(images, *, source=None, k=3):
-    """Images under a prompt, no text and some named ones."""
+    """Images with conditions for a prompt, an empty text and named texts."""
     n = len(images)
     named = {name: text(seed, n, k) for seed, name in enumerate(NAMES, 2)}
     return Batch(images, Conditions(text(0, n, k), text(1, n, k), named=named), source=source)

@@ -1,4 +1,4 @@
-"""A Stable Diffusion in one file, by the names that its authors' own code gave the weights."""
+"""Stable Diffusion in one file, with the names of weights in the original code."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _VAE_ATTENTION = {
 
 
 def save_original_checkpoint(folder: Path, file: Path) -> Path:
-    """Write the tiny latent prior in `folder` as one file. Its networks have two levels each."""
+    """Write the tiny latent prior in `folder`, whose networks have two levels, as one file."""
     weights = "diffusion_pytorch_model.safetensors"
     tensors: dict[str, Tensor] = {}
     for key, value in load_file(folder / "unet" / weights).items():

@@ -1,4 +1,4 @@
-"""Python in processes of its own."""
+"""Starts Python in separate processes."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from tests.helpers import ROOT
 
 
 def launch(processes: int, *arguments: object, cwd: Path = ROOT) -> subprocess.CompletedProcess:
-    """Run Python with these arguments, by torchrun if there are to be several processes."""
+    """Run Python with these arguments, with torchrun for several processes."""
     command = [sys.executable]
     if processes > 1:
-        # On a port of its own: tests run at once.
+        # On a separate port, since tests run in parallel.
         command += ["-m", "torch.distributed.run", "--standalone"]
         command += ["--nproc-per-node", str(processes)]
     return subprocess.run(

@@ -1,4 +1,4 @@
-"""Folders as a run leaves them."""
+"""Writes folders of synthetic runs."""
 
 import json
 
@@ -16,7 +16,7 @@ COLORS = {"lower": (250, 20, 10), "upper": (10, 60, 240)}  # of the texture's ha
 
 
 def write_textured(path):
-    """A quad from (-1, 0, 0) to (1, 2, 0) that shows the whole texture, blue above red."""
+    """A quad from (-1, 0, 0) to (1, 2, 0) with the whole texture, blue above red."""
     uv = np.array([[0, 0], [1, 0], [1, 1], [0, 1]], float)
     vertices = np.c_[2 * uv[:, 0] - 1, 2 * uv[:, 1], np.zeros(4)]
     texture = np.zeros((8, 8, 3), np.uint8)
@@ -36,7 +36,7 @@ def write_metrics(run, steps):
 
 
 def make_run(path, *, prompt="a red mug", done=40, **changes):
-    """A run's folder with everything in it; `done` of 40 steps."""
+    """A complete folder of a run, with `done` of 40 steps."""
     (path / "previews").mkdir(parents=True)
     (path / "checkpoints").mkdir()
     config = {

@@ -1,4 +1,4 @@
-"""Scenes of fields whose shape is known."""
+"""Scenes of given fields."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dreamfusion.scenes.nerf.settings import MarchingConfig, NerfSettings
 
 
 class FieldScene(NerfScene):
-    """A NerfScene of any field, with no optimiser. step_size: of its samples."""
+    """A NerfScene of any field, without an optimiser. step_size: of its samples."""
 
     def __init__(
         self, field: RadianceField, occupancy: OccupancyGrid, *, step_size: float | None = None

@@ -1,4 +1,4 @@
-"""Fields whose shape is known, as scenes and as meshes."""
+"""Fields with known shapes, as scenes and as meshes."""
 
 from functools import partial
 
@@ -15,7 +15,7 @@ from tests.helpers.scenes import FieldScene
 
 
 class Balls:
-    """Balls (x, y, z, radius) whose density rises through the surface; red towards +Z."""
+    """Balls (x, y, z, radius) with a density that increases inwards; red towards +Z."""
 
     def __init__(self, balls, *, peak: float = 200.0, width: float = 0.002, hollow=0.0) -> None:
         self.balls = torch.tensor(balls, dtype=torch.float32)
@@ -59,7 +59,7 @@ def extract(field, *, resolution: int = 48, threshold: float | None = None, **sm
 def mesh_of(
     scene: NerfScene, *, resolution: int, threshold: float | None = None, smoothing: float = 1.0
 ) -> Mesh:
-    """As `NerfScene.surface`, which always smooths by one sample, with colours at vertices."""
+    """Like `NerfScene.surface`, which always smooths by one sample, with vertex colours."""
     if smoothing == 1.0:
         return scene.surface(resolution=resolution, threshold=threshold).colored()
     threshold = find_threshold(scene) if threshold is None else threshold

@@ -1,4 +1,4 @@
-"""What a training state holds, and one of a run that nobody trains."""
+"""Tensors of a training state, and an untrained state."""
 
 import torch
 
@@ -6,8 +6,8 @@ from dreamfusion.training.state import TrainState, new_state
 
 
 def tensors(state: TrainState) -> list[torch.Tensor]:
-    """Everything that a step changes: the scene with its average, the optimiser, the estimator,
-    the random stream."""
+    """All tensors that a step changes: of the scene and its average, the optimiser, the estimator
+    and the random generator."""
     scene = state.scene
     parts = (scene.field, scene.averaged.field, scene.background, scene.occupancy)
     found = [value for part in parts for value in part.state_dict().values()]
@@ -26,5 +26,5 @@ class _NoPrior:
 
 
 def untrained(config) -> TrainState:
-    """The state before the first step, of a configuration whose prior is not there."""
+    """The state before the first step of a configuration, without its prior."""
     return new_state(config, _NoPrior())

@@ -1,4 +1,4 @@
-"""Tiny random CLIP and SigLIP models, as transformers saves them."""
+"""Tiny random CLIP and SigLIP models, saved by transformers."""
 
 from __future__ import annotations
 

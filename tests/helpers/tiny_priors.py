@@ -1,4 +1,4 @@
-"""Tiny random pipelines in diffusers' layout, of the very classes that real priors have."""
+"""Tiny random pipelines in diffusers' layout, of the classes of real priors."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ SD_BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_l
 
 
 def save_pixel_prior(folder: Path, *, size: int = 16, prediction: str = "v_prediction") -> Path:
-    """An IFPipeline like the embedded prior: pixels, CLIP, six channels out, a card of its own."""
+    """An IFPipeline like the embedded prior: pixels, CLIP, six output channels, a card."""
     torch.manual_seed(0)
     _save_clip(folder)
     _unet(3, 6, size).save_pretrained(folder / "unet")
@@ -47,7 +47,7 @@ def save_pixel_prior(folder: Path, *, size: int = 16, prediction: str = "v_predi
 
 
 def save_deepfloyd_prior(folder: Path) -> Path:
-    """An IFPipeline as DeepFloyd's: T5, projected text, learned variances."""
+    """An IFPipeline like DeepFloyd's: T5, projected text, learned variances."""
     torch.manual_seed(2)
     _save_t5(folder, "", 24)
     more = {"encoder_hid_dim": 24, "encoder_hid_dim_type": "text_proj"}
@@ -61,12 +61,12 @@ def save_deepfloyd_prior(folder: Path) -> Path:
 
 
 def save_latent_prior(folder: Path, *, v_prediction: bool = False) -> Path:
-    """A StableDiffusionPipeline: version 1 with its PNDM scheduler, or, as version 2 at 768
-    pixels, with v-prediction and here also with betas rescaled to zero terminal SNR."""
+    """A StableDiffusionPipeline: version 1 with its PNDM scheduler; or, like version 2 for 768
+    pixels, with v-prediction, and also with betas rescaled to zero terminal SNR."""
     torch.manual_seed(1)
     _save_clip(folder)
     _unet(4, 4, 8).save_pretrained(folder / "unet")
-    # The original's file says nothing of upcasting; diffusers would write true.
+    # The original config has no force_upcast; diffusers would write true.
     _vae(scaling_factor=0.18215, force_upcast=False).save_pretrained(folder / "vae")
     if v_prediction:
         DDIMScheduler(
@@ -79,7 +79,7 @@ def save_latent_prior(folder: Path, *, v_prediction: bool = False) -> Path:
 
 
 def save_xl_prior(folder: Path) -> Path:
-    """A StableDiffusionXLPipeline: two CLIPs, pooled text, sizes, an autoencoder to upcast."""
+    """A StableDiffusionXLPipeline: two CLIPs, pooled text, sizes, a force_upcast autoencoder."""
     torch.manual_seed(3)
     _save_clip(folder)
     _save_clip(folder, "_2", projected=True)
@@ -96,7 +96,7 @@ def save_xl_prior(folder: Path) -> Path:
 
 
 def save_sd3_prior(folder: Path, *, t5: bool) -> Path:
-    """A StableDiffusion3Pipeline: a transformer, a rectified flow, and T5 or none."""
+    """A StableDiffusion3Pipeline: a transformer, a rectified flow, and optionally T5."""
     torch.manual_seed(4)
     width = 40
     _save_clip(folder, projected=True)
@@ -116,7 +116,7 @@ def save_sd3_prior(folder: Path, *, t5: bool) -> Path:
         pooled_projection_dim=2 * POOLED,
         pos_embed_max_size=8,
     )
-    # Some of its weights begin at zero, and would leave the text unread.
+    # Some weights are initialised to zero, so that the text would have no effect.
     for parameter in transformer.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
     transformer.save_pretrained(folder / "transformer")
@@ -130,7 +130,7 @@ def save_sd3_prior(folder: Path, *, t5: bool) -> Path:
     return folder
 
 
-# One of each kind that is supported, by a name for test ids.
+# One prior of each supported kind, by a name for test ids.
 PRIORS = {
     "sd": save_latent_prior,
     "sd-v": lambda folder: save_latent_prior(folder, v_prediction=True),
@@ -144,7 +144,7 @@ PRIORS = {
 
 
 def card() -> dict[str, object]:
-    """A `dreamfusion.json` of a prior that knows WORDS."""
+    """The `dreamfusion.json` of a prior with the word list WORDS."""
     words = {word: word for word in WORDS} | {"a": "", "puppy": "corgi"}
     views = ["front", "left", "back", "right"]
     return {
@@ -224,7 +224,7 @@ def _save_clip(folder: Path, suffix: str = "", *, projected: bool = False) -> No
         pad_token_id=vocabulary.index("<|endoftext|>"),
     )
     model = (CLIPTextModelWithProjection if projected else CLIPTextModel)(config)
-    # Saved in half precision, as many models on the hub are.
+    # Saved in half precision, like many models on the hub.
     model.half().save_pretrained(folder / f"text_encoder{suffix}")
 
 
@@ -247,7 +247,7 @@ def _save_t5(folder: Path, suffix: str, width: int) -> None:
 
 
 def _save_index(folder: Path, pipeline: str, **more: object) -> None:
-    """A model_index.json of what the folder holds."""
+    """Write a model_index.json for the components in the folder."""
     index: dict[str, object] = {"_class_name": pipeline, "_diffusers_version": "0.42.1"}
     for component in sorted(path.name for path in folder.iterdir() if path.is_dir()):
         config = folder / component / "config.json"

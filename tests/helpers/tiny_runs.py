@@ -16,5 +16,5 @@ TINY = {
 
 
 def tiny(prior, *changes):
-    """The configuration of a tiny run judged by `prior`, with changes."""
+    """The configuration of a tiny run with `prior`, with changes."""
     return build_config(prior.card.settings, TINY, *changes)

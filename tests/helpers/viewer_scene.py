@@ -1,4 +1,4 @@
-"""A scene that looks different from every side, and a screen without a browser."""
+"""A scene that looks different from all sides, and a screen without a browser."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from tests.helpers.scenes import FieldScene
 
 
 class Balls:
-    """A red ball in the middle, a green one on it, a blue one at its left side (+X). Density is
-    20 exp(-falloff distance), so that the surface of each density is known."""
+    """A red ball in the middle, a green one on top, a blue one on its left side (+X). The density
+    is 20 exp(-falloff distance), so that the surface at each density is known."""
 
     centres = torch.tensor([[0.0, 0, 0], [0.0, 0.5, 0.0], [0.5, 0.0, 0.1]])
     radii = torch.tensor([0.4, 0.2, 0.15])
@@ -51,8 +51,8 @@ def subject(step: int = 1, falloff: float = 20.0, *, step_size: float | None = N
 
 
 def pose_of(cameras: Cameras, aspect: float = 1.0) -> Pose:
-    """One of our cameras as viser describes it. The quaternion is that of the half-way formula
-    w = sqrt(1 + trace) / 2, which none of the tests' cameras makes zero."""
+    """Convert a camera to viser's convention. The quaternion is computed by
+    w = sqrt(1 + trace) / 2, which is not zero for the cameras in tests."""
     m = cameras.T_world_camera[0, :3, :3].double() * torch.tensor([1.0, -1.0, -1.0])
     w = 0.5 * math.sqrt(1.0 + float(m.trace()))
     x, y, z = (
@@ -73,8 +73,8 @@ class Clock:
 
 
 class FakeScreen:
-    """Remembers what it is given; visitors and the choice are set by tests. On its clock, pictures
-    take a second for 30,000 pixels."""
+    """Records its input; tests set visitors and view options. On its clock, rendering takes a
+    second for 30,000 pixels."""
 
     def __init__(self, clock: Clock, *poses: Pose) -> None:
         self.clock = clock

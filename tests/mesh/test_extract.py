@@ -38,14 +38,14 @@ def test_small_components_are_dropped_and_cavities_filled(field):
     assert mesh.volume == pytest.approx(4 / 3 * np.pi * 0.5**3, rel=0.06)
 
 
-def test_parts_that_hang_free_are_kept_and_all_face_outwards():
+def test_detached_parts_are_kept_and_face_outwards():
     mesh = extract(Balls([[-0.3, 0, 0, 0.5], [0.6, 0, 0, 0.2], [0.6, 0.6, 0.6, 0.2]]))
     found = topology(mesh.vertices, mesh.faces)
     assert (found.watertight, found.components, found.genus) == (True, 3, 0)
     assert found.volume == pytest.approx(4 / 3 * np.pi * (0.5**3 + 2 * 0.2**3), rel=0.08)
 
 
-def test_centered_or_in_place():
+def test_placement_of_the_origin():
     field = Balls([[0.3, -0.2, 0.1, 0.4]])
     mesh = extract(field)
     assert np.abs(mesh.vertices.mean(0) - [0.3, -0.2, 0.1]).max() < 0.02
@@ -56,7 +56,7 @@ def test_centered_or_in_place():
     np.testing.assert_allclose((standing.max(0) + standing.min(0))[[0, 2]], 0, atol=1e-9)
 
 
-def test_colors_are_those_seen_and_sides_are_not_swapped():
+def test_colors_are_correct_and_sides_are_not_swapped():
     mesh = extract(Balls([[0.0, 0, 0, 0.5]]))
     front, back = mesh.vertices[:, 2] > 0.1, mesh.vertices[:, 2] < -0.1
     np.testing.assert_allclose(
@@ -88,7 +88,7 @@ def test_pinholes_are_closed_and_holes_are_not(hole, genus):
     assert topology(mesh.vertices, mesh.faces).genus == genus
 
 
-def test_thin_noise_is_smoothed_away_and_an_isolated_speck_is_not():
+def test_thin_noise_is_smoothed_away_but_isolated_parts_are_kept():
     ball, hairs = [0.0, 0, 0, 0.4], [[0.0, 0.4 + 0.02 * i, 0, 0.012] for i in range(4)]
     mesh = extract(Balls([ball, *hairs], width=0.004), resolution=64)
     assert mesh.vertices[:, 1].max() < 0.45
@@ -98,14 +98,14 @@ def test_thin_noise_is_smoothed_away_and_an_isolated_speck_is_not():
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 1.0])
-def test_a_level_that_runs_through_samples_gives_a_closed_surface(smoothing):
+def test_a_level_through_samples_gives_a_closed_surface(smoothing):
     x, y, z = np.meshgrid(*[np.arange(17) - 8.0] * 3, indexing="ij")
     octahedron = np.clip(5.0 - np.abs(x) - np.abs(y) - np.abs(z), -1.0, 1.0)
     found = topology(*isosurface(octahedron, smoothing))
     assert (found.watertight, found.components, found.genus) == (True, 1, 0)
 
 
-def test_smoothing_moves_no_surface_however_dense_the_inside():
+def test_smoothing_moves_no_surface_for_any_inner_density():
     for peak in (20.0, 1e4):
         field = Balls([[0.0, 0, 0, 0.5]], peak=peak)
         mesh = as_trimesh(extract(field, resolution=128, threshold=5.0))
@@ -113,7 +113,7 @@ def test_smoothing_moves_no_surface_however_dense_the_inside():
         assert np.linalg.norm(mesh.vertices, axis=1).mean() == pytest.approx(radius, abs=0.002)
 
 
-def test_empty_or_broken_scenes_say_so():
+def test_empty_and_diverged_scenes_are_errors():
     with pytest.raises(MeshError, match="nothing in it is opaque"):
         extract(Balls([[0.0, 0, 0, 0.5]], peak=0.5))
     with pytest.raises(MeshError, match="the largest is 200"):
@@ -161,8 +161,8 @@ def test_glb_is_matt():
     assert material["metallicFactor"] == 0.0
 
 
-def test_glb_keeps_every_level_of_colors_at_vertices(tmp_path):
-    """In linear light, 8 bits hold 14 of the 64 darkest of 256 levels."""
+def test_glb_keeps_all_levels_of_vertex_colors(tmp_path):
+    """In linear colours, 8 bits represent only 14 of the 64 darkest of 256 levels."""
     levels = np.arange(256) / 255.0
     mesh = Mesh(
         np.random.default_rng(0).random((256, 3)),
@@ -187,7 +187,7 @@ def test_glb_keeps_every_level_of_colors_at_vertices(tmp_path):
 
 
 def test_glb_with_colors_of_8_bits_is_read(tmp_path):
-    """As earlier versions wrote it."""
+    """As written by earlier versions."""
     path = Path(__file__).with_name("colors-of-8-bits.glb")
     found, _ = read_glb(path)
     np.testing.assert_allclose(found.colors, [[0.2, 0.4, 0.8]] * 3, atol=0.01)

@@ -1,4 +1,4 @@
-"""Pictures of meshes, and how they are checked against the scene."""
+"""Rendering of meshes, and comparison with the scene."""
 
 import math
 from functools import partial
@@ -22,7 +22,7 @@ from tests.helpers.solids import Balls, extract, scene_of
 
 
 class Smooth(Balls):
-    """Balls with normals, of a colour that is a smooth function of place."""
+    """Balls with normals, and colours that are a smooth function of position."""
 
     def normals(self, points):
         with torch.enable_grad():
@@ -60,13 +60,13 @@ def test_a_mesh_looks_like_its_scene_in_every_mode(mesh, baked, mode):
         seen = compare(expected, found)
         assert seen.silhouette_iou > 0.97
         assert seen.psnr_db > 24
-        # Apart from the outline, where half a pixel makes the difference.
+        # Except at the outline, where half a pixel matters.
         inside = (expected[..., 3] > 0.99) & (found[..., 3] > 0.99)
         assert (expected - found)[inside].abs().mean() < 0.02
 
 
 @pytest.mark.parametrize("textured", [True, False])
-def test_a_mesh_read_back_looks_as_it_was_written(mesh, baked, textured, tmp_path):
+def test_a_saved_mesh_looks_the_same(mesh, baked, textured, tmp_path):
     model = baked if textured else mesh
     write_mesh(model, tmp_path / "a.glb")
     cameras = turntable_cameras(2)
@@ -74,7 +74,7 @@ def test_a_mesh_read_back_looks_as_it_was_written(mesh, baked, textured, tmp_pat
     assert compare(render_mesh(model, cameras, height=32, width=32), again).psnr_db > 45
 
 
-def test_a_placed_mesh_is_put_back_where_the_scene_has_it(mesh, tmp_path):
+def test_a_placed_mesh_is_moved_back_to_its_scene(mesh, tmp_path):
     x, y, z = origin_of(mesh, "base").tolist()
     provenance = Provenance(7, (x, y, z), 31.5, 0.96)
     write_mesh(place(mesh, "base"), tmp_path / "a.glb", provenance=provenance)
@@ -86,7 +86,7 @@ def test_a_placed_mesh_is_put_back_where_the_scene_has_it(mesh, tmp_path):
     assert read_glb(tmp_path / "b.glb")[1] is None
 
 
-def test_a_point_appears_where_its_ray_goes():
+def test_a_point_is_projected_to_the_pixel_of_its_ray():
     cameras = turntable_cameras(3, elevation_deg=40.0)
     rays = generate_rays(cameras, 12, 16)
     for view, row, column in ((0, 2, 3), (1, 11, 0), (2, 6, 15)):
@@ -99,7 +99,7 @@ def test_a_point_appears_where_its_ray_goes():
         assert alpha[0, ..., 3].nonzero().tolist() == [[row, column]]
 
 
-def test_what_is_behind_the_camera_is_not_seen(mesh):
+def test_faces_behind_the_camera_are_invisible(mesh):
     inside = turntable_cameras(2, distance=0.01)
     assert render_mesh(mesh, inside, height=16, width=16).isfinite().all()
     behind = Mesh(mesh.vertices + np.array([0, 0, 9]), mesh.faces, mesh.colors)
@@ -114,7 +114,7 @@ def test_a_texture_is_linear_between_texels_and_clamped_at_the_border():
     assert values.tolist() == pytest.approx([0, 50, 100, 200, 255])
 
 
-def test_agreement_sees_what_is_wrong(mesh):
+def test_agreement_detects_differences(mesh):
     cameras = turntable_cameras(4)
     scene = draw_scene(scene_of(SCENE))
     good = agreement(mesh, scene, cameras, size=48)

@@ -25,7 +25,7 @@ from tests.helpers.solids import Balls, as_trimesh, extract, scene_of
 
 
 class Striped(Balls):
-    """A ball whose colour is a smooth function of place, finer than the mesh's vertices tell."""
+    """A ball whose colour is a smooth function of position, finer than the mesh's vertices."""
 
     def color(self, points):
         return 0.5 + 0.4 * torch.sin(points * 12.0)
@@ -48,7 +48,7 @@ def baked(ball):
     return bake(colors_of([[0.2, 0.1, 0.0, 0.5]]), decimate(ball, 1500), size=256)
 
 
-def test_decimation_keeps_the_solid_and_its_colors(ball):
+def test_decimation_keeps_shape_and_colors(ball):
     small = decimate(ball, 600)
     assert 500 < len(small.faces) <= 600
     assert as_trimesh(small).is_watertight
@@ -60,7 +60,7 @@ def test_decimation_keeps_the_solid_and_its_colors(ball):
         decimate(ball, 3)
 
 
-def test_decimation_that_pinches_is_tried_with_less_haste(ball, monkeypatch):
+def test_decimation_that_pinches_is_repeated_less_aggressively(ball, monkeypatch):
     tried = []
 
     def simplify(vertices, faces, target_count, agg):
@@ -76,7 +76,7 @@ def test_decimation_that_pinches_is_tried_with_less_haste(ball, monkeypatch):
     assert as_trimesh(small).is_watertight and len(small.faces) <= 2000
 
 
-def test_sheets_that_stay_pinched_are_left_to_meet_in_a_point(ball, monkeypatch):
+def test_pinched_edges_are_collapsed_to_points(ball, monkeypatch):
     one = decimate(ball, 400)
     n, (a, b, _) = len(one.vertices), one.faces[0]
     beside = one.faces + n  # a second ball, on an edge of the first
@@ -102,7 +102,7 @@ def fine() -> Mesh:
     return Mesh(vertices, faces.astype(np.int64), np.zeros_like(vertices))
 
 
-def test_faces_are_saved_as_far_as_the_surface_stays_where_it_was(fine):
+def test_faces_are_reduced_within_the_tolerance(fine):
     found = {t: simplify(fine, most=30_000, tolerance=t) for t in (0.01, 0.002)}
     assert len(found[0.01].faces) < len(found[0.002].faces) / 2 < len(fine.faces) / 8
     for tolerance, small in found.items():
@@ -112,7 +112,7 @@ def test_faces_are_saved_as_far_as_the_surface_stays_where_it_was(fine):
     assert len(simplify(fine, most=700, tolerance=1e-9).faces) <= 700
 
 
-def test_deviation_is_the_distance_and_sees_what_is_lost_or_added(fine):
+def test_deviation_measures_distance_and_missing_or_added_parts(fine):
     assert deviation(fine, fine) < 5e-4
     larger = Mesh(fine.vertices * 1.05, fine.faces, fine.colors)
     assert deviation(larger, fine) == pytest.approx(0.03, rel=0.05)
@@ -124,7 +124,7 @@ def test_deviation_is_the_distance_and_sees_what_is_lost_or_added(fine):
     assert deviation(added, fine) > 0.3
 
 
-def test_charts_do_not_overlap_and_lie_in_the_square(ball):
+def test_charts_do_not_overlap_and_are_inside_the_unit_square(ball):
     which, faces, uv = unwrap(ball, 256)
     assert uv.min() >= 0 and uv.max() <= 1
     assert set(which) == set(range(len(ball.vertices)))
@@ -132,7 +132,7 @@ def test_charts_do_not_overlap_and_lie_in_the_square(ball):
     corners = uv[faces] * 512
     area = 0.5 * np.abs(np.linalg.det(corners[:, 1:] - corners[:, :1]))
     face_of, _ = rasterize(corners, np.ones((len(faces), 3)), 512, 512)
-    # Were charts to overlap, fewer texels would be covered than the triangles' areas add up to.
+    # If charts overlapped, fewer texels would be covered than the sum of the triangles' areas.
     assert (face_of >= 0).sum() == pytest.approx(area.sum(), rel=0.02)
 
 
@@ -215,14 +215,14 @@ def test_another_reader_finds_the_same_glb(baked, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["ply", "stl"])
-def test_formats_without_textures_refuse_one(baked, tmp_path, kind):
+def test_formats_without_textures_refuse_textured_meshes(baked, tmp_path, kind):
     with pytest.raises(MeshError, match="glb, obj"):
         write_mesh(baked, tmp_path / f"ball.{kind}")
     assert not list(tmp_path.iterdir())
 
 
-def test_files_that_an_obj_names_have_no_blanks(baked, tmp_path):
-    """Readers split lines at blanks, so that "mtllib my ball.mtl" names two files."""
+def test_file_names_in_an_obj_have_no_blanks(baked, tmp_path):
+    """Readers split lines at blanks, so that "mtllib my ball.mtl" means two files."""
     path = tmp_path / "my ball #1 größer.obj"
     files = write_mesh(baked, path)
     assert files[0] == path
@@ -236,7 +236,7 @@ def test_files_that_an_obj_names_have_no_blanks(baked, tmp_path):
     assert loaded.visual.material.image is not None
 
 
-def test_a_full_disk_leaves_no_part_of_a_mesh_and_is_named(baked, tmp_path, monkeypatch):
+def test_a_full_disk_is_reported_and_leaves_no_partial_mesh(baked, tmp_path, monkeypatch):
     write = Path.write_bytes
 
     def full(path, data):

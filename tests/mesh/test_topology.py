@@ -1,4 +1,4 @@
-"""How meshes hang together, against solids of which it is known."""
+"""Topology of meshes, for solids with known results."""
 
 import numpy as np
 import pytest
@@ -25,7 +25,7 @@ def test_topology_of_known_solids():
     assert not opened.watertight and opened.genus is None
 
 
-def test_seams_of_a_texture_count_as_closed():
+def test_texture_seams_count_as_closed():
     box = trimesh.creation.box((1, 2, 3))
     corners = np.asarray(box.vertices)[np.asarray(box.faces)].reshape(-1, 3)
     apart = topology(corners, np.arange(36).reshape(12, 3))

@@ -1,4 +1,4 @@
-"""Colours of what no camera sees."""
+"""Colours of surfaces that no camera sees."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ FROM_ABOVE = turntable_cameras(12, elevation_deg=45.0)
 
 
 def noise(points, normals):
-    """Red above, and below whatever a field has where nothing asked for a colour."""
+    """Red above, and arbitrary colours below, as in a field without training."""
     rainbow = np.random.default_rng(0).random((len(points), 3))
     return np.where(points[:, 1:2] > -0.3, RED, rainbow)
 
@@ -26,14 +26,14 @@ def ball(radius=0.6, color=noise, *, at=(0.0, 0.0, 0.0), subdivisions=5):
     return Mesh(vertices, np.asarray(sphere.faces), np.array(color(vertices, None), dtype=float))
 
 
-def test_seen_is_what_faces_a_camera():
+def test_faces_towards_a_camera_are_seen():
     mesh = ball()
     seen = seen_vertices(mesh, FROM_ABOVE)
     height = mesh.vertices[:, 1] / 0.6
     assert seen[height > -0.3].all() and not seen[height < -0.6].any()
 
 
-def test_what_stands_behind_is_not_seen():
+def test_hidden_parts_are_not_seen():
     front, back = ball(0.5), ball(0.2, at=(0.0, 0.0, -0.9))
     both = Mesh(
         np.concatenate([front.vertices, back.vertices]),
@@ -44,7 +44,7 @@ def test_what_stands_behind_is_not_seen():
     assert seen[: len(front.vertices)].any() and not seen[len(front.vertices) :].any()
 
 
-def test_the_unseen_part_takes_the_colour_around_it():
+def test_the_unseen_part_gets_the_colour_around_it():
     mesh = ball()
     filled, color = fill_unseen(mesh, noise, FROM_ABOVE)
     assert np.abs(mesh.colors - RED).max() > 0.5
@@ -53,7 +53,7 @@ def test_the_unseen_part_takes_the_colour_around_it():
     np.testing.assert_allclose(color(points, points / 0.6), [RED, RED], atol=1e-6)
 
 
-def test_colours_run_into_each_other():
+def test_colours_are_interpolated():
     def halves(points, normals):
         return np.where(points[:, :1] > 0, RED, BLUE)
 
@@ -63,7 +63,7 @@ def test_colours_run_into_each_other():
     np.testing.assert_array_equal(filled.colors[seen], mesh.colors[seen])
     one, other = mesh.faces[:, [0, 1, 2]].ravel(), mesh.faces[:, [1, 2, 0]].ravel()
     total, count = np.zeros_like(mesh.colors), np.zeros(len(seen))
-    # Each edge of a closed mesh comes once in each direction.
+    # Each edge of a closed mesh occurs once in each direction.
     np.add.at(total, one, filled.colors[other])
     np.add.at(count, one, 1.0)
     mean = total / count[:, None]
@@ -86,7 +86,7 @@ def test_seen_points_keep_their_colours_exactly():
     np.testing.assert_allclose(color(points, points / 0.6), spots(points, None), atol=1e-9)
 
 
-def test_a_component_that_is_seen_nowhere_keeps_its_colours():
+def test_an_unseen_component_keeps_its_colours():
     outer, inner = ball(0.6), ball(0.2)
     both = Mesh(
         np.concatenate([outer.vertices, inner.vertices]),
@@ -98,7 +98,7 @@ def test_a_component_that_is_seen_nowhere_keeps_its_colours():
 
 
 @pytest.mark.parametrize("elevation_deg", [20.0, None])
-def test_nothing_changes_where_all_or_nothing_is_seen(elevation_deg):
+def test_nothing_changes_if_all_or_nothing_is_seen(elevation_deg):
     mesh = ball(subdivisions=3)
     if elevation_deg is None:  # all look away
         cameras = turntable_cameras(2, distance=40.0)
@@ -112,7 +112,7 @@ def test_nothing_changes_where_all_or_nothing_is_seen(elevation_deg):
 
 
 def test_the_texture_of_a_simplified_mesh_is_filled():
-    """Its base is a few large faces, whose corners alone are seen."""
+    """Only the corners of the few large faces at its base are seen."""
     cube = trimesh.creation.box(extents=(1.0, 1.0, 1.0))
     for _ in range(5):
         cube = cube.subdivide()

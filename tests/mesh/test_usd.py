@@ -1,4 +1,4 @@
-"""USDZ packages, read back and judged by Pixar's own library."""
+"""USDZ packages, read and validated by Pixar's library."""
 
 import io
 import zipfile
@@ -28,7 +28,7 @@ def box(textured):
 
 
 @pytest.mark.parametrize("textured", [True, False])
-def test_a_package_holds_the_mesh_upright_with_its_look(tmp_path, textured):
+def test_a_package_contains_the_upright_mesh_and_its_material(tmp_path, textured):
     from pxr import Usd, UsdGeom, UsdShade, UsdValidation
 
     mesh, path = box(textured), tmp_path / "a" / "model.usdz"
@@ -63,7 +63,7 @@ def test_a_package_holds_the_mesh_upright_with_its_look(tmp_path, textured):
     assert [error.GetErrorAsString() for error in complaints] == []
 
 
-def test_without_the_library_it_says_what_to_install(monkeypatch, tmp_path):
+def test_a_missing_library_is_reported_with_its_package(monkeypatch, tmp_path):
     monkeypatch.setattr(usd.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(MeshError, match=r"pip install 'dreamfusion\[usd\]'"):
         write_mesh(box(True), tmp_path / "model.usdz")

@@ -1,4 +1,4 @@
-"""Voxels of closed meshes, against solids whose inside is known."""
+"""Voxels of closed meshes, for solids with a known inside."""
 
 import numpy as np
 import pytest
@@ -30,7 +30,7 @@ def test_a_turned_torus_keeps_its_hole_and_its_volume():
     assert found.sum() * (2 / GRID) ** 3 == pytest.approx(model.volume, rel=0.02)
 
 
-def test_seams_cavities_and_overlaps_do_no_harm():
+def test_seams_cavities_and_overlaps_are_permitted():
     ball = trimesh.creation.icosphere(subdivisions=3, radius=0.7)
     whole = voxels_of(ball)
     corners = np.asarray(ball.triangles).reshape(-1, 3)  # no two faces share a vertex
@@ -41,7 +41,7 @@ def test_seams_cavities_and_overlaps_do_no_harm():
     assert np.array_equal(voxels_of(ball + ball), whole)
 
 
-def test_what_leaves_the_box_is_cut_off_and_nothing_is_empty():
+def test_parts_outside_the_box_are_cut_off():
     assert voxels_of(trimesh.creation.box((4.0, 4.0, 4.0))).all()
     outside = trimesh.creation.box((0.5, 0.5, 0.5))
     outside.apply_translation((3.0, 0.0, 0.0))

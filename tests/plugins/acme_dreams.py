@@ -1,5 +1,5 @@
-"""A package of somebody else's: an estimator with state, a scene that is no radiance field, a prior
-that looks at four views together. Nothing of it is known to dreamfusion but its entry points."""
+"""A third-party package: an estimator with state, a scene that is not a radiance field, and a prior
+for groups of four views. It is connected to dreamfusion only by its entry points."""
 
 import math
 import os
@@ -127,8 +127,8 @@ class JointSettings(PriorSettings):
 
 
 class Joint:
-    """Pixels are normal around a mean that the text and the camera give, and the views of a group
-    share: what one shows, the others are expected to show."""
+    """Pixels are normal around a mean that depends on text and camera, and that the views of a
+    group share."""
 
     device, dtype, prediction, shape = torch.device("cpu"), torch.float32, "epsilon", (3, 8, 8)
     card = df.PriorCard()
@@ -148,7 +148,7 @@ class Joint:
     def predict(self, noisy, timesteps, condition):
         assert len(noisy) % self.group_size == 0 and len(condition.cameras) == len(noisy)
         a, s = (v[timesteps][:, None, None, None] for v in (self.alphas, self.sigmas))
-        # The cameras of a group stand evenly around the object, so that their sum is above it.
+        # The cameras of a group are evenly spaced around the object, so that their sum is above it.
         placed = condition.cameras.positions.unflatten(0, (-1, self.group_size)).mean(1)
         assert placed[:, [0, 2]].abs().max() < 1e-4
         joint = noisy.unflatten(0, (-1, self.group_size)).mean((1, 3, 4))
@@ -160,7 +160,7 @@ class Joint:
 
 @dataclass(frozen=True)
 class Impostor(EstimatorSettings):
-    """Has the name of an estimator of dreamfusion's."""
+    """An estimator with the name of a built-in one."""
 
     name: str = setting("sds", "not the real one")
 

@@ -1,4 +1,4 @@
-"""The package acme_dreams as it lies where packages are installed: modules and metadata."""
+"""Installs the package acme_dreams: modules and metadata."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ SETTINGS = {
 
 
 def install(folder: Path, entry_points: str, name: str = "acme_dreams") -> Path:
-    """What `pip install --target FOLDER` leaves there."""
+    """Write the result of `pip install --target FOLDER`."""
     info = folder / f"{name}-1.0.dist-info"
     info.mkdir(parents=True)
     info.joinpath("METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
@@ -52,7 +52,7 @@ def install(folder: Path, entry_points: str, name: str = "acme_dreams") -> Path:
 
 @dataclass(frozen=True)
 class Shell:
-    """Runs the command line where the package is installed."""
+    """Runs the command line with the package installed."""
 
     forks: Forks
     site: Path
@@ -80,7 +80,7 @@ def shell(forks: Forks, site: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 @pytest.fixture
 def installed(site: Path, monkeypatch: pytest.MonkeyPatch):
-    """The package can be imported in this process, too."""
+    """Makes the package importable in this process."""
     from dreamfusion.config import sections
 
     def forget():

@@ -1,4 +1,4 @@
-"""A package outside dreamfusion brings an estimator, a scene, a prior: none needs a change here."""
+"""A third-party package adds an estimator, a scene and a prior without changes to dreamfusion."""
 
 import pytest
 import torch
@@ -44,8 +44,8 @@ def test_the_state_of_an_estimator_survives_a_kill_to_the_bit(shell, tmp_path, p
     assert all(row["acme-averaged_gradient"] > 0 and "loss_acme-averaged" in row for row in rows)
 
 
-def test_a_rollback_takes_an_estimators_state_back(installed, tmp_path):
-    """The first step that is not finite goes back to the checkpoint, the estimator with it."""
+def test_a_rollback_restores_the_estimators_state(installed, tmp_path):
+    """A step that is not finite restores the checkpoint, including the estimator."""
     import acme_dreams
 
     means = []
@@ -92,7 +92,7 @@ def test_a_scene_of_voxels_from_prompt_to_mesh(shell, tmp_path):
         assert done.returncode == 0, done.stderr
 
 
-def test_every_estimator_goes_with_every_scene(installed, tmp_path):
+def test_every_estimator_works_with_every_scene(installed, tmp_path):
     run = df.train(
         "a red cube",
         out=tmp_path / "run",
@@ -110,7 +110,7 @@ def test_every_estimator_goes_with_every_scene(installed, tmp_path):
     assert "scene.cells" in report_html([run.path, other.path])
 
 
-def test_views_of_a_group_stand_around_the_object_on_one_and_two_processes(shell, tmp_path):
+def test_views_of_a_group_surround_the_object_on_one_and_two_processes(shell, tmp_path):
     for processes in (1, 2):
         done = shell.train(
             "--set", "camera.views=8", "--steps", 2, "--out", f"run-{processes}",
@@ -125,7 +125,7 @@ def test_views_of_a_group_stand_around_the_object_on_one_and_two_processes(shell
 
 
 @pytest.mark.parametrize(("views", "processes"), [(6, 1), (4, 2)])
-def test_views_that_no_groups_fit_in_are_refused(shell, tmp_path, views, processes):
+def test_view_counts_that_are_not_whole_groups_are_refused(shell, tmp_path, views, processes):
     done = shell.train("--set", f"camera.views={views}", cwd=tmp_path, processes=processes)
     assert done.returncode != 0
     said = {
@@ -151,7 +151,7 @@ def test_a_second_stage_starts_from_the_scene_of_the_first(installed, tmp_path):
     finer = last_tensors(run.path / "stages" / "finer")
     parts = [name for name in first if ".field." in name or ".background." in name]
     assert len(parts) > 5
-    # With no learning rate nothing changes, so that it shows what the stage began with.
+    # With a learning rate of zero, the result is the initial scene of the stage.
     assert all(torch.equal(first[name], still[name]) for name in parts if "extra" not in name)
     assert any(not torch.equal(still[name], finer[name]) for name in parts)
     assert len(read_metrics(run.path / "stages" / "finer" / "metrics.jsonl")) == 3
@@ -198,7 +198,7 @@ def test_a_run_starts_from_another_and_keeps_a_copy(installed, tmp_path):
         )
 
 
-def test_losses_beside_the_estimators_are_a_list(installed, tmp_path):
+def test_additional_losses_are_a_list(installed, tmp_path):
     def small(scene, progress, generator):
         return {"small": 0.1 * scene.grid.square().mean()}
 
@@ -212,7 +212,7 @@ def test_losses_beside_the_estimators_are_a_list(installed, tmp_path):
     assert all(row["loss_small"] > 0 for row in run.metrics)
 
 
-def test_a_scene_of_ones_own_is_distilled_in_memory(installed):
+def test_a_custom_scene_is_distilled_in_memory(installed):
     import acme_dreams
 
     prior = acme_dreams.JointSettings().build(device="cpu", prompts=None)
@@ -261,7 +261,7 @@ BAD = {
 
 
 @pytest.mark.parametrize(("settings", "said"), BAD.values(), ids=BAD)
-def test_a_bad_plug_in_is_one_line(shell, tmp_path, settings, said):
+def test_an_invalid_plugin_is_an_error_of_one_line(shell, tmp_path, settings, said):
     options = [part for setting in settings for part in ("--set", setting)]
     # Not over the settings file, which is of a NeRF.
     command = ["train", "a red cube", "--prior", "acme-joint", "--out", "run", *options]
@@ -270,7 +270,7 @@ def test_a_bad_plug_in_is_one_line(shell, tmp_path, settings, said):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_plug_in_with_the_name_of_a_built_in_one_is_refused(shell, tmp_path):
+def test_a_plugin_with_the_name_of_a_built_in_one_is_refused(shell, tmp_path):
     points = "[dreamfusion.estimators]\nsds = acme_dreams:Impostor\n"
     site = install(tmp_path / "site", points, "impostor")
     done = shell.run("configs", cwd=tmp_path)

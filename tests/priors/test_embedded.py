@@ -1,4 +1,4 @@
-"""The prior that ships with the package: its files, and that it has learned what it claims."""
+"""The shipped prior: its files, and what it has learned."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from dreamfusion.priors.view_prompts import view_prompts
 from dreamfusion.toyworld import make_object
 from dreamfusion.toyworld.language import held_out_pairs
 from scripts.embedded_prior.language import vocabulary_file
-from tests.helpers.toy_pictures import draw_object
+from tests.helpers.toy_images import draw_object
 
 FOLDER = Path(resolve_prior("embedded").path)
 OBJECTS = (("mug", "blue"), ("corgi", "orange"), ("rocket", "white"), ("banana", "yellow"))
@@ -35,7 +35,7 @@ def test_it_is_small_enough_to_ship():
     assert size < 40e6
 
 
-def test_its_words_and_held_out_pairs_are_those_of_the_toy_world():
+def test_words_and_held_out_pairs_equal_the_toy_worlds():
     card = json.loads((FOLDER / "dreamfusion.json").read_text())
     assert card == vocabulary_file(card["camera"], card["light"], card["background"])
     with (FOLDER / "held_out_pairs.csv").open() as file:
@@ -54,8 +54,8 @@ def test_diffusers_own_pipeline_loads_and_runs_it():
 def residuals(
     prior: DiffusionPrior, texts: list[str], pictures: torch.Tensor, fraction: float
 ) -> torch.Tensor:
-    """(n,) mean squared errors of the predicted pictures at a noise level, the same noise for all
-    texts."""
+    """(n,) mean squared errors of the predicted images at a noise level, with the same noise for
+    all texts."""
     t = torch.full((len(pictures),), int(fraction * len(prior.alphas)))
     clean = prior.encode_image(pictures.movedim(-1, 1))
     noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))
@@ -67,13 +67,13 @@ def residuals(
 
 @pytest.fixture(scope="module")
 def pictures() -> torch.Tensor:
-    """(4, 64, 64, 3) of OBJECTS, from the place that the captions name."""
+    """Images (4, 64, 64, 3) of OBJECTS, from the view that the captions name."""
     camera = orbit_cameras(*(torch.tensor([v]) for v in (AZIMUTH, ELEVATION, 2.75, 40.0)))
     return torch.stack([draw_object(make_object(*each), camera, 64)[0] for each in OBJECTS])
 
 
 @pytest.mark.parametrize("wrong", ["noun", "color", "view"])
-def test_a_true_caption_explains_a_picture_better_than_a_wrong_one(
+def test_a_true_caption_has_a_lower_error_than_a_wrong_one(
     prior: DiffusionPrior, pictures: torch.Tensor, wrong: str
 ):
     true, false = [], []
@@ -85,7 +85,7 @@ def test_a_true_caption_explains_a_picture_better_than_a_wrong_one(
         words = prior.card.vocabulary
         true += view_prompts(words, said, [AZIMUTH], [ELEVATION], "lambertian")
         false += view_prompts(words, lie[wrong], [turned], [ELEVATION], "lambertian")
-    if wrong == "view":  # what looks the same from all sides cannot tell
+    if wrong == "view":  # sides of symmetric objects cannot be distinguished
         keep = [i for i, (noun, _) in enumerate(OBJECTS) if noun in ("corgi", "banana", "mug")]
         pictures, true, false = pictures[keep], [true[i] for i in keep], [false[i] for i in keep]
     with_truth = torch.stack([residuals(prior, true, pictures, f) for f in (0.6, 0.75, 0.85)])

@@ -1,4 +1,4 @@
-"""Parts that do not fit each other are named before anything is loaded."""
+"""Incompatible parts are reported before anything is loaded."""
 
 import json
 import shutil
@@ -104,7 +104,7 @@ MISFITS = {
 
 
 @pytest.mark.parametrize("case", MISFITS)
-def test_parts_that_do_not_fit_are_named_in_one_line(edited, case):
+def test_incompatible_parts_are_errors_of_one_line(edited, case):
     kind, file, changes, said = MISFITS[case]
     folder = edited(kind, file, **changes)
     with pytest.raises(PriorError) as caught:
@@ -114,11 +114,11 @@ def test_parts_that_do_not_fit_are_named_in_one_line(edited, case):
 
 
 @pytest.mark.parametrize("kind", PRIORS)
-def test_parts_of_one_model_fit(kind, tmp_path):
+def test_parts_of_one_model_are_compatible(kind, tmp_path):
     resolve_prior(str(PRIORS[kind](tmp_path / kind)))
 
 
-def test_a_loaded_pipeline_of_parts_that_do_not_fit_is_refused(folders):
+def test_a_loaded_pipeline_with_incompatible_parts_is_refused(folders):
     pipe = DiffusionPipeline.from_pretrained(folders["sd"])
     config = dict(pipe.unet.config) | {"in_channels": 9}
     pipe.unet = UNet2DConditionModel.from_config(config)
@@ -136,9 +136,9 @@ def test_a_square_pair_is_one_size(folders, edited):
     assert df.DiffusionPrior.from_pipe(pipe).shape == (4, 8, 8)
 
 
-def test_sizes_are_what_the_pipelines_take(folders, edited):
+def test_sizes_equal_those_of_the_pipelines(folders, edited):
     assert sample_size("x", "StableDiffusion3Pipeline", {}) == 128
-    # StableDiffusionPipeline takes 64 where a file of the first versions says less.
+    # StableDiffusionPipeline uses 64 if a file of an early version has less.
     folder = edited("sd", UNET, _diffusers_version="0.8.1")
     pipe = DiffusionPipeline.from_pretrained(folder)
     assert pipe.unet.config.sample_size == 64
@@ -147,7 +147,7 @@ def test_sizes_are_what_the_pipelines_take(folders, edited):
 
 
 def test_a_tokenizer_of_another_model_is_refused(folders, tmp_path):
-    """Such as one with embeddings whose text encoder was not saved with it."""
+    """For example, with embeddings whose text encoder was not saved."""
     folder = shutil.copytree(folders["sd"], tmp_path / "sd")
     pipe = DiffusionPipeline.from_pretrained(folder)
     pipe.tokenizer.add_tokens("<x>")

@@ -1,4 +1,4 @@
-"""Which model a prior is: written into the run and the GLB file, and recognised elsewhere."""
+"""The identity of a prior is stored in the run and the GLB file, and checked on resuming."""
 
 import json
 import shutil
@@ -89,7 +89,7 @@ def test_the_hash_is_that_of_the_weights(latent, tmp_path, monkeypatch, whole):
     assert identity_of(save_pixel_prior(tmp_path / "pixel")).weights != before
 
 
-def test_either_precision_of_a_folder_may_be_the_one(latent, tmp_path):
+def test_weights_match_in_either_precision(latent, tmp_path):
     folder = shutil.copytree(latent, tmp_path / "copy")
     file = folder / "unet" / "diffusion_pytorch_model.fp16.safetensors"
     halves = {name: value.half() for name, value in load_file(folder / UNET).items()}
@@ -137,7 +137,7 @@ def trained(tmp_path_factory):
 
 @pytest.fixture
 def base(trained, tmp_path):
-    """A copy of it, whose prior has moved to `after`."""
+    """A copy of `trained`, whose prior has moved to `after`."""
     shutil.move(shutil.copytree(trained, tmp_path / "base") / "before", tmp_path / "base" / "after")
     path = tmp_path / "base" / "run" / "config.yaml"
     text = path.read_text()
@@ -146,7 +146,7 @@ def base(trained, tmp_path):
     return tmp_path / "base"
 
 
-def test_the_prior_stands_in_the_run_and_in_its_mesh(trained):
+def test_the_prior_is_recorded_in_the_run_and_its_mesh(trained):
     found = json.loads((trained / "run" / "prior.json").read_text())
     known = identity_of(trained / "before")
     assert found == {"id": str(trained / "before"), "revision": None, "license": "mit",
@@ -172,7 +172,7 @@ def test_a_run_resumes_with_its_prior_in_another_place(base, capsys):
     assert plan_resumed(find_run(base / "run"), steps=4).prior.name == after
 
 
-def test_a_run_does_not_go_on_with_another_prior(base, trained, capsys):
+def test_a_run_is_not_resumed_with_another_prior(base, trained, capsys):
     change(base / "after" / UNET)
     run, after = str(base / "run"), str(base / "after")
     assert main(["resume", run, "--steps", "3", "--prior", after]) == 2
@@ -182,7 +182,7 @@ def test_a_run_does_not_go_on_with_another_prior(base, trained, capsys):
     )
 
 
-def test_a_run_whose_prior_has_changed_in_its_place_warns(base, capsys):
+def test_a_changed_prior_causes_a_warning(base, capsys):
     change(base / "after" / UNET)
     (base / "after").rename(base / "before")
     assert main(["resume", str(base / "run"), "--steps", "3"]) == 0

@@ -30,7 +30,7 @@ from dreamfusion.utils.out_of_memory import explain_out_of_memory
 from tests.helpers import PAGES
 from tests.helpers.tiny_priors import save_pixel_prior, save_sd3_prior, save_xl_prior
 
-HALF, FULL = 2, 4  # bytes of a number
+HALF, FULL = 2, 4  # bytes per number
 
 
 @pytest.fixture(scope="module")
@@ -56,25 +56,25 @@ def test_weights_are_counted_exactly(xl):
     }
 
 
-def test_the_estimate_is_what_its_rule_says(xl):
+def test_the_estimate_follows_its_rule(xl):
     weights = xl.weights
     encoders = [weights["text_encoder"] * 2, weights["text_encoder_2"] * 2]
     models = weights["unet"] * 2 + weights["vae"] * 4
-    # 8 x 8 latents of 8 channels, twice (guidance); pictures of 16 x 16 with 8 channels.
+    # 8 x 8 latents of 8 channels, twice (guidance); images of 16 x 16 with 8 channels.
     activations = 2 * 4 * 32 * 8 * 64 * 2 + 4 * 24 * 8 * 256 * 4
     assert estimate(xl) == models + sum(encoders) + activations + MARGIN
     assert estimate(xl, prepared=True) == models + activations + MARGIN
     assert estimate(xl, offload=True) == models + activations + MARGIN
 
 
-def test_more_views_take_more_and_every_option_takes_less(xl):
+def test_views_increase_and_options_reduce_the_estimate(xl):
     assert estimate(xl, views=1) < estimate(xl, views=4)
     plain, least = estimate(xl), {"vae_checkpointing": True, "vae_slicing": True}
     assert estimate(xl, **least) < estimate(xl, vae_checkpointing=True) < plain
     assert estimate(xl, precision=HALF) < estimate(xl, precision=FULL)
 
 
-# Of the published models: numbers in the denoiser and the autoencoder, and the latents' side.
+# Published models: parameters of the denoiser and the autoencoder, and the size of the latents.
 PUBLISHED = {
     "Stable Diffusion 1.5": (859_520_964, 83_653_863, 64, HALF),
     "Stable Diffusion XL": (2_567_463_684, 83_653_863, 128, FULL),
@@ -88,7 +88,7 @@ def test_the_documentation_states_the_estimates(name):
         "unet": {"sample_size": size, "block_out_channels": [320]},
         "vae": {"block_out_channels": [128, 256, 512, 512]},
     }
-    # Text encoders are gone by then, and are smaller than the denoiser.
+    # Text encoders are freed by then, and are smaller than the denoiser.
     weights = {"unet": unet, "vae": vae, "text_encoder": 0}
     folder = ResolvedPrior(
         name, Path(), "", dict.fromkeys(weights, ""), {}, weights, PriorCard(), {}, configs, {}
@@ -103,7 +103,7 @@ def test_the_documentation_states_the_estimates(name):
     assert f"| {name} |{row}\n" in PAGES["docs/gpu.md"]
 
 
-def test_a_large_text_encoder_counts_where_it_is_the_peak(tmp_path):
+def test_a_large_text_encoder_can_be_the_peak(tmp_path):
     folder = resolve_prior(str(save_sd3_prior(tmp_path / "sd3", t5=True)))
     folder.weights["text_encoder_3"] = 10**10
     assert estimate(folder, prepared=True) == 2 * 10**10 + MARGIN
@@ -114,7 +114,7 @@ def test_a_large_text_encoder_counts_where_it_is_the_peak(tmp_path):
     ("checkpointing", "maps"), [(False, VAE_MAPS), (True, VAE_MAPS_CHECKPOINTED)]
 )
 def test_the_rule_for_the_autoencoder_holds_for_stable_diffusions(checkpointing, maps):
-    """Sizes alone, on a device without memory: what its encoder keeps for the backward pass."""
+    """The activations that its encoder keeps for the backward pass, counted on the meta device."""
     with torch.device("meta"):
         vae = AutoencoderKL(
             block_out_channels=(128, 256, 512, 512),
@@ -139,7 +139,7 @@ def test_the_rule_for_the_autoencoder_holds_for_stable_diffusions(checkpointing,
     assert 0.7 * maps < size / (128 * 512 * 512 * 4) <= 1.05 * maps
 
 
-def test_a_run_that_will_not_fit_says_so_before_it_starts():
+def test_a_run_that_needs_too_much_memory_is_refused_before_it_starts():
     check_memory(8 * 2**30, free=8 * 2**30, name="someone/model")
     with pytest.raises(PriorError) as error:
         check_memory(12 * 2**30, free=int(7.5 * 2**30), name="someone/model")
@@ -155,14 +155,14 @@ def test_the_check_comes_before_any_weights_are_loaded(xl, monkeypatch):
         load_prior(str(xl.path), device="cuda", views=4)
 
 
-def test_an_unreadable_config_is_one_line(xl, tmp_path):
+def test_an_unreadable_config_is_an_error_of_one_line(xl, tmp_path):
     folder = shutil.copytree(xl.path, tmp_path / "copy")
     (folder / "vae" / "config.json").write_text(json.dumps([]))
     with pytest.raises(PriorError, match=r"is broken: config.json holds no JSON object"):
         estimate(resolve_prior(str(folder)))
 
 
-def test_running_out_of_memory_is_one_line_with_what_to_change():
+def test_running_out_of_memory_is_an_error_of_one_line_with_advice():
     with pytest.raises(UserError) as error, explain_out_of_memory():
         raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 20.00 MiB …")
     assert str(error.value) == (
@@ -173,7 +173,7 @@ def test_running_out_of_memory_is_one_line_with_what_to_change():
         raise RuntimeError("something else")
 
 
-def test_the_command_line_says_it_too(tmp_path, monkeypatch, capsys):
+def test_the_command_line_reports_out_of_memory(tmp_path, monkeypatch, capsys):
     def full(*arguments):
         raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 20.00 MiB …")
 
@@ -186,7 +186,7 @@ def test_the_command_line_says_it_too(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("command", ["export", "render"])
-def test_every_command_says_it(command, tmp_path, monkeypatch, capsys):
+def test_all_commands_report_out_of_memory(command, tmp_path, monkeypatch, capsys):
     def full(*arguments, **more):
         raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 20.00 MiB …")
 
@@ -206,7 +206,7 @@ def test_every_command_says_it(command, tmp_path, monkeypatch, capsys):
         assert error.count("\n") == 1
 
 
-def test_settings_reach_the_prior(tmp_path, monkeypatch):
+def test_settings_are_passed_to_the_prior(tmp_path, monkeypatch):
     class Asked(Exception):
         pass
 

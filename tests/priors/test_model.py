@@ -1,4 +1,4 @@
-"""Priors of the very classes that real ones have, tiny and random, through the real loader."""
+"""Tiny random priors of the supported classes, loaded by the real loader."""
 
 import gc
 import json
@@ -45,11 +45,11 @@ def prior(request, folders):
 
 @pytest.fixture
 def broken(folders, tmp_path):
-    """A copy of the latent prior, to be broken."""
+    """A copy of the latent prior that tests may damage."""
     return shutil.copytree(folders["latent"], tmp_path / "broken")
 
 
-def test_is_frozen_and_keeps_no_graph(prior):
+def test_a_prior_is_frozen_and_keeps_no_graph(prior):
     text = prior.encode_text(["a mug"])
     encoder = prior.text._encoders["text_encoder"].model
     for module in (prior.denoiser, encoder, prior.vae):
@@ -65,8 +65,8 @@ def test_is_frozen_and_keeps_no_graph(prior):
     assert not text.tokens.requires_grad
 
 
-def test_predictions_have_gradients_where_they_are_wanted(prior):
-    """Of the image, and of parameters that somebody trains: split or not."""
+def test_predictions_have_gradients_if_required(prior):
+    """Gradients of the image and of trained parameters, with and without a split."""
     noisy = torch.randn(6, *prior.shape, requires_grad=True)
     timesteps, condition = torch.arange(6) * 100, Condition(prior.encode_text(["a mug"] * 6))
     prior.predict(noisy, timesteps, condition).square().sum().backward()
@@ -112,7 +112,7 @@ def test_pixels_are_only_mapped(folders):
     torch.testing.assert_close(prior.decode_image(images * 2 - 1), images)
 
 
-def test_each_text_is_encoded_once_and_alike_in_any_company(folders, monkeypatch):
+def test_each_text_is_encoded_once_and_independently_of_the_batch(folders, monkeypatch):
     asked = []
     answer = CLIPTextModel.forward
 
@@ -131,7 +131,7 @@ def test_each_text_is_encoded_once_and_alike_in_any_company(folders, monkeypatch
 
 
 @pytest.mark.parametrize("early", [True, False])
-def test_prepared_texts_outlive_the_encoders(folders, early):
+def test_prepared_texts_are_available_without_encoders(folders, early):
     name, prompts = str(folders["sdxl"]), ["a mug", "", "a chair"]
     expected = load_prior(name).encode_text(["a chair", ""])
     prior = load_prior(name, prompts=prompts if early else None)
@@ -216,7 +216,7 @@ def test_checkpointing_keeps_less_for_the_backward_pass(folders):
 
 
 def test_offloading_leaves_the_decoder_on_the_cpu(folders):
-    """The meta device holds nothing, but modules move to it as to any other."""
+    """The meta device has no memory, but modules can be moved to it."""
     prior = load_prior(
         str(folders["latent"]), PriorConfig(dtype="float32", offload=True), device="meta"
     )
@@ -238,7 +238,7 @@ def test_an_offloaded_text_encoder_goes_back_to_the_cpu(folders, monkeypatch, of
     assert found == moves
 
 
-def test_only_the_denoiser_is_compiled_and_only_if_asked(folders, monkeypatch):
+def test_only_the_denoiser_is_compiled_on_request(folders, monkeypatch):
     compiled = []
     monkeypatch.setattr(
         torch, "compile", lambda call, **options: compiled.append(call.__self__) or call
@@ -262,7 +262,7 @@ def test_half_precision_agrees_with_full(folders):
     )  # fmt: skip
 
 
-def test_precision_by_device():
+def test_default_precision_depends_on_the_device():
     assert choose_dtype("auto", "cuda:0") == torch.float16
     assert choose_dtype("bfloat16", "cuda:0") == torch.bfloat16
     assert choose_dtype("auto", "mps") == torch.float32
@@ -270,7 +270,7 @@ def test_precision_by_device():
 
 
 def test_an_autoencoder_that_overflows_stays_in_full_precision(broken):
-    """Only one whose file says so: those of the first models are silent, and mean no."""
+    """Only if its config has force_upcast; configs of older models lack the entry."""
     path = broken / "vae" / "config.json"
     content = json.loads(path.read_text())
     del content["force_upcast"]
@@ -282,7 +282,7 @@ def test_an_autoencoder_that_overflows_stays_in_full_precision(broken):
         assert _vae_dtype(folder, "auto", torch.float16, "cpu") == torch.float32
 
 
-def test_samples_depend_on_the_generator_alone(prior):
+def test_samples_depend_only_on_the_generator(prior):
     text, nothing = prior.encode_text(["a mug"]), prior.encode_text([""])
     draws = [
         sample_images(
@@ -339,14 +339,14 @@ def test_a_card_sets_views_words_and_cameras(folders):
         ),
     ],
 )
-def test_a_malformed_card_is_named(broken, content, message):
+def test_a_malformed_card_is_reported(broken, content, message):
     (broken / "dreamfusion.json").write_text(content)
     with pytest.raises(PriorError) as error:
         load_prior(str(broken))
     assert message in str(error.value) and "\n" not in str(error.value)
 
 
-def test_finding_a_prior_loads_no_library(folders):
+def test_resolving_a_prior_imports_no_library(folders):
     code = (
         "import sys; from dreamfusion.priors import resolve_prior;"
         "resolve_prior(sys.argv[1]);"
@@ -357,8 +357,8 @@ def test_finding_a_prior_loads_no_library(folders):
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_a_small_gradient_is_no_worse_in_half_precision_than_a_large_one(folders, dtype):
-    """A mean over pixels divides by their number, which float16 alone cannot hold."""
+def test_small_gradients_are_as_precise_in_half_precision_as_large_ones(folders, dtype):
+    """A mean over pixels divides by their number, which exceeds the range of float16."""
     prior = load_prior(str(folders["latent"]), PriorConfig(dtype="float32"))
     shape = (1, 3, prior.image_size, prior.image_size)
     images = torch.rand(shape, generator=torch.Generator().manual_seed(1))
@@ -376,17 +376,17 @@ def test_a_small_gradient_is_no_worse_in_half_precision_than_a_large_one(folders
     def error(size):
         return float((image_gradient(size) - exact).norm() / exact.norm())
 
-    # The mean over all pixels, of a push of a quarter: 768 pixels here.
+    # The gradient of a mean over 768 pixels.
     assert error(2.0**-12) < 1.1 * error(1.0) < 0.3
 
 
-def test_files_of_single_precision_become_what_was_asked_for(folders, tmp_path):
-    """Diffusers, without accelerate, looks at the first tensor of a file alone."""
+def test_float32_files_are_converted_to_the_requested_precision(folders, tmp_path):
+    """Without accelerate, diffusers considers only the first tensor of a file."""
     prior = load_prior(str(folders["sd3-t5"]), PriorConfig(dtype="bfloat16"))
     assert {p.dtype for p in prior.denoiser.parameters()} == {torch.bfloat16}
 
 
-def test_scaling_around_the_encoder_leaves_float32_as_it_is(folders):
+def test_scaling_around_the_encoder_does_not_change_float32(folders):
     prior = load_prior(str(folders["latent"]), PriorConfig(dtype="float32"))
     images = torch.rand(2, 3, prior.image_size, prior.image_size, requires_grad=True)
     found = torch.autograd.grad(prior.encode_image(images).square().sum(), images)[0]

@@ -1,4 +1,4 @@
-"""Pipelines as people have them give what diffusers' own pipelines give."""
+"""Variants of pipelines give the same results as in diffusers."""
 
 import json
 import shutil
@@ -41,7 +41,7 @@ def edited(folder, target, file, **changes):
     return copy
 
 
-def test_latents_are_normalised_by_an_autoencoders_own_statistics(folders, tmp_path):
+def test_latents_are_normalised_by_the_autoencoders_statistics(folders, tmp_path):
     mean, std = [0.1, -0.2, 0.3, 0.0], [0.5, 2.0, 1.5, 1.0]
     folder = edited(
         folders["sd"], tmp_path / "sd", "vae/config.json", latents_mean=mean, latents_std=std
@@ -51,7 +51,7 @@ def test_latents_are_normalised_by_an_autoencoders_own_statistics(folders, tmp_p
     vae = AutoencoderKL.from_pretrained(folder / "vae")
     with torch.no_grad():
         raw = vae.encode(images * 2 - 1).latent_dist.mode()
-        # As StableDiffusionXLPipeline and its kin do before decoding, turned round.
+        # The inverse of what StableDiffusionXLPipeline does before decoding.
         m, s = (torch.tensor(values).view(1, 4, 1, 1) for values in (mean, std))
         expected = (raw - m) * vae.config.scaling_factor / s
         found = prior.encode_image(images)
@@ -61,7 +61,7 @@ def test_latents_are_normalised_by_an_autoencoders_own_statistics(folders, tmp_p
 
 
 @pytest.mark.parametrize("divide_by", [1.0, 3e6, 1e-4], ids=["sum", "mean", "large"])
-def test_the_gradient_through_an_autoencoder_in_float16_is_that_in_float32(folders, divide_by):
+def test_gradients_of_a_float16_autoencoder_equal_those_in_float32(folders, divide_by):
     grads = []
     for dtype in ("float32", "float16"):
         prior = load_prior(str(folders["sd"]), PriorConfig(dtype="float32", vae_dtype=dtype))
@@ -85,7 +85,7 @@ def test_an_autoencoder_that_overflows_is_upcast_in_a_loaded_pipeline(folders):
     assert prior.encode_image(torch.rand(1, 3, 16, 16)).isfinite().all()
 
 
-def test_a_pipeline_that_was_used_is_the_prior_that_it_was(folders):
+def test_a_used_pipeline_gives_the_same_prior(folders):
     pipe = StableDiffusion3Pipeline.from_pretrained(folders["sd3"], **NONE)
     fresh = df.DiffusionPrior.from_pipe(pipe)
     pipe.scheduler.set_timesteps(7)
@@ -113,7 +113,7 @@ def test_a_flow_is_shifted_for_the_size_of_the_image_as_its_pipeline_does(folder
 
 
 def test_samples_are_clamped_only_where_the_scheduler_clamps(folders, tmp_path, monkeypatch):
-    """Latents go beyond one; a scheduler without `clip_sample` never clamps."""
+    """Latents exceed one; a scheduler without `clip_sample` never clamps."""
     folder = shutil.copytree(folders["sd"], tmp_path / "sd")
     EulerDiscreteScheduler(beta_schedule="scaled_linear").save_pretrained(folder / "scheduler")
     index = json.loads((folder / "model_index.json").read_text())
@@ -124,7 +124,7 @@ def test_samples_are_clamped_only_where_the_scheduler_clamps(folders, tmp_path, 
     assert clamped.schedule.config["clip_sample"] and not prior.schedule.config["clip_sample"]
     seen = []
     monkeypatch.setattr(prior, "decode_image", lambda z: seen.append(z) or torch.zeros(1))
-    # A prior that is sure of a latent of three.
+    # A prior that always predicts a latent of three.
     monkeypatch.setattr(
         prior,
         "predict",

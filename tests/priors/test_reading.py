@@ -1,4 +1,4 @@
-"""Prompts that the embedded prior reads, and those that it refuses, to the letter."""
+"""Prompts that the embedded prior accepts, and exact messages for those that it refuses."""
 
 from __future__ import annotations
 
@@ -54,21 +54,21 @@ ENGLISH = 'It understands English only, for example "a red mug"'
         ("a dark blue mug", "blue mug"),
         ("a lightblue mug", "blue mug"),
         ("a sky-blue mug", "blue mug"),
-        # One thing said twice.
+        # Repetitions.
         ("a crimson red mug", "red mug"),
         ("a navy blue mug", "blue mug"),
         ("a tiny little mug", "tiny mug"),
         ("a puppy dog", "corgi"),
-        # Words that are known by themselves are not joined.
+        # Words that are known separately are not joined.
         ("a gold fish", "yellow fish"),
-        # Signs that are no words, invisible characters, letters of another width.
+        # Signs, invisible characters, full-width letters.
         ("🐶 a corgi™ ♥️ (№ …)!", "corgi"),
         ("a\u00a0red_mug\u2028", "red mug"),
         ("\ufeffa cor\u00adgi", "corgi"),
         ("ａ ｃｏｒｇｉ", "corgi"),
     ],
 )
-def test_a_prompt_in_trained_words(prompt, meaning):
+def test_prompts_are_translated_to_trained_words(prompt, meaning):
     assert EMBEDDED.canonical(prompt) == meaning
 
 
@@ -95,7 +95,7 @@ def test_several_objects_are_refused(prompt, named, example):
     )
 
 
-def test_words_between_several_objects_are_named_too():
+def test_unknown_words_among_several_objects_are_reported():
     assert refusal("a corgi wearing a hat") == (
         "The prompt names more than one object: 'corgi' and 'hat'. This prior makes one object at "
         "a time and cannot combine objects. It also does not know 'wearing'. Name one of them, for "
@@ -141,12 +141,12 @@ def test_a_prompt_without_a_noun_is_refused(prompt, reading, example):
         ("a salmon dragon", "'salmon' (closest: fish, pink) and 'dragon' (closest: dinosaur)"),
     ],
 )
-def test_an_unknown_word_is_named_with_the_closest_ones(prompt, named):
+def test_an_unknown_word_is_reported_with_the_closest_ones(prompt, named):
     assert refusal(prompt) == f"This prior does not know {named}. It makes {GROUPS}. {END}"
 
 
 @pytest.mark.parametrize("word", ["dug", "boot", "lake", "coat", "house of gold and a blorp"])
-def test_words_that_are_merely_spelled_alike_are_not_offered(word):
+def test_words_with_only_similar_spelling_are_not_suggested(word):
     said = refusal(word)
     for other in ("mug", "boat", "cake", "star"):
         assert f"closest: {other}" not in said
@@ -163,12 +163,12 @@ def test_words_that_are_merely_spelled_alike_are_not_offered(word):
         ("a blorp", "'blorp'"),
     ],
 )
-def test_other_languages_are_answered_by_an_english_example(prompt, named):
+def test_other_languages_get_an_english_example(prompt, named):
     said = f"This prior does not know {named}. {ENGLISH}. It makes {OBJECTS}. {END}"
     assert refusal(prompt) == said
 
 
-def test_unknown_words_beside_a_noun():
+def test_unknown_words_in_a_prompt_with_a_noun():
     assert refusal("красный mug") == (
         f"This prior does not know 'красный'. {ENGLISH}. {RULE}. {END}"
     )
@@ -178,7 +178,7 @@ def test_unknown_words_beside_a_noun():
     )
 
 
-def test_long_words_and_many_words_are_cut():
+def test_long_words_and_long_lists_are_truncated():
     assert refusal("x" * 1000).startswith(f"This prior does not know '{'x' * 39}…'. ")
     assert "'v', 'w' and 3 more words. " in refusal("q r t u v w x y z")
 
@@ -205,7 +205,7 @@ def test_contradictory_adjectives_are_refused(prompt, pair, example):
 
 
 @pytest.mark.parametrize("prompt", ["a corgi \udcff", "\ud800", "\udcc3\udc28 mug"])
-def test_a_prompt_that_is_no_text_is_refused(prompt):
+def test_a_prompt_with_invalid_unicode_is_refused(prompt):
     said = "The prompt is not valid UTF-8 text. Type it again in a terminal that uses UTF-8."
     assert refusal(prompt) == said
 
@@ -215,7 +215,7 @@ def test_an_empty_prompt_is_refused():
     assert refusal(" \n") == said
 
 
-def test_a_negative_prompt_needs_no_noun_but_known_words():
+def test_a_negative_prompt_needs_known_words_but_no_noun():
     def plan(negative):
         layer = Layer("test", {"prompt": "a mug", "prior": {"negative_prompt": negative}})
         return plan_run([Layer("prior", {"prior": {"name": "embedded"}}), layer])
@@ -230,7 +230,7 @@ def test_a_negative_prompt_needs_no_noun_but_known_words():
     )
 
 
-def test_a_word_list_without_nouns_takes_any_known_words():
+def test_a_word_list_without_nouns_accepts_any_known_words():
     words = Words.from_mapping({"words": {"a": "", "red": "red", "mug": "mug", "corgi": "corgi"}})
     assert read_prompt(words, "red mug, corgi, red") == "red mug corgi red"
     require_known(words, "red")

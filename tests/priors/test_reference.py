@@ -1,8 +1,8 @@
-"""Every supported pipeline against diffusers' own: texts, noise levels and the gradient of SDS.
+"""Compares each supported pipeline with diffusers: texts, noise levels and the gradient of SDS.
 
 The reference is slow and independent: diffusers' pipeline loads the folder, encodes the prompts and
-adds the noise; its network is called for one picture and one text at a time, and the formulas are
-written out anew.
+adds the noise. Its network is called for one image and one text at a time, and the formulas are
+implemented separately.
 """
 
 import pytest
@@ -45,7 +45,7 @@ def pipeline(folder):
 
 
 def reference_texts(pipeline, kind):
-    """What diffusers makes of PROMPT and of no prompt: (tokens, pooled or None) each."""
+    """Diffusers' embeddings of PROMPT and of no prompt: (tokens, pooled or None) each."""
     if kind == "sdxl":
         tokens, empty, pooled, empty_pooled = pipeline.encode_prompt(PROMPT, device="cpu")
         return (tokens, pooled), (empty, empty_pooled)
@@ -53,7 +53,7 @@ def reference_texts(pipeline, kind):
         tokens, empty, pooled, empty_pooled = pipeline.encode_prompt(PROMPT, PROMPT, PROMPT, "cpu")
         return (tokens, pooled), (empty, empty_pooled)
     if kind.startswith("if"):
-        # One text at a time, as here.
+        # One text at a time, as in `TextEncoders`.
         return tuple(
             (pipeline.encode_prompt(text, do_classifier_free_guidance=False, device="cpu")[0], None)
             for text in (PROMPT, "")
@@ -65,11 +65,11 @@ def reference_texts(pipeline, kind):
 
 
 @torch.no_grad()
-def test_texts_are_encoded_as_diffusers_does(prior, pipeline, kind):
+def test_text_embeddings_equal_those_of_diffusers(prior, pipeline, kind):
     for text, (tokens, pooled) in zip((PROMPT, ""), reference_texts(pipeline, kind), strict=True):
         found = prior.encode_text([text])
         if kind.startswith("if-clip"):
-            # Diffusers hides the padding from CLIP, which the embedded prior was trained with.
+            # Diffusers masks the padding, but the embedded prior was trained without a mask.
             real = len(pipeline.tokenizer(text).input_ids)
             torch.testing.assert_close(found.tokens[:, :real], tokens[:, :real])
             ids = pipeline.tokenizer(text, padding="max_length", return_tensors="pt").input_ids
@@ -80,8 +80,8 @@ def test_texts_are_encoded_as_diffusers_does(prior, pipeline, kind):
             torch.testing.assert_close(found.pooled, pooled)
 
 
-def test_the_text_matters(prior):
-    """Otherwise nothing here would notice embeddings that reach the wrong place."""
+def test_the_gradient_depends_on_the_text(prior):
+    """Otherwise these tests would not detect misplaced embeddings."""
     noisy, t = torch.randn(1, prior.channels, 8, 8), torch.tensor([500])
     a, b = (
         prior.predict(noisy, t, Condition(prior.encode_text([text])))
@@ -90,7 +90,7 @@ def test_the_text_matters(prior):
     assert (a - b).abs().max() > 1e-4
 
 
-def test_noise_levels_are_the_schedulers(prior, pipeline, kind):
+def test_noise_levels_equal_the_schedulers(prior, pipeline, kind):
     scheduler = pipeline.scheduler
     clean, noise = torch.randn(2, 1, 3, 4, 4)
     steps = len(prior.alphas)
@@ -102,7 +102,7 @@ def test_noise_levels_are_the_schedulers(prior, pipeline, kind):
             torch.testing.assert_close(time / 1000, prior.sigmas[t])
             expected = scheduler.scale_noise(clean, time[None], noise)
         elif kind == "sdxl":
-            # Euler's add_noise works with another scale; the betas are DDPM's.
+            # Euler's add_noise uses another scale; the betas are DDPM's.
             expected = DDPMScheduler.from_config(scheduler.config).add_noise(
                 clean, noise, torch.tensor([t])
             )
@@ -192,7 +192,7 @@ def test_nothing_is_stored_for_a_backward_pass_through_the_denoiser(prior):
         alone = prior.encode_image(images)
         before = len(sizes)
         result = distil(prior, images)
-    # As much as the image encoder keeps by itself, and the gradient that the loss is made with.
+    # As much as the image encoder keeps, and the gradient of the loss.
     assert len(sizes) - before <= before + 1
     weights = {parameter.data_ptr() for parameter in prior.denoiser.parameters()}
     assert not weights & {tensor.data_ptr() for tensor in sizes}
@@ -200,8 +200,8 @@ def test_nothing_is_stored_for_a_backward_pass_through_the_denoiser(prior):
     assert alone.requires_grad and not result.predicted_noise.requires_grad
 
 
-def test_attention_is_torchs_own(prior):
-    """Not written out, which would take memory with the square of the picture's size."""
+def test_attention_uses_torchs_fused_function(prior):
+    """Otherwise, memory would grow with the fourth power of the image size."""
     names = {type(processor).__name__ for processor in prior.denoiser.attn_processors.values()}
     assert names and all("2_0" in name for name in names)
 
@@ -210,12 +210,12 @@ HALVES = {torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8}  # with the unit rou
 
 
 def rounding_error(module, work, dtype):
-    """What `work` gives with `module` in `dtype`, relative to float32: (the error, u, the number
-    of layers that it runs through).
+    """The relative error of `work` with `module` in `dtype`, the unit roundoff u, and the number of
+    layers that run.
 
     Each layer rounds its input, its weights and its result, each by at most u relative to their
-    size. Such errors are independent and add up as a random walk does, so that n of them make at
-    most u sqrt(n); a backward pass rounds as often again.
+    size. These errors are independent, so that n of them add up to about u sqrt(n). A backward pass
+    doubles their number.
     """
     layers = set()
     hooks = [
@@ -238,7 +238,7 @@ def rounding_error(module, work, dtype):
 
 
 @pytest.mark.parametrize("dtype", HALVES)
-def test_denoisers_in_half_precision_are_as_near_as_rounding_lets_them(prior, dtype, monkeypatch):
+def test_denoisers_in_half_precision_are_within_rounding_errors(prior, dtype, monkeypatch):
     generator = torch.Generator().manual_seed(0)
     size = prior.denoiser.config.sample_size
     noisy = torch.randn(4, prior.channels, size, size, generator=generator)
@@ -253,7 +253,7 @@ def test_denoisers_in_half_precision_are_as_near_as_rounding_lets_them(prior, dt
 
 
 @pytest.mark.parametrize("dtype", HALVES)
-def test_encoders_in_half_precision_are_as_near_as_rounding_lets_them(prior, dtype):
+def test_encoders_in_half_precision_are_within_rounding_errors(prior, dtype):
     if prior.vae is None:
         pytest.skip("judges pixels")
     generator = torch.Generator().manual_seed(0)
@@ -263,7 +263,7 @@ def test_encoders_in_half_precision_are_as_near_as_rounding_lets_them(prior, dty
     def gradient():
         leaf = images.clone().requires_grad_()
         encoded = prior.encode_image(leaf)
-        # As small as the mean over pixels of a real picture makes it.
+        # As small as for a mean over the pixels of a real image.
         (encoded * push * 1e-5).sum().backward()
         return torch.cat([leaf.grad.flatten() * 1e5, encoded.detach().flatten()])
 

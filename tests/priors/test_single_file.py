@@ -1,4 +1,4 @@
-"""Checkpoints of one file are converted where that needs no network, or the command is named."""
+"""Single-file checkpoints are converted without network, or the error contains the command."""
 
 import json
 import shlex
@@ -44,12 +44,12 @@ def refusal(file):
     return str(caught.value)
 
 
-def test_a_file_is_converted_where_its_models_configuration_is_cached(latent, file, monkeypatch):
+def test_a_file_is_converted_if_the_configuration_is_cached(latent, file, monkeypatch):
     monkeypatch.setattr(hub, "cached", {BASE: latent}.get)
     with pytest.warns(RunWarning, match="my model.safetensors was converted once, into"):
         found = resolve_prior(str(file))
     assert found.name == str(file)
-    # The second time it is there.
+    # The second time it is cached.
     prior, original = load_prior(str(file)), load_prior(str(latent))
     for part in ("denoiser", "vae"):
         expected = getattr(original, part).state_dict()
@@ -61,7 +61,7 @@ def test_a_file_is_converted_where_its_models_configuration_is_cached(latent, fi
     assert [path.name[:8] for path in found.path.parent.iterdir()] == ["my model"]
 
 
-def test_a_file_in_half_precision_stays_so(latent, file, monkeypatch):
+def test_a_file_in_half_precision_keeps_its_precision(latent, file, monkeypatch):
     monkeypatch.setattr(hub, "cached", {BASE: latent}.get)
     save_file({name: value.half() for name, value in load_file(file).items()}, file)
     with pytest.warns(RunWarning, match="was converted once"):
@@ -70,7 +70,7 @@ def test_a_file_in_half_precision_stays_so(latent, file, monkeypatch):
     assert {value.dtype for value in weights.values()} == {torch.float16}
 
 
-def test_without_the_configuration_the_command_is_named(file):
+def test_without_the_configuration_the_error_contains_the_command(file):
     said = refusal(file)
     target = file.with_name("my model-diffusers")
     start = f"{file} is one file, without the configuration of its model, {BASE}; with a network, "
@@ -106,7 +106,7 @@ def stub(path, names):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_each_kind_names_its_pipeline_and_a_living_model(tmp_path, kind):
+def test_each_kind_has_a_pipeline_and_an_existing_base_model(tmp_path, kind):
     names, pipeline, base = KINDS[kind]
     said = refusal(stub(tmp_path / "a.safetensors", names))
     assert (
@@ -115,7 +115,7 @@ def test_each_kind_names_its_pipeline_and_a_living_model(tmp_path, kind):
     )
 
 
-def test_files_that_are_no_whole_model_are_named(tmp_path):
+def test_files_without_a_whole_model_are_refused(tmp_path):
     inpainting = stub(tmp_path / "a.safetensors", {})
     tensors = load_file(inpainting)
     tensors["model.diffusion_model.input_blocks.0.0.weight"] = torch.zeros(8, 9, 3, 3)
@@ -142,15 +142,13 @@ LACKS = {
 
 
 @pytest.mark.parametrize("name", LACKS)
-def test_a_file_without_all_weights_is_not_filled_with_random_ones(
-    latent, file, tmp_path, monkeypatch, name
-):
+def test_missing_weights_are_not_replaced_by_random_ones(latent, file, tmp_path, monkeypatch, name):
     monkeypatch.setattr(hub, "cached", {BASE: latent}.get)
     tensors = load_file(file)
     del tensors[name]
     save_file(tensors, file)
     said = refusal(file)
-    # With accelerate, diffusers does not say which.
+    # With accelerate, diffusers does not report which.
     example = "" if is_accelerate_available() else f", for example {LACKS[name]}"
     assert f"lacks weights{example}; the file is incomplete or of another kind" in said
     assert not list((tmp_path / "cache" / "dreamfusion" / "converted").iterdir())
@@ -166,17 +164,17 @@ def test_a_pickle_is_never_read(tmp_path, name):
     assert "StableDiffusionPipeline.from_single_file(" in said
 
 
-def test_a_folder_of_one_file_names_the_file(file):
+def test_a_folder_with_a_checkpoint_file_is_reported_with_the_file(file):
     said = refusal(file.parent)
     assert said.endswith(f"for a checkpoint of one file, pass the file: --prior {file}")
 
 
-def test_a_folder_of_pickles_names_the_command(latent, tmp_path):
+def test_a_folder_of_pickles_is_reported_with_the_command(latent, tmp_path):
     folder = shutil.copytree(latent, tmp_path / "old model")
     model = UNet2DConditionModel.from_pretrained(folder / "unet")
     model.save_pretrained(folder / "unet", safe_serialization=False)
     (folder / "unet" / f"{UNET}.safetensors").unlink()
-    # What diffusers leaves to be said of mixed folders is not this project's.
+    # Ignore diffusers' warnings about mixed folders.
     for part, cls in (("vae", AutoencoderKL), ("text_encoder", CLIPTextModel)):
         weights = next((folder / part).glob("*.safetensors"))
         tensors = cls.from_pretrained(folder / part).state_dict()
@@ -188,7 +186,7 @@ def test_a_folder_of_pickles_names_the_command(latent, tmp_path):
     assert (python, option) == ("python", "-c")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        exec(code, {})  # as Python does for -c, without starting anew
+        exec(code, {})  # like `python -c`, in this process
     resolve_prior(f"{folder}-safetensors")
 
 
@@ -208,7 +206,7 @@ def test_files_in_bfloat16_load(latent, tmp_path, shards):
     assert json.loads((folder / "unet" / "config.json").read_text())["sample_size"] == 8
 
 
-def test_of_two_halves_float16_is_taken():
+def test_float16_is_preferred_to_bfloat16():
     whole, half, brain = (f"{UNET}{kind}.safetensors" for kind in ("", ".fp16", ".bf16"))
     assert choose_weights([brain, half, whole], "unet", half=True) == ("fp16", [half])
     assert choose_weights([brain, whole], "unet", half=True) == ("bf16", [brain])

@@ -1,5 +1,5 @@
-"""Prompts that are more than a few plain words give what diffusers' pipelines give, and a warning
-where a part of them has no effect."""
+"""Long and unusual prompts give the same embeddings as in diffusers, and a warning if a part has no
+effect."""
 
 import json
 import shutil
@@ -41,7 +41,7 @@ def pipe_of(folder):
 
 
 def reference(pipe, prompt):
-    """(tokens, pooled or None) of diffusers."""
+    """Diffusers' (tokens, pooled or None)."""
     options = {"prompt_2": None, "prompt_3": None}
     if not isinstance(pipe, StableDiffusion3Pipeline):
         options = {}
@@ -63,7 +63,7 @@ def agree(prior, pipe, prompt):
 
 
 def with_inversion(pipe):
-    """The pipeline with an embedding of three vectors, as textual inversion gives."""
+    """The pipeline with an embedding of three vectors, as from textual inversion."""
     vectors = torch.randn(3, 16, generator=torch.Generator().manual_seed(0))
     pipe.load_textual_inversion({"<my-mug>": vectors}, token="<my-mug>")
     if hasattr(pipe, "text_encoder_2"):
@@ -77,7 +77,7 @@ def with_inversion(pipe):
 
 
 @pytest.mark.parametrize("kind", ["sd", "sdxl"])
-def test_an_embedding_of_several_vectors_is_read_whole(folders, tmp_path, kind):
+def test_an_embedding_of_several_vectors_is_supported(folders, tmp_path, kind):
     pipe = with_inversion(pipe_of(folders[kind]))
     prompt = "a red <my-mug>, front view"
     names = ["<my-mug>", "<my-mug>_1", "<my-mug>_2"]
@@ -93,7 +93,7 @@ def test_an_embedding_of_several_vectors_is_read_whole(folders, tmp_path, kind):
 
 
 @pytest.mark.parametrize("kind", ["sd", "sdxl", "sd3-t5", "if-t5"])
-def test_a_long_prompt_is_cut_off_as_diffusers_does_and_its_end_is_named(folders, kind):
+def test_a_long_prompt_is_truncated_as_in_diffusers_with_a_warning(folders, kind):
     pipe = pipe_of(folders[kind])
     for prior in (load_prior(str(folders[kind])), df.DiffusionPrior.from_pipe(pipe)):
         with pytest.warns(RunWarning) as caught:
@@ -105,7 +105,7 @@ def test_a_long_prompt_is_cut_off_as_diffusers_does_and_its_end_is_named(folders
         assert said.count("mug") > 5 and said.endswith("; shorten the prompt")
 
 
-def test_t5_of_stable_diffusion_3_reads_256_tokens(folders):
+def test_t5_of_stable_diffusion_3_encodes_256_tokens(folders):
     prior = load_prior(str(folders["sd3-t5"]))
     with pytest.warns(RunWarning):
         found = prior.encode_text([LONG, LONG.replace("blue", "green")])
@@ -117,7 +117,7 @@ def test_t5_of_stable_diffusion_3_reads_256_tokens(folders):
     assert "after 256 tokens (text_encoder_3) and ignores 'blue corgi'" in str(caught[1].message)
 
 
-def test_view_words_that_are_cut_off_are_named_once_for_all_prompts(folders):
+def test_truncated_view_words_cause_one_warning_for_all_prompts(folders):
     views = [f"{'a ' * 75}, {side} view" for side in ("front", "left", "right", "back")]
     with pytest.warns(RunWarning) as caught:
         load_prior(str(folders["sd"]), prompts=views)
@@ -125,7 +125,7 @@ def test_view_words_that_are_cut_off_are_named_once_for_all_prompts(folders):
     assert "ignores ', front view', ', left view', ', right view' and 1 more; shorten" in said
 
 
-def test_the_embedded_kind_of_prior_cuts_off_too(folders):
+def test_the_embedded_kind_of_prior_truncates_too(folders):
     prior = load_prior(str(folders["if-clip"]))
     with pytest.warns(RunWarning, match="cuts its texts off after 77 tokens"):
         found = prior.encode_text([LONG])
@@ -145,11 +145,11 @@ def test_the_embedded_kind_of_prior_cuts_off_too(folders):
         ("a mug (made of clay), 3:4 view, x < y > z, a [plain] one", []),
     ],
 )  # fmt: skip
-def test_markup_of_other_programs_is_found(prompt, named):
+def test_markup_of_other_programs_is_detected(prompt, named):
     assert literal_markup([prompt, prompt], {"<known>"}) == named
 
 
-def test_markup_that_is_read_literally_is_named_in_one_warning(folders):
+def test_literal_markup_causes_one_warning(folders):
     with pytest.warns(RunWarning) as caught:
         load_prior(str(folders["sd"]), prompts=["a (red:1.3) mug", "a (red:1.3) mug <lora:a:1>"])
     assert [str(warning.message) for warning in caught] == [
@@ -158,7 +158,7 @@ def test_markup_that_is_read_literally_is_named_in_one_warning(folders):
     ]
 
 
-def test_a_tokenizer_without_a_limit_is_cut_off_at_what_its_encoder_reads(folders, tmp_path):
+def test_a_tokenizer_without_a_limit_uses_its_encoders_limit(folders, tmp_path):
     folder = shutil.copytree(folders["sd"], tmp_path / "sd")
     path = folder / "tokenizer" / "tokenizer_config.json"
     content = json.loads(path.read_text())
@@ -169,7 +169,7 @@ def test_a_tokenizer_without_a_limit_is_cut_off_at_what_its_encoder_reads(folder
 
 
 @pytest.mark.parametrize("zeros", [True, False])
-def test_an_empty_prompt_is_what_diffusers_takes_without_a_negative_one(folders, zeros):
+def test_an_empty_prompt_equals_diffusers_missing_negative_prompt(folders, zeros):
     pipe = StableDiffusionXLPipeline.from_pretrained(
         folders["sdxl"], force_zeros_for_empty_prompt=zeros
     )

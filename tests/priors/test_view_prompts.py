@@ -57,7 +57,7 @@ def test_the_papers_four_views(azimuth, elevation, text):
     assert view_prompt(PAPER_VIEWS, "a corgi", azimuth, elevation) == f"a corgi, {text}"
 
 
-def test_a_priors_own_views_and_shadings():
+def test_views_and_shadings_of_a_card():
     def ask(azimuth, elevation, shading):
         return view_prompt(TOY, "corgi", azimuth, elevation, shading)
 
@@ -73,14 +73,14 @@ def test_one_prompt_for_each_view():
         view_prompts(PAPER_VIEWS, "a cat", [0.0], [10.0, 70.0])
 
 
-def test_a_prior_without_a_word_list_takes_any_text():
+def test_a_prior_without_a_word_list_accepts_any_text():
     assert PAPER_VIEWS.canonical(" any  words, красный  ") == "any words, красный"
     assert TOY.canonical("A photo of a crimson Puppy!") == "red corgi"
 
 
 @pytest.mark.parametrize("azimuth", [-720.0, -10.0, 0.0, 30.0, 90.0, 135.0, 269.9, 359.999, 1000.0])
 @pytest.mark.parametrize("vocabulary", [PAPER_VIEWS, TOY], ids=["paper", "own"])
-def test_blended_prompts_mix_the_two_neighbours_by_nearness(vocabulary, azimuth):
+def test_blended_prompts_interpolate_between_neighbouring_views(vocabulary, azimuth):
     mixed = dict(blended_prompts(vocabulary, "a cat", azimuth, 10.0))
     assert sum(mixed.values()) == pytest.approx(1.0)
     nearest = view_prompt(vocabulary, "a cat", azimuth, 10.0)
@@ -101,7 +101,7 @@ def test_blended_prompts_are_exact_at_and_between_views():
     [(0, None, 1.574), (45, None, 0.689), (90, 1.574, None), (135, 1.746, None),
      (180, 1.967, 0.394), (230, 1.724, None), (270, 1.574, None), (315, None, 0.689)],
 )  # fmt: skip
-def test_negative_view_prompts_weigh_as_threestudio_and_stable_dreamfusion_do(azimuth, front, side):
+def test_weights_of_negative_view_prompts_equal_threestudios(azimuth, front, side):
     """a exp(-b r) + c with their (4, .5, -2.426), (1, .5, .967) and (1, .5, -.606)."""
     expected = {"a cat, front view": front, "a cat, side view": side}
     found = dict(negative_view_prompts(PAPER_VIEWS, "a cat", azimuth, 0.0))
@@ -109,7 +109,7 @@ def test_negative_view_prompts_weigh_as_threestudio_and_stable_dreamfusion_do(az
     assert negative_view_prompts(PAPER_VIEWS, "a cat", azimuth, 80.0) == []
 
 
-def test_a_side_with_words_of_its_own_is_opposed_from_the_other_side():
+def test_a_side_with_separate_words_is_opposed_from_the_other_side():
     views = (AzimuthView(0, "front"), AzimuthView(90, "left"), AzimuthView(180, "back"),
              AzimuthView(270, "right"))  # fmt: skip
     vocabulary = ViewVocabulary(azimuth=views, elevation=())
@@ -121,7 +121,7 @@ def test_a_side_with_words_of_its_own_is_opposed_from_the_other_side():
 
 
 @pytest.mark.parametrize("vocabulary", [PAPER_VIEWS, TOY], ids=["paper", "own"])
-def test_all_prompts_holds_whatever_any_view_asks_for(vocabulary):
+def test_all_prompts_contains_the_prompts_of_all_views(vocabulary):
     known = set(all_prompts(vocabulary, "a cat"))
     for shading in ("albedo", "lambertian", "textureless"):
         for elevation in range(-90, 91, 5):

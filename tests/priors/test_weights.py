@@ -1,4 +1,4 @@
-"""Weights that are not what the file says are refused, not replaced by random numbers."""
+"""Missing or invalid weights are refused, not replaced by random numbers."""
 
 import json
 import re
@@ -60,7 +60,7 @@ CASES = {
 
 
 @pytest.mark.parametrize(("file", "function", "said"), CASES.values(), ids=CASES)
-def test_weights_that_are_not_what_the_file_says_are_refused(folder, file, function, said):
+def test_weights_that_do_not_match_the_model_are_refused(folder, file, function, said):
     change(folder / file, function)
     with pytest.raises(PriorError) as caught:
         load(folder)
@@ -69,7 +69,7 @@ def test_weights_that_are_not_what_the_file_says_are_refused(folder, file, funct
     assert said in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_what_is_only_surplus_loads(folder):
+def test_additional_weights_are_ignored(folder):
     expected = load(folder).encode_text(["a mug"]).tokens
     change(
         folder / CLIP,
@@ -81,7 +81,7 @@ def test_what_is_only_surplus_loads(folder):
     assert torch.equal(load(folder).encode_text(["a mug"]).tokens, expected)
 
 
-def test_a_missing_shard_is_named(folder):
+def test_a_missing_shard_is_reported(folder):
     (folder / UNET).rename(folder / "unet" / "diffusion_pytorch_model-00001-of-00002.safetensors")
     index = {"weight_map": {"a": "diffusion_pytorch_model-00001-of-00002.safetensors",
                             "b": "diffusion_pytorch_model-00002-of-00002.safetensors"}}  # fmt: skip
@@ -91,7 +91,7 @@ def test_a_missing_shard_is_named(folder):
         resolve_prior(str(folder))
 
 
-def test_packed_weights_and_pointers_are_named(folder):
+def test_packed_weights_and_pointers_are_refused(folder):
     change(folder / UNET, lambda t: {k: v.to(torch.float8_e4m3fn) for k, v in t.items()})
     with pytest.raises(PriorError, match="holds weights in F8_E4M3, which is not supported"):
         resolve_prior(str(folder))

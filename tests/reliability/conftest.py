@@ -1,4 +1,4 @@
-"""A short run, and processes to do bad things to."""
+"""A short run, and processes that tests interrupt."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ FILES = {
 
 @dataclass(frozen=True)
 class Bench:
-    """What a test needs to run commands: `train` is a whole command line but for --out."""
+    """Runs commands. train: a complete command line except for --out."""
 
     forks: Forks
     prior: Path
@@ -44,7 +44,7 @@ class Bench:
         return self.forks.start(*command, cwd=cwd, **more)
 
     def finish(self, cwd: Path) -> str:
-        """Go on with the run in `cwd`, whatever became of it, to its end; what was said."""
+        """Finish the run in `cwd`, in any state; returns the output."""
         if (cwd / "run" / "config.yaml").exists():
             status, output = self.forks.run("resume", "run", cwd=cwd)
         else:  # it had not begun
@@ -64,7 +64,7 @@ def bench(forks: Forks, tmp_path_factory: pytest.TempPathFactory) -> Bench:
 
 @dataclass(frozen=True)
 class Whole:
-    """A run to which nothing happened: its last tensors, its mesh, and how long it took."""
+    """An uninterrupted run: its last tensors, its mesh, and its duration."""
 
     tensors: dict[str, torch.Tensor]
     mesh: bytes
@@ -94,7 +94,7 @@ def files_of(run: Path) -> set[str]:
 
 
 def assert_as_if_nothing_had_happened(cwd: Path, whole: Whole, *, besides: set[str]) -> None:
-    """The run in `cwd` has the same files as the whole one, and `besides`, and the same bits."""
+    """The run in `cwd` is bitwise identical to `whole`, with the same files and `besides`."""
     assert files_of(cwd / "run") - besides == FILES
     tensors = last_tensors(cwd)
     assert tensors.keys() == whole.tensors.keys()

@@ -1,4 +1,4 @@
-"""What the file system does to a run: refuses, cuts short, is full; flips bits."""
+"""Faults of the file system: failing and truncated writes, a full disk, flipped bits."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def assert_refused(status: int, output: str) -> None:
 
 
 def spoil_and_go_on(bench, whole, cwd, kind, number) -> bool:
-    """Whether the fault ended the run, in one line; the run can go on then."""
+    """Whether the fault ended the run, with an error of one line. The run is then resumed."""
     cwd.mkdir()
     child = bench.train(cwd, fault=(kind, number))
     status = child.wait()
@@ -47,9 +47,9 @@ def spoil_and_go_on(bench, whole, cwd, kind, number) -> bool:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("kind", ["fsync", "rename"])
-def test_each_write_may_fail(bench, whole, tmp_path, kind):
-    """The first, the second, … until a run meets the fault no more."""
-    # A file's name is put on the disk, too, where the file system can: every other `fsync`.
+def test_any_failing_write_is_handled(bench, whole, tmp_path, kind):
+    """The first, the second, … until a run is not affected."""
+    # Every other `fsync` is for the name of a file, on file systems that support it.
     step = 2 if kind == "fsync" else 1
     number = 1
     while spoil_and_go_on(bench, whole, tmp_path / str(number), kind, number):
@@ -58,12 +58,12 @@ def test_each_write_may_fail(bench, whole, tmp_path, kind):
 
 
 @pytest.mark.parametrize(("kind", "number"), [("fsync", 5), ("rename", 9)])
-def test_a_write_may_fail(bench, whole, tmp_path, kind, number):
+def test_a_failing_write_is_handled(bench, whole, tmp_path, kind, number):
     assert spoil_and_go_on(bench, whole, tmp_path / "run", kind, number)
 
 
 @pytest.mark.parametrize("limit", [500, 3_000, 12_000])
-def test_a_write_may_be_cut_short(bench, whole, tmp_path, limit):
+def test_a_truncated_write_is_handled(bench, whole, tmp_path, limit):
     assert spoil_and_go_on(bench, whole, tmp_path / "run", "limit", limit)
 
 
@@ -85,7 +85,7 @@ def test_a_full_disk_keeps_the_last_checkpoint(bench, whole, tmp_path):
         subprocess.run(["umount", "-l", str(disk)], check=True)
 
 
-def test_a_read_only_disk_is_named(bench, tmp_path):
+def test_a_read_only_disk_is_reported(bench, tmp_path):
     disk = tmp_path / "disk"
     disk.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "ro,size=160k", "tmpfs", str(disk)]
@@ -107,7 +107,7 @@ def test_a_clock_that_jumps_changes_nothing(bench, whole, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["torch", "python"])
-def test_a_machine_out_of_memory_is_one_line(kind, monkeypatch, tmp_path, capsys, bench):
+def test_running_out_of_memory_is_an_error_of_one_line(kind, monkeypatch, tmp_path, capsys, bench):
     def greedy(self):
         if kind == "torch":
             torch.empty(1 << 60, dtype=torch.uint8)
@@ -121,9 +121,7 @@ def test_a_machine_out_of_memory_is_one_line(kind, monkeypatch, tmp_path, capsys
     assert error.count("\n") == 1
 
 
-def test_without_ffmpeg_a_run_has_its_mesh_and_says_why_no_video(
-    monkeypatch, tmp_path, capsys, bench
-):
+def test_without_ffmpeg_a_run_writes_its_mesh_with_a_warning(monkeypatch, tmp_path, capsys, bench):
     def missing():
         raise RuntimeError("No ffmpeg exe could be found.")
 
@@ -145,7 +143,7 @@ def test_without_ffmpeg_a_run_has_its_mesh_and_says_why_no_video(
     )
 
 
-def test_what_stands_in_the_way_is_named(bench, whole, tmp_path):
+def test_obstacles_in_the_folder_are_reported(bench, whole, tmp_path):
     (tmp_path / "run").write_text("a file, not a folder")
     child = bench.train(tmp_path)
     assert child.wait() == 2
@@ -163,7 +161,7 @@ def test_what_stands_in_the_way_is_named(bench, whole, tmp_path):
 
 @pytest.fixture(scope="module")
 def saved(bench, tmp_path_factory):
-    """A folder of two checkpoints, the tensors of both by step, and a state to load into."""
+    """A folder with two checkpoints, the tensors of both by step, and a state to load into."""
     from dreamfusion.priors import DiffusionPrior
 
     prior = DiffusionPrior.from_pretrained(str(bench.prior))
@@ -186,7 +184,7 @@ def _everything(state) -> list[torch.Tensor]:
 
 
 def _damage(content: bytes, rng: random.Random) -> bytes:
-    """The content with a bit flipped, or cut short, or longer."""
+    """The content with a flipped bit, truncated, or with additional bytes."""
     kind, place = rng.choice(["flip", "flip", "flip", "cut", "more"]), rng.randrange(len(content))
     if kind == "cut":
         return content[:place]
@@ -197,7 +195,7 @@ def _damage(content: bytes, rng: random.Random) -> bytes:
     return bytes(flipped)
 
 
-def test_damage_anywhere_in_a_checkpoint_is_found_or_harmless(saved, tmp_path):
+def test_damage_anywhere_in_a_checkpoint_is_detected_or_harmless(saved, tmp_path):
     folder, tables, state = saved
     names = ["step_0000004.json", "step_0000004.safetensors"]
     whole = {name: (folder / name).read_bytes() for name in names}
@@ -215,7 +213,7 @@ def test_damage_anywhere_in_a_checkpoint_is_found_or_harmless(saved, tmp_path):
     assert outcomes[2] > 0.9 * PLACES
 
 
-def test_where_all_checkpoints_are_damaged_one_line_says_so(saved, tmp_path):
+def test_damage_of_all_checkpoints_is_an_error_of_one_line(saved, tmp_path):
     folder, _, state = saved
     broken = tmp_path / "all"
     shutil.copytree(folder, broken)

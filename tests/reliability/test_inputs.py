@@ -1,4 +1,4 @@
-"""Whatever is typed, or stands in a file, is answered in one line."""
+"""Invalid options and files of any kind are errors of one line."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def numbers(value: object) -> list[float]:
 
 
 @given(st.sampled_from(NAMES), VALUES)
-def test_a_setting_takes_a_value_or_says_why_not(name, value):
+def test_a_setting_accepts_a_value_or_raises_a_clear_error(name, value):
     changes: dict = {}
     *sections, last = name.split(".")
     inner = changes
@@ -88,7 +88,7 @@ def test_unknown_settings_are_refused(changes):
 
 
 @given(st.one_of(st.text(max_size=60), st.text(string.printable, max_size=80)))
-def test_any_text_is_settings_or_is_refused(tmp_path_factory, text):
+def test_any_text_is_parsed_or_refused(tmp_path_factory, text):
     path = tmp_path_factory.getbasetemp() / "settings.yaml"
     path.write_text(text, encoding="utf-8", errors="surrogatepass")
     for read in (lambda: build_config(read_yaml(path)), lambda: parse_assignments([text])):
@@ -99,7 +99,7 @@ def test_any_text_is_settings_or_is_refused(tmp_path_factory, text):
 
 
 @given(st.binary(max_size=80))
-def test_any_bytes_are_settings_or_are_refused(tmp_path_factory, content):
+def test_any_bytes_are_parsed_or_refused(tmp_path_factory, content):
     path = tmp_path_factory.getbasetemp() / "settings.yaml"
     path.write_bytes(content)
     try:
@@ -126,7 +126,7 @@ BOMBS = {
 
 @pytest.mark.timeout(30)
 @pytest.mark.parametrize("name", BOMBS)
-def test_bombs_do_not_go_off(name, tmp_path, capsys):
+def test_yaml_bombs_are_harmless(name, tmp_path, capsys):
     path = tmp_path / "bomb.yaml"
     path.write_text(BOMBS[name])
     assert main(["train", "a corgi", "--config", str(path), "--out", str(tmp_path / "run")]) == 2
@@ -136,7 +136,7 @@ def test_bombs_do_not_go_off(name, tmp_path, capsys):
 
 
 @given(st.text(max_size=200))
-def test_any_prompt_is_read_or_refused(prompt):
+def test_any_prompt_is_accepted_or_refused(prompt):
     try:
         plan = plan_run([{"prompt": prompt, "prior": {"name": "embedded"}}])
     except (PromptError, ConfigError) as error:
@@ -156,7 +156,7 @@ TYPED = st.one_of(
 
 
 @given(st.lists(TYPED, max_size=6).map(" ".join))
-def test_a_prompt_that_is_read_has_one_noun_and_at_most_one_colour(prompt):
+def test_an_accepted_prompt_has_one_noun_and_at_most_one_colour(prompt):
     try:
         found = read_prompt(WORDS, prompt)
     except PromptError as error:
@@ -169,7 +169,7 @@ def test_a_prompt_that_is_read_has_one_noun_and_at_most_one_colour(prompt):
 
 
 @given(st.one_of(st.text(max_size=300), st.sampled_from(["../../x", "con", "-rf", "a/b", ".", ""])))
-def test_a_folder_named_after_a_prompt_stays_where_it_belongs(prompt):
+def test_a_folder_named_after_a_prompt_stays_in_its_parent(prompt):
     name = slug(prompt)
     assert name and Path(name).name == name and name not in (".", "..")
     assert not name.startswith("-") and len(name.encode()) < 200 and name.isprintable()
@@ -241,7 +241,9 @@ def test_hostile_priors_are_refused_in_one_line(content, tmp_path, capsys):
 
 @pytest.mark.parametrize("content", [b"", b"glTF", b"glTF\x02\0\0\0\xff\xff\xff\xff", b"{}" * 99])
 @pytest.mark.parametrize("command", [["render", "--mesh"], ["report"]])
-def test_hostile_meshes_are_no_crash(content, command, bench, whole, tmp_path, capsys, monkeypatch):
+def test_hostile_meshes_cause_no_crash(
+    content, command, bench, whole, tmp_path, capsys, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     child = bench.train(tmp_path, "--set", "output.video_frames=1", steps=1)
     assert child.wait() == 0, child.output

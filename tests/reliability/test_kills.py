@@ -1,4 +1,4 @@
-"""Runs that are killed, asked to stop, or started twice."""
+"""Runs that are killed, stopped, or started twice."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 from tests.reliability.conftest import assert_as_if_nothing_had_happened
 
-KILLS = 100  # seeds; the first few of them in the fast set
+KILLS = 100  # seeds; only the first few are in the fast set
 FEW = 5
 
 
@@ -35,13 +35,13 @@ def test_a_run_killed_at_any_instant_resumes_as_if_nothing_had_happened(bench, w
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("fifth", range(5))
-def test_and_so_it_does_at_many_more(bench, whole, tmp_path, fifth):
+def test_a_run_killed_at_many_more_instants_resumes(bench, whole, tmp_path, fifth):
     for seed in range(max(FEW, fifth * KILLS // 5), (fifth + 1) * KILLS // 5):
         kill_and_go_on(bench, whole, tmp_path / str(seed), seed)
 
 
-def test_what_a_run_killed_after_its_last_checkpoint_left_is_cleared_away(bench, whole, tmp_path):
-    """The oldest goes after the newest is written: a kill between the two leaves one too many."""
+def test_leftovers_of_a_run_killed_after_its_last_checkpoint_are_removed(bench, whole, tmp_path):
+    """The oldest is deleted after the newest is written. A kill in between leaves one too many."""
     assert bench.train(tmp_path).wait() == 0
     for kind in ("json", "safetensors"):
         newest = tmp_path / "run" / "checkpoints" / f"step_0000009.{kind}"
@@ -54,7 +54,7 @@ def test_what_a_run_killed_after_its_last_checkpoint_left_is_cleared_away(bench,
 @pytest.mark.parametrize(
     ("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 138)]
 )
-def test_a_stop_signal_leaves_a_checkpoint_to_go_on_from(bench, whole, tmp_path, number, status):
+def test_a_stop_signal_writes_a_checkpoint_to_resume_from(bench, whole, tmp_path, number, status):
     child = bench.train(tmp_path, steps=2000)
     child.wait_for("step 1/2000")
     child.signal(number)
@@ -68,7 +68,7 @@ def test_a_stop_signal_leaves_a_checkpoint_to_go_on_from(bench, whole, tmp_path,
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_after_the_last_step_a_signal_ends_at_once(bench, whole, tmp_path, number, status):
+def test_a_signal_after_the_last_step_stops_at_once(bench, whole, tmp_path, number, status):
     child = bench.train(tmp_path, "--set", "output.video_frames=10000")
     child.wait_for("images 1/10000")
     child.signal(number)
@@ -79,13 +79,13 @@ def test_after_the_last_step_a_signal_ends_at_once(bench, whole, tmp_path, numbe
     assert (tmp_path / "run" / "mesh" / "model.glb").exists()
 
 
-def test_a_second_trainer_is_refused_and_a_dead_one_is_not_in_the_way(bench, whole, tmp_path):
+def test_a_second_trainer_is_refused_unless_the_first_is_dead(bench, whole, tmp_path):
     first = bench.train(tmp_path, steps=2000)
     first.wait_for("step 1/2000")
     status, said = bench.forks.run("resume", "run", "--steps", 3000, cwd=tmp_path)
     assert status == 2
     assert said.splitlines()[-1].startswith("error: run is being trained by another process;")
-    # Looking is allowed, and takes no lock.
+    # Reading is permitted, and needs no lock.
     status, said = bench.forks.run("report", "run", cwd=tmp_path)
     assert status == 0, said
     first.signal(signal.SIGKILL)
@@ -106,7 +106,7 @@ def test_a_frozen_run_keeps_its_lock(bench, whole, tmp_path):
     assert first.wait() == 143
 
 
-def test_a_run_whose_folder_vanishes_says_so(bench, whole, tmp_path):
+def test_a_removed_folder_is_reported(bench, whole, tmp_path):
     child = bench.train(tmp_path, steps=2000)
     child.wait_for("step 1/2000")
     os.rename(tmp_path / "run", tmp_path / "elsewhere")

@@ -1,4 +1,4 @@
-"""A hub that is slow, broken or not there, and a live page that is asked for nonsense."""
+"""A hub that is slow, broken or missing, and a live page that receives invalid requests."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.helpers import ROOT
 
 
 class BadHub:
-    """A server that accepts every connection and then behaves as `kind` says."""
+    """A server that accepts every connection and then misbehaves according to `kind`."""
 
     def __init__(self, kind: str) -> None:
         self._kind, self._open = kind, []
@@ -62,7 +62,7 @@ sys.exit(main(["train", "a corgi", "--prior", "some/model"]))
 
 
 @pytest.mark.parametrize("kind", ["silent", "error", "nonsense", "closed"])
-def test_a_hub_that_does_not_serve_is_one_line_and_soon(kind, tmp_path):
+def test_a_broken_hub_is_an_error_of_one_line_within_seconds(kind, tmp_path):
     hub = BadHub(kind)
     if kind == "closed":
         hub.close()
@@ -109,7 +109,7 @@ def get(port: int, path: str) -> tuple[int, bytes]:
         connection.close()
 
 
-def test_the_page_listens_here_alone(page):
+def test_the_page_listens_on_this_machine_only(page):
     assert page.url.startswith("http://127.0.0.1:")
     host = socket.gethostbyname(socket.gethostname())
     if host.startswith("127."):
@@ -123,10 +123,10 @@ def test_the_page_listens_here_alone(page):
     ["/../../../../../../etc/passwd", "/..%2f..%2f..%2f..%2f..%2fetc/passwd", "//etc/passwd",
      "/assets/../../../../../../../etc/passwd", "/%00", "/" + "a" * 5000],
 )  # fmt: skip
-def test_the_page_serves_nothing_of_the_machine(page, path):
+def test_the_page_serves_no_files_of_the_machine(page, path):
     try:
         status, content = get(port_of(page), path)
-    except (http.client.HTTPException, OSError):  # hung up on: that is an answer, too
+    except (http.client.HTTPException, OSError):  # a closed connection is also accepted
         return
     assert b"root:" not in content and status in (200, 400, 403, 404, 414, 500)
 

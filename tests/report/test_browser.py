@@ -1,4 +1,4 @@
-"""The report in a real browser, where there is one."""
+"""The report in a real browser, if installed."""
 
 import shutil
 import subprocess
@@ -31,5 +31,5 @@ def test_the_viewer_shows_the_mesh_upright_and_in_its_colors(tmp_path):
         alike = (pixels[..., strong] > 100) & (pixels[..., weak] < 0.45 * pixels[..., strong])
         rows[name] = np.nonzero(alike.sum(axis=1) > 60)[0]
         assert len(rows[name]) > 50, name
-    assert rows["upper"].max() < rows["lower"].min() + 60  # in perspective, the border slants
+    assert rows["upper"].max() < rows["lower"].min() + 60  # the border is slanted by perspective
     assert rows["upper"].mean() + 50 < rows["lower"].mean()

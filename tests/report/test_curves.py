@@ -47,7 +47,7 @@ def test_values_over_many_powers_get_a_logarithmic_axis():
     assert ">0.001<" in svg and ">100k<" in svg
 
 
-def test_many_steps_make_a_small_picture_that_keeps_the_peaks():
+def test_many_steps_make_a_small_chart_that_keeps_the_peaks():
     values = [0.0] * 50_000
     values[31_234] = 1.0
     svg = chart([Series("x", 0, range(50_000), values)], "peak")

@@ -1,4 +1,4 @@
-"""Reports on runs made by hand: whole, partial and broken ones."""
+"""Reports on synthetic runs: complete, partial and broken ones."""
 
 import base64
 import json
@@ -27,7 +27,7 @@ def colored_box():
 
 
 def report(capsys, *arguments):
-    """The page, and where it lies."""
+    """The page and its path."""
     assert main(["report", *map(str, arguments), "--quiet"]) == 0
     path = capsys.readouterr().out.removesuffix("\n")
     with open(path, encoding="utf-8") as file:
@@ -79,7 +79,7 @@ def test_a_whole_run_shows_everything(run, capsys):
     assert 'class="note"' not in page
 
 
-def test_nothing_is_fetched_and_no_foreign_script_runs(run, capsys):
+def test_no_resource_is_fetched_and_no_other_script_runs(run, capsys):
     page, _ = report(capsys, "run")
     assert "http://" not in page and "https://" not in page
     addresses = re.findall(r'(?:src|href)="([^"]*)"', page)
@@ -110,14 +110,14 @@ def test_the_mesh_survives_packing(run, capsys):
     np.testing.assert_array_equal(decoded_faces(model), expected.faces)
     normals = np.frombuffer(base64.b64decode(model["normals"]), np.int8).reshape(-1, 3)
     np.testing.assert_array_equal(normals, np.tile([0, 0, 127], (4, 1)))
-    # v goes up, as y does here: the viewer turns the picture over for that.
+    # v is up, like y here: the viewer flips the image.
     uv = np.frombuffer(base64.b64decode(model["uv"]), "<u2").reshape(-1, 2) / 65535
     np.testing.assert_allclose(uv[:, 1], decoded_vertices(model)[:, 1] / 2, atol=1e-4)
     assert model["texture"].startswith("data:image/png;base64,")
     assert model["radius"] == pytest.approx(2**0.5)
 
 
-def test_colors_at_vertices_are_shown_as_they_were_made(tmp_path):
+def test_vertex_colors_are_preserved(tmp_path):
     for kind in ("glb", "ply", "obj"):
         write_mesh(colored_box(), tmp_path / f"model.{kind}")
         packed = pack(read_model(tmp_path / f"model.{kind}"))
@@ -144,7 +144,7 @@ def test_checks_of_a_closed_box(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"glTF", b"not a mesh at all" * 10])
-def test_an_unreadable_mesh_is_a_note(run, capsys, content):
+def test_an_unreadable_mesh_is_reported_in_a_note(run, capsys, content):
     (run / "mesh" / "model.glb").write_bytes(content)
     with pytest.raises(ModelError):
         read_model(run / "mesh" / "model.glb")
@@ -154,7 +154,7 @@ def test_an_unreadable_mesh_is_a_note(run, capsys, content):
     assert '<canvas data-model="model' not in page
 
 
-def test_a_run_that_just_began_says_what_makes_the_rest(tmp_path, capsys, monkeypatch):
+def test_the_report_of_a_new_run_names_the_next_commands(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "my run").mkdir()
     (tmp_path / "my run" / "config.yaml").write_text("prompt: a mug\n")
@@ -167,7 +167,7 @@ def test_a_run_that_just_began_says_what_makes_the_rest(tmp_path, capsys, monkey
     assert "<svg" not in page
 
 
-def test_a_stopped_run_names_export_and_render(tmp_path, capsys, monkeypatch):
+def test_the_report_of_a_stopped_run_names_export_and_render(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run = make_run(tmp_path / "run", done=7)
     (run / "video.mp4").unlink()
@@ -184,7 +184,7 @@ def test_a_stopped_run_names_export_and_render(tmp_path, capsys, monkeypatch):
     assert page.count("<svg") == 3
 
 
-def test_broken_files_are_named_and_left_out(run, capsys):
+def test_broken_files_are_reported_and_left_out(run, capsys):
     with (run / "metrics.jsonl").open("ab") as file:
         file.write(
             b'{"step": 41, "sds_gradient": NaN}\n[1]\n{"step": "x"}\n\xff\xfe\n{"step": 42, "cut'
@@ -211,7 +211,7 @@ def test_the_newest_video_and_other_modes_are_shown(run, capsys):
     assert "<figcaption>Normals</figcaption>" in page
 
 
-def test_several_runs_stand_side_by_side(run, tmp_path, capsys):
+def test_several_runs_are_shown_side_by_side(run, tmp_path, capsys):
     make_run(tmp_path / "other", prompt="a blue chair", done=9, seed=3)
     page, path = report(capsys, "run", "other")
     assert path == "report.html"
@@ -249,7 +249,7 @@ def test_only_an_older_report_is_overwritten(run, tmp_path, capsys):
         (["run", "--out", "run/config.yaml/page.html"], "File exists: run/config.yaml"),
     ],
 )
-def test_user_errors_are_one_line(run, tmp_path, capsys, arguments, message):
+def test_user_errors_have_one_line(run, tmp_path, capsys, arguments, message):
     (tmp_path / "spoiled").mkdir()
     (tmp_path / "spoiled" / "config.yaml").write_text("stepps: 3\n")
     assert main(["report", *arguments]) == 2
@@ -258,7 +258,7 @@ def test_user_errors_are_one_line(run, tmp_path, capsys, arguments, message):
     assert captured.out == ""
 
 
-def test_torch_stays_out(run):
+def test_a_report_does_not_import_torch(run):
     code = (
         "import sys; from dreamfusion.cli.app import main; assert main(['report', 'run']) == 0;"
         "sys.exit(any(m in sys.modules for m in ('torch', 'diffusers', 'transformers')))"
@@ -266,7 +266,7 @@ def test_torch_stays_out(run):
     assert subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL).returncode == 0
 
 
-def test_what_was_read_of_a_run(run):
+def test_the_content_of_a_run_is_read(run):
     read = gather(run)
     assert read.done and read.step == 40 and read.version == "0.0.7"
     assert read.curves["timesteps"].values == (150.0,) * 40
@@ -293,7 +293,7 @@ def test_thinning_keeps_both_ends():
     assert len(thinned) == 12 and thinned[0] == 0 and thinned[-1] == 99
 
 
-def test_settings_say_which_layer_they_come_from(run):
+def test_settings_show_their_layers(run):
     write_report([run])
     page = (run / "report.html").read_text()
     row = page[page.index("<th>estimator.guidance</th>") :].split("</tr>")[0]
@@ -303,7 +303,7 @@ def test_settings_say_which_layer_they_come_from(run):
     assert "preset mine" not in (run / "report.html").read_text()
 
 
-def test_a_run_that_was_made_with_old_names_of_settings_shows_the_new_ones(run, capsys):
+def test_old_names_of_settings_are_shown_as_new_ones(run, capsys):
     for file in (run / "config.yaml", run / "layers.yaml"):
         text = file.read_text()
         assert "estimator:" in text

@@ -1,4 +1,4 @@
-"""Checkpoints: whole or not there, the newest few, and named when they cannot be used."""
+"""Checkpoints are complete or absent, only the newest are kept, and problems are reported."""
 
 import json
 from pathlib import Path
@@ -26,7 +26,7 @@ from tests.helpers.tiny_runs import tiny
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def test_the_newest_checkpoints_stay(prior, tmp_path):
+def test_the_newest_checkpoints_are_kept(prior, tmp_path):
     config = tiny(prior)
     state = new_state(config, prior)
     trainer = Trainer(config, prior, state)
@@ -43,12 +43,12 @@ def test_the_newest_checkpoints_stay(prior, tmp_path):
     assert again.step == 4
 
 
-def test_a_write_cut_short_leaves_the_checkpoint_before(prior, tmp_path):
+def test_an_interrupted_write_leaves_the_previous_checkpoint(prior, tmp_path):
     config = tiny(prior)
     state = new_state(config, prior)
     Trainer(config, prior, state).step()
     save_checkpoint(tmp_path, state, keep=2)
-    # The power went after the tensors, before the JSON.
+    # A power failure after the tensors, before the JSON.
     (tmp_path / "step_0000002.safetensors").write_bytes(b"half")
     (tmp_path / ".step_0000003.safetensors.tmp").write_bytes(b"")
     again = new_state(config, prior)
@@ -56,7 +56,7 @@ def test_a_write_cut_short_leaves_the_checkpoint_before(prior, tmp_path):
     assert again.step == 1
 
 
-def test_unusable_checkpoints_are_named(prior, tmp_path):
+def test_unusable_checkpoints_are_reported(prior, tmp_path):
     config = tiny(prior)
     state = new_state(config, prior)
     with pytest.raises(CheckpointError, match="there is no checkpoint in"):
@@ -80,7 +80,7 @@ def test_unusable_checkpoints_are_named(prior, tmp_path):
     assert checkpoints(tmp_path) == [saved]
 
 
-def test_a_damaged_checkpoint_makes_way_for_the_one_before(prior, tmp_path):
+def test_a_damaged_checkpoint_is_skipped(prior, tmp_path):
     config = tiny(prior)
     state = new_state(config, prior)
     trainer = Trainer(config, prior, state)
@@ -94,7 +94,7 @@ def test_a_damaged_checkpoint_makes_way_for_the_one_before(prior, tmp_path):
     with pytest.warns(RunWarning, match=r"3\.json is damaged .*; loading step 2 instead"):
         load_checkpoint(tmp_path, again)
     assert again.step == 2
-    # The run goes on from there, and what is damaged counts no more.
+    # The run continues from there, and damaged checkpoints are no longer counted.
     set_aside_damaged(tmp_path, again.step)
     assert [path.stem for path in checkpoints(tmp_path)] == ["step_0000001", "step_0000002"]
     again.step = 3
@@ -102,7 +102,7 @@ def test_a_damaged_checkpoint_makes_way_for_the_one_before(prior, tmp_path):
     assert [path.stem for path in checkpoints(tmp_path)] == ["step_0000002", "step_0000003"]
 
 
-def test_a_newer_format_is_refused_kindly_and_never_passed_over(prior, tmp_path, monkeypatch):
+def test_a_newer_format_is_refused_and_not_skipped(prior, tmp_path, monkeypatch):
     config = tiny(prior)
     state = new_state(config, prior)
     save_checkpoint(tmp_path, state, keep=2)
@@ -127,7 +127,7 @@ def test_numbers_that_are_not_finite_are_never_saved(prior, tmp_path):
 
 @pytest.mark.parametrize("name", ["format-1", "format-2"])
 def test_checkpoints_of_every_format_can_be_read(name, tmp_path):
-    """For ever: these were written by the version that brought the format."""
+    """These files were written by the first version with each format."""
     folder = Path(__file__).parent / "checkpoints" / name
     run = RunFolder(folder)
     with pytest.warns(RunWarning, match="sds is now called estimator; old names of settings still"):
@@ -135,11 +135,11 @@ def test_checkpoints_of_every_format_can_be_read(name, tmp_path):
     state = untrained(config)
     load_checkpoint(run.checkpoints, state)
     assert state.step == 3
-    # The mean of its table, as it was printed when it was written.
+    # The mean of its table, as printed when the file was written.
     mean = json.loads((folder / "expected.json").read_text())["table_rms"]
     table = state.scene.field.encoding.table
     assert table.square().mean().sqrt().item() == pytest.approx(mean, 1e-6)
-    # Every number of the file has its place, under whatever name.
+    # Every number in the file is loaded, under its new name.
     written = load_file(run.checkpoints / "step_0000003.safetensors")
     save_checkpoint(tmp_path, state, keep=1)
     again = load_file(tmp_path / "step_0000003.safetensors")
@@ -150,7 +150,7 @@ def test_checkpoints_of_every_format_can_be_read(name, tmp_path):
 
 
 def numbers(entry):
-    """A tensor's shape and values; not of what fields count, which has become more."""
+    """The shape and values of a tensor; not of counters of fields, whose number has changed."""
     name, tensor = entry
     shape, values = tuple(tensor.shape), tuple(tensor.flatten().tolist())
     return () if "_extra_state" in name else (shape, values)

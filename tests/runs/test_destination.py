@@ -1,4 +1,4 @@
-"""A folder that the user names for a run is that folder, and nothing in it is lost unasked."""
+"""The folder of --out is used literally, and files in it are deleted only on request."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ def files(folder: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("left", [[], [".lock"], [".lock", "layers.yaml", ".config.123.yaml"]])
-def test_nothing_or_what_never_began_is_taken(tmp_path, left):
+def test_an_unused_folder_is_accepted(tmp_path, left):
     assert Destination(tmp_path / "new").prepare() == tmp_path / "new"
     for name in left:
         (tmp_path / name).write_text("")
     assert Destination(tmp_path).prepare() == tmp_path
 
 
-def test_a_run_is_not_replaced_unasked(tmp_path):
+def test_a_run_is_not_replaced_without_overwrite(tmp_path):
     run = make_run(tmp_path / "my run")
     before = files(run)
     with pytest.raises(RunError) as error:
@@ -37,23 +37,23 @@ def test_a_run_is_not_replaced_unasked(tmp_path):
     assert files(run) == before
 
 
-def test_a_run_is_removed_where_that_is_asked_for(tmp_path):
+def test_a_run_is_removed_with_overwrite(tmp_path):
     run = make_run(tmp_path / "run")
     for name in ("render-grid.webp", "report.html", "report-2.html", "evaluation.json", ".lock"):
         (run / name).write_text("")
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     (elsewhere / "kept").write_text("")
-    os.symlink(elsewhere, run / "render-color")  # the link goes, and not what it shows
+    os.symlink(elsewhere, run / "render-color")  # the link is removed, but not its target
     destination = Destination(run, overwrite=True)
     destination.check()
-    assert (run / "config.yaml").exists()  # checking removes nothing
+    assert (run / "config.yaml").exists()  # `check` removes nothing
     assert destination.prepare() == run
     assert files(run) == {".lock"} and (elsewhere / "kept").exists()
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
-def test_what_is_no_run_is_never_removed(tmp_path, overwrite):
+def test_other_files_are_never_removed(tmp_path, overwrite):
     (tmp_path / "photo.jpg").write_text("dear")
     with pytest.raises(RunError, match="is not empty and contains no run; choose another folder"):
         Destination(tmp_path, overwrite).prepare()
@@ -73,7 +73,7 @@ def test_a_run_with_other_files_in_it_is_not_removed(tmp_path):
     assert files(run) == before
 
 
-def test_settings_of_another_program_make_no_run(tmp_path):
+def test_a_settings_file_of_another_program_is_not_a_run(tmp_path):
     (tmp_path / "config.yaml").write_text("server: {port: 80}")
     with pytest.raises(RunError, match=r"cannot overwrite .*: config\.yaml is not from a"):
         Destination(tmp_path, overwrite=True).prepare()

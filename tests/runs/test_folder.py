@@ -8,7 +8,7 @@ from dreamfusion.runs.metrics import metrics_log
 from dreamfusion.utils.errors import RunWarning
 
 
-def test_a_taken_name_is_never_taken_again(tmp_path):
+def test_an_existing_name_is_not_reused(tmp_path):
     names = []
     for _ in range(3):
         run = create_run(tmp_path / "runs" / "a-corgi")
@@ -18,11 +18,11 @@ def test_a_taken_name_is_never_taken_again(tmp_path):
     assert (tmp_path / "runs" / "a-corgi" / "config.yaml").read_text() == "# 0"
 
 
-def test_an_empty_folder_is_taken_as_it_is(tmp_path):
+def test_an_empty_folder_is_used(tmp_path):
     assert create_run(tmp_path).path == tmp_path
 
 
-def test_a_file_in_the_way_is_left_alone(tmp_path):
+def test_an_existing_file_is_not_changed(tmp_path):
     (tmp_path / "x").write_text("mine")
     assert create_run(tmp_path / "x").path == tmp_path / "x-2"
     with pytest.raises(RunError, match="cannot create"):
@@ -42,14 +42,14 @@ def test_configuration_round_trips(tmp_path):
     assert [path.name for path in run.path.iterdir()] == ["config.yaml"]
 
 
-def test_a_folder_without_a_run_is_named(tmp_path):
+def test_a_folder_without_a_run_is_reported(tmp_path):
     with pytest.raises(RunError, match="no such folder"):
         find_run(tmp_path / "nothing")
     with pytest.raises(RunError, match=r"contains no run: it has no config\.yaml"):
         find_run(tmp_path)
 
 
-def test_the_log_drops_steps_that_will_be_done_again(tmp_path):
+def test_the_log_drops_steps_that_will_be_repeated(tmp_path):
     path = tmp_path / "metrics.jsonl"
     with metrics_log(path, after=0) as log:
         for step in (1, 2, 3):
@@ -76,7 +76,7 @@ def test_slugs_are_safe_folder_names(prompt, name):
     assert slug(prompt) == name
 
 
-def test_layers_are_written_by_the_new_names_of_settings(tmp_path):
+def test_layers_are_written_with_new_names_of_settings(tmp_path):
     run = create_run(tmp_path / "run")
     layers = [Layer("a file", {"steps": 3}), Layer("--set", {"sds": {"guidance": 5}})]
     with pytest.warns(RunWarning, match="sds is now called estimator"):

@@ -1,4 +1,4 @@
-"""The log for TensorBoard, read back by TensorBoard."""
+"""The log for TensorBoard, read by TensorBoard."""
 
 import importlib.util
 from types import SimpleNamespace
@@ -31,7 +31,7 @@ def metrics_of(step):
 
 @pytest.fixture
 def go_on(monkeypatch, tmp_path):
-    """Trains, with all but the logs left out, from one step to another or to where it is killed."""
+    """Runs only the logging part of training, from one step to another or until it is killed."""
     pytest.importorskip("tensorboard")
     run = create_run(tmp_path / "run")
 
@@ -93,7 +93,7 @@ def test_without_the_setting_there_is_no_log(go_on):
     assert not go_on(0, 2).tensorboard.exists()
 
 
-def test_without_the_package_nothing_starts(tmp_path, monkeypatch, capsys):
+def test_without_the_package_no_run_starts(tmp_path, monkeypatch, capsys):
     found = importlib.util.find_spec
 
     def find_spec(name, *arguments):
@@ -110,7 +110,7 @@ def test_without_the_package_nothing_starts(tmp_path, monkeypatch, capsys):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_wrong_value_is_named(capsys):
+def test_an_invalid_value_is_reported(capsys):
     assert main(["train", "a red mug", "--set", "logging.tensorboard=3"]) == 2
     expected = "error: logging.tensorboard takes true or false, not 3\n"
     assert capsys.readouterr().err == expected

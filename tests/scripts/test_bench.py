@@ -1,4 +1,4 @@
-"""The benchmark runs on this machine at a small size, so that it works the day a GPU is there."""
+"""The benchmark runs at a small size on a CPU, so that it will work on a GPU."""
 
 from __future__ import annotations
 

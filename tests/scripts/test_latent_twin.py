@@ -1,4 +1,4 @@
-"""The training of Stable Diffusion's small twin: what it shows, and that it resumes."""
+"""The training script of the small latent model: its data, and resuming."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ def geometry(tmp_path_factory):
     return render_geometry(tmp_path_factory.mktemp("cache") / "geometry-1.pt", shapes=1)
 
 
-def test_batches_depend_on_the_step_alone(geometry):
+def test_batches_depend_only_on_the_step(geometry):
     images = Images(geometry, FAIR.split(), "fair", 0.3, seed=1)
     (a, texts), (b, again) = images.batch(5), images.batch(5)
     assert torch.equal(a, b) and texts == again
@@ -24,7 +24,7 @@ def test_batches_depend_on_the_step_alone(geometry):
     assert unfinished.shape == (16, 3, 64, 64) and unfinished.isfinite().all()
 
 
-def test_captions_as_the_web_has_them(geometry):
+def test_web_captions_have_their_proportions(geometry):
     fair = Images(geometry, latent_twin.ANIMALS.split(), "fair", 0.0, seed=1)
     web = Images(geometry, latent_twin.ANIMALS.split(), "web", 0.0, seed=1)
     texts = [text for step in range(20) for text in fair.captioned(step, 64)[1]]
@@ -37,7 +37,7 @@ def test_captions_as_the_web_has_them(geometry):
 
 
 @pytest.mark.slow
-def test_a_stopped_training_resumes_and_ends_as_a_prior(tmp_path, monkeypatch):
+def test_a_stopped_training_resumes_and_saves_a_prior(tmp_path, monkeypatch):
     monkeypatch.setattr(latent_twin, "BATCH", 2)
     monkeypatch.setattr(latent_twin, "AUTOENCODER_BATCH", 2)
     common = ["--cache", str(tmp_path / "cache"), "--shapes", "1", "--word-steps", "1"]

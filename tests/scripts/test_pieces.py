@@ -1,4 +1,4 @@
-"""Weights that travel in pieces arrive whole, or not at all."""
+"""Folders that are copied in pieces are restored completely or not at all."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def contents(folder):
     return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
-def test_pieces_make_the_folder_again(folder, tmp_path):
+def test_pieces_restore_the_folder(folder, tmp_path):
     files = cut(folder, tmp_path / "out", most=50_000)
     assert len(files) == 4 and all(file.stat().st_size <= 50_000 for file in files)
     before = contents(folder)
@@ -36,7 +36,7 @@ def test_pieces_make_the_folder_again(folder, tmp_path):
 
 
 @pytest.mark.parametrize("harm", ["missing", "changed", "no list"])
-def test_damage_is_named_and_nothing_is_touched(folder, tmp_path, harm):
+def test_damage_is_reported_and_nothing_is_changed(folder, tmp_path, harm):
     files = cut(folder, tmp_path / "out", most=50_000)
     if harm == "changed":
         files[1].write_bytes(files[1].read_bytes()[:-1] + b"!")
@@ -50,7 +50,7 @@ def test_damage_is_named_and_nothing_is_touched(folder, tmp_path, harm):
     assert contents(folder) == before
 
 
-def test_the_shipped_prior_comes_back_within_a_device_machines_limits(tmp_path):
+def test_the_shipped_prior_fits_the_limits_of_the_device_machine(tmp_path):
     files = cut(ROOT / "assets" / "embedded-prior", tmp_path)
-    assert len(files) <= 6  # of eight: two are for what there is to tell
+    assert len(files) <= 6  # of eight; two are reserved for logs
     assert max(file.stat().st_size for file in files) < 16 << 20

@@ -1,4 +1,4 @@
-"""The toy world: its objects, its pictures and its words."""
+"""The toy world: its objects, its images and its words."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from scripts.embedded_prior.language import (
     related_words,
     vocabulary_file,
 )
-from tests.helpers.toy_pictures import draw_object
+from tests.helpers.toy_images import draw_object
 
 NAMES = [noun.name for noun in NOUNS]
 
@@ -61,14 +61,14 @@ def test_object_is_solid_and_fills_its_sphere(name: str):
     assert not empty, "reaches the box"
 
 
-def test_every_noun_can_be_seen_from_all_sides():
+def test_every_noun_is_visible_from_all_sides():
     cameras = turntable_cameras(4)
     for name in NAMES:
         seen = (view(make_object(name), cameras, 32).color_index > 0).mean(axis=(1, 2))
         assert (seen > 0.01).all(), name
 
 
-def test_canonical_object_is_fixed_and_drawn_ones_vary():
+def test_canonical_object_is_fixed_and_random_ones_vary():
     again, first = make_object("corgi"), make_object("corgi")
     drawn = [make_object("corgi", rng=np.random.default_rng(s)) for s in (1, 1, 2)]
     assert np.array_equal(first.table, again.table)
@@ -115,8 +115,8 @@ def test_front_is_plus_z_and_the_handle_of_a_mug_is_at_plus_x():
 
 
 @pytest.mark.parametrize("noun", FACES.split())
-def test_a_face_can_be_read_at_64_pixels(noun: str):
-    """Two pupils of at least ten pixels each, one on either side of the middle."""
+def test_faces_are_visible_at_64_pixels(noun: str):
+    """Two pupils of at least ten pixels each, one on each side of the middle."""
     seen = view(make_object(noun, "blue"), camera(0.0), 64).color_index[0]
     is_eye = seen == COLOR_INDEX["black"]
     left, nose, right = is_eye[:, :31].sum(), is_eye[:, 31:33].sum(), is_eye[:, 33:].sum()
@@ -156,7 +156,7 @@ def test_mesh_is_closed_and_wound_outwards():
     assert colors.shape == vertices.shape
 
 
-def test_picture_has_the_background_and_the_albedo_it_was_asked_for():
+def test_images_have_the_requested_background_and_albedo():
     shown = draw_object(
         make_object("cube", "red"), camera(0.0), 32, shading="albedo", background=(0, 0, 1)
     )
@@ -179,7 +179,7 @@ def test_view_words_turn_with_the_camera():
     ]  # fmt: skip
 
 
-def test_captions_use_only_caption_words_and_name_what_is_there():
+def test_captions_contain_only_caption_words_and_name_the_object():
     known = set(caption_words())
     rng = np.random.default_rng(0)
     for noun in NAMES:
@@ -196,7 +196,7 @@ def test_held_out_pairs_are_a_tenth_and_never_natural():
     assert all(natural[noun] != color for noun, color in pairs)
 
 
-def test_vocabulary_file_speaks_as_the_captions_do():
+def test_the_vocabulary_file_matches_the_captions():
     vocabulary = ViewVocabulary.from_mapping(vocabulary_file({}, {}, (0, 1)))
     assert len(vocabulary.azimuth) == len(AZIMUTH_WORDS)
     for typed, meant in {
@@ -216,12 +216,12 @@ def test_vocabulary_file_speaks_as_the_captions_do():
         vocabulary.canonical("a corgy")
 
 
-def test_the_words_of_the_card_agree_with_each_other():
+def test_the_words_of_the_card_are_consistent():
     assert sorted(noun for group in GROUPS.values() for noun in group) == sorted(NAMES)
     words, related, foreign = known_words(), related_words(), foreign_words()
     trained = {*NAMES, *COLORS, *ADJECTIVES}
     assert set(words.values()) == trained | {""}
-    # A word that is known needs nothing close to it, unless it is a colour that is a thing, too.
+    # A known word needs no suggestions, unless it is a colour that is also an object.
     assert {word for word in related if word in words} <= {"orange", "lime", "rose"}
     assert {word for close in related.values() for word in close} <= trained
     assert not {*foreign} & ({*words} | {*related})
@@ -239,18 +239,18 @@ def test_a_mug_is_white_and_brown_inside_and_hollow_above_its_coffee() -> None:
     mug = make_object("mug", "red")
 
     def placed(*points: tuple[float, float, float]) -> np.ndarray:
-        """From the frame of the mug's parts, in which its axis is x = z = 0."""
+        """From the frame of the mug's parts, whose axis is x = z = 0."""
         return (np.array(points, dtype=np.float32) - mug.centre) * mug.scale
 
     assert (mug.signed_distance(placed((0, 0.85, 0), (0, 0.75, 0), (0.2, 0.8, 0.1))) > 0.02).all()
-    origins = placed((0.1, 3.0, 0.0), (-0.6, 1.5, 0.0))  # above; above and beside
+    origins = placed((0.1, 3.0, 0.0), (-0.6, 1.5, 0.0))  # above the coffee; above the handle
     directions = np.array([[0.0, -1.0, 0.0], [0.8, -0.6, 0.0]], dtype=np.float32)
     seen = mug.trace(origins, directions).color_index
     assert list(seen) == [COLOR_INDEX["brown"], COLOR_INDEX["white"]]
 
 
 def test_every_point_in_a_carving_is_outside() -> None:
-    """Deep in the solid that is carved as well, where the union alone is far below zero."""
+    """Including points deep in the carved solid, where the union is far below zero."""
     body = primitive("box", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), rounding=0.0)
     hollow = primitive("ball", (0.0, 0.0, 0.0), 0.9, color="white", carve=True)
     table = part_table([body, hollow], COLOR_INDEX)

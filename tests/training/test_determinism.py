@@ -1,6 +1,6 @@
-"""The same bits on a loaded machine and with any number of threads.
+"""Results are bitwise identical under load and with any number of threads.
 
-Scenes here are as large as a real run's: torch parallelises from 32,768 elements on.
+Scenes are as large as in a real run, since torch parallelises only above 32,768 elements.
 """
 
 import subprocess
@@ -33,7 +33,7 @@ def make_trainer(prior, changes):
 
 
 def gradients(trainer):
-    """Of a step's loss, with the random numbers of that step each time."""
+    """Gradients of a step's loss, with the same random numbers at each call."""
     state = trainer.state
     generator = torch.Generator()
     generator.set_state(state.generator.get_state())
@@ -75,8 +75,8 @@ def test_results_do_not_depend_on_the_number_of_threads(prior, threads, changes)
 
 
 @pytest.mark.parametrize("n_views", [2, 4])
-def test_samples_are_as_many_as_torch_parallelises(prior, n_views):
-    """Else the tests here could not fail."""
+def test_the_scenes_are_large_enough_for_torch_to_parallelise(prior, n_views):
+    """Otherwise these tests could not fail."""
     trainer = make_trainer(prior, LIT | {"camera": {"views": n_views}})
     state = trainer.state
     views = sample_views(trainer.config, Progress(0, trainer.config.steps), state.generator)
@@ -98,7 +98,7 @@ def test_no_operation_of_a_step_is_known_to_be_nondeterministic(prior, threads):
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_gradients_of_a_lit_step_repeat_beside_busy_processes(prior, threads):
+def test_gradients_of_a_lit_step_are_reproducible_under_load(prior, threads):
     threads(2)
     trainer = make_trainer(prior, LIT | {"camera": {"views": 2}})
     for _ in range(2):

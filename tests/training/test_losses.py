@@ -32,7 +32,7 @@ def test_nan_is_not_hidden(loss):
     assert loss(torch.tensor([0.5, torch.nan])).isnan()
 
 
-def test_weights_follow_their_schedules_and_none_is_no_term():
+def test_weights_follow_their_schedules_and_zero_drops_the_term():
     opacity = torch.full((2, 4, 4), 0.5)
     weights = build_config({"losses": {"opacity": {"start": 0, "end": 2}, "entropy": 3}}).losses
     assert opacity_losses(opacity, weights, Progress(0, 3)) == {"entropy": torch.tensor(3.0)}

@@ -1,11 +1,11 @@
-"""The prediction of how long a run takes."""
+"""Prediction of the duration of a run."""
 
 import pytest
 
 from dreamfusion.training.pace import PIXEL_SHARE, Pace
 
 
-def test_steps_of_a_size_that_was_seen_cost_their_mean():
+def test_known_sizes_cost_their_mean():
     pace = Pace()
     for seconds in (0.2, 0.3, 0.4):
         pace.add(32, seconds)
@@ -13,14 +13,14 @@ def test_steps_of_a_size_that_was_seen_cost_their_mean():
     assert pace.remaining([]) == 0.0
 
 
-def test_a_slow_first_step_is_forgotten():
+def test_a_slow_first_step_is_ignored():
     pace = Pace()
     for seconds in (9.0, 0.3, 0.3):
         pace.add(32, seconds)
     assert pace.remaining([32]) == pytest.approx(0.3)
 
 
-def test_larger_pictures_cost_their_pixels_share_until_they_are_seen():
+def test_the_cost_of_larger_images_is_extrapolated():
     pace = Pace()
     pace.add(32, 0.2)
     assert pace.remaining([64]) == pytest.approx(0.2 * (1 + 3 * PIXEL_SHARE))

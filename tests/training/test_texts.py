@@ -1,4 +1,4 @@
-"""The table of texts gives what the prior itself would."""
+"""The table of texts gives the same embeddings as the prior."""
 
 import pytest
 import torch
@@ -35,7 +35,7 @@ def test_each_view_has_its_prompt(prior, shading):
     assert found.text.cameras is views and found.unconditional.cameras is views
 
 
-def test_blended_prompts_are_mixed_by_nearness(prior):
+def test_blended_prompts_are_interpolated_by_azimuth(prior):
     texts = table(prior, view_prompts="blended")
     found = texts.conditions(cameras((60.0, 10.0)), "albedo").text.text
     mixed = blended_prompts(prior.card.vocabulary, "red corgi", 60.0, 10.0, "albedo")
@@ -44,7 +44,7 @@ def test_blended_prompts_are_mixed_by_nearness(prior):
     torch.testing.assert_close(found.tokens, expected)
 
 
-def test_perp_neg_weighs_the_other_sides(prior):
+def test_perp_neg_has_weights_for_the_other_sides(prior):
     texts = table(prior, perp_neg=2.0)
     opposed = texts.conditions(cameras(*PLACES), "albedo").opposed
     assert opposed and all(len(text) == len(weight) == len(PLACES) for text, weight in opposed)
@@ -59,7 +59,7 @@ def test_without_view_prompts_all_views_have_one_text(prior):
     assert torch.equal(texts.unconditional.tokens, prior.encode_text(["mug"]).tokens)
 
 
-def test_the_table_needs_no_text_encoder_once_it_is_made(prior, folder):
+def test_the_table_needs_no_text_encoder_after_construction(prior, folder):
     from dreamfusion.priors import load_prior
 
     options = PriorConfig(view_prompts="blended", perp_neg=1.0, negative_prompt="mug")
@@ -70,7 +70,7 @@ def test_the_table_needs_no_text_encoder_once_it_is_made(prior, folder):
     )
 
 
-def test_texts_that_an_estimator_asks_about_are_canonical_and_in_the_table(prior, folder):
+def test_texts_of_an_estimator_are_canonical_and_in_the_table(prior, folder):
     from dreamfusion.priors import load_prior
 
     named = {"flat": Text("{prompt} flat", views=False), "other": Text("a blue puppy")}

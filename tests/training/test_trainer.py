@@ -63,7 +63,7 @@ def test_stopped_and_resumed_equals_never_stopped_to_the_bit(prior, folder, tmp_
     stopped = new_state(config, prior)
     first = run(stopped, prior, config, steps=4)
     save_checkpoint(tmp_path, stopped, keep=2)
-    # Another process would load the prior anew and start from another state.
+    # Another process would load the prior again and start from another state.
     second_prior = load_prior(str(folder))
     again = new_state(dataclasses.replace(config, seed=9), second_prior)
     again.estimator = config.estimator.build(second_prior, seed=config.seed)
@@ -73,7 +73,7 @@ def test_stopped_and_resumed_equals_never_stopped_to_the_bit(prior, folder, tmp_
     assert_same(whole, again)
 
 
-def test_the_seed_decides(prior):
+def test_results_depend_on_the_seed(prior):
     def table(seed):
         config = tiny(prior, {"seed": seed, "steps": 2})
         state = new_state(config, prior)
@@ -85,7 +85,7 @@ def test_the_seed_decides(prior):
     assert not torch.equal(first, second)
 
 
-def test_a_latent_prior_trains_too(tmp_path):
+def test_a_latent_prior_can_be_used_for_training(tmp_path):
     prior = load_prior(str(save_latent_prior(tmp_path / "latent")))
     config = tiny(prior, {"steps": 2, "prompt": "anything at all"})
     state = new_state(config, prior)
@@ -94,7 +94,7 @@ def test_a_latent_prior_trains_too(tmp_path):
     assert all(one.gradient_norm > 0 for one in metrics)
 
 
-def test_the_schedules_reach_the_step(prior):
+def test_schedules_are_applied_in_each_step(prior):
     config = tiny(prior, {"estimator": {"guidance": {"start": 2, "end": 4}, "t_max": 0.1}})
     metrics = run(new_state(config, prior), prior, config)
     assert [one.size for one in metrics] == [8] * 4 + [16] * 4
@@ -106,7 +106,7 @@ def test_the_schedules_reach_the_step(prior):
     ("span", "anchored"),
     [(None, ""), ([0, 1], "01234567"), ([0.25, 0.75], "2345"), ([0.5, 0.5], "")],
 )
-def test_the_noise_is_anchored_to_the_surface_in_its_span_of_the_steps(
+def test_noise_is_anchored_to_the_surface_in_the_configured_steps(
     prior, monkeypatch, span, anchored
 ):
     config = tiny(prior, {"estimator": {"surface_noise": span}})
@@ -139,11 +139,11 @@ def test_lights_shadings_and_backgrounds_follow_their_settings(prior):
     assert kinds(lambertian=1.0, textureless=1.0) == {"textureless"}
     assert kinds(lambertian=0.5, textureless=0.5) == {"albedo", "lambertian", "textureless"}
 
-    # The settings of a prior without a card.
+    # The settings for a prior without a card.
     config = build_config(TINY, {"camera": {"views": 64}})
     views = [look(config, generator) for generator in [torch.Generator().manual_seed(0)] * 60]
     behind = [(v.lighting.position * v.cameras.positions).sum(-1) < 0 for v in views]
-    # Of threestudio's lights (N(camera, 1) at a distance of 1.5 to 2) 4 % stand behind the object.
+    # 4 % of threestudio's lights (N(camera, 1) at a distance of 1.5 to 2) are behind the object.
     assert 0.03 < torch.cat(behind).float().mean() < 0.05
 
     generator = torch.Generator().manual_seed(0)
@@ -192,7 +192,7 @@ CHANGES = [
     "scene.optimizer.beta2=0.5", "scene.optimizer.epsilon=0.1",
     "scene.optimizer.epsilon=0.1 optimizer.max_gradient_norm=0.0001",
 ]  # fmt: skip
-# Read elsewhere: by the loaders, and by what writes the files.
+# Read elsewhere: by the loaders, and by the code that writes files.
 ELSEWHERE = {
     "prompt", "steps", "device", "start", "stages", "estimator.name", "scene.name", "prior.name",
     "prior.dtype", "scene.field.backend", "prior.vae_checkpointing", "prior.vae_dtype",
@@ -203,8 +203,8 @@ ELSEWHERE = {
 }  # fmt: skip
 
 
-def test_old_rollbacks_are_forgotten(prior):
-    """Four rare overflows in a long run are no divergence."""
+def test_old_rollbacks_are_reset(prior):
+    """Four rare overflows in a long run do not count as divergence."""
     config = tiny(prior, {"steps": FORGET_AFTER + 10})
     state = new_state(config, prior)
     state.step, state.rolled_back_at, state.rollbacks = FORGET_AFTER + 1, 3, 2
@@ -216,7 +216,7 @@ def test_old_rollbacks_are_forgotten(prior):
 
 
 def outcome(prior, changes):
-    """What five lit steps make of a scene under `changes`, as --set takes them."""
+    """The scene after five lit steps with `changes`, in the format of --set."""
     lit = tiny(prior, {"steps": 5, "shading": {"lambertian": 1.0, "textureless": 0.0}})
     config = override(lit, parse_assignments(changes))
     state = new_state(config, prior)
@@ -240,10 +240,10 @@ def test_the_same_settings_give_the_same_scene(prior, base):
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_a_setting_of_a_step_changes_something(prior, base, change):
-    """A setting that nothing reads is the defect this looks for."""
+def test_every_setting_of_a_step_has_an_effect(prior, base, change):
+    """Detects settings that are not used."""
     first, *more = re.split(r" (?=[a-z])", change)
-    # A change that needs another one first is compared with that one alone.
+    # A change that depends on another one is compared with the result of that one.
     before = outcome(prior, [first]) if more and first in CHANGES else base
     assert not alike(before, outcome(prior, [first, *more]))
 
@@ -253,7 +253,7 @@ def test_every_setting_is_read_by_a_step_or_known_to_be_read_elsewhere():
     assert {name for name, _, _ in settings(Config())} - changed == ELSEWHERE
 
 
-def test_the_average_follows_the_field_from_behind(prior):
+def test_the_average_lags_behind_the_field(prior):
     config = tiny(prior, {"scene": {"optimizer": {"ema": 0.9}}})
     state = new_state(config, prior)
     start = state.scene.field.encoding.table.detach().clone()
@@ -286,7 +286,7 @@ def test_levels_open_from_coarse_to_fine(prior):
     assert moved[-1] == [True, True, True]
 
 
-def test_the_field_and_its_average_sharpen(prior):
+def test_sharpness_is_applied_to_the_field_and_its_average(prior):
     sharpness = {"start": 1, "end": 4, "shape": "geometric"}
     scene = {"field": {"sharpness": sharpness}, "optimizer": {"ema": 0.9}}
     config = tiny(prior, {"scene": scene, "steps": 3})
@@ -332,7 +332,7 @@ def test_the_loss_is_the_sum_of_its_terms(prior):
 
 
 class BrokenPrior:
-    """Delegates to a real prior, whose predictions it spoils."""
+    """Delegates to a real prior, but returns invalid predictions."""
 
     def __init__(self, prior):
         self._prior = prior

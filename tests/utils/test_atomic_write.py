@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from dreamfusion.utils.atomic_write import atomic_write
 
 
-def test_a_file_appears_when_it_is_whole_in_a_folder_that_need_not_be_there(tmp_path):
+def test_a_file_appears_when_complete_and_its_folder_is_created(tmp_path):
     path = tmp_path / "new" / "page.html"
     with atomic_write(path) as file:
         file.write_text("half")
@@ -19,7 +19,7 @@ def test_a_file_appears_when_it_is_whole_in_a_folder_that_need_not_be_there(tmp_
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_a_file_that_fails_leaves_the_old_one_and_nothing_else(tmp_path):
+def test_a_failed_write_leaves_only_the_old_file(tmp_path):
     path = tmp_path / "page.html"
     path.write_text("old")
 
@@ -36,7 +36,7 @@ def test_a_file_that_fails_leaves_the_old_one_and_nothing_else(tmp_path):
 
 @pytest.mark.skipif(os.name != "posix", reason="modes are POSIX's")
 @pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
-def test_a_file_is_as_open_as_the_umask_says_whatever_wrote_it(tmp_path, umask, mode):
+def test_files_have_the_permissions_of_the_umask(tmp_path, umask, mode):
     before = os.umask(umask)
     try:
         with atomic_write(tmp_path / "plain.txt") as file:
@@ -49,7 +49,7 @@ def test_a_file_is_as_open_as_the_umask_says_whatever_wrote_it(tmp_path, umask, 
     assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {mode}
 
 
-def test_the_file_and_then_its_name_are_put_on_the_disk(tmp_path, monkeypatch):
+def test_the_file_is_synced_before_its_name(tmp_path, monkeypatch):
     done = []
     sync, replace = os.fsync, Path.replace
 
@@ -70,7 +70,7 @@ def test_the_file_and_then_its_name_are_put_on_the_disk(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "no space left"), KeyboardInterrupt()])
 @pytest.mark.parametrize("where", ["fsync", "chmod"])
-def test_nothing_is_left_of_a_write_that_fails_late(tmp_path, monkeypatch, error, where):
+def test_a_late_failure_leaves_no_temporary_file(tmp_path, monkeypatch, error, where):
     path = tmp_path / "a.txt"
     path.write_text("old")
 

@@ -40,14 +40,15 @@ def _nothing_is_remembered():
 
 @pytest.fixture
 def gpu(monkeypatch):
-    """As if torch found a GPU, on which nothing must be run."""
+    """Simulates a GPU on which nothing must run."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
 
 
 @pytest.fixture
 def broken(monkeypatch, tmp_path, gpu):
-    """Triton does not compile, tinycudann and nerfacc do not load, all are installed."""
+    """All accelerators are installed, but triton does not compile, and tinycudann and nerfacc do
+    not load."""
 
     def fail():
         raise RuntimeError("PTXAS error: Value 'sm_999' is not defined\nfor option 'gpu-name'")
@@ -67,13 +68,13 @@ def broken(monkeypatch, tmp_path, gpu):
 
 @pytest.fixture
 def absent(monkeypatch):
-    """Nothing is installed."""
+    """No accelerator is installed."""
     monkeypatch.setattr(
         backends, "probe", lambda operation, name: Accelerator(name, None, "not installed")
     )
 
 
-def test_numba_works_here_and_is_what_a_cpu_uses():
+def test_numba_works_and_is_chosen_on_a_cpu():
     for operation in (ENCODING, MARCHING, COMPOSITING):
         found = probe(operation, "numba")
         assert found.usable and found.version[0].isdigit()
@@ -83,7 +84,7 @@ def test_numba_works_here_and_is_what_a_cpu_uses():
 
 
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
-def test_who_asks_without_gradients_learns_the_same(mode):
+def test_probing_without_gradients_gives_the_same_result(mode):
     probe.cache_clear()
     with mode():
         assert encoding_backend("auto", "cpu", 4) == "numba"
@@ -114,7 +115,7 @@ def test_triton_kernels_compile_to_machine_code_without_a_gpu(tmp_path):
     [(operation, name) for operation in OPERATIONS for name in operation.kernels],
     ids=lambda case: case if isinstance(case, str) else case.name,
 )
-def test_what_is_installed_works_on_the_gpu(operation, name):
+def test_installed_accelerators_work_on_the_gpu(operation, name):
     found = probe(operation, name)
     if found.version is None:
         pytest.skip(f"{name} is not installed")
@@ -122,7 +123,7 @@ def test_what_is_installed_works_on_the_gpu(operation, name):
 
 
 @pytest.mark.parametrize("name", ["triton", "tinycudann", "nerfacc"])
-def test_without_a_gpu_what_needs_one_says_so(name, monkeypatch):
+def test_accelerators_that_need_a_gpu_are_reported_without_one(name, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     operation = next(operation for operation in OPERATIONS if name in operation.kernels)
@@ -150,13 +151,13 @@ def test_an_accelerator_that_fails_to_load_is_reported_in_one_line_and_skipped(b
     assert "\n" not in "".join(chosen.skipped)
 
 
-def test_what_is_not_installed_is_passed_over_in_silence(absent):
+def test_missing_accelerators_are_skipped_silently(absent):
     expected = Backends("reference", "reference", "reference", ())
     assert chosen_for({}, "cuda") == expected
 
 
 @pytest.mark.parametrize("name", ["triton", "tinycudann", "nerfacc"])
-def test_what_was_asked_for_and_fails_is_an_error_of_one_line(broken, name):
+def test_a_requested_accelerator_that_fails_is_an_error_of_one_line(broken, name):
     section = "marching" if name == "nerfacc" else "field"
     with pytest.raises(AcceleratorError) as error:
         chosen_for({"scene": {section: {"backend": name}}}, "cuda")
@@ -166,7 +167,7 @@ def test_what_was_asked_for_and_fails_is_an_error_of_one_line(broken, name):
     assert "\n" not in message
 
 
-def test_an_accelerator_is_tried_once(broken, monkeypatch):
+def test_an_accelerator_is_tested_once(broken, monkeypatch):
     tries = []
 
     def fail():
@@ -179,7 +180,9 @@ def test_an_accelerator_is_tried_once(broken, monkeypatch):
     assert tries == ["triton"]
 
 
-def test_what_fails_at_one_operation_still_serves_another(gpu, monkeypatch, tmp_path):
+def test_an_accelerator_that_fails_for_one_operation_is_used_for_another(
+    gpu, monkeypatch, tmp_path
+):
     def fail(march, device):
         raise RuntimeError("the marching kernel is broken")
 
@@ -226,7 +229,7 @@ def test_the_order_of_auto(gpu, monkeypatch):
         choose(MARCHING, "numba", "cuda")
 
 
-def test_other_numbers_than_the_reference_are_not_accepted(gpu, monkeypatch):
+def test_results_that_differ_from_the_reference_are_refused(gpu, monkeypatch):
     def off_by_one(points, table, layout):
         return hashgrid.encode_reference(points, table, layout) + 1.0
 
@@ -246,12 +249,12 @@ def test_other_numbers_than_the_reference_are_not_accepted(gpu, monkeypatch):
         check_marching(half, "cpu")
 
 
-def test_the_command_line_says_in_one_line_what_cannot_be_used(
+def test_the_command_line_reports_skipped_accelerators_in_one_line(
     absent, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.chdir(tmp_path)
     prior = str(save_pixel_prior(tmp_path / "prior"))
-    capsys.readouterr()  # what was printed before
+    capsys.readouterr()  # earlier output
     command = ["train", "a red mug", "--prior", prior, "--device", "cpu", "--steps", "2"]
     assert main([*command, "--set", "scene.field.backend=tinycudann"]) == 2
     assert capsys.readouterr().err == (
@@ -262,7 +265,7 @@ def test_the_command_line_says_in_one_line_what_cannot_be_used(
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("name", LAYOUTS)
-def test_a_grid_of_tinycudann_for_each_level_is_our_encoding(name, seed, monkeypatch):
+def test_one_tinycudann_grid_per_level_equals_the_reference_encoding(name, seed, monkeypatch):
     fake_packages.install(
         monkeypatch,
         "tinycudann",
@@ -293,7 +296,7 @@ def fake_nerfacc(monkeypatch, part="ray_marching"):
 
 @pytest.mark.parametrize("seed", [0, 1])
 @pytest.mark.parametrize("name", GRIDS)
-def test_nerfacc_is_asked_for_the_samples_of_the_reference(name, seed, monkeypatch):
+def test_the_nerfacc_adapter_returns_the_reference_samples(name, seed, monkeypatch):
     fake_nerfacc(monkeypatch)
     from dreamfusion.scenes.nerf.ray_marching.nerfacc import march_nerfacc
 
@@ -307,7 +310,7 @@ def test_nerfacc_is_asked_for_the_samples_of_the_reference(name, seed, monkeypat
     assert_nearly_the_same(found, expected)
 
 
-def test_nerfacc_is_asked_for_the_weights_of_the_reference(monkeypatch):
+def test_the_nerfacc_adapter_returns_the_reference_weights(monkeypatch):
     fake_nerfacc(monkeypatch, "volume")
     monkeypatch.setattr(volume, "compositing_backend", lambda requested, *_: requested)
     from dreamfusion.scenes.nerf.volume.nerfacc import weights_nerfacc

@@ -1,4 +1,4 @@
-"""Commands that a message shows can be copied into a shell."""
+"""Commands in messages can be copied into a shell."""
 
 import re
 import shlex
@@ -21,16 +21,16 @@ def test_a_plain_path_needs_no_quotes():
     assert command("view", Path("runs/a-corgi")) == "dreamfusion view runs/a-corgi"
 
 
-def test_a_path_is_no_option():
+def test_a_path_is_not_an_option():
     assert command("view", Path("-x")) == "dreamfusion view ./-x"
 
 
-def test_windows_has_quotes_of_its_own(monkeypatch):
+def test_windows_has_different_quotes(monkeypatch):
     monkeypatch.setattr(sys, "platform", "win32")
     assert command("view", Path("runs/a b")) == 'dreamfusion view "runs/a b"'
 
 
-def test_no_message_puts_a_value_into_a_command_by_itself():
+def test_messages_build_commands_with_the_quoting_function():
     for path in (ROOT / "dreamfusion").rglob("*.py"):
         text = path.read_text(encoding="utf-8")
         found = re.findall(r'f".*dreamfusion (?:train|resume|batch|[erv]\w+) [^"]*\{.*', text)

@@ -1,4 +1,4 @@
-"""Kernels compile whatever becomes of numba's cache."""
+"""Kernels compile in any state of numba's cache."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def empty(content: bytes) -> bytes:
 
 
 def zeros_at_the_end(content: bytes) -> bytes:
-    """What a loss of power leaves of pages that were not written."""
+    """A file with pages that were not written before a power failure."""
     return content[: len(content) // 2] + bytes(len(content) - len(content) // 2)
 
 
@@ -61,7 +61,7 @@ def zeros_at_the_end(content: bytes) -> bytes:
     ("kind", "damage"),
     [("nbi", cut_short), ("nbi", empty), ("nbc", garbage), ("nbc", zeros_at_the_end)],
 )
-def test_a_damaged_cache_is_built_anew(script, tmp_path, kind, damage):
+def test_a_damaged_cache_is_rebuilt(script, tmp_path, kind, damage):
     cache = tmp_path / "cache"
     assert run(script, NUMBA_CACHE_DIR=str(cache)) == "3 3.5 0\n"
     assert run(script, NUMBA_CACHE_DIR=str(cache)) == "3 3.5 2\n"
@@ -90,7 +90,7 @@ def test_all_cached_kernels_go_through_one_decorator():
             assert "cache=True" not in path.read_text(encoding="utf-8"), path
 
 
-def test_a_temporary_folder_of_somebody_else_is_not_used(tmp_path, monkeypatch):
+def test_a_temporary_folder_of_another_user_is_not_used(tmp_path, monkeypatch):
     monkeypatch.setattr(compiling.tempfile, "gettempdir", lambda: str(tmp_path))
     folder = compiling._temporary_folder()
     assert folder is not None and folder.parent == tmp_path
@@ -105,7 +105,7 @@ def test_a_temporary_folder_of_somebody_else_is_not_used(tmp_path, monkeypatch):
     assert compiling._temporary_folder() is None
 
 
-def test_where_no_folder_can_be_written_kernels_are_compiled_in_memory(monkeypatch):
+def test_without_a_writable_folder_kernels_are_compiled_in_memory(monkeypatch):
     def nowhere(*arguments, **options):
         raise RuntimeError("cannot cache function 'add': no locator available")
 
@@ -114,7 +114,7 @@ def test_where_no_folder_can_be_written_kernels_are_compiled_in_memory(monkeypat
     assert compiling.compiled()(lambda a, b: a + b)(1, 2) == 3
 
 
-def test_a_cache_that_cannot_be_written_any_more_ends_nothing(monkeypatch, tmp_path):
+def test_a_cache_that_becomes_read_only_causes_no_error(monkeypatch, tmp_path):
     monkeypatch.setattr(compiling.numba.config, "CACHE_DIR", str(tmp_path))
     add = compiling.compiled()(lambda a, b: a + b)
 
@@ -125,7 +125,7 @@ def test_a_cache_that_cannot_be_written_any_more_ends_nothing(monkeypatch, tmp_p
     assert add(1, 2) == 3
 
 
-def test_a_damaged_index_on_a_full_disk_ends_nothing(monkeypatch, tmp_path):
+def test_a_damaged_index_on_a_full_disk_causes_no_error(monkeypatch, tmp_path):
     monkeypatch.setattr(compiling.numba.config, "CACHE_DIR", str(tmp_path))
     compiling.compiled()(add_one)(1)
     (index,) = tmp_path.rglob("*.nbi")
@@ -157,7 +157,7 @@ print(cache_folder())
 
 @pytest.fixture
 def nobody(tmp_path):
-    """Runs a script as a user without a name and a home, with a read-only copy of the package."""
+    """Runs a script as a user without name and home, with a read-only copy of the package."""
     setpriv = shutil.which("setpriv")
     if os.name != "posix" or os.geteuid() != 0 or setpriv is None:
         pytest.skip("only root may become another user")
@@ -204,7 +204,7 @@ def test_a_user_without_a_home_has_kernels_in_a_temporary_folder(nobody):
 
 
 @pytest.mark.slow
-def test_doctor_says_where_kernels_are_cached(nobody):
+def test_doctor_reports_the_kernel_cache(nobody):
     run_as_nobody, _ = nobody
     done = run_as_nobody("-m", "dreamfusion", "doctor", HOME="/")
     assert done.returncode == 0, done.stderr

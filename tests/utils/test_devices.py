@@ -1,4 +1,4 @@
-"""Which device a run is on."""
+"""The choice of a device."""
 
 import pytest
 import torch
@@ -6,7 +6,7 @@ import torch
 from dreamfusion.utils.devices import DeviceError, choose_device
 
 
-def test_auto_is_the_cpu_where_there_is_no_gpu(monkeypatch):
+def test_auto_is_the_cpu_without_a_gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert choose_device("auto") == "cpu"
     with pytest.raises(DeviceError, match="no cuda device is available; use --device cpu"):
@@ -16,7 +16,7 @@ def test_auto_is_the_cpu_where_there_is_no_gpu(monkeypatch):
 GROUP = {"RANK": "3", "WORLD_SIZE": "4", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
 
 
-def test_each_process_has_a_gpu_of_its_own(monkeypatch):
+def test_each_process_has_a_separate_gpu(monkeypatch):
     for name, value in {**GROUP, "LOCAL_RANK": "3"}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
@@ -35,7 +35,7 @@ def test_a_local_rank_without_a_group_chooses_no_gpu(monkeypatch):
     assert choose_device("auto") == "cuda"
 
 
-def test_several_processes_are_not_put_on_one_gpu(monkeypatch):
+def test_several_processes_do_not_share_one_gpu(monkeypatch):
     for name, value in GROUP.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
@@ -43,11 +43,13 @@ def test_several_processes_are_not_put_on_one_gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     with pytest.raises(DeviceError, match="LOCAL_RANK is not set: it assigns a GPU to each of 4"):
         choose_device("auto")
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)  # the launcher shows each its own
+    monkeypatch.setattr(
+        torch.cuda, "device_count", lambda: 1
+    )  # the launcher makes one GPU visible to each process
     assert choose_device("auto") == "cuda"
 
 
-def test_a_device_that_fails_is_one_line(monkeypatch):
+def test_a_failing_device_is_an_error_of_one_line(monkeypatch):
     def fail(n, device):
         raise RuntimeError("CUDA error: out of memory\nmore")
 

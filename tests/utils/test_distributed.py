@@ -1,4 +1,4 @@
-"""Several processes take the step that one would, and one of them writes."""
+"""Several processes take the same step as one, and only one of them writes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SETTINGS = {
     "camera": {"views": 4},
     "render": {"resolution": 16},
     "shading": {"lambertian": 1.0, "textureless": 0.0},
-    "background": {"kind": "learned", "plain_share": 0.0},  # else it may have no gradient
+    "background": {"kind": "learned", "plain_share": 0.0},  # otherwise it may have no gradient
     "losses": {"entropy": 0.1, "opacity": 0.1},
     "scene": {
         "losses": {"sparsity": 0.1, "orientation": 0.1, "smoothness": 0.1},
@@ -60,7 +60,7 @@ def files(tmp_path_factory):
     return folder
 
 
-def test_two_processes_have_the_gradient_of_one_with_twice_the_views(forks, files):
+def test_gradients_of_two_processes_equal_those_of_one(forks, files):
     for processes in (1, 2):
         out = files / f"gradient-{processes}.pt"
         done = forks.complete(
@@ -75,7 +75,7 @@ def test_two_processes_have_the_gradient_of_one_with_twice_the_views(forks, file
 
 
 @pytest.mark.slow
-def test_one_process_writes_what_two_have_trained(forks, files, tmp_path):
+def test_only_one_of_two_processes_writes(forks, files, tmp_path):
     command = ["-m", "dreamfusion", "train", "a red mug", "--steps", "3"]
     command += ["--prior", files / "prior", "--config", files / "settings.yaml", "--device", "cpu"]
     alone = forks.complete(*command[2:], "--out", "run-1", cwd=tmp_path)
@@ -95,7 +95,7 @@ def test_one_process_writes_what_two_have_trained(forks, files, tmp_path):
     assert (tmp_path / "run-2" / "mesh" / "model.glb").exists()
 
 
-def test_views_that_cannot_be_shared_are_refused_in_one_line(forks, files, tmp_path):
+def test_indivisible_views_are_an_error_of_one_line(forks, files, tmp_path):
     command = ["train", "a red mug", "--set", "camera.views=3"]
     command += ["--prior", files / "prior", "--config", files / "settings.yaml", "--device", "cpu"]
     done = forks.complete(*command, cwd=tmp_path, processes=2)
@@ -119,7 +119,7 @@ sys.exit(main(sys.argv[1:]))
 
 
 def test_the_memory_check_counts_the_share_of_the_views(forks, files, tmp_path):
-    """`load_prior` refuses what these views need beyond the GPU's memory."""
+    """`load_prior` raises if these views need more than the GPU's memory."""
     (tmp_path / "share.py").write_text(SHARE)
     command = ["train", "a red mug", "--steps", "1", "--prior", files / "prior"]
     command += ["--config", files / "settings.yaml", "--device", "cpu", "--out", tmp_path / "run"]
@@ -128,14 +128,14 @@ def test_the_memory_check_counts_the_share_of_the_views(forks, files, tmp_path):
     assert [(tmp_path / f"views-{rank}").read_text() for rank in (0, 1)] == ["2", "2"]
 
 
-def test_alone_everything_is_as_without():
+def test_a_single_process_changes_nothing():
     assert parallel.processes() == 1 and parallel.is_first()
     assert parallel.share(5) == slice(0, 5)
     assert parallel.any_process(True, "cpu") and not parallel.any_process(False, "cpu")
     assert parallel.from_first("x") == "x"
 
 
-def test_parts_have_their_own_numbers():
+def test_parts_have_separate_random_numbers():
     def made(seeds):
         return [torch.Generator().manual_seed(seed) for seed in seeds]
 

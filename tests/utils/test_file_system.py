@@ -1,4 +1,4 @@
-"""File systems without locks, modes and links, as WSL, NFS, CIFS and exFAT show them."""
+"""File systems without locks, permissions and links, as with WSL, NFS, CIFS and exFAT."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from dreamfusion.batch import attempt
-from dreamfusion.batch.driver import driving
+from dreamfusion.batch.driver import driver_lock
 from dreamfusion.batch.jobs import BatchFolder, JobFolder, create_json, write_json
 from dreamfusion.runs.folder import RunFolder
 from dreamfusion.runs.lock import locked
@@ -72,12 +72,12 @@ def test_without_locks_a_batch_continues_with_a_warning(tmp_path, monkeypatch, n
     monkeypatch.setattr(fcntl, "flock", refuse(number))
     with (
         pytest.warns(RunWarning, match="make sure that only one batch"),
-        driving(BatchFolder(tmp_path)),
+        driver_lock(BatchFolder(tmp_path)),
     ):
         pass
 
 
-def test_without_locks_an_attempt_waits_until_it_is_known_how_the_one_before_ended(
+def test_without_locks_an_attempt_waits_for_the_recorded_end_of_the_previous_one(
     tmp_path, monkeypatch
 ):
     monkeypatch.setattr(fcntl, "flock", refuse(errno.ENOLCK))
@@ -86,11 +86,11 @@ def test_without_locks_an_attempt_waits_until_it_is_known_how_the_one_before_end
     write_json(folder.attempt_file(1), {"run": "run"})
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.yaml").write_text("steps: 4")
-    with attempt._held_run(folder, "run", 2, stale_seconds=0.0) as run:
-        assert run.path.name == "run-of-attempt-2"  # nothing says that it ended
+    with attempt._locked_run(folder, "run", 2, stale_seconds=0.0) as run:
+        assert run.path.name == "run-of-attempt-2"  # its end is not recorded
         assert run.config.read_text() == "steps: 4"
     write_json(folder.end_file(1), {"code": -9})
-    with attempt._held_run(folder, "run", 3, stale_seconds=0.0) as run:
+    with attempt._locked_run(folder, "run", 3, stale_seconds=0.0) as run:
         assert run.path.name == "run"
 
 
@@ -103,18 +103,18 @@ def test_without_hard_links_a_file_is_created_once(tmp_path, monkeypatch, number
     assert [path.name for path in tmp_path.iterdir()] == ["done.json"]
 
 
-def test_a_full_disk_is_no_file_system_without_links(tmp_path, monkeypatch):
+def test_a_full_disk_is_not_mistaken_for_missing_links(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "link", refuse(errno.ENOSPC))
     with pytest.raises(OSError, match="No space left"):
         create_json(tmp_path / "done.json", {"by": 1})
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_link_to_a_folder_or_a_file_that_names_it(tmp_path, monkeypatch):
+def test_a_folder_is_linked_or_named_in_a_file(tmp_path, monkeypatch):
     (tmp_path / "jobs" / "a").mkdir(parents=True)
     (tmp_path / "best").mkdir()
     link = tmp_path / "best" / "a-corgi"
-    for _ in range(2):  # the second takes the first one's place
+    for _ in range(2):  # the second replaces the first
         assert link_or_pointer(link, tmp_path / "jobs" / "a") == link
         assert link.resolve() == tmp_path / "jobs" / "a"
     monkeypatch.setattr(Path, "symlink_to", refuse(errno.EPERM))

@@ -1,4 +1,4 @@
-"""Variables of a launcher: only all of them together mean that there are other processes."""
+"""Variables of a launcher: only a complete set describes a group of processes."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def setenv(monkeypatch):
         ({**WHOLE, "MASTER_PORT": ""}, "MASTER_PORT not set; training in one process"),
     ],
 )
-def test_leftovers_are_ignored_with_one_warning(setenv, found, said):
+def test_incomplete_variables_are_ignored_with_one_warning(setenv, found, said):
     setenv(found)
     assert launch() is None
     with pytest.warns(RunWarning) as warned, process_group("cpu"):
@@ -49,7 +49,7 @@ def test_leftovers_are_ignored_with_one_warning(setenv, found, said):
 @pytest.mark.parametrize(
     "found", [{}, {"WORLD_SIZE": "1"}, {"MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "29500"}]
 )
-def test_what_asks_for_no_group_is_no_matter(setenv, found):
+def test_other_variables_are_ignored(setenv, found):
     setenv(found)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -69,21 +69,21 @@ def test_what_asks_for_no_group_is_no_matter(setenv, found):
         ("LOCAL_RANK", "-1", "LOCAL_RANK=-1 in"),
     ],
 )
-def test_a_whole_but_invalid_group_is_refused(setenv, name, value, said):
+def test_a_complete_but_invalid_group_is_refused(setenv, name, value, said):
     setenv(WHOLE | {name: value})
     with pytest.raises(LaunchError) as error:
         launch()
     assert str(error.value).startswith(said) and "unset RANK, WORLD_SIZE" in str(error.value)
 
 
-def test_a_whole_group_is_read(setenv):
+def test_a_complete_group_is_read(setenv):
     setenv(WHOLE)
     assert launch() == Launch(1, 2, None)
     setenv({"LOCAL_RANK": "1"})
     assert launch() == Launch(1, 2, 1)
 
 
-def test_a_group_that_cannot_be_joined_is_one_line(setenv, monkeypatch):
+def test_a_group_that_cannot_be_joined_is_an_error_of_one_line(setenv, monkeypatch):
     from dreamfusion.utils import distributed
 
     def refuse(backend):
@@ -103,8 +103,8 @@ def test_a_job_of_a_batch_belongs_to_no_group(setenv):
     assert not set(VARIABLES) & environment(1).keys()
 
 
-def test_the_command_line_speaks_with_leftovers(setenv):
-    """RANK=1 alone made it say nothing, as if another process did."""
+def test_the_command_line_prints_with_incomplete_variables(setenv):
+    """With only RANK=1 set, it printed nothing, as if another process did."""
     setenv({"RANK": "1"})
     done = launch_python(1, "-m", "dreamfusion", "--version")
     assert done.returncode == 0 and done.stdout.startswith("dreamfusion ")

@@ -1,4 +1,4 @@
-"""Limits of a container, read from files as the kernel has them."""
+"""Limits of a container, read from files in the kernel's format."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def system(tmp_path, monkeypatch):
     return write
 
 
-def test_without_limits_the_machine_counts(system):
+def test_without_limits_the_machines_resources_are_reported(system):
     root = system({"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cgroup.procs": "1\n"})
     assert usable_cores(root) == 64
     assert usable_memory(root) == Memory(50 * GIB, 64 * GIB)
@@ -47,7 +47,7 @@ def test_limits_of_version_2(system):
     assert usable_memory(root) == Memory(2 * GIB, 4 * GIB)
 
 
-def test_limits_of_groups_above_hold_too(system):
+def test_limits_of_parent_groups_apply(system):
     group = "sys/fs/cgroup/kubepods/pod1"
     root = system({
         "proc/self/cgroup": "0::/kubepods/pod1/container\n",
@@ -62,7 +62,7 @@ def test_limits_of_groups_above_hold_too(system):
     assert usable_memory(root) == Memory(0, 2 * GIB)
 
 
-@pytest.mark.parametrize("path", ["/", "/docker/abc"])  # the latter as the host has it
+@pytest.mark.parametrize("path", ["/", "/docker/abc"])  # the total of the host
 def test_limits_of_version_1(system, path):
     root = system({
         "proc/self/cgroup": f"4:memory:{path}\n3:cpu,cpuacct:{path}\n0::/\n",
@@ -93,7 +93,7 @@ def test_affinity_is_respected(system, monkeypatch):
     assert usable_cores(system({})) == 1
 
 
-def test_where_the_system_reports_nothing_nothing_is_known(tmp_path):
+def test_missing_system_files_give_none(tmp_path):
     assert usable_memory(tmp_path) is None
     assert usable_cores(tmp_path) >= 1
 
@@ -104,7 +104,7 @@ def test_this_machine():
     assert peak_memory() is None or peak_memory() > 2**20
 
 
-def test_no_module_imports_at_once_what_only_unix_has():
+def test_no_module_imports_unix_only_modules_at_load_time():
     code = """
 import importlib, pkgutil, sys
 for name in ("fcntl", "resource", "pwd", "grp", "termios"):

@@ -1,4 +1,4 @@
-"""Stages follow on each other, and nothing between them is lost."""
+"""Durations of consecutive stages."""
 
 import pytest
 

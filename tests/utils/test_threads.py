@@ -24,7 +24,7 @@ def test_results_come_in_order_and_from_several_threads():
 
 
 @pytest.mark.parametrize("torch_threads", [1, 2, 4])
-def test_jobs_have_their_share_of_torchs_threads_and_no_gradients(torch_threads):
+def test_jobs_have_a_share_of_torchs_threads_and_no_gradients(torch_threads):
     leaf = torch.ones(1, requires_grad=True)
 
     def job():
@@ -34,7 +34,7 @@ def test_jobs_have_their_share_of_torchs_threads_and_no_gradients(torch_threads)
     assert torch.get_num_threads() == 4 and torch.is_grad_enabled()
 
 
-def test_threads_begun_later_still_have_all_of_torchs_threads():
+def test_threads_started_later_have_all_torch_threads():
     run_all([lambda: None] * 4, torch_threads=2)
     found = []
     thread = threading.Thread(target=lambda: found.append(torch.get_num_threads()))
@@ -52,7 +52,7 @@ def test_the_first_exception_is_raised():
 
 
 @pytest.mark.parametrize("n", [0, 1, 1000, 100_003])
-def test_pieces_cover_all_once_and_none_is_short(n):
+def test_pieces_cover_the_range_once_with_a_minimum_length(n):
     pieces = []
     run_pieces(lambda start, stop, into: into.append((start, stop)), n, pieces, at_least=64)
     pieces.sort()

@@ -1,4 +1,4 @@
-"""The viewer's page as viser serves it, and as a browser shows it."""
+"""The viewer's page, served by viser and shown in a browser."""
 
 import contextlib
 import os
@@ -71,7 +71,7 @@ def test_a_page_is_served_to_this_machine_only_and_nothing_is_printed(capfd):
         socket.create_connection(("127.0.0.1", port), timeout=5)
 
 
-def test_a_port_or_host_that_cannot_be_had_is_one_line(run, capsys):
+def test_an_unavailable_port_or_host_is_an_error_of_one_line(run, capsys):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -101,8 +101,8 @@ def test_a_signal_ends_it_cleanly(run, number):
     assert (process.returncode, out, err) == (0, "closed\n", "")
 
 
-def test_training_with_a_page_gives_what_training_without_one_gives(run, capsys):
-    """A visitor is there all the time, in place of a browser."""
+def test_training_with_a_page_equals_training_without(run, capsys):
+    """A visitor is simulated, without a browser."""
     prior = str(save_pixel_prior(run.path / "prior"))
     options = {"camera.views": 2, "render.resolution": 16, "output.video_frames": 2}
     options |= {"output.video_size": 32, "output.mesh_resolution": 24, "output.texture_size": 64}
@@ -129,7 +129,7 @@ def test_training_with_a_page_gives_what_training_without_one_gives(run, capsys)
 
 @contextlib.contextmanager
 def working(page, stage):
-    """Let the stage work in a thread, as `serve_run` does."""
+    """Run the stage in a thread, like `serve_run`."""
     done, failed = threading.Event(), []
 
     def loop():
@@ -152,13 +152,13 @@ def working(page, stage):
 
 
 def middle(picture):
-    """The middle square of the page, which no panel covers."""
+    """The square in the middle of the page, which no panel covers."""
     height, width = picture.shape[:2]
     return picture[:, (width - height) // 2 : (width + height) // 2]
 
 
 def likeness(picture, expected):
-    """(overlap of what is not white, correlation there) of two pictures of bytes."""
+    """(overlap, correlation) of the regions that are not white, for two images of bytes."""
     a, b = (p.min(axis=-1) < 215 for p in (picture, expected))
     both = a & b
     overlap = both.sum() / max((a | b).sum(), 1)
@@ -168,7 +168,7 @@ def likeness(picture, expected):
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 @pytest.mark.skipif(find_chromium() is None, reason="there is no Chromium here")
-def test_in_a_browser_the_page_shows_what_the_visitors_camera_sees(tmp_path):
+def test_a_browser_shows_the_view_of_the_visitors_camera(tmp_path):
     page = Page("test", port=0)
     page.start_at(orbit_cameras(*(torch.tensor([v]) for v in (30.0, 20.0, 2.6, 40.0))))
     stage, here = Stage(page, Config()), subject(falloff=80.0)
@@ -177,7 +177,7 @@ def test_in_a_browser_the_page_shows_what_the_visitors_camera_sees(tmp_path):
     (tmp_path / "profile").mkdir()
 
     def expect(mode, seconds=200.0, least=0.9, correlated=0.9):
-        """Wait for a page that looks like `render_image` of that mode."""
+        """Wait until the page looks like `render_image` in that mode."""
         end = time.monotonic() + seconds
         pose = expected = None
         while True:
@@ -193,14 +193,14 @@ def test_in_a_browser_the_page_shows_what_the_visitors_camera_sees(tmp_path):
             time.sleep(1)
 
     def picture_from(pose, mode):
-        """The page's middle, 600 pixels a side, as `render_image` has it."""
+        """The middle of the page, 600 x 600 pixels, rendered by `render_image`."""
         rgba = render_image(fine.scene, cameras_of(pose), height=150, width=150, mode=mode)[0]
         picture = over(rgba, torch.ones(3))
         small = Image.fromarray((picture.numpy() * 255).astype(np.uint8))
         return np.array(small.resize((600, 600)))
 
     with working(page, stage), Browser(page.url, tmp_path / "profile") as browser:
-        # The camera is at the requested position, in closed form; before that, at viser's default.
+        # The camera reaches the requested position; before that, it has viser's default.
         told = pose_of(orbit_cameras(*(torch.tensor([v]) for v in (30.0, 20.0, 2.6, 40.0))))
 
         def arrived():
@@ -218,16 +218,16 @@ def test_in_a_browser_the_page_shows_what_the_visitors_camera_sees(tmp_path):
         browser.choose("color", "normals")
         expect("normals")
         browser.choose("normals", "color")
-        # The mesh stands where the NeRF was, in colours that are about the same.
+        # The mesh replaces the NeRF, in similar colours.
         browser.choose("NeRF", "mesh")
-        browser.wait(lambda: stage._standing is not None, "a mesh", 200)
+        browser.wait(lambda: stage._visible_mesh is not None, "a mesh", 200)
         expect("color", least=0.85, correlated=0.8)
         browser.choose("color", "depth")
         expect("depth", least=0.8, correlated=0.6)
         browser.choose("mesh", "NeRF")
         browser.choose("depth", "color")
 
-        # Turn around it with the mouse: the NeRF follows.
+        # Orbit with the mouse: the NeRF follows.
         browser.mouse("mousePressed", 600, 300, 1)
         for x in range(600, 761, 40):
             browser.mouse("mouseMoved", x, 320, 1)

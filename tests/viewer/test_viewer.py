@@ -1,4 +1,4 @@
-"""What the viewer shows, without viser and without a browser."""
+"""The viewer without viser and without a browser."""
 
 import dataclasses
 import json
@@ -55,8 +55,8 @@ def orbit(azimuth, elevation, distance=2.5, fov=40.0):
 # --- cameras
 
 
-def test_an_unturned_camera_of_the_viewer_sees_as_opencv_says():
-    """x right, y down, z forward: from (0, 0, -3) it looks along +Z, with +Y at the bottom."""
+def test_the_viewers_identity_rotation_is_an_opencv_camera():
+    """x right, y down, z forward: from (0, 0, -3) it looks along +Z, with +Y down."""
     pose = Pose((1.0, 0.0, 0.0, 0.0), (0.0, 0.0, -3.0), math.pi / 2, aspect=2.0)
     rays = generate_rays(cameras_of(pose), 2, 4)
     assert torch.allclose(rays.origins[0], torch.tensor([0.0, 0.0, -3.0]).expand(2, 4, 3))
@@ -69,7 +69,7 @@ def test_an_unturned_camera_of_the_viewer_sees_as_opencv_says():
 
 @pytest.mark.parametrize("azimuth", [0.0, 75.0, -130.0])
 @pytest.mark.parametrize("elevation", [-20.0, 15.0, 80.0])
-def test_the_viewers_cameras_see_along_the_same_rays_as_ours(azimuth, elevation):
+def test_converted_cameras_have_the_same_rays(azimuth, elevation):
     ours = orbit(azimuth, elevation)
     pose = pose_of(ours)
     theirs = cameras_of(pose)
@@ -88,7 +88,7 @@ def test_the_viewers_cameras_see_along_the_same_rays_as_ours(azimuth, elevation)
 
 
 def test_a_higher_threshold_gives_the_surface_of_that_density():
-    """The density is 20 exp(-20 d): twice as much lies log(2) / 20 further in."""
+    """The density is 20 exp(-20 d): twice the density is log(2) / 20 further inside."""
     here = subject()
     reach = {}
     for density in (10.0, 20.0, 40.0):
@@ -99,7 +99,7 @@ def test_a_higher_threshold_gives_the_surface_of_that_density():
         assert found == pytest.approx(0.4 - math.log(density / 20) / 20, abs=0.012)
 
 
-def test_the_runs_own_model_stands_where_the_nerf_is(tmp_path):
+def test_the_exported_model_is_aligned_with_the_nerf(tmp_path):
     here = subject(step=5)
     saved = SavedScene(5, here.scene)
     path = tmp_path / "model.glb"
@@ -143,14 +143,14 @@ def run_to_rest(stage, clock):
     raise AssertionError("there is no end to the work")
 
 
-def test_nothing_is_done_where_nobody_looks(clock):
+def test_nothing_is_rendered_without_visitors(clock):
     screen = FakeScreen(clock)
     stage = stage_of(screen, clock)
     assert not stage.work()
     assert screen.pictures == [] and screen.meshes == []
 
 
-def test_a_picture_is_rough_first_and_sharper_at_rest(clock):
+def test_an_image_is_rough_first_and_sharper_at_rest(clock):
     screen = FakeScreen(clock, FRONT)
     stage = stage_of(screen, clock)
     run_to_rest(stage, clock)
@@ -173,7 +173,7 @@ def test_a_picture_is_rough_first_and_sharper_at_rest(clock):
     assert np.abs(last / 255.0 - expected.numpy()).max() < 0.003
 
 
-def test_every_visitor_gets_pictures_from_where_they_stand(clock):
+def test_every_visitor_gets_images_from_their_camera(clock):
     screen = FakeScreen(clock, FRONT, SIDE)
     stage = stage_of(screen, clock)
     for _ in range(6):
@@ -188,7 +188,7 @@ def test_every_visitor_gets_pictures_from_where_they_stand(clock):
     assert {who for who, _ in screen.pictures} == {1}
 
 
-def test_a_choice_changes_the_picture_and_what_stands_in_the_scene(clock):
+def test_view_options_change_the_image_and_the_mesh(clock):
     screen = FakeScreen(clock, FRONT)
     stage = stage_of(screen, clock)
     run_to_rest(stage, clock)
@@ -234,10 +234,10 @@ def test_the_mesh_follows_the_threshold_once_it_rests(clock):
     assert "no density exceeds" in screen.said[-1] and screen.meshes[-1] is None
 
 
-# --- a folder that another process writes to
+# --- a folder that another process writes
 
 
-def test_newer_checkpoints_are_followed(tmp_path):
+def test_newer_checkpoints_are_loaded(tmp_path):
     run, config = RunFolder(tmp_path), build_config(TINY)
     run.write_config(config)
     follower = Follower(run, "cpu")
@@ -248,7 +248,7 @@ def test_newer_checkpoints_are_followed(tmp_path):
         save_checkpoint(run.checkpoints, state, keep=2)
         assert follower.newer().step == step
         assert follower.newer() is None
-    # A broken one is named, once, and what comes after it is taken.
+    # A broken one is reported once, and later ones are loaded.
     for name in ("step_0000005.safetensors", "step_0000005.json"):
         (run.checkpoints / name).write_text("{}")
     assert follower.newer() is None
@@ -258,7 +258,7 @@ def test_newer_checkpoints_are_followed(tmp_path):
     assert follower.newer().step == 6 and follower.problem == ""
 
 
-def test_a_checkpoint_that_vanishes_while_it_is_read_is_no_problem(tmp_path):
+def test_a_checkpoint_deleted_during_reading_is_no_problem(tmp_path):
     run = RunFolder(tmp_path)
     run.checkpoints.mkdir()
     (run.checkpoints / "step_0000001.json").write_text("{}")
@@ -288,11 +288,11 @@ def test_previews_and_metrics_of_a_growing_run(tmp_path):
     assert newest_metrics(run.metrics) == []
 
 
-# --- while training
+# --- during training
 
 
 class FakePage(FakeScreen):
-    """A screen whose one visitor turns around all the time and tries everything."""
+    """A screen with one visitor, who orbits and cycles through all view options."""
 
     def __init__(self, clock):
         super().__init__(clock, FRONT)
@@ -316,7 +316,7 @@ class FakePage(FakeScreen):
 
 
 @pytest.mark.parametrize("ema", [0.0, 0.9])
-def test_a_run_is_the_same_to_the_bit_when_it_is_watched(tmp_path, ema):
+def test_a_watched_run_is_bitwise_identical(tmp_path, ema):
     prior = load_prior(str(save_pixel_prior(tmp_path / "prior")))
     config = build_config(prior.card.settings, TINY, {"scene": {"optimizer": {"ema": ema}}})
     run = RunFolder(tmp_path)
@@ -383,12 +383,12 @@ def bare_run(tmp_path, monkeypatch):
     return run
 
 
-def test_a_run_that_is_not_there_is_named_in_one_line(bare_run, capsys):
+def test_a_missing_run_is_an_error_of_one_line(bare_run, capsys):
     assert main(["view", "nowhere"]) == 2
     assert capsys.readouterr().err == "error: no such folder: nowhere\n"
 
 
-def test_without_viser_one_line_says_what_to_install(bare_run, capsys, monkeypatch):
+def test_a_missing_viser_is_an_error_of_one_line(bare_run, capsys, monkeypatch):
     save_checkpoint(bare_run.checkpoints, untrained(build_config(TINY)), keep=1)
     monkeypatch.setitem(sys.modules, "viser", None)
     prior = str(save_pixel_prior(bare_run.path / "prior"))

@@ -1,6 +1,6 @@
-"""The interface of engines, which run the processes of attempts. An engine does not read jobs.
+"""The interface of engines, which run the processes of attempts. Engines do not read jobs.
 
-Planned: Slurm by submitit, behind the same interface.
+Planned: Slurm through submitit, with the same interface.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ class ResourceRequest:
 @dataclass(frozen=True)
 class Ending:
     """The end of an attempt. code: the exit status, negative for a signal; None if the process was
-    lost with its machine. reason: why it was lost."""
+    lost with its machine. reason: of the loss."""
 
     code: int | None
     reason: str = ""
 
 
 class Engine(Protocol):
-    """Runs attempts, each in a process of its own."""
+    """Runs each attempt in a separate process."""
 
     name: str
 
@@ -43,16 +43,16 @@ class Engine(Protocol):
         """Whether `start` accepts another attempt now."""
 
     def start(self, folder: Path, number: int) -> Hashable:
-        """Run an attempt at the job in a folder once a slot is free; returns a ticket for it."""
+        """Run an attempt at the job in a folder when a slot is free. Returns its ticket."""
 
     def ended(self) -> list[tuple[Hashable, Ending]]:
-        """The attempts that have ended since the last call; returns quickly."""
+        """The attempts that have ended since the last call. Does not wait."""
 
     def drop(self, ticket: Hashable) -> None:
-        """Abandon an attempt that does not respond; `ended` will not return it."""
+        """Abandon an attempt that does not respond. `ended` will not return it."""
 
     def stop(self) -> None:
-        """Make every attempt write a checkpoint and exit; queued attempts do not start."""
+        """Make all attempts write a checkpoint and exit. Queued attempts do not start."""
 
     def close(self) -> None:
-        """Release all resources at once."""
+        """Release all resources without waiting for attempts."""

@@ -19,9 +19,9 @@ GIB = 2**30
 
 
 class LocalEngine:
-    """Runs as many processes in parallel as cores, free memory and GPUs allow.
+    """Runs as many processes in parallel as cores, free memory and GPUs permit.
 
-    at_once: overrides that number without a check. Raises BatchError if not even one attempt fits.
+    at_once: overrides that number without a check. Raises BatchError if no attempt fits.
     """
 
     name = "local"
@@ -35,7 +35,7 @@ class LocalEngine:
     ) -> None:
         self._need, self._stale_seconds = need, stale_seconds
         self._gpus = visible_gpus() if need.gpu_memory else []
-        self.slots = at_once or places_here(need, self._gpus)
+        self.slots = at_once or count_slots(need, self._gpus)
         self._children: dict[int, subprocess.Popen[bytes]] = {}
         self._gpu_of: dict[int, str] = {}
         self._tickets = itertools.count()
@@ -48,9 +48,9 @@ class LocalEngine:
         """Start the process of an attempt."""
         ticket, env = next(self._tickets), environment(self._need.threads)
         if self._gpus:
-            taken = list(self._gpu_of.values())
-            room = {gpu.name: gpu.slots(self._need) - taken.count(gpu.name) for gpu in self._gpus}
-            self._gpu_of[ticket] = max(room, key=room.__getitem__)
+            used = list(self._gpu_of.values())
+            free = {gpu.name: gpu.slots(self._need) - used.count(gpu.name) for gpu in self._gpus}
+            self._gpu_of[ticket] = max(free, key=free.__getitem__)
             env["CUDA_VISIBLE_DEVICES"] = self._gpu_of[ticket]
         self._children[ticket] = subprocess.Popen(
             command_of(folder, number, os.getpid(), self._stale_seconds),
@@ -65,10 +65,10 @@ class LocalEngine:
     def ended(self) -> list[tuple[Hashable, Ending]]:
         """Attempts whose process has ended."""
         codes = {ticket: child.poll() for ticket, child in self._children.items()}
-        gone = [ticket for ticket, code in codes.items() if code is not None]
-        for ticket in gone:
-            self._forget(ticket)
-        return [(ticket, Ending(codes[ticket])) for ticket in gone]
+        ended = [ticket for ticket, code in codes.items() if code is not None]
+        for ticket in ended:
+            self._remove(ticket)
+        return [(ticket, Ending(codes[ticket])) for ticket in ended]
 
     def drop(self, ticket: Hashable) -> None:
         """Kill a process, even a frozen one."""
@@ -76,10 +76,10 @@ class LocalEngine:
         child = self._children[ticket]
         child.kill()
         child.wait()
-        self._forget(ticket)
+        self._remove(ticket)
 
     def stop(self) -> None:
-        """Send SIGTERM to every process."""
+        """Send SIGTERM to all processes."""
         for child in self._children.values():
             child.send_signal(signal.SIGTERM)
 
@@ -88,7 +88,7 @@ class LocalEngine:
         for ticket in list(self._children):
             self.drop(ticket)
 
-    def _forget(self, ticket: int) -> None:
+    def _remove(self, ticket: int) -> None:
         del self._children[ticket]
         self._gpu_of.pop(ticket, None)
 
@@ -101,14 +101,14 @@ class Gpu:
     free: int | None
 
     def slots(self, need: ResourceRequest) -> int:
-        """Number of attempts that fit in parallel, at least one: each run checks the free memory
-        itself before it starts."""
+        """Number of attempts that fit in parallel. At least one, since each run checks the free
+        memory before it starts."""
         if self.free is None or not need.gpu_memory:
             return 1
         return max(1, self.free // need.gpu_memory)
 
 
-def places_here(need: ResourceRequest, gpus: Sequence[Gpu]) -> int:
+def count_slots(need: ResourceRequest, gpus: Sequence[Gpu]) -> int:
     """Number of attempts that fit on this machine in parallel. Raises BatchError if none fits."""
     cores, memory = usable_cores(), usable_memory()
     free = None if memory is None else memory.free
@@ -131,15 +131,15 @@ def places_here(need: ResourceRequest, gpus: Sequence[Gpu]) -> int:
 
 
 def visible_gpus() -> list[Gpu]:
-    """The NVIDIA GPUs that a run would see, without loading torch."""
+    """The NVIDIA GPUs that are visible to a run, without loading torch."""
     found = gpu_memory()
-    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if chosen is None:
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
         if not found:
             n = len(list(Path("/proc/driver/nvidia/gpus").glob("*")))
             return [Gpu(str(i), None) for i in range(n)]
         return [Gpu(uuid, free) for (_, uuid), free in found.items()]
-    names = [name.strip() for name in chosen.split(",") if name.strip()]
+    names = [name.strip() for name in visible.split(",") if name.strip()]
     free = {
         name: free
         for name in names
@@ -150,12 +150,12 @@ def visible_gpus() -> list[Gpu]:
 
 
 def gpu_memory() -> dict[tuple[str, str], int]:
-    """Free bytes of every NVIDIA GPU of this machine, by number and UUID; empty if nvidia-smi does
-    not report them."""
+    """Free bytes of all NVIDIA GPUs of this machine, by (index, UUID). Empty if nvidia-smi does not
+    report them."""
     query = ["nvidia-smi", "--query-gpu=index,uuid,memory.free", "--format=csv,noheader,nounits"]
     try:
-        told = subprocess.run(query, capture_output=True, text=True, timeout=30, check=True).stdout
-        rows = [[cell.strip() for cell in line.split(",")] for line in told.splitlines()]
+        done = subprocess.run(query, capture_output=True, text=True, timeout=30, check=True)
+        rows = [[cell.strip() for cell in line.split(",")] for line in done.stdout.splitlines()]
         return {(index, uuid): int(mib) * 2**20 for index, uuid, mib in rows}
     except (OSError, ValueError, subprocess.SubprocessError):
         return {}

@@ -1,8 +1,8 @@
 """An engine that runs attempts on a Ray cluster. It uses only Ray Core, and disables Ray's retries.
 
-Handles these properties of Ray 2.60: a task waits forever for memory that no node has, so such a
-request is refused first; an interrupted task leaves its child process running unless it forwards
-the signal; nodes with another version, or without access to the folder, would fail every job.
+It handles these properties of Ray 2.60. A task waits forever for memory that no node has, so such
+requests are rejected first. An interrupted task must forward the signal to its child process.
+Nodes with another version, or without access to the folder, would fail every job.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ CONNECT_SECONDS = 5.0
 
 
 class RayEngine:
-    """Runs attempts on an existing cluster: that of RAY_ADDRESS, or one on this machine.
+    """Runs attempts on an existing cluster: at RAY_ADDRESS, or on this machine.
 
-    folder: of the batch; every node must have it under the same path. Raises BatchError if there is
-    no cluster, no node can run an attempt, or a node is incompatible.
+    folder: of the batch; must have the same path on every node. Raises BatchError if there is no
+    cluster, no node can run an attempt, or a node is incompatible.
     """
 
     name = "ray"
@@ -51,19 +51,20 @@ class RayEngine:
             nodes = [node for node in self._ray.nodes() if node["Alive"]]
             fit = [node for node in nodes if _fits(node["Resources"], need)]
             if not fit:
-                raise BatchError(_no_place(nodes, need))
+                raise BatchError(_no_node_message(nodes, need))
             per_gpu = self._check_nodes(fit, folder)
             self.slots = sum(_fits(node["Resources"], need, per_gpu) for node in fit)
         except BaseException:
             self._ray.shutdown()
             raise
-        share = 1 / per_gpu if need.gpu_memory else 0  # Ray counts in ten-thousandths
+        share = 1 / per_gpu if need.gpu_memory else 0  # Ray's precision is 1e-4
         self._attempt = self._ray.remote(
             num_cpus=need.threads, num_gpus=share, memory=need.memory, max_retries=0
         )(_attempt)
 
     def has_room(self) -> bool:
-        """Whether Ray's queue has room: it holds a few attempts, so that no slot stays idle."""
+        """Whether Ray's queue has room. It contains a few more attempts than slots, so that no slot
+        is idle."""
         return len(self._tasks) < self.slots + 2
 
     def start(self, folder: Path, number: int) -> Hashable:
@@ -83,14 +84,14 @@ class RayEngine:
         for task in ready:
             del self._tasks[task]
             try:
-                # A task that was cancelled by force returns None, as if it had succeeded.
+                # A task that was cancelled by force returns None instead of raising.
                 found.append((task, Ending(self._ray.get(task), "its task was cancelled")))
             except (self._ray.exceptions.RayError, KeyboardInterrupt) as error:
                 found.append((task, Ending(None, f"its node was lost: {one_line(error, 120)}")))
         return found
 
     def drop(self, ticket: Hashable) -> None:
-        """Cancel a task by force. A frozen node does not receive this: if it recovers, the attempt
+        """Cancel a task by force. A frozen node does not receive this; if it recovers, the attempt
         detects that a newer one exists."""
         self._tasks.pop(ticket, None)
         with contextlib.suppress(self._ray.exceptions.RayError):
@@ -117,23 +118,23 @@ class RayEngine:
         mark.write_text(str(mark), encoding="utf-8")
         probe = self._ray.remote(num_cpus=0, max_retries=0)(_probe)
         try:
-            asked = {
+            probes = {
                 node["NodeManagerAddress"] + ":" + str(node["NodeManagerPort"]): probe.options(
                     scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
                 ).remote(str(mark))
                 for node in nodes
             }
             free: list[int] = []
-            for name, task in asked.items():
+            for name, task in probes.items():
                 try:
-                    version, sees, memory = self._ray.get(task, timeout=PROBE_SECONDS)
+                    version, has_access, memory = self._ray.get(task, timeout=PROBE_SECONDS)
                 except Exception as error:  # including errors from the node's Python
                     raise BatchError(f"node {name} cannot run jobs: {one_line(error)}") from None
                 if version != __version__:
                     raise BatchError(
                         f"node {name} has dreamfusion {version}, this machine {__version__}"
                     )
-                if not sees:
+                if not has_access:
                     raise BatchError(f"node {name} has no access to {folder}: it must be shared")
                 free += memory
         finally:
@@ -142,8 +143,8 @@ class RayEngine:
 
 
 def _connect() -> Any:
-    """Ray, connected to the cluster. Raises BatchError."""
-    # Set before Ray is loaded: it would send usage statistics, and change this process's threads.
+    """Import Ray and connect to the cluster. Raises BatchError."""
+    # Must be set before Ray is imported, which would otherwise send usage statistics.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         import ray
@@ -152,10 +153,10 @@ def _connect() -> Any:
     _keep_token_private()
     address = os.environ.get("RAY_ADDRESS", "auto")
     try:
-        _knock(address)
+        _check_reachable(address)
         ray.init(address=address, log_to_driver=False, logging_level="ERROR")
     except Exception as error:  # no cluster, another version, or access denied
-        ray.shutdown()  # it may be partly connected
+        ray.shutdown()  # it may be partially connected
         if "ersion mismatch" in str(error):
             raise BatchError(f"the cluster has another Ray or Python: {one_line(error)}") from None
         raise BatchError(
@@ -165,16 +166,16 @@ def _connect() -> Any:
     return ray
 
 
-def _knock(address: str) -> None:
-    """Raises OSError where nothing listens at HOST:PORT; Ray itself would wait for minutes."""
+def _check_reachable(address: str) -> None:
+    """Raise OSError if nothing listens at HOST:PORT, since Ray would wait for minutes."""
     host, colon, port = address.rpartition(":")
     if colon and port.isdigit() and "/" not in host:
         socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
 
 
 def _keep_token_private() -> None:
-    """Make the authentication token of the cluster unreadable for others: Ray writes it with the
-    permissions of the umask."""
+    """Make the authentication token of the cluster unreadable for other users. Ray writes it with
+    the permissions of the umask."""
     token = Path(os.environ.get("RAY_AUTH_TOKEN_PATH", Path.home() / ".ray" / "auth_token"))
     if token.is_file() and token.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
         set_mode(token, 0o600)
@@ -189,7 +190,7 @@ def _fits(resources: dict[str, float], need: ResourceRequest, per_gpu: int = 1) 
     return min(bounds)
 
 
-def _no_place(nodes: list[dict[str, Any]], need: ResourceRequest) -> str:
+def _no_node_message(nodes: list[dict[str, Any]], need: ResourceRequest) -> str:
     largest = max((node["Resources"].get("memory", 0) for node in nodes), default=0)
     gpus = ", a GPU" if need.gpu_memory else ""
     return (
@@ -200,7 +201,7 @@ def _no_place(nodes: list[dict[str, Any]], need: ResourceRequest) -> str:
 
 
 def _probe(mark: str) -> tuple[str, bool, list[int]]:
-    """Runs on a node: its version, whether it can access a file, and its GPUs' free memory."""
+    """Runs on a node. Returns its version, whether it can access a file, and free GPU memory."""
     from dreamfusion.batch.engines.local import gpu_memory
     from dreamfusion.utils.version import __version__ as version
 
@@ -208,9 +209,9 @@ def _probe(mark: str) -> tuple[str, bool, list[int]]:
 
 
 def _attempt(folder: str, number: int, threads: int, stale_seconds: float, module: str) -> int:
-    """Runs on a node: runs an attempt, and forwards an interrupt to its process."""
+    """Runs on a node. Runs an attempt, and forwards interrupts to its process."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-        # A cluster started in a script's background ignores it, and Ray's interrupt with it.
+        # A cluster that a script starts in the background ignores SIGINT, which Ray sends.
         signal.signal(signal.SIGINT, signal.default_int_handler)
     child = subprocess.Popen(
         command_of(Path(folder), number, os.getpid(), stale_seconds, module),

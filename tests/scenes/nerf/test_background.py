@@ -34,6 +34,6 @@ def test_plain_colors_reach_the_rays_of_their_view():
         background_color(torch.zeros(3, 3), directions(), 2)
 
 
-def test_start_must_be_reachable():
+def test_initial_colors_must_be_reachable():
     with pytest.raises(ValueError, match="strictly between"):
         LearnedBackground(start=(0.0, 0.5, 1.0))

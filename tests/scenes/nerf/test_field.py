@@ -57,7 +57,7 @@ def test_normals_agree_with_the_analytic_gradient():
     analytic = torch.nn.functional.normalize(-gradient.double(), dim=-1)
     with torch.no_grad():
         cosine = (field.normals(p.double()) * analytic).sum(-1)
-    # Taps that fall into two cells of the grid see a kink.
+    # Differences across two cells of the grid include a kink.
     assert (cosine > 0.999).float().mean() > 0.98
 
 
@@ -69,7 +69,7 @@ def test_normals_are_differentiable_in_the_parameters():
     assert field.encoding.table.grad.abs().sum() > 0
 
 
-def test_exp_overflows_openly_with_a_bounded_slope():
+def test_exp_overflows_to_infinity_with_a_bounded_slope():
     field = small_field(density_activation="exp", blob="none")
     with torch.no_grad():
         field.mlp.weight2.zero_()
@@ -96,7 +96,7 @@ def test_bad_settings_are_refused(settings):
         Field(**settings)
 
 
-def test_hidden_levels_say_nothing_and_learn_nothing():
+def test_inactive_levels_have_no_effect_and_no_gradient():
     field = small_field()
     everything = field.density(points())
     field.activate_levels(0.0)  # the coarsest of three is always active
@@ -122,7 +122,7 @@ def test_a_level_fades_in():
     torch.testing.assert_close(field.density(points()), opened.density(points()))
 
 
-def test_open_levels_are_part_of_the_state():
+def test_active_levels_are_part_of_the_state():
     field, other = small_field(), small_field()
     field.activate_levels(0.5)
     other.load_state_dict(field.state_dict())
@@ -130,7 +130,7 @@ def test_open_levels_are_part_of_the_state():
 
 
 @pytest.mark.parametrize("activation", ["softplus", "exp"])
-def test_sharpness_multiplies_what_density_is_made_of(activation):
+def test_sharpness_multiplies_the_activations_argument(activation):
     field = small_field(density_activation=activation, blob="gaussian", blob_scale=1.0)
     activate = {"softplus": torch.nn.functional.softplus, "exp": torch.exp}[activation]
     inverse = {"softplus": lambda y: y.expm1().log(), "exp": torch.log}[activation]
@@ -142,7 +142,7 @@ def test_sharpness_multiplies_what_density_is_made_of(activation):
     torch.testing.assert_close(field.normals(at), normals)
 
 
-def test_sharpness_is_part_of_the_state_and_one_in_older_ones():
+def test_sharpness_is_part_of_the_state_and_defaults_to_one():
     field, other = small_field(), small_field()
     blunt = field.density(points())
     field.sharpen(4.0)

@@ -36,7 +36,7 @@ def test_backends_agree_on_faces_edges_and_vertices(backend, device, seed):
 
 
 @every_encoding
-def test_a_gradient_that_lies_otherwise_in_memory_is_read_right(backend, device):
+def test_gradients_with_other_strides_are_read_correctly(backend, device):
     skip_if_absent(backend, device)
     points, table, grad = random_problem(300)
     strided = grad.t().contiguous().t()
@@ -105,7 +105,7 @@ def test_non_finite_points_never_crash_and_nan_is_not_hidden(backend, device, ba
 
 
 @every_encoding
-def test_no_points_are_fine(backend, device):
+def test_zero_points_are_supported(backend, device):
     skip_if_absent(backend, device)
     table = random_problem(8)[1].to(device).requires_grad_()
     out = encode(torch.zeros(0, 3, device=device), table, LAYOUT, backend=backend)
@@ -145,7 +145,7 @@ def test_an_unknown_backend_is_refused():
         encode(points, table, LAYOUT, backend="cuda")
 
 
-def test_tinycudann_takes_its_own_numbers_of_features_only():
+def test_tinycudann_supports_only_some_numbers_of_features():
     layout = layout_of(2, 3, 8, 2, 4)
     points, table, _ = random_problem(8, layout)
     with pytest.raises(

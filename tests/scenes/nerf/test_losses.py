@@ -6,7 +6,7 @@ import torch
 from dreamfusion.scenes.nerf.losses import orientation_loss, smoothness_loss, sparsity_loss
 
 
-def test_orientation_punishes_only_normals_that_face_away():
+def test_orientation_penalises_only_normals_that_face_away():
     directions = torch.tensor([[0.0, 0, -1], [0, 0, -1]])
     normals = torch.tensor([[0.0, 0, 1], [0, 0.6, -0.8]], requires_grad=True)
     weights = torch.tensor([0.5, 0.5], requires_grad=True)
@@ -22,12 +22,12 @@ def test_sparsity_is_a_cauchy_loss():
     loss = sparsity_loss(density[:2], n_rays=2)
     assert loss.item() == pytest.approx(math.log(9) / 2)
     sparsity_loss(density, n_rays=3).backward()
-    # Its pull fades where there is much density: d/ds log(1 + 2 s^2) = 4 s / (1 + 2 s^2).
+    # Its gradient vanishes at high densities: d/ds log(1 + 2 s^2) = 4 s / (1 + 2 s^2).
     assert density.grad.tolist() == pytest.approx([0, 8 / 9 / 3, 0], abs=1e-6)
     assert sparsity_loss(torch.zeros(0), n_rays=3).item() == 0
 
 
-def test_smoothness_compares_unit_normals_and_turns_them_alone():
+def test_smoothness_compares_unit_normals_and_only_rotates_them():
     normals = torch.tensor([[0.0, 0, 1], [0, 1, 0]], requires_grad=True)
     nearby = torch.tensor([[0.0, 0, 1], [0, -1, 0]], requires_grad=True)
     weights = torch.tensor([0.5, 0.25], requires_grad=True)

@@ -4,7 +4,7 @@ import torch
 from dreamfusion.scenes.nerf.mlp import TwoLayerPerceptron, two_layers
 
 
-def test_agrees_with_plain_layers_in_float64_gradients_included():
+def test_outputs_and_gradients_agree_with_plain_layers_in_float64():
     generator = torch.Generator().manual_seed(0)
     shapes = [(20000, 7), (11, 7), (11,), (3, 11), (3,)]  # more than two blocks
     tensors = [torch.randn(*shape, generator=generator) for shape in shapes]
@@ -52,7 +52,7 @@ def test_gradcheck():
     assert torch.autograd.gradcheck(two_layers, tensors)
 
 
-def test_first_outputs_only_equal_the_first_of_all():
+def test_first_outputs_equal_those_of_all_outputs():
     net = TwoLayerPerceptron(
         n_inputs=3, n_hidden=8, n_outputs=4, generator=torch.Generator().manual_seed(2)
     )

@@ -1,4 +1,4 @@
-"""All numba kernels together: they are compiled once and then found on disk."""
+"""All numba kernels are compiled once and then loaded from disk."""
 
 import os
 import subprocess
@@ -9,8 +9,8 @@ import pytest
 
 
 @pytest.mark.slow
-def test_kernels_are_compiled_once_and_for_all(tmp_path):
-    """What a second process compiles again costs every run seconds."""
+def test_kernels_are_compiled_once_and_cached(tmp_path):
+    """Kernels that are compiled again would cost every run seconds."""
     work = """
         import torch
         from dreamfusion.graphics.cameras import Rays

@@ -9,7 +9,7 @@ def generator(seed: int = 0) -> torch.Generator:
 
 
 def ball(centre: tuple[float, float, float], radius: float, height: float = 50.0):
-    """A density that is above 0.3 exactly inside the given ball."""
+    """A density that exceeds 0.3 exactly inside the given ball."""
     middle = torch.tensor(centre)
 
     def density(points: torch.Tensor) -> torch.Tensor:
@@ -46,7 +46,7 @@ def test_follows_an_object_that_moves_away():
     assert occupied.tolist() == [False, True]
 
 
-def test_what_comes_up_far_from_the_object_is_found_in_time():
+def test_density_far_from_the_object_is_found():
     grid = OccupancyGrid(resolution=16)
     grid.update(ball((-0.6, 0, 0), 0.2), generator())
     far = torch.tensor([[0.6, 0.0, 0.0]])
@@ -63,7 +63,7 @@ def test_what_comes_up_far_from_the_object_is_found_in_time():
     assert asked[0] < 0.4 * 16**3
 
 
-def test_the_floor_is_the_least_density_around_and_nothing_where_rays_pass_over():
+def test_the_lower_bound_is_the_minimum_density_around_a_cell():
     grid = OccupancyGrid(resolution=16)
     grid.update(lambda p: torch.where(p[:, 0] > 0, 30.0, 0.05), generator())
     floor = grid.density_lower_bound(
@@ -105,8 +105,8 @@ def test_bad_arguments_are_refused():
         OccupancyGrid(decay=1.5)
 
 
-def test_as_many_numbers_are_drawn_whatever_the_scene():
-    """Else processes whose scenes differ in the last bit would drift apart."""
+def test_the_number_of_random_numbers_does_not_depend_on_the_scene():
+    """Otherwise processes whose scenes differ in the last bit would diverge."""
     states = []
     for height in (0.0, 30.0):
         grid, own = OccupancyGrid(resolution=8), torch.Generator().manual_seed(0)

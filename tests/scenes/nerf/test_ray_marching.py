@@ -36,7 +36,7 @@ def test_backends_give_the_reference_samples(backend, device, name, seed):
             backend=backend,
         )
 
-    # The same device divides by the same rounding.
+    # Divisions on the same device have the same rounding.
     expected, found = march(device, "reference"), march(device, backend)
     assert len(expected) > 500
     assert found.offsets[-1] == len(found)
@@ -101,7 +101,7 @@ def test_rays_that_miss_the_box_have_no_samples(backend, device):
 
 
 @every_marching
-def test_nothing_is_sampled_where_nothing_is_occupied(backend, device):
+def test_empty_grids_have_no_samples(backend, device):
     skip_if_absent(backend, device)
     grid = OccupancyGrid(resolution=8)
     grid.update(lambda p: torch.zeros(len(p)), torch.Generator().manual_seed(0))
@@ -152,7 +152,7 @@ def test_rays_that_are_not_finite_are_refused(backend, device, bad):
         march_rays(broken, OccupancyGrid(resolution=4).to(device), step=0.1, backend=backend)
 
 
-def test_rays_end_inside_solids_but_never_where_light_still_passes():
+def test_rays_end_in_solids_but_not_before_their_transmittance_is_low():
     grid = occupied_ball(resolution=32)
 
     def density(points):
@@ -166,7 +166,7 @@ def test_rays_end_inside_solids_but_never_where_light_still_passes():
     last = torch.full((full.n_rays,), -1.0).scatter_reduce(0, some.ray_index, some.t, "amax")
     ends = full.t > last[full.ray_index]
     assert ends.any()
-    # The light that reaches a sample is what it and those behind it show, and what passes.
+    # The transmittance at a sample is the sum of later weights and the final transmittance.
     hidden = accumulate(found.weights * ends, torch.ones(len(full), 1), full)[:, 0]
     cut = torch.zeros(full.n_rays, dtype=torch.bool).index_fill(0, full.ray_index[ends], True)
     assert (hidden + found.final_transmittance)[cut].max() < 1e-3

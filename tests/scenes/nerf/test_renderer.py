@@ -19,7 +19,7 @@ RED = torch.tensor([0.9, 0.1, 0.2])
 
 
 class Ball:
-    """A solid ball of one colour around the origin, with its true normals."""
+    """A solid ball of one colour around the origin, with exact normals."""
 
     def __init__(self, radius: float = 0.5) -> None:
         self.radius = radius
@@ -65,7 +65,7 @@ def test_shapes_and_a_solid_ball_in_front_of_a_plain_background():
     torch.testing.assert_close(out.rgb[0, 16, 16], RED, atol=1e-3, rtol=0)
     assert torch.equal(out.rgb[0, 0, 0], BLUE)
     assert out.opacity[1, 16, 16] > 0.999 and out.opacity[1, 0, 0] == 0
-    # The camera stands at 2.8, the ball starts 0.5 before the origin.
+    # The camera is at a distance of 2.8, and the ball has a radius of 0.5.
     assert out.depth[0, 16, 16].item() == pytest.approx(2.3, abs=0.04)
 
 
@@ -91,15 +91,15 @@ def test_lambertian_is_bright_towards_the_light_only():
     assert out.normals[0, 16, 16, 2] > 0.99 and out.normals[1, 16, 16, 2] < -0.99
 
 
-def test_true_normals_of_what_is_seen_cost_no_orientation_loss():
+def test_true_normals_have_no_orientation_loss():
     ball = Ball()
     out = render(scene_of(ball), rays(), background=BLUE, with_normals=True)
     s = out.surface
-    # A first sample lies up to a step inside, where a grazing normal may face away a little.
+    # The first sample is up to a step inside, where a grazing normal may face away slightly.
     assert orientation_loss(s.weights, s.normals, s.directions, n_rays=2048) < 1e-3
 
 
-def test_light_needs_a_position_and_views_need_their_own():
+def test_lit_views_need_light_positions():
     with pytest.raises(ValueError, match="needs a position of the light"):
         Lighting("lambertian")
     lights = lit("lambertian", torch.zeros(5, 3))
@@ -110,7 +110,7 @@ def test_light_needs_a_position_and_views_need_their_own():
 
 
 @pytest.mark.parametrize("shading", ["albedo", "lambertian", "textureless"])
-def test_gradients_reach_everything_and_are_the_same_bits_twice(shading):
+def test_all_parameters_have_gradients_that_are_reproducible(shading):
     results = []
     for _ in range(2):
         generator = torch.Generator().manual_seed(3)
@@ -128,7 +128,7 @@ def test_gradients_reach_everything_and_are_the_same_bits_twice(shading):
         assert first.isfinite().all() and first.abs().sum() > 0
 
 
-def test_rays_that_meet_nothing_see_the_background_and_still_have_a_graph():
+def test_rays_without_samples_show_the_background_and_keep_a_graph():
     field = Field(generator=torch.Generator().manual_seed(0))
     away = rays(1, 4)
     away = Rays(away.origins * 3, -away.directions)
@@ -142,7 +142,7 @@ def test_rays_that_meet_nothing_see_the_background_and_still_have_a_graph():
     assert background.mlp.bias2.grad.abs().sum() > 0
 
 
-def test_a_nan_in_the_field_reaches_the_picture():
+def test_a_nan_in_the_field_reaches_the_image():
     field = Field(generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         field.encoding.table.fill_(torch.nan)
@@ -152,7 +152,7 @@ def test_a_nan_in_the_field_reaches_the_picture():
 
 @pytest.mark.parametrize("shading", ["albedo", "lambertian"])
 @pytest.mark.parametrize(("sharpness", "share"), [(1.0, 0.9), (12.0, 0.6)], ids=["fog", "sharp"])
-def test_samples_that_add_next_to_nothing_are_left_out_of_gradients(sharpness, share, shading):
+def test_samples_of_low_weight_are_excluded_from_gradients(sharpness, share, shading):
     field = Field(generator=torch.Generator().manual_seed(0))
     field.sharpen(sharpness)
     scene, upstream = scene_of(field), torch.rand(2, 32, 32, 3, generator=torch.manual_seed(1))
@@ -201,8 +201,8 @@ def test_image_does_not_depend_on_chunks(monkeypatch):
 
 
 @torch.no_grad()
-def test_views_in_chunks_are_those_rendered_at_once(monkeypatch):
-    """With a light and a background for each view."""
+def test_views_in_chunks_equal_those_rendered_at_once(monkeypatch):
+    """Each view has its own light and background."""
     scene = scene_of(Ball())
     scene.background.mlp.bias2 += 1.0
     lights = lit("lambertian", torch.tensor([[0.0, 0, 5], [3, 0, 3], [0, 4, 0]]))
@@ -218,7 +218,7 @@ def test_views_in_chunks_are_those_rendered_at_once(monkeypatch):
             torch.testing.assert_close(getattr(parts, name), getattr(whole, name))
 
 
-def test_learns_a_colored_ball_from_pictures():
+def test_a_colored_ball_is_learned_from_images():
     generator = torch.Generator().manual_seed(0)
     ball, field = Ball(0.4), Field(generator=generator)
     truth, learned = scene_of(ball), scene_of(field)
@@ -238,7 +238,7 @@ def test_learns_a_colored_ball_from_pictures():
     assert loss < 0.004
 
 
-def test_a_scene_shows_itself_on_a_plain_background():
+def test_a_scene_is_rendered_on_a_plain_background():
     scene = scene_of(Ball())
     pictures = scene.images(turntable_cameras(2), size=16, mode="albedo", background=(0, 0, 1))
     assert pictures.shape == (2, 16, 16, 3)

@@ -1,4 +1,4 @@
-"""Where the surface of a radiance field lies."""
+"""The position of the surface of a radiance field."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from tests.helpers.solids import Balls, scene_of
 
 @pytest.mark.parametrize("peak", [15.0, 100.0, 1e5])
 @pytest.mark.parametrize("width", [0.003, 0.03])
-def test_threshold_gives_the_rendered_silhouette_whatever_the_density(peak, width):
+def test_the_threshold_gives_the_rendered_silhouette_at_any_density(peak, width):
     field = Balls([[0.0, 0, 0, 0.5]], peak=peak, width=width)
     threshold = find_threshold(scene_of(field))
     # Where, along a diameter, the surface is; and where looking past gives an opacity of 1/2.

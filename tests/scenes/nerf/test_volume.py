@@ -84,7 +84,7 @@ def test_no_samples_on_any_backend(backend, device):
     result.final_transmittance.sum().backward()
 
 
-def test_nerfacc_defines_weights_as_we_do():
+def test_nerfaccs_weights_equal_the_reference():
     nerfacc = pytest.importorskip("nerfacc")
     samples = pack([20] * 6)
     density = random_density(30.0).repeat(4)[:120]
@@ -117,7 +117,7 @@ def test_nearer_samples_hide_farther_ones():
     assert result.weights.tolist() == pytest.approx([1, 0, 0, 1], abs=1e-6)
 
 
-def test_rays_do_not_touch_each_other():
+def test_rays_are_independent():
     samples = pack(COUNTS)
     density = random_density()
     both = render_weights(density, samples).weights
@@ -164,7 +164,7 @@ def test_float32_is_accurate_behind_many_dense_rays(backend, device):
     torch.testing.assert_close(found, exact.weights, rtol=1e-4, atol=1e-12)
 
 
-def test_numba_refuses_double_densities_and_auto_takes_torch_for_them():
+def test_numba_refuses_double_densities_and_auto_uses_torch():
     density, samples = random_density(dtype=torch.float64), pack(COUNTS)
     assert render_weights(density, samples).weights.dtype == torch.float64
     with pytest.raises(ValueError, match="numba supports compositing in float32 only"):

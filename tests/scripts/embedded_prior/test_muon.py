@@ -1,4 +1,4 @@
-"""The optimiser that trains the embedded prior, against singular values."""
+"""The optimiser of the embedded prior, tested by singular values."""
 
 import pytest
 import torch
@@ -34,7 +34,7 @@ def test_singular_values_become_one_and_directions_stay(shape):
     torch.manual_seed(0)
     matrix = torch.randn(shape)
     u, _, vh = torch.linalg.svd(matrix, full_matrices=False)
-    other = torch.randn(shape)  # beside it, of quite another size
+    other = torch.randn(shape)  # another shape
     found = orthogonalize(torch.stack([matrix, 1e3 * other]))[0].float()
     assert found.shape == shape
     seen = u.T @ found @ vh.T
@@ -50,21 +50,23 @@ def test_weak_directions_move_as_far_as_strong_ones():
     assert moved[1] > 0.6 * moved[0]
 
 
-def test_no_gradient_no_step():
+def test_parameters_without_gradient_are_not_changed():
     assert orthogonalize(torch.zeros(1, 4, 5)).abs().max() == 0
 
 
-def test_a_step_is_as_large_as_of_adam():
+def test_a_step_is_as_large_as_adams():
     torch.manual_seed(0)
     layer = nn.Conv2d(16, 32, 3)
     before = layer.weight.detach().clone()
-    layer.weight.grad = torch.randn_like(layer.weight) * 1e-5  # its scale does not matter
+    layer.weight.grad = (
+        torch.randn_like(layer.weight) * 1e-5
+    )  # the scale of the gradient does not matter
     Muon([layer.weight], lr=0.1).step()
     rms = float((layer.weight.detach() - before).square().mean().sqrt())
     assert rms == pytest.approx(0.2 * 0.1, rel=0.2)
 
 
-def test_work_is_shared_evenly_and_by_all_alike():
+def test_work_is_divided_evenly_and_consistently():
     work = [9.0, 1.0, 5.0, 3.0, 4.0, 2.0]
     owners = share_out(work, 2)
     loads = [sum(w for w, owner in zip(work, owners, strict=True) if owner == i) for i in (0, 1)]
@@ -73,7 +75,7 @@ def test_work_is_shared_evenly_and_by_all_alike():
 
 
 @pytest.mark.slow
-def test_two_processes_step_as_one(tmp_path):
+def test_two_processes_take_the_same_step_as_one(tmp_path):
     script = tmp_path / "descend.py"
     script.write_text(DESCEND)
     for processes, name in ((1, "one"), (2, "two")):

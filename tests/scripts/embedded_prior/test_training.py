@@ -1,4 +1,4 @@
-"""The script that trains the embedded prior: deterministic, resumable, and never cheating."""
+"""The training script of the embedded prior: deterministic, resumable, without held-out pairs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from scripts.embedded_prior.model import make_models, mixed_precision
 from scripts.embedded_prior.muon import orthogonalize
 from scripts.embedded_prior.words import learn_words, make_tokenizer, tokens
 from tests.helpers import ROOT
-from tests.helpers.pretended_kernels import pretended_cuda
+from tests.helpers.simulated_kernels import simulated_cuda
 
 
 @pytest.fixture(scope="module")
@@ -38,10 +38,10 @@ def test_every_caption_word_is_one_token():
     assert len(together) == 2 + 6 + 3  # start and end, words, commas
 
 
-def test_tokens_are_what_the_tokenizer_makes_of_a_text():
+def test_tokens_equal_the_tokenizers():
     tokenizer = make_tokenizer()
     texts = ["a tall red mug, seen from the front, raised, lit", "", "Red,mug  hot air balloon's"]
-    texts.append("a corgi, " * 60)  # more than there is room for
+    texts.append("a corgi, " * 60)  # longer than the maximum
     expected = tokenizer(
         texts, padding="max_length", max_length=77, truncation=True, return_tensors="pt"
     ).input_ids
@@ -74,7 +74,7 @@ def test_batches_repeat_for_a_step_and_differ_between_steps(pictures: ToyPicture
     assert first[0].max() <= 1
 
 
-def test_batches_at_half_size_are_of_twice_as_many(pictures: ToyPictures):
+def test_batches_at_half_size_have_twice_as_many_images(pictures: ToyPictures):
     def shapes(half_steps: int | None) -> list[tuple[int, int]]:
         toys = ToyPictures(pictures.geometry, 4, 0, half_steps=half_steps)
         return [(len(toys(step)[0]), toys(step)[0].shape[-1]) for step in range(4)]
@@ -83,7 +83,7 @@ def test_batches_at_half_size_are_of_twice_as_many(pictures: ToyPictures):
     assert shapes(None) == [(4, 64)] * 4
 
 
-def test_faces_are_seen_more_often_than_backs(pictures: ToyPictures):
+def test_faces_are_sampled_more_often_than_backs(pictures: ToyPictures):
     geometry, names = pictures.geometry, [noun.name for noun in NOUNS]
     shares = np.diff(pictures.cumulative_shares, prepend=0.0)
     around = np.abs((geometry.azimuth_deg + 180) % 360 - 180)
@@ -94,8 +94,8 @@ def test_faces_are_seen_more_often_than_backs(pictures: ToyPictures):
         assert np.allclose(front, ratio * back.mean(), rtol=1e-6), noun
 
 
-def test_bfloat16_is_for_where_it_is_fast(monkeypatch: pytest.MonkeyPatch):
-    """A CPU with AVX2 alone took 24 s for a step that takes it 1.4 s in float32."""
+def test_bfloat16_is_used_only_where_it_is_fast(monkeypatch: pytest.MonkeyPatch):
+    """A CPU with AVX2 only needed 24 s for a step that takes 1.4 s in float32."""
     for there, dtype in ((False, torch.float32), (True, torch.bfloat16)):
         monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda there=there: there)
         with mixed_precision(torch.device("cpu")):
@@ -103,8 +103,8 @@ def test_bfloat16_is_for_where_it_is_fast(monkeypatch: pytest.MonkeyPatch):
         assert product.dtype == orthogonalize(torch.eye(2)[None]).dtype == dtype
 
 
-def test_pictures_drawn_on_a_gpu_are_those_of_the_cpu(pictures: ToyPictures, one_thread: None):
-    with pretended_cuda() as gpu:
+def test_images_rendered_on_a_gpu_equal_those_of_the_cpu(pictures: ToyPictures, one_thread: None):
+    with simulated_cuda() as gpu:
         there = ToyPictures(pictures.geometry, 64, 0, device="cuda:1")
         for step in range(2):  # at both sizes
             drawn, captions = there(step)
@@ -113,7 +113,7 @@ def test_pictures_drawn_on_a_gpu_are_those_of_the_cpu(pictures: ToyPictures, one
         assert gpu.kernels["cuda:1", "avg_pool2d"] == 2
 
 
-def test_held_out_pairs_are_never_captioned(pictures: ToyPictures):
+def test_held_out_pairs_are_not_in_captions(pictures: ToyPictures):
     held = held_out_pairs()
     nouns = sorted((noun.name for noun in NOUNS), key=len, reverse=True)
     seen = 0
@@ -126,7 +126,7 @@ def test_held_out_pairs_are_never_captioned(pictures: ToyPictures):
     assert seen > 500
 
 
-def test_the_text_encoder_learns_what_its_words_look_like(pictures: ToyPictures):
+def test_the_text_encoder_learns_the_look_of_its_words(pictures: ToyPictures):
     tokenizer = make_tokenizer()
     text_encoder, _ = make_models(tokenizer, 0)
     before = [parameter.clone() for parameter in text_encoder.parameters()]
@@ -141,10 +141,10 @@ def test_the_text_encoder_learns_what_its_words_look_like(pictures: ToyPictures)
     assert small.shape == (5, 3, 16, 16) and len(captions) == 5 and all(captions)
 
 
-def test_words_learned_on_one_device_are_read_on_another(
+def test_words_learned_on_one_device_load_on_another(
     pictures: ToyPictures, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """A file from CUDA names its device, and without `map_location` goes nowhere else."""
+    """A file from CUDA contains its device, and loads elsewhere only with `map_location`."""
     tokenizer = make_tokenizer()
     torch.save(make_models(tokenizer, 1)[0].state_dict(), tmp_path / "words.pt")
     asked: list[object] = []
@@ -166,8 +166,8 @@ def test_words_learned_on_one_device_are_read_on_another(
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_resumed_training_equals_one_that_was_not_stopped(tmp_path: Path):
-    # On one thread, PyTorch's first half-precision gradient of a process is not that of a later
-    # step, to the last bit; on two it is.
+    # With one thread, PyTorch's first half-precision gradient of a process differs in the last bits
+    # from those of later steps; with two threads it does not.
     env = os.environ | {"OMP_NUM_THREADS": "2"}
 
     def train(work: str, steps: int) -> dict[str, torch.Tensor]:

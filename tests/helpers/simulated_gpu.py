@@ -1,15 +1,15 @@
-"""A GPU that is pretended, for machines without one.
+"""A simulated GPU, for machines without one.
 
-    with PretendedGpu() as gpu:
+    with SimulatedGpu() as gpu:
         prior = load_prior(folder, device="cuda:1")
     gpu.waits       # Counter: what made the CPU wait for the GPU, and where
 
-A `PretendedTensor` keeps its numbers on the CPU and says that it is on a GPU. Operators refuse
-tensors of two devices, as a GPU does. To torch's C++ it is on the "meta" device, which is the one
-that has numbers for its devices and needs no driver: "meta:1" in there is "cuda:1" out here, and
-plain "meta" stays what it is.
+A `SimulatedTensor` has its values on the CPU and reports that it is on a GPU. Operators raise for
+tensors on different devices, as on a real GPU. For torch's C++ code, the tensor is on the "meta"
+device, which supports indices and needs no driver: "meta:1" in C++ is "cuda:1" in Python; "meta"
+without an index is not changed.
 
-What this cannot show: whether kernels compile, what they cost, how they round.
+It does not simulate compilation, speed and rounding of kernels.
 """
 
 from __future__ import annotations
@@ -34,27 +34,27 @@ from torchgen.model import DispatchKey
 from tests.helpers import ROOT
 
 CPU = torch.device("cpu")
-# The CPU needs an answer of these, and waits until the GPU has done all that it was asked to.
+# The CPU needs the result of these operators, and waits for all queued work of the GPU.
 WAITS = {
     "_local_scalar_dense", "nonzero", "masked_select", "equal", "bincount", "_unique2",
     "unique_dim", "unique_consecutive", "repeat_interleave.Tensor",
 }  # fmt: skip
-# Their other tensors may be on the CPU: a GPU fetches them.
+# Other arguments of these operators may be on the CPU.
 INDEXING = {"index", "index_put", "index_put_", "_index_put_impl_", "_unsafe_index"}
 FILLING = {"masked_fill", "masked_fill_", "index_fill", "index_fill_"}
 
 
 class DeviceMismatch(RuntimeError):
-    """What a GPU's own error would be."""
+    """The error of a GPU for tensors on different devices."""
 
 
-class PretendedTensor(Tensor):
-    """numbers: on the CPU. there: the device that it says it is on."""
+class SimulatedTensor(Tensor):
+    """numbers: the values, on the CPU. there: the simulated device."""
 
     __torch_function__ = torch._C._disabled_torch_function_impl
 
     @staticmethod
-    def __new__(cls, numbers: Tensor, there: torch.device) -> PretendedTensor:
+    def __new__(cls, numbers: Tensor, there: torch.device) -> SimulatedTensor:
         return Tensor._make_wrapper_subclass(
             cls, numbers.shape, strides=numbers.stride(), dtype=numbers.dtype,
             device=torch.device("meta", there.index),
@@ -82,7 +82,7 @@ class PretendedTensor(Tensor):
         return self.detach()
 
     @data.setter
-    def data(self, value: PretendedTensor) -> None:
+    def data(self, value: SimulatedTensor) -> None:
         torch._C.TensorBase.data.__set__(self, value)
         self.numbers, self.there = value.numbers, value.there
 
@@ -108,19 +108,19 @@ class PretendedTensor(Tensor):
 
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        assert PretendedGpu.here is not None, "a pretended tensor outlives its GPU"
-        return PretendedGpu.here.run(func, args, kwargs or {})
+        assert SimulatedGpu.here is not None, "a simulated tensor outlives its GPU"
+        return SimulatedGpu.here.run(func, args, kwargs or {})
 
 
-class PretendedGpu:
-    """A context in which there are GPUs; one at a time.
+class SimulatedGpu:
+    """A context manager that simulates GPUs; not reentrant.
 
-    kind: "cuda" or "mps". devices: how many. free: bytes of memory that they say are free.
-    bfloat16: whether they have it. current: the index of the current one. waits: how often the CPU
-    waited, by (what for, "file:line function"). kernels: what ran on each device.
+    kind: "cuda" or "mps". devices: their number. free: bytes of free memory to report. bfloat16:
+    whether they support it. current: index of the current one. waits: how often the CPU waited, by
+    (reason, "file:line function"). kernels: the kernels that ran on each device.
     """
 
-    here: PretendedGpu | None = None
+    here: SimulatedGpu | None = None
 
     def __init__(
         self, kind: str = "cuda", *, devices: int = 2, free: int = 70 << 30, bfloat16: bool = True
@@ -130,17 +130,17 @@ class PretendedGpu:
         self.waits: Counter[tuple[str, str]] = Counter()
         self.kernels: Counter[tuple[str, str]] = Counter()
 
-    def __enter__(self) -> PretendedGpu:
-        assert PretendedGpu.here is None
+    def __enter__(self) -> SimulatedGpu:
+        assert SimulatedGpu.here is None
         self._stack = stack = ExitStack()
-        PretendedGpu.here = self
-        stack.callback(setattr, PretendedGpu, "here", None)
+        SimulatedGpu.here = self
+        stack.callback(setattr, SimulatedGpu, "here", None)
         for module, name, value in self._world():
             stack.enter_context(mock.patch.object(module, name, value, create=module is torch._C))
-        # So that torch.tensor(..., device="cuda") makes a tensor here and then asks for its copy.
+        # Makes torch.tensor(..., device="cuda") create a tensor on the CPU and then copy it.
         stack.callback(torch._C._set_only_lift_cpu_tensors, torch._C._only_lift_cpu_tensors())
         torch._C._set_only_lift_cpu_tensors(True)
-        # The backward pass stays in this thread, where the mode is.
+        # Keep the backward pass in this thread, in which the mode is active.
         stack.enter_context(torch.autograd.set_multithreading_enabled(False))
         stack.enter_context(_Mode())
         return self
@@ -149,7 +149,7 @@ class PretendedGpu:
         self._stack.close()
 
     def _world(self) -> list[tuple[Any, str, Any]]:
-        """What torch says of its GPUs: (module, name, value)."""
+        """Torch's functions that report GPUs: (module, name, value)."""
         of_tensors = [(Tensor, "to", self._to), (Tensor, "pin_memory", _pin_memory)]
         if self.kind == "mps":
             return [(torch.backends.mps, "is_available", lambda: True), *of_tensors]
@@ -167,7 +167,7 @@ class PretendedGpu:
             "_maybe_exchange_device": exchange,
             "is_bf16_supported": lambda including_emulation=True: self.bfloat16,
             "mem_get_info": lambda device=None: (self.free, 80 << 30),
-            "get_device_name": lambda device=None: "a pretended GPU",
+            "get_device_name": lambda device=None: "a simulated GPU",
             "get_device_capability": lambda device=None: (9, 0),
             "synchronize": lambda device=None: self._wait("synchronize"),
             "empty_cache": lambda: None,
@@ -176,12 +176,12 @@ class PretendedGpu:
             "is_current_stream_capturing": lambda: False,
         }
         of_cuda = [(torch.cuda, name, value) for name, value in fakes.items()]
-        # A build with CUDA has an accelerator even without a driver, and optimizers ask for it.
+        # A build with CUDA reports an accelerator even without a driver, which optimisers query.
         no_accelerator = (torch.accelerator, "current_accelerator", lambda *_, **__: None)
         return [*of_cuda, (torch._C, "_cuda_setDevice", exchange), no_accelerator, *of_tensors]
 
     def run(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-        """One operator, on the numbers; what comes out is on the GPU that the operands are on."""
+        """Run an operator on the values. Results are on the simulated GPU of the operands."""
         name = func._schema.name.removeprefix("aten::")
         tensors = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
         asked = kwargs.get("device")
@@ -191,10 +191,10 @@ class PretendedGpu:
         elif asked is not None:
             place = None
         elif name == "copy_":
-            place = args[0].device if isinstance(args[0], PretendedTensor) else None
+            place = args[0].device if isinstance(args[0], SimulatedTensor) else None
         else:
             place = self._place(func, name, tensors)
-        on_gpu = any(isinstance(tensor, PretendedTensor) for tensor in tensors)
+        on_gpu = any(isinstance(tensor, SimulatedTensor) for tensor in tensors)
         if (
             place is not None
             and self.kind == "mps"
@@ -205,8 +205,8 @@ class PretendedGpu:
             )
         if on_gpu or place is not None:
             self._account(func, name, args, kwargs, tensors, place)
-        mine = {id(t.numbers): t for t in tensors if isinstance(t, PretendedTensor)}
-        plain = tree_map_only(PretendedTensor, lambda t: t.numbers, (args, kwargs))
+        mine = {id(t.numbers): t for t in tensors if isinstance(t, SimulatedTensor)}
+        plain = tree_map_only(SimulatedTensor, lambda t: t.numbers, (args, kwargs))
         out = func(*plain[0], **plain[1])
         if place is None:
             return out
@@ -214,20 +214,20 @@ class PretendedGpu:
         def come(result: Tensor) -> Tensor:
             if self.kind == "mps" and result.dtype == torch.float64:
                 raise TypeError("Cannot convert a MPS Tensor to float64 dtype")
-            # What was changed in place is the tensor that it was.
+            # A tensor that was changed in place keeps its identity.
             found = mine.get(id(result))
-            return PretendedTensor(result, place) if found is None else found
+            return SimulatedTensor(result, place) if found is None else found
 
         return tree_map_only(Tensor, come, out)
 
     def _place(self, func: Any, name: str, tensors: list[Tensor]) -> torch.device | None:
-        """The GPU on which an operator runs, None for the CPU; DeviceMismatch for two devices."""
+        """The GPU on which an operator runs, None for the CPU. Raises DeviceMismatch."""
         places = {tensor.device for tensor in tensors}
         gpus = places - {CPU, torch.device("meta")}
         if not gpus:
             return None
         strangers = [t for t in tensors if t.device.type == "cpu"]
-        # A single number on the CPU goes anywhere where numbers are taken one by one.
+        # A scalar on the CPU is accepted by elementwise operators on any device.
         small = all(tensor.dim() == 0 for tensor in strangers)
         one_by_one = torch.Tag.pointwise in func.tags or name in FILLING
         mixes = name in INDEXING or (small and one_by_one)
@@ -242,7 +242,7 @@ class PretendedGpu:
         self, func: Any, name: str, args: Any, kwargs: dict[str, Any], tensors: list[Tensor],
         place: torch.device | None,
     ) -> None:  # fmt: skip
-        """Count the operator, and what the CPU waits for."""
+        """Count the operator, and synchronisations of the CPU."""
         if not func.is_view:
             self.kernels[str(place), name] += 1
         if name in ("_to_copy", "copy_"):
@@ -252,7 +252,7 @@ class PretendedGpu:
         elif name in INDEXING:
             indices = [index for index in args[1] if index is not None]
             by_mask = any(index.dtype == torch.bool for index in indices)
-            # Filling with one number needs no count of the places.
+            # Filling with a scalar does not need the number of selected elements.
             filled = name != "index" and args[2].numel() == 1 and not any(args[3:4])
             if (by_mask and not filled) or any(index.device == CPU for index in indices):
                 self._wait(f"{name} by {'a mask' if by_mask else 'an index on the CPU'}")
@@ -260,7 +260,7 @@ class PretendedGpu:
     def _account_copy(
         self, name: str, args: Any, kwargs: dict[str, Any], place: torch.device | None
     ) -> None:
-        """A copy between CPU and GPU: only from pinned memory, and asked so, nobody waits."""
+        """A copy between CPU and GPU synchronises unless it is non-blocking and pinned."""
         source = args[1] if name == "copy_" else args[0]
         asynchronous = kwargs.get("non_blocking") or (name == "copy_" and any(args[2:3]))
         if place is None:
@@ -270,7 +270,7 @@ class PretendedGpu:
 
     @property
     def _to(self) -> Any:
-        """`Tensor.to`, which gives torch's C++ the device by the name that it knows it by."""
+        """`Tensor.to`, with the device translated for torch's C++ code."""
 
         def known(device: str | torch.device) -> torch.device:
             named = self._named(device)
@@ -283,7 +283,7 @@ class PretendedGpu:
         return to
 
     def _named(self, device: Any) -> torch.device:
-        """A device with its index; what torch's C++ calls meta:N is GPU N."""
+        """A device with its index. Torch's C++ code uses meta:N for GPU N."""
         device = torch.device(device) if isinstance(device, str) else device
         device = torch.device(self.kind, device) if isinstance(device, int) else device
         if device.type == "meta" and device.index is not None:
@@ -301,8 +301,8 @@ class PretendedGpu:
 
 @cache
 def unknown_to_mps() -> frozenset[str]:
-    """The operators, as name.overload, that have a kernel for the CPU and none for an Apple GPU, by
-    the table of kernels that torch's packages bring along."""
+    """The operators, as name.overload, that have a CPU kernel but no MPS kernel in the table of
+    kernels that torch's packages contain."""
     table = Path(str(torchgen.__file__)).parent / "packaged" / "ATen" / "native"
     parsed = parse_native_yaml(str(table / "native_functions.yaml"), str(table / "tags.yaml"))
     kernels = {
@@ -325,15 +325,15 @@ def unknown_to_mps() -> frozenset[str]:
 
 
 class _Mode(TorchDispatchMode):
-    """Sees the operators whose operands are none of ours: factories, copies to the GPU."""
+    """Intercepts operators without simulated operands: factories, copies to the GPU."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        assert PretendedGpu.here is not None
-        return PretendedGpu.here.run(func, args, kwargs or {})
+        assert SimulatedGpu.here is not None
+        return SimulatedGpu.here.run(func, args, kwargs or {})
 
 
 def _pin_memory(tensor: Tensor) -> Tensor:
-    if isinstance(tensor, PretendedTensor):
+    if isinstance(tensor, SimulatedTensor):
         raise RuntimeError(f"cannot pin {tensor.there}, only dense CPU tensors can be pinned")
     pinned = tensor.clone()
     pinned.is_pinned_here = True
@@ -341,7 +341,7 @@ def _pin_memory(tensor: Tensor) -> Tensor:
 
 
 def _where() -> str:
-    """The innermost line of ours that is being run."""
+    """The innermost line of this project's code on the call stack."""
     frame = sys._getframe(1)
     ours = tuple(str(ROOT / folder) + os.sep for folder in ("dreamfusion", "scripts"))
     while frame is not None:

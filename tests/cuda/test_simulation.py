@@ -1,4 +1,4 @@
-"""The pretended GPU refuses what a GPU refuses, and finds faults that are planted."""
+"""The simulated GPU rejects what a real GPU rejects, and detects injected faults."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from dreamfusion.scenes.nerf.hashgrid import ENCODING
 from dreamfusion.training.trainer import Trainer
 from dreamfusion.utils.backends import probe
 from dreamfusion.utils.devices import choose_device, send
-from tests.helpers.pretended_gpu import DeviceMismatch, PretendedGpu
+from tests.helpers.simulated_gpu import DeviceMismatch, SimulatedGpu
 from tests.helpers.tiny_runs import tiny
 
 
-def test_tensors_say_where_they_are_and_keep_their_numbers(gpu):
+def test_tensors_report_their_device_and_keep_their_values(gpu):
     there = torch.tensor([1.0, 2.0], device="cuda:1")
     assert str(there.device) == "cuda:1" and there.is_cuda and not there.is_cpu
     for made in (there + 1, torch.zeros_like(there), there.new_ones(2), there[None].expand(3, 2)):
@@ -42,13 +42,13 @@ def test_two_devices_do_not_mix(gpu):
     for other in (torch.ones(2), second):
         with pytest.raises(DeviceMismatch, match="Expected all tensors to be on the same device"):
             first + other
-    assert (first + torch.tensor(1.0)).tolist() == [2.0, 2.0]  # a number alone goes anywhere
+    assert (first + torch.tensor(1.0)).tolist() == [2.0, 2.0]  # a scalar works on any device
     with pytest.raises(RuntimeError, match="invalid device ordinal"):
         torch.empty(1, device="cuda:2")
 
 
-def test_what_the_cpu_waits_for_is_counted(gpu):
-    there, waited = torch.tensor([1.0, 2.0], device="cuda:0"), 1  # the numbers' own copy
+def test_synchronisations_are_counted(gpu):
+    there, waited = torch.tensor([1.0, 2.0], device="cuda:0"), 1  # the copy of the values
     plain, mask = torch.ones(2), there > 1.5
     for work, waits in (
         (lambda: there * 2, 0),
@@ -56,7 +56,7 @@ def test_what_the_cpu_waits_for_is_counted(gpu):
         (lambda: there[mask], 1),
         (lambda: there.masked_fill(mask, 0.0), 0),
         (lambda: plain.to("cuda"), 1),
-        (lambda: plain.to("cuda", non_blocking=True), 1),  # it is not pinned
+        (lambda: plain.to("cuda", non_blocking=True), 1),  # the memory is not pinned
         (lambda: send(plain, "cuda"), 0),
         (lambda: there.cpu(), 1),
         (lambda: torch.nonzero(there), 1),
@@ -66,10 +66,10 @@ def test_what_the_cpu_waits_for_is_counted(gpu):
         assert gpu.waits.total() == waited
 
 
-def test_torch_is_as_before_afterwards():
+def test_torch_is_restored_afterwards():
     real = torch.Tensor.to, torch.cuda.is_available()
     set_device = getattr(torch._C, "_cuda_setDevice", None)  # builds without CUDA have none
-    with PretendedGpu():
+    with SimulatedGpu():
         assert torch.cuda.is_available()
     assert (torch.Tensor.to, torch.cuda.is_available()) == real
     assert torch.tensor([1.0]).device.type == "cpu"
@@ -82,28 +82,28 @@ def trainer(gpu, folders):
     return Trainer(tiny(prior), prior)
 
 
-def test_noise_that_was_left_on_the_cpu_is_found(trainer, monkeypatch):
+def test_noise_on_the_cpu_is_detected(trainer, monkeypatch):
     trainer.step()
     monkeypatch.setattr(base, "send", lambda tensor, device: tensor)
     with pytest.raises(DeviceMismatch):
         trainer.step()
 
 
-def test_a_weight_that_was_not_moved_is_found(trainer):
+def test_a_weight_that_was_not_moved_is_detected(trainer):
     convolution = trainer.prior.denoiser.conv_in
     convolution.bias = torch.nn.Parameter(convolution.bias.cpu(), requires_grad=False)
     with pytest.raises(DeviceMismatch, match=r"convolution got .* on cpu"):
         trainer.step()
 
 
-def test_a_scene_on_another_gpu_than_the_prior_is_found(trainer):
+def test_a_scene_on_another_gpu_than_the_prior_is_detected(trainer):
     trainer.state.scene.field.to("cuda:0")
     with pytest.raises(DeviceMismatch, match=r"index got .* on cuda:0, .* on cuda:1"):
         trainer.step()
 
 
-def test_a_kernel_that_is_launched_without_a_device_guard_is_found(gpu, trainer, monkeypatch):
-    torch.cuda.set_device(0)  # the run is on the other one
+def test_a_kernel_launch_without_a_device_guard_is_detected(gpu, trainer, monkeypatch):
+    torch.cuda.set_device(0)  # the run uses the other GPU
     trainer.step()
     monkeypatch.setattr(torch.cuda, "device_of", lambda tensor: nullcontext())
     with pytest.raises(DeviceMismatch, match="a kernel on cuda:0 got pointers to cuda:1"):
@@ -111,7 +111,7 @@ def test_a_kernel_that_is_launched_without_a_device_guard_is_found(gpu, trainer,
 
 
 @pytest.mark.parametrize("name", ["auto", "cuda", "cuda:1"])
-def test_the_runs_gpu_becomes_the_current_one_and_accelerators_are_tried_there(gpu, name):
+def test_the_runs_gpu_becomes_current_and_is_used_to_test_accelerators(gpu, name):
     device = torch.device(choose_device(name))
     assert gpu.current == (device.index or 0) == (1 if name == "cuda:1" else 0)
     gpu.kernels.clear()

@@ -1,5 +1,5 @@
-"""The numba kernels in place of Triton's, which take the same arguments, on a pretended GPU: all of
-the Triton path's own Python runs, at a speed that tests can wait for."""
+"""Numba kernels that replace Triton's on a simulated GPU and have the same arguments, so that tests
+run the Python code of the Triton backend at an acceptable speed."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from dreamfusion.scenes.nerf.hashgrid import triton as triton_encoding
 from dreamfusion.scenes.nerf.ray_marching import numba as numba_marching
 from dreamfusion.scenes.nerf.ray_marching import triton as triton_marching
 from dreamfusion.utils.backends import probe
-from tests.helpers.pretended_gpu import DeviceMismatch, PretendedGpu, PretendedTensor
+from tests.helpers.simulated_gpu import DeviceMismatch, SimulatedGpu, SimulatedTensor
 
 
 class _Kernel:
-    """Launched as Triton's is: on the current device, with pointers to contiguous tensors there."""
+    """Launched like a Triton kernel: on the current device, with contiguous tensors on it."""
 
     def __init__(self, real: Any, work: Callable[..., None]) -> None:
         self.names, self.work = real.arg_names, work
@@ -31,15 +31,15 @@ class _Kernel:
         return self.launch
 
     def launch(self, *args: Any, **constants: Any) -> None:
-        assert PretendedGpu.here is not None
-        current = torch.device("cuda", PretendedGpu.here.current)
+        assert SimulatedGpu.here is not None
+        current = torch.device("cuda", SimulatedGpu.here.current)
         tensors = [value for value in args if isinstance(value, Tensor)]
         places = {str(tensor.device) for tensor in tensors}
         if places != {str(current)}:
             raise DeviceMismatch(f"a kernel on {current} got pointers to {', '.join(places)}")
         assert all(tensor.is_contiguous() for tensor in tensors)
-        PretendedGpu.here.kernels[str(current), self.work.__name__] += 1
-        plain = [v.numbers.numpy() if isinstance(v, PretendedTensor) else v for v in args]
+        SimulatedGpu.here.kernels[str(current), self.work.__name__] += 1
+        plain = [v.numbers.numpy() if isinstance(v, SimulatedTensor) else v for v in args]
         self.work(**dict(zip(self.names, plain, strict=False)), **constants)
 
 
@@ -57,7 +57,7 @@ def _march(
     origins, directions, near, far, jitter, occupied, bound, offsets, positions, t_out, index,
     n_rays, n_steps, step, max_bound, FILL, **_,
 ):  # fmt: skip
-    if not FILL:  # nothing is written: any tensor will do for Triton, numba wants the shape
+    if not FILL:  # not written: Triton accepts any tensor, numba needs the shape
         positions = np.empty((0, 3), np.float32)
     occupied = occupied.view(np.bool_)
     bounds = numba_marching._bounds(occupied)
@@ -68,8 +68,8 @@ def _march(
 
 
 @contextmanager
-def pretended_cuda(**world: Any) -> Iterator[PretendedGpu]:
-    """Pretended NVIDIA GPUs whose Triton works; see PretendedGpu."""
+def simulated_cuda(**world: Any) -> Iterator[SimulatedGpu]:
+    """Simulated NVIDIA GPUs with working Triton kernels; see SimulatedGpu."""
     encode = _Kernel(triton_encoding._encode, _encode)
     march = _Kernel(triton_marching._march, _march)
     probe.cache_clear()
@@ -77,7 +77,7 @@ def pretended_cuda(**world: Any) -> Iterator[PretendedGpu]:
         mock.patch.dict("os.environ", TRITON_INTERPRET="0"),
         mock.patch.object(triton_encoding, "_encode", encode),
         mock.patch.object(triton_marching, "_march", march),
-        PretendedGpu(**world) as gpu,
+        SimulatedGpu(**world) as gpu,
     ):
         yield gpu
     probe.cache_clear()

@@ -1,4 +1,4 @@
-"""Pictures of toy objects, to test by."""
+"""Renders images of toy objects for tests."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def draw_object(
     background: tuple[float, float, float] = (1.0, 1.0, 1.0),
     supersample: int = 2,
 ) -> Tensor:
-    """Antialiased pictures (n, size, size, 3) in [0, 1], lit from beside and above each camera."""
+    """Antialiased images (n, size, size, 3) in [0, 1], lit from beside and above each camera."""
     buffers = view(obj, cameras, size * supersample)
     n = len(cameras)
     palettes = torch.from_numpy(PALETTE_TABLE).repeat(n, 1, 1)
