@@ -1,14 +1,14 @@
 #!/usr/bin/env python
-"""Time the parts of a step: the prior's forward pass, its autoencoder, rendering, whole SDS steps;
-what comes after the last step; and the encoding by every backend that works on the device.
+"""Measure the time of the parts of a step (the prior's forward pass, its autoencoder, rendering,
+whole SDS steps), of the work after the last step, and of the hash grid with each usable backend.
 
     python -m scripts.bench                        # the embedded prior
     python -m scripts.random_pipelines sd FOLDER   # Stable Diffusion 1.5's size, random weights
     python -m scripts.bench --prior FOLDER -- camera.views=1 prior.compile=true
 
-The scene is trained for `--warm-up` steps first, so that rays meet a real object. Settings are the
-prior's preset. Prints Markdown tables; every figure is the median of `--repeats`. With `--profile`,
-also the operators that a step spends most of its time in.
+The scene is trained for `--warm-up` steps first, so that it contains an object. Settings are the
+prior's preset. Prints Markdown tables; every value is the median of `--repeats`. With `--profile`,
+also prints the slowest operators of a step.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ from dreamfusion.utils.stopwatch import Stopwatch
 
 
 def median_seconds(work: Callable[[], object], repeats: int, device: str) -> float:
-    """The median time of `work`, after two tries that do not count."""
+    """The median time of `work`, after two warm-up calls."""
     times = []
     for i in range(repeats + 2):
         started = time.perf_counter()
@@ -60,8 +60,8 @@ def median_seconds(work: Callable[[], object], repeats: int, device: str) -> flo
 
 
 def encoding_rows(scene: NerfScene, count: int, repeats: int, device: str) -> Iterator[str]:
-    """The rows of a table: how many points a second each backend encodes, of `count` at once,
-    forward and backward."""
+    """The rows of a table: points per second of each backend, forward and backward, for `count`
+    points."""
     grid = scene.field.encoding
     generator = torch.Generator().manual_seed(0)
     points = (torch.rand(count, 3, generator=generator) * 2 - 1).to(device)
@@ -70,11 +70,11 @@ def encoding_rows(scene: NerfScene, count: int, repeats: int, device: str) -> It
     yield "|---|---|"
     for backend in get_args(Backend):
         if backend == "auto" or (backend == "triton" and interpreted()):
-            continue  # an interpreter's time says nothing
+            continue  # the time of an interpreter is meaningless
         try:
             encoding_backend(backend, kind, features)
         except AcceleratorError:
-            continue  # not here
+            continue  # not usable
 
         def work(backend=backend) -> None:  # type: ignore[no-untyped-def]
             encode(points, grid.table, grid.layout, backend=backend).sum().backward()
@@ -100,14 +100,14 @@ def main() -> None:
 
 
 def measure(args: argparse.Namespace) -> None:
-    """Print the tables, each row as soon as it is measured."""
+    """Print the tables, each row as soon as it is available."""
     device = choose_device(args.device)
     asked = {"prompt": args.prompt, "device": device, "prior": {"name": args.prior}}
     plan = plan_run([Layer("bench", asked), Layer("--set", parse_assignments(args.settings))])
     assert plan.prior is not None
     prior = load_prior(plan.prior, plan.config.prior, device=device, views=plan.config.camera.views)
     assert isinstance(prior, DiffusionPrior)
-    # A run's last step, as long as that run is: every loss is on.
+    # The last step of a run, in which all losses are active.
     trainer = Trainer(plan.config, prior)
     for _ in range(args.warm_up):
         trainer.step()
@@ -185,7 +185,7 @@ def measure(args: argparse.Namespace) -> None:
 
 
 def _stages(trainer: Trainer) -> None:
-    """What comes after a run's last step, once."""
+    """Measure the work after the last step of a run, once."""
     watch = Stopwatch("")
     with tempfile.TemporaryDirectory(prefix="dreamfusion-bench-") as folder:
         saved = SavedScene(trainer.state.step, trainer.state.scene.averaged)
@@ -196,7 +196,7 @@ def _stages(trainer: Trainer) -> None:
 
 
 def _profile(trainer: Trainer, device: str) -> None:
-    """Print the operators of one training step, those that take longest first."""
+    """Print the operators of one training step, slowest first."""
     activities = [ProfilerActivity.CPU]
     activities += [ProfilerActivity.CUDA] if device.startswith("cuda") else []
     with profile(activities=activities) as found:

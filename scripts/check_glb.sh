@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Hold GLB files to programs that nobody here wrote.
+# Check GLB files with third-party programs.
 #
 #     scripts/check_glb.sh runs/a-corgi/mesh/model.glb …
 #
-# Khronos' validator (npm's gltf-validator, fetched into a temporary folder) must find no error and
-# no warning. Where `blender` is installed it must import one textured mesh that stands upright,
-# of the size that the file says. Exit status 1 where a check fails.
+# Khronos' validator (npm's gltf-validator, fetched into a temporary folder) must report no error and
+# no warning. If `blender` is installed, it must import one textured mesh, upright and of the size in
+# the file. Exit status 1 if a check fails.
 set -euo pipefail
 [ $# -gt 0 ] || { echo "usage: $0 FILE.glb …" >&2; exit 2; }
 here=$(cd "$(dirname "$0")" && pwd)

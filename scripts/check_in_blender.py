@@ -1,4 +1,5 @@
-"""Run inside Blender by `check_glb.sh`: one textured mesh each, upright, of the file's own size.
+"""Executed inside Blender by `check_glb.sh`: checks that each file contains one textured mesh,
+upright and of the right size.
 
 Blender's axes are x right, y away from the viewer, z up; glTF's (x, y, z) become (x, -z, y).
 """

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What wants a GPU, in parts that each end within nine minutes, can be repeated, and leave little.
+# Tests and measurements on a GPU, in repeatable parts of at most nine minutes with little output.
 #
 #   scripts/gpu_day.sh PART OUT
 #
@@ -8,12 +8,12 @@
 #                   variants of it; bench-sdxl, bench-if likewise
 #   corgi           train "a corgi" with the embedded prior, and a  OUT/corgi.txt, corgi.png,
 #                   few prompts against the toy world's objects     quality.txt
-#   train           the embedded prior, from the weights that are   OUT/train.txt, sheet.png,
-#                   in assets, without the optimiser's state        pieces.json, piece-00, …
+#   train           the embedded prior, from the weights in         OUT/train.txt, sheet.png,
+#                   assets, without the optimiser's state           pieces.json, piece-00, …
 #
-# After `train`, where OUT was brought to: python -m scripts.pieces join OUT assets/embedded-prior.
-# The machine needs no network: what it lacks comes as wheels in .whl, which are not committed
-# (scripts/gpu_wheels.sh fetches them). TRIAL=1 makes every part as small as can be, for a CPU.
+# After `train`, on the machine with OUT: python -m scripts.pieces join OUT assets/embedded-prior.
+# The machine needs no network: missing packages are installed from wheels in .whl, which are not
+# committed (scripts/gpu_wheels.sh fetches them). TRIAL=1 minimises every part, for tests on a CPU.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 part=$1 out=$2

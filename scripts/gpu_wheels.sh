@@ -1,6 +1,6 @@
 #!/bin/sh
-# Fetch into .whl what a machine with CUDA's usual packages lacks to run scripts/gpu_day.sh: wheels
-# for its Python, 3.12 on x86-64. ffmpeg's is too large to send; a run does without its video then.
+# Fetch into .whl the packages that a machine with CUDA lacks to run scripts/gpu_day.sh: wheels for
+# Python 3.12 on x86-64. The wheel of ffmpeg is too large; runs then write no video.
 set -eu
 cd "$(dirname "$0")/.."
 platforms=

@@ -7,12 +7,13 @@
 It is a StableDiffusionPipeline: AutoencoderKL (a quarter of 64 pixels, 4 channels), CLIP text
 encoder, noise prediction, Stable Diffusion's beta schedule, and the four view words of the
 DreamFusion paper. Training resumes from CACHE/autoencoder.pt and OUT/denoiser.pt, which are written
-every five minutes; every batch is a function of seed and step. The autoencoder sees all kinds, and
-half-finished scenes too: faded, blurred, noisy, before smooth backgrounds.
+every five minutes; every batch is a function of seed and step. The autoencoder is trained on all
+kinds, and also on images like those of unfinished scenes: faded, blurred, noisy, with smooth
+backgrounds.
 
-Captions: "fair" ones name the view that is nearest. "web" ones are as photographs have them: most
-pictures show the front, a third of the captions names no view, and four in ten three-quarter views
-are called a side view.
+Captions: "fair" ones name the nearest view. "web" ones imitate captions of photographs: most images
+show the front, a third of the captions name no view, and 40 % of three-quarter views are called a
+side view.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ SAVE_SECONDS = 300  # between checkpoints
 
 
 def render_geometry(cache: Path, shapes: int) -> dict[str, Any]:
-    """Eight views of each of `shapes` variants of every kind, from random cameras."""
+    """Render eight views of each of `shapes` variants of every kind, from random cameras."""
     if cache.exists():
         return torch.load(cache, weights_only=True)
     out: dict[str, list[Any]] = {
@@ -86,7 +87,7 @@ def render_geometry(cache: Path, shapes: int) -> dict[str, Any]:
 
 
 class Images:
-    """Batches of images and captions. Step and seed determine a batch."""
+    """Batches of images and captions, determined by seed and step."""
 
     rank = 0
 
@@ -122,8 +123,8 @@ class Images:
     ) -> Tensor:
         g, n = self.geometry, len(rows)
         palettes = np.stack([random_palette(color, 0.02, background, rng) for color in colors])
-        # Around the camera's position as in DreamFusion (appendix A.2), or around its direction:
-        # every sixth of the latter stands behind the object.
+        # Around the camera's position as in DreamFusion (appendix A.2), or around its direction;
+        # one sixth of the latter are behind the object.
         position = g["position"][rows].numpy()
         around = np.where(rng.random((n, 1)) < 0.6, position, position / DISTANCE)
         light = torch.from_numpy(around + rng.normal(0, 1, (n, 3))).float()
@@ -178,8 +179,8 @@ class Images:
         return self.captioned(step, n, 2, SIZE // THUMBNAIL, (0.5, 0.5))
 
     def unfinished(self, step: int, n: int) -> Tensor:
-        """For the autoencoder, which must encode half-finished scenes, too: any colour, some
-        images faded, blurred or noisy, some backgrounds not plain."""
+        """For the autoencoder, which must also encode unfinished scenes: any colours, some images
+        faded, blurred or noisy, some backgrounds not plain."""
         rng = np.random.default_rng([self.seed, 4, step])
         rows = self._rows(n, rng)
         colors = [
@@ -230,7 +231,7 @@ def make_unet() -> UNet2DConditionModel:
         up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
         layers_per_block=1,
         cross_attention_dim=128,
-        attention_head_dim=4,  # heads, in spite of its name
+        attention_head_dim=4,  # the number of heads, despite the name
         norm_num_groups=8,
         resnet_time_scale_shift="scale_shift",
         time_embedding_dim=512,
@@ -250,7 +251,8 @@ def train(
     what: str,
     saved: Callable[[], None] = lambda: None,
 ) -> None:
-    """AdamW from `file` on, where there is one; the rate falls with the root of what is left."""
+    """Train with AdamW, from the state in `file` if it exists. The learning rate is proportional to
+    the square root of the remaining share of the steps."""
     optimizer = torch.optim.AdamW(
         models.parameters(), lr=peak, betas=(0.9, 0.99), weight_decay=weight_decay, fused=True
     )

@@ -1,13 +1,12 @@
 #!/usr/bin/env python
-"""Measure what half precision does to a prior's guidance: how far w(t) (e_hat - e) of a denoiser in
-float16 and in bfloat16 is from float32's, and how near float16 comes to its limits.
+"""Measure the effect of half precision on a prior's guidance: the error of w(t) (e_hat - e) in
+float16 and bfloat16 relative to float32, and the largest activation relative to float16's range.
 
     python -m scripts.measure_precision embedded /models/stable-diffusion-xl-base-1.0
 
-Runs on the CPU, where both are emulated or native, and slow, but round as a GPU does up to the
-order of sums. Pictures are what the prior itself draws, so that they are of its kind. Prints a
-Markdown table: the relative error (RMS over all pixels of all pictures) at some noise levels, and
-the largest activation as a share of float16's largest number, 65504.
+Runs on the CPU, where half precision is slow, but rounds as on a GPU up to the order of sums. The
+images are samples of the prior. Prints a Markdown table: the relative error (RMS over all pixels of
+all images) at some noise levels, and the largest activation as a share of float16's maximum, 65504.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ LARGEST = torch.finfo(torch.float16).max
 
 @contextmanager
 def largest_activation(denoiser: nn.Module) -> Iterator[list[float]]:
-    """A list that gets the largest output of every layer that runs."""
+    """A list to which the largest output of every layer is appended."""
     found: list[float] = []
 
     def look(module: nn.Module, inputs: object, output: object) -> None:
@@ -56,7 +55,7 @@ def largest_activation(denoiser: nn.Module) -> Iterator[list[float]]:
 def guidance_gradients(
     prior: DiffusionPrior, clean: Tensor, noise: Tensor, prompts: list[str], scale: float
 ) -> list[Tensor]:
-    """e_hat - e for pictures (n, c, h, w) at each of LEVELS."""
+    """e_hat - e for images (n, c, h, w) at each of LEVELS."""
     text, empty = prior.encode_text(prompts), prior.encode_text([""]).expand(len(prompts))
     conditions = Conditions(Condition(text), Condition(empty))
     gradients = []

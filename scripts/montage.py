@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Put animations of one size and length side by side, four a row, in one animated WebP.
+"""Arrange animations of the same size and length in a grid of four columns, as an animated WebP.
 
 python -m scripts.montage OUT.webp FILE.webp...
 """
@@ -12,7 +12,7 @@ from PIL import Image, ImageSequence
 
 
 def montage(files: list[str], out: str, columns: int = 4) -> None:
-    """All frames of the files, file by file from the upper left, written to `out`."""
+    """Write the grid of these files, from the upper left, to `out`."""
     animations = [Image.open(file) for file in files]
     size = animations[0].size
     rows = -(-len(files) // columns)

@@ -1,10 +1,10 @@
 #!/usr/bin/env python
-"""A folder in pieces that are small enough to carry, and whole again.
+"""Split a folder into small pieces, and restore it.
 
     python -m scripts.pieces cut assets/embedded-prior OUT     # OUT/pieces.json, OUT/piece-00, …
     python -m scripts.pieces join OUT assets/embedded-prior    # checks every byte, then replaces it
 
-Exits with 2 where a piece is missing or is not what was cut; the folder is as before then.
+Exits with 2 and does not change the folder if a piece is missing or damaged.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ import tarfile
 from pathlib import Path
 
 LIST = "pieces.json"
-MOST = 15 << 20  # bytes of a piece
+MOST = 15 << 20  # bytes per piece
 
 
 def cut(folder: Path, out: Path, *, most: int = MOST) -> list[Path]:
-    """Write `folder` into `out` as pieces of at most `most` bytes, and their list; the files."""
+    """Split `folder` into pieces of at most `most` bytes in `out`; returns all written files."""
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w") as archive:
         for file in sorted(folder.rglob("*")):
@@ -41,8 +41,8 @@ def cut(folder: Path, out: Path, *, most: int = MOST) -> list[Path]:
 
 
 def join(out: Path, folder: Path) -> None:
-    """Put `folder` together from the pieces in `out`, in place of what is there. Raises ValueError
-    for pieces that are missing or damaged, before anything is changed."""
+    """Replace `folder` by the content of the pieces in `out`. Raises ValueError for missing or
+    damaged pieces, before anything is changed."""
     try:
         checks: dict[str, str] = json.loads((out / LIST).read_text())
     except (OSError, ValueError) as error:

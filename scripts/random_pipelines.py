@@ -1,6 +1,6 @@
 #!/usr/bin/env python
-"""Pipelines as large as Stable Diffusion 1.5, XL and DeepFloyd IF-I-L, of random weights in half
-precision: what they draw is noise, what they cost is true.
+"""Pipelines of the size of Stable Diffusion 1.5, XL and DeepFloyd IF-I-L, with random weights in
+half precision, to measure time and memory.
 
     python -m scripts.random_pipelines sd|sdxl|if FOLDER [--tiny]
 """
@@ -39,8 +39,8 @@ _SAFE = {"safety_checker": None, "requires_safety_checker": False, **_NONE}
 
 
 def save_random_pipeline(folder: Path, kind: Kind, *, full: bool) -> None:
-    """Save the pipeline `kind` in `folder`. full: with the original's numbers (860, 2570 and 940
-    million weights in the U-Net), text encoders apart, of which T5 has one layer; else tiny."""
+    """Save the pipeline `kind` in `folder`. full: with the original sizes (860, 2570 and 940
+    million weights in the U-Net), except for text encoders (T5 has one layer); otherwise tiny."""
     with torch.device("cuda" if torch.cuda.is_available() else "cpu"):  # where chance is cheap
         {"sd": _stable_diffusion, "sdxl": _xl, "if": _deepfloyd}[kind](folder, full)
 
@@ -48,13 +48,13 @@ def save_random_pipeline(folder: Path, kind: Kind, *, full: bool) -> None:
 def _stable_diffusion(folder: Path, full: bool) -> None:
     width = 768 if full else 32
     unet = UNet2DConditionModel(
-        sample_size=64 if full else 16,  # 8 would end in one pixel, which has no norm by itself
+        sample_size=64 if full else 16,  # 8 would end in one pixel, which cannot be normalised
         block_out_channels=(320, 640, 1280, 1280) if full else (32, 32, 32, 32),
         cross_attention_dim=width,
         attention_head_dim=8,  # heads, in spite of its name
     )
     StableDiffusionPipeline(
-        # Of upcasting the original's file says nothing; diffusers would say true.
+        # The original config has no force_upcast; diffusers would write true.
         vae=_autoencoder(full, 512, force_upcast=False),
         text_encoder=_clip(CLIPTextModel, width, 12 if full else 1),
         tokenizer=_tokenizer(),
@@ -167,7 +167,7 @@ def _clip(cls: Any, width: int, layers: int) -> Any:
 
 
 def _tokenizer() -> CLIPTokenizer:
-    """CLIP's vocabulary is not ours to ship; ours takes its place before as large an embedding."""
+    """A small vocabulary, since CLIP's is not included. The embedding has the original size."""
     return CLIPTokenizer.from_pretrained(resolve_prior("embedded").path / "tokenizer")
 
 

@@ -46,7 +46,7 @@ from scripts.embedded_prior.data import ToyPictures, random_palette, render_geom
 
 WHITE, ANY = (1.0, 1.0), (0.0, 1.0)  # backgrounds
 SEEDS = {"a": 30_001, "b": 20_001}  # differ from the prior's: other shapes, other views
-SHAPES, VIEWS_PER_SHAPE = 20, 8  # of each noun; the last two shapes are kept for the test
+SHAPES, VIEWS_PER_SHAPE = 20, 8  # of each noun; the last two shapes are reserved for the test
 CLAY_SHARE = 0.35
 # Lighting of the images in `dreamfusion evaluate`: the toy world's shading, and its ambient share.
 SHADINGS: dict[Look, tuple[str, float]] = {
@@ -116,7 +116,7 @@ def examples(
     mirrored = rng.random() < 0.5
     if mirrored:
         pictures = pictures.flip(-1)
-    if rng.random() < 0.5:  # as soft as a radiance field
+    if rng.random() < 0.5:  # as blurred as a radiance field
         pictures = nn.functional.avg_pool2d(pictures, 3, 1, padding=1, count_include_pad=False)
     pictures = _moved(pictures, rng)
     noise = rng.normal(0, rng.uniform(0, 0.03), tuple(pictures.shape)).astype(np.float32)
@@ -133,7 +133,7 @@ def examples(
 
 
 def _moved(pictures: Tensor, rng: np.random.Generator) -> Tensor:
-    """Each a little larger or smaller, and to the side; its border goes on beyond its edge."""
+    """Randomly scale and shift each image slightly, with border padding."""
     n = len(pictures)
     move = torch.zeros(n, 2, 3)
     move[:, 0, 0] = move[:, 1, 1] = torch.from_numpy(rng.uniform(0.9, 1.2, n)).float()
@@ -143,7 +143,7 @@ def _moved(pictures: Tensor, rng: np.random.Generator) -> Tensor:
 
 
 def loss_of(logits: dict[str, Tensor], shown: dict[str, Tensor], clay: Tensor) -> Tensor:
-    """Cross-entropy of every head, over the pictures that it is asked about."""
+    """The sum of the cross-entropies of all heads, each over the images with its label."""
     colored = ~clay
 
     def entropy(head: str, which: Tensor) -> Tensor:
@@ -156,7 +156,7 @@ def loss_of(logits: dict[str, Tensor], shown: dict[str, Tensor], clay: Tensor) -
 
 
 def train(name: str, *, steps: int, batch: int, cache: Path) -> tuple[ToyNetwork, dict[str, float]]:
-    """One judge, trained from scratch, and its heads' accuracy on shapes that it has not seen."""
+    """Train a judge from scratch; returns it and its accuracy on unseen shapes."""
     seed = SEEDS[name]
     torch.manual_seed(seed)
     views = SHAPES * VIEWS_PER_SHAPE
@@ -193,11 +193,13 @@ def train(name: str, *, steps: int, batch: int, cache: Path) -> tuple[ToyNetwork
 
 
 def true_pictures(obj: ToyObject, colors: Sequence[str]) -> dict[Look, Tensor]:
-    """Eight views (colours, 8, 64, 64, 3) of an object of the main colour left open, in each
-    colour, on white, as `dreamfusion evaluate` shows a run: at 30 degrees, the front first."""
+    """Eight views (colours, 8, 64, 64, 3) of an object with the colour "main", in each colour, on
+    white, with the cameras of `dreamfusion evaluate`: at 30 degrees of elevation, front first."""
     cameras = turntable_cameras(8, elevation_deg=30.0, distance=2.75, fov_y_deg=40.0)
     buffers = view(obj, cameras, SIZE * 2)
-    toward = torch.tensor([-0.7, 1.0, 2.75])  # as results are lit: left, above, the camera
+    toward = torch.tensor(
+        [-0.7, 1.0, 2.75]
+    )  # as in evaluations: from the left and above the camera
     light = torch.einsum("nij,j->ni", cameras.T_world_camera[:, :3, :3], toward)
     shown: dict[Look, list[Tensor]] = {look: [] for look in SHADINGS}
     for color in colors:
@@ -217,12 +219,12 @@ def true_pictures(obj: ToyObject, colors: Sequence[str]) -> dict[Look, Tensor]:
 
 
 class TwoFaced(ToyObject):
-    """An object and its mirror image in one: whatever looks forward looks backward too."""
+    """The union of an object and its mirror image, which has a front on both sides."""
 
     def trace(
         self, origins: NDArray[np.float32], directions: NDArray[np.float32]
     ) -> GeometryBuffers:
-        """Whichever of the two a ray meets first."""
+        """The first intersection with either of the two."""
         flip = np.array([1, 1, -1], dtype=np.float32)
         one = super().trace(origins, directions)
         other = super().trace(origins * flip, directions * flip)
@@ -235,14 +237,14 @@ class TwoFaced(ToyObject):
 
 
 def two_faced(noun: str) -> ToyObject:
-    """The noun's own object with a second front, its main colour left open."""
+    """The canonical object of a noun with a second front and the colour "main"."""
     return TwoFaced(**vars(make_object(noun, "main")))
 
 
 def measure(name: str, nouns: Sequence[str], colors: Sequence[str]) -> dict[str, float]:
-    """How often a judge that ships is right about true pictures: R@1 of each look over all pairs
-    of these nouns and colours, and among FACED, which have a front, the share in which one front
-    is counted, and the share of two-faced ones in which more are."""
+    """The accuracy of a shipped judge on true images: R@1 of each look over all pairs of these
+    nouns and colours; for nouns in FACED, the share with one counted front, and for two-faced
+    objects the share with several."""
     judge = load_judge(name)
     found: dict[str, list[float]] = defaultdict(list)
     for noun in nouns:
@@ -262,7 +264,7 @@ def measure(name: str, nouns: Sequence[str], colors: Sequence[str]) -> dict[str,
 
 
 def write_card(out: Path) -> None:
-    """Measure both judges on the canonical objects in all colours, and write the results."""
+    """Evaluate both judges on canonical objects in all colours, and write the results."""
     figures = {name: measure(name, NOUN_NAMES, COLORS) for name in TOY_JUDGES}
     with atomic_write(out / "card.json") as file:
         file.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")

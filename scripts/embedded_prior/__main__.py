@@ -2,25 +2,25 @@
 
     python -m scripts.embedded_prior --steps 6000 --out assets/embedded-prior
 
-On a CPU, a process a core is faster than a thread a core (each has a batch of its own):
+On a CPU, one process per core is faster than one thread per core (each process has its own batch):
 
     torchrun --nproc-per-node 2 -m scripts.embedded_prior
 
-Deterministic for a seed, resumable (run the same command again), on the CPU or on CUDA. What it
-trains is a pixel-space text-to-image diffusion model, 64x64, v-prediction: a small
-UNet2DConditionModel with a CLIPTextModel trained along with it. Working files (geometry of the
-data, training state, sample sheets) go to `--work`, the model to `--out` when all steps are done.
+Training is deterministic for a seed and resumable (run the same command again), on the CPU or on
+CUDA. The model is a pixel-space text-to-image diffusion model, 64x64, v-prediction: a small
+UNet2DConditionModel, trained together with a CLIPTextModel. Working files (geometry of the data,
+training state, sample sheets) are written to `--work`, the final model to `--out`.
 
-Before that, in `--word-steps`, the text encoder learns alone what its words look like, from
-thumbnails without noise (`learn_words`); Stable Diffusion's had learned from pictures too, by CLIP.
-The first `--half-steps` are taken at half the size, on twice as many pictures each; after them
-every other step is, so that the model remains a judge of both sizes; with `--full-size`, none is.
+First, for `--word-steps`, the text encoder is trained alone on thumbnails without noise
+(`learn_words`), similar to Stable Diffusion's, which was trained on images as part of CLIP. The
+first `--half-steps` use twice as many images at half the size. Later, every other step does so,
+which keeps the model usable for both sizes; with `--full-size`, no step does.
 
-Then Muon (`muon.py`) trains both: what few pictures tell apart, a front from a back, has a
-small gradient, and with AdamW it was learned late. A step takes a third longer on two cores.
+Both models are optimised by Muon (`muon.py`). Differences that few images show, such as front and
+back, have small gradients, and AdamW learns them late. A step takes a third longer on two cores.
 
-The learning rate is constant after its warm-up and falls linearly to zero over the last
-`--decay-steps`: to go on from a finished state, ask for more steps; to end early, for fewer.
+The learning rate is constant after its warm-up and decreases linearly to zero over the last
+`--decay-steps`. To continue a finished training, increase the number of steps.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Writes the shipped files: weights in diffusers' layout, a sheet of samples, the model card."""
+"""Writes the shipped files: weights in diffusers' layout, a sheet of samples and the model card."""
 
 from __future__ import annotations
 
@@ -54,9 +54,9 @@ Colours: {colors}. Shapes: {adjectives}.
 
 ## Limits
 
-It knows single objects of these kinds, nothing else: no scenes, no counting, no relations, no
-materials. Its images have 64 pixels a side and look like the toy world's shapes. What was tried in
-training it, and not kept, stands in docs/experiments.md.
+The model can generate only single objects of these kinds: no scenes, counts, relations or
+materials. Its images have 64 x 64 pixels and look like the toy world's shapes. Experiments that did
+not improve it are described in docs/experiments.md.
 
 ## Samples
 
@@ -87,7 +87,7 @@ def sample_sheet(
     device = unet.device
     scheduler = DDIMScheduler.from_config(
         noise_schedule().config,
-        timestep_spacing="trailing",  # from noise alone
+        timestep_spacing="trailing",  # from pure noise
     )
     scheduler.set_timesteps(steps)
     generator = torch.Generator().manual_seed(0)
@@ -123,7 +123,7 @@ def sample_sheet(
 def save_pipeline(
     folder: Path, tokenizer: CLIPTokenizer, text_encoder: nn.Module, unet: nn.Module
 ) -> None:
-    """Write the prior as diffusers does, in half precision, with its vocabulary beside it."""
+    """Write the prior in diffusers' layout and half precision, with its vocabulary file."""
     pipeline = IFPipeline(
         tokenizer=tokenizer,
         text_encoder=copy.deepcopy(text_encoder).to("cpu", torch.float16),

@@ -1,4 +1,4 @@
-"""The training pictures: the toy world's geometry, seen once, and batches drawn from it anew."""
+"""The training data: the geometry of the toy world, rendered once, and batches shaded from it."""
 
 from __future__ import annotations
 
@@ -29,32 +29,32 @@ from scripts.embedded_prior.language import caption
 
 SIZE = 64
 SUPERSAMPLE = 2
-# The cameras and lights of the training pictures; SDS draws its own from the same ranges.
+# The cameras and lights of the training images; SDS samples from the same ranges.
 CAMERA: dict[str, Any] = {
     "elevation_deg": [-12.0, 72.0],
     "distance": [2.65, 2.85],
     "fov_y_deg": [40.0, 40.0],
 }
 LIGHT: dict[str, Any] = {"ambient": 0.4, "direction_std": 0.6, "distance": [8.0, 8.0]}
-# Plain, each channel by chance in this range: what is white or black must be seen against it, too.
-# A model that begins from nothing had better begin with a narrow one: where there is much noise
-# nobody can know a background, and its part of the loss drowns what the words have to say.
+# Plain colours, each channel uniform in this range, so that white and black objects are visible.
+# Training from scratch should start with a narrow range: the background cannot be predicted at high
+# noise levels, and its error would dominate the loss.
 BACKGROUND: tuple[float, float] = (0.1, 0.9)
-# How often a kind is shown, where that is not 1: faces take longer than solids to learn.
+# Relative frequency of nouns, if not 1: faces take longer to learn than simple solids.
 FACES = "corgi cat rabbit duck penguin owl bear pig elephant fish turtle dinosaur"
 SLOW = f"{FACES} mug sofa airplane"
 QUICK = "ball cube cone cylinder pyramid apple banana carrot donut pumpkin star bottle"
 SHARES = {**dict.fromkeys(SLOW.split(), 1.5), **dict.fromkeys(QUICK.split(), 0.5)}
-# A face is seen from the front alone, and small: such views of the animals come more often still.
+# Faces are small and visible only from the front: increase the frequency of these views.
 FACE_SHARE, FACE_AZIMUTH_DEG = 4.0, 60.0
 SHADING_SHARES = {"albedo": 0.35, "lambertian": 0.45, "textureless": 0.2}
 THUMBNAIL = 16
-PER_SHAPE = 8  # views of a shape before the next
+PER_SHAPE = 8  # views of each shape
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """The toy world's geometry, seen once: n views, each SIZE * SUPERSAMPLE pixels wide."""
+    """Geometry buffers of the toy world: n views, each SIZE * SUPERSAMPLE pixels wide."""
 
     normals: NDArray[np.int8]  # (n, s, s, 3), unit vectors times 127
     color_index: NDArray[np.uint8]  # (n, s, s)
@@ -66,7 +66,7 @@ class Geometry:
 
 
 def render_geometry(views_per_noun: int, seed: int, cache: Path) -> Geometry:
-    """Every noun in many shapes, eight views of each, from random cameras."""
+    """Render all nouns in many shapes, with eight views of each from random cameras."""
     file = cache / f"geometry-{views_per_noun}-{seed}.npz"
     if file.exists():
         with np.load(file) as saved:
@@ -75,7 +75,7 @@ def render_geometry(views_per_noun: int, seed: int, cache: Path) -> Geometry:
     started = time.time()
     starts = range(0, n, PER_SHAPE)
     parts: list[Geometry] = []
-    # A process a core, each of them begun anew: a copy of one that has used CUDA cannot draw.
+    # One process per core, spawned rather than forked, since CUDA does not survive a fork.
     spawned = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(usable_cores(), spawned) as pool:
         work = partial(_views_of_shape, views_per_noun=views_per_noun, seed=seed)
@@ -91,7 +91,7 @@ def render_geometry(views_per_noun: int, seed: int, cache: Path) -> Geometry:
 
 
 def _views_of_shape(start: int, *, views_per_noun: int, seed: int) -> Geometry:
-    """PER_SHAPE views of one shape, which are those from `start` on."""
+    """PER_SHAPE views of one shape, with indices from `start`."""
     torch.set_num_threads(1)
     numba.set_num_threads(1)
     rng = np.random.default_rng([seed, start])
@@ -117,11 +117,11 @@ def _views_of_shape(start: int, *, views_per_noun: int, seed: int) -> Geometry:
 
 
 class ToyPictures:
-    """Training batches: the views of `geometry`, coloured, lit and put on backgrounds anew.
+    """Training batches: views of `geometry` with random colours, lights and backgrounds.
 
-    What is drawn depends on seed, step and rank alone; the pictures are made on `device`. Before
-    step `half_steps`, and then in every other step, they are twice as many, at half the size; with
-    None, never.
+    Batches depend only on seed, step and rank; images are rendered on `device`. Before step
+    `half_steps`, and then in every other step, a batch has twice as many images at half the size;
+    with None, never.
     """
 
     shading_shares: ClassVar = SHADING_SHARES
@@ -149,7 +149,7 @@ class ToyPictures:
         self.cumulative_shares = np.cumsum(shares / shares.sum())
 
     def __call__(self, step: int) -> tuple[Tensor, list[str]]:
-        """The batch of a step: pictures (b, 3, size, size) in [0, 1], and captions."""
+        """The batch of a step: images (b, 3, size, size) in [0, 1], and captions."""
         rng = np.random.default_rng([self.seed, 1, step, self.rank])
         half = self.half_steps is not None and (step < self.half_steps or step % 2 == 1)
         shrink = 2 if half else 1
@@ -157,7 +157,7 @@ class ToyPictures:
         return pictures, ["" if rng.random() < 0.12 else text for text in captions]
 
     def thumbnails(self, step: int, batch: int) -> tuple[Tensor, list[str]]:
-        """Small pictures (batch, 3, THUMBNAIL, THUMBNAIL) before gray, and captions."""
+        """Small images (batch, 3, THUMBNAIL, THUMBNAIL) on gray, and captions."""
         rng = np.random.default_rng([self.seed, 2, step, self.rank])
         return self._captioned(batch, SIZE // THUMBNAIL, (0.5, 0.5), rng)
 
@@ -188,7 +188,7 @@ class ToyPictures:
         ambient: NDArray[np.float64],
         shrink: int = 1,
     ) -> Tensor:
-        """Pictures (n, 3, size, size) of n rows of the geometry; size is SIZE / `shrink`."""
+        """Images (n, 3, size, size) of n rows of the geometry; size is SIZE / `shrink`."""
         device = self.normals.device
         picked = torch.from_numpy(rows).to(device)
         light = torch.from_numpy(towards_light).float().to(device)
@@ -203,7 +203,7 @@ class ToyPictures:
         return downsample(shaded, SUPERSAMPLE).movedim(-1, 1).contiguous()
 
     def _caption(self, row: int, shading: str, rng: np.random.Generator) -> tuple[str, str]:
-        """The main colour that a view gets, and its caption."""
+        """The main colour of a view, and its caption."""
         g = self.geometry
         noun = NOUNS[g.noun[row]]
         color = None
@@ -225,8 +225,8 @@ class ToyPictures:
 def random_palette(
     color: str, spread: float, background: tuple[float, float], rng: np.random.Generator
 ) -> NDArray[np.float32]:
-    """The palette with `color` as main colour, each a little off, and a random background, each
-    of its channels in the range given."""
+    """The palette with `color` as main colour, slightly perturbed colours, and a random background
+    with channels in the given range."""
     palette = PALETTE_TABLE.copy()
     palette[COLOR_INDEX["main"]] = palette[COLOR_INDEX[color]]
     palette = np.clip(palette + rng.normal(0, spread, palette.shape), 0, 1).astype(np.float32)
@@ -235,7 +235,7 @@ def random_palette(
 
 
 def prefetch(batch: Callable[[int], tuple[Tensor, Any]], start: int, stop: int) -> Queue[Any]:
-    """A queue that a thread fills with the batches of steps start .. stop - 1."""
+    """A queue, filled by a thread with the batches of steps start to stop - 1."""
     queue: Queue[Any] = Queue(maxsize=4)
 
     def work() -> None:

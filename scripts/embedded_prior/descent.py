@@ -1,4 +1,4 @@
-"""A step down a loss, with the gradients of all processes."""
+"""Optimiser steps with gradients averaged over all processes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 def average_gradients(models: nn.Module, world: int) -> None:
-    """The mean over all processes, in one exchange."""
+    """Average gradients over all processes, in one all-reduce."""
     gradients = [p.grad for p in models.parameters() if p.grad is not None]
     flat = torch.cat([g.reshape(-1) for g in gradients])
     dist.all_reduce(flat)
@@ -25,7 +25,7 @@ def descend(
     rate: float,
     world: int,
 ) -> None:
-    """A step down `loss` at a learning rate, with the gradients of all processes, clipped."""
+    """Take an optimiser step for `loss`, with clipped gradients averaged over all processes."""
     models.zero_grad(set_to_none=True)
     loss.backward()
     if world > 1:

@@ -1,8 +1,8 @@
-"""The words of the toy world: captions to train on, and the vocabulary file of a prior trained so.
+"""The words of the toy world: captions for training, and the vocabulary file of the prior.
 
 A caption names the object in canonical words ("tall red mug"), then azimuth, elevation and
-shading: "tall red mug, front left view, from above, clay". Synonyms, fillers and word order are
-settled before a prompt reaches the prior, by the `words` of its vocabulary file.
+shading: "tall red mug, front left view, from above, clay". In prompts, synonyms, fillers and word
+order are resolved by the `words` of the vocabulary file before encoding.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from dreamfusion.toyworld.objects import ADJECTIVES, COLORS, WORDS
 TEMPLATE: str = WORDS["prompt_template"]
 OPPOSITES: list[list[str]] = WORDS["opposites"]
 EXAMPLES: list[str] = WORDS["examples"]
-# Every noun by its subject.
+# The nouns by subject.
 GROUPS: dict[str, list[str]] = {}
 for _noun in NOUNS:
     GROUPS.setdefault(_noun.group, []).append(_noun.name)
@@ -39,7 +39,7 @@ def caption(
     shading: str,
     rng: np.random.Generator,
 ) -> str:
-    """A training caption. One in four puts its words in another order, one in ten names no view."""
+    """A training caption. A quarter have another word order, a tenth do not name the view."""
     words = [word for word in (adjective, color, noun) if word]
     if rng.random() < 0.25:
         words = [words[i] for i in rng.permutation(len(words))]
@@ -55,7 +55,7 @@ def caption(
 
 
 def known_words() -> dict[str, str]:
-    """Every word or phrase a prompt may use, with its canonical word ("" for fillers)."""
+    """All words and phrases of prompts, with their canonical word ("" for fillers)."""
     words = dict.fromkeys(WORDS["fillers"], "")
     words |= {color: color for color in COLORS} | _meanings("color_synonyms")
     shaded = {color: color for color in COLORS if color not in ("black", "white")}
@@ -74,7 +74,7 @@ def _meanings(table: str) -> dict[str, str]:
 
 
 def related_words() -> dict[str, list[str]]:
-    """Words that the toy world does not have, each with the words closest to it in meaning."""
+    """Words that are not in the toy world, each with the words closest in meaning."""
     related: dict[str, list[str]] = {word: [] for word in WORDS["close_to_nothing"].split()}
     for known, others in WORDS["close_to"].items():
         for word in others.split():
@@ -83,7 +83,7 @@ def related_words() -> dict[str, list[str]]:
 
 
 def foreign_words() -> list[str]:
-    """Common words of other languages, none of which is a word of the toy world."""
+    """Common words of other languages that are not words of the toy world."""
     return WORDS["foreign"].split()
 
 
@@ -113,7 +113,7 @@ def vocabulary_file(
 
 
 def caption_words() -> list[str]:
-    """Every single word that a caption can hold: the tokens of the prior's tokenizer."""
+    """All single words that a caption can contain: the tokens of the prior's tokenizer."""
     words = {word for noun in NOUNS for word in noun.name.split()}
     words |= set(COLORS) | set(ADJECTIVES) | set(AZIMUTH_WORDS) | set(SHADING_WORDS.values())
     words |= {one["text"] for one in VIEWS["elevation"]}

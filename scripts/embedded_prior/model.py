@@ -1,4 +1,4 @@
-"""What is trained: a text encoder and a U-Net, their noise schedule and their optimisers."""
+"""The trained models: a text encoder and a U-Net, with their noise schedule and optimisers."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ def make_models(tokenizer: CLIPTokenizer, seed: int) -> tuple[CLIPTextModel, UNe
             pad_token_id=tokenizer.pad_token_id,
         )
     )
-    # Order says nothing at first, so that the padding is the same all along, as long as it may be.
+    # Position embeddings start at zero, so that all padding tokens are the same.
     for name, parameter in text_encoder.named_parameters():
         if name.endswith("position_embedding.weight"):
             nn.init.zeros_(parameter)
-    # Thin at the top, where pixels are many, and wide at the bottom: on two CPU cores this is
-    # what trains and runs fastest for its quality. The prompt also joins the time embedding
-    # (addition_embed_type="text", as in DeepFloyd IF), so that every block hears it; that must be
-    # wide: four times the thin first block, diffusers' default, would let no view words through.
+    # Few channels at high resolution and many at low resolution: the fastest architecture for its
+    # quality on two CPU cores. The prompt is also added to the time embedding, so that it reaches
+    # every block (addition_embed_type="text", as in DeepFloyd IF). The embedding must be wide:
+    # diffusers' default, four times the first block, is too small for view words.
     unet = UNet2DConditionModel(
         sample_size=SIZE,
         in_channels=3,
@@ -48,7 +48,7 @@ def make_models(tokenizer: CLIPTokenizer, seed: int) -> tuple[CLIPTextModel, UNe
         layers_per_block=1,
         cross_attention_dim=128,
         encoder_hid_dim=128,
-        attention_head_dim=4,  # diffusers takes this as the number of heads
+        attention_head_dim=4,  # diffusers uses this as the number of heads
         norm_num_groups=8,
         addition_embed_type="text",
         addition_embed_type_num_heads=4,
@@ -59,7 +59,7 @@ def make_models(tokenizer: CLIPTokenizer, seed: int) -> tuple[CLIPTextModel, UNe
 
 
 def make_optimizers(models: nn.Module, rate: float) -> list[torch.optim.Optimizer]:
-    """Muon for the weight matrices and convolutions within, AdamW for all others: embeddings,
+    """Muon for inner weight matrices and convolutions, AdamW for all other parameters: embeddings,
     biases, scales, the first and the last layer."""
     named = list(models.named_parameters())
     inner = [
@@ -77,7 +77,7 @@ def make_optimizers(models: nn.Module, rate: float) -> list[torch.optim.Optimize
 
 
 def load_weights(folder: Path, text_encoder: CLIPTextModel, unet: UNet2DConditionModel) -> None:
-    """Take over the models of a prior that this script saved. Their words must be the same."""
+    """Load the weights of a prior that was saved by this script, with the same words."""
     saved = UNet2DConditionModel.from_pretrained(folder, subfolder="unet")
     unet.load_state_dict(saved.float().state_dict())
     words = CLIPTextModel.from_pretrained(folder, subfolder="text_encoder")
@@ -85,7 +85,7 @@ def load_weights(folder: Path, text_encoder: CLIPTextModel, unet: UNet2DConditio
 
 
 def mixed_precision(device: torch.device) -> torch.autocast:
-    """bfloat16 for what may be rounded to it, where there are instructions for it."""
+    """Autocast to bfloat16, on devices with instructions for it."""
     return torch.autocast(device.type, torch.bfloat16, enabled=has_bfloat16(device))
 
 

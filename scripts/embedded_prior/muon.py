@@ -1,8 +1,8 @@
-"""Muon (Jordan et al. 2024), for convolutions too, its work shared out among processes.
+"""Muon (Jordan et al. 2024), also for convolutions, with its work distributed over processes.
 
 The momentum G of a weight matrix is replaced by the nearest matrix with orthonormal rows or
-columns, so that directions which few pictures ask for move as fast as those which all ask for.
-torch.optim.Muon takes two-dimensional weights only and does all the work in every process.
+columns, so that directions with gradients from few images are updated as fast as others.
+torch.optim.Muon supports only two-dimensional weights and does all the work in every process.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ QUINTIC = (3.4445, -4.7750, 2.0315)
 
 
 class Muon(torch.optim.Optimizer):
-    """Steps of RMS 0.2 lr, as AdamW's are about, so that both can share a learning rate.
+    """Steps have an RMS of 0.2 lr, about as with AdamW, so that both can use one learning rate.
 
-    params: weights of two dimensions or more; all but the first are taken as one. Under
-    torch.distributed each process works out a share of the updates; gradients must be equal in
-    all, and parameters and state remain so.
+    params: weights with two or more dimensions; all except the first are flattened. With
+    torch.distributed, each process computes a share of the updates. Gradients must be equal in all
+    processes; parameters and state then remain equal.
     """
 
     def __init__(self, params: Iterable[nn.Parameter], lr: float, momentum: float = 0.95) -> None:
@@ -44,7 +44,7 @@ class Muon(torch.optim.Optimizer):
                 momentum = self.state[p]["momentum"].lerp_(p.grad, 1 - group["momentum"])
                 ahead.append(p.grad.lerp(momentum, group["momentum"]).flatten(1))
             updates = [torch.zeros_like(p) for p in parameters]
-            # Those of one shape at once: on a GPU a small matrix costs its launches, no more.
+            # Batch matrices of the same shape, since small matrices are bound by launches on a GPU.
             mine = [i for i, owner in enumerate(owners) if owner == rank]
             for shape in dict.fromkeys(ahead[i].shape for i in mine):
                 alike = [i for i in mine if ahead[i].shape == shape]
@@ -61,8 +61,8 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonalize(matrices: Tensor, rounds: int = 5) -> Tensor:
-    """Near U V^T for each of `matrices` (k, m, n) = U S V^T, by Newton-Schulz, in bfloat16 where
-    there are instructions for it. A zero matrix stays one."""
+    """Approximate U V^T for each of `matrices` (k, m, n) = U S V^T, by Newton-Schulz iterations, in
+    bfloat16 on devices with instructions for it. Zero matrices are not changed."""
     a, b, c = QUINTIC
     tall = matrices.shape[1] > matrices.shape[2]
     x = matrices.mT if tall else matrices
@@ -76,7 +76,7 @@ def orthogonalize(matrices: Tensor, rounds: int = 5) -> Tensor:
 
 
 def share_out(work: list[float], workers: int) -> list[int]:
-    """Who does which piece of work, so that all are done at about the same time."""
+    """Assign pieces of work to workers, so that all finish at about the same time."""
     loads, owners = [0.0] * workers, [0] * len(work)
     for i in sorted(range(len(work)), key=lambda i: (-work[i], i)):
         owners[i] = loads.index(min(loads))

@@ -1,4 +1,4 @@
-"""The training itself: models, the loss of a step, the steps, and what is kept on the way."""
+"""The training loop: models, loss, steps and saved state."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ from scripts.embedded_prior.model import (
 from scripts.embedded_prior.words import WORD_BATCH, learn_words, make_tokenizer, tokens
 
 LOOK_EVERY = 50  # steps
-DECAY = 0.4  # of the time, where time is what ends a training: the rate falls over it
+DECAY = 0.4  # share of a time limit over which the learning rate decreases
 
 
 def train(args: Namespace) -> None:
-    """Train as `args` say (see `__main__`), from the state in the working folder if there is one,
-    and ship the result."""
+    """Train with the options `args` (see `__main__`), from the state in the working folder if it
+    exists, and save the result."""
     device = torch.device(args.device)
     group = launch()
     rank, world = (0, 1) if group is None else (group.rank, group.world_size)
@@ -63,11 +63,11 @@ def train(args: Namespace) -> None:
         return pictures, tokens(tokenizer, captions)
 
     queue = prefetch(batch, first, args.steps)
-    losses: list[Tensor] = []  # since the last look: to look at each would wait for the GPU
+    losses: list[Tensor] = []  # since the last log line: reading each one would wait for the GPU
     started, seen_before, done = time.time(), seen, first
     for step in range(first, args.steps):
         pictures, ids = queue.get()
-        generator = torch.Generator(device)  # drawn where it is used: on a GPU that costs nothing
+        generator = torch.Generator(device)  # sampled on the device that uses it
         generator.manual_seed((args.seed * 1_000_003 + step) * world + rank)
         loss = denoising_loss(models, pictures, ids, args.noise_power, generator)
         rate = learning_rate(step, args.steps, 200, args.decay_steps, args.learning_rate)
@@ -144,14 +144,14 @@ def denoising_loss(
     noise_power: float,
     generator: torch.Generator,
 ) -> Tensor:
-    """Mean square error of the predicted v = alpha eps - sigma x0, one timestep a picture.
+    """Mean squared error of the predicted v = alpha eps - sigma x0, with one timestep per image.
 
-    pictures: (b, 3, size, size) in [0, 1]. ids: (b, MAX_TOKENS), of their captions. noise_power:
-    see `__main__`.
+    pictures: (b, 3, size, size) in [0, 1]. ids: (b, MAX_TOKENS) tokens of the captions.
+    noise_power: see `__main__`.
     """
     x = pictures * 2 - 1
-    # Many of the timesteps above 0.75, where the text alone says which shape, side and colour
-    # there is; with less noise the picture tells, and the words are never learned.
+    # Sample many timesteps above 0.75, where only the text determines shape, side and colour. At
+    # lower noise levels, the image determines them, and the words are not learned.
     u = 1.0 - torch.rand(len(x), generator=generator, device=x.device) ** noise_power
     alphas_cumprod = _alphas_cumprod(x.device)
     t = (u * (len(alphas_cumprod) - 1)).round().long()
@@ -171,8 +171,8 @@ def _alphas_cumprod(device: torch.device) -> Tensor:
 
 
 def _pictures(args: Namespace, rank: int, world: int) -> ToyPictures:
-    """The pictures of this process. The first one renders their geometry and saves it; the others
-    wait, then read it."""
+    """The training images of this process. The first process renders their geometry and saves it;
+    the others wait and load it."""
     if rank > 0:
         dist.barrier()
     geometry = render_geometry(args.views_per_noun, args.seed, args.work)
@@ -186,13 +186,13 @@ def _pictures(args: Namespace, rank: int, world: int) -> ToyPictures:
 def _models(
     args: Namespace, tokenizer: CLIPTokenizer, toys: ToyPictures, world: int
 ) -> nn.ModuleDict:
-    """Text encoder and U-Net to begin with: new ones, the first of which learns words first, or
-    those of `args.init`. What a state holds is for the caller to bring in."""
+    """The initial text encoder and U-Net: new ones, with a text encoder trained on words, or those
+    of `args.init`. The caller loads a saved state."""
     text_encoder, unet = make_models(tokenizer, args.seed)
     if args.init is not None:
         load_weights(args.init, text_encoder, unet)
     models = nn.ModuleDict({"text_encoder": text_encoder, "unet": unet}).to(args.device)
-    if args.device == "cpu":  # measured: a quarter less time each than the defaults
+    if args.device == "cpu":  # measured: 25 % faster than the defaults
         unet.set_attn_processor(AttnProcessor())
         text_encoder.set_attn_implementation("eager")
     words = args.work / "words.pt"
@@ -217,7 +217,7 @@ def _models(
 
 
 def _time_left(began: float, seconds: float | None, world: int) -> float:
-    """The share of the time that is left, the least that any process sees; asked by all at once."""
+    """The remaining share of the time, the minimum over all processes. All must call this."""
     if seconds is None:
         return 1.0
     left = torch.tensor(max(0.0, 1.0 - (time.time() - began) / seconds))

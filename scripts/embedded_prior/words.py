@@ -1,4 +1,4 @@
-"""Captions as tokens, and what the text encoder learns of them alone."""
+"""Tokenises captions, and trains the text encoder alone."""
 
 from __future__ import annotations
 
@@ -20,17 +20,16 @@ from scripts.embedded_prior.data import THUMBNAIL, prefetch
 from scripts.embedded_prior.descent import descend, learning_rate
 from scripts.embedded_prior.language import caption_words
 
-WORD_BATCH = 12  # captions in a step of the text encoder alone, for each picture of a later batch
-MAX_TOKENS = 77  # what diffusers' IFPipeline pads prompts to
+WORD_BATCH = 12  # captions per step of the text encoder's training, relative to later batches
+MAX_TOKENS = 77  # the length to which diffusers' IFPipeline pads prompts
 
 
 def make_tokenizer(more: Sequence[str] = ()) -> CLIPTokenizer:
-    """A CLIP tokenizer in which every caption word, and each of `more`, is one token, the same in
-    every process.
+    """A CLIP tokenizer in which every caption word, and each of `more`, is one token.
 
-    Byte-pair merges are learned from the word list until every word is whole. Not by the
-    tokenizers library: its trainer breaks ties by chance, so that two processes, or a training and
-    its continuation, would give a word different numbers.
+    Byte-pair merges are learned from the word list until every word is one token. The trainer of
+    the tokenizers library is not used: it breaks ties randomly, so that tokens would differ between
+    processes and after resuming.
     """
     words = [*caption_words(), *more]
     spelled = [[*word[:-1], word[-1] + "</w>"] for word in words]
@@ -51,7 +50,7 @@ def make_tokenizer(more: Sequence[str] = ()) -> CLIPTokenizer:
 
 
 def _merge(parts: list[str], pair: tuple[str, str]) -> list[str]:
-    """`parts` with every occurrence of `pair`, from the left, joined."""
+    """Merge all occurrences of `pair` in `parts`, from the left."""
     merged: list[str] = []
     i = 0
     while i < len(parts):
@@ -62,8 +61,8 @@ def _merge(parts: list[str], pair: tuple[str, str]) -> list[str]:
 
 
 def tokens(tokenizer: CLIPTokenizer, texts: list[str]) -> Tensor:
-    """The tokens (n, MAX_TOKENS) of n texts, padded as a pipeline pads prompts. CLIP's tokenizer
-    cuts at blanks before anything else, so what is between them is looked up once."""
+    """The tokens (n, MAX_TOKENS) of n texts, padded as in a pipeline. CLIP's tokenizer first splits
+    at blanks, so that the tokens of each chunk can be cached."""
     ids = np.full((len(texts), MAX_TOKENS), tokenizer.pad_token_id)
     ids[:, 0] = tokenizer.bos_token_id
     for row, text in zip(ids, texts, strict=True):
@@ -84,7 +83,7 @@ def encode(tokenizer: CLIPTokenizer, text_encoder: CLIPTextModel, texts: list[st
 
 
 class Thumbnails(Protocol):
-    """Small images (n, 3, THUMBNAIL, THUMBNAIL) and captions of a step, the same for a seed."""
+    """Small images (n, 3, THUMBNAIL, THUMBNAIL) and captions, determined by seed and step."""
 
     seed: int
     rank: int
@@ -102,13 +101,13 @@ def learn_words(
     peak: float,
     world: int,
 ) -> float:
-    """Teach the text encoder alone to foretell thumbnails from captions, by least squares; the
+    """Train the text encoder to predict thumbnails from captions, by least squares. Returns the
     mean error of the last steps.
 
-    A view word means something only together with a noun, so at first the diffusion loss hardly
-    has a gradient for it, and that little drowns in noise: after 50,000 noisy pictures the views
-    were still not told apart. Without noise, hundreds of captions a step cost little, and the
-    text that the U-Net then gets says what is to be seen.
+    View words are meaningful only together with a noun. Their gradient from the diffusion loss is
+    small at first and hidden by noise: after 50,000 noisy images, views were not distinguished.
+    Training without noise on hundreds of captions per step is cheap, and gives the U-Net useful
+    text embeddings.
     """
     device = text_encoder.device
     width = text_encoder.config.hidden_size
@@ -125,14 +124,14 @@ def learn_words(
         ids = tokenizer(
             captions, padding="max_length", max_length=16, truncation=True, return_tensors="pt"
         ).input_ids
-        # Any token from the end of the text on: all of them have seen all of it.
+        # Any token from the end of the text on has attended to the whole text.
         end = (ids == tokenizer.eos_token_id).int().argmax(dim=1)
         generator = torch.Generator().manual_seed((toys.seed * 1_000_003 + step) * world)
         chance = torch.rand(batch, generator=generator)
         chosen = end + (chance * (ids.shape[1] - end)).long()
         hidden = text_encoder(ids.to(device)).last_hidden_state
-        foretold = head(hidden[torch.arange(batch), chosen.to(device)])
-        loss = (foretold - (pictures * 2 - 1).flatten(2)).square().mean()
+        predicted = head(hidden[torch.arange(batch), chosen.to(device)])
+        loss = (predicted - (pictures * 2 - 1).flatten(2)).square().mean()
         if not torch.isfinite(loss):
             sys.exit(f"words, step {step}: the loss is {loss.item()}")
         rate = learning_rate(step, steps, 200, steps // 3, peak)
