@@ -1,8 +1,8 @@
-// Sorts the cards of a gallery by what is chosen; the values stand in their data attributes.
+// Sorts the cards of a gallery by the chosen key; the values are in their data attributes.
 "use strict";
 const grid = document.querySelector(".gallery");
 const choice = document.querySelector("#sort");
-const down = new Set(["margin", "r1"]); // the best first
+const down = new Set(["margin", "r1"]); // in descending order
 
 function arrange() {
   const key = choice.value;
@@ -10,7 +10,7 @@ function arrange() {
   const value = (card) => card.dataset[key];
   cards.sort((a, b) => {
     const [x, y] = [value(a), value(b)];
-    if (x === "" || y === "") return (x === "") - (y === ""); // what is unknown comes last
+    if (x === "" || y === "") return (x === "") - (y === ""); // missing values last
     const order = key === "prompt" ? x.localeCompare(y) : Number(x) - Number(y);
     return down.has(key) ? -order : order;
   });

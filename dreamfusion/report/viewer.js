@@ -1,6 +1,6 @@
 "use strict";
-// Shows the mesh of every <canvas data-model="ID">: drag turns, the wheel or two fingers zoom.
-// The element of that id holds JSON: base64 arrays of positions (uint16, scaled by low and span),
+// Shows the mesh of every <canvas data-model="ID">: drag to rotate, wheel or two fingers to zoom.
+// The element with that id has JSON: base64 arrays of positions (uint16, scaled by low and span),
 // normals (int8), indices, and either uv (uint16, v up) with a texture or colors (uint8, sRGB).
 (() => {
   const VERTEX = `#version 300 es
@@ -74,10 +74,10 @@
     const image = new Image();
     image.onload = () => {
       gl.bindTexture(gl.TEXTURE_2D, gl.createTexture());
-      gl.pixelStorei(gl.UNPACK_FLIP_Y_WEBGL, true); // uv has v up, pictures have their top first
+      gl.pixelStorei(gl.UNPACK_FLIP_Y_WEBGL, true); // v is up, images have their top row first
       gl.texImage2D(gl.TEXTURE_2D, 0, gl.SRGB8_ALPHA8, gl.RGBA, gl.UNSIGNED_BYTE, image);
       gl.texParameteri(gl.TEXTURE_2D, gl.TEXTURE_MIN_FILTER, gl.LINEAR_MIPMAP_LINEAR);
-      gl.texParameterf(gl.TEXTURE_2D, gl.TEXTURE_MAX_LOD, 2); // beyond, charts would bleed
+      gl.texParameterf(gl.TEXTURE_2D, gl.TEXTURE_MAX_LOD, 2); // smaller levels mix neighbouring charts
       gl.generateMipmap(gl.TEXTURE_2D);
       redraw();
     };
@@ -85,7 +85,7 @@
     return indices.length;
   }
 
-  // Matrices are column-major, as WebGL has them. The camera looks at `target` from `distance`.
+  // Matrices are column-major, as in WebGL. The camera looks at `target` from `distance`.
   function viewMatrix({ azimuth, elevation }, target, distance) {
     const [sa, ca, se, ce] = [azimuth, elevation].flatMap((a) => [Math.sin(a), Math.cos(a)]);
     const x = [ca, 0, -sa], y = [-sa * se, ce, -ca * se], z = [sa * ce, se, ca * ce];
