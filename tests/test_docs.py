@@ -187,7 +187,9 @@ def test_settings_in_running_text_exist():
 def test_yaml_examples_are_settings():
     for text in PAGES.values():
         for block in re.findall(r"```yaml\n(.*?)```", text, flags=re.DOTALL):
-            build_config({k: v for k, v in parse_yaml(block).items() if k not in ("start", "extends")})
+            build_config(
+                {k: v for k, v in parse_yaml(block).items() if k not in ("start", "extends")}
+            )
 
 
 def test_the_diagram_of_packages_matches_import_linter():

@@ -4,8 +4,6 @@ An attempt locks its run against other writers and sends heartbeats. It exits at
 attempt has replaced it, and with a checkpoint if the process that started it is gone.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import platform

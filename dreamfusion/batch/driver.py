@@ -1,7 +1,5 @@
 """The driver of a batch, which passes jobs to an engine until each is done or has failed."""
 
-from __future__ import annotations
-
 import os
 import platform
 import time

@@ -4,8 +4,6 @@ The file suffix determines the format. Content in another format is an error, so
 is mistaken for a prompt.
 """
 
-from __future__ import annotations
-
 import csv
 import json
 import re

@@ -11,8 +11,6 @@ shelf/jobs/a-corgi-s0-1f3a5b7c9d0e/
     done.json, failed.json the result of the job
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

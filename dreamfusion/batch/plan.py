@@ -1,7 +1,5 @@
 """Converts a list of prompts to jobs, which are all validated before the first one starts."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path

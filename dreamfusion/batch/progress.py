@@ -1,7 +1,5 @@
 """Progress of a batch, read from its folder. Imports no torch."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Lists of prompts with optional seeds, presets and settings."""
 
-from __future__ import annotations
-
 import itertools
 import re
 import reprlib

@@ -1,8 +1,6 @@
 """The main program of the command line. Heavy libraries are imported only where a command needs
 them, so that help and usage errors appear at once."""
 
-from __future__ import annotations
-
 import io
 import os
 import sys

@@ -1,7 +1,5 @@
 """The entry point of attempts of a batch: runs the command line in a separate process."""
 
-from __future__ import annotations
-
 import sys
 
 from dreamfusion.batch.attempt import attempt

@@ -1,7 +1,5 @@
 """Chooses the best of several seeds."""
 
-from __future__ import annotations
-
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence

@@ -1,7 +1,5 @@
 """Checks whether a run can start on this machine. Prints nothing."""
 
-from __future__ import annotations
-
 import os
 import platform
 import shutil

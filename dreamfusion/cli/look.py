@@ -1,7 +1,5 @@
 """The commands `view` and `report`: show a run in the browser, or write an HTML page."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

@@ -1,7 +1,5 @@
 """The commands `configs`, `estimators` and `doctor`: list choices, and check this machine."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

@@ -1,7 +1,5 @@
 """Prints the progress of a run."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 

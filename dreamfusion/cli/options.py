@@ -1,7 +1,5 @@
 """Arguments and options of several commands, and their choices."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from enum import Enum
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The commands `sample` and `vocabulary`: images of a prior, and its vocabulary."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Iterable
 from pathlib import Path

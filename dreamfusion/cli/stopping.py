@@ -1,7 +1,5 @@
 """Handles SIGINT (Ctrl-C), SIGTERM and SIGUSR1 (preemption by a scheduler)."""
 
-from __future__ import annotations
-
 import signal
 import sys
 from collections.abc import Iterator

@@ -4,8 +4,6 @@ Each layer contains only its differences from the layer below. An unknown key, a
 value out of range raises a ConfigError that names the setting.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import difflib
 import re

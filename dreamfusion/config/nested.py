@@ -1,7 +1,5 @@
 """Merges nested settings and accesses them by dotted name."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from typing import Any
 

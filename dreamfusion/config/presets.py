@@ -1,7 +1,5 @@
 """Presets: the files in `configs/`, each with only its differences from its base."""
 
-from __future__ import annotations
-
 import difflib
 from pathlib import Path
 

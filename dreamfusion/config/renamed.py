@@ -1,7 +1,5 @@
 """Old names of settings, which files, runs and commands may still use."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Mapping
 from typing import Any

@@ -4,8 +4,6 @@
 The dataclasses are frozen. Functions with such a setting as an argument take its default from here.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal

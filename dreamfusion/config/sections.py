@@ -5,8 +5,6 @@ entry points of a group (`dreamfusion.estimators`, `dreamfusion.scenes`). This p
 entry points in pyproject.toml, as other packages do; there is no other registry.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from abc import ABC, abstractmethod
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """DDIM: deterministic steps between noise levels (Song et al. 2021), and their inversion."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 
 import torch

@@ -4,8 +4,6 @@ An estimator distils a prior into images. It is independent of the scene: any di
 generator can use it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial

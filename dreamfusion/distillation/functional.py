@@ -1,7 +1,5 @@
 """Score Distillation Sampling as one function, for any differentiable generator."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 

@@ -3,8 +3,6 @@
 What is distilled is a task: objects (`object_task`) or images (`image_task`).
 """
 
-from __future__ import annotations
-
 import itertools
 from collections import defaultdict
 from collections.abc import Mapping, Sequence

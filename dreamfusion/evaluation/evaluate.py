@@ -1,7 +1,5 @@
 """Evaluates many runs: a row for each run, and means over groups of rows."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 

@@ -4,8 +4,6 @@ Images of a noun from eight sides are compared with the toy world's. Images that
 in the ordinary way, with as many network evaluations, are the method "sampling".
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

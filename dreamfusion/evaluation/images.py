@@ -1,7 +1,5 @@
 """The images of a run that a judge scores."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """The task of a comparison that distils 3D objects: a batch, and measurements of its runs."""
 
-from __future__ import annotations
-
 import itertools
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence

@@ -4,8 +4,6 @@ To separate errors of the prior from errors of the distillation, compare scenes 
 with scenes distilled from the embedded prior: only the latter contain errors of a prior.
 """
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """R-Precision: whether an image matches its prompt better than others (DreamFusion, section 4)."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import NamedTuple
 

@@ -1,7 +1,5 @@
 """One row of metrics for each run, with a reason for missing metrics."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Statistics over many rows."""
 
-from __future__ import annotations
-
 import math
 import statistics
 from collections import defaultdict

@@ -1,7 +1,5 @@
 """Formats rows for a terminal, as CSV and as JSON."""
 
-from __future__ import annotations
-
 import csv
 import io
 import json

@@ -1,7 +1,5 @@
 """The network of the shipped judge: classifies noun, colour and side of toy-world images."""
 
-from __future__ import annotations
-
 import itertools
 
 from torch import Tensor, nn

@@ -1,7 +1,5 @@
 """Compares a mesh with the toy world's object: overlap and colour."""
 
-from __future__ import annotations
-
 import itertools
 from dataclasses import dataclass
 from typing import NamedTuple

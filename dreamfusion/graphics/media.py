@@ -1,7 +1,5 @@
 """Image and video files."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Iterable
 from contextlib import closing

@@ -1,7 +1,5 @@
 """Rasterises triangles with a depth buffer, without OpenGL: for textures and images of meshes."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

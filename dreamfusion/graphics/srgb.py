@@ -1,7 +1,5 @@
 """Converts between sRGB and linear light (IEC 61966-2-1), both in [0, 1]."""
 
-from __future__ import annotations
-
 import numpy as np
 from jaxtyping import Float64, Integer
 

@@ -1,7 +1,5 @@
 """Images from cameras around an object, of a scene or its mesh, and files of them."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Compares images of a mesh with images of its scene."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

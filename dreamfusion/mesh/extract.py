@@ -3,8 +3,6 @@
 Meshes are in the scene's frame (+Y up, facing +Z), which is also glTF's.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 

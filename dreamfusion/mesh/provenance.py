@@ -1,7 +1,5 @@
 """The provenance of a GLB file, stored in glTF's `asset.extras`."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass

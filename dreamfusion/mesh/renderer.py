@@ -1,7 +1,5 @@
 """Renders images of a mesh with the modes and lights of scenes, without OpenGL or a display."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from numpy.typing import NDArray

@@ -3,8 +3,6 @@
 Texture coordinates are (u, v) in [0, 1], v up: (0, 0) is the lower left corner of the image.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

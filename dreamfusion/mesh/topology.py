@@ -1,7 +1,5 @@
 """Topology and size of a mesh: components, genus, whether it is watertight, volume."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Fills in colours of surfaces that no camera sees, which training does not determine."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Writes USDZ files, for augmented reality on Apple devices, with Pixar's library."""
 
-from __future__ import annotations
-
 import importlib.util
 import tempfile
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Voxelises closed meshes."""
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import NDArray
 

@@ -4,8 +4,6 @@ A prior is a folder in diffusers' layout: the one shipped with the package, a pa
 the hub. Importing this package is cheap; loading a model is not.
 """
 
-from __future__ import annotations
-
 from importlib import import_module
 from typing import TYPE_CHECKING
 

@@ -3,8 +3,6 @@
 VSD uses it to model the scene's own images (Wang et al. 2023, "ProlificDreamer", section 4).
 """
 
-from __future__ import annotations
-
 import importlib.util
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """The interface of priors: pretrained, text-conditioned models of images."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Protocol
 

@@ -1,7 +1,5 @@
 """`dreamfusion.json`, the optional card of a prior: its prompt vocabulary and training views."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Reading a model's files without loading it: JSON, and the headers of safetensors."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

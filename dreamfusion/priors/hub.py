@@ -1,7 +1,5 @@
 """Downloads a model from the hub: only the required files, with clear errors."""
 
-from __future__ import annotations
-
 from pathlib import Path, PurePosixPath
 
 from dreamfusion.priors.files import PriorError, require_json

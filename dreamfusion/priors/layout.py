@@ -1,7 +1,5 @@
 """Components of pipelines and names of their weight files. Opens no files."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Collection, Iterable, Mapping
 from importlib.util import find_spec

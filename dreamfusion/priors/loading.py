@@ -1,7 +1,5 @@
 """Loads a component of a model with diffusers or transformers."""
 
-from __future__ import annotations
-
 from types import ModuleType
 from typing import Any
 

@@ -4,8 +4,6 @@ when a component is loaded, so that predictions cost the same.
 This module imports diffusers only when a file is read.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence

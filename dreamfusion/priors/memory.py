@@ -8,8 +8,6 @@ maps was counted on meta tensors, without gradients: Stable Diffusion 1.5 26, XL
 measured: MARGIN is an assumption.
 """
 
-from __future__ import annotations
-
 from dreamfusion.config.schema import PriorConfig
 from dreamfusion.priors.files import PriorError
 from dreamfusion.priors.fit import sample_size

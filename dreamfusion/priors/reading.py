@@ -1,7 +1,5 @@
 """Parses prompts by a prior's word list, and rejects prompts that the prior cannot generate."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 
 from dreamfusion.priors.words import Term, Words

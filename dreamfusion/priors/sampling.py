@@ -1,7 +1,5 @@
 """Samples 2D images from a prior."""
 
-from __future__ import annotations
-
 import torch
 from diffusers import DDPMScheduler
 from torch import Tensor

@@ -1,7 +1,5 @@
 """The noise level of each timestep, from the model's own scheduler."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any, get_args
 

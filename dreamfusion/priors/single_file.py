@@ -4,8 +4,6 @@ Diffusers converts them with the configuration and tokenizers of their base mode
 if these are in the hub's cache. Pickles are never read.
 """
 
-from __future__ import annotations
-
 import hashlib
 import inspect
 import os

@@ -1,7 +1,5 @@
 """Splits text of any script into words, and recognises English plurals and typing errors."""
 
-from __future__ import annotations
-
 import unicodedata
 
 

@@ -1,7 +1,5 @@
 """Writes HTML reports on one or more runs, each a single file that works offline."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The results of a comparison: for a terminal, as JSON, and as a page with plots and images."""
 
-from __future__ import annotations
-
 import csv
 import io
 import json

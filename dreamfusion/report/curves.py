@@ -1,7 +1,5 @@
 """Draws curves as inline SVG, without a plotting library or scripts in the page."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple

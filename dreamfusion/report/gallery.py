@@ -1,7 +1,5 @@
 """Writes the page of a batch: turntable, metrics, duration and report of each object."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress

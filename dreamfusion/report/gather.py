@@ -4,8 +4,6 @@ Missing or broken parts are reported as notes, with the command that creates the
 without a readable config.yaml is an error.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import time

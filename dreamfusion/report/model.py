@@ -1,7 +1,5 @@
 """Reads and checks a mesh file for a report, and packs it for the viewer of the page."""
 
-from __future__ import annotations
-
 import base64
 import io
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Renders the page of one run, or of several side by side. The page loads no other files."""
 
-from __future__ import annotations
-
 import base64
 import datetime
 import hashlib

@@ -1,7 +1,5 @@
 """Computes the content of the pages, as text for the templates."""
 
-from __future__ import annotations
-
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path

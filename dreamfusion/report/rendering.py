@@ -1,7 +1,5 @@
 """Renders the templates in this folder. All text is escaped."""
 
-from __future__ import annotations
-
 from functools import cache
 
 from jinja2 import Environment, PackageLoader

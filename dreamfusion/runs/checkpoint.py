@@ -6,8 +6,6 @@ file, whose metadata repeats the other entries of the JSON. Thus damage to eithe
 and the previous checkpoint is loaded.
 """
 
-from __future__ import annotations
-
 import errno
 import hashlib
 import json

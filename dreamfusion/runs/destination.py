@@ -1,7 +1,5 @@
 """The folder that a user chose for a new run. The user's own files in it are never deleted."""
 
-from __future__ import annotations
-
 import shutil
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Exports a trained scene as a mesh, and compares the mesh with the scene."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace

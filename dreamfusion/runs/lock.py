@@ -1,7 +1,5 @@
 """A lock on a run, so that only one process trains it. Imports no torch."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager

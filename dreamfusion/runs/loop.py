@@ -1,8 +1,6 @@
 """The training loop of a run: writes logs, previews and checkpoints, and rolls back to the last
 checkpoint if numbers are no longer finite."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext

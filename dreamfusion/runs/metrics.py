@@ -1,7 +1,5 @@
 """The log of metrics: one line of JSON per step. Imports no torch."""
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping

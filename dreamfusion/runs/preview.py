@@ -1,7 +1,5 @@
 """Renders scenes and meshes of a run, and writes previews during training."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch

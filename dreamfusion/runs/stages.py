@@ -6,8 +6,6 @@ to the folder of the run, the others to RUN/stages/NAME, with the same files. Me
 made of the last stage only.
 """
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass, replace
 

@@ -4,8 +4,6 @@ TensorBoard is optional (`pip install 'dreamfusion[tensorboard]'`). Neither Tens
 imported before a log is opened.
 """
 
-from __future__ import annotations
-
 import importlib.util
 from collections.abc import Mapping
 from contextlib import AbstractContextManager

@@ -1,7 +1,5 @@
 """View words of the toy world, and the pairs of words that training holds out."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The nouns of the toy world, read from nouns.yaml."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field

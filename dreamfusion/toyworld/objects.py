@@ -4,8 +4,6 @@ A `ToyObject` has signed distances, a mesh, and depth, normals and albedo from a
 centred at the origin and fits the sphere of radius `BOUNDING_RADIUS`.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

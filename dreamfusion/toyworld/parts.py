@@ -6,8 +6,6 @@ rotated and moved. Parts are combined in order. An ordinary part is added by uni
 the cut.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace

@@ -1,7 +1,5 @@
 """Renders toy objects: geometry buffers, which are then coloured, lit and composited."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

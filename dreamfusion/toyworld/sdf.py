@@ -4,8 +4,6 @@ The union is a lower bound of the distance with the exact sign. This suffices fo
 marching cubes, but not for offset surfaces far away.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """Detects a collapsed scene: every image is empty, or completely filled."""
 
-from __future__ import annotations
-
 PATIENCE = 100  # consecutive steps
 EMPTY, FULL = 0.002, 0.985  # mean opacity of a step's images
 

@@ -1,7 +1,5 @@
 """Losses on the opacity of images, for all kinds of scenes."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

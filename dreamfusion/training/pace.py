@@ -1,7 +1,5 @@
 """Predicts the remaining duration of a run from the duration of its steps. No torch."""
 
-from __future__ import annotations
-
 from collections import defaultdict, deque
 from collections.abc import Iterable
 from statistics import fmean

@@ -1,7 +1,5 @@
 """The state of an optimisation, and its initial value."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The texts of an optimisation, all encoded once in one table."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 

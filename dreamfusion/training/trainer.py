@@ -1,7 +1,5 @@
 """The optimisation. `Trainer.step` and `Trainer.loss` contain DreamFusion's algorithm."""
 
-from __future__ import annotations
-
 import dataclasses
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence

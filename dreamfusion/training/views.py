@@ -1,7 +1,5 @@
 """Samples the views of a step: random cameras, lights and backgrounds."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import torch

@@ -1,7 +1,5 @@
 """Atomic writes: a file is either complete or does not exist."""
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Iterator

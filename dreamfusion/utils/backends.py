@@ -8,8 +8,6 @@ reference. An accelerator that is missing, cannot be loaded or compiled, or retu
 skipped for this operation, with a reason. Other operations may still use it.
 """
 
-from __future__ import annotations
-
 import importlib
 import importlib.metadata
 import importlib.util

@@ -1,7 +1,5 @@
 """Formats commands in messages, quoted for copying into a shell."""
 
-from __future__ import annotations
-
 import shlex
 import subprocess
 import sys

@@ -5,8 +5,6 @@ home), or if a cache file was damaged by a kill or a full disk. Here, the kernel
 again, in memory if necessary.
 """
 
-from __future__ import annotations
-
 import hashlib
 import inspect
 import os

@@ -1,7 +1,5 @@
 """Chooses the device of a run."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -7,8 +7,6 @@ step equals that of a single process. Only process 0 prints and writes files. Wi
 these functions behave as for a single process.
 """
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """Formats durations."""
 
-from __future__ import annotations
-
 
 def duration(seconds: float) -> str:
     """A duration as text: "8 s", "2 min 5 s" or "3 h 10 min"."""

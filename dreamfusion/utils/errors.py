@@ -1,7 +1,5 @@
 """Errors that a user can fix. The command line prints them as one line and exits with status 2."""
 
-from __future__ import annotations
-
 
 class UserError(Exception):
     """Base class of errors with a message for the user: one line with the problem and the remedy.

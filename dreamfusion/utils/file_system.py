@@ -1,8 +1,6 @@
 """Fallbacks for features that some file systems lack: locks (NFS), modes (Windows drives in WSL,
 CIFS, exFAT), hard and symbolic links (FAT, CIFS)."""
 
-from __future__ import annotations
-
 import errno
 import os
 import shutil

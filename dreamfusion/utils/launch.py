@@ -4,8 +4,6 @@ Container images and shells often set some of them for other purposes. Only a co
 that there are other processes to join. Imports no torch.
 """
 
-from __future__ import annotations
-
 import os
 from dataclasses import dataclass
 

@@ -4,8 +4,6 @@ In a container, the kernel reports the numbers of the host. The container's limi
 of control groups, version 2 or 1; the limits of all parent groups apply, too.
 """
 
-from __future__ import annotations
-
 import os
 import sys
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Converts the state of an optimiser to named tensors and back, for checkpoints."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Explains out-of-memory errors of a GPU or of the machine."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """Locates files that are shipped with the package: presets and assets."""
 
-from __future__ import annotations
-
 from importlib.resources import files
 from pathlib import Path
 

@@ -3,8 +3,6 @@
 With one generator per part, a batch gets the same numbers when it is split over processes.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from functools import partial
 

@@ -1,7 +1,5 @@
 """Progress of a run, and the interface of objects with state. Imports no torch."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
 

@@ -1,7 +1,5 @@
 """Measures the duration of stages."""
 
-from __future__ import annotations
-
 import time
 
 

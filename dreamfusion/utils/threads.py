@@ -8,8 +8,6 @@ Numba's `prange` is not used here: it chooses one of several threading layers at
 of these aborts the process if two Python threads enter it at once.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor

@@ -1,7 +1,5 @@
 """Loads new checkpoints of a run while another process may be writing them."""
 
-from __future__ import annotations
-
 import os
 import warnings
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """The mesh on the page: the run's exported model, or one extracted at a threshold."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

@@ -4,8 +4,6 @@ viser runs its server in a separate thread. All callbacks here are coroutines th
 loop of that thread. They only record the input of visitors, which `Stage.work` reads.
 """
 
-from __future__ import annotations
-
 import math
 import socket
 import threading

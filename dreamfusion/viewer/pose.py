@@ -5,8 +5,6 @@ an OpenCV camera: x right, y down, z forward. This package uses OpenGL cameras: 
 backward. The world frame is the same, since the page sets +Y as the up direction.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

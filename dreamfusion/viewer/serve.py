@@ -1,7 +1,5 @@
 """Serves a page for the folder of a run, or for a run during training."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any

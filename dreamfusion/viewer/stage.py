@@ -5,8 +5,6 @@ changes the scene, so that no locks are needed: `dreamfusion view` in a loop, tr
 steps.
 """
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Callable, Mapping

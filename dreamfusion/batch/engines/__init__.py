@@ -3,8 +3,6 @@
 Planned: Slurm through submitit, with the same interface.
 """
 
-from __future__ import annotations
-
 from collections.abc import Hashable
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """An engine that runs attempts as processes on this machine."""
 
-from __future__ import annotations
-
 import itertools
 import os
 import signal

@@ -5,8 +5,6 @@ requests are rejected first. An interrupted task must forward the signal to its 
 Nodes with another version, or without access to the folder, would fail every job.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import signal

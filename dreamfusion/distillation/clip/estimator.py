@@ -4,8 +4,6 @@ L = -mean over crops of similarity(image, text) - weight min(tau, mean transmitt
                                                                                 (eq. 5 and 6)
 """
 
-from __future__ import annotations
-
 from typing import Protocol
 
 import torch

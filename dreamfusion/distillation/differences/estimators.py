@@ -1,7 +1,5 @@
 """Estimators that move along differences of predictions: CSD, NFSD, SDS-Bridge, ASD, DDS."""
 
-from __future__ import annotations
-
 import torch
 
 from dreamfusion.diffusion.condition import Conditions

@@ -1,7 +1,5 @@
 """Estimators on a DDIM inversion of the images: ISM, SDI."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from functools import partial
 

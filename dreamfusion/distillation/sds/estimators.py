@@ -1,7 +1,5 @@
 """SDS, HiFA and the diffusion loss that SDS is compared with."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any
 

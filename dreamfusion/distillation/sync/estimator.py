@@ -6,8 +6,6 @@ SDS predicts anew in each step. With one step per prediction, this is SDS with t
 image's error, sigma / alpha.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -6,8 +6,6 @@ e_phi is the prior with adapters. Each step trains it on the step's images as a 
 so that it predicts the noise of renderings (eq. 7).
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any

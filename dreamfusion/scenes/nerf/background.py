@@ -1,7 +1,5 @@
 """The background behind transparent parts of the scene."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 

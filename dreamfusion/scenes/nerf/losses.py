@@ -1,7 +1,5 @@
 """Regularisers of a radiance field, and their weighted terms."""
 
-from __future__ import annotations
-
 import torch
 from jaxtyping import Float
 from torch import Tensor

@@ -5,8 +5,6 @@ layer to memory and back. Here only inputs and outputs are stored in memory; the
 recomputes the hidden layer.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from functools import partial

@@ -1,7 +1,5 @@
 """The operations of a NeRF that accelerators support, and the backends that a run uses."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

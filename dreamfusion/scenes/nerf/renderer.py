@@ -1,7 +1,5 @@
 """Renders pixels from a scene and rays. Free functions without state."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Protocol
 

@@ -1,7 +1,5 @@
 """The surface of a radiance field: its density threshold, and the colours of its vertices."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from jaxtyping import Float32, Float64

@@ -1,7 +1,5 @@
 """Multiresolution hash encoding (Mueller et al. 2022, "Instant neural graphics primitives")."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any, Literal, get_args
 

@@ -1,7 +1,5 @@
 """The layout of the levels of a hash grid in its table."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

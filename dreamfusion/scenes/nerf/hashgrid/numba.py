@@ -4,8 +4,6 @@ The forward pass is parallel over points, the backward pass over levels. No two 
 same number, so results are bitwise equal for any number of threads.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import lru_cache, partial
 from typing import Any

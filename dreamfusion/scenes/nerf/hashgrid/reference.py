@@ -1,7 +1,5 @@
 """The encoding in plain torch: the reference that all other backends are compared with."""
 
-from __future__ import annotations
-
 import torch
 from jaxtyping import Float
 from torch import Tensor

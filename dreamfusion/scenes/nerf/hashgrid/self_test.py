@@ -1,7 +1,5 @@
 """The self-test of accelerated encodings, with a dense and a hashed level."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

@@ -7,8 +7,6 @@ is a separate tinycudann grid that reads our table: tables and checkpoints are t
 backends, at the cost of one launch per level.
 """
 
-from __future__ import annotations
-
 from functools import lru_cache
 
 import tinycudann

@@ -4,8 +4,6 @@ One program encodes a block of points for one level. The backward pass uses atom
 gradients, and therefore runs on a GPU, are not bitwise reproducible.
 """
 
-from __future__ import annotations
-
 from functools import lru_cache
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Samples along rays: at a fixed step, in occupied cells only."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from typing import Any, Literal, get_args

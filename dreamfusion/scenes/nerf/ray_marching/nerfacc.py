@@ -1,7 +1,5 @@
 """Ray marching with nerfacc's kernels (Li et al. 2023, "NerfAcc"), for CUDA."""
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -1,7 +1,5 @@
 """Ray marching as a numba kernel, for the CPU: bitwise the same samples as the reference."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

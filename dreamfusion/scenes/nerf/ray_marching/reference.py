@@ -1,7 +1,5 @@
 """Ray marching in plain torch: all steps of all rays at once, of which occupied ones are kept."""
 
-from __future__ import annotations
-
 import math
 
 import torch

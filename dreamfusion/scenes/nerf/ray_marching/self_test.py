@@ -1,7 +1,5 @@
 """The self-test of accelerated ray marching: a few rays at a ball."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

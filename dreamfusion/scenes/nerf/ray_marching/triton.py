@@ -3,8 +3,6 @@
 Each ray is marched twice: to count its samples, and to write them behind those of previous rays.
 """
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -1,7 +1,5 @@
 """Volume rendering of packed samples (Max 1995; Mildenhall et al. 2020, eq. 3)."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """Compositing with nerfacc's kernels, for CUDA."""
 
-from __future__ import annotations
-
 import torch
 from jaxtyping import Float32
 from nerfacc import render_weight_from_density

@@ -1,7 +1,5 @@
 """Compositing as numba kernels, for the CPU: one pass along each ray, and one back. Float32."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 
