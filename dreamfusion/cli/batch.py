@@ -180,7 +180,7 @@ def chooser_of(keep: Keep, judge: str | None, requested: Sequence[Job]) -> str |
 def _engine(on: Place, need: ResourceRequest, at_once: int | None, batch_folder: Path) -> Engine:
     if on == "ray":
         if at_once is not None:
-            raise UserError("--jobs applies only to this machine, not to a cluster: omit it")
+            raise UserError("--jobs applies to this machine only, not to a cluster: omit it")
         from dreamfusion.batch.engines.ray_engine import RayEngine
 
         return RayEngine(need, batch_folder)
