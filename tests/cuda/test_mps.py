@@ -40,7 +40,7 @@ def test_double_precision_is_refused(mps):
 def test_operators_without_a_kernel_are_refused(mps):
     one = torch.eye(2, device="mps")
     assert torch.linalg.qr(one) and one.histc(2).shape == (2,)
-    for operator in (torch.mode, torch.poisson, torch.linalg.svd, torch.linalg.eigvals):
+    for operator in (torch.mode, torch.linalg.eigvals):  # in torch 2.6 to 2.14
         with pytest.raises(NotImplementedError, match="is not currently implemented for the MPS"):
             operator(one)
     assert torch.mode(one.cpu()).values.tolist() == [0.0, 0.0]
