@@ -71,13 +71,10 @@ def sds(
     drawn = draw_timesteps(prior, n, t_range, generator)
     noise = send(draw_noise(encoded.shape, generator), device)
 
-    def condition(embedding: TextEmbedding) -> Condition:
-        return Condition(embedding.expand(n), cameras)
-
     conditions = Conditions(
-        condition(text),
-        condition(unconditional),
-        [(condition(other), amount) for other, amount in opposed],
+        Condition(text.expand(n), cameras),
+        Condition(unconditional.expand(n), cameras),
+        [(Condition(other.expand(n), cameras), amount) for other, amount in opposed],
     )
     with torch.no_grad():
         z = add_noise(prior, encoded.detach(), noise, send(drawn, device))

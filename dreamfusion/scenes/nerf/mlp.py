@@ -21,17 +21,26 @@ T = TypeVar("T")
 _BLOCK = 8192
 
 
+def _forward(w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor, x: Tensor, out: Tensor) -> None:
+    hidden = torch.addmm(b1, x, w1.t()).relu_()
+    torch.addmm(b2, hidden, w2.t(), out=out)
+
+
+def _backward(
+    w1: Tensor, b1: Tensor, w2: Tensor, x: Tensor, grad: Tensor, grad_x: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    hidden = torch.addmm(b1, x, w1.t()).relu_()
+    grad_hidden = torch.ops.aten.threshold_backward(torch.mm(grad, w2), hidden, 0)
+    torch.mm(grad_hidden, w1, out=grad_x)
+    return grad_hidden.t() @ x, grad_hidden.sum(0), grad.t() @ hidden
+
+
 class _TwoLayers(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> Tensor:
         ctx.save_for_backward(x, w1, b1, w2)
         out = x.new_empty(x.shape[0], w2.shape[0])
-
-        def block(part: Tensor, target: Tensor) -> None:
-            hidden = torch.addmm(b1, part, w1.t()).relu_()
-            torch.addmm(b2, hidden, w2.t(), out=target)
-
-        _each(block, x, out)
+        _each(partial(_forward, w1, b1, w2, b2), x, out)
         return out
 
     @staticmethod
@@ -40,13 +49,7 @@ class _TwoLayers(torch.autograd.Function):
         x, w1, b1, w2 = ctx.saved_tensors
         grad_out = grad_out.contiguous()
         grad_x = torch.empty_like(x)
-
-        def block(part: Tensor, grad: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-            hidden = torch.addmm(b1, part, w1.t()).relu_()
-            grad_hidden = torch.ops.aten.threshold_backward(torch.mm(grad, w2), hidden, 0)
-            torch.mm(grad_hidden, w1, out=target)
-            return grad_hidden.t() @ part, grad_hidden.sum(0), grad.t() @ hidden
-
+        block = partial(_backward, w1, b1, w2)
         gradients = zip(*_each(block, x, grad_out, grad_x), strict=True)
         grad_w1, grad_b1, grad_w2 = (torch.stack(parts).sum(0) for parts in gradients)
         return grad_x, grad_w1, grad_b1, grad_w2, grad_out.sum(0)

@@ -149,7 +149,7 @@ def test_tinycudann_supports_only_some_numbers_of_features():
     layout = layout_of(2, 3, 8, 2, 4)
     points, table, _ = random_problem(8, layout)
     with pytest.raises(
-        AcceleratorError, match=r"takes scene\.field\.features of 1, 2, 4 or 8, not 3; "
+        AcceleratorError, match=r"supports scene\.field\.features of 1, 2, 4 or 8, not 3; "
     ):
         encode(points, table, layout, backend="tinycudann")
 
