@@ -27,15 +27,15 @@ class NoEncoder(UserError):
     """Videos cannot be written because ffmpeg is missing."""
 
 
-def to_bytes(images: Float[Tensor, "*batch h w c"]) -> UInt8[np.ndarray, "*batch h w c"]:
-    """Images in [0, 1] as bytes.
+def to_bytes(colors: Float[Tensor, "*batch c"]) -> UInt8[np.ndarray, "*batch c"]:
+    """Colours or images in [0, 1] as bytes.
 
     Raises ValueError if a value is not finite.
     """
-    images = images.detach().float().cpu()
-    if not bool(images.isfinite().all()):
+    colors = colors.detach().float().cpu()
+    if not bool(colors.isfinite().all()):
         raise ValueError("an image contains a value that is not finite")
-    return (images.clamp(0.0, 1.0) * 255.0).round().to(torch.uint8).numpy()
+    return (colors.clamp(0.0, 1.0) * 255.0).round().to(torch.uint8).numpy()
 
 
 def contact_sheet(
