@@ -24,7 +24,8 @@ def test_all_estimators_are_listed_with_paper_and_cost(capsys):
         assert f"{name}\n    " in said and found.paper in said
 
 
-def test_an_untuned_estimator_causes_a_warning(tmp_path, capsys):
+def test_an_untuned_estimator_causes_a_warning(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("dreamfusion.runs.plan.tuned_preset", lambda preset, estimator: preset)
     prior = save_pixel_prior(tmp_path / "prior")
     settings = tmp_path / "small.yaml"
     settings.write_text(yaml.safe_dump(SMALL))

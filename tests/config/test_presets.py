@@ -25,6 +25,7 @@ from dreamfusion.config.presets import (
     read_settings,
 )
 from dreamfusion.config.schedules import Schedule
+from dreamfusion.evaluation.comparison import METHODS
 from dreamfusion.priors import load_prior, resolve_prior
 from dreamfusion.priors.layout import LAYOUTS
 from dreamfusion.training.state import new_state
@@ -36,15 +37,19 @@ from tests.helpers.tiny_priors import (
     save_xl_prior,
 )
 
-NAMES = [
-    "deepfloyd-if", "dreamfusion-paper", "embedded", "fast-preview", "low-vram", "sdxl",
-    "stable-diffusion",
-]  # fmt: skip
+# Estimators with a preset for the embedded prior: all of `compare`'s but SDS, which `embedded` is.
+TUNED = [f"embedded-{name}" for name in METHODS if name != "sds"]
+NAMES = sorted([
+    "deepfloyd-if", "dreamfusion-paper", "embedded", *TUNED, "fast-preview", "low-vram", "oracle",
+    "sdxl", "stable-diffusion",
+])  # fmt: skip
 # Tiny pipelines of the presets' classes.
 PRIORS = {
     "deepfloyd-if": save_deepfloyd_prior,
     "dreamfusion-paper": save_deepfloyd_prior,
     "embedded": save_pixel_prior,
+    **dict.fromkeys(TUNED, save_pixel_prior),
+    "oracle": save_pixel_prior,
     "fast-preview": save_pixel_prior,
     "low-vram": save_latent_prior,
     "sdxl": save_xl_prior,
@@ -79,11 +84,13 @@ def test_a_preset_contains_only_differences_and_round_trips(name):
             if dataclasses.is_dataclass(current) and not isinstance(current, Schedule):
                 yield from same_as_default(value, current)
             # A preset may restore a default that a prior's card overrides.
-            elif key not in CARDS and override(default, {key: value}) == default:
+            elif key not in {*CARDS, "name"} and override(default, {key: value}) == default:
                 yield key
 
     *below, own = read_settings(name)
-    assert not list(same_as_default(own.settings, build_config(*below)))
+    # Another estimator begins with its own defaults.
+    estimator = {k: v for k, v in own.settings.get("estimator", {}).items() if k == "name"}
+    assert not list(same_as_default(own.settings, build_config(*below, {"estimator": estimator})))
 
 
 @pytest.mark.parametrize("name", NAMES)

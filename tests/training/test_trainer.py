@@ -196,7 +196,7 @@ CHANGES = [
 ELSEWHERE = {
     "prompt", "steps", "device", "start", "stages", "estimator.name", "scene.name", "prior.name",
     "prior.dtype", "scene.field.backend", "prior.vae_checkpointing", "prior.vae_dtype",
-    "prior.vae_slicing", "prior.offload", "prior.compile", "scene.marching.backend",
+    "prior.vae_slicing", "prior.lora", "prior.offload", "prior.compile", "scene.marching.backend",
     "output.checkpoint_every", "output.checkpoints_kept", "output.preview_every",
     "output.video_frames", "output.video_size", "output.mesh_resolution", "output.mesh_faces",
     "output.mesh_tolerance", "output.texture_size", "logging.tensorboard",
