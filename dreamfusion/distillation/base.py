@@ -24,7 +24,7 @@ from dreamfusion.diffusion.predictions import (
     group_size,
     guided,
 )
-from dreamfusion.distillation.noise import FixedNoise, IndependentNoise, SurfaceNoise
+from dreamfusion.distillation.noise import SurfaceNoise, fixed_noise, independent_noise
 from dreamfusion.distillation.settings import ScoreSettings, Weighting
 from dreamfusion.graphics.cameras import Cameras
 from dreamfusion.utils.devices import send
@@ -152,7 +152,7 @@ class ScoreEstimator(Estimator):
             raise UserError(f"the estimator {settings.name!r} needs a diffusion prior, not {name}")
         self.settings, self.prior = settings, prior
         fixed = settings.noise == "fixed"
-        self.source: NoiseSource = FixedNoise(seed) if fixed else IndependentNoise()
+        self.source: NoiseSource = partial(fixed_noise, seed) if fixed else independent_noise
         self.anchored = SurfaceNoise(seed, settings.noise_refresh)
 
     def encode(self, batch: Batch) -> Images:

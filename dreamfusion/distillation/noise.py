@@ -39,31 +39,20 @@ _TABLE = 2**16
 _PRIMES = (73856093, 19349663, 83492791, 2654435761)
 
 
-class IndependentNoise:
-    """As in the paper: every number is drawn independently."""
-
-    def __call__(
-        self, shape: Sequence[int], generator: Generators, batch: Batch, step: int
-    ) -> Images:
-        """Standard normal noise, on the CPU."""
-        return randn(shape, generator)
+def independent_noise(
+    shape: Sequence[int], generator: Generators, batch: Batch, step: int
+) -> Images:
+    """As in the paper: every number is drawn independently. Standard normal, on the CPU."""
+    return randn(shape, generator)
 
 
-class FixedNoise:
-    """One noise for all views and steps.
-
-    seed: of its numbers.
-    """
-
-    def __init__(self, seed: int) -> None:
-        self.seed = seed
-
-    def __call__(
-        self, shape: Sequence[int], generator: Generators, batch: Batch, step: int
-    ) -> Images:
-        """Standard normal noise, the same for all images, on the CPU."""
-        numbers = torch.randn(*shape[1:], generator=torch.Generator().manual_seed(self.seed))
-        return numbers.expand(*shape)
+def fixed_noise(
+    seed: int, shape: Sequence[int], generator: Generators, batch: Batch, step: int
+) -> Images:
+    """One noise for all images, views and steps. seed: of its numbers. Standard normal, on the
+    CPU."""
+    numbers = torch.randn(*shape[1:], generator=torch.Generator().manual_seed(seed))
+    return numbers.expand(*shape)
 
 
 class SurfaceNoise:

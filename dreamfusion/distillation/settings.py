@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from dreamfusion.config.schedules import Schedule
@@ -123,3 +124,14 @@ class ScoreSettings(EstimatorSettings):
             low, high = getattr(self.t_min, end), getattr(self.t_max, end)
             if low > high:
                 raise ValueError(f"t_min ({low:g}) must not exceed t_max ({high:g})")
+
+
+@dataclass(frozen=True)
+class OwnSettings(ScoreSettings):
+    """Settings of an estimator of this package. code: its class, MODULE:CLASS, which only `build`
+    imports, because it needs torch."""
+
+    code: ClassVar[str]
+
+    def build(self, prior: Any, *, seed: int) -> Estimator:
+        return resolve_name(self.code)(self, prior, seed)

@@ -1,27 +1,23 @@
-"""Settings of estimators along differences of predictions. No torch: `build` imports the code."""
-
-from __future__ import annotations
+"""Settings of estimators along differences of predictions. No torch: see `code`."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import ClassVar
 
 from dreamfusion.config.schedules import Schedule
 from dreamfusion.config.sections import default, setting
-from dreamfusion.distillation.settings import ScoreSettings, Text
-
-if TYPE_CHECKING:
-    from dreamfusion.distillation.base import Estimator
+from dreamfusion.distillation.settings import OwnSettings, Text
 
 
 @dataclass(frozen=True)
-class CSDSettings(ScoreSettings):
+class CSDSettings(OwnSettings):
     """Classifier Score Distillation: guidance only, away from no text or from a negative text."""
 
     paper: ClassVar[str] = "Yu et al. 2024, Text-to-3D with Classifier Score Distillation"
     cost: ClassVar[str] = "2; with a negative text 3"
+    code: ClassVar[str] = "dreamfusion.distillation.differences.estimators:CSDEstimator"
     name: str = setting("csd", "name of the estimator")
-    guidance: Schedule = default(ScoreSettings, "guidance", Schedule.constant(1.0))
+    guidance: Schedule = default(OwnSettings, "guidance", Schedule.constant(1.0))
     negative: str = setting("", "what the images should not show")
     negative_share: Schedule = setting(
         Schedule.constant(0.0),
@@ -43,20 +39,17 @@ class CSDSettings(ScoreSettings):
     def texts(self) -> Mapping[str, Text]:
         return {"negative": Text(self.negative, views=False)} if self.uses_negative else {}
 
-    def build(self, prior: Any, *, seed: int) -> Estimator:
-        from dreamfusion.distillation.differences.estimators import CSDEstimator
-
-        return CSDEstimator(self, prior, seed)
-
 
 @dataclass(frozen=True)
-class NFSDSettings(ScoreSettings):
+class NFSDSettings(OwnSettings):
     """Noise-Free Score Distillation: guidance, and a noise-free correction towards the domain."""
 
     paper: ClassVar[str] = "Katzir et al. 2024, Noise-Free Score Distillation"
     cost: ClassVar[str] = "3"
+    code: ClassVar[str] = "dreamfusion.distillation.differences.estimators:NFSDEstimator"
+    evaluations = 3.0
     name: str = setting("nfsd", "name of the estimator")
-    guidance: Schedule = default(ScoreSettings, "guidance", Schedule.constant(7.5))
+    guidance: Schedule = default(OwnSettings, "guidance", Schedule.constant(7.5))
     negative: str = setting(
         "unrealistic, blurry, low quality, out of focus, ugly, low contrast, dull, dark, "
         "low-resolution, gloomy",
@@ -66,27 +59,19 @@ class NFSDSettings(ScoreSettings):
         0.2, "noise level, as a fraction, below which predictions contain no added noise", low=0
     )
 
-    @property
-    def evaluations(self) -> float:
-        return 3.0
-
     def texts(self) -> Mapping[str, Text]:
         return {"negative": Text(self.negative, views=False)}
 
-    def build(self, prior: Any, *, seed: int) -> Estimator:
-        from dreamfusion.distillation.differences.estimators import NFSDEstimator
-
-        return NFSDEstimator(self, prior, seed)
-
 
 @dataclass(frozen=True)
-class BridgeSettings(ScoreSettings):
+class BridgeSettings(OwnSettings):
     """SDS-Bridge: SDS, then the direction from a description of flaws to the wanted text."""
 
     paper: ClassVar[str] = "McAllister et al. 2024, Rethinking Score Distillation as a Bridge"
     cost: ClassVar[str] = "2"
+    code: ClassVar[str] = "dreamfusion.distillation.differences.estimators:BridgeEstimator"
     name: str = setting("bridge", "name of the estimator")
-    guidance: Schedule = default(ScoreSettings, "guidance", Schedule.constant(100.0))
+    guidance: Schedule = default(OwnSettings, "guidance", Schedule.constant(100.0))
     switch: float = setting(
         0.5, "fraction of the steps at which the second stage starts", low=0, high=1
     )
@@ -100,55 +85,36 @@ class BridgeSettings(ScoreSettings):
     def texts(self) -> Mapping[str, Text]:
         return {"wanted": Text(self.wanted), "flawed": Text(self.flawed)}
 
-    def build(self, prior: Any, *, seed: int) -> Estimator:
-        from dreamfusion.distillation.differences.estimators import BridgeEstimator
-
-        return BridgeEstimator(self, prior, seed)
-
 
 @dataclass(frozen=True)
-class ASDSettings(ScoreSettings):
+class ASDSettings(OwnSettings):
     """Asynchronous Score Distillation: VSD with the prior itself, at a higher noise level, instead
     of a trained network."""
 
     paper: ClassVar[str] = "Ma et al. 2024, ScaleDreamer"
     cost: ClassVar[str] = "3"
+    code: ClassVar[str] = "dreamfusion.distillation.differences.estimators:ASDEstimator"
+    evaluations = 3.0
     name: str = setting("asd", "name of the estimator")
-    guidance: Schedule = default(ScoreSettings, "guidance", Schedule.constant(7.5))
+    guidance: Schedule = default(OwnSettings, "guidance", Schedule.constant(7.5))
     shift: float = setting(
         0.1, "largest shift of the level, as a fraction of its distance from t_min", low=0, high=1
     )
 
-    @property
-    def evaluations(self) -> float:
-        return 3.0
-
-    def build(self, prior: Any, *, seed: int) -> Estimator:
-        from dreamfusion.distillation.differences.estimators import ASDEstimator
-
-        return ASDEstimator(self, prior, seed)
-
 
 @dataclass(frozen=True)
-class DDSSettings(ScoreSettings):
+class DDSSettings(OwnSettings):
     """Delta Denoising Score, for edits: the direction from the source's prompt to the prompt."""
 
     paper: ClassVar[str] = "Hertz et al. 2023, Delta Denoising Score"
     cost: ClassVar[str] = "4"
+    code: ClassVar[str] = "dreamfusion.distillation.differences.estimators:DDSEstimator"
+    evaluations = 4.0
     name: str = setting("dds", "name of the estimator")
-    guidance: Schedule = default(ScoreSettings, "guidance", Schedule.constant(7.5))
-    t_min: Schedule = default(ScoreSettings, "t_min", Schedule.constant(0.05))
-    t_max: Schedule = default(ScoreSettings, "t_max", Schedule.constant(0.95))
+    guidance: Schedule = default(OwnSettings, "guidance", Schedule.constant(7.5))
+    t_min: Schedule = default(OwnSettings, "t_min", Schedule.constant(0.05))
+    t_max: Schedule = default(OwnSettings, "t_max", Schedule.constant(0.95))
     source: str = setting("", "prompt of the scene before the edit")
-
-    @property
-    def evaluations(self) -> float:
-        return 4.0
 
     def texts(self) -> Mapping[str, Text]:
         return {"source": Text(self.source)}
-
-    def build(self, prior: Any, *, seed: int) -> Estimator:
-        from dreamfusion.distillation.differences.estimators import DDSEstimator
-
-        return DDSEstimator(self, prior, seed)

@@ -1,29 +1,25 @@
-"""Settings of estimators on a DDIM inversion. No torch: `build` imports the code."""
-
-from __future__ import annotations
+"""Settings of estimators on a DDIM inversion. No torch: see `code`."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import ClassVar
 
 from dreamfusion.config.schedules import Schedule
 from dreamfusion.config.sections import default, setting
-from dreamfusion.distillation.settings import ScoreSettings, Weighting
-
-if TYPE_CHECKING:
-    from dreamfusion.distillation.base import Estimator
+from dreamfusion.distillation.settings import OwnSettings, Weighting
 
 
 @dataclass(frozen=True)
-class ISMSettings(ScoreSettings):
+class ISMSettings(OwnSettings):
     """Interval Score Matching: the difference of predictions at two levels on one DDIM
     trajectory."""
 
     paper: ClassVar[str] = "Liang et al. 2024, LucidDreamer"
     cost: ClassVar[str] = "7"
+    code: ClassVar[str] = "dreamfusion.distillation.inversion.estimators:ISMEstimator"
     name: str = setting("ism", "name of the estimator")
-    guidance: Schedule = default(ScoreSettings, "guidance", Schedule.constant(7.5))
-    t_max: Schedule = default(ScoreSettings, "t_max", Schedule(0.98, 0.5, finish=0.3))
-    weighting: Weighting = default(ScoreSettings, "weighting", "inverse_sqrt_snr")
+    guidance: Schedule = default(OwnSettings, "guidance", Schedule.constant(7.5))
+    t_max: Schedule = default(OwnSettings, "t_max", Schedule(0.98, 0.5, finish=0.3))
+    weighting: Weighting = default(OwnSettings, "weighting", "inverse_sqrt_snr")
     interval: Schedule = setting(
         Schedule(0.1, 0.08, finish=0.3), "t - s, as a fraction of all levels", low=0, high=1
     )
@@ -33,22 +29,18 @@ class ISMSettings(ScoreSettings):
     def evaluations(self) -> float:
         return 3.0 + self.inversion_steps
 
-    def build(self, prior: Any, *, seed: int) -> Estimator:
-        from dreamfusion.distillation.inversion.estimators import ISMEstimator
-
-        return ISMEstimator(self, prior, seed)
-
 
 @dataclass(frozen=True)
-class SDISettings(ScoreSettings):
+class SDISettings(OwnSettings):
     """Score Distillation via Inversion: SDS with the noise of the image's DDIM inversion."""
 
     paper: ClassVar[str] = "Lukoianov et al. 2024, Score Distillation via Reparametrized DDIM"
     cost: ClassVar[str] = "2 to 22, with the noise level"
+    code: ClassVar[str] = "dreamfusion.distillation.inversion.estimators:SDIEstimator"
     name: str = setting("sdi", "name of the estimator")
-    guidance: Schedule = default(ScoreSettings, "guidance", Schedule.constant(8.5))
-    t_min: Schedule = default(ScoreSettings, "t_min", Schedule(0.98, 0.25))
-    t_max: Schedule = default(ScoreSettings, "t_max", Schedule(0.98, 0.25))
+    guidance: Schedule = default(OwnSettings, "guidance", Schedule.constant(8.5))
+    t_min: Schedule = default(OwnSettings, "t_min", Schedule(0.98, 0.25))
+    t_max: Schedule = default(OwnSettings, "t_max", Schedule(0.98, 0.25))
     inversion_guidance: float = setting(-6.5, "guidance s of the inversion")
     inversion_steps: int = setting(
         10,
@@ -68,8 +60,3 @@ class SDISettings(ScoreSettings):
     def steps_to(self, level: float) -> int:
         """The number of DDIM steps from the image to a noise level, a fraction."""
         return max(1, round(level * self.inversion_steps))
-
-    def build(self, prior: Any, *, seed: int) -> Estimator:
-        from dreamfusion.distillation.inversion.estimators import SDIEstimator
-
-        return SDIEstimator(self, prior, seed)

@@ -1,30 +1,21 @@
-"""Settings of SDS and similar estimators. No torch: `build` imports the code."""
-
-from __future__ import annotations
+"""Settings of SDS and similar estimators. No torch: see `code`."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import ClassVar
 
 from dreamfusion.config.schedules import Schedule
 from dreamfusion.config.sections import default, setting
-from dreamfusion.distillation.settings import Range, ScoreSettings, Weighting
-
-if TYPE_CHECKING:
-    from dreamfusion.distillation.base import Estimator
+from dreamfusion.distillation.settings import OwnSettings, Range, Weighting
 
 
 @dataclass(frozen=True)
-class SDSSettings(ScoreSettings):
+class SDSSettings(OwnSettings):
     """Score Distillation Sampling: w(t) (e_hat - e), under classifier-free guidance."""
 
     paper: ClassVar[str] = "Poole et al. 2023, DreamFusion"
     cost: ClassVar[str] = "2; with Perp-Neg 4"
+    code: ClassVar[str] = "dreamfusion.distillation.sds.estimators:SDSEstimator"
     name: str = setting("sds", "name of the estimator")
-
-    def build(self, prior: Any, *, seed: int) -> Estimator:
-        from dreamfusion.distillation.sds.estimators import SDSEstimator
-
-        return SDSEstimator(self, prior, seed)
 
 
 @dataclass(frozen=True)
@@ -70,39 +61,31 @@ class CFDSettings(SDSSettings):
 
 
 @dataclass(frozen=True)
-class HiFASettings(ScoreSettings):
+class HiFASettings(OwnSettings):
     """HiFA: SDS and the difference between the images and the decoded prediction; t falls like a
     square root."""
 
     paper: ClassVar[str] = "Zhu et al. 2024, HiFA"
     cost: ClassVar[str] = "2 and the decoder"
+    code: ClassVar[str] = "dreamfusion.distillation.sds.estimators:HiFAEstimator"
     name: str = setting("hifa", "name of the estimator")
-    guidance: Schedule = default(ScoreSettings, "guidance", Schedule.constant(100.0))
-    t_min: Schedule = default(ScoreSettings, "t_min", Schedule(0.98, 0.3, shape="sqrt"))
-    t_max: Schedule = default(ScoreSettings, "t_max", Schedule(0.98, 0.3, shape="sqrt"))
+    guidance: Schedule = default(OwnSettings, "guidance", Schedule.constant(100.0))
+    t_min: Schedule = default(OwnSettings, "t_min", Schedule(0.98, 0.3, shape="sqrt"))
+    t_max: Schedule = default(OwnSettings, "t_max", Schedule(0.98, 0.3, shape="sqrt"))
     image_weight: float = setting(0.01, "weight of the loss on images", low=0)
-
-    def build(self, prior: Any, *, seed: int) -> Estimator:
-        from dreamfusion.distillation.sds.estimators import HiFAEstimator
-
-        return HiFAEstimator(self, prior, seed)
 
 
 @dataclass(frozen=True)
-class DiffusionLossSettings(ScoreSettings):
+class DiffusionLossSettings(OwnSettings):
     """The training loss of diffusion models, differentiated through the network, with which the
     paper compares SDS."""
 
     paper: ClassVar[str] = "Poole et al. 2023, DreamFusion (its comparison)"
     cost: ClassVar[str] = "1 and a backward pass; with guidance 2"
+    code: ClassVar[str] = "dreamfusion.distillation.sds.estimators:DiffusionLossEstimator"
     name: str = setting("diffusion_loss", "name of the estimator")
-    guidance: Schedule = default(ScoreSettings, "guidance", Schedule.constant(1.0))
+    guidance: Schedule = default(OwnSettings, "guidance", Schedule.constant(1.0))
 
     @property
     def evaluations(self) -> float:
         return 3.0 if self.guidance == Schedule.constant(1.0) else 6.0
-
-    def build(self, prior: Any, *, seed: int) -> Estimator:
-        from dreamfusion.distillation.sds.estimators import DiffusionLossEstimator
-
-        return DiffusionLossEstimator(self, prior, seed)

@@ -1,38 +1,26 @@
-"""Settings of the estimator `vsd`. No torch: `build` imports the code."""
-
-from __future__ import annotations
+"""Settings of the estimator `vsd`. No torch: see `code`."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import ClassVar
 
 from dreamfusion.config.schedules import Schedule
 from dreamfusion.config.sections import default, setting
-from dreamfusion.distillation.settings import ScoreSettings
-
-if TYPE_CHECKING:
-    from dreamfusion.distillation.base import Estimator
+from dreamfusion.distillation.settings import OwnSettings
 
 
 @dataclass(frozen=True)
-class VSDSettings(ScoreSettings):
+class VSDSettings(OwnSettings):
     """Variational Score Distillation: the difference between the prior and a copy with adapters,
     which is trained on images of the scene during the run."""
 
     paper: ClassVar[str] = "Wang et al. 2023, ProlificDreamer"
     cost: ClassVar[str] = "4 and a backward pass"
+    code: ClassVar[str] = "dreamfusion.distillation.vsd.estimator:VSDEstimator"
+    evaluations = 6.0
     name: str = setting("vsd", "name of the estimator")
-    guidance: Schedule = default(ScoreSettings, "guidance", Schedule.constant(7.5))
+    guidance: Schedule = default(OwnSettings, "guidance", Schedule.constant(7.5))
     rank: int = setting(4, "rank of the adapters (LoRA)", low=1, high=256)
     adapter_lr: float = setting(1e-4, "learning rate of the adapters (AdamW)", low=0)
     drop_camera: float = setting(
         0.1, "share of the training images of the adapters without a camera", low=0, high=1
     )
-
-    @property
-    def evaluations(self) -> float:
-        return 6.0
-
-    def build(self, prior: Any, *, seed: int) -> Estimator:
-        from dreamfusion.distillation.vsd.estimator import VSDEstimator
-
-        return VSDEstimator(self, prior, seed)
