@@ -49,9 +49,15 @@ def background_color(
     """Colours behind rays that belong to n_views views of equally many rays each."""
     if not isinstance(background, Tensor):
         return background(directions)
-    background = background.to(directions)
-    if background.shape == (3,):
-        return background.expand(directions.shape[0], 3)
-    if background.shape == (n_views, 3):
-        return background.repeat_interleave(directions.shape[0] // n_views, dim=0)
-    raise ValueError(f"a plain background is (3,) or ({n_views}, 3), not {tuple(background.shape)}")
+    return per_ray("plain background", background.to(directions), n_views, len(directions))
+
+
+def per_ray(
+    name: str, value: Float[Tensor, "*views 3"], n_views: int, n_rays: int
+) -> Float[Tensor, "{n_rays} 3"]:
+    """A (3,) or (n_views, 3) tensor, repeated for the rays of each view. name: for errors."""
+    if value.shape == (3,):
+        return value.expand(n_rays, 3)
+    if value.shape == (n_views, 3):
+        return value.repeat_interleave(n_rays // n_views, dim=0)
+    raise ValueError(f"a {name} is (3,) or ({n_views}, 3), not {tuple(value.shape)}")

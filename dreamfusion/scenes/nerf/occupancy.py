@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float, Int64, Shaped
 from torch import Tensor, nn
 
 from dreamfusion.scenes.nerf.settings import OccupancyConfig
@@ -90,9 +90,9 @@ class OccupancyGrid(nn.Module):
         self.density.copy_(torch.maximum(self.density * self.decay, sampled))
         # Not `density > threshold`: that is False for NaN.
         above = ~(self.density <= self.threshold)
-        self.occupied.copy_(_dilate(above))
+        self.occupied.copy_(_highest_nearby(above))
         # NaN is no lower bound, so it must not end a ray.
-        lower_bound = _erode(sampled.nan_to_num(nan=0.0, posinf=torch.inf))
+        lower_bound = -_highest_nearby(-sampled.nan_to_num(nan=0.0, posinf=torch.inf))
         self.lower_bound.copy_(torch.where(self.occupied, lower_bound, 0.0))
 
     def is_occupied(self, points: Float[Tensor, "n 3"]) -> Bool[Tensor, " n"]:
@@ -117,17 +117,12 @@ class OccupancyGrid(nn.Module):
         return inside, torch.nan_to_num(scaled).long().clamp(0, self.resolution - 1)
 
 
-def _dilate(mask: Bool[Tensor, "x y z"]) -> Bool[Tensor, "x y z"]:
-    """The mask dilated by one cell in all 26 directions."""
+def _highest_nearby(values: Shaped[Tensor, "x y z"]) -> Shaped[Tensor, "x y z"]:
+    """The largest value of each cell and its 26 neighbours."""
     for axis in range(3):
-        grown = mask.clone()
-        n = mask.shape[axis]
-        grown.narrow(axis, 1, n - 1).logical_or_(mask.narrow(axis, 0, n - 1))
-        grown.narrow(axis, 0, n - 1).logical_or_(mask.narrow(axis, 1, n - 1))
-        mask = grown
-    return mask
-
-
-def _erode(values: Float[Tensor, "x y z"]) -> Float[Tensor, "x y z"]:
-    """The smallest value of each cell and its 26 neighbours."""
-    return -torch.nn.functional.max_pool3d(-values[None, None], 3, stride=1, padding=1)[0, 0]
+        n, grown = values.shape[axis], values.clone()
+        for to, of in ((0, 1), (1, 0)):
+            part = grown.narrow(axis, to, n - 1)
+            part.copy_(torch.maximum(part, values.narrow(axis, of, n - 1)))
+        values = grown
+    return values

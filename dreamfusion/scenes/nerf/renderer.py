@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dreamfusion.graphics.cameras import Rays
 from dreamfusion.graphics.shading import Lighting, lambertian
-from dreamfusion.scenes.nerf.background import Background, background_color
+from dreamfusion.scenes.nerf.background import Background, background_color, per_ray
 from dreamfusion.scenes.nerf.field import FieldOutput
 from dreamfusion.scenes.nerf.occupancy import OccupancyGrid
 from dreamfusion.scenes.nerf.ray_marching import Samples, march_rays
@@ -180,7 +180,8 @@ def _shade(
     samples: Samples, surface: SurfaceSamples, lighting: Lighting, n_views: int
 ) -> Float[Tensor, " n"]:
     """Shade of each sample; samples without a normal have the mean shade of the ray's others."""
-    light = _per_ray(lighting.position, n_views, samples.n_rays)
+    assert lighting.position is not None  # see Lighting
+    light = per_ray("light's position", lighting.position, n_views, samples.n_rays)
     ambient, diffuse = lighting.ambient, lighting.diffuse
     picked = samples.ray_index[surface.index]
     positions = samples.positions[surface.index]
@@ -192,13 +193,3 @@ def _shade(
     mean = torch.where(total > 0, summed / total.clamp(min=1e-6), ambient + diffuse / 2)
     # Not mean[ray_index]: on a CPU, its backward adds in parallel, in an undefined order.
     return mean.index_select(0, samples.ray_index).index_copy(0, surface.index, shade)
-
-
-def _per_ray(value: Tensor | None, n_views: int, n_rays: int) -> Float[Tensor, "{n_rays} 3"]:
-    """A (3,) or (n_views, 3) tensor, repeated for the rays of each view."""
-    assert value is not None  # see Lighting
-    if value.shape == (3,):
-        return value.expand(n_rays, 3)
-    if value.shape == (n_views, 3):
-        return value.repeat_interleave(n_rays // n_views, dim=0)
-    raise ValueError(f"a light's position is (3,) or ({n_views}, 3), not {tuple(value.shape)}")

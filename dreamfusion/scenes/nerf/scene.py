@@ -126,22 +126,40 @@ class NerfScene(nn.Module, Scene):
         training step, else that of the end of a run."""
         local = views.to(self.device)
         rays = generate_rays(local.cameras, views.height, views.width)
-        background = self.background if local.background is None else local.background
-        draw = partial(
-            render,
+        n_rays = rays.origins.shape[:-1].numel()
+        if torch.is_grad_enabled() or generator is not None or n_rays <= _RAYS_PER_CHUNK:
+            out = self._draw(rays, local, generator)
+            return NerfRendered(out.rgb, out.opacity, out.depth, out.normals, out)
+        return self._in_chunks(rays, local)
+
+    def _draw(self, rays: Rays, views: Views, generator: Generators | None = None) -> RenderOutput:
+        return render(
             self,
-            background=background,
-            lighting=local.lighting,
+            rays,
+            background=self.background if views.background is None else views.background,
+            lighting=views.lighting,
             with_normals=views.normals,
             generator=generator,
             options=self.settings.marching,
             step_size=None if generator is None else self.step_size,
         )
-        n_rays = rays.origins.shape[:-1].numel()
-        if torch.is_grad_enabled() or generator is not None or n_rays <= _RAYS_PER_CHUNK:
-            out = draw(rays)
-            return NerfRendered(out.rgb, out.opacity, out.depth, out.normals, out)
-        return _in_chunks(self, rays, local)
+
+    def _in_chunks(self, rays: Rays, views: Views) -> NerfRendered:
+        """Render without gradients, view by view in pieces of so many rays."""
+        n, height, width = rays.origins.shape[:-1]
+        parts: list[tuple[Tensor, ...]] = []
+        for i in range(n):
+            flat = Rays(rays.origins[i], rays.directions[i]).flatten()
+            pieces = (v.split(_RAYS_PER_CHUNK) for v in (flat.origins, flat.directions))
+            for origins, directions in zip(*pieces, strict=True):
+                out = self._draw(Rays(origins[None], directions[None]), views[i : i + 1])
+                found = (out.rgb, out.opacity, out.depth)
+                parts.append(found if out.normals is None else (*found, out.normals))
+        rgb, opacity, depth, *normals = (
+            torch.cat([p[0] for p in column]).reshape(n, height, width, *column[0].shape[2:])
+            for column in zip(*parts, strict=True)
+        )
+        return NerfRendered(rgb, opacity, depth, normals[0] if normals else None)
 
     def regularisers(
         self, rendered: Rendered, progress: Progress, generator: torch.Generator
@@ -172,30 +190,3 @@ class NerfScene(nn.Module, Scene):
         """The backends in use, and installed ones that were skipped."""
         skipped = [f"          {problem}" for problem in self._backends.skipped]
         return [f"backends  {self._backends}", *skipped]
-
-
-def _in_chunks(scene: NerfScene, rays: Rays, views: Views) -> NerfRendered:
-    """Render without gradients, view by view in pieces of so many rays."""
-    n, height, width = rays.origins.shape[:-1]
-    parts: list[tuple[Tensor, ...]] = []
-    for i in range(n):
-        one = views[i : i + 1]
-        flat = Rays(rays.origins[i], rays.directions[i]).flatten()
-        background = scene.background if one.background is None else one.background
-        for start in range(0, height * width, _RAYS_PER_CHUNK):
-            piece = slice(start, start + _RAYS_PER_CHUNK)
-            out = render(
-                scene,
-                Rays(flat.origins[piece][None], flat.directions[piece][None]),
-                background=background,
-                lighting=one.lighting,
-                with_normals=views.normals,
-                options=scene.settings.marching,
-            )
-            found = (out.rgb, out.opacity, out.depth)
-            parts.append(found if out.normals is None else (*found, out.normals))
-    rgb, opacity, depth, *normals = (
-        torch.cat([p[0] for p in column]).reshape(n, height, width, *column[0].shape[2:])
-        for column in zip(*parts, strict=True)
-    )
-    return NerfRendered(rgb, opacity, depth, normals[0] if normals else None)

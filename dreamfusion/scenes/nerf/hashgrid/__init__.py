@@ -1,7 +1,8 @@
 """Multiresolution hash encoding (Mueller et al. 2022, "Instant neural graphics primitives")."""
 
-from collections.abc import Callable
-from typing import Any, Literal, get_args
+from functools import partial
+from pkgutil import resolve_name
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Float
@@ -30,31 +31,16 @@ Backend = Literal["auto", "reference", "numba", "triton", "tinycudann"]
 TINYCUDANN_FEATURES = (1, 2, 4, 8)
 
 
-def _numba() -> Callable[..., Any]:
-    from dreamfusion.scenes.nerf.hashgrid.numba import encode_numba
-
-    return encode_numba
-
-
-def _triton() -> Callable[..., Any]:
-    from dreamfusion.scenes.nerf.hashgrid.triton import encode_triton
-
-    return encode_triton
-
-
-def _tinycudann() -> Callable[..., Any]:
-    from dreamfusion.scenes.nerf.hashgrid.tinycudann import encode_tinycudann
-
-    return encode_tinycudann
-
-
 ENCODING = Operation(
     name="encoding",
     setting="scene.field.backend",
     # On CUDA, no speeds were compared. Triton is first because it needs a single launch; tinycudann
     # needs one for each level (see tinycudann.py).
     order={"cpu": ("numba",), "cuda": ("triton", "tinycudann")},
-    kernels={"numba": _numba, "triton": _triton, "tinycudann": _tinycudann},
+    kernels={
+        name: partial(resolve_name, f"{__name__}.{name}:encode_{name}")
+        for name in ("numba", "triton", "tinycudann")
+    },
     self_test=check_encoding,
 )
 

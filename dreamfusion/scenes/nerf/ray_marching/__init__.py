@@ -2,6 +2,8 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
+from pkgutil import resolve_name
 from typing import Any, Literal, get_args
 
 import torch
@@ -21,18 +23,6 @@ __all__ = ["MARCHING", "MarchingBackend", "Samples", "box_interval", "march_rays
 MarchingBackend = Literal["auto", "reference", "numba", "triton", "nerfacc"]
 
 
-def _numba() -> Callable[..., Any]:
-    from dreamfusion.scenes.nerf.ray_marching.numba import march_numba
-
-    return march_numba
-
-
-def _triton() -> Callable[..., Any]:
-    from dreamfusion.scenes.nerf.ray_marching.triton import march_triton
-
-    return march_triton
-
-
 def _nerfacc() -> Callable[..., Any]:
     from dreamfusion.scenes.nerf.ray_marching.nerfacc import march_nerfacc, require_extension
 
@@ -45,7 +35,11 @@ MARCHING = Operation(
     setting="scene.marching.backend",
     # On CUDA, no speeds were compared; nerfacc needs minutes to build its extension.
     order={"cpu": ("numba",), "cuda": ("triton", "nerfacc")},
-    kernels={"numba": _numba, "triton": _triton, "nerfacc": _nerfacc},
+    kernels={
+        "numba": partial(resolve_name, f"{__name__}.numba:march_numba"),
+        "triton": partial(resolve_name, f"{__name__}.triton:march_triton"),
+        "nerfacc": _nerfacc,
+    },
     self_test=check_marching,
 )
 

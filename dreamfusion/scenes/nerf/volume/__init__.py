@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from pkgutil import resolve_name
 from typing import Any
 
 import torch
@@ -21,12 +23,6 @@ class RayWeights:
 
     weights: Float[Tensor, " n"]
     final_transmittance: Float[Tensor, " rays"]
-
-
-def _numba() -> Callable[..., Any]:
-    from dreamfusion.scenes.nerf.volume.numba import weights_numba
-
-    return weights_numba
 
 
 def _nerfacc() -> Callable[..., Any]:
@@ -52,7 +48,10 @@ COMPOSITING = Operation(
     name="compositing",
     setting="scene.marching.backend",
     order={"cpu": ("numba",), "cuda": ("nerfacc",)},
-    kernels={"numba": _numba, "nerfacc": _nerfacc},
+    kernels={
+        "numba": partial(resolve_name, f"{__name__}.numba:weights_numba"),
+        "nerfacc": _nerfacc,
+    },
     self_test=_check_compositing,
 )
 
