@@ -43,8 +43,6 @@ def build_config(*layers: Layer | Mapping[str, Any]) -> Config:
     config = Config()
     for layer in layers:
         changes = layer.settings if isinstance(layer, Layer) else layer
-        if not isinstance(changes, Mapping):
-            raise ConfigError(f"a configuration holds settings, not {changes!r}")
         config = override(config, with_new_names(changes))
     _check_across(config)
     for name, changes in config.stages.items():
@@ -133,8 +131,7 @@ def sources(layers: Sequence[Layer]) -> dict[str, str]:
     names = [name for name, _, _ in settings(build_config(*layers))]
     for layer in layers:
         changes = with_new_names(layer.settings)
-        given = [name for name in names if find(changes, name, _MISSING) is not _MISSING]
-        found |= dict.fromkeys(given, layer.name)
+        found |= {n: layer.name for n in names if find(changes, n, _MISSING) is not _MISSING}
     return found
 
 
@@ -290,24 +287,18 @@ def _convert(value: Any, hint: Any, name: str) -> Any:
     if hint is Schedule:
         return Schedule.constant(_convert(value, float, name))
     if hint is float:
-        return _number(value, name)
+        try:
+            if isinstance(value, bool) or value is None:
+                raise ValueError
+            return float(value)  # even text, since YAML parses 1e-3, unlike 1.0e-3, as text
+        except (TypeError, ValueError, OverflowError):
+            raise ConfigError(f"{name} takes a number, not {value!r}") from None
     if hint is int and isinstance(value, float) and value.is_integer():
         return int(value)
     if type(value) is not hint:
         kind = {int: "a whole number", bool: "true or false", str: "text"}[hint]
         raise ConfigError(f"{name} takes {kind}, not {value!r}")
     return value
-
-
-def _number(value: Any, name: str) -> float:
-    """Convert a value to float. Text is accepted because YAML parses 1e-3, unlike 1.0e-3, as text.
-    Raises ConfigError."""
-    try:
-        if isinstance(value, bool) or value is None:
-            raise ValueError
-        return float(value)
-    except (TypeError, ValueError, OverflowError):
-        raise ConfigError(f"{name} takes a number, not {value!r}") from None
 
 
 def _check_range(value: Any, metadata: Mapping[str, Any], name: str) -> None:

@@ -14,9 +14,8 @@ def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]
     for key, value in above.items():
         if isinstance(value, Mapping):
             current = result.get(key)
-            result[key] = merged(current if isinstance(current, Mapping) else {}, value)
-        else:
-            result[key] = value
+            value = merged(current if isinstance(current, Mapping) else {}, value)
+        result[key] = value
     return result
 
 

@@ -97,11 +97,10 @@ def find_section(group: str, name: str) -> Any:
 @cache
 def _found(group: str) -> dict[str, list[EntryPoint]]:
     found: dict[str, list[EntryPoint]] = {}
-    for entry in entry_points(group=group):
-        known = found.setdefault(entry.name, [])
-        # A package may be found twice: where it is installed, and in its source folder.
-        if all((entry.value, _owner(entry)) != (other.value, _owner(other)) for other in known):
-            known.append(entry)
+    # A package may be found twice: where it is installed, and in its source folder.
+    entries = {(e.name, e.value, _owner(e)): e for e in entry_points(group=group)}
+    for entry in entries.values():
+        found.setdefault(entry.name, []).append(entry)
     return found
 
 
