@@ -33,11 +33,7 @@ class Agreement:
 
 
 def agreement(
-    mesh: Mesh | TexturedMesh,
-    draw: Draw,
-    cameras: Cameras,
-    *,
-    size: int = 128,
+    mesh: Mesh | TexturedMesh, draw: Draw, cameras: Cameras, *, size: int = 128
 ) -> Agreement:
     """Compare images of a mesh, `size` pixels per side, with images of its scene. The mesh is in
     the scene's frame (not yet moved to its origin)."""

@@ -60,11 +60,7 @@ class Surface:
 
 
 def extract_surface(
-    density: NDArray[np.float32],
-    threshold: float,
-    color: ColorFunction,
-    *,
-    smoothing: float = 1.0,
+    density: NDArray[np.float32], threshold: float, color: ColorFunction, *, smoothing: float = 1.0
 ) -> Surface:
     """Extract the surface of a density. Components below a hundredth of the largest are dropped,
     and cavities are filled.

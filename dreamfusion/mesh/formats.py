@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from dreamfusion.graphics import srgb
-from dreamfusion.mesh.extract import Mesh, MeshError, vertex_normals
+from dreamfusion.mesh.extract import Mesh, MeshError
 from dreamfusion.mesh.provenance import KEY, Provenance, read_provenance
-from dreamfusion.mesh.texture import TexturedMesh
+from dreamfusion.mesh.texture import TexturedMesh, smooth_normals
 from dreamfusion.mesh.usd import usdz_bytes
 from dreamfusion.utils.atomic_write import atomic_write
 from dreamfusion.utils.errors import one_line
@@ -77,7 +77,8 @@ def write_mesh(
     elif isinstance(mesh, TexturedMesh):
         files = _obj_files(mesh, path)
     else:
-        files = {path: _colored_bytes(mesh, kind)}
+        data = as_trimesh(mesh).export(file_type=kind)
+        files = {path: data.encode() if isinstance(data, str) else bytes(data)}
     with ExitStack() as stack:  # renames files in reverse order: the main file last
         for file, data in files.items():
             stack.enter_context(atomic_write(file)).write_bytes(data)
@@ -122,22 +123,34 @@ def put_back(mesh: AnyMesh, provenance: Provenance) -> AnyMesh:
 
 def as_trimesh(mesh: Mesh | TexturedMesh) -> trimesh.Trimesh:
     """Convert a mesh to trimesh, with its texture or its vertex colours (sRGB)."""
-    if isinstance(mesh, TexturedMesh):
-        return _textured(mesh, _albedo_material(mesh))
-    return _colored(mesh, mesh.colors)
+    import trimesh
+
+    if isinstance(mesh, Mesh):
+        return _model(mesh, vertex_colors=_rgba(mesh.colors, np.uint8))
+    material = trimesh.visual.material.PBRMaterial(
+        name="albedo",
+        baseColorTexture=Image.fromarray(mesh.texture),
+        metallicFactor=0.0,
+        roughnessFactor=1.0,
+    )
+    return _textured(mesh, material)
 
 
 def glb_bytes(mesh: Mesh | TexturedMesh, provenance: Provenance | None = None) -> bytes:
     """Convert a mesh to a binary glTF file."""
     import trimesh
 
-    textured = isinstance(mesh, TexturedMesh)
-    model = as_trimesh(mesh) if isinstance(mesh, TexturedMesh) else _with_linear_colors(mesh)
+    if isinstance(mesh, Mesh):
+        # Linear colours in 16 bits, since 8 bits have too few dark levels. Trimesh can write them
+        # only as an attribute; see `_add_colors`.
+        colors = _rgba(srgb.to_linear(mesh.colors), np.uint16)
+        model = _model(mesh, vertex_attributes={_COLORS: colors})
+    else:
+        model = as_trimesh(mesh)
 
     def finish(tree: dict[str, Any]) -> None:
-        if not textured:
-            _name_colors(tree)
-            _add_matt_material(tree)
+        if isinstance(mesh, Mesh):
+            _add_colors(tree)
         if provenance is not None:
             tree["asset"]["extras"] = {KEY: dataclasses.asdict(provenance)}
 
@@ -146,70 +159,39 @@ def glb_bytes(mesh: Mesh | TexturedMesh, provenance: Provenance | None = None) -
     )
 
 
-def _colored_bytes(mesh: Mesh, kind: str) -> bytes:
-    data = _colored(mesh, mesh.colors).export(file_type=kind)
-    return data.encode() if isinstance(data, str) else bytes(data)
-
-
-def _colored(mesh: Mesh, colors: NDArray[np.float64]) -> Any:
+def _model(mesh: Mesh | TexturedMesh, **looks: Any) -> Any:
+    """The mesh in trimesh, with its normals and these colours or texture."""
     import trimesh
 
+    normals = smooth_normals(mesh)
+    return trimesh.Trimesh(
+        mesh.vertices, mesh.faces, vertex_normals=normals, process=False, **looks
+    )
+
+
+def _rgba(colors: NDArray[np.float64], kind: type[np.unsignedinteger]) -> NDArray[Any]:
+    """Colours (v, 3) in [0, 1] as integers (v, 4), opaque."""
     rgba = np.concatenate([colors, np.ones_like(colors[:, :1])], axis=1)
-    return trimesh.Trimesh(
-        mesh.vertices,
-        mesh.faces,
-        vertex_colors=(rgba * 255.0).round().astype(np.uint8),
-        vertex_normals=vertex_normals(mesh.vertices, mesh.faces),
-        process=False,
-    )
+    return (rgba.clip(0.0, 1.0) * np.iinfo(kind).max).round().astype(kind)
 
 
-def _with_linear_colors(mesh: Mesh) -> Any:
-    """Like `_colored`, with linear colours for glTF in 16 bits, since 8 bits have too few dark
-    levels. Trimesh can write them only as an attribute; see `_name_colors`."""
-    import trimesh
-
-    linear = srgb.to_linear(mesh.colors)
-    rgba = np.concatenate([linear, np.ones_like(linear[:, :1])], axis=1)
-    return trimesh.Trimesh(
-        mesh.vertices,
-        mesh.faces,
-        vertex_normals=vertex_normals(mesh.vertices, mesh.faces),
-        vertex_attributes={_COLORS: (rgba.clip(0.0, 1.0) * 65535.0).round().astype(np.uint16)},
-        process=False,
-    )
-
-
-def _name_colors(tree: dict[str, Any]) -> None:
-    """Rename the attribute of `_with_linear_colors` to glTF's vertex colours."""
+def _add_colors(tree: dict[str, Any]) -> None:
+    """Rename the attribute _COLORS to glTF's vertex colours, and add a matt material to the
+    primitives, which are metallic by default."""
+    tree["materials"] = [{"pbrMetallicRoughness": {"metallicFactor": 0.0, "roughnessFactor": 1.0}}]
     for item in tree["meshes"]:
         for primitive in item["primitives"]:
             index = primitive["attributes"].pop(_COLORS)
             primitive["attributes"]["COLOR_0"] = index
             tree["accessors"][index]["normalized"] = True
-
-
-def _albedo_material(mesh: TexturedMesh) -> Any:
-    import trimesh
-
-    return trimesh.visual.material.PBRMaterial(
-        name="albedo",
-        baseColorTexture=Image.fromarray(mesh.texture),
-        metallicFactor=0.0,
-        roughnessFactor=1.0,
-    )
+            primitive["material"] = 0
 
 
 def _textured(mesh: TexturedMesh, material: Any) -> Any:
     import trimesh
 
-    return trimesh.Trimesh(
-        mesh.vertices,
-        mesh.faces,
-        vertex_normals=mesh.normals,
-        visual=trimesh.visual.TextureVisuals(uv=mesh.uv, material=material),
-        process=False,
-    )
+    visual = trimesh.visual.TextureVisuals(uv=mesh.uv, material=material)
+    return _model(mesh, visual=visual)
 
 
 def _obj_files(mesh: TexturedMesh, path: Path) -> dict[Path, bytes]:
@@ -228,11 +210,3 @@ def _obj_files(mesh: TexturedMesh, path: Path) -> dict[Path, bytes]:
         model, include_normals=True, return_texture=True, mtl_name=f"{material.name}.mtl"
     )
     return {path: text.encode()} | {path.with_name(name): data for name, data in others.items()}
-
-
-def _add_matt_material(tree: dict[str, Any]) -> None:
-    """Add a matt material to the glTF's primitives, which are metallic by default."""
-    tree["materials"] = [{"pbrMetallicRoughness": {"metallicFactor": 0.0, "roughnessFactor": 1.0}}]
-    for item in tree["meshes"]:
-        for primitive in item["primitives"]:
-            primitive["material"] = 0

@@ -5,18 +5,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dreamfusion.graphics import shading
 from dreamfusion.graphics.cameras import Cameras
 from dreamfusion.graphics.rasterize import rasterize
-from dreamfusion.graphics.shading import (
-    IMAGE_MODES,
-    SHOW_AMBIENT,
-    ImageMode,
-    color_depth,
-    color_normals,
-    lambertian,
-    show_light_position,
-    with_alpha,
-)
+from dreamfusion.graphics.shading import ImageMode
 from dreamfusion.mesh.extract import Mesh
 from dreamfusion.mesh.texture import TexturedMesh, smooth_normals
 
@@ -35,7 +27,7 @@ def render_mesh(
     Modes, light and alpha are as in `scenes.base.render_image`, so that the images can be compared.
     supersample: samples per pixel and axis. Raises ValueError for an unknown mode.
     """
-    if mode not in IMAGE_MODES:
+    if mode not in shading.IMAGE_MODES:
         raise ValueError(f"unknown mode {mode!r}")
     normals = smooth_normals(mesh)
     images = []
@@ -67,9 +59,9 @@ def _draw(
     points = torch.from_numpy(at_pixels(mesh.vertices)).float()
     normal = torch.nn.functional.normalize(torch.from_numpy(at_pixels(normals)).float(), dim=-1)
     if mode == "normals":
-        color = color_normals(normal)
+        color = shading.color_normals(normal)
     elif mode == "depth":
-        color = color_depth((points - transform[:3, 3]).norm(dim=-1), transform)
+        color = shading.color_depth((points - transform[:3, 3]).norm(dim=-1), transform)
     else:
         color = torch.ones_like(points)
         if mode != "textureless":
@@ -80,12 +72,12 @@ def _draw(
             )
             color = torch.from_numpy(albedo).float()
         if mode != "albedo":
-            ambient = SHOW_AMBIENT[mode]
-            light = show_light_position(transform).expand_as(points)
-            shade = lambertian(normal, points, light, ambient=ambient, diffuse=1.0 - ambient)
+            ambient = shading.SHOW_AMBIENT[mode]
+            light = shading.show_light_position(transform).expand_as(points)
+            shade = shading.lambertian(normal, points, light, ambient=ambient, diffuse=1 - ambient)
             color = color * shade[:, None]
     image = torch.zeros(height, width, 4)
-    image[torch.from_numpy(seen)] = with_alpha(color, torch.ones(len(color)))
+    image[torch.from_numpy(seen)] = shading.with_alpha(color, torch.ones(len(color)))
     return image
 
 
@@ -123,4 +115,4 @@ def _shrink(rgba: Tensor, factor: int) -> Tensor:
     premultiplied = torch.cat([rgba[..., :3] * rgba[..., 3:], rgba[..., 3:]], dim=-1)
     mean = torch.nn.functional.avg_pool2d(premultiplied.movedim(-1, 0)[None], factor)[0]
     mean = mean.movedim(0, -1)
-    return with_alpha(mean[..., :3] / mean[..., 3:].clamp(min=1e-6), mean[..., 3])
+    return shading.with_alpha(mean[..., :3] / mean[..., 3:].clamp(min=1e-6), mean[..., 3])

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from dreamfusion.graphics import srgb
@@ -28,9 +27,7 @@ def usdz_bytes(mesh: Mesh | TexturedMesh) -> bytes:
         shape = _define_mesh(stage, mesh)
         if isinstance(mesh, TexturedMesh):
             Image.fromarray(mesh.texture).save(Path(folder) / "albedo.png")
-            _texture(stage, shape, mesh.uv)
-        else:
-            _paint(stage, shape, mesh.colors)
+        _add_material(stage, shape, mesh)
         stage.GetRootLayer().Save()
         package = Path(folder) / "model.usdz"
         UsdUtils.CreateNewUsdzPackage(Sdf.AssetPath(str(Path(folder) / "model.usdc")), str(package))
@@ -62,50 +59,41 @@ def _define_mesh(stage: Any, mesh: Mesh | TexturedMesh) -> Any:
     return shape
 
 
-def _texture(stage: Any, shape: Any, uv: NDArray[np.float64]) -> None:
+def _add_material(stage: Any, shape: Any, mesh: Mesh | TexturedMesh) -> None:
+    """Bind a matt material with the texture or the vertex colours of the mesh."""
     from pxr import Sdf, UsdGeom, UsdShade, Vt
 
-    values = UsdGeom.PrimvarsAPI(shape).CreatePrimvar(
-        "st", Sdf.ValueTypeNames.TexCoord2fArray, UsdGeom.Tokens.vertex
-    )
-    values.Set(Vt.Vec2fArray.FromNumpy(uv.astype(np.float32)))
-    reader = _reader(stage, "float2", "st", Sdf.ValueTypeNames.Float2)
-    image = UsdShade.Shader.Define(stage, "/Model/Albedo/Picture")
-    image.CreateIdAttr("UsdUVTexture")
-    image.CreateInput("file", Sdf.ValueTypeNames.Asset).Set("albedo.png")
-    image.CreateInput("sourceColorSpace", Sdf.ValueTypeNames.Token).Set("sRGB")
-    image.CreateInput("st", Sdf.ValueTypeNames.Float2).ConnectToSource(reader)
-    _bind(stage, shape, image.CreateOutput("rgb", Sdf.ValueTypeNames.Float3))
+    types, vertex = Sdf.ValueTypeNames, UsdGeom.Tokens.vertex
 
+    def shader(name: str, kind: str) -> Any:
+        defined = UsdShade.Shader.Define(stage, f"/Model/Albedo/{name}")
+        defined.CreateIdAttr(kind)
+        return defined
 
-def _paint(stage: Any, shape: Any, colors: NDArray[np.float64]) -> None:
-    from pxr import Sdf, UsdGeom, Vt
+    def attribute(name: str, kind: str, value: Any) -> Any:
+        """The output of a shader that reads a vertex attribute."""
+        reader = shader("Reader", f"UsdPrimvarReader_{kind}")
+        reader.CreateInput("varname", types.String).Set(name)
+        return reader.CreateOutput("result", value)
 
-    values = shape.CreateDisplayColorPrimvar(UsdGeom.Tokens.vertex)
-    values.Set(Vt.Vec3fArray.FromNumpy(srgb.to_linear(colors).astype(np.float32)))
-    _bind(stage, shape, _reader(stage, "float3", "displayColor", Sdf.ValueTypeNames.Float3))
-
-
-def _reader(stage: Any, kind: str, primvar: str, value: Any) -> Any:
-    """The output of a shader that reads a vertex attribute."""
-    from pxr import Sdf, UsdShade
-
-    reader = UsdShade.Shader.Define(stage, "/Model/Albedo/Reader")
-    reader.CreateIdAttr(f"UsdPrimvarReader_{kind}")
-    reader.CreateInput("varname", Sdf.ValueTypeNames.String).Set(primvar)
-    return reader.CreateOutput("result", value)
-
-
-def _bind(stage: Any, shape: Any, color: Any) -> None:
-    """Bind a matt material of that colour to the mesh."""
-    from pxr import Sdf, UsdShade
-
+    if isinstance(mesh, TexturedMesh):
+        values = UsdGeom.PrimvarsAPI(shape).CreatePrimvar("st", types.TexCoord2fArray, vertex)
+        values.Set(Vt.Vec2fArray.FromNumpy(mesh.uv.astype(np.float32)))
+        uv = attribute("st", "float2", types.Float2)
+        image = shader("Picture", "UsdUVTexture")
+        image.CreateInput("file", types.Asset).Set("albedo.png")
+        image.CreateInput("sourceColorSpace", types.Token).Set("sRGB")
+        image.CreateInput("st", types.Float2).ConnectToSource(uv)
+        color = image.CreateOutput("rgb", types.Float3)
+    else:
+        values = shape.CreateDisplayColorPrimvar(vertex)
+        values.Set(Vt.Vec3fArray.FromNumpy(srgb.to_linear(mesh.colors).astype(np.float32)))
+        color = attribute("displayColor", "float3", types.Float3)
     material = UsdShade.Material.Define(stage, "/Model/Albedo")
-    surface = UsdShade.Shader.Define(stage, "/Model/Albedo/Surface")
-    surface.CreateIdAttr("UsdPreviewSurface")
-    surface.CreateInput("diffuseColor", Sdf.ValueTypeNames.Color3f).ConnectToSource(color)
-    surface.CreateInput("roughness", Sdf.ValueTypeNames.Float).Set(1.0)
-    surface.CreateInput("metallic", Sdf.ValueTypeNames.Float).Set(0.0)
-    output = surface.CreateOutput("surface", Sdf.ValueTypeNames.Token)
+    surface = shader("Surface", "UsdPreviewSurface")
+    surface.CreateInput("diffuseColor", types.Color3f).ConnectToSource(color)
+    surface.CreateInput("roughness", types.Float).Set(1.0)
+    surface.CreateInput("metallic", types.Float).Set(0.0)
+    output = surface.CreateOutput("surface", types.Token)
     material.CreateSurfaceOutput().ConnectToSource(output)
     UsdShade.MaterialBindingAPI.Apply(shape.GetPrim()).Bind(material)
