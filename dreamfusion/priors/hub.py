@@ -2,15 +2,9 @@
 
 from pathlib import Path, PurePosixPath
 
+from dreamfusion.priors import layout
 from dreamfusion.priors.files import PriorError, require_json
-from dreamfusion.priors.layout import (
-    CARD,
-    INDEX,
-    check_tokenizer,
-    choose_weights,
-    components_of,
-    weights_stem,
-)
+from dreamfusion.priors.layout import CARD, INDEX
 from dreamfusion.utils.errors import one_line
 
 # Owners and prefixes of popular ids that were removed from the hub, and the owners of their
@@ -65,11 +59,11 @@ def fetch(name: str, *, half: bool) -> Path:
             )
         folder = Path(snapshot_download(name, allow_patterns=[INDEX, CARD]))
         index = require_json(folder / INDEX, f"{name} is not a diffusers model")
-        _, components = components_of(index, name)
+        _, components = layout.components_of(index, name)
         needed = needed_files(files, components, half=half)
         for part in (part for part in components if part.startswith("tokenizer")):
             inside = [file.removeprefix(f"{part}/") for file in needed]
-            check_tokenizer(inside, f"{name}: its {part}")
+            layout.check_tokenizer(inside, f"{name}: its {part}")
         return Path(snapshot_download(name, allow_patterns=[INDEX, CARD, *LICENSES, *needed]))
     except PriorError:
         raise
@@ -100,7 +94,7 @@ def needed_files(files: list[str], components: dict[str, str], *, half: bool) ->
     needed = []
     for component in components:
         inside = {path.name for path in map(PurePosixPath, files) if str(path.parent) == component}
-        if weights_stem(component) is not None:
-            inside &= {"config.json", *choose_weights(inside, component, half=half)[1]}
+        if layout.weights_stem(component) is not None:
+            inside &= {"config.json", *layout.choose_weights(inside, component, half=half)[1]}
         needed += [f"{component}/{file}" for file in sorted(inside)]
     return needed

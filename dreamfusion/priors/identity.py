@@ -51,10 +51,8 @@ def identify(prior: ResolvedPrior | PriorSettings | Prior) -> PriorIdentity:
     """
     if not isinstance(prior, ResolvedPrior):
         return PriorIdentity(prior.name)
-    cached_id, revision = _from_hub(prior.path)
-    return PriorIdentity(
-        cached_id or prior.name, revision, _license(prior.path), _hash_weights(prior)
-    )
+    id_, revision = _from_hub(prior.path)
+    return PriorIdentity(id_ or prior.name, revision, _license(prior.path), _hash_weights(prior))
 
 
 def read_identity(path: Path) -> PriorIdentity | None:

@@ -56,12 +56,11 @@ def merge_loras(part: Any, component: str, prior: ResolvedPrior) -> None:
 
     modules = {name.removeprefix("text_model."): module for name, module in part.named_modules()}
     for lora in prior.loras:
-        for name, change in _changes(lora.file, component, prior).items():
+        for name, (down, up, scale) in _changes(lora.file, component, prior).items():
             try:
                 weight = modules[name].weight
             except (KeyError, AttributeError):
                 raise _other_model(lora.file, prior, f"which has no {component}.{name}") from None
-            down, up, scale = change
             added = up.flatten(1).float() @ down.flatten(1).float()
             if added.numel() != weight.numel() or len(added) != len(weight):
                 shapes = f"{tuple(weight.shape)}, not {tuple(added.shape)}"
@@ -70,8 +69,7 @@ def merge_loras(part: Any, component: str, prior: ResolvedPrior) -> None:
                 )
             if lora.weight != 0.0:
                 with torch.no_grad():
-                    total = weight.float() + lora.weight * scale * added.view(weight.shape)
-                    weight.copy_(total)
+                    weight.copy_(weight.float() + lora.weight * scale * added.view(weight.shape))
 
 
 def _changes(file: Path, component: str, prior: ResolvedPrior) -> dict[str, tuple[Any, Any, float]]:

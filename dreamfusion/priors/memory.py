@@ -37,13 +37,9 @@ def estimate_memory(
     settings of offloading and of the autoencoder.
     """
     name = "unet" if "unet" in prior.components else "transformer"
-    encoders = [
-        count * precision
-        for component, count in prior.weights.items()
-        if component.startswith("text_encoder")
-    ]
-    models = prior.weights[name] * precision
-    models += prior.weights.get("vae", 0) * vae_precision
+    counts = prior.weights
+    encoders = [counts[part] * precision for part in counts if part.startswith("text_encoder")]
+    models = counts[name] * precision + counts.get("vae", 0) * vae_precision
     resident = 0 if prepared or options.offload else sum(encoders)
 
     config = prior.configs[name]

@@ -417,11 +417,8 @@ def _statistics(vae: Any, device: torch.device) -> tuple[Tensor | float, Tensor 
     mean, std = config.get("latents_mean"), config.get("latents_std")
     if mean is None or std is None:
         return float(config.get("shift_factor") or 0.0), 1.0
-    shape = (1, -1, 1, 1)
-    return (
-        torch.tensor(mean, device=device).reshape(shape),
-        torch.tensor(std, device=device).reshape(shape),
-    )
+    mean, std = (torch.tensor(x, device=device).reshape(1, -1, 1, 1) for x in (mean, std))
+    return mean, std
 
 
 def _move(vae: Any, parts: tuple[str, ...], device: torch.device | str) -> None:

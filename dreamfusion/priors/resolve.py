@@ -10,19 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dreamfusion.config.presets import preset_for
-from dreamfusion.priors import hub
+from dreamfusion.priors import hub, layout
 from dreamfusion.priors.card import PriorCard, read_card
 from dreamfusion.priors.files import PriorError, read_weights, require_json
 from dreamfusion.priors.fit import check_fit
-from dreamfusion.priors.layout import (
-    CARD,
-    INDEX,
-    TOKENIZER_FILES,
-    check_tokenizer,
-    choose_weights,
-    components_of,
-    weights_stem,
-)
+from dreamfusion.priors.layout import CARD, INDEX
 from dreamfusion.priors.single_file import convert_command, folder_of
 from dreamfusion.utils.resources import shipped
 
@@ -110,7 +102,7 @@ def inspect(path: Path, name: str, *, half: bool) -> ResolvedPrior:
             f"pass the file: --prior {single[0]}"
         )
     index = require_json(path / INDEX, f"{path} is not a diffusers model")
-    pipeline, components = components_of(index, name)
+    pipeline, components = layout.components_of(index, name)
     variants: dict[str, str | None] = {}
     weights: dict[str, int] = {}
     weight_files: dict[str, list[str]] = {}
@@ -120,15 +112,15 @@ def inspect(path: Path, name: str, *, half: bool) -> ResolvedPrior:
             raise PriorError(f"{name} is incomplete: there is no folder {path / component}")
         inside = [file.name for file in (path / component).iterdir()]
         if component.startswith("tokenizer"):
-            if not set(TOKENIZER_FILES) & set(inside):
-                _check_file(path / component / TOKENIZER_FILES[0], name)
-            check_tokenizer(inside, f"{name}: its {component}")
-        if weights_stem(component) is None:
+            if not set(layout.TOKENIZER_FILES) & set(inside):
+                _check_file(path / component / layout.TOKENIZER_FILES[0], name)
+            layout.check_tokenizer(inside, f"{name}: its {component}")
+        if layout.weights_stem(component) is None:
             continue
         config = path / component / "config.json"
         _check_file(config, name)
         configs[component] = require_json(config, f"{name} is broken")
-        variants[component], files = choose_weights(inside, component, half=half)
+        variants[component], files = layout.choose_weights(inside, component, half=half)
         if not files:
             raise _no_weights(path / component, name)
         weights[component] = _check_weights(path / component, files, name)
@@ -157,7 +149,7 @@ def _check_weights(folder: Path, files: list[str], name: str) -> int:
 
 
 def _no_weights(folder: Path, name: str) -> PriorError:
-    stem = weights_stem(folder.name)
+    stem = layout.weights_stem(folder.name)
     if any(file.suffix == ".gguf" for file in folder.iterdir()):
         return PriorError(
             f"{name}: {folder} has its weights as GGUF, which is not supported; use safetensors in "

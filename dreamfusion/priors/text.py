@@ -192,10 +192,7 @@ class TextEncoders:
         if self._keep and not self.offload:
             return
         for encoder in self._encoders.values():
-            if self._keep:
-                encoder.model.to("cpu")
-            else:
-                encoder.model = None
+            encoder.model = encoder.model.to("cpu") if self._keep else None
         if not self._keep:
             self._encoders.clear()
         if self.device.startswith("cuda"):

@@ -220,10 +220,7 @@ def _fill(
             above, azimuth = view.text, "" if view.alone else azimuth
             break
     filled = vocabulary.template.format(
-        prompt=prompt,
-        azimuth=azimuth,
-        elevation=above,
-        shading=vocabulary.shading.get(shading, ""),
+        prompt=prompt, azimuth=azimuth, elevation=above, shading=vocabulary.shading.get(shading, "")
     )
     return ", ".join(part.strip() for part in filled.split(",") if part.strip())
 

@@ -96,8 +96,7 @@ class Words:
         letters = without_accents(word)
         errors: dict[str, int] = {}
         for key in filter(self.meanings.get, self.meanings):
-            found = typing_errors(letters, key.replace(" ", ""))
-            if found is not None:
+            if (found := typing_errors(letters, key.replace(" ", ""))) is not None:
                 errors[key] = found
         return tuple(sorted(errors, key=errors.__getitem__)[:2])
 
