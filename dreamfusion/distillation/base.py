@@ -13,17 +13,9 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from dreamfusion.diffusion import predictions
 from dreamfusion.diffusion.condition import Conditions
-from dreamfusion.diffusion.predictions import (
-    Images,
-    NoisePredictor,
-    Noisy,
-    Prediction,
-    Timesteps,
-    add_noise,
-    group_size,
-    guided,
-)
+from dreamfusion.diffusion.predictions import Images, NoisePredictor, Noisy, Prediction, Timesteps
 from dreamfusion.distillation.noise import SurfaceNoise, fixed_noise, independent_noise
 from dreamfusion.distillation.settings import ScoreSettings, Weighting
 from dreamfusion.graphics.cameras import Cameras
@@ -109,7 +101,7 @@ def draw_timesteps(
     last = len(prior.alphas) - 1
     low, high = (min(max(round(level * (last + 1)), 0), last) for level in levels)
     drawn = randint(low, max(low, high) + 1, (n,), generator)
-    size = group_size(prior)
+    size = predictions.group_size(prior)
     return drawn if size == 1 else drawn[::size].repeat_interleave(size)
 
 
@@ -183,7 +175,7 @@ class ScoreEstimator(Estimator):
         drawn = self.timesteps(len(x), progress, generator)
         noise = send(self.noise(x.shape, generator, batch, progress), x.device)
         with torch.no_grad():
-            z = add_noise(self.prior, x.detach(), noise, send(drawn, x.device))
+            z = predictions.add_noise(self.prior, x.detach(), noise, send(drawn, x.device))
         return x, z, drawn
 
     def noise(
@@ -198,7 +190,8 @@ class ScoreEstimator(Estimator):
     def guided(self, z: Noisy, conditions: Conditions, scale: float) -> Prediction:
         """The prior's prediction at guidance `scale`, rescaled and clamped by the settings."""
         s = self.settings
-        return guided(self.prior, z, conditions, scale, rescale=s.rescale).clamped(s.clip_sample)
+        found = predictions.guided(self.prior, z, conditions, scale, rescale=s.rescale)
+        return found.clamped(s.clip_sample)
 
     def weighted(self, z: Noisy, difference: Images) -> Images:
         """A difference of two predictions of the noise times w(t)."""

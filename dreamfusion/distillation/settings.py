@@ -68,10 +68,7 @@ class ScoreSettings(EstimatorSettings):
         Schedule.constant(4.0), "classifier-free guidance s: uncond + s (text - uncond)", low=0
     )
     rescale: float = setting(
-        0.0,
-        "share of rescaling x0 to its standard deviation without guidance",
-        low=0,
-        high=1,
+        0.0, "share of rescaling x0 to its standard deviation without guidance", low=0, high=1
     )
     t_min: Schedule = setting(
         Schedule.constant(0.02), "smallest noise level, as a fraction of all", low=0, high=1

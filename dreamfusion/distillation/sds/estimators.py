@@ -9,7 +9,6 @@ from torch.nn.functional import interpolate
 from dreamfusion.diffusion.predictions import add_noise
 from dreamfusion.distillation.base import Batch, Distilled, ScoreEstimator, weight, weighted_error
 from dreamfusion.distillation.sds.settings import DiffusionLossSettings, HiFASettings
-from dreamfusion.utils.devices import send
 from dreamfusion.utils.errors import UserError
 from dreamfusion.utils.rng import Generators
 from dreamfusion.utils.state import Progress
@@ -90,10 +89,8 @@ class DiffusionLossEstimator(ScoreEstimator):
     def __call__(self, batch: Batch, *, progress: Progress, generator: Generators) -> Distilled:
         s = self.settings
         scale = s.guidance.at(*progress)
-        x = self.encode(batch)
-        timesteps = self.timesteps(len(x), progress, generator)
-        noise = send(self.noise(x.shape, generator, batch, progress), x.device)
-        z = add_noise(self.prior, x, noise, send(timesteps, x.device))
+        x, z, timesteps = self.noised(batch, progress, generator)
+        z = add_noise(self.prior, x, z.noise, z.timesteps)  # with gradients
         prediction = self.guided(z, batch.conditions, scale)
         error = prediction.noise - z.noise
         loss = 0.5 * (weight(z.alpha, z.sigma, s.weighting) * error.square()).mean()
