@@ -10,19 +10,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from dreamfusion.graphics import shading
 from dreamfusion.graphics.cameras import Cameras
-from dreamfusion.graphics.shading import (
-    IMAGE_MODES,
-    SHOW_AMBIENT,
-    ImageMode,
-    Lighting,
-    Shading,
-    color_depth,
-    color_normals,
-    over,
-    show_light_position,
-    with_alpha,
-)
+from dreamfusion.graphics.shading import ImageMode, Lighting, Shading
 from dreamfusion.mesh.extract import MeshError, Surface
 from dreamfusion.mesh.texture import TexturedMesh
 from dreamfusion.utils.devices import send
@@ -146,7 +136,7 @@ class Scene(Stateful, Protocol):
         mode: color, albedo, normals, depth or textureless.
         """
         rgba = render_image(self, cameras, height=size, width=size, mode=mode)
-        return over(rgba, torch.tensor(background, dtype=torch.float32))
+        return shading.over(rgba, torch.tensor(background, dtype=torch.float32))
 
 
 @torch.no_grad()
@@ -159,23 +149,24 @@ def render_image(
     same light on white clay, "normals" and "depth" as colours. Alpha is the opacity, straight:
     see `shading.over`.
     """
-    if mode not in IMAGE_MODES:
+    if mode not in shading.IMAGE_MODES:
         raise ValueError(f"unknown mode {mode!r}")
-    shading = SHOWN_SHADINGS.get(mode, "albedo") if scene.can_be_lit else "albedo"
+    lit = SHOWN_SHADINGS.get(mode, "albedo") if scene.can_be_lit else "albedo"
     images = []
     for i in range(len(cameras)):
         one = cameras[i : i + 1]
         transform = one.T_world_camera[0]
-        light = Lighting(shading, show_light_position(transform), SHOW_AMBIENT.get(mode, 1.0))
+        position = shading.show_light_position(transform)
+        light = Lighting(lit, position, shading.SHOW_AMBIENT.get(mode, 1.0))
         out = scene.render(
             Views(one, height, width, light, torch.zeros(3), normals=mode == "normals")
         )
         opacity, rgb = out.opacity[0].cpu(), out.rgb[0].cpu()
         if mode == "normals" and out.normals is not None:
-            color = color_normals(out.normals[0].cpu())
+            color = shading.color_normals(out.normals[0].cpu())
         elif mode == "depth" and out.depth is not None:
-            color = color_depth(out.depth[0].cpu(), transform.cpu())
+            color = shading.color_depth(out.depth[0].cpu(), transform.cpu())
         else:
             color = rgb / opacity[..., None].clamp(min=1e-6)
-        images.append(with_alpha(color, opacity))
+        images.append(shading.with_alpha(color, opacity))
     return torch.stack(images)

@@ -82,13 +82,8 @@ def _frustum_2d(q: float, y: float, h: float, r1: float, r2: float) -> float:
 def _primitive(row: NDArray[np.float32], x: float, y: float, z: float) -> float:
     dx, dy, dz = x - row[_CENTRE], y - row[_CENTRE + 1], z - row[_CENTRE + 2]
     kind = int(row[_KIND])
-    a, b, c, d, e = (
-        row[_PARAMS],
-        row[_PARAMS + 1],
-        row[_PARAMS + 2],
-        row[_PARAMS + 3],
-        row[_PARAMS + 4],
-    )
+    p = row[_PARAMS:_RADIUS]
+    a, b, c, d, e = p[0], p[1], p[2], p[3], p[4]
     if kind == LIMB:  # no rotation: its end point defines the direction
         t = (dx * a + dy * b + dz * c) / max(a * a + b * b + c * c, 1e-12)
         t = min(max(t, 0.0), 1.0)

@@ -80,7 +80,10 @@ def probe(operation: Operation, name: str) -> Accelerator:
         )
     if importlib.util.find_spec(name) is None:
         return Accelerator(name, None, "not installed")
-    version = _version(name)
+    try:
+        version = importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        version = "of unknown version"
     on_gpu = name != "numba" and not (name == "triton" and interpreted())
     if on_gpu and not torch.cuda.is_available():
         return Accelerator(name, version, "needs an NVIDIA GPU, and torch finds none")
@@ -152,10 +155,3 @@ def check_close(what: str, found: Tensor, expected: Tensor) -> None:
     worst = float((found - expected).abs().max())
     if not worst <= 1e-3:
         raise RuntimeError(f"its {what} differs from the reference's by {worst:g}")
-
-
-def _version(name: str) -> str:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return "of unknown version"

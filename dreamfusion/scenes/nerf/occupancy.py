@@ -1,7 +1,5 @@
 """A coarse grid over the scene's box that marks cells with density; rays skip all other cells."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch
@@ -57,13 +55,6 @@ class OccupancyGrid(nn.Module):
         self.register_buffer("density", torch.zeros(shape))
         self.register_buffer("lower_bound", torch.zeros(shape))
         self.register_buffer("occupied", torch.ones(shape, dtype=torch.bool))
-
-    @classmethod
-    def from_config(cls, settings: OccupancyConfig) -> OccupancyGrid:
-        """The grid that the settings describe."""
-        return cls(
-            resolution=settings.resolution, threshold=settings.threshold, decay=settings.decay
-        )
 
     @torch.no_grad()
     def update(

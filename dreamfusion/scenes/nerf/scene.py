@@ -60,7 +60,10 @@ class NerfScene(nn.Module, Scene):
         self.settings, self._backends = settings, backends
         self.field = Field.from_config(settings.field, generator=generator).to(device)
         self.background = LearnedBackground(generator=generator).to(device)
-        self.occupancy = OccupancyGrid.from_config(settings.occupancy).to(device)
+        cells = settings.occupancy
+        self.occupancy = OccupancyGrid(
+            resolution=cells.resolution, threshold=cells.threshold, decay=cells.decay
+        ).to(device)
         self.step_size = settings.marching.step_size.start
         if start is not None:
             self._begin_with(start.averaged)

@@ -64,10 +64,7 @@ def density_grid(
     grid = torch.zeros(resolution**3, device=device)
     rows = torch.arange(resolution**3, device=device)
     for part in rows.split(chunk):
-        points = torch.stack(
-            [axis[part // resolution**2], axis[part // resolution % resolution],
-             axis[part % resolution]], dim=-1,
-        )  # fmt: skip
+        points = axis[torch.stack(torch.unravel_index(part, (resolution,) * 3), dim=-1)]
         occupied = scene.occupancy.is_occupied(points)
         if bool(occupied.any()):
             grid[part[occupied]] = scene.field.density(points[occupied])

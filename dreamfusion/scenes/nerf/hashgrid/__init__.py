@@ -77,10 +77,8 @@ def encode(
         if points.requires_grad or not float32 or points.device != table.device:
             backend = "reference"
     chosen = encoding_backend(backend, table.device.type, layout.n_features)
-    if chosen != "reference":
-        encoded: Tensor = ENCODING.kernels[chosen]()(points, table, layout)
-        return encoded
-    return encode_reference(points, table, layout)
+    kernel = encode_reference if chosen == "reference" else ENCODING.kernels[chosen]()
+    return kernel(points, table, layout)
 
 
 class HashGrid(nn.Module):

@@ -81,7 +81,5 @@ def march_rays(
         jitter = rand((n,), generator, origins.dtype)
     flat = (origins.detach(), directions.detach(), send(jitter, origins.device))
     chosen = choose(MARCHING, backend, origins.device.type, dtype=origins.dtype)
-    if chosen != "reference":
-        samples: Samples = MARCHING.kernels[chosen]()(*flat, occupancy, step, max_depth)
-        return samples
-    return march_reference(*flat, occupancy, step, max_depth)
+    march = march_reference if chosen == "reference" else MARCHING.kernels[chosen]()
+    return march(*flat, occupancy, step, max_depth)

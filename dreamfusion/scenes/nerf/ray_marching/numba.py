@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float32, Int64
+from jaxtyping import Bool, Float32
 from numba import njit
 from torch import Tensor
 
@@ -114,12 +114,7 @@ def march_numba(
     )
     offsets = torch.zeros(n + 1, dtype=torch.int64)
 
-    def run(
-        fill: bool,
-        positions: Float32[Tensor, "n 3"],
-        t: Float32[Tensor, " n"],
-        index: Int64[Tensor, " n"],
-    ) -> None:
+    def run(fill: bool, positions: Tensor, t: Tensor, index: Tensor) -> None:
         outputs = (offsets.numpy(), fill, positions.numpy(), t.numpy(), index.numpy())
         run_pieces(_march, n, *rays, *outputs, at_least=256)
 
