@@ -30,7 +30,6 @@ from dreamfusion.runs.train import Observer, train_run
 from dreamfusion.scenes.base import Scene
 from dreamfusion.training.state import TrainState
 from dreamfusion.training.trainer import Loss, StepMetrics, Trainer
-from dreamfusion.utils.devices import choose_device
 
 if TYPE_CHECKING:
     import trimesh
@@ -172,7 +171,7 @@ class Run:
     @property
     def scene(self) -> Scene:
         """The scene at the newest checkpoint, loaded at each access. Raises CheckpointError."""
-        return load_scene(self.folder, self.config, choose_device("auto")).scene
+        return load_scene(self.folder, self.config).scene
 
     @property
     def mesh(self) -> trimesh.Trimesh:
@@ -212,10 +211,9 @@ class Run:
         faces, texture, resolution, threshold: see `ExportOptions`. Raises MeshError.
         """
         config = self.config
-        saved = load_scene(self.folder, config, choose_device("auto"))
         options = ExportOptions(resolution, faces, texture, threshold)
         target = self.folder.mesh / "model.glb" if path is None else Path(path)
-        return write_model(target, saved, config, options)
+        return write_model(target, load_scene(self.folder, config), config, options)
 
     def _repr_html_(self) -> str:
         """The run's report, for notebooks: prompt, turntable, interactive mesh, curves."""

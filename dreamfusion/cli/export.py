@@ -1,34 +1,20 @@
 """The commands `export` and `render`: the mesh of a run, and images of it."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Annotated, Any, get_args
+from typing import Annotated, Any, get_args
 
 import typer
 
+from dreamfusion.cli import options
 from dreamfusion.cli.console import Console
-from dreamfusion.cli.options import (
-    ImageFormat,
-    JsonOption,
-    MeshFormat,
-    Mode,
-    OriginChoice,
-    QuietOption,
-    RunArgument,
-)
 from dreamfusion.cli.results import mesh_report, print_mesh
-from dreamfusion.config.schema import Config
-from dreamfusion.runs.folder import RunFolder, find_run
+from dreamfusion.runs.folder import find_run
 from dreamfusion.utils.commands import command
 from dreamfusion.utils.errors import UserError
 
-if TYPE_CHECKING:
-    from dreamfusion.runs.checkpoint import SavedScene
-
 
 def export(
-    run_dir: RunArgument,
-    format_: Annotated[MeshFormat, typer.Option("--format", help="File format.")] = "glb",
+    run_dir: options.RunArgument,
+    format_: Annotated[options.MeshFormat, typer.Option("--format", help="File format.")] = "glb",
     resolution: Annotated[
         int | None,
         typer.Option(min=8, max=1024, help="Cells across the box. [default: as configured]"),
@@ -43,23 +29,24 @@ def export(
     threshold: Annotated[
         float | None, typer.Option(help="Density of the surface. [default: automatic]")
     ] = None,
-    origin: Annotated[OriginChoice, typer.Option(help="What lies at the origin.")] = "center",
-    quiet: QuietOption = False,
-    json_: JsonOption = False,
+    origin: Annotated[
+        options.OriginChoice, typer.Option(help="What lies at the origin.")
+    ] = "center",
+    quiet: options.QuietOption = False,
+    json_: options.JsonOption = False,
 ) -> None:
     """Write the mesh of a run to DIR/mesh/model.FORMAT, and print how close it is to the scene."""
     console = Console(quiet=quiet, json=json_)
     run = find_run(run_dir)
     settings = run.read_config()
-    saved = _load(run, settings)
+    from dreamfusion.runs.checkpoint import load_scene
     from dreamfusion.runs.export import ExportOptions, write_model
 
-    options = ExportOptions(resolution, faces, texture, threshold, origin)
     written = write_model(
         run.mesh / f"model.{format_}",
-        saved,
+        load_scene(run, settings),
         settings,
-        options,
+        ExportOptions(resolution, faces, texture, threshold, origin),
         say=lambda stage: console.say(f"          {stage}"),
     )
     print_mesh(console, written)
@@ -67,13 +54,13 @@ def export(
 
 
 def render(
-    run_dir: RunArgument,
-    mode: Annotated[Mode, typer.Option(help="What to render; grid: all modes.")] = "color",
+    run_dir: options.RunArgument,
+    mode: Annotated[options.Mode, typer.Option(help="What to render; grid: all modes.")] = "color",
     mesh: Annotated[
         bool, typer.Option("--mesh", help="Render DIR/mesh/model.glb instead of the scene.")
     ] = False,
     format_: Annotated[
-        ImageFormat, typer.Option("--format", help="A video, an animation, or frames.")
+        options.ImageFormat, typer.Option("--format", help="A video, an animation, or frames.")
     ] = "mp4",
     background: Annotated[
         str | None,
@@ -87,8 +74,8 @@ def render(
     size: Annotated[
         int | None, typer.Option(min=16, max=4096, help="Pixels per side. [default: as configured]")
     ] = None,
-    quiet: QuietOption = False,
-    json_: JsonOption = False,
+    quiet: options.QuietOption = False,
+    json_: options.JsonOption = False,
 ) -> None:
     """Write a turntable of a run to DIR/render-MODE.FORMAT."""
     console = Console(quiet=quiet, json=json_)
@@ -98,11 +85,11 @@ def render(
 
     from dreamfusion.graphics.cameras import show_cameras
     from dreamfusion.graphics.turntable import parse_background, turntable_frames, write_turntable
+    from dreamfusion.runs.checkpoint import load_scene
     from dreamfusion.runs.preview import draw_mesh, draw_scene
 
-    behind: torch.Tensor | None = torch.tensor(settings.background.color)
-    if background is not None:
-        behind = parse_background(background)
+    color = settings.background.color
+    behind = torch.tensor(color) if background is None else parse_background(background)
     if mesh:
         from dreamfusion.mesh.formats import put_back, read_glb
 
@@ -112,9 +99,9 @@ def render(
         shape, provenance = read_glb(model)
         draw = draw_mesh(put_back(shape, provenance) if provenance else shape)
     else:
-        draw = draw_scene(_load(run, settings).scene)
+        draw = draw_scene(load_scene(run, settings).scene)
     count = frames or settings.output.video_frames
-    modes: Any = get_args(Mode)[:-1] if mode == "grid" else [mode]
+    modes: Any = get_args(options.Mode)[:-1] if mode == "grid" else [mode]
     images = turntable_frames(
         draw,
         show_cameras(count, settings.camera),
@@ -130,11 +117,3 @@ def render(
     )
     console.say(f"images    {files[0]}" + (f" to {files[-1].name}" if len(files) > 1 else ""))
     console.result({"files": files})
-
-
-def _load(run: RunFolder, config: Config) -> SavedScene:
-    """A run's newest scene, on the best available device."""
-    from dreamfusion.runs.checkpoint import load_scene
-    from dreamfusion.utils.devices import choose_device
-
-    return load_scene(run, config, choose_device("auto"))

@@ -20,7 +20,6 @@ from dreamfusion.mesh.topology import topology
 from dreamfusion.runs.checkpoint import load_scene
 from dreamfusion.runs.metrics import read_metrics
 from dreamfusion.toyworld import make_object
-from dreamfusion.utils.devices import choose_device
 from dreamfusion.utils.errors import UserError
 
 # In a run's folder, for its report: metrics, and the images that were judged: a row for each look.
@@ -95,7 +94,7 @@ def judge_run(
     if subject.problem is None:
         try:
             config = subject.run.read_config()
-            saved = load_scene(subject.run, config, choose_device("auto"))
+            saved = load_scene(subject.run, config)
             size = max(judge.size for judge, _ in judges)
             images = images_of(saved.scene, config, views=views, size=size)
             sheet = contact_sheet(torch.cat(list(images.values())), columns=views, gap=0)

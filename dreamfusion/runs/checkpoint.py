@@ -32,6 +32,7 @@ from dreamfusion.training.state import TrainState
 from dreamfusion.training.trainer import DivergedError
 from dreamfusion.utils.atomic_write import atomic_write
 from dreamfusion.utils.commands import command
+from dreamfusion.utils.devices import choose_device
 from dreamfusion.utils.errors import RunWarning, UserError, one_line
 from dreamfusion.utils.optimizers import load_optimizer, optimizer_tensors, under
 from dreamfusion.utils.version import __version__
@@ -157,16 +158,18 @@ class SavedScene:
     prior: PriorIdentity | None = None
 
 
-def load_scene(run: RunFolder, config: Config, device: str) -> SavedScene:
+def load_scene(run: RunFolder, config: Config, device: str | None = None) -> SavedScene:
     """Load the EMA scene of the run's newest intact checkpoint; see `load_checkpoint`.
 
-    Backends in the settings of the run are ignored, since this machine may lack them.
+    device: None takes the best available one. Backends in the settings of the run are ignored,
+    since this machine may lack them.
     """
     require_checkpoint(run)
     stage = _last_begun(run, config)
     run, config = stage.folder(run), stage.config
     scene: Scene = config.scene.viewable().build(  # type: ignore[attr-defined]
-        device=device, generator=torch.Generator().manual_seed(config.seed)
+        device=choose_device("auto") if device is None else device,
+        generator=torch.Generator().manual_seed(config.seed),
     )
     step = _newest(run.checkpoints, lambda saved, _: scene.load_state_dict(under(saved, "scene")))
     return SavedScene(step, scene.averaged, read_identity(run.prior))
