@@ -1,38 +1,28 @@
 """The command `batch`: many prompts, seeds and settings."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
+from dreamfusion.batch import plan
+from dreamfusion.batch.driver import drive, driver_lock, prepare
+from dreamfusion.batch.engines import Engine, ResourceRequest
+from dreamfusion.batch.engines.local import LocalEngine
+from dreamfusion.batch.jobs import BatchFolder, Job, JobFolder, State, find_batch
+from dreamfusion.batch.progress import progress_of
+from dreamfusion.batch.prompts import BatchError, combinations, read_entries
+from dreamfusion.cli import options
+from dreamfusion.cli.batch_screen import BatchScreen, line_of
 from dreamfusion.cli.console import Console
-from dreamfusion.cli.options import (
-    ChooserOption,
-    DeviceOption,
-    JsonOption,
-    Keep,
-    KeepOption,
-    PriorOption,
-    QuietOption,
-    StepsOption,
-)
 from dreamfusion.cli.stopping import exit_status, stoppable
 from dreamfusion.utils.commands import command
 from dreamfusion.utils.errors import UserError
 
-if TYPE_CHECKING:
-    from dreamfusion.batch.engines import Engine, ResourceRequest
-    from dreamfusion.batch.jobs import Job, JobFolder
-
 SOME_FAILED = 1
-
-
-Place = Literal["here", "ray"]
 
 
 def batch(
@@ -46,8 +36,8 @@ def batch(
     ] = None,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder of all jobs.")] = Path("shelf"),
     seeds: Annotated[int, typer.Option(min=1, help="Seeds per prompt without a seed.")] = 1,
-    seed: Annotated[int, typer.Option(min=0, help="The first seed.")] = 0,
-    steps: StepsOption = None,
+    seed: options.FirstSeedOption = 0,
+    steps: options.StepsOption = None,
     config: Annotated[
         str | None, typer.Option(metavar="PRESET|FILE", help="Used for entries without one.")
     ] = None,
@@ -55,38 +45,28 @@ def batch(
         list[str] | None,
         typer.Option("--set", metavar="KEY=A,B,…", help="Settings; all combinations run."),
     ] = None,
-    prior: PriorOption = None,
-    device: DeviceOption = None,
-    on: Annotated[Place, typer.Option(help="Run here or on a Ray cluster.")] = "here",
-    jobs: Annotated[
-        int | None,
-        typer.Option(min=1, help="Parallel jobs. [default: from cores, memory and GPUs]"),
-    ] = None,
+    prior: options.PriorOption = None,
+    device: options.DeviceOption = None,
+    on: options.PlaceOption = "here",
+    jobs: options.JobsOption = None,
     threads: Annotated[
         int, typer.Option(min=1, help="Threads per job. Changing it changes results slightly.")
     ] = 1,
-    keep: KeepOption = Keep.all,
-    judge: ChooserOption = None,
+    keep: options.KeepOption = "all",
+    judge: options.ChooserOption = None,
     status: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Show the progress of a batch and exit.")
     ] = None,
-    retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="Retry failed jobs.")
-    ] = False,
-    quiet: QuietOption = False,
-    json_: JsonOption = False,
+    retry_failed: options.RetryOption = False,
+    quiet: options.QuietOption = False,
+    json_: options.JsonOption = False,
 ) -> None:
     """Make many objects from prompts, seeds and settings. Finished jobs are skipped."""
     console = Console(quiet=quiet, json=json_)
     require_unix()
-    from dreamfusion.batch.jobs import find_batch
-
     if status is not None:
         _print_status(console, list(find_batch(status).jobs().values()))
         return
-    from dreamfusion.batch.plan import Options, plan_jobs
-    from dreamfusion.batch.prompts import BatchError, combinations, read_entries
-
     if prompts is None:
         if (seeds, seed, steps, config, set_, prior, device, threads) != (1, 0, *5 * [None], 1):
             raise BatchError("job options need a list of prompts; existing jobs keep their options")
@@ -94,10 +74,9 @@ def batch(
         if not requested:
             raise BatchError(f"{out} contains no jobs")
     else:
-        options = Options(
-            seeds, seed, steps, config, prior, device, threads, combinations(set_ or [])
-        )
-        requested = plan_jobs(read_entries(prompts), options)
+        grid = combinations(set_ or [])
+        defaults = plan.Options(seeds, seed, steps, config, prior, device, threads, grid)
+        requested = plan.plan_jobs(read_entries(prompts), defaults)
     chooser = chooser_of(keep, judge, requested)
     report = make(console, out, requested, on=on, at_once=jobs, retry_failed=retry_failed)
     finish(console, out, report, chooser)
@@ -114,18 +93,12 @@ def make(
     out: Path,
     requested: Sequence[Job],
     *,
-    on: Place = "here",
+    on: options.Place = "here",
     at_once: int | None = None,
     retry_failed: bool = False,
 ) -> dict[str, Any]:
     """Run jobs in a folder and show their progress. Returns the report for --json."""
-    from dreamfusion.batch.driver import drive, driver_lock, prepare
-    from dreamfusion.batch.jobs import BatchFolder
-    from dreamfusion.batch.plan import request_of
-    from dreamfusion.batch.progress import progress_of
-    from dreamfusion.cli.batch_screen import BatchScreen
-
-    root, need = BatchFolder(out.resolve()), request_of(requested)
+    root, need = BatchFolder(out.resolve()), plan.request_of(requested)
     with driver_lock(root), closing(_engine(on, need, at_once, root.path)) as engine:
         folders = prepare(root, requested)
         if retry_failed:
@@ -161,10 +134,10 @@ def finish(console: Console, out: Path, report: dict[str, Any], chooser: str | N
         raise typer.Exit(report["status"])
 
 
-def chooser_of(keep: Keep, judge: str | None, requested: Sequence[Job]) -> str | None:
+def chooser_of(keep: options.Keep, judge: str | None, requested: Sequence[Job]) -> str | None:
     """The judge that picks the best seeds, or None. Raises JudgeError if the shipped judge does not
     know the words of a prompt, so that no job is started in vain."""
-    if keep is Keep.all:
+    if keep == "all":
         if judge is not None:
             raise UserError("--judge picks the best seed: add --keep best")
         return None
@@ -177,23 +150,19 @@ def chooser_of(keep: Keep, judge: str | None, requested: Sequence[Job]) -> str |
     return CHOOSER
 
 
-def _engine(on: Place, need: ResourceRequest, at_once: int | None, batch_folder: Path) -> Engine:
+def _engine(
+    on: options.Place, need: ResourceRequest, at_once: int | None, batch_folder: Path
+) -> Engine:
     if on == "ray":
         if at_once is not None:
             raise UserError("--jobs applies to this machine only, not to a cluster: omit it")
         from dreamfusion.batch.engines.ray_engine import RayEngine
 
         return RayEngine(need, batch_folder)
-    from dreamfusion.batch.engines.local import LocalEngine
-
     return LocalEngine(need, at_once=at_once)
 
 
 def _print_status(console: Console, folders: Sequence[JobFolder]) -> None:
-    from dreamfusion.batch.jobs import State
-    from dreamfusion.batch.progress import progress_of
-    from dreamfusion.cli.batch_screen import line_of
-
     jobs = [progress_of(folder) for folder in folders]
     states = [job.state for job in jobs]
     counts = {state.value: states.count(state) for state in State}

@@ -5,9 +5,11 @@ from typing import Annotated, Literal
 
 import typer
 
-from dreamfusion.cli.batch import Place, make, require_unix
+from dreamfusion.batch.jobs import BatchFolder
+from dreamfusion.cli import options
+from dreamfusion.cli.batch import make, require_unix
 from dreamfusion.cli.console import Console
-from dreamfusion.cli.options import JsonOption, PriorOption, QuietOption
+from dreamfusion.config.layers import parse_assignments
 from dreamfusion.utils.errors import UserError
 
 Task = Literal["objects", "images"]
@@ -32,7 +34,7 @@ def compare(
         typer.Option(metavar="NOUN,…", help="Nouns of the toy world. [default: 8 nouns]"),
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Seeds per noun.")] = 2,
-    seed: Annotated[int, typer.Option(min=0, help="The first seed.")] = 0,
+    seed: options.FirstSeedOption = 0,
     evaluations: Annotated[
         str, typer.Option(metavar="N,…", help="Network evaluations of each run.")
     ] = "2000",
@@ -40,17 +42,12 @@ def compare(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="A setting of all methods."),
     ] = None,
-    prior: PriorOption = None,
-    on: Annotated[Place, typer.Option(help="Run here or on a Ray cluster.")] = "here",
-    jobs: Annotated[
-        int | None,
-        typer.Option(min=1, help="Parallel jobs. [default: from cores, memory and GPUs]"),
-    ] = None,
-    retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="Retry failed jobs.")
-    ] = False,
-    quiet: QuietOption = False,
-    json_: JsonOption = False,
+    prior: options.PriorOption = None,
+    on: options.PlaceOption = "here",
+    jobs: options.JobsOption = None,
+    retry_failed: options.RetryOption = False,
+    quiet: options.QuietOption = False,
+    json_: options.JsonOption = False,
 ) -> None:
     """Compare estimators at equal network evaluations with the objects of the toy world.
 
@@ -59,8 +56,6 @@ def compare(
     console = Console(quiet=quiet, json=json_)
     require_unix()
     budgets = [_count(text) for text in evaluations.split(",")]
-    from dreamfusion.batch.jobs import BatchFolder
-    from dreamfusion.config.layers import parse_assignments
     from dreamfusion.evaluation.comparison import METHODS, NOUNS, compare, read_method
     from dreamfusion.evaluation.truth import prompt_of
     from dreamfusion.report.comparison import write_comparison

@@ -172,9 +172,6 @@ def _plain(value: Any) -> Any:
 def _paths(value: Any) -> Iterator[Path]:
     if isinstance(value, Path):
         yield value
-    elif isinstance(value, Mapping):
-        for part in value.values():
-            yield from _paths(part)
-    elif isinstance(value, (list, tuple)):
-        for part in value:
+    elif isinstance(value, (Mapping, list, tuple)):
+        for part in value.values() if isinstance(value, Mapping) else value:
             yield from _paths(part)

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from dreamfusion.batch.jobs import State, find_batch
 from dreamfusion.cli.console import Console
 from dreamfusion.cli.options import JsonOption, QuietOption, RunArgument
 from dreamfusion.cli.page import open_page
@@ -64,21 +65,14 @@ def report(
 
     console = Console(quiet=quiet, json=json_)
     if len(run_dirs) == 1 and (run_dirs[0] / "jobs").is_dir():
-        page = _write_gallery(console, run_dirs[0], out)
+        from dreamfusion.report.gallery import write_gallery
+
+        folders = find_batch(run_dirs[0]).jobs().values()
+        done = [folder for folder in folders if folder.state() is State.done]
+        for folder in console.track(done, len(done), "reports"):
+            write_report([folder.result.path])
+        page = write_gallery(run_dirs[0], out)
     else:
         page = write_report(run_dirs, out)
     console.say(f"report    {page}")
     console.result({"files": [page]})
-
-
-def _write_gallery(console: Console, batch_folder: Path, out: Path | None) -> Path:
-    """Write the reports of all finished runs of a batch, then its gallery."""
-    from dreamfusion.batch.jobs import State, find_batch
-    from dreamfusion.report import write_report
-    from dreamfusion.report.gallery import write_gallery
-
-    folders = find_batch(batch_folder).jobs().values()
-    done = [folder for folder in folders if folder.state() is State.done]
-    for folder in console.track(done, len(done), "reports"):
-        write_report([folder.result.path])
-    return write_gallery(batch_folder, out)

@@ -1,7 +1,6 @@
 """Arguments and options of several commands, and their choices."""
 
 from collections.abc import Sequence
-from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -38,22 +37,22 @@ JsonOption = Annotated[
     bool, typer.Option("--json", help="Print one JSON object; logs go to standard error.")
 ]
 
-
 MeshFormat = Literal["glb", "obj", "ply", "stl", "usdz"]
 # The centre of a mesh's bounding box, of the box's lower side, or the scene's origin.
 OriginChoice = Literal["center", "base", "scene"]
 # Render modes; grid: all of them side by side.
 Mode = Literal["color", "normals", "depth", "textureless", "grid"]
 ImageFormat = Literal["mp4", "gif", "webp", "png"]
+Place = Literal["here", "ray"]
+# Which of several seeds to keep.
+Keep = Literal["all", "best"]
 
-
-class Keep(str, Enum):
-    """Which of several seeds to keep."""
-
-    all = "all"
-    best = "best"
-
-
+FirstSeedOption = Annotated[int, typer.Option(min=0, help="The first seed.")]
+PlaceOption = Annotated[Place, typer.Option(help="Run here or on a Ray cluster.")]
+JobsOption = Annotated[
+    int | None, typer.Option(min=1, help="Parallel jobs. [default: from cores, memory and GPUs]")
+]
+RetryOption = Annotated[bool, typer.Option("--retry-failed", help="Retry failed jobs.")]
 KeepOption = Annotated[
     Keep, typer.Option(help="best: evaluate the seeds of each prompt, link the best one.")
 ]

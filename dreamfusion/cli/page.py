@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING
 
 from dreamfusion.cli.console import Console
@@ -23,9 +23,6 @@ def open_page(
     """Serve a page during the block, and print its address."""
     from dreamfusion.viewer.page import Page
 
-    page = Page(f"dreamfusion: {title}", host=host, port=port)
-    try:
+    with closing(Page(f"dreamfusion: {title}", host=host, port=port)) as page:
         console.say(f"view      {page.url} ({until})")
         yield page
-    finally:
-        page.close()

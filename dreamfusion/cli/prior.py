@@ -7,16 +7,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from dreamfusion.cli import options
 from dreamfusion.cli.console import Console
-from dreamfusion.cli.options import (
-    DeviceOption,
-    JsonOption,
-    LoraOption,
-    PriorOption,
-    PromptArgument,
-    QuietOption,
-    loras_of,
-)
 from dreamfusion.config.layers import Layer, given
 from dreamfusion.config.nested import merged
 from dreamfusion.priors.view_prompts import view_prompts
@@ -29,7 +21,7 @@ Prompts = Literal["nouns", "benchmark"]
 
 
 def sample(
-    prompt: PromptArgument,
+    prompt: options.PromptArgument,
     out: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Image to write. [default: samples/PROMPT.png]"),
@@ -38,16 +30,16 @@ def sample(
     guidance: Annotated[float, typer.Option(min=0, help="Classifier-free guidance.")] = 5.0,
     steps: Annotated[int, typer.Option(min=1, max=1000, help="Denoising steps.")] = 50,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the noise.")] = 0,
-    prior: PriorOption = None,
-    lora: LoraOption = None,
-    device: DeviceOption = None,
-    quiet: QuietOption = False,
-    json_: JsonOption = False,
+    prior: options.PriorOption = None,
+    lora: options.LoraOption = None,
+    device: options.DeviceOption = None,
+    quiet: options.QuietOption = False,
+    json_: options.JsonOption = False,
 ) -> None:
     """Sample images of a prompt from the prior, view by view, as a quick check before training."""
     console = Console(quiet=quiet, json=json_)
     asked = given(prompt=prompt, device=device, prior=prior)
-    plan = plan_run([Layer("command line", merged(asked, loras_of(lora)))])
+    plan = plan_run([Layer("command line", merged(asked, options.loras_of(lora)))])
     target = out or Path("samples") / f"{slug(prompt)}.png"
 
     import torch
@@ -87,7 +79,7 @@ def sample(
 
 
 def vocabulary(
-    prior: PriorOption = None,
+    prior: options.PriorOption = None,
     prompts: Annotated[
         Prompts | None,
         typer.Option(

@@ -10,23 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from dreamfusion.batch.plan import Options, plan_jobs
+from dreamfusion.batch.prompts import Entry
+from dreamfusion.cli import options
+from dreamfusion.cli.batch import chooser_of, finish, make, require_unix
 from dreamfusion.cli.console import Console
-from dreamfusion.cli.options import (
-    ChooserOption,
-    DeviceOption,
-    EstimatorOption,
-    JsonOption,
-    Keep,
-    KeepOption,
-    LoraOption,
-    PriorOption,
-    PromptArgument,
-    QuietOption,
-    RunArgument,
-    StepsOption,
-    ViewOption,
-    loras_of,
-)
 from dreamfusion.cli.page import open_page
 from dreamfusion.cli.results import mesh_report
 from dreamfusion.cli.stopping import exit_status, stoppable
@@ -41,13 +29,12 @@ from dreamfusion.utils.errors import RunWarning, UserError
 from dreamfusion.utils.stopwatch import Stopwatch
 
 if TYPE_CHECKING:
-    from dreamfusion.batch.plan import Options
     from dreamfusion.cli.narrator import Narrator
     from dreamfusion.runs.train import Outcome
 
 
 def train(
-    prompt: PromptArgument,
+    prompt: options.PromptArgument,
     out: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Folder of the run. [default: runs/PROMPT]"),
@@ -59,9 +46,9 @@ def train(
     seeds: Annotated[
         int | None, typer.Option(min=1, help="Number of seeds, as a batch in runs/PROMPT-seeds.")
     ] = None,
-    keep: KeepOption = Keep.all,
-    judge: ChooserOption = None,
-    steps: StepsOption = None,
+    keep: options.KeepOption = "all",
+    judge: options.ChooserOption = None,
+    steps: options.StepsOption = None,
     config: Annotated[
         str | None,
         typer.Option(
@@ -73,70 +60,57 @@ def train(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="One setting; can be repeated."),
     ] = None,
-    prior: PriorOption = None,
-    lora: LoraOption = None,
-    estimator: EstimatorOption = None,
-    device: DeviceOption = None,
-    view: ViewOption = False,
-    quiet: QuietOption = False,
-    json_: JsonOption = False,
+    prior: options.PriorOption = None,
+    lora: options.LoraOption = None,
+    estimator: options.EstimatorOption = None,
+    device: options.DeviceOption = None,
+    view: options.ViewOption = False,
+    quiet: options.QuietOption = False,
+    json_: options.JsonOption = False,
 ) -> None:
     """Make a 3D object from a prompt."""
+    console = Console(quiet=quiet, json=json_)
     chosen = [] if estimator is None else [f"estimator.name={estimator}"]
-    assigned = merged(parse_assignments([*chosen, *(set_ or [])]), loras_of(lora))
+    assigned = merged(parse_assignments([*chosen, *(set_ or [])]), options.loras_of(lora))
     if overwrite and (out is None or seeds is not None):
         raise UserError("--overwrite replaces the run in --out: pass --out, and no --seeds")
     if seeds is not None:
         if view:
             raise UserError("--view shows a single run and cannot be combined with --seeds")
-        from dreamfusion.batch.plan import Options
-        from dreamfusion.cli.batch import require_unix
-
         require_unix()
-        batch_options = Options(seeds, seed or 0, steps, config, prior, device, settings=[assigned])
         folder = out or Path("runs") / f"{slug(prompt)}-seeds"
-        _train_seeds(Console(quiet=quiet, json=json_), prompt, batch_options, folder, keep, judge)
+        defaults = Options(seeds, seed or 0, steps, config, prior, device, settings=[assigned])
+        jobs = plan_jobs([Entry("the prompt", prompt)], defaults)
+        chooser = chooser_of(keep, judge, jobs)
+        finish(console, folder, make(console, folder, jobs), chooser)
         return
-    if keep is not Keep.all or judge is not None:
+    if keep != "all" or judge is not None:
         raise UserError("--keep and --judge choose among several seeds: add --seeds")
     where = Path("runs") / slug(prompt) if out is None else Destination(out, overwrite)
     if isinstance(where, Destination):
         where.check()
-    options = given(prompt=prompt, seed=seed, steps=steps, device=device, prior=prior)
     layers = [Layer("--set", assigned)] if assigned else []
-    plan = plan_run([*layers, Layer("command line", options)], preset=config)
+    named = given(prompt=prompt, seed=seed, steps=steps, device=device, prior=prior)
+    plan = plan_run([*layers, Layer("command line", named)], preset=config)
     if estimator not in (None, "sds") and config is None:
         presets = [layer.name for layer in plan.layers if layer.name.startswith("preset ")]
         if presets and not presets[-1].endswith(f"-{estimator}"):
             text = f"no preset is tuned for {estimator} with this prior: using its defaults"
             warnings.warn(RunWarning(text), stacklevel=1)
-    _train(Console(quiet=quiet, json=json_), plan, where, view)
-
-
-def _train_seeds(
-    console: Console, prompt: str, options: Options, folder: Path, keep: Keep, judge: str | None
-) -> None:
-    """Train several seeds as a batch, and choose the best one if requested."""
-    from dreamfusion.batch.plan import plan_jobs
-    from dreamfusion.batch.prompts import Entry
-    from dreamfusion.cli.batch import chooser_of, finish, make
-
-    jobs = plan_jobs([Entry("the prompt", prompt)], options)
-    chooser = chooser_of(keep, judge, jobs)
-    finish(console, folder, make(console, folder, jobs), chooser)
+    _train(console, plan, where, view)
 
 
 def resume(
-    run_dir: RunArgument,
-    steps: StepsOption = None,
-    device: DeviceOption = None,
+    run_dir: options.RunArgument,
+    steps: options.StepsOption = None,
+    device: options.DeviceOption = None,
     prior: Annotated[
         str | None,
         typer.Option("--prior", metavar="PATH", help="New location of the run's prior."),
     ] = None,
-    view: ViewOption = False,
-    quiet: QuietOption = False,
-    json_: JsonOption = False,
+    view: options.ViewOption = False,
+    quiet: options.QuietOption = False,
+    json_: options.JsonOption = False,
 ) -> None:
     """Resume a run exactly where it stopped."""
     run = find_run(run_dir)
