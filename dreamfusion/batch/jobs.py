@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from dreamfusion.batch.prompts import BatchError
-from dreamfusion.runs.folder import RunFolder, slug
+from dreamfusion.runs.folder import Inside, RunFolder, slug
 from dreamfusion.utils.atomic_write import atomic_write
 from dreamfusion.utils.file_system import link_new
 
@@ -84,25 +84,10 @@ class JobFolder:
 
     path: Path
 
-    @property
-    def job_file(self) -> Path:
-        """The description of the job."""
-        return self.path / "job.json"
-
-    @property
-    def settings_file(self) -> Path:
-        """A copy of the job's settings file."""
-        return self.path / "settings.yaml"
-
-    @property
-    def done_file(self) -> Path:
-        """Exists once the job is done."""
-        return self.path / "done.json"
-
-    @property
-    def failed_file(self) -> Path:
-        """Exists once the job has failed and is not retried."""
-        return self.path / "failed.json"
+    job_file = Inside("job.json")  # the description of the job
+    settings_file = Inside("settings.yaml")  # a copy of the job's settings file
+    done_file = Inside("done.json")  # exists once the job is done
+    failed_file = Inside("failed.json")  # exists once the job has failed and is not retried
 
     def attempt_file(self, number: int) -> Path:
         """Process and machine of an attempt, and the name of its run."""
@@ -170,8 +155,10 @@ class JobFolder:
         if self.failed_file.is_file():
             return State.failed
         number = self.newest_attempt()
-        if number and not self.end_file(number).is_file() and self._fresh(number):
-            return State.running
+        if number and not self.end_file(number).is_file():
+            with suppress(OSError):
+                if time.time() - self.beat_file(number).stat().st_mtime < FRESH_SECONDS:
+                    return State.running
         checkpoint = any(self.run.checkpoints.glob("step_*.json"))
         return State.resumable if checkpoint else State.new
 
@@ -188,11 +175,6 @@ class JobFolder:
                 write_json(self.end_file(number), end | {"counts": False})
         self.failed_file.unlink(missing_ok=True)
 
-    def _fresh(self, number: int) -> bool:
-        with suppress(OSError):
-            return time.time() - self.beat_file(number).stat().st_mtime < FRESH_SECONDS
-        return False
-
 
 @dataclass(frozen=True)
 class BatchFolder:
@@ -200,10 +182,7 @@ class BatchFolder:
 
     path: Path
 
-    @property
-    def jobs_path(self) -> Path:
-        """The parent folder of the jobs."""
-        return self.path / "jobs"
+    jobs_path = Inside("jobs")  # the parent folder of the jobs
 
     def folder(self, job: Job) -> JobFolder:
         """The folder of a job."""

@@ -55,12 +55,10 @@ class BatchScreen(Listener):
             self._live.stop()
 
     def started(self, folder: JobFolder, number: int) -> None:
-        """Report that an attempt begins."""
         again = "" if number == 1 else f", attempt {number}"
         self._say(f"start     {folder.path.name}{again}")
 
     def finished(self, folder: JobFolder) -> None:
-        """Report that a job is done or has failed."""
         self._ended += 1
         error = read_json(folder.failed_file).get("error")
         count = f"{self._ended}/{len(self._folders)}"
@@ -71,7 +69,6 @@ class BatchScreen(Listener):
             self._say(f"failed    {folder.path.name}: {error}  ({count})", above=True)
 
     def retried(self, folder: JobFolder, why: str) -> None:
-        """Report that a job will be retried."""
         self._say(f"again     {folder.path.name}: {why}", above=True)
 
     def polled(self, running: Sequence[JobFolder]) -> None:

@@ -25,14 +25,14 @@ class RunError(UserError):
     """A folder that contains no run, or cannot be used for one."""
 
 
-class _Inside:
-    """A path inside a run's folder."""
+class Inside:
+    """A path inside the folder of a run, a job or a batch."""
 
     def __init__(self, name: str) -> None:
         self._name = name
 
-    def __get__(self, run: RunFolder, _: type) -> Path:
-        return run.path / self._name
+    def __get__(self, folder: Any, _: type) -> Path:
+        return Path(folder.path / self._name)
 
 
 @dataclass(frozen=True)
@@ -41,17 +41,17 @@ class RunFolder:
 
     path: Path
 
-    config = _Inside("config.yaml")  # the resolved configuration
-    layers = _Inside("layers.yaml")  # the layer of each setting
-    prior = _Inside("prior.json")  # the prior's identity, with a hash of its weights
-    lock = _Inside(".lock")  # held by the process that trains
-    checkpoints = _Inside("checkpoints")  # the newest few
-    previews = _Inside("previews")  # a row of views every few steps
-    metrics = _Inside("metrics.jsonl")  # one line of JSON per step
-    tensorboard = _Inside("tensorboard")  # event files, if the settings enable them
-    durations = _Inside("stages.json")  # seconds of each part, in the process that finished
-    video = _Inside("video.mp4")  # the turntable
-    mesh = _Inside("mesh")  # exported meshes
+    config = Inside("config.yaml")  # the resolved configuration
+    layers = Inside("layers.yaml")  # the layer of each setting
+    prior = Inside("prior.json")  # the prior's identity, with a hash of its weights
+    lock = Inside(".lock")  # held by the process that trains
+    checkpoints = Inside("checkpoints")  # the newest few
+    previews = Inside("previews")  # a row of views every few steps
+    metrics = Inside("metrics.jsonl")  # one line of JSON per step
+    tensorboard = Inside("tensorboard")  # event files, if the settings enable them
+    durations = Inside("stages.json")  # seconds of each part, in the process that finished
+    video = Inside("video.mp4")  # the turntable
+    mesh = Inside("mesh")  # exported meshes
 
     @property
     def start(self) -> RunFolder:
