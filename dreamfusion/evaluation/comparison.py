@@ -3,10 +3,10 @@
 What is distilled is a task: objects (`object_task`) or images (`image_task`).
 """
 
-import itertools
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -61,7 +61,8 @@ class Measured(NamedTuple):
         return sheet[: len(sheet) // self.looks]
 
 
-class Figure(NamedTuple):
+@dataclass(frozen=True)
+class Figure:
     """A mean over prompts, and the mean of the paired differences from the reference method at the
     same evaluations; None for the reference itself, or without common prompts."""
 
@@ -141,7 +142,9 @@ def diversity(rows: Sequence[Measured]) -> dict[tuple[str, int], float]:
         if row.images is not None:
             images[row.prompt].append(row.views())
     return {
-        (prompt, 0): float(np.mean([_rms(a, b) for a, b in itertools.combinations(several, 2)]))
+        (prompt, 0): float(
+            np.mean([np.sqrt(np.square(a - b).mean()) for a, b in combinations(several, 2)])
+        )
         for prompt, several in images.items()
         if len(several) > 1
     }
@@ -165,7 +168,3 @@ def _mean(values: Mapping[tuple[str, int], float]) -> Mean:
     for (prompt, _), value in values.items():
         groups[prompt].append(value)
     return clustered_mean(groups)
-
-
-def _rms(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
-    return float(np.sqrt(np.square(a - b).mean()))

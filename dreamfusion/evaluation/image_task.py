@@ -6,8 +6,10 @@ in the ordinary way, with as many network evaluations, are the method "sampling"
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from torch import Tensor
 
 from dreamfusion.batch.jobs import read_json, write_json
 from dreamfusion.config.layers import to_mapping
-from dreamfusion.config.schema import Config
+from dreamfusion.config.schema import Config, PriorConfig
 from dreamfusion.distillation.base import Batch
 from dreamfusion.distillation.settings import EstimatorSettings
 from dreamfusion.evaluation.comparison import Key, Measured, Method, config_of, steps_for
@@ -126,9 +128,14 @@ def measure_images(
         for budget in evaluations
         for prompt in prompts
     ]
-    judge, loaded = ToyJudge("toy"), _Loaded()
+    judge = ToyJudge("toy")
+
+    @lru_cache(maxsize=1)
+    def loaded(options: PriorConfig, device: str) -> Any:
+        return load_prior(find_prior(options, device), options, device=choose_device(device))
+
     found: dict[Key, list[Measured]] = {}
-    for (method, budget, config, prompt), seed in track(list(_pairs(planned, seeds))):
+    for (method, budget, config, prompt), seed in track(list(product(planned, seeds))):
         text = json.dumps([to_mapping(config), budget, method.label], sort_keys=True)
         digest = hashlib.sha256(text.encode()).hexdigest()[:8]
         image = (
@@ -137,7 +144,7 @@ def measure_images(
         kept, reason = image.with_suffix(".json"), ""
         if not kept.is_file():
             try:
-                images = _make(method, config, loaded.of(config), budget, seed)
+                images = _make(method, config, loaded(config.prior, config.device), budget, seed)
                 image.parent.mkdir(parents=True, exist_ok=True)
                 write_png(contact_sheet(images.movedim(1, -1), columns=AZIMUTHS, gap=0), image)
                 write_json(kept, figures(judge, prompt, images.movedim(1, -1)))
@@ -189,20 +196,6 @@ def energy_distance(x: Tensor, y: Tensor) -> float:
     return float((2 * torch.cdist(x, y).mean() - within(x) - within(y)) / scale)
 
 
-class _Loaded:
-    """The prior of the configurations, loaded when it changes."""
-
-    def __init__(self) -> None:
-        self._current: tuple[Any, Any] | None = None
-
-    def of(self, config: Config) -> Any:
-        if self._current is None or self._current[0] != config.prior:
-            device = choose_device(config.device)
-            found = find_prior(config.prior, config.device)
-            self._current = config.prior, load_prior(found, config.prior, device=device)
-        return self._current[1]
-
-
 def _make(method: Method, config: Config, prior: Any, budget: int, seed: int) -> Tensor:
     cameras = side_cameras()
     if method != SAMPLING:
@@ -220,9 +213,3 @@ def _make(method: Method, config: Config, prior: Any, budget: int, seed: int) ->
         steps=steps_for(config, budget, AZIMUTHS),
         generator=torch.Generator().manual_seed(seed),
     ).cpu()
-
-
-def _pairs(planned: Sequence[Any], seeds: Sequence[int]) -> Iterator[tuple[Any, int]]:
-    for one in planned:
-        for seed in seeds:
-            yield one, seed

@@ -3,8 +3,8 @@
 import csv
 import io
 import json
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, astuple
 from typing import Any
 
 from dreamfusion.evaluation.evaluate import Evaluation
@@ -32,12 +32,18 @@ def for_terminal(rows: Sequence[Row]) -> list[str]:
     ]
     cells = [[_SHORT[name] for name in names]]
     cells += [[_cell(name, getattr(row, name)) for name in names] for row in rows]
+    reasons = ["", *(row.reason for row in rows)]
+    lines = zip(aligned(cells, str.rjust), reasons, strict=True)
+    return [f"{line}  {reason}".rstrip() for line, reason in lines]
+
+
+def aligned(cells: Sequence[Sequence[str]], align: Callable[[str, int], str]) -> list[str]:
+    """The rows of a table as lines. align: of the columns after the first; `str.rjust`, say."""
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = []
-    for line, reason in zip(cells, ["", *(row.reason for row in rows)], strict=True):
-        text = [line[0].ljust(widths[0])]
-        text += [cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True)]
-        lines.append("  ".join([*text, reason]).rstrip())
+    for first, *others in cells:
+        texts = map(align, others, widths[1:])
+        lines.append("  ".join([first.ljust(widths[0]), *texts]).rstrip())
     return lines
 
 
@@ -51,10 +57,13 @@ def mean_line(name: str, mean: Mean) -> str:
 
 def as_csv(rows: Sequence[Row]) -> str:
     """All columns of all rows as CSV."""
+    return csv_text(COLUMNS, [astuple(row) for row in rows])
+
+
+def csv_text(head: Sequence[str], lines: Iterable[Sequence[Any]]) -> str:
+    """A table with a header as CSV."""
     out = io.StringIO()
-    writer = csv.DictWriter(out, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(asdict(row) for row in rows)
+    csv.writer(out, lineterminator="\n").writerows([head, *lines])
     return out.getvalue()
 
 

@@ -1,7 +1,5 @@
 """The results of a comparison: for a terminal, as JSON, and as a page with plots and images."""
 
-import csv
-import io
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -11,6 +9,7 @@ import imageio.v3 as iio
 
 from dreamfusion.evaluation.comparison import Comparison, Figure, Measured
 from dreamfusion.evaluation.summary import Mean
+from dreamfusion.evaluation.table import aligned, csv_text
 from dreamfusion.report.curves import Series, chart
 from dreamfusion.report.model import data_uri
 from dreamfusion.report.page import document
@@ -43,13 +42,8 @@ def as_lines(found: Comparison) -> list[str]:
     for (method, budget), figures in found.figures.items():
         texts = [_short(name, figures.get(name)) for name in names]
         cells.append([method, str(budget), *texts, _count(found.rows[method, budget])])
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = [
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in cells
-    ]
     note = f"(+x): difference from {found.reference} whose 95 % interval excludes zero"
-    return [*lines, note, *problems(found)]
+    return [*aligned(cells, str.ljust), note, *problems(found)]
 
 
 def as_json(found: Comparison) -> str:
@@ -58,7 +52,7 @@ def as_json(found: Comparison) -> str:
         {
             "method": method,
             "evaluations": budget,
-            "figures": {name: _mapping(figure) for name, figure in figures.items()},
+            "figures": {name: asdict(figure) for name, figure in figures.items()},
             "rows": [row._asdict() for row in found.rows[method, budget]],
         }
         for (method, budget), figures in found.figures.items()
@@ -71,13 +65,11 @@ def as_csv(found: Comparison) -> str:
     """A line for each prompt and seed of each method."""
     every = [(*key, row) for key, rows in found.rows.items() for row in rows]
     names = list(dict.fromkeys(name for *_, row in every for name in row.values))
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["method", "evaluations", "prompt", "seed", *names, "reason"])
-    for method, budget, row in every:
-        values = [row.values.get(name) for name in names]
-        writer.writerow([method, budget, row.prompt, row.seed, *values, row.reason])
-    return out.getvalue()
+    lines = [
+        [method, budget, row.prompt, row.seed, *map(row.values.get, names), row.reason]
+        for method, budget, row in every
+    ]
+    return csv_text(["method", "evaluations", "prompt", "seed", *names, "reason"], lines)
 
 
 def write_comparison(found: Comparison, folder: Path) -> tuple[list[str], list[Path]]:
@@ -211,8 +203,3 @@ def _picture(row: Measured | None) -> str | None:
     look = min(1, row.looks - 1) * side  # shaded, if there are several looks
     shown = views[look : look + side, side : 2 * side]
     return data_uri("image/png", iio.imwrite("<bytes>", shown, extension=".png"))
-
-
-def _mapping(figure: Figure) -> dict[str, object]:
-    change = figure.difference
-    return {"mean": asdict(figure.mean), "difference": None if change is None else asdict(change)}
