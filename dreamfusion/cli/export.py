@@ -6,7 +6,6 @@ import typer
 
 from dreamfusion.cli import options
 from dreamfusion.cli.console import Console
-from dreamfusion.cli.results import mesh_report, print_mesh
 from dreamfusion.runs.folder import find_run
 from dreamfusion.utils.commands import command
 from dreamfusion.utils.errors import UserError
@@ -39,6 +38,7 @@ def export(
     console = Console(quiet=quiet, json=json_)
     run = find_run(run_dir)
     settings = run.read_config()
+    from dreamfusion.cli.results import mesh_report, print_mesh
     from dreamfusion.runs.checkpoint import load_scene
     from dreamfusion.runs.export import ExportOptions, write_model
 

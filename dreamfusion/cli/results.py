@@ -1,14 +1,10 @@
 """Prints the files, size and quality of a mesh."""
 
-from __future__ import annotations
-
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dreamfusion.cli.console import Console
-
-if TYPE_CHECKING:
-    from dreamfusion.runs.export import Export
+from dreamfusion.runs.export import Export
 
 
 def print_mesh(console: Console, written: Export) -> None:
@@ -34,5 +30,4 @@ def print_mesh(console: Console, written: Export) -> None:
 
 def mesh_report(written: Export) -> dict[str, Any]:
     """The output of `print_mesh` as a mapping, for --json."""
-    checks = asdict(written.topology) | asdict(written.agreement)
-    return {"mesh": written.files, "checks": checks}
+    return {"mesh": written.files, "checks": asdict(written.topology) | asdict(written.agreement)}

@@ -1,12 +1,8 @@
 """The commands `train` and `resume`."""
 
-from __future__ import annotations
-
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -15,8 +11,6 @@ from dreamfusion.batch.prompts import Entry
 from dreamfusion.cli import options
 from dreamfusion.cli.batch import chooser_of, finish, make, require_unix
 from dreamfusion.cli.console import Console
-from dreamfusion.cli.page import open_page
-from dreamfusion.cli.results import mesh_report
 from dreamfusion.cli.stopping import exit_status, stoppable
 from dreamfusion.config.layers import Layer, given, parse_assignments
 from dreamfusion.config.nested import merged
@@ -28,16 +22,11 @@ from dreamfusion.utils.duration import duration
 from dreamfusion.utils.errors import RunWarning, UserError
 from dreamfusion.utils.stopwatch import Stopwatch
 
-if TYPE_CHECKING:
-    from dreamfusion.cli.narrator import Narrator
-    from dreamfusion.runs.train import Outcome
-
 
 def train(
     prompt: options.PromptArgument,
     out: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="Folder of the run. [default: runs/PROMPT]"),
+        Path | None, typer.Option(metavar="DIR", help="Folder of the run. [default: runs/PROMPT]")
     ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the run in --out.")
@@ -52,8 +41,7 @@ def train(
     config: Annotated[
         str | None,
         typer.Option(
-            metavar="PRESET|FILE",
-            help="See `dreamfusion configs`. [default: chosen by the prior]",
+            metavar="PRESET|FILE", help="See `dreamfusion configs`. [default: chosen by the prior]"
         ),
     ] = None,
     set_: Annotated[
@@ -105,8 +93,7 @@ def resume(
     steps: options.StepsOption = None,
     device: options.DeviceOption = None,
     prior: Annotated[
-        str | None,
-        typer.Option("--prior", metavar="PATH", help="New location of the run's prior."),
+        str | None, typer.Option("--prior", metavar="PATH", help="New location of the run's prior.")
     ] = None,
     view: options.ViewOption = False,
     quiet: options.QuietOption = False,
@@ -135,46 +122,16 @@ def _train(console: Console, plan: Plan, where: Path | RunFolder | Destination, 
             observer=narrator,
             watch=watch,
             stop=stopping,
-            around=lambda: _live_page(console, plan.config.prompt, narrator, view),
+            around=lambda: narrator.live_page(plan.config.prompt, view),
         )
     if not outcome.finished:
         at, path = outcome.state.step, outcome.run.path
         console.say(f"stopped at step {at}; to resume: {command('resume', path)}")
         console.result({"run": path, "step": at, "finished": False})
         raise typer.Exit(exit_status(stopping.number))
-    report = _print_written(console, outcome)
+    report = narrator.print_written(outcome)
     stages = {stage: round(seconds, 1) for stage, seconds in outcome.seconds.items()}
     parts = ", ".join(f"{stage} {duration(seconds)}" for stage, seconds in stages.items())
     console.say(f"{duration(sum(outcome.seconds.values()))} in total: {parts}")
     total = round(sum(outcome.seconds.values()), 1)
     console.result(report | {"seconds": total, "stages": stages})
-
-
-@contextmanager
-def _live_page(console: Console, title: str, narrator: Narrator, view: bool) -> Iterator[None]:
-    from dreamfusion.utils.distributed import is_first
-
-    if not view or not is_first():
-        yield
-        return
-    with open_page(console, title) as page:
-        narrator.page = page
-        yield
-
-
-def _print_written(console: Console, outcome: Outcome) -> dict[str, Any]:
-    """Print the paths of all written files, and return the report for --json."""
-    run, written = outcome.run, outcome.export
-    if written is None:  # another process wrote it
-        return {}
-    video = run.video if run.video.exists() else None
-    if video is not None:
-        console.say(f"video     {video}")
-    console.say(f"previews  {run.previews}")
-    console.say(f"settings  {run.config}")
-    console.say(f"metrics   {run.metrics}")
-    console.say(f"to report {command('report', run.path)}")
-    console.say(f"to view   {command('view', run.path)}")
-    console.say(f"to extend {command('resume', run.path, '--steps', outcome.state.step * 2)}")
-    report = {"run": run.path, "step": outcome.state.step, "finished": True, "video": video}
-    return report | mesh_report(written)
