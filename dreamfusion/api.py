@@ -194,8 +194,7 @@ class Run:
         Schedules keep their original length, and their end values beyond it. prior: the run's
         prior, if it was a loaded object. Raises UserError.
         """
-        plan = plan_resumed(self.folder, steps=steps, prior=prior)
-        return _run(plan, self.folder, callback)
+        return _run(plan_resumed(self.folder, steps=steps, prior=prior), self.folder, callback)
 
     def export(
         self,

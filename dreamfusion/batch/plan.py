@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from dreamfusion.batch.engines import ResourceRequest
-from dreamfusion.batch.engines.local import visible_gpus
+from dreamfusion.batch.engines.local import GIB, visible_gpus
 from dreamfusion.batch.jobs import Job
 from dreamfusion.batch.prompts import BatchError, Entry, make_all
 from dreamfusion.config.layers import Layer, build_config, given, to_mapping
@@ -17,7 +17,6 @@ from dreamfusion.priors.memory import estimate_memory
 from dreamfusion.runs.plan import find_prior, plan_run
 from dreamfusion.utils.errors import UserError
 
-GIB = 2**30
 # Memory of a run in addition to the prior's weights, measured on a CPU with the embedded prior.
 BASE_MEMORY = int(1.1 * GIB)
 # GPU memory for CUDA, the scene and its images: an estimate, not measured.
@@ -65,8 +64,7 @@ def plan_jobs(entries: Sequence[Entry], options: Options) -> list[Job]:
             message, brief = f"{entry.where}: {error}", f"{entry.where}: {error.brief}"
             raise BatchError(message, brief=brief) from None
 
-    jobs = make_all(combinations, make)
-    return list({job.id: job for job in jobs}.values())
+    return list({job.id: job for job in make_all(combinations, make)}.values())
 
 
 def _job(
@@ -103,17 +101,15 @@ def _resolve(prompt: str, preset: str | None, settings: Mapping[str, Any]) -> di
     machine."""
     layers = [Layer("settings", settings), Layer("batch", {"prompt": prompt})]
     base = [] if preset is None else read_settings(preset)
-    if build_config(*base, *layers).prior.name == "auto" and not may_have_cuda():
+    # If a GPU driver is present, only torch can determine whether there is a GPU.
+    drivers = ("/proc/driver/nvidia", "/dev/kfd", "/dev/dxg")
+    may_have_gpu = any(Path(path).exists() for path in drivers)
+    if build_config(*base, *layers).prior.name == "auto" and not may_have_gpu:
         layers.append(Layer("this machine", {"prior": {"name": "embedded"}}))
     plan = plan_run(layers, preset=preset)
     assert plan.prior is not None
     config = to_mapping(plan.config)
     return config | {"prior": config["prior"] | {"name": plan.prior.name}}
-
-
-def may_have_cuda() -> bool:
-    """Whether a GPU driver is present. If so, only torch can determine whether there is a GPU."""
-    return any(Path(path).exists() for path in ("/proc/driver/nvidia", "/dev/kfd", "/dev/dxg"))
 
 
 def request_of(jobs: Sequence[Job]) -> ResourceRequest:

@@ -100,8 +100,7 @@ def compare(
             raise typer.Exit(report["status"])
         total = len(folder.jobs())
         rows = measure_objects(folder, track=lambda items: console.track(items, total, "measured"))
-    found = compare(rows)
-    lines, files = write_comparison(found, out)
+    lines, files = write_comparison(compare(rows), out)
     for line in [*lines, *(f"table     {file}" for file in files)]:
         console.say(line)
     console.result({"files": files})

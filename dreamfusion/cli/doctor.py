@@ -53,11 +53,6 @@ def examine(runs: Path) -> list[Finding]:
     ]
 
 
-def can_run(findings: list[Finding]) -> bool:
-    """Whether a run can start: no finding is a problem."""
-    return all(finding.mark != "problem" for finding in findings)
-
-
 def _build() -> str:
     if torch.version.cuda is not None:
         return f"built for CUDA {torch.version.cuda}"
@@ -210,9 +205,8 @@ def _ffmpeg() -> Finding:
 
 def _disk(runs: Path) -> Finding:
     """Whether the folder of the runs is writable, and its free space."""
-    folder = runs.absolute()
-    while not folder.exists():
-        folder = folder.parent
+    path = runs.absolute()
+    folder = next(parent for parent in (path, *path.parents) if parent.exists())
     try:
         with tempfile.TemporaryDirectory(dir=folder):
             free = shutil.disk_usage(folder).free

@@ -123,10 +123,8 @@ def measure_images(
     or a setting is invalid.
     """
     planned = [
-        (method, budget, config_of(method, prompt, prior, settings), prompt)
-        for method in methods
-        for budget in evaluations
-        for prompt in prompts
+        (method, budget, config_of(method, prompt, prior, settings))
+        for method, budget, prompt in product(methods, evaluations, prompts)
     ]
     judge = ToyJudge("toy")
 
@@ -135,7 +133,8 @@ def measure_images(
         return load_prior(find_prior(options, device), options, device=choose_device(device))
 
     found: dict[Key, list[Measured]] = {}
-    for (method, budget, config, prompt), seed in track(list(product(planned, seeds))):
+    for (method, budget, config), seed in track(list(product(planned, seeds))):
+        prompt = config.prompt
         text = json.dumps([to_mapping(config), budget, method.label], sort_keys=True)
         digest = hashlib.sha256(text.encode()).hexdigest()[:8]
         image = (

@@ -141,9 +141,8 @@ class ToyJudge(Judge):
 
     def logits(self, images: Tensor) -> dict[str, Tensor]:
         """The output of the network for images (n, s, s, 3) in [0, 1]; see `ToyNetwork`."""
-        inputs = _resized(images.movedim(-1, 1), SIZE)
         with torch.no_grad():
-            return self.network(inputs)
+            return self.network(_resized(images.movedim(-1, 1), SIZE))
 
 
 class ClipJudge(Judge):
@@ -156,12 +155,11 @@ class ClipJudge(Judge):
         try:
             self._model = AutoModel.from_pretrained(name).eval()
             self._tokenizer = AutoTokenizer.from_pretrained(name)
-            mean, std, size = _preprocessing(name)
+            self._mean, self._std, self.size = _preprocessing(name)
         except Exception as error:  # hub, files and configurations raise many kinds of errors
             raise JudgeError(f"judge {name} cannot be loaded: {one_line(error)}") from None
         if not hasattr(self._model, "logit_scale"):
             raise JudgeError(f"{name} is neither CLIP nor SigLIP: it cannot compare texts")
-        self._mean, self._std, self.size = mean, std, size
         commit = getattr(self._model.config, "_commit_hash", None)
         folder = Path(name)
         self.revision = _digest(*sorted(folder.glob("*.safetensors"))) if folder.is_dir() else (
@@ -187,8 +185,7 @@ class ClipJudge(Judge):
 
     def embed_images(self, images: Tensor) -> Tensor:
         """Unit vectors (n, d) of images (n, 3, h, w) in [0, 1], with gradients."""
-        found = self._model.get_image_features(pixel_values=self._pixels(images))
-        return _unit(found)
+        return _unit(self._model.get_image_features(pixel_values=self._pixels(images)))
 
     @torch.no_grad()
     def embed_texts(self, texts: Sequence[str]) -> Tensor:
@@ -209,9 +206,8 @@ class ClipJudge(Judge):
             max_length=length,
             return_tensors="pt",
         ).to(self._mean.device)
-        if siglip:
-            return {"input_ids": tokens["input_ids"]}
-        return {"input_ids": tokens["input_ids"], "attention_mask": tokens["attention_mask"]}
+        inputs = ("input_ids",) if siglip else ("input_ids", "attention_mask")
+        return {name: tokens[name] for name in inputs}
 
 
 def count_arcs(seen: Tensor) -> int:

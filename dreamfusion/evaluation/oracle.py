@@ -60,17 +60,14 @@ class Oracle(Prior):
         means = []
         numbers = condition.text.tokens.flatten().round().long().tolist()
         for z, t, number in zip(noisy, timesteps.tolist(), numbers, strict=True):
-            images = self._images(self._texts[number])
+            words = tuple(word.strip() for word in self._texts[number].split(",")[1:])
+            # An empty text matches all images.
+            images = self._bank[words] if words else torch.cat(list(self._bank.values()))
             alpha, sigma = float(self.alphas[t]), float(self.sigmas[t])
             distance = (z - alpha * images).square().flatten(1).sum(dim=1)
             weights = torch.softmax(-distance / (2 * sigma**2), dim=0)
             means.append(torch.einsum("n,nchw->chw", weights, images))
         return torch.stack(means)
-
-    def _images(self, text: str) -> Tensor:
-        """The images that match a text; all images for an empty text."""
-        words = tuple(word.strip() for word in text.split(",")[1:])
-        return self._bank[words] if words else torch.cat(list(self._bank.values()))
 
 
 def bank_of(

@@ -94,8 +94,7 @@ def best_overlap(predicted: Tensor, truth: Tensor) -> tuple[float, float, float]
         return float(both / (moved + predicted - torch.minimum(moved, predicted)).sum())
 
     turns = [15.0 * i for i in range(24)]
-    candidates = [(overlap(a, s), a, s) for a in turns for s in (0.85, 1.0, 1.15)]
-    best = max(candidates)
+    best = max((overlap(a, s), a, s) for a in turns for s in (0.85, 1.0, 1.15))
     for step_deg, step_scale in ((5.0, 0.07), (2.0, 0.03), (1.0, 0.015)):
         _, a0, s0 = best
         for i, j in itertools.product((-1, 0, 1), (-2, -1, 0, 1, 2)):

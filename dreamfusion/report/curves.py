@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 from dreamfusion.report.rendering import render
@@ -85,9 +86,7 @@ def powers(low: float, high: float) -> list[float]:
 
 def smooth(values: Sequence[float], reach: int) -> list[float]:
     """Moving average over `reach` neighbours on both sides, fewer near the ends."""
-    sums = [0.0]
-    for value in values:
-        sums.append(sums[-1] + value)
+    sums = list(accumulate(values, initial=0.0))
     result = []
     for i in range(len(values)):
         radius = min(reach, i, len(values) - 1 - i)

@@ -10,7 +10,6 @@ from dreamfusion.config.schedules import Schedule
 from dreamfusion.config.schema import Config
 from dreamfusion.report.curves import Series, chart, number
 from dreamfusion.report.gather import RunReport
-from dreamfusion.utils.commands import command
 from dreamfusion.utils.duration import duration as whole_seconds
 
 METRICS: dict[str, list[str]] = read_yaml(Path(__file__).with_name("metrics.yaml"))
@@ -93,11 +92,6 @@ def compared_settings(runs: Sequence[RunReport]) -> list[dict[str, Any]]:
         differs = any(value != values[0] for value in values)
         rows.append({"name": name, "cells": cells, "differs": differs})
     return rows
-
-
-def again(run: RunReport) -> str:
-    """The command that repeats a run with the same settings."""
-    return command("train", run.config.prompt, "--config", run.path / "config.yaml")
 
 
 def duration(seconds: float) -> str:

@@ -184,8 +184,7 @@ def copy_scene(source: RunFolder, target: RunFolder) -> None:
     """Copy the newest checkpoint and the settings of a run to another folder, for `load_scene`.
     Raises CheckpointError if there is no checkpoint."""
     require_checkpoint(source)
-    config = source.read_config()
-    stage = _last_begun(source, config)
+    stage = _last_begun(source, source.read_config())
     target.checkpoints.mkdir(parents=True, exist_ok=True)
     newest = checkpoints(stage.folder(source).checkpoints)[-1]
     for file in (newest.with_suffix(".safetensors"), newest):

@@ -157,8 +157,7 @@ def find_prior(options: PriorConfig, device: str) -> FoundPrior:
         from dreamfusion.utils.devices import choose_device
 
         device = choose_device(device)
-    found = resolve_prior(options.name, device=device, dtype=options.dtype)
-    return with_loras(found, options.lora)
+    return with_loras(resolve_prior(options.name, device=device, dtype=options.dtype), options.lora)
 
 
 def _with_card(prior: FoundPrior | Prior, layers: Sequence[Layer]) -> tuple[Config, list[Layer]]:

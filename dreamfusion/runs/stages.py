@@ -35,6 +35,5 @@ def stages_of(config: Config) -> list[Stage]:
             raise ConfigError(f"a stage's name has letters, digits, - and _; not {name!r}")
         if "stages" in changes or "start" in changes:
             raise ConfigError(f"stages.{name}: a stage cannot set stages or start")
-        stage = build_config(to_mapping(replace(first, start="")), changes)
-        stages.append(Stage(name, stage))
+        stages.append(Stage(name, build_config(to_mapping(replace(first, start="")), changes)))
     return stages

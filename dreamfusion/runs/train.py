@@ -1,7 +1,5 @@
 """Executes a run, from its plan to its mesh and video."""
 
-from __future__ import annotations
-
 import errno
 import json
 import warnings
@@ -9,7 +7,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -20,6 +17,7 @@ from dreamfusion.graphics.cameras import show_cameras
 from dreamfusion.graphics.media import NoEncoder
 from dreamfusion.graphics.turntable import turntable_frames, write_turntable
 from dreamfusion.priors import load_prior
+from dreamfusion.priors.base import Prior
 from dreamfusion.priors.identity import identify, read_identity
 from dreamfusion.runs.checkpoint import (
     SavedScene,
@@ -49,9 +47,6 @@ from dreamfusion.utils.errors import RunWarning, UserError, one_line
 from dreamfusion.utils.out_of_memory import explain_out_of_memory
 from dreamfusion.utils.stopwatch import Stopwatch
 from dreamfusion.utils.threads import fixed_order
-
-if TYPE_CHECKING:
-    from dreamfusion.priors.base import Prior
 
 
 class Observer:

@@ -239,9 +239,8 @@ class Stage:
             self._threshold = known = saved.step, found
             if octaves == 0.0 or found is None:
                 return mesh
-        if known[1] is None:  # the scene has no density
-            return extracted(saved, None)[0]
-        return extracted(saved, known[1] * 2.0**octaves)[0]
+        density = known[1]  # None if the scene has none
+        return extracted(saved, None if density is None else density * 2.0**octaves)[0]
 
     def _update_mesh(self) -> None:
         """Show the coloured mesh if it is selected, else hide it."""

@@ -19,13 +19,12 @@ from typing import Any
 from dreamfusion.batch import attempt as attempts
 from dreamfusion.batch.attempt import STALE_SECONDS, command_of, environment
 from dreamfusion.batch.engines import Ending, ResourceRequest
-from dreamfusion.batch.engines.local import Gpu
+from dreamfusion.batch.engines.local import GIB, Gpu
 from dreamfusion.batch.prompts import BatchError
 from dreamfusion.utils.errors import one_line
 from dreamfusion.utils.file_system import set_mode
 from dreamfusion.utils.version import __version__
 
-GIB = 2**30
 PROBE_SECONDS = 60.0
 CONNECT_SECONDS = 5.0
 
