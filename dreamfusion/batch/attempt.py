@@ -126,8 +126,7 @@ def _locked_run(
     """
     run = RunFolder(folder.path / name)
     with (folder.path / f"{name}.lock").open("a") as lock:
-        acquired = _wait_for(lock.fileno(), folder, number, stale_seconds)
-        if acquired:
+        if _wait_for(lock.fileno(), folder, number, stale_seconds):
             yield run
             return
     copied = RunFolder(folder.path / f"run-of-attempt-{number}")

@@ -159,8 +159,7 @@ class JobFolder:
             with suppress(OSError):
                 if time.time() - self.beat_file(number).stat().st_mtime < FRESH_SECONDS:
                     return State.running
-        checkpoint = any(self.run.checkpoints.glob("step_*.json"))
-        return State.resumable if checkpoint else State.new
+        return State.resumable if any(self.run.checkpoints.glob("step_*.json")) else State.new
 
     def counted_failures(self) -> int:
         """Number of attempts that failed, other than by preemption, since the last reset."""

@@ -20,7 +20,6 @@ from dreamfusion.utils.out_of_memory import out_of_memory
 from dreamfusion.utils.version import __version__
 
 app = typer.Typer(
-    help="Text to 3D by Score Distillation Sampling (DreamFusion).",
     epilog="Exit status: 0 on success, 2 for an error that you can fix, 130, 143 or 138 after "
     "Ctrl-C, SIGTERM or SIGUSR1.",
     rich_markup_mode=None,

@@ -6,7 +6,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from dreamfusion.batch.jobs import write_json
 from dreamfusion.cli.console import Console
+from dreamfusion.evaluation.evaluate import judged_rows
+from dreamfusion.evaluation.images import VIEWS
+from dreamfusion.evaluation.judges import pairs
+from dreamfusion.evaluation.subjects import subjects_in
+from dreamfusion.evaluation.summary import best_of
 from dreamfusion.runs.folder import slug
 from dreamfusion.utils.file_system import link_or_pointer
 
@@ -16,13 +22,6 @@ def choose_best(
 ) -> dict[str, Any]:
     """Evaluate the runs of these jobs, link each prompt's run with the greatest margin as
     DIR/best/PROMPT, and save the choice in DIR/best.json. Returns the choice by prompt."""
-    from dreamfusion.batch.jobs import write_json
-    from dreamfusion.evaluation.evaluate import judged_rows
-    from dreamfusion.evaluation.images import VIEWS
-    from dreamfusion.evaluation.judges import pairs
-    from dreamfusion.evaluation.subjects import subjects_in
-    from dreamfusion.evaluation.summary import best_of
-
     done = {str(job["run"]) for job in jobs if job["state"] == "done"}
     all_subjects = subjects_in(out.resolve())
     names = link_names(subject.prompt for subject in all_subjects)

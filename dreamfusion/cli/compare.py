@@ -1,7 +1,7 @@
 """The command `compare`: estimators at equal numbers of network evaluations."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -64,6 +64,7 @@ def compare(
     chosen = [read_method(text) for text in methods or METHODS]
     prompts = [prompt_of(noun.strip()) for noun in (nouns or ",".join(NOUNS)).split(",")]
     settings = parse_assignments(set_ or [])
+    common: dict[str, Any] = {"evaluations": budgets, "prior": prior, "settings": settings}
     if task == "images":
         if on == "ray" or jobs is not None or retry_failed:
             raise UserError("--on, --jobs and --retry-failed apply to --task objects only")
@@ -76,24 +77,13 @@ def compare(
             every,
             prompts,
             seeds=range(seed, seed + seeds),
-            evaluations=budgets,
-            prior=prior,
-            settings=settings,
             track=lambda items: console.track(items, total, "distilled"),
+            **common,
         )
     else:
         from dreamfusion.evaluation.object_task import measure_objects, plan_objects
 
-        wanted = plan_objects(
-            folder,
-            chosen,
-            prompts,
-            seeds=seeds,
-            seed=seed,
-            evaluations=budgets,
-            prior=prior,
-            settings=settings,
-        )
+        wanted = plan_objects(folder, chosen, prompts, seeds=seeds, seed=seed, **common)
         report = make(console, out, wanted, on=on, at_once=jobs, retry_failed=retry_failed)
         if not report["finished"]:
             console.say("stopped; the same command continues")

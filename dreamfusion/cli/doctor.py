@@ -46,7 +46,7 @@ def examine(runs: Path) -> list[Finding]:
         *_memory(),
         *_devices(),
         *_accelerators(),
-        *_kernels(),
+        _kernels(),
         *_priors(),
         _ffmpeg(),
         _disk(runs),
@@ -117,12 +117,11 @@ def _accelerators() -> Iterator[Finding]:
         for problem, operations in problems.items():
             texts.append(f"{', '.join(operations)}: {problem}" if works else problem)
         version = next((tried.version for tried in found.values()), None)
-        mark: Mark = "ok" if not problems else "missing"
         prefix = f"{version}: " if version is not None else ""
-        yield Finding(mark, name, prefix + "; ".join(texts))
+        yield Finding("missing" if problems else "ok", name, prefix + "; ".join(texts))
 
 
-def _kernels() -> Iterator[Finding]:
+def _kernels() -> Finding:
     """Whether numba works, which meshes need on every device, and its cache folder."""
     try:
         import numpy as np
@@ -138,16 +137,14 @@ def _kernels() -> Iterator[Finding]:
     # Compiled packages raise many kinds of errors when they cannot be loaded.
     except Exception as error:
         reason = one_line(f"{type(error).__name__}: {error}", 160)
-        yield Finding("problem", "kernels", f"{reason}; try: pip install -U numba")
-        return
+        return Finding("problem", "kernels", f"{reason}; try: pip install -U numba")
     if folder is None:
         text = (
             "no cache folder is writable: each run compiles its kernels again; set NUMBA_CACHE_DIR "
             "to a writable folder"
         )
-        yield Finding("missing", "kernel cache", text)
-    else:
-        yield Finding("ok", "kernel cache", str(folder))
+        return Finding("missing", "kernel cache", text)
+    return Finding("ok", "kernel cache", str(folder))
 
 
 def _priors() -> Iterator[Finding]:
@@ -155,11 +152,9 @@ def _priors() -> Iterator[Finding]:
     models = list(_cached_models())
     alternative = next((found.text for found in models if found.mark == "ok"), None)
     try:
-        prior = resolve_prior("embedded")
-        yield Finding("ok", "embedded prior", f"whole, {prior.path}")
+        yield Finding("ok", "embedded prior", f"whole, {resolve_prior('embedded').path}")
     except PriorError as error:
-        mark: Mark = "problem" if alternative is None else "missing"
-        yield Finding(mark, "embedded prior", str(error))
+        yield Finding("missing" if alternative else "problem", "embedded prior", str(error))
     yield from models
 
 

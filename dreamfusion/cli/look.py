@@ -1,5 +1,6 @@
 """The commands `view` and `report`: show a run in the browser, or write an HTML page."""
 
+import webbrowser
 from pathlib import Path
 from typing import Annotated
 
@@ -36,8 +37,6 @@ def view(
     try:
         with stoppable(), open_page(console, run.path.name, "Ctrl-C ends it", host, port) as page:
             if open_:
-                import webbrowser
-
                 webbrowser.open(page.url)
             serve_run(page, run)
     except (Stopped, KeyboardInterrupt):

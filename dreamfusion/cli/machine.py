@@ -1,5 +1,6 @@
 """The commands `configs`, `estimators` and `doctor`: list choices, and check this machine."""
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -52,8 +53,6 @@ def doctor(
     findings = examine(Path("runs"))
     ready = all(found.mark != "problem" for found in findings)
     if json_:
-        import json
-
         report = {"can_run": ready, "findings": [found._asdict() for found in findings]}
         print(json.dumps(report, indent=2))
     else:

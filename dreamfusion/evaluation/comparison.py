@@ -126,11 +126,10 @@ def compare(rows: Mapping[Key, Sequence[Measured]]) -> Comparison:
         base = [] if method == reference else rows.get((reference, budget), [])
         figures[method, budget] = found = {}
         for name in dict.fromkeys(name for row in of_method for name in row.values):
-            values, known = _values(of_method, name), _values(base, name)
-            found[name] = Figure(_mean(values), _paired(values, known))
-        spread, known = diversity(of_method), diversity(base)
-        if spread:
-            found["diversity"] = Figure(_mean(spread), _paired(spread, known))
+            values = _values(of_method, name)
+            found[name] = Figure(_mean(values), _paired(values, _values(base, name)))
+        if spread := diversity(of_method):
+            found["diversity"] = Figure(_mean(spread), _paired(spread, diversity(base)))
     return Comparison(rows, figures, reference)
 
 

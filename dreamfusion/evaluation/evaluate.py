@@ -63,8 +63,7 @@ def evaluate(
     means = {title: summarise(group) for title, group in groups.items()}
     for variant in dict.fromkeys(row.variant for row in rows if row.variant):
         for title, group in groups.items():
-            of_it = [row for row in group if row.variant == variant]
-            means[f"{title}, {variant}"] = summarise(of_it)
+            means[f"{title}, {variant}"] = summarise([r for r in group if r.variant == variant])
     for title, held_out in (("pairs seen in training", False), ("pairs held out", True)):
         of_them = [row for row in rows if row.held_out is held_out]
         if of_them and len(of_them) < len(rows):

@@ -137,9 +137,8 @@ def measure_images(
         prompt = config.prompt
         text = json.dumps([to_mapping(config), budget, method.label], sort_keys=True)
         digest = hashlib.sha256(text.encode()).hexdigest()[:8]
-        image = (
-            folder / "images" / f"{method.label}-{budget}" / f"{slug(prompt)}-s{seed}-{digest}.png"
-        )
+        name = f"{slug(prompt)}-s{seed}-{digest}.png"
+        image = folder / "images" / f"{method.label}-{budget}" / name
         kept, reason = image.with_suffix(".json"), ""
         if not kept.is_file():
             try:
@@ -149,8 +148,7 @@ def measure_images(
                 write_json(kept, figures(judge, prompt, images.movedim(1, -1)))
             except UserError as error:
                 reason = str(error)
-        shown = image if image.is_file() else None
-        row = Measured(prompt, seed, read_json(kept), shown, 1, reason)
+        row = Measured(prompt, seed, read_json(kept), image if image.is_file() else None, 1, reason)
         found.setdefault((method.label, budget), []).append(row)
     return found
 

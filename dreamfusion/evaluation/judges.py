@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from dreamfusion.evaluation.toy_network import AZIMUTHS, COLOR_NAMES, NOUN_NAMES, SIZE, ToyNetwork
@@ -104,8 +105,6 @@ class ToyJudge(Judge):
     """The shipped classifiers, trained on the nouns and colours of the toy world."""
 
     def __init__(self, name: str) -> None:
-        from safetensors.torch import load_file
-
         file = shipped("assets") / "toy-judge" / f"{TOY_JUDGES[name]}.safetensors"
         self.name, self.revision = name, _digest(file)
         self.size = SIZE
@@ -216,8 +215,7 @@ def count_arcs(seen: Tensor) -> int:
     >>> count_arcs(torch.tensor([True, True, False, True, False, True]))
     2
     """
-    starts = seen & ~seen.roll(1)
-    return int(starts.sum()) if not bool(seen.all()) else 1
+    return 1 if bool(seen.all()) else int((seen & ~seen.roll(1)).sum())
 
 
 def _unit(found: Any) -> Tensor:

@@ -33,8 +33,7 @@ def clustered_mean(values: Mapping[str, Sequence[float]]) -> Mean:
     n = len(means)
     half = None
     if n > 1:
-        error = statistics.stdev(means) / math.sqrt(n)
-        half = float(t.ppf(0.975, n - 1)) * error
+        half = float(t.ppf(0.975, n - 1)) * (statistics.stdev(means) / math.sqrt(n))
     return Mean(statistics.fmean(means), half, n, sum(len(group) for group in values.values()))
 
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.spatial import cKDTree  # type: ignore[import-untyped]
 from torch import Tensor
 
 from dreamfusion.mesh.extract import Mesh, vertex_normals
@@ -49,14 +50,14 @@ class Truth:
 
     iou: of the solids, in [0, 1], at the best rotation about the vertical axis and the best scale
     of the true object; these are yaw_deg and scale. held_out: whether training left this pair of
-    noun and colour out. The others: see `SurfaceErrors`; None if there are no common points.
+    noun and colour out. The others: see `SurfaceErrors`; 1 or None if there are no common points.
     """
 
     iou: float
     yaw_deg: float
     scale: float
-    color_error: float
     held_out: bool
+    color_error: float = 1.0
     saturation: float | None = None
     normal_error_deg: float | None = None
 
@@ -67,9 +68,7 @@ def compare_with_truth(mesh: Mesh | TexturedMesh, toy: ToyObject) -> Truth:
     iou, yaw, scale = best_overlap(solid, torch.from_numpy(toy.occupancy(GRID).astype(np.float32)))
     found = surface_errors(mesh, solid, toy, yaw, scale)
     yaw_deg, held_out = (yaw + 180) % 360 - 180, (toy.noun, toy.color) in held_out_pairs()
-    if found is None:
-        return Truth(iou, yaw_deg, scale, 1.0, held_out)
-    return Truth(iou, yaw_deg, scale, held_out=held_out, **found._asdict())
+    return Truth(iou, yaw_deg, scale, held_out, **({} if found is None else found._asdict()))
 
 
 def best_overlap(predicted: Tensor, truth: Tensor) -> tuple[float, float, float]:
@@ -108,8 +107,6 @@ def surface_errors(
 ) -> SurfaceErrors | None:
     """Compare each point of the toy's surface with the nearest point of the mesh. None if no point
     of the toy lies in the solid of the mesh."""
-    from scipy.spatial import cKDTree  # type: ignore[import-untyped]
-
     vertices, faces, colors = toy.mesh(64)
     c, s = np.cos(np.radians(yaw_deg)), np.sin(np.radians(yaw_deg))
     turn = np.array([[c, 0, s], [0, 1, 0], [-s, 0, c]])

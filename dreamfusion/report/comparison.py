@@ -131,8 +131,7 @@ def _short(name: str, figure: Figure | None) -> str:
     if figure is None:
         return "-"
     digits, change = _COLUMNS[name][1], figure.difference
-    marked = change is not None and _excludes_zero(change)
-    more = f" ({change.value:+.{digits}f})" if change is not None and marked else ""
+    more = f" ({change.value:+.{digits}f})" if change and _excludes_zero(change) else ""
     return f"{figure.mean.value:.{digits}f}{more}"
 
 

@@ -49,14 +49,13 @@ def read_model(path: Path) -> Model:
             raise ModelError("it has no faces" if len(mesh.faces) == 0 else "it is not finite")
         uv = getattr(mesh.visual, "uv", None)
         texture = None if uv is None else _texture(mesh.visual.material)
-        colors = None
-        if texture is None:
-            uv, colors = None, _colors(mesh, linear=path.suffix.lower() == ".glb")
+        linear = path.suffix.lower() == ".glb"
+        colors = _colors(mesh, linear=linear) if texture is None else None
         return Model(
             vertices=np.asarray(mesh.vertices),
             normals=np.asarray(mesh.vertex_normals),
             faces=np.asarray(mesh.faces),
-            uv=None if uv is None else np.asarray(uv),
+            uv=None if texture is None else np.asarray(uv),
             texture=texture,
             colors=colors,
             checks=_checks(mesh, texture, colors, path.read_bytes()),

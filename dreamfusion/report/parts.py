@@ -25,8 +25,7 @@ def judged_facts(judged: Mapping[str, Any]) -> list[tuple[str, str]]:
     for key, name in _JUDGED.items():
         value = judged.get(key)
         if isinstance(value, (int, float)):
-            text = f"{value:.0%}" if key.startswith("r1") else f"{value:.3g}"
-            found.append((name, text))
+            found.append((name, f"{value:.0%}" if key.startswith("r1") else f"{value:.3g}"))
     return found
 
 

@@ -121,8 +121,7 @@ def train_run(
                     if plan.layers and not stage.name:
                         run.write_layers(plan.layers)
                     _note_prior(run, planned)
-                    stages = {} if stage.name else config.stages
-                    resolved = replace(trainer.config, stages=stages)
+                    resolved = replace(trainer.config, stages={} if stage.name else config.stages)
                     folder.write_config(resolved)  # last: it marks the folder as a run
                 observer.begins(folder, trainer)
                 watch.begin(f"training {stage.name}".strip())

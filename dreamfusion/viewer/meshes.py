@@ -37,8 +37,7 @@ def extracted(
         mesh, found = surface, None
     else:
         mesh, found = surface.colored(), surface.threshold
-    name = f"{len(mesh.faces)} faces"
-    name += "" if found is None else f" at density {found:.3g}"
+    name = f"{len(mesh.faces)} faces" + ("" if found is None else f" at density {found:.3g}")
     return ShownMesh(glb_bytes(mesh), (0.0, 0.0, 0.0), mesh, name), found
 
 

@@ -12,7 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import imageio.v3 as imageio
 import numpy as np
+import rich
 
 from dreamfusion.graphics.cameras import Cameras
 from dreamfusion.graphics.shading import SHOW_AMBIENT
@@ -167,8 +169,6 @@ class Page:
         self._put_preview()
 
     def _put_preview(self) -> None:
-        import imageio.v3 as imageio
-
         path = self._previews[min(int(self._slider.value), len(self._previews) - 1)]
         try:
             image = imageio.imread(path)[..., :3]
@@ -231,8 +231,6 @@ def _free_port(host: str, port: int | None) -> int:
 @contextmanager
 def _silent() -> Iterator[None]:
     """Suppress viser's output when it starts and stops."""
-    import rich
-
     console = rich.get_console()
     before, console.quiet = console.quiet, True
     try:

@@ -244,8 +244,7 @@ class Stage:
 
     def _update_mesh(self) -> None:
         """Show the coloured mesh if it is selected, else hide it."""
-        selected = self._choice.kind == "mesh" and self._choice.mode == "color"
-        mesh = self._mesh if selected else None
+        mesh = self._mesh if (self._choice.kind, self._choice.mode) == ("mesh", "color") else None
         if mesh is not self._visible_mesh:
             self._screen.show_mesh(mesh)
             self._visible_mesh = mesh

@@ -34,8 +34,8 @@ class LocalEngine:
         self._need, self._stale_seconds = need, stale_seconds
         self._gpus = visible_gpus() if need.gpu_memory else []
         self.slots = at_once or count_slots(need, self._gpus)
-        self._children: dict[int, subprocess.Popen[bytes]] = {}
-        self._gpu_of: dict[int, str] = {}
+        self._children: dict[Hashable, subprocess.Popen[bytes]] = {}
+        self._gpu_of: dict[Hashable, str] = {}
         self._tickets = itertools.count()
 
     def has_room(self) -> bool:
@@ -70,7 +70,6 @@ class LocalEngine:
 
     def drop(self, ticket: Hashable) -> None:
         """Kill a process, even a frozen one."""
-        assert isinstance(ticket, int)
         child = self._children[ticket]
         child.kill()
         child.wait()
@@ -86,7 +85,7 @@ class LocalEngine:
         for ticket in list(self._children):
             self.drop(ticket)
 
-    def _remove(self, ticket: int) -> None:
+    def _remove(self, ticket: Hashable) -> None:
         del self._children[ticket]
         self._gpu_of.pop(ticket, None)
 
@@ -134,8 +133,8 @@ def visible_gpus() -> list[Gpu]:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is None:
         if not found:
-            n = len(list(Path("/proc/driver/nvidia/gpus").glob("*")))
-            return [Gpu(str(i), None) for i in range(n)]
+            gpus = Path("/proc/driver/nvidia/gpus").glob("*")
+            return [Gpu(str(i), None) for i, _ in enumerate(gpus)]
         return [Gpu(uuid, free) for (_, uuid), free in found.items()]
     names = [name.strip() for name in visible.split(",") if name.strip()]
     free = {
