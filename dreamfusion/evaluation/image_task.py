@@ -162,15 +162,15 @@ def figures(judge: ToyJudge, prompt: str, images: Tensor) -> dict[str, float]:
     true = torch.stack([true_images(noun, color, images.shape[1], rng) for rng in rngs], dim=1)
     shown = on_background_of(images, true)
     error = (shown - images[:, None]).square().flatten(2).mean(dim=2).amin(dim=1)
-    said = {head: logits.argmax(dim=1) for head, logits in judge.logits(images).items()}
+    predicted = {head: logits.argmax(dim=1) for head, logits in judge.logits(images).items()}
     values = {
-        "noun": float((said["noun"] == NOUN_NAMES.index(noun)).float().mean()),
-        "color": float((said["color"] == COLOR_NAMES.index(color)).float().mean()),
+        "noun": float((predicted["noun"] == NOUN_NAMES.index(noun)).float().mean()),
+        "color": float((predicted["color"] == COLOR_NAMES.index(color)).float().mean()),
         "psnr": float((-10 * torch.log10(error.clamp(min=1e-6))).mean()),
         "energy": energy_distance(images.flatten(1), shown.flatten(0, 1).flatten(1)),
     }
     if noun in FACED:
-        values["side"] = float((said["azimuth"] == torch.arange(AZIMUTHS)).float().mean())
+        values["side"] = float((predicted["azimuth"] == torch.arange(AZIMUTHS)).float().mean())
     return values
 
 

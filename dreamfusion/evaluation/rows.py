@@ -112,12 +112,12 @@ def judge_run(
         seconds = sum(step.get("seconds", 0.0) for step in read_metrics(subject.run.metrics))
     rows = []
     for judge, others in judges:
-        said, own = {}, list(reasons)
+        scores, problems = {}, list(reasons)
         if images:
             try:
-                said = judge_images(judge, subject.prompt, images, others)
+                scores = judge_images(judge, subject.prompt, images, others)
             except UserError as error:
-                own.append(str(error))
+                problems.append(str(error))
         rows.append(
             Row(
                 run=str(subject.run.path),
@@ -128,10 +128,10 @@ def judge_run(
                 revision=judge.revision,
                 views=views,
                 **found,
-                **said,
+                **scores,
                 seconds=seconds or None,
                 gib=subject.gib,
-                reason="; ".join(own),
+                reason="; ".join(problems),
             )
         )
     return rows
