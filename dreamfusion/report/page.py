@@ -42,9 +42,10 @@ def page(runs: Sequence[RunReport]) -> str:
     return document("runs.html", title, "viewer.js", **content)
 
 
-def document(template: str, title: str, script_file: str, **content: object) -> str:
-    """Render an HTML document with inlined style sheet and script. script_file: in this folder."""
-    script = (_HERE / script_file).read_text(encoding="utf-8")
+def document(template: str, title: str, script_file: str | None, **content: object) -> str:
+    """Render an HTML document with inlined style sheet and script. script_file: in this folder, or
+    None for a page without a script."""
+    script = (_HERE / script_file).read_text(encoding="utf-8") if script_file else ""
     return render(
         template,
         title=title,
