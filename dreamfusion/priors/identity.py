@@ -73,18 +73,20 @@ def has_weights(prior: ResolvedPrior, weights: str) -> bool:
 
 def _hash_weights(prior: ResolvedPrior) -> str:
     """SHA-256 of the weights to load, by component, and of LoRA files; not of their names."""
+    files = [
+        (component, prior.path / component / name)
+        for component in sorted(prior.files)
+        for name in sorted(prior.files[component])
+    ]
+    files += [(f"lora {lora.weight}", lora.file) for lora in prior.loras]
     total = hashlib.sha256()
-    for component in sorted(prior.files):
-        for name in sorted(prior.files[component]):
-            path = prior.path / component / name
-            size = path.stat().st_size
-            total.update(f"{component} {size} ".encode())
-            with path.open("rb") as file:
-                for start in range(0, size, max(size // _BLOCKS, _BLOCK)):
-                    file.seek(start)
-                    total.update(file.read(_BLOCK))
-    for lora in prior.loras:
-        total.update(f"lora {lora.weight} ".encode() + lora.file.read_bytes())
+    for what, path in files:
+        size = path.stat().st_size
+        total.update(f"{what} {size} ".encode())
+        with path.open("rb") as file:
+            for start in range(0, size, max(size // _BLOCKS, _BLOCK)):
+                file.seek(start)
+                total.update(file.read(_BLOCK))
     return total.hexdigest()
 
 
