@@ -55,10 +55,9 @@ class Measured(NamedTuple):
     looks: int
     reason: str
 
-    def views(self) -> NDArray[np.float64]:
-        """The first row of the images, (s, n s, 3) in [0, 1]."""
-        sheet = iio.imread(str(self.images))[..., :3].astype(np.float64) / 255
-        return sheet[: len(sheet) // self.looks]
+    def views(self, look: int = 0) -> NDArray[np.uint8]:
+        """A row of the images, (s, n s, 3)."""
+        return np.split(iio.imread(str(self.images))[..., :3], self.looks)[look]
 
 
 @dataclass(frozen=True)
@@ -121,15 +120,17 @@ def compare(rows: Mapping[Key, Sequence[Measured]]) -> Comparison:
     or else the first method."""
     methods = [method for method, _ in rows]
     reference = REFERENCE if REFERENCE in methods else methods[0]
+    spreads = {key: diversity(of_key) for key, of_key in rows.items()}
     figures: dict[Key, dict[str, Figure]] = {}
     for (method, budget), of_method in rows.items():
-        base = [] if method == reference else rows.get((reference, budget), [])
+        base = () if method == reference else rows.get((reference, budget), ())
+        base_spread = {} if method == reference else spreads.get((reference, budget), {})
         figures[method, budget] = found = {}
         for name in dict.fromkeys(name for row in of_method for name in row.values):
             values = _values(of_method, name)
             found[name] = Figure(_mean(values), _paired(values, _values(base, name)))
-        if spread := diversity(of_method):
-            found["diversity"] = Figure(_mean(spread), _paired(spread, diversity(base)))
+        if spread := spreads[method, budget]:
+            found["diversity"] = Figure(_mean(spread), _paired(spread, base_spread))
     return Comparison(rows, figures, reference)
 
 
@@ -139,7 +140,7 @@ def diversity(rows: Sequence[Measured]) -> dict[tuple[str, int], float]:
     images: dict[str, list[NDArray[np.float64]]] = defaultdict(list)
     for row in rows:
         if row.images is not None:
-            images[row.prompt].append(row.views())
+            images[row.prompt].append(row.views() / 255)
     return {
         (prompt, 0): float(
             np.mean([np.sqrt(np.square(a - b).mean()) for a, b in combinations(several, 2)])

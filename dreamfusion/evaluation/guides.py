@@ -49,7 +49,7 @@ class OracleSettings(PriorSettings):
     It separates errors of the prior from errors of the distillation.
     """
 
-    name: str = setting("oracle", "the prior")
+    name: str = setting("oracle", "name of the prior")
     shapes: int = setting(100, "variants of the object", low=1, high=10_000)
     images: int = setting(16, "images of each variant in every shading", low=1, high=1000)
 

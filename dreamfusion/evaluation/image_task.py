@@ -21,7 +21,6 @@ from dreamfusion.batch.jobs import read_json, write_json
 from dreamfusion.config.layers import to_mapping
 from dreamfusion.config.schema import Config, PriorConfig
 from dreamfusion.distillation.base import Batch
-from dreamfusion.distillation.settings import EstimatorSettings
 from dreamfusion.evaluation.comparison import Key, Measured, Method, config_of, steps_for
 from dreamfusion.evaluation.judges import FACED, ToyJudge, read_pair
 from dreamfusion.evaluation.oracle import SUPERSAMPLE
@@ -36,6 +35,7 @@ from dreamfusion.toyworld import make_object, view
 from dreamfusion.toyworld.objects import PALETTE_TABLE
 from dreamfusion.toyworld.render import downsample
 from dreamfusion.training.texts import ViewTexts, estimator_texts
+from dreamfusion.training.views import steps_per_views
 from dreamfusion.utils.devices import choose_device, send
 from dreamfusion.utils.errors import UserError
 from dreamfusion.utils.state import Progress
@@ -68,6 +68,13 @@ def true_images(noun: str, color: str, size: int, rng: np.random.Generator | Non
     return downsample(torch.cat([colors, (index > 0)[..., None].float()], dim=-1), SUPERSAMPLE)
 
 
+@lru_cache(maxsize=64)
+def true_variants(noun: str, color: str, size: int) -> Tensor:
+    """The true images of VARIANTS objects: (AZIMUTHS, VARIANTS, size, size, 4)."""
+    rngs = [np.random.default_rng([7, NOUN_NAMES.index(noun), i]) for i in range(VARIANTS)]
+    return torch.stack([true_images(noun, color, size, rng) for rng in rngs], dim=1)
+
+
 def distil_images(config: Config, prior: Any, cameras: Cameras, *, steps: int, seed: int) -> Tensor:
     """Distil an image for each camera with the estimator and the prompt of a configuration:
     (n, 3, s, s) in [0, 1], from grey noise, by Adam.
@@ -82,7 +89,7 @@ def distil_images(config: Config, prior: Any, cameras: Cameras, *, steps: int, s
     if getattr(settings, "surface_noise", None) is not None:
         settings = replace(settings, surface_noise=None)  # an image has no surface
     estimator = settings.build(prior, seed=seed)
-    hold = settings.hold if isinstance(settings, EstimatorSettings) else 1
+    hold = steps_per_views(config)
     generator = torch.Generator().manual_seed(seed)
     size = round(config.render.resolution.end)
     start = 0.5 + 0.1 * torch.randn(len(cameras), 3, size, size, generator=generator)
@@ -122,10 +129,10 @@ def measure_images(
     evaluations: of the network for the images of all sides together. Raises UserError if a prompt
     or a setting is invalid.
     """
-    planned = [
-        (method, budget, config_of(method, prompt, prior, settings))
-        for method, budget, prompt in product(methods, evaluations, prompts)
-    ]
+    planned: list[tuple[Method, int, Config]] = []
+    for method in methods:
+        configs = [config_of(method, prompt, prior, settings) for prompt in prompts]
+        planned += product([method], evaluations, configs)
     judge = ToyJudge("toy")
 
     @lru_cache(maxsize=1)
@@ -158,9 +165,7 @@ def figures(judge: ToyJudge, prompt: str, images: Tensor) -> dict[str, float]:
     side the classifier recognises, PSNR in dB to the nearest true image of that side, and the
     energy distance to the true images. The true images have each image's own background."""
     noun, color = read_pair(prompt)
-    rngs = [np.random.default_rng([7, NOUN_NAMES.index(noun), i]) for i in range(VARIANTS)]
-    true = torch.stack([true_images(noun, color, images.shape[1], rng) for rng in rngs], dim=1)
-    shown = on_background_of(images, true)
+    shown = on_background_of(images, true_variants(noun, color, images.shape[1]))
     error = (shown - images[:, None]).square().flatten(2).mean(dim=2).amin(dim=1)
     predicted = {head: logits.argmax(dim=1) for head, logits in judge.logits(images).items()}
     values = {

@@ -51,8 +51,13 @@ def mean_line(name: str, mean: Mean) -> str:
     """A mean with its confidence interval as text, such as "r1_color 87.5 ± 3.1%"."""
     scale, unit = (100.0, "%") if name.startswith("r1") else (1.0, "")
     digits = _DIGITS.get(name, 1)
+    return f"{name} {with_interval(mean, digits, scale=scale)}{unit}"
+
+
+def with_interval(mean: Mean, digits: int, *, scale: float = 1.0, sign: str = "") -> str:
+    """A mean and half of its interval, if known: "87.5 ± 3.1". sign: "+" shows a plus, too."""
     half = "" if mean.half_width is None else f" ± {scale * mean.half_width:.{digits}f}"
-    return f"{name} {scale * mean.value:.{digits}f}{half}{unit}"
+    return f"{scale * mean.value:{sign}.{digits}f}{half}"
 
 
 def as_csv(rows: Sequence[Row]) -> str:

@@ -9,7 +9,7 @@ import imageio.v3 as iio
 
 from dreamfusion.evaluation.comparison import Comparison, Figure, Measured
 from dreamfusion.evaluation.summary import Mean
-from dreamfusion.evaluation.table import aligned, csv_text
+from dreamfusion.evaluation.table import aligned, csv_text, with_interval
 from dreamfusion.report.curves import Series, chart
 from dreamfusion.report.model import data_uri
 from dreamfusion.report.page import document
@@ -96,7 +96,7 @@ def comparison_page(found: Comparison) -> str:
     return document(
         "comparison.html",
         "comparison of methods",
-        "gallery.js",
+        None,
         heads=[_COLUMNS[name][0] for name in names],
         table=table,
         reference=found.reference,
@@ -142,14 +142,10 @@ def _cell(name: str, figure: Figure | None) -> dict[str, str]:
     _, digits, more_is_better = _COLUMNS[name]
     change, style, text = figure.difference, "", ""
     if change is not None:
-        half = "" if change.half_width is None else f" ± {change.half_width:.{digits}f}"
-        text = f"{change.value:+.{digits}f}{half}"
+        text = with_interval(change, digits, sign="+")
         if _excludes_zero(change) and more_is_better is not None:
             style = "better" if (change.value > 0) is more_is_better else "worse"
-    value, width = f"{figure.mean.value:.{digits}f}", figure.mean.half_width
-    if width is not None:
-        value += f" ± {width:.{digits}f}"
-    return {"value": value, "difference": text, "style": style}
+    return {"value": with_interval(figure.mean, digits), "difference": text, "style": style}
 
 
 def _count(rows: Sequence[Measured]) -> str:
@@ -197,8 +193,6 @@ def _sheet(found: Comparison, prompts: Sequence[str]) -> list[tuple[str, list[st
 def _picture(row: Measured | None) -> str | None:
     if row is None or row.images is None:
         return None
-    views = iio.imread(row.images)
-    side = len(views) // row.looks
-    look = min(1, row.looks - 1) * side  # shaded, if there are several looks
-    shown = views[look : look + side, side : 2 * side]
+    views = row.views(min(1, row.looks - 1))  # shaded, if there are several looks
+    shown = views[:, len(views) : 2 * len(views)]
     return data_uri("image/png", iio.imwrite("<bytes>", shown, extension=".png"))

@@ -14,12 +14,11 @@ from dreamfusion.config.layers import override
 from dreamfusion.config.schema import Config
 from dreamfusion.diffusion.predictions import group_size
 from dreamfusion.distillation.base import Batch, Distilled
-from dreamfusion.distillation.settings import EstimatorSettings
 from dreamfusion.scenes.base import Rendered, Scene, Views
 from dreamfusion.training.losses import entropy_loss, opacity_losses
 from dreamfusion.training.state import TrainState, new_state
 from dreamfusion.training.texts import ViewTexts, estimator_texts
-from dreamfusion.training.views import sample_views
+from dreamfusion.training.views import sample_views, steps_per_views
 from dreamfusion.utils.distributed import average_gradients, share
 from dreamfusion.utils.errors import UserError
 from dreamfusion.utils.state import Progress
@@ -166,8 +165,7 @@ class Trainer:
 
     def _held_generator(self, progress: Progress) -> torch.Generator | None:
         """The generator for views that several consecutive steps share; None if steps do not."""
-        settings = self.config.estimator
-        hold = settings.hold if isinstance(settings, EstimatorSettings) else 1
+        hold = steps_per_views(self.config)
         if hold == 1:
             return None
         return torch.Generator().manual_seed(self.config.seed * 2**32 + progress.step // hold)
