@@ -7,7 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from dreamfusion.utils.errors import UserError
 
@@ -77,6 +79,31 @@ def extract_surface(
     volume = solid_volume(density, threshold)
     vertices, faces = isosurface(volume, smoothing)
     return Surface((vertices + 0.5) * (2.0 / resolution) - 1.0, faces, color, threshold)
+
+
+def silhouette_threshold(largest: Tensor, opaque: Tensor) -> float:
+    """The density threshold whose surface has given silhouettes.
+
+    largest: the largest density along each of many rays. opaque: whether each ray hits the object.
+    A ray meets the surface of threshold s if its largest density exceeds s, so the agreement
+    (intersection over union) can be computed for all s at once. The result is the geometric mean of
+    the ends of the range of thresholds within half a percent of the best. Raises MeshError if no
+    ray is opaque.
+    """
+    peaks, order = largest.sort(descending=True)
+    inside = opaque[order]
+    if not bool(inside.any()):
+        raise MeshError(
+            "the scene is empty: nothing in it is opaque; train for more steps or with another seed"
+        )
+    # If the k rays with the largest peaks are inside: the intersection, and its share of the union.
+    hits = inside.cumsum(0)
+    agreement = hits / (torch.arange(1, len(peaks) + 1, device=peaks.device) + inside.sum() - hits)
+    # The k-th threshold lies between the k-th and the next smaller peak.
+    smaller = torch.cat([peaks[1:], peaks.new_zeros(1)])
+    good = (agreement >= agreement.max() - 0.005) & (peaks > smaller)
+    high, low = peaks[good].max(), smaller[good].min().clamp(min=float(peaks[0]) * 1e-6)
+    return float((high * low).sqrt())
 
 
 def solid_volume(density: NDArray[np.float32], threshold: float) -> NDArray[np.float64]:

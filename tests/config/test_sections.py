@@ -86,7 +86,7 @@ def others(register):
 
 def test_this_package_declares_its_sections():
     assert sections.section_names(ESTIMATORS) == ALL.split(", ")
-    assert sections.section_names(SCENES) == ["nerf"]
+    assert sections.section_names(SCENES) == ["gaussians", "nerf"]
     config = Config()
     assert type(config.estimator) is SDSSettings and type(config.scene) is NerfSettings
     assert isinstance(config.estimator, Section) and isinstance(config.scene, Section)

@@ -17,6 +17,8 @@ KERNELS = {
     f"{NERF}.ray_marching.numba",
     f"{NERF}.ray_marching.triton",
     f"{NERF}.volume.numba",
+    "dreamfusion.scenes.gaussians.density",
+    "dreamfusion.scenes.gaussians.rasterizer.numba",
 }
 
 

@@ -5,7 +5,7 @@ import torch
 from jaxtyping import Float32, Float64
 
 from dreamfusion.graphics.cameras import generate_rays, turntable_cameras
-from dreamfusion.mesh.extract import MeshError
+from dreamfusion.mesh.extract import MeshError, silhouette_threshold
 from dreamfusion.scenes.nerf.ray_marching import march_rays
 from dreamfusion.scenes.nerf.renderer import VolumeScene
 from dreamfusion.scenes.nerf.volume import render_weights
@@ -15,11 +15,8 @@ from dreamfusion.scenes.nerf.volume import render_weights
 def find_threshold(scene: VolumeScene, *, size: int = 64) -> float:
     """The density threshold whose surface has the same silhouettes as the renderings.
 
-    A ray meets the surface of threshold s if the largest density along the ray exceeds s, so the
-    agreement (intersection over union with opacity > 1/2, over 12 views of size^2 pixels) can be
-    computed for all s at once. The result is the geometric mean of the ends of the range of
-    thresholds within half a percent of the best. Raises MeshError if no ray is opaque or a density
-    is not finite.
+    See `silhouette_threshold`; 12 views of size^2 pixels. Raises MeshError if no ray is opaque or a
+    density is not finite.
     """
     largest, opaque = [], []
     device = scene.device
@@ -38,20 +35,7 @@ def find_threshold(scene: VolumeScene, *, size: int = 64) -> float:
         peak = torch.zeros(samples.n_rays, device=device)
         largest.append(peak.scatter_reduce(0, samples.ray_index, density, "amax"))
         opaque.append(transmittance < 0.5)
-    peaks, order = torch.cat(largest).sort(descending=True)
-    inside = torch.cat(opaque)[order]
-    if not bool(inside.any()):
-        raise MeshError(
-            "the scene is empty: nothing in it is opaque; train for more steps or with another seed"
-        )
-    # If the k rays with the largest peaks are inside: the intersection, and its share of the union.
-    hits = inside.cumsum(0)
-    agreement = hits / (torch.arange(1, len(peaks) + 1, device=device) + inside.sum() - hits)
-    # The k-th threshold lies between the k-th and the next smaller peak.
-    smaller = torch.cat([peaks[1:], peaks.new_zeros(1)])
-    good = (agreement >= agreement.max() - 0.005) & (peaks > smaller)
-    high, low = peaks[good].max(), smaller[good].min().clamp(min=float(peaks[0]) * 1e-6)
-    return float((high * low).sqrt())
+    return silhouette_threshold(torch.cat(largest), torch.cat(opaque))
 
 
 @torch.no_grad()

@@ -1,0 +1,352 @@
+"""Rasterisation as numba kernels, for the CPU. Float32 or float64.
+
+Gaussians are drawn one after another, near to far, into the whole image: an image of 64 x 64 fits
+into the second-level cache, so that tiles would not help. Each Gaussian visits, in each row, only
+the pixels with an alpha of at least LEAST_ALPHA, in blocks of eight without branches, which LLVM
+vectorises. The backward pass has the same order: what is behind a Gaussian is the pixel's total
+minus what is in front. Views are independent, and gradients are summed over views in order, so that
+results do not depend on the number of threads.
+
+What vectorisation needs: a constant length of the loop over eight pixels, unsigned indices (numba
+lets signed ones wrap around), and scalars in local variables (loads might alias the stores).
+"""
+
+import math
+from typing import Any
+
+import numba
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dreamfusion.graphics.cameras import Cameras
+from dreamfusion.scenes.gaussians.rasterizer.projection import (
+    BLUR,
+    ENOUGH,
+    LEAST_ALPHA,
+    MOST_ALPHA,
+    NEAR,
+    focal_lengths,
+    world_to_camera,
+)
+from dreamfusion.utils.compiling import compiled
+from dreamfusion.utils.threads import run_pieces
+
+# A projected Gaussian: its centre (pixels), the inverse (A, B; B, C) of its covariance, its
+# opacity, its depth, the largest power drawn, and its first and last row.
+_U, _V, _A, _B, _C, _OPACITY, _DEPTH, _POWER, _FIRST, _LAST = range(10)
+# Pixels are stored in blocks of eight neighbours, (row, block, quantity, pixel of the block).
+# Quantities: four features, and the transmittance. In the backward pass: the gradients of the
+# features and of the opacity, the transmittance, and what the light that passes is worth.
+_QUANTITIES = 8
+
+
+@compiled(nogil=True, error_model="numpy")
+def _project(  # type: ignore[no-untyped-def]
+    start, stop, means, covariances, opacities, rotations, positions, focal, h, w, out
+):
+    """Fill out (views, n, 10) for some views. Invisible Gaussians have no rows: first > last."""
+    T = np.empty((2, 3))
+    for view in range(start, stop):
+        W, f = rotations[view], focal[view]
+        for i in range(means.shape[0]):
+            o, S = out[view, i], covariances[i]
+            o[_FIRST], o[_LAST] = 1, 0
+            px = means[i, 0] - positions[view, 0]
+            py = means[i, 1] - positions[view, 1]
+            pz = means[i, 2] - positions[view, 2]
+            x = W[0, 0] * px + W[0, 1] * py + W[0, 2] * pz
+            y = W[1, 0] * px + W[1, 1] * py + W[1, 2] * pz
+            z = W[2, 0] * px + W[2, 1] * py + W[2, 2] * pz
+            o[_DEPTH] = z
+            if not (z >= NEAR and opacities[i] > LEAST_ALPHA):
+                continue
+            for k in range(3):
+                T[0, k] = f / z * (W[0, k] - x / z * W[2, k])
+                T[1, k] = f / z * (W[1, k] - y / z * W[2, k])
+            a = c = BLUR
+            b = 0.0
+            for k in range(3):
+                along = S[k, 0] * T[0, 0] + S[k, 1] * T[0, 1] + S[k, 2] * T[0, 2]
+                a += T[0, k] * along
+                b += T[1, k] * along
+                c += T[1, k] * (S[k, 0] * T[1, 0] + S[k, 1] * T[1, 1] + S[k, 2] * T[1, 2])
+            det = a * c - b * b
+            if not (det > 0 and math.isfinite(det)):
+                continue
+            u, v = 0.5 * w + f * x / z, 0.5 * h + f * y / z
+            power = math.log(opacities[i] / LEAST_ALPHA)
+            across, down = math.sqrt(2 * power * a), math.sqrt(2 * power * c)
+            if u + across < 0 or u - across > w or v + down < 0 or v - down > h:
+                continue
+            o[_U], o[_V], o[_OPACITY], o[_POWER] = u, v, opacities[i], power
+            o[_A], o[_B], o[_C] = c / det, -b / det, a / det
+            o[_FIRST] = max(0, math.ceil(v - down - 0.5))
+            o[_LAST] = min(h - 1, math.floor(v + down - 0.5))
+
+
+@numba.njit(inline="always")
+def _span(A, B, C, u, dy, power, w):  # type: ignore[no-untyped-def]
+    """First and last pixel of a row with A dx^2 + 2 B dx dy + C dy^2 <= 2 power; (1, 0): none."""
+    under = B * B * dy * dy - A * (C * dy * dy - 2.0 * power)
+    if under < 0.0:
+        return 1, 0
+    root, middle = math.sqrt(under) / A, u - B * dy / A
+    first = max(0, math.ceil(middle - root - 0.5))
+    return first, min(w - 1, math.floor(middle + root - 0.5))
+
+
+@numba.njit(inline="always")
+def _exp(power, c0, c1, c2, c3, c4, c5, c6, eighth):  # type: ignore[no-untyped-def]
+    """exp(-power) for powers of 0 to 6, to 2e-8, without a branch: a polynomial of an eighth of the
+    power, squared three times."""
+    t = power * eighth
+    e = c0 + t * (c1 + t * (c2 + t * (c3 + t * (c4 + t * (c5 + t * c6)))))
+    e *= e
+    e *= e
+    return e * e
+
+
+def _coefficients(dtype: Any) -> NDArray[Any]:
+    """Those of `_exp`: a polynomial for exp(-t), t in [0, 0.75], and an eighth."""
+    nodes = 0.375 + 0.375 * np.cos(np.pi * (np.arange(7) + 0.5) / 7)
+    found = np.linalg.solve(np.vander(nodes, 7, increasing=True), np.exp(-nodes))
+    return np.append(found, 0.125).astype(dtype)
+
+
+@compiled(nogil=True, error_model="numpy", fastmath=True)
+def _draw(  # type: ignore[no-untyped-def]
+    start, stop, splats, order, features, images, blocks, coefficients
+):
+    """Composite some views into images (views, h * blocks * 64), whose transmittance is 1 at the
+    start, and the rest 0."""
+    cast = images.dtype.type
+    zero, top = cast(0.0), cast(6.0)
+    enough, most = cast(ENOUGH), cast(MOST_ALPHA)
+    w = 8 * blocks
+    c0, c1, c2, c3 = coefficients[0], coefficients[1], coefficients[2], coefficients[3]
+    c4, c5, c6, c7 = coefficients[4], coefficients[5], coefficients[6], coefficients[7]
+    for view in range(start, stop):
+        pixels = images[view]
+        for i in order[view]:
+            s, f = splats[view, i], features[view, i]
+            A, B, C, u, v, limit = s[_A], s[_B], s[_C], s[_U], s[_V], s[_POWER]
+            f0, f1, f2, f3 = f[0], f[1], f[2], f[3]
+            o, power, half_a = cast(s[_OPACITY]), cast(limit), cast(0.5 * A)
+            for row in range(int(s[_FIRST]), int(s[_LAST]) + 1):
+                dy = row + 0.5 - v
+                x0, x1 = _span(A, B, C, u, dy, limit, w)
+                if x0 > x1:
+                    continue
+                across, up = cast(B * dy), cast(0.5 * C * dy * dy)
+                for block in range(x0 >> 3, (x1 >> 3) + 1):
+                    base = np.uint64((row * blocks + block) * 64)
+                    left = cast(8 * block + 0.5 - u)
+                    for lane in range(8):
+                        at = base + np.uint64(lane)
+                        dx = left + cast(lane)
+                        p = (half_a * dx + across) * dx + up
+                        T = pixels[at + np.uint64(32)]
+                        value = o * _exp(min(p, top), c0, c1, c2, c3, c4, c5, c6, c7)
+                        alpha = min(value, most)
+                        alpha = alpha if p <= power and enough <= T else zero
+                        weight = T * alpha
+                        pixels[at] += weight * f0
+                        pixels[at + np.uint64(8)] += weight * f1
+                        pixels[at + np.uint64(16)] += weight * f2
+                        pixels[at + np.uint64(24)] += weight * f3
+                        pixels[at + np.uint64(32)] = T - weight
+
+
+@compiled(nogil=True, error_model="numpy", fastmath=True)
+def _draw_backward(  # type: ignore[no-untyped-def]
+    start, stop, splats, order, features, images, blocks, coefficients, out
+):
+    """Gradients of projected Gaussians, out (views, n, 10): of the features, then the sums over
+    pixels of e, e dx, e dy, e dx^2, e dx dy, e dy^2, where e is alpha's gradient times alpha.
+
+    images: (views, h * blocks * 64), with the gradients of features and opacity, the transmittance
+    (1 at the start), and what all light of the pixel is worth; the last two change.
+    """
+    cast = images.dtype.type
+    one, zero, top = cast(1.0), cast(0.0), cast(6.0)
+    enough, most = cast(ENOUGH), cast(MOST_ALPHA)
+    w = 8 * blocks
+    c0, c1, c2, c3 = coefficients[0], coefficients[1], coefficients[2], coefficients[3]
+    c4, c5, c6, c7 = coefficients[4], coefficients[5], coefficients[6], coefficients[7]
+    for view in range(start, stop):
+        pixels = images[view]
+        for i in order[view]:
+            s, f, sums = splats[view, i], features[view, i], out[view, i]
+            A, B, C, u, v, limit = s[_A], s[_B], s[_C], s[_U], s[_V], s[_POWER]
+            f0, f1, f2, f3 = f[0], f[1], f[2], f[3]
+            o, power, half_a = cast(s[_OPACITY]), cast(limit), cast(0.5 * A)
+            g0 = g1 = g2 = g3 = zero
+            for row in range(int(s[_FIRST]), int(s[_LAST]) + 1):
+                dy = row + 0.5 - v
+                x0, x1 = _span(A, B, C, u, dy, limit, w)
+                if x0 > x1:
+                    continue
+                across, up = cast(B * dy), cast(0.5 * C * dy * dy)
+                e0 = e1 = e2 = zero
+                for block in range(x0 >> 3, (x1 >> 3) + 1):
+                    base = np.uint64((row * blocks + block) * 64)
+                    left = cast(8 * block + 0.5 - u)
+                    for lane in range(8):
+                        at = base + np.uint64(lane)
+                        dx = left + cast(lane)
+                        p = (half_a * dx + across) * dx + up
+                        T = pixels[at + np.uint64(40)]
+                        value = o * _exp(min(p, top), c0, c1, c2, c3, c4, c5, c6, c7)
+                        value = value if p <= power and enough <= T else zero
+                        alpha = min(value, most)
+                        weight = T * alpha
+                        p0, p1 = pixels[at], pixels[at + np.uint64(8)]
+                        p2, p3 = pixels[at + np.uint64(16)], pixels[at + np.uint64(24)]
+                        worth = f0 * p0 + f1 * p1 + f2 * p2 + f3 * p3 + pixels[at + np.uint64(32)]
+                        behind = pixels[at + np.uint64(48)] - weight * worth
+                        pixels[at + np.uint64(40)] = T - weight
+                        pixels[at + np.uint64(48)] = behind
+                        g0 += weight * p0
+                        g1 += weight * p1
+                        g2 += weight * p2
+                        g3 += weight * p3
+                        e = alpha * (T * worth - behind / (one - alpha))
+                        e = e if value < most else zero
+                        e0 += e
+                        e1 += e * dx
+                        e2 += e * dx * dx
+                sums[4] += e0
+                sums[5] += e1
+                sums[6] += e0 * dy
+                sums[7] += e2
+                sums[8] += e1 * dy
+                sums[9] += e0 * dy * dy
+            sums[0], sums[1], sums[2], sums[3] = g0, g1, g2, g3
+
+
+@compiled(nogil=True, error_model="numpy")
+def _project_backward(  # type: ignore[no-untyped-def]
+    start, stop, means, covariances, rotations, positions, focal, splats, sums,
+    g_means, g_covariances, g_opacities,
+):  # fmt: skip
+    """Gradients of some Gaussians from those of their projections, summed over views."""
+    T, gT, G = np.empty((2, 3)), np.empty((2, 3)), np.empty((2, 2))
+    for i in range(start, stop):
+        S = covariances[i]
+        for view in range(splats.shape[0]):
+            s, g, W, f = splats[view, i], sums[view, i], rotations[view], focal[view]
+            if s[_FIRST] > s[_LAST]:
+                continue
+            A, B, C = s[_A], s[_B], s[_C]
+            g_opacities[i] += g[4] / s[_OPACITY]
+            gu, gv = A * g[5] + B * g[6], B * g[5] + C * g[6]
+            # Gradient of the projected covariance: Q (sum e d d^T / 2) Q, Q its inverse.
+            k00, k01 = A * g[7] + B * g[8], A * g[8] + B * g[9]
+            k10, k11 = B * g[7] + C * g[8], B * g[8] + C * g[9]
+            G[0, 0], G[1, 1] = 0.5 * (k00 * A + k01 * B), 0.5 * (k10 * B + k11 * C)
+            G[0, 1] = G[1, 0] = 0.5 * (k00 * B + k01 * C)
+            px = means[i, 0] - positions[view, 0]
+            py = means[i, 1] - positions[view, 1]
+            pz = means[i, 2] - positions[view, 2]
+            x = W[0, 0] * px + W[0, 1] * py + W[0, 2] * pz
+            y = W[1, 0] * px + W[1, 1] * py + W[1, 2] * pz
+            z = W[2, 0] * px + W[2, 1] * py + W[2, 2] * pz
+            for k in range(3):
+                T[0, k] = f / z * (W[0, k] - x / z * W[2, k])
+                T[1, k] = f / z * (W[1, k] - y / z * W[2, k])
+            for a in range(2):
+                for k in range(3):
+                    along = G[a, 0] * T[0, k] + G[a, 1] * T[1, k]
+                    g_covariances[i, 0, k] += T[a, 0] * along
+                    g_covariances[i, 1, k] += T[a, 1] * along
+                    g_covariances[i, 2, k] += T[a, 2] * along
+                for k in range(3):  # T S T^T: 2 G T S
+                    h0 = S[0, k] * T[0, 0] + S[1, k] * T[0, 1] + S[2, k] * T[0, 2]
+                    h1 = S[0, k] * T[1, 0] + S[1, k] * T[1, 1] + S[2, k] * T[1, 2]
+                    gT[a, k] = 2 * (G[a, 0] * h0 + G[a, 1] * h1)
+            # J = f / z (1, 0, -x / z; 0, 1, -y / z), T = J W
+            j00 = gT[0, 0] * W[0, 0] + gT[0, 1] * W[0, 1] + gT[0, 2] * W[0, 2]
+            j02 = gT[0, 0] * W[2, 0] + gT[0, 1] * W[2, 1] + gT[0, 2] * W[2, 2]
+            j11 = gT[1, 0] * W[1, 0] + gT[1, 1] * W[1, 1] + gT[1, 2] * W[1, 2]
+            j12 = gT[1, 0] * W[2, 0] + gT[1, 1] * W[2, 1] + gT[1, 2] * W[2, 2]
+            per = f / (z * z)
+            gx, gy = gu * f / z - j02 * per, gv * f / z - j12 * per
+            gz = -per * (gu * x + gv * y + j00 + j11) + 2 * per / z * (j02 * x + j12 * y)
+            for k in range(3):
+                g_means[i, k] += W[0, k] * gx + W[1, k] * gy + W[2, k] * gz
+
+
+def _blocks(views: int, h: int, w: int, dtype: Any) -> tuple[NDArray[Any], NDArray[Any], int]:
+    """Empty images (views, h, blocks, quantities, 8), the same memory as (views, pixels), and the
+    number of blocks in a row."""
+    blocks = (w + 7) // 8
+    pixels = np.zeros((views, h, blocks, _QUANTITIES, 8), dtype)
+    return pixels, pixels.reshape(views, -1), blocks
+
+
+class _Rasterize(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        means: Tensor,
+        covariances: Tensor,
+        opacities: Tensor,
+        features: Tensor,
+        camera: tuple[NDArray[Any], ...],
+        h: int,
+        w: int,
+    ) -> tuple[Tensor, Tensor]:
+        shapes = [tensor.numpy() for tensor in (means, covariances, opacities)]
+        colors, dtype, views = features.numpy(), features.numpy().dtype, len(features)
+        splats = np.empty((views, len(means), 10))
+        run_pieces(_project, views, *shapes, *camera, h, w, splats, at_least=1)
+        order = np.argsort(splats[:, :, _DEPTH].astype(dtype), axis=1, kind="stable")
+        pixels, flat, blocks = _blocks(views, h, w, dtype)
+        pixels[..., 4, :] = 1.0
+        coefficients = _coefficients(dtype)
+        run_pieces(_draw, views, splats, order, colors, flat, blocks, coefficients, at_least=1)
+        ctx.save_for_backward(means, covariances, opacities, features)
+        ctx.kept = camera, splats, order, pixels, w
+        drawn = np.moveaxis(pixels, 3, 4)[..., :5].reshape(views, h, 8 * blocks, 5)[:, :, :w]
+        return torch.from_numpy(drawn[..., :4].copy()), torch.from_numpy(1.0 - drawn[..., 4])
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, g_drawn: Tensor, g_opacity: Tensor) -> tuple[Tensor | None, ...]:
+        *shapes, colors = (tensor.numpy() for tensor in ctx.saved_tensors)
+        camera, splats, order, drawn, w = ctx.kept
+        views, h, dtype = len(splats), drawn.shape[1], colors.dtype
+        pixels, flat, blocks = _blocks(views, h, w, dtype)
+        gradients = np.zeros((views, h, 8 * blocks, 5), dtype)
+        gradients[:, :, :w, :4], gradients[:, :, :w, 4] = g_drawn.numpy(), g_opacity.numpy()
+        pixels[..., :5, :] = gradients.reshape(views, h, blocks, 8, 5).swapaxes(-1, -2)
+        pixels[..., 5, :] = 1.0
+        pixels[..., 6, :] = (drawn[..., :4, :] * pixels[..., :4, :]).sum(-2)
+        pixels[..., 6, :] += (1.0 - drawn[..., 4, :]) * pixels[..., 4, :]
+        sums = np.zeros_like(splats)
+        drawing = (splats, order, colors, flat, blocks, _coefficients(dtype), sums)
+        run_pieces(_draw_backward, views, *drawing, at_least=1)
+        found = [np.zeros_like(array) for array in shapes]
+        projecting = (*shapes[:2], *camera, splats, sums, *found)
+        run_pieces(_project_backward, len(shapes[0]), *projecting, at_least=256)
+        g_features = np.ascontiguousarray(sums[:, :, :4]).astype(dtype)
+        return (*map(torch.from_numpy, (*found, g_features)), None, None, None)
+
+
+def rasterize_numba(
+    means: Float[Tensor, "n 3"],
+    covariances: Float[Tensor, "n 3 3"],
+    opacities: Float[Tensor, " n"],
+    features: Float[Tensor, "views n 4"],
+    cameras: Cameras,
+    height: int,
+    width: int,
+) -> tuple[Float[Tensor, "views {height} {width} 4"], Float[Tensor, "views {height} {width}"]]:
+    """See `rasterize`, for tensors on the CPU."""
+    parts = (*world_to_camera(cameras), focal_lengths(cameras, height))
+    camera = tuple(np.ascontiguousarray(part.double().numpy()) for part in parts)
+    inputs = [tensor.contiguous() for tensor in (means, covariances, opacities, features)]
+    return _Rasterize.apply(*inputs, camera, height, width)
