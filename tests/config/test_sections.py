@@ -143,7 +143,7 @@ def test_errors_refer_to_the_chosen_class(others, changes, message):
     ("section", "group", "message"),
     [
         ("estimator", ESTIMATORS, f"there is no estimator 'nonsense'; there is {ALL}"),
-        ("scene", SCENES, "there is no scene 'nonsense'; there is nerf"),
+        ("scene", SCENES, "there is no scene 'nonsense'; there is gaussians, nerf"),
     ],
 )
 def test_an_unknown_name_is_an_error_of_one_line(section, group, message):

@@ -4,7 +4,6 @@ It sorts by depth and stops at the same transmittance as ours, but clips alpha a
 """
 
 import torch
-from gsplat import rasterization
 from jaxtyping import Float
 from torch import Tensor
 
@@ -27,6 +26,8 @@ def rasterize_gsplat(
     width: int,
 ) -> tuple[Float[Tensor, "views {height} {width} 4"], Float[Tensor, "views {height} {width}"]]:
     """See `rasterize`, for tensors on CUDA."""
+    from gsplat import rasterization
+
     rotations, positions = world_to_camera(cameras)
     to_camera = torch.eye(4).to(rotations).repeat(len(cameras), 1, 1)
     to_camera[:, :3, :3] = rotations
