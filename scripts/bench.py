@@ -41,9 +41,9 @@ from dreamfusion.training.trainer import Trainer
 from dreamfusion.training.views import sample_views
 from dreamfusion.utils.backends import AcceleratorError, interpreted
 from dreamfusion.utils.devices import choose_device
+from dreamfusion.utils.duration import Stopwatch
 from dreamfusion.utils.machine import peak_memory
 from dreamfusion.utils.state import Progress
-from dreamfusion.utils.stopwatch import Stopwatch
 
 
 def median_seconds(work: Callable[[], object], repeats: int, device: str) -> float:

@@ -14,9 +14,8 @@ import typer
 from dreamfusion.cli import batch, compare, evaluate, export, look, machine, prior, train
 from dreamfusion.cli.options import USER_ERROR
 from dreamfusion.cli.stopping import Stopped, exit_status
-from dreamfusion.utils.errors import RunWarning, UserError, one_line
+from dreamfusion.utils.errors import RunWarning, UserError, one_line, out_of_memory
 from dreamfusion.utils.launch import launch
-from dreamfusion.utils.out_of_memory import out_of_memory
 from dreamfusion.utils.version import __version__
 
 app = typer.Typer(

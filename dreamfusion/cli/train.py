@@ -18,9 +18,8 @@ from dreamfusion.runs.destination import Destination
 from dreamfusion.runs.folder import RunFolder, find_run, slug
 from dreamfusion.runs.plan import Plan, plan_resumed, plan_run
 from dreamfusion.utils.commands import command
-from dreamfusion.utils.duration import duration
+from dreamfusion.utils.duration import Stopwatch, duration
 from dreamfusion.utils.errors import RunWarning, UserError
-from dreamfusion.utils.stopwatch import Stopwatch
 
 
 def train(

@@ -25,8 +25,7 @@ from torch import Tensor
 
 from dreamfusion.config.schema import Config
 from dreamfusion.priors.identity import PriorIdentity, read_identity
-from dreamfusion.runs.folder import RunFolder, step_of
-from dreamfusion.runs.stages import Stage, stages_of
+from dreamfusion.runs.folder import RunFolder, Stage, stages_of, step_of
 from dreamfusion.scenes.base import Scene
 from dreamfusion.training.state import TrainState
 from dreamfusion.training.trainer import DivergedError

@@ -61,7 +61,7 @@ class Destination:
         self.check()
         folder = self.path.expanduser()
         if not is_unused(folder):
-            from dreamfusion.runs.lock import locked  # imported here to keep --help fast
+            from dreamfusion.runs.folder import locked  # imported here to keep --help fast
 
             with locked(RunFolder(folder)):
                 _remove_run(RunFolder(folder))

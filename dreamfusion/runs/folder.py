@@ -1,21 +1,37 @@
-"""The folder of a run: its files and its name. Imports no torch."""
+"""The folder of a run: its files, its name, its lock and its stages. Imports no torch.
+
+The stages of a run are consecutive optimisations. The first one uses the run's configuration. Each
+further stage is an entry of `stages`, a layer on top of that configuration, and starts from the
+scene of the previous stage. The first stage writes to the folder of the run, the others to
+RUN/stages/NAME, with the same files. Mesh and video are made of the last stage only.
+"""
 
 from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from dreamfusion.config.layers import ConfigError, Layer, build_config, read_yaml, to_yaml
+from dreamfusion.config.layers import (
+    ConfigError,
+    Layer,
+    build_config,
+    read_yaml,
+    to_mapping,
+    to_yaml,
+)
 from dreamfusion.config.renamed import with_new_names
 from dreamfusion.config.schema import Config
 from dreamfusion.utils.atomic_write import atomic_write, is_leftover
-from dreamfusion.utils.errors import UserError
+from dreamfusion.utils.errors import RunWarning, UserError
+from dreamfusion.utils.file_system import no_locks
 
 # Names that Windows reserves for devices in every folder.
 _DEVICES = {"CON", "PRN", "AUX", "NUL", *(f"{p}{n}" for p in ("COM", "LPT") for n in range(10))}
@@ -171,3 +187,58 @@ def find_run(path: Path) -> RunFolder:
     if not run.config.is_file():
         raise RunError(f"{path} contains no run: it has no config.yaml")
     return run
+
+
+@contextmanager
+def locked(run: RunFolder) -> Iterator[None]:
+    """Lock the folder of a run against other trainers during the block. Readers are not blocked.
+
+    The operating system releases the lock when the process ends, even if it is killed. Raises
+    RunError if another process holds the lock. Warns on file systems without locks.
+    """
+    from filelock import FileLock, Timeout  # imported here to keep --help fast
+
+    lock = FileLock(run.lock, blocking=False)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise RunError(
+            f"{run.path} is being trained by another process; stop that process first, or choose "
+            "another folder with --out"
+        ) from None
+    except (OSError, NotImplementedError) as error:
+        if isinstance(error, OSError) and not no_locks(error):
+            raise
+        warnings.warn(
+            RunWarning(f"{run.path}: this file system has no file locks; start one trainer only"),
+            stacklevel=2,
+        )
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One optimisation, with its complete configuration. name: "" for the first."""
+
+    name: str
+    config: Config
+
+    def folder(self, run: RunFolder) -> RunFolder:
+        """The folder of its checkpoints, metrics and previews."""
+        return RunFolder(run.path / "stages" / self.name) if self.name else run
+
+
+def stages_of(config: Config) -> list[Stage]:
+    """All stages of a configuration, in order. Raises ConfigError."""
+    first = replace(config, stages={})
+    stages = [Stage("", first)]
+    for name, changes in config.stages.items():
+        if not re.fullmatch(r"[\w-]{1,40}", name):
+            raise ConfigError(f"a stage's name has letters, digits, - and _; not {name!r}")
+        if "stages" in changes or "start" in changes:
+            raise ConfigError(f"stages.{name}: a stage cannot set stages or start")
+        stages.append(Stage(name, build_config(to_mapping(replace(first, start="")), changes)))
+    return stages

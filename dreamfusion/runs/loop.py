@@ -16,15 +16,40 @@ from dreamfusion.runs.checkpoint import (
     snapshot,
 )
 from dreamfusion.runs.folder import RunFolder
-from dreamfusion.runs.metrics import metrics_log
+from dreamfusion.runs.metrics import EventLog, metrics_log
 from dreamfusion.runs.preview import write_preview
-from dreamfusion.runs.tensorboard import EventLog
-from dreamfusion.training.collapse import CollapseWatch
 from dreamfusion.training.trainer import DivergedError, StepMetrics, Trainer, TrainingError
 from dreamfusion.utils.distributed import is_first
 from dreamfusion.utils.errors import RunWarning
 
 MAX_ROLLBACKS = 3
+PATIENCE = 100  # consecutive steps of a collapsed scene before a warning
+EMPTY, FULL = 0.002, 0.985  # mean opacity of a step's images
+
+
+class CollapseWatch:
+    """Monitors the opacity of each step, and returns a warning when the scene has collapsed."""
+
+    def __init__(self) -> None:
+        self._empty = self._full = 0
+
+    def see(self, opacity: float) -> str | None:
+        """The warning due after a step with this mean opacity, or None."""
+        self._empty = self._empty + 1 if opacity < EMPTY else 0
+        self._full = self._full + 1 if opacity > FULL else 0
+        if self._empty == PATIENCE:
+            return (
+                f"the scene has been empty for {PATIENCE} steps and will hardly recover: stop, and "
+                "try another seed, lower losses.opacity, scene.losses.sparsity or losses.entropy, "
+                "or a higher scene.field.blob_scale"
+            )
+        if self._full == PATIENCE:
+            return (
+                f"the scene has filled every image for {PATIENCE} steps, like fog in front of the "
+                "camera: stop, and try another seed, losses.opacity of at least 0.001, or a lower "
+                "scene.optimizer.grid_lr"
+            )
+        return None
 
 
 def optimise(

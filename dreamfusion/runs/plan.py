@@ -15,9 +15,8 @@ from dreamfusion.priors import PriorError, PriorSettings, ResolvedPrior, resolve
 from dreamfusion.priors.identity import PriorIdentity, has_weights, read_identity
 from dreamfusion.priors.lora import with_loras
 from dreamfusion.priors.reading import PromptError
-from dreamfusion.runs.folder import RunFolder, find_run
-from dreamfusion.runs.stages import Stage, stages_of
-from dreamfusion.runs.tensorboard import require_tensorboard
+from dreamfusion.runs.folder import RunFolder, Stage, find_run, stages_of
+from dreamfusion.runs.metrics import require_tensorboard
 from dreamfusion.utils.commands import command
 
 if TYPE_CHECKING:

@@ -30,8 +30,7 @@ from dreamfusion.runs.checkpoint import (
 )
 from dreamfusion.runs.destination import Destination
 from dreamfusion.runs.export import Export, write_model
-from dreamfusion.runs.folder import RunError, RunFolder, create_run, find_run, step_of
-from dreamfusion.runs.lock import locked
+from dreamfusion.runs.folder import RunError, RunFolder, create_run, find_run, locked, step_of
 from dreamfusion.runs.loop import optimise
 from dreamfusion.runs.plan import FoundPrior, Plan, PlannedStage, prior_before
 from dreamfusion.runs.preview import draw_scene
@@ -43,9 +42,8 @@ from dreamfusion.utils.atomic_write import atomic_write, remove_leftovers
 from dreamfusion.utils.commands import command
 from dreamfusion.utils.devices import choose_device
 from dreamfusion.utils.distributed import any_process, from_first, is_first, process_group, share
-from dreamfusion.utils.errors import RunWarning, UserError, one_line
-from dreamfusion.utils.out_of_memory import explain_out_of_memory
-from dreamfusion.utils.stopwatch import Stopwatch
+from dreamfusion.utils.duration import Stopwatch
+from dreamfusion.utils.errors import RunWarning, UserError, explain_out_of_memory, one_line
 from dreamfusion.utils.threads import fixed_order
 
 

@@ -1,5 +1,9 @@
 """Errors that a user can fix. The command line prints them as one line and exits with status 2."""
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class UserError(Exception):
     """Base class of errors with a message for the user: one line with the problem and the remedy.
@@ -23,3 +27,36 @@ def one_line(error: BaseException | str, limit: int = 200) -> str:
     text = "".join(c if c.isprintable() else " " for c in str(error))
     text = " ".join(text.split()) or type(error).__name__
     return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+class OutOfMemoryError(UserError):
+    """Out of memory."""
+
+
+def out_of_memory(error: BaseException) -> str | None:
+    """One line with advice if the memory of a GPU or of this machine is full; None for any other
+    error."""
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(error, torch.OutOfMemoryError):
+        return (
+            "the GPU ran out of memory; lower camera.views, render.resolution, --size or --count, "
+            "or set prior.vae_checkpointing=true"
+        )
+    # Torch has no separate class for this error.
+    if isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error):
+        return (
+            "this machine ran out of memory; lower camera.views, render.resolution, --resolution, "
+            "--size or --count"
+        )
+    return None
+
+
+@contextmanager
+def explain_out_of_memory() -> Iterator[None]:
+    """Convert out-of-memory errors to an OutOfMemoryError with a message of one line."""
+    try:
+        yield
+    except Exception as error:
+        if (message := out_of_memory(error)) is None:
+            raise
+        raise OutOfMemoryError(message) from error

@@ -25,8 +25,7 @@ from dreamfusion.runs.plan import plan_run
 from dreamfusion.scenes.nerf.scene import NerfScene
 from dreamfusion.scenes.nerf.settings import NerfSettings
 from dreamfusion.training.trainer import Trainer
-from dreamfusion.utils.errors import UserError
-from dreamfusion.utils.out_of_memory import explain_out_of_memory
+from dreamfusion.utils.errors import UserError, explain_out_of_memory
 from tests.helpers import PAGES
 from tests.helpers.tiny_priors import save_pixel_prior, save_sd3_prior, save_xl_prior
 

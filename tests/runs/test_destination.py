@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from dreamfusion.runs.destination import Destination
-from dreamfusion.runs.folder import RunError, RunFolder
-from dreamfusion.runs.lock import locked
+from dreamfusion.runs.folder import RunError, RunFolder, locked
 from tests.helpers.run_folders import make_run
 
 

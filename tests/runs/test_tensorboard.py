@@ -10,7 +10,7 @@ from dreamfusion.cli.app import main
 from dreamfusion.config.layers import build_config
 from dreamfusion.graphics.media import write_png
 from dreamfusion.runs import loop
-from dreamfusion.runs import tensorboard as eventlog
+from dreamfusion.runs import metrics as eventlog
 from dreamfusion.runs.folder import create_run
 from dreamfusion.runs.metrics import scalars
 from dreamfusion.training.trainer import StepMetrics

@@ -2,7 +2,7 @@
 
 import pytest
 
-from dreamfusion.training.pace import PIXEL_SHARE, Pace
+from dreamfusion.cli.console import PIXEL_SHARE, Pace
 
 
 def test_known_sizes_cost_their_mean():

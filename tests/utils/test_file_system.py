@@ -14,8 +14,7 @@ import pytest
 from dreamfusion.batch import attempt
 from dreamfusion.batch.driver import driver_lock
 from dreamfusion.batch.jobs import BatchFolder, JobFolder, create_json, write_json
-from dreamfusion.runs.folder import RunFolder
-from dreamfusion.runs.lock import locked
+from dreamfusion.runs.folder import RunFolder, locked
 from dreamfusion.utils import file_system
 from dreamfusion.utils.atomic_write import atomic_write
 from dreamfusion.utils.errors import RunWarning

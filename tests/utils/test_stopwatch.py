@@ -2,13 +2,13 @@
 
 import pytest
 
-from dreamfusion.utils import stopwatch
-from dreamfusion.utils.stopwatch import Stopwatch
+from dreamfusion.utils import duration
+from dreamfusion.utils.duration import Stopwatch
 
 
 def test_each_stage_lasts_until_the_next(monkeypatch):
     clock = iter([10.0, 11.0, 14.0, 14.5, 20.0])
-    monkeypatch.setattr(stopwatch.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(duration.time, "monotonic", lambda: next(clock))
     watch = Stopwatch("starting")
     for stage in ("training", "drawing", "training"):
         watch.begin(stage)
