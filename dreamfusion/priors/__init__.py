@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from dreamfusion.priors.card import PriorCard, read_card
-from dreamfusion.priors.files import PriorError
+from dreamfusion.priors.layout import PriorError
 from dreamfusion.priors.resolve import ResolvedPrior, resolve_prior
 from dreamfusion.priors.settings import PriorSettings
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from dreamfusion.diffusion.condition import Condition
 from dreamfusion.diffusion.predictions import PredictionKind
-from dreamfusion.priors.files import PriorError
+from dreamfusion.priors.layout import PriorError
 from dreamfusion.priors.model import DiffusionPrior
 
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")

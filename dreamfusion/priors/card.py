@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from dreamfusion.config.layers import ConfigError, build_config
-from dreamfusion.priors.files import PriorError, require_json
-from dreamfusion.priors.layout import CARD
+from dreamfusion.priors.layout import CARD, PriorError, require_json
 from dreamfusion.priors.view_prompts import PAPER_VIEWS, ViewVocabulary
 from dreamfusion.utils.errors import one_line
 

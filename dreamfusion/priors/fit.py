@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dreamfusion.priors.files import PriorError
+from dreamfusion.priors.layout import PriorError
 
 Configs = Mapping[str, Mapping[str, Any]]
 

@@ -3,8 +3,7 @@
 from pathlib import Path, PurePosixPath
 
 from dreamfusion.priors import layout
-from dreamfusion.priors.files import PriorError, require_json
-from dreamfusion.priors.layout import CARD, INDEX
+from dreamfusion.priors.layout import CARD, INDEX, PriorError, require_json
 from dreamfusion.utils.errors import one_line
 
 # Owners and prefixes of popular ids that were removed from the hub, and the owners of their

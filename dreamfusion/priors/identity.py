@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from dreamfusion.priors.files import require_json
-from dreamfusion.priors.layout import INDEX
+from dreamfusion.priors.layout import INDEX, require_json
 from dreamfusion.priors.resolve import ResolvedPrior, inspect
 from dreamfusion.utils.errors import one_line
 

@@ -1,14 +1,17 @@
-"""Loads a component of a model with diffusers or transformers."""
+"""Loads components of a model with diffusers or transformers, and noise levels of schedulers."""
 
+from dataclasses import dataclass
 from types import ModuleType
-from typing import Any
+from typing import Any, get_args
 
 import diffusers
 import torch
 from diffusers.utils import logging as diffusers_logging
+from torch import Tensor
 from transformers.utils import logging as transformers_logging
 
-from dreamfusion.priors.files import OTHER_FILE, PriorError, read_weights
+from dreamfusion.diffusion.predictions import PredictionKind
+from dreamfusion.priors.layout import OTHER_FILE, PriorError, read_weights
 from dreamfusion.priors.lora import merge_loras
 from dreamfusion.priors.resolve import ResolvedPrior
 from dreamfusion.utils.errors import one_line
@@ -67,3 +70,85 @@ def quiet() -> None:
     for library in (diffusers_logging, transformers_logging):
         library.set_verbosity_error()
         library.disable_progress_bar()
+
+
+@dataclass(frozen=True)
+class NoiseSchedule:
+    """A scheduler's noise levels: z_t = alphas[t] x + sigmas[t] e; timestep 0 is the cleanest.
+
+    alphas, sigmas: (T,) float32. times: (T,) the network's input for timestep t.
+    prediction: the network's kind of output. config: the scheduler's configuration.
+    """
+
+    alphas: Tensor
+    sigmas: Tensor
+    times: Tensor
+    prediction: PredictionKind
+    config: dict[str, Any]
+
+
+def read_schedule(prior: ResolvedPrior, denoiser: Any) -> NoiseSchedule:
+    """The schedule of a prior, see `schedule_of`. Raises PriorError if it is not supported.
+
+    The scheduler's own class computes betas, their rescaling to zero terminal SNR and the shift of
+    a flow. In a flow, sigma is at most 1 and the network's input is 1000 sigma.
+    """
+    kind = prior.components["scheduler"]
+    try:
+        cls = getattr(diffusers, kind)
+        config = cls.load_config(prior.path / "scheduler", local_files_only=True)
+        scheduler = cls.from_config(config)
+    except Exception as error:
+        raise PriorError(
+            f"{prior.name}: cannot read its scheduler, a {kind}: {one_line(error)}"
+        ) from error
+    return schedule_of(scheduler, prior.name, denoiser)
+
+
+def schedule_of(scheduler: Any, name: str, denoiser: Any) -> NoiseSchedule:
+    """The noise levels of a diffusers scheduler, on the denoiser's device. name: of the prior.
+
+    They are computed from its configuration, since sampling changes a scheduler's state. denoiser:
+    its size determines the shift of some flows. Raises PriorError if it is not supported.
+    """
+    kind = type(scheduler).__name__
+    scheduler = type(scheduler).from_config(scheduler.config)
+    prediction = scheduler.config.get("prediction_type")
+    if kind == "FlowMatchEulerDiscreteScheduler":
+        prediction, sigmas = "flow", _shifted(scheduler, denoiser).flip(0).double()
+        alphas, times = 1.0 - sigmas, (sigmas * scheduler.config.num_train_timesteps).float()
+    else:
+        cumulative = getattr(scheduler, "alphas_cumprod", None)
+        if cumulative is None:
+            raise PriorError(
+                f"{name}: its scheduler, a {kind}, has no alphas_cumprod, so its noise levels are "
+                "of a kind (such as EDM's) that is not supported; use a model with a DDPM, DDIM, "
+                "Euler, DPM++ or flow-matching Euler scheduler"
+            )
+        cumulative = cumulative.double()
+        alphas, sigmas = cumulative.sqrt(), (1.0 - cumulative).sqrt()
+        times = torch.arange(len(cumulative))
+    if prediction not in get_args(PredictionKind):
+        raise PriorError(
+            f"{name}: its scheduler, a {kind}, has prediction_type {prediction}, which is not "
+            f"supported; use a model that predicts {', '.join(get_args(PredictionKind))}"
+        )
+    # Classes that never clamp have no such setting, but DDPM, used to sample all models, clamps.
+    config = {"clip_sample": False, **scheduler.config}
+    device = denoiser.device
+    levels = (alphas.float().to(device), sigmas.float().to(device), times.to(device))
+    return NoiseSchedule(*levels, prediction, config)
+
+
+def _shifted(scheduler: Any, denoiser: Any) -> Tensor:
+    """The sigmas of a flow, highest first, shifted for the image size if the scheduler does so
+    (Stable Diffusion 3.5): mu is linear in the number of the denoiser's tokens."""
+    config = scheduler.config
+    if not config.use_dynamic_shifting:
+        return scheduler.sigmas
+    tokens = (denoiser.config.sample_size // denoiser.config.patch_size) ** 2
+    slope = (config.max_shift - config.base_shift) / (
+        config.max_image_seq_len - config.base_image_seq_len
+    )
+    mu = config.base_shift + slope * (tokens - config.base_image_seq_len)
+    return scheduler.time_shift(mu, 1.0, scheduler.sigmas)

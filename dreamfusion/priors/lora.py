@@ -1,47 +1,19 @@
 """LoRA files: low-rank changes of a prior's weights, such as a style. They are added to the weights
-when a component is loaded, so that predictions cost the same.
+when a component is loaded, so that predictions cost the same."""
 
-This module imports diffusers only when a file is read.
-"""
-
-import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from dreamfusion.priors.files import PriorError
+import diffusers
+import torch
+from diffusers.utils import state_dict_utils as names
+from safetensors import safe_open
+
+from dreamfusion.priors.layout import PriorError
 from dreamfusion.priors.resolve import ResolvedPrior
 from dreamfusion.utils.errors import one_line
-
-
-class Lora(NamedTuple):
-    """A LoRA file in safetensors format, and the factor of its change."""
-
-    file: Path
-    weight: float
-
-
-def read_lora(text: str) -> Lora:
-    """The LoRA of "FILE" or "FILE:WEIGHT"; the weight is 1 by default. Raises PriorError if there
-    is no such file."""
-    path, colon, number = text.rpartition(":")
-    try:
-        weight = float(number) if colon else 1.0
-    except ValueError:
-        path, weight = text, 1.0
-    file = Path(path if colon and path else text).expanduser().resolve()
-    if not file.is_file():
-        raise PriorError(f"no such LoRA file: {file}")
-    if file.suffix != ".safetensors":
-        raise PriorError(f"{file} is not a .safetensors file, the only format that is read")
-    return Lora(file, weight)
-
-
-def with_loras(prior: ResolvedPrior, texts: Sequence[str]) -> ResolvedPrior:
-    """The prior with LoRA files, each FILE or FILE:WEIGHT. Raises PriorError if a file is
-    missing."""
-    return dataclasses.replace(prior, loras=tuple(read_lora(text) for text in texts))
 
 
 def merge_loras(part: Any, component: str, prior: ResolvedPrior) -> None:
@@ -52,8 +24,6 @@ def merge_loras(part: Any, component: str, prior: ResolvedPrior) -> None:
     Files with weight 0 are checked, and change nothing. Raises PriorError for a LoRA of another
     model.
     """
-    import torch
-
     modules = {name.removeprefix("text_model."): module for name, module in part.named_modules()}
     for lora in prior.loras:
         for name, (down, up, scale) in _changes(lora.file, component, prior).items():
@@ -74,9 +44,6 @@ def merge_loras(part: Any, component: str, prior: ResolvedPrior) -> None:
 
 def _changes(file: Path, component: str, prior: ResolvedPrior) -> dict[str, tuple[Any, Any, float]]:
     """The matrices A and B, and alpha / r, of each changed module of a component."""
-    import diffusers
-    from safetensors import safe_open
-
     pipeline: Any = getattr(diffusers, prior.pipeline)
     denoiser = "unet" if "unet" in prior.components else "transformer"
     config = type("Config", (), {"layers_per_block": 2, **prior.configs[denoiser]})
@@ -114,8 +81,6 @@ def _changes(file: Path, component: str, prior: ResolvedPrior) -> dict[str, tupl
 
 def _in_peft_names(component: str, values: Mapping[str, Any]) -> dict[str, Any]:
     """The values of a component, without its name, by the names that peft gives them."""
-    from diffusers.utils import state_dict_utils as names
-
     start = f"{component}."
     own = {name.removeprefix(start): v for name, v in values.items() if name.startswith(start)}
     if not own or component.startswith("transformer"):

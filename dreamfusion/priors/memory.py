@@ -9,8 +9,8 @@ measured: MARGIN is an assumption.
 """
 
 from dreamfusion.config.schema import PriorConfig
-from dreamfusion.priors.files import PriorError
 from dreamfusion.priors.fit import sample_size
+from dreamfusion.priors.layout import PriorError
 from dreamfusion.priors.resolve import ResolvedPrior
 
 UNET_MAPS = 32

@@ -22,14 +22,11 @@ from dreamfusion.diffusion.condition import Condition, TextEmbedding
 from dreamfusion.diffusion.predictions import PredictionKind
 from dreamfusion.priors.base import Prior
 from dreamfusion.priors.card import PriorCard
-from dreamfusion.priors.files import PriorError
 from dreamfusion.priors.fit import check_fit, sample_size
-from dreamfusion.priors.layout import LAYOUTS, weights_stem
-from dreamfusion.priors.loading import load_part, quiet
-from dreamfusion.priors.lora import with_loras
+from dreamfusion.priors.layout import LAYOUTS, PriorError, weights_stem
+from dreamfusion.priors.loading import NoiseSchedule, load_part, quiet, read_schedule, schedule_of
 from dreamfusion.priors.memory import check_memory, estimate_memory
 from dreamfusion.priors.resolve import ResolvedPrior, resolve_prior
-from dreamfusion.priors.schedule import NoiseSchedule, read_schedule, schedule_of
 from dreamfusion.priors.settings import PriorSettings
 from dreamfusion.priors.text import TextEncoders, encoders_of, encoders_of_pipe
 from dreamfusion.utils.devices import has_bfloat16
@@ -274,8 +271,7 @@ def load_prior(
     if isinstance(prior, PriorSettings):
         return prior.build(device=device, prompts=prompts)
     if isinstance(prior, str):
-        found = resolve_prior(prior, device=device, dtype=options.dtype)
-        prior = with_loras(found, options.lora)
+        prior = resolve_prior(prior, device=device, dtype=options.dtype, loras=options.lora)
     quiet()
     precision = choose_dtype(options.dtype, device)
     vae_precision = _vae_dtype(prior, options.vae_dtype, precision, device)

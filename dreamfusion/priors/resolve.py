@@ -1,27 +1,29 @@
 """Finds the folder of a prior and checks that it is complete, without loading anything."""
 
-from __future__ import annotations
-
 import math
 import re
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
 from dreamfusion.config.presets import preset_for
 from dreamfusion.priors import hub, layout
 from dreamfusion.priors.card import PriorCard, read_card
-from dreamfusion.priors.files import PriorError, read_weights, require_json
 from dreamfusion.priors.fit import check_fit
-from dreamfusion.priors.layout import CARD, INDEX
+from dreamfusion.priors.layout import CARD, INDEX, PriorError, read_weights, require_json
 from dreamfusion.priors.single_file import convert_command, folder_of
 from dreamfusion.utils.resources import shipped
 
-if TYPE_CHECKING:
-    from dreamfusion.priors.lora import Lora
-
 DEFAULT_ON_CUDA = "stable-diffusion-v1-5/stable-diffusion-v1-5"
+
+
+class Lora(NamedTuple):
+    """A LoRA file in safetensors format, and the factor of its change."""
+
+    file: Path
+    weight: float
 
 
 @dataclass(frozen=True)
@@ -55,13 +57,36 @@ class ResolvedPrior:
         return preset_for(self.pipeline, has_card=(self.path / CARD).is_file())
 
 
-def resolve_prior(name: str, *, device: str = "cpu", dtype: str = "auto") -> ResolvedPrior:
+def resolve_prior(
+    name: str, *, device: str = "cpu", dtype: str = "auto", loras: Sequence[str] = ()
+) -> ResolvedPrior:
     """The prior `name`: auto, embedded (the shipped one), a path, or a hub id.
 
     auto is Stable Diffusion 1.5 on CUDA and the embedded prior elsewhere. If a model has both full
-    and half-precision files, the device and dtype decide (see `load_prior`). Raises PriorError if
-    there is no such prior, it is not supported or files are missing.
+    and half-precision files, the device and dtype decide (see `load_prior`). loras: files to merge
+    into the weights, each FILE or FILE:WEIGHT. Raises PriorError if there is no such prior, it is
+    not supported or files are missing.
     """
+    return replace(_find(name, device, dtype), loras=tuple(read_lora(text) for text in loras))
+
+
+def read_lora(text: str) -> Lora:
+    """The LoRA of "FILE" or "FILE:WEIGHT"; the weight is 1 by default. Raises PriorError if there
+    is no such file."""
+    path, colon, number = text.rpartition(":")
+    try:
+        weight = float(number) if colon else 1.0
+    except ValueError:
+        path, weight = text, 1.0
+    file = Path(path if colon and path else text).expanduser().resolve()
+    if not file.is_file():
+        raise PriorError(f"no such LoRA file: {file}")
+    if file.suffix != ".safetensors":
+        raise PriorError(f"{file} is not a .safetensors file, the only format that is read")
+    return Lora(file, weight)
+
+
+def _find(name: str, device: str, dtype: str) -> ResolvedPrior:
     half = device.startswith("cuda") and dtype != "float32"
     if name == "auto":
         name = DEFAULT_ON_CUDA if device.startswith("cuda") else "embedded"

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from dreamfusion.diffusion.condition import Condition, Conditions, TextEmbedding
 from dreamfusion.diffusion.predictions import Noisy, guided, levels
-from dreamfusion.priors.files import PriorError
+from dreamfusion.priors.layout import PriorError
 from dreamfusion.priors.model import DiffusionPrior
 
 

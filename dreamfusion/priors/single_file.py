@@ -16,8 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from dreamfusion.priors import hub
-from dreamfusion.priors.files import OTHER_FILE, PriorError, read_weights
-from dreamfusion.priors.layout import INDEX, UNUSED
+from dreamfusion.priors.layout import INDEX, OTHER_FILE, UNUSED, PriorError, read_weights
 from dreamfusion.utils.errors import RunWarning, one_line
 
 PICKLES = (".ckpt", ".pt", ".pth", ".bin")

@@ -21,8 +21,7 @@ import transformers
 from torch import Tensor
 
 from dreamfusion.diffusion.condition import TextEmbedding
-from dreamfusion.priors.files import PriorError
-from dreamfusion.priors.layout import LAYOUTS, OPTIONAL, UNUSED
+from dreamfusion.priors.layout import LAYOUTS, OPTIONAL, UNUSED, PriorError
 from dreamfusion.priors.loading import load_part
 from dreamfusion.priors.reading import PromptError
 from dreamfusion.priors.resolve import ResolvedPrior

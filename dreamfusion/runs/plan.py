@@ -13,7 +13,6 @@ from dreamfusion.config.presets import read_settings, tuned_preset
 from dreamfusion.config.schema import Config, PriorConfig
 from dreamfusion.priors import PriorError, PriorSettings, ResolvedPrior, resolve_prior
 from dreamfusion.priors.identity import PriorIdentity, has_weights, read_identity
-from dreamfusion.priors.lora import with_loras
 from dreamfusion.priors.reading import PromptError
 from dreamfusion.runs.folder import RunFolder, Stage, find_run, stages_of
 from dreamfusion.runs.metrics import require_tensorboard
@@ -156,7 +155,7 @@ def find_prior(options: PriorConfig, device: str) -> FoundPrior:
         from dreamfusion.utils.devices import choose_device
 
         device = choose_device(device)
-    return with_loras(resolve_prior(options.name, device=device, dtype=options.dtype), options.lora)
+    return resolve_prior(options.name, device=device, dtype=options.dtype, loras=options.lora)
 
 
 def _with_card(prior: FoundPrior | Prior, layers: Sequence[Layer]) -> tuple[Config, list[Layer]]:

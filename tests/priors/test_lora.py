@@ -15,7 +15,7 @@ from dreamfusion.config.schema import PriorConfig
 from dreamfusion.diffusion.condition import Condition
 from dreamfusion.priors import PriorError, load_prior, resolve_prior
 from dreamfusion.priors.identity import has_weights, identify
-from dreamfusion.priors.lora import read_lora, with_loras
+from dreamfusion.priors.resolve import read_lora
 from tests.helpers.tiny_priors import save_latent_prior, save_xl_prior
 
 ATTENTION, PROJECTIONS = ["to_q", "to_k", "to_v", "to_out.0"], ["q_proj", "v_proj"]
@@ -156,10 +156,10 @@ def test_a_file_may_have_a_colon_in_its_name(tmp_path):
 
 def test_the_identity_includes_loras(folder, style):
     plain = resolve_prior(str(folder))
-    styled = with_loras(plain, [f"{style}:0.5"])
+    styled = resolve_prior(str(folder), loras=[f"{style}:0.5"])
     assert identify(plain).weights != identify(styled).weights
     assert has_weights(styled, identify(styled).weights)
-    assert not has_weights(with_loras(plain, [str(style)]), identify(styled).weights)
+    assert not has_weights(resolve_prior(str(folder), loras=[str(style)]), identify(styled).weights)
 
 
 def test_the_setting_is_a_list_of_texts(style):

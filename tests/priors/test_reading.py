@@ -7,8 +7,7 @@ import pytest
 from dreamfusion.config.layers import Layer
 from dreamfusion.priors import resolve_prior
 from dreamfusion.priors.reading import PromptError, read_prompt, require_known
-from dreamfusion.priors.spelling import singulars, split_words, typing_errors
-from dreamfusion.priors.words import Words
+from dreamfusion.priors.words import Words, singulars, split_words, typing_errors
 from dreamfusion.runs.plan import plan_run
 
 EMBEDDED = resolve_prior("embedded").card.vocabulary
