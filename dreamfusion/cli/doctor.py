@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 import torch
 
 from dreamfusion.priors import PriorError, resolve_prior
-from dreamfusion.scenes.nerf.operations import OPERATIONS
+from dreamfusion.scenes.nerf.scene import OPERATIONS
 from dreamfusion.utils.backends import ACCELERATORS, interpreted, probe
 from dreamfusion.utils.errors import one_line
 from dreamfusion.utils.machine import usable_cores, usable_memory

@@ -12,7 +12,7 @@ from dreamfusion import __version__
 from dreamfusion.cli import doctor
 from dreamfusion.cli.app import main
 from dreamfusion.priors import resolve as folder
-from dreamfusion.scenes.nerf.operations import OPERATIONS
+from dreamfusion.scenes.nerf.scene import OPERATIONS
 from dreamfusion.utils.backends import Accelerator, probe
 from dreamfusion.utils.machine import usable_cores
 from tests.helpers.tiny_priors import save_latent_prior

@@ -9,11 +9,10 @@ from dreamfusion.cli.app import main
 from dreamfusion.config.layers import build_config
 from dreamfusion.scenes.nerf import hashgrid, volume
 from dreamfusion.scenes.nerf.hashgrid import ENCODING, encoding_backend
-from dreamfusion.scenes.nerf.hashgrid.self_test import check_encoding
-from dreamfusion.scenes.nerf.operations import OPERATIONS, Backends, chosen_backends
+from dreamfusion.scenes.nerf.hashgrid.reference import check_encoding
 from dreamfusion.scenes.nerf.ray_marching import MARCHING
-from dreamfusion.scenes.nerf.ray_marching.reference import march_reference
-from dreamfusion.scenes.nerf.ray_marching.self_test import check_marching
+from dreamfusion.scenes.nerf.ray_marching.reference import check_marching, march_reference
+from dreamfusion.scenes.nerf.scene import OPERATIONS, Backends, chosen_backends
 from dreamfusion.scenes.nerf.volume import COMPOSITING, compositing_backend, render_weights
 from dreamfusion.utils import backends
 from dreamfusion.utils.backends import Accelerator, AcceleratorError, choose, probe

@@ -145,7 +145,7 @@ def add_one(number):
 KERNELS = """
 import sys
 from dreamfusion.graphics.rasterize import rasterize
-from dreamfusion.scenes.nerf.operations import OPERATIONS
+from dreamfusion.scenes.nerf.scene import OPERATIONS
 from dreamfusion.toyworld import sdf
 from dreamfusion.utils.backends import probe
 from dreamfusion.utils.compiling import cache_folder

@@ -9,8 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from dreamfusion.scenes.nerf.hashgrid.layout import HashGridLayout, Level, make_layout
-from dreamfusion.scenes.nerf.hashgrid.reference import encode_reference
-from dreamfusion.scenes.nerf.hashgrid.self_test import check_encoding
+from dreamfusion.scenes.nerf.hashgrid.reference import check_encoding, encode_reference
 from dreamfusion.scenes.nerf.settings import FieldConfig
 from dreamfusion.utils.backends import AcceleratorError, Operation, choose
 

@@ -1,10 +1,13 @@
 """The encoding in plain torch: the reference that all other backends are compared with."""
 
+from collections.abc import Callable
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from dreamfusion.scenes.nerf.hashgrid.layout import HashGridLayout
+from dreamfusion.scenes.nerf.hashgrid.layout import HashGridLayout, make_layout
+from dreamfusion.utils.backends import check_close
 
 # Mueller et al. 2022, eq. 4. Products are below 2^63, so int64 does not overflow. Only the low bits
 # are used, which are the same as in the paper's 32-bit arithmetic.
@@ -66,3 +69,24 @@ def check_inputs(backend: str, points: Tensor, table: Tensor, layout: HashGridLa
         raise ValueError(
             f"table must be {(layout.n_rows, layout.n_features)}, not {tuple(table.shape)}"
         )
+
+
+def check_encoding(encode: Callable[[Tensor, Tensor, HashGridLayout], Tensor], device: str) -> None:
+    """Raise RuntimeError if values or gradients at a few points differ from the reference's."""
+    layout = make_layout(
+        n_levels=2, n_features=4, log2_table_size=8, base_resolution=4, max_resolution=40
+    )
+    generator = torch.Generator().manual_seed(0)
+    points = torch.rand(64, 3, generator=generator) * 2.0 - 1.0
+    table = torch.randn(layout.n_rows, 4, generator=generator)
+    grad = torch.randn(64, layout.n_outputs, generator=generator)
+    expected = table.clone().requires_grad_()
+    value = encode_reference(points, expected, layout)
+    value.backward(grad)
+    leaf = table.to(device).requires_grad_()
+    out = encode(points.to(device), leaf, layout)
+    out.backward(grad.to(device))
+    if leaf.grad is None or expected.grad is None:
+        raise RuntimeError("it gives no gradient")
+    check_close("encoding", out.detach().cpu(), value.detach())
+    check_close("encoding's gradient", leaf.grad.cpu(), expected.grad)

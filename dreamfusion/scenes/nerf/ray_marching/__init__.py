@@ -10,9 +10,12 @@ import torch
 
 from dreamfusion.graphics.cameras import Rays
 from dreamfusion.scenes.nerf.occupancy import OccupancyGrid
-from dreamfusion.scenes.nerf.ray_marching.reference import box_interval, march_reference
-from dreamfusion.scenes.nerf.ray_marching.samples import Samples
-from dreamfusion.scenes.nerf.ray_marching.self_test import check_marching
+from dreamfusion.scenes.nerf.ray_marching.reference import (
+    Samples,
+    box_interval,
+    check_marching,
+    march_reference,
+)
 from dreamfusion.scenes.nerf.settings import MarchingConfig
 from dreamfusion.utils.backends import Operation, choose
 from dreamfusion.utils.devices import send

@@ -8,8 +8,7 @@ from nerfacc import traverse_grids
 from torch import Tensor
 
 from dreamfusion.scenes.nerf.occupancy import OccupancyGrid
-from dreamfusion.scenes.nerf.ray_marching.reference import box_interval
-from dreamfusion.scenes.nerf.ray_marching.samples import Samples
+from dreamfusion.scenes.nerf.ray_marching.reference import Samples, box_interval
 
 
 def require_extension() -> None:

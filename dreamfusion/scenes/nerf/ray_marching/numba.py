@@ -9,7 +9,7 @@ from numba import njit
 from torch import Tensor
 
 from dreamfusion.scenes.nerf.occupancy import OccupancyGrid
-from dreamfusion.scenes.nerf.ray_marching.samples import Samples
+from dreamfusion.scenes.nerf.ray_marching.reference import Samples
 from dreamfusion.utils.compiling import compiled
 from dreamfusion.utils.threads import run_pieces
 

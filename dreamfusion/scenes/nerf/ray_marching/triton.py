@@ -12,8 +12,7 @@ from jaxtyping import Float32
 from torch import Tensor
 
 from dreamfusion.scenes.nerf.occupancy import OccupancyGrid
-from dreamfusion.scenes.nerf.ray_marching.reference import box_interval
-from dreamfusion.scenes.nerf.ray_marching.samples import Samples
+from dreamfusion.scenes.nerf.ray_marching.reference import Samples, box_interval
 
 _BLOCK = 128
 
