@@ -9,8 +9,8 @@ from typing import Any
 from dreamfusion.batch.jobs import write_json
 from dreamfusion.cli.console import Console
 from dreamfusion.evaluation.evaluate import judged_rows
-from dreamfusion.evaluation.images import VIEWS
 from dreamfusion.evaluation.judges import pairs
+from dreamfusion.evaluation.rows import VIEWS
 from dreamfusion.evaluation.subjects import subjects_in
 from dreamfusion.evaluation.summary import best_of
 from dreamfusion.runs.folder import slug

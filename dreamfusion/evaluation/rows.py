@@ -1,25 +1,31 @@
-"""One row of metrics for each run, with a reason for missing metrics."""
+"""One row of metrics for each run, with a reason for missing metrics.
+
+R-Precision: whether an image matches its prompt better than others (DreamFusion, section 4).
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from dreamfusion.batch.jobs import write_json
-from dreamfusion.evaluation.images import VIEWS, images_of
+from dreamfusion.config.schema import Config
 from dreamfusion.evaluation.judges import LOOKS, Judge, Look, read_pair
-from dreamfusion.evaluation.retrieval import distractors_for, retrieve
 from dreamfusion.evaluation.subjects import Subject
 from dreamfusion.evaluation.truth import compare_with_truth
+from dreamfusion.graphics.cameras import show_cameras
 from dreamfusion.graphics.media import contact_sheet, write_png
+from dreamfusion.graphics.shading import ImageMode, over
 from dreamfusion.mesh.formats import MeshError, put_back, read_glb
 from dreamfusion.mesh.topology import topology
 from dreamfusion.runs.checkpoint import load_scene
 from dreamfusion.runs.metrics import read_metrics
-from dreamfusion.toyworld import make_object
+from dreamfusion.runs.preview import draw_scene
+from dreamfusion.scenes.base import Scene
+from dreamfusion.toyworld.objects import make_object
 from dreamfusion.utils.errors import UserError
 
 # In a run's folder, for its report: metrics, and the images that were judged: a row for each look.
@@ -27,6 +33,65 @@ EVALUATION, VIEWS_IMAGE = "evaluation.json", "evaluation.png"
 _NO_DISTRACTORS = (
     "R-Precision needs at least one other prompt. Pass distractors with --distractors FILE."
 )
+ELEVATION_DEG = 30.0  # as in DreamFusion's evaluation
+VIEWS = 8
+MODES: dict[Look, ImageMode] = {"color": "albedo", "shaded": "color", "geometry": "textureless"}
+LEAST_OPACITY = 0.002  # mean opacity of the images below which a scene counts as empty
+
+
+class Retrieval(NamedTuple):
+    """views: share of views in which the prompt scores highest. pooled: whether the prompt has the
+    highest mean score over all views. rank: of the prompt by mean score, 1 is best. margin: its
+    score minus that of the best distractor, mean over views, in logits; worst_margin: in the worst
+    view. distractors: their number."""
+
+    views: float
+    pooled: bool
+    rank: int
+    margin: float
+    worst_margin: float
+    distractors: int
+
+
+def retrieve(scores: Tensor) -> Retrieval:
+    """Metrics of scores (views, 1 + distractors), whose first column belongs to the prompt.
+
+    Requires at least one distractor. A distractor with the same score as the prompt ranks above it,
+    so that constant scores do not count as a match.
+    """
+    margins = scores[:, 0] - scores[:, 1:].max(dim=1).values
+    pooled = scores.mean(dim=0)
+    rank = 1 + int((pooled[1:] >= pooled[0]).sum())
+    return Retrieval(
+        views=float((margins > 0).float().mean()),
+        pooled=rank == 1,
+        rank=rank,
+        margin=float(margins.mean()),
+        worst_margin=float(margins.min()),
+        distractors=scores.shape[1] - 1,
+    )
+
+
+def distractors_for(judge: Judge, prompt: str, others: Sequence[str], look: Look) -> list[str]:
+    """The texts among `others` whose meaning differs from the prompt's, one per meaning."""
+    own = judge.meaning(prompt, look)
+    by_meaning = {judge.meaning(text, look): text for text in others}
+    return [text for meaning, text in by_meaning.items() if meaning != own]
+
+
+class NothingToSee(UserError):
+    """The scene is empty."""
+
+
+def images_of(scene: Scene, config: Config, *, views: int, size: int) -> dict[Look, Tensor]:
+    """Views (views, size, size, 3) around the object on white, front first, for each look. Raises
+    NothingToSee for an empty scene."""
+    cameras = show_cameras(views, config.camera, elevation_deg=ELEVATION_DEG)
+    draw = draw_scene(scene)
+    drawn = {look: draw(cameras, size, mode) for look, mode in MODES.items()}
+    if float(drawn["color"][..., 3].mean()) < LEAST_OPACITY:
+        raise NothingToSee("the scene is empty")
+    return {look: over(rgba, torch.ones(3)) for look, rgba in drawn.items()}
 
 
 @dataclass(frozen=True)
@@ -35,7 +100,7 @@ class Row:
 
     variant: the settings in which the run differs from others of its batch
     ("estimator.guidance=8"). r1_LOOK: share of views that retrieve the prompt; pooled_LOOK: whether
-    their mean does. rank, margin and worst_margin: of shaded images; see `retrieval.Retrieval`. iou
+    their mean does. rank, margin and worst_margin: of shaded images; see `Retrieval`. iou
     to held_out: see `truth.Truth`.
     """
 

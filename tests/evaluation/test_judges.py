@@ -17,8 +17,7 @@ from dreamfusion.evaluation.judges import (
     load_judge,
     read_pair,
 )
-from dreamfusion.evaluation.retrieval import distractors_for, retrieve
-from dreamfusion.evaluation.rows import COLUMNS, Row
+from dreamfusion.evaluation.rows import COLUMNS, Row, distractors_for, retrieve
 from dreamfusion.evaluation.summary import best_of, clustered_mean, summarise
 from dreamfusion.evaluation.table import as_csv, as_json, for_terminal, mean_line
 from tests.helpers.tiny_clips import save_clip

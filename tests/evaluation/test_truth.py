@@ -12,9 +12,8 @@ from dreamfusion.cli.app import main
 from dreamfusion.config.layers import build_config
 from dreamfusion.evaluation import rows
 from dreamfusion.evaluation.evaluate import Evaluation
-from dreamfusion.evaluation.images import NothingToSee
 from dreamfusion.evaluation.judges import ToyJudge
-from dreamfusion.evaluation.rows import Row, judge_run, mesh_figures
+from dreamfusion.evaluation.rows import NothingToSee, Row, judge_run, mesh_figures
 from dreamfusion.evaluation.subjects import Subject
 from dreamfusion.evaluation.summary import summarise
 from dreamfusion.evaluation.table import as_json, for_terminal
@@ -30,8 +29,8 @@ from dreamfusion.mesh.extract import Mesh
 from dreamfusion.mesh.formats import write_mesh
 from dreamfusion.runs.checkpoint import SavedScene
 from dreamfusion.runs.folder import create_run
-from dreamfusion.toyworld import NOUNS, make_object
 from dreamfusion.toyworld.language import held_out_pairs
+from dreamfusion.toyworld.objects import NOUNS, make_object
 
 
 def solid(points: np.ndarray, name: str) -> torch.Tensor:
