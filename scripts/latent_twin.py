@@ -35,8 +35,7 @@ from torch import Tensor, nn
 
 from dreamfusion.graphics.cameras import sample_cameras
 from dreamfusion.priors.view_prompts import PAPER_VIEWS, view_prompts
-from dreamfusion.toyworld import COLORS, NOUNS, make_object, shade, view
-from dreamfusion.toyworld.render import downsample
+from dreamfusion.toyworld.objects import COLORS, NOUNS, downsample, make_object, shade, view
 from scripts.embedded_prior.data import random_palette
 from scripts.embedded_prior.model import make_models, mixed_precision
 from scripts.embedded_prior.words import encode, learn_words, make_tokenizer

@@ -38,9 +38,18 @@ from dreamfusion.evaluation.toy_network import (
     ToyNetwork,
 )
 from dreamfusion.graphics.cameras import turntable_cameras
-from dreamfusion.toyworld import COLORS, NOUNS, GeometryBuffers, ToyObject, make_object, shade, view
-from dreamfusion.toyworld.objects import COLOR_INDEX, PALETTE_TABLE
-from dreamfusion.toyworld.render import downsample
+from dreamfusion.toyworld.objects import (
+    COLOR_INDEX,
+    COLORS,
+    NOUNS,
+    PALETTE_TABLE,
+    GeometryBuffers,
+    ToyObject,
+    downsample,
+    make_object,
+    shade,
+    view,
+)
 from dreamfusion.utils.atomic_write import atomic_write
 from scripts.embedded_prior.data import ToyPictures, random_palette, render_geometry
 

@@ -31,9 +31,7 @@ from dreamfusion.priors import DiffusionPrior, load_prior
 from dreamfusion.priors.sampling import sample_images
 from dreamfusion.runs.folder import slug
 from dreamfusion.runs.plan import find_prior
-from dreamfusion.toyworld import make_object, view
-from dreamfusion.toyworld.objects import PALETTE_TABLE
-from dreamfusion.toyworld.render import downsample
+from dreamfusion.toyworld.objects import PALETTE_TABLE, downsample, make_object, view
 from dreamfusion.training.texts import ViewTexts, estimator_texts
 from dreamfusion.training.views import steps_per_views
 from dreamfusion.utils.devices import choose_device, send

@@ -17,7 +17,7 @@ from torch import Tensor
 from dreamfusion.evaluation.toy_network import AZIMUTHS, COLOR_NAMES, NOUN_NAMES, SIZE, ToyNetwork
 from dreamfusion.priors import resolve_prior
 from dreamfusion.priors.reading import PromptError
-from dreamfusion.toyworld import COLORS, NOUNS
+from dreamfusion.toyworld.objects import COLORS, NOUNS
 from dreamfusion.utils.errors import UserError, one_line
 from dreamfusion.utils.resources import shipped
 

@@ -16,10 +16,7 @@ from dreamfusion.diffusion.condition import Condition, TextEmbedding
 from dreamfusion.diffusion.predictions import PredictionKind
 from dreamfusion.graphics.cameras import sample_cameras
 from dreamfusion.priors.base import Prior
-from dreamfusion.toyworld import make_object, shade, view
-from dreamfusion.toyworld.language import SHADING_WORDS, azimuth_word, elevation_word
-from dreamfusion.toyworld.objects import PALETTE_TABLE
-from dreamfusion.toyworld.render import downsample
+from dreamfusion.toyworld import objects as toy
 
 # Both light and dark parts contrast with it.
 BACKGROUND = (0.35, 0.45, 0.6)
@@ -84,15 +81,15 @@ def bank_of(
     ranges: dict[str, Any] = {name: tuple(v) for name, v in settings["camera"].items()}
     light = settings["shading"]
     for _ in range(shapes):
-        obj = make_object(noun, color, rng=rng)
+        obj = toy.make_object(noun, color, rng=rng)
         cameras = sample_cameras(views, **ranges, generator=generator)
-        buffers = view(obj, cameras, prior.shape[-1] * SUPERSAMPLE)
-        palettes = torch.from_numpy(PALETTE_TABLE).repeat(views, 1, 1)
+        buffers = toy.view(obj, cameras, prior.shape[-1] * SUPERSAMPLE)
+        palettes = torch.from_numpy(toy.PALETTE_TABLE).repeat(views, 1, 1)
         palettes[:, 0] = torch.tensor(BACKGROUND)
-        for shading, word in SHADING_WORDS.items():
+        for shading, word in toy.SHADING_WORDS.items():
             spread = light["light_spread"] * torch.randn(views, 3, generator=generator)
             towards = torch.nn.functional.normalize(cameras.positions, dim=-1) + spread
-            images = shade(
+            images = toy.shade(
                 torch.from_numpy(buffers.normals),
                 torch.from_numpy(buffers.color_index),
                 palettes=palettes,
@@ -100,8 +97,8 @@ def bank_of(
                 light_directions=torch.nn.functional.normalize(towards, dim=-1),
                 ambient=torch.full((views,), light["ambient"]),
             )
-            images = downsample(images, SUPERSAMPLE).movedim(-1, 1) * 2 - 1
+            images = toy.downsample(images, SUPERSAMPLE).movedim(-1, 1) * 2 - 1
             places = zip(cameras.azimuth_deg.tolist(), cameras.elevation_deg.tolist(), strict=True)
             for image, (azimuth, elevation) in zip(images, places, strict=True):
-                found[azimuth_word(azimuth), elevation_word(elevation), word].append(image)
+                found[toy.azimuth_word(azimuth), toy.elevation_word(elevation), word].append(image)
     return {words: torch.stack(images) for words, images in found.items()}

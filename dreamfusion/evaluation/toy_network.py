@@ -4,7 +4,7 @@ import itertools
 
 from torch import Tensor, nn
 
-from dreamfusion.toyworld import NOUNS, PALETTE
+from dreamfusion.toyworld.objects import NOUNS, PALETTE
 
 SIZE = 64  # height and width of the input, pixels
 AZIMUTHS = 8  # classes of azimuth, in order; the first is the front

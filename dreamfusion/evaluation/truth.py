@@ -14,8 +14,7 @@ from dreamfusion.mesh.extract import Mesh, vertex_normals
 from dreamfusion.mesh.renderer import sample_texture
 from dreamfusion.mesh.texture import TexturedMesh
 from dreamfusion.mesh.voxels import voxelise
-from dreamfusion.toyworld import NOUNS, ToyObject
-from dreamfusion.toyworld.language import held_out_pairs
+from dreamfusion.toyworld.objects import NOUNS, ToyObject, held_out_pairs
 
 GRID = 64  # cells per axis of the box for the comparison of solids
 _SAMPLES = 100_000  # points on the mesh for the comparison of colours

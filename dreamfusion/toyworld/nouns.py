@@ -1,4 +1,4 @@
-"""The nouns of the toy world, read from nouns.yaml."""
+"""The nouns of the toy world, read from nouns.yaml, and compound parts, read from parts.yaml."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dreamfusion.config.layers import read_yaml
-from dreamfusion.toyworld.parts import KINDS, Part, pair, parts_of
+from dreamfusion.toyworld.parts import KINDS, Part, pair, primitive
 
 Draw = Callable[[float, float], float]
 _FUNCTIONS = {
@@ -39,7 +39,7 @@ class Noun:
 
 def _parts(entry: Mapping[str, Any], variables: Mapping[str, Any]) -> list[Part]:
     """The parts that an entry describes. variables: the numbers defined by `where`."""
-    (kind,) = KINDS & entry.keys()
+    (kind,) = {*KINDS, *_COMPOUNDS} & entry.keys()
     options = {key: entry[key] for key in entry.keys() - {kind, "color", "pair", "for"}}
     color = {"color": entry["color"]} if "color" in entry else {}
     columns = _value(entry.get("for", {}), variables)
@@ -47,7 +47,13 @@ def _parts(entry: Mapping[str, Any], variables: Mapping[str, Any]) -> list[Part]
     found: list[Part] = []
     for row in rows:
         scope = {**variables, **dict(zip(columns, row, strict=True))}
-        parts = parts_of(kind, *_value(entry[kind], scope), **_value(options, scope), **color)
+        arguments, chosen = _value(entry[kind], scope), _value(options, scope)
+        if kind in _COMPOUNDS:
+            known, inside = _COMPOUNDS[kind]["arguments"], _COMPOUNDS[kind]["parts"]
+            given = {**known, **dict(zip(known, arguments, strict=False)), **chosen}
+            parts = [part for one in inside for part in _parts({**color, **one}, given)]
+        else:
+            parts = [primitive(kind, *arguments, **(chosen | color))]
         found += [part for left in parts for part in pair(left)] if "pair" in entry else parts
     return found
 
@@ -64,6 +70,6 @@ def _value(value: Any, variables: Mapping[str, Any]) -> Any:
     return value
 
 
-NOUNS = tuple(
-    Noun(name, **about) for name, about in read_yaml(Path(__file__).with_name("nouns.yaml")).items()
-)
+_FOLDER = Path(__file__).parent
+_COMPOUNDS: dict[str, dict[str, Any]] = read_yaml(_FOLDER / "parts.yaml")
+NOUNS = tuple(Noun(name, **about) for name, about in read_yaml(_FOLDER / "nouns.yaml").items())

@@ -1,20 +1,30 @@
-"""Toy objects, procedural 3D models of a noun, a colour and a shape adjective.
+"""Toy objects, procedural 3D models of a noun, a colour and a shape adjective, their images, and
+the words of their views.
 
 A `ToyObject` has signed distances, a mesh, and depth, normals and albedo from any camera. It is
-centred at the origin and fits the sphere of radius `BOUNDING_RADIUS`.
+centred at the origin and fits the sphere of radius `BOUNDING_RADIUS`. Its geometry buffers are
+coloured, lit and composited afterwards.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from dreamfusion.config.layers import read_yaml
+from dreamfusion.graphics.cameras import Cameras, generate_rays
 from dreamfusion.toyworld import sdf
 from dreamfusion.toyworld.nouns import NOUNS, Noun
 
 WORDS = read_yaml(Path(__file__).with_name("words.yaml"))
+VIEWS: dict[str, list[dict[str, Any]]] = WORDS["views"]
+AZIMUTH_WORDS = tuple(str(view["text"]) for view in VIEWS["azimuth"])
+SHADING_WORDS: dict[str, str] = WORDS["shading"]
 PALETTE: dict[str, tuple[float, float, float]] = {k: tuple(v) for k, v in WORDS["palette"].items()}
 COLORS: tuple[str, ...] = tuple(PALETTE)[:12]
 # Index 0 is empty space. The last one, "main", is for objects with a variable main colour: callers
@@ -144,3 +154,67 @@ def _points_near(table: NDArray[np.float32]) -> NDArray[np.float32]:
 def _grid(axis: NDArray[np.float32]) -> NDArray[np.float32]:
     """The points (n^3, 3) of a cubic grid with these n coordinates on each axis."""
     return np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), axis=-1).reshape(-1, 3)
+
+
+def view(obj: ToyObject, cameras: Cameras, size: int) -> GeometryBuffers:
+    """Depth, normals and colour index of `obj`, each (n, size, size, ...), from n cameras."""
+    rays = generate_rays(cameras, size, size)
+    return obj.trace(rays.origins.numpy(), rays.directions.numpy())
+
+
+def shade(
+    normals: Tensor,
+    color_index: Tensor,
+    *,
+    palettes: Tensor,
+    shadings: Sequence[str],
+    light_directions: Tensor,
+    ambient: Tensor,
+) -> Tensor:
+    """Shade n views: images (n, h, w, 3) in [0, 1].
+
+    normals: (n, h, w, 3) unit vectors. color_index: (n, h, w) rows of `palettes`, 0 for background.
+    palettes: (n, colours, 3); row 0 is the background. shadings: n of "albedo" (no light),
+    "lambertian" and "textureless" (the same light on white). light_directions: (n, 3) unit vectors
+    towards the lights. ambient: (n,) in [0, 1]; the diffuse share is the rest.
+    """
+    device = normals.device
+    unlit = torch.tensor([s == "albedo" for s in shadings], device=device)[:, None, None, None]
+    white = torch.tensor([s == "textureless" for s in shadings], device=device)
+    index = color_index.long()
+    n = len(index)
+    colors = palettes[torch.arange(n, device=device)[:, None, None], index]
+    diffuse = torch.einsum("nhwc,nc->nhw", normals, light_directions).clamp(0.0, 1.0)[..., None]
+    share = ambient[:, None, None, None]
+    light = torch.where(unlit, 1.0, share + (1.0 - share) * diffuse)
+    surface = torch.where(white[:, None, None, None], 1.0, colors) * light
+    return torch.where((index > 0)[..., None], surface, palettes[:, None, None, 0])
+
+
+def downsample(images: Tensor, factor: int) -> Tensor:
+    """Downsample images (n, h, w, c) by a factor, with a box filter."""
+    pooled = torch.nn.functional.avg_pool2d(images.movedim(-1, 1), factor)
+    return pooled.movedim(1, -1)
+
+
+def azimuth_word(azimuth_deg: float) -> str:
+    """The word for the direction nearest to an azimuth in degrees (any real number)."""
+    step = 360.0 / len(AZIMUTH_WORDS)
+    return AZIMUTH_WORDS[round(azimuth_deg / step) % len(AZIMUTH_WORDS)]
+
+
+def elevation_word(elevation_deg: float) -> str:
+    """The word for an elevation in [-90, 90] degrees."""
+    return [view["text"] for view in VIEWS["elevation"] if elevation_deg >= view["min_deg"]][-1]
+
+
+def held_out_pairs(seed: int = 0, share: float = 0.12) -> list[tuple[str, str]]:
+    """Pairs of noun and colour that are not in the training data, to measure composition.
+
+    They contain every colour and almost every noun, but never the natural colour of a noun.
+    share: fraction of all pairs.
+    """
+    rng = np.random.default_rng(seed)
+    pairs = [(n.name, c) for n in NOUNS for c in COLORS if c != n.color]
+    chosen = rng.choice(len(pairs), size=round(share * len(NOUNS) * len(COLORS)), replace=False)
+    return [pairs[i] for i in sorted(chosen)]

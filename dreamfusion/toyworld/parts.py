@@ -7,7 +7,6 @@ the cut.
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -40,7 +39,7 @@ class Part:
     carve: bool = False
 
 
-_KINDS = ("ball", "box", "cone", "limb", "torus", "frustum", "wedge")
+KINDS = ("ball", "box", "cone", "limb", "torus", "frustum", "wedge")
 # Optional last parameters, with their defaults.
 _OPTIONS = {
     "box": {"rounding": 0.02},
@@ -59,7 +58,7 @@ def primitive(kind: str, at: Vec3, *sizes: float | Vec3, **options: Any) -> Part
     if kind == "limb":
         params[:3] = (end - start for start, end in zip(at, params[:3], strict=True))
     params += [options.pop(name, default) for name, default in _OPTIONS.get(kind, {}).items()]
-    return Part(_KINDS.index(kind), at, tuple(params), **options)
+    return Part(KINDS.index(kind), at, tuple(params), **options)
 
 
 def pair(part: Part) -> list[Part]:
@@ -71,53 +70,6 @@ def pair(part: Part) -> list[Part]:
     rx, ry, rz = part.rotate_deg
     mirrored = replace(part, at=(-x, y, z), params=params, rotate_deg=(rx, -ry, -rz))
     return [part, mirrored]
-
-
-def legs(
-    x: float, z_front: float, z_back: float, top: float, radius: float, foot: float, **kwargs: str
-) -> list[Part]:
-    """Four legs of an animal or a piece of furniture, from height `top` down to 0."""
-    parts: list[Part] = []
-    for z in (z_front, z_back):
-        parts += pair(primitive("limb", (x, top, z), (x, foot, z), radius, foot, **kwargs))
-    return parts
-
-
-def eyes(x: float, y: float, z: float, r: float = 0.1, pupil: float = 0.8) -> list[Part]:
-    """A pair of eyes that look forward: black pupils on white, visible on a face of any colour.
-
-    pupil: radius of a pupil relative to the eye's. Pupils of half that size are only a pixel or two
-    wide and disappear.
-    """
-    p = pupil * r
-    return [
-        *pair(primitive("ball", (x, y, z), r, color="white")),
-        *pair(primitive("ball", (x, y, z + 0.5 * r), (p, p, 0.62 * r), color="black")),
-    ]
-
-
-def wheels(x: float, z_front: float, z_back: float, r: float) -> list[Part]:
-    """Four wheels of radius r on the ground."""
-    parts: list[Part] = []
-    turned: Vec3 = (0, 0, 90)
-    for z in (z_front, z_back):
-        for dx, half, radius, color in ((0.0, 0.09, r, "black"), (0.03, 0.08, r * 0.5, "gray")):
-            at = (x + dx, r, z)
-            wheel = primitive("cone", at, half, radius, radius, color=color, rotate_deg=turned)
-            parts += pair(wheel)
-    return parts
-
-
-# Compound parts that nouns.yaml can name, besides the primitives.
-_COMPOUNDS: dict[str, Callable[..., list[Part]]] = {"legs": legs, "eyes": eyes, "wheels": wheels}
-KINDS = {*_KINDS, *_COMPOUNDS}
-
-
-def parts_of(kind: str, *arguments: Any, **options: Any) -> list[Part]:
-    """Make the parts of one of KINDS."""
-    if kind in _COMPOUNDS:
-        return _COMPOUNDS[kind](*arguments, **options)
-    return [primitive(kind, *arguments, **options)]
 
 
 def rotation_matrix(rotate_deg: Vec3) -> NDArray[np.float64]:

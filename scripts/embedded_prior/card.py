@@ -14,8 +14,14 @@ from PIL import Image, ImageDraw
 from torch import nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from dreamfusion.toyworld import ADJECTIVES, COLORS, NOUNS
-from dreamfusion.toyworld.language import SHADING_WORDS, azimuth_word, held_out_pairs
+from dreamfusion.toyworld.objects import (
+    ADJECTIVES,
+    COLORS,
+    NOUNS,
+    SHADING_WORDS,
+    azimuth_word,
+    held_out_pairs,
+)
 from dreamfusion.utils.machine import usable_cores
 from scripts.embedded_prior.data import BACKGROUND, CAMERA, FACE_SHARE, LIGHT, SIZE
 from scripts.embedded_prior.language import TEMPLATE, vocabulary_file

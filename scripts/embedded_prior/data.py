@@ -20,10 +20,18 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from dreamfusion.graphics.cameras import sample_cameras
-from dreamfusion.toyworld import ADJECTIVES, COLORS, NOUNS, make_object, shade, view
-from dreamfusion.toyworld.language import held_out_pairs
-from dreamfusion.toyworld.objects import COLOR_INDEX, PALETTE_TABLE
-from dreamfusion.toyworld.render import downsample
+from dreamfusion.toyworld.objects import (
+    ADJECTIVES,
+    COLOR_INDEX,
+    COLORS,
+    NOUNS,
+    PALETTE_TABLE,
+    downsample,
+    held_out_pairs,
+    make_object,
+    shade,
+    view,
+)
 from dreamfusion.utils.machine import usable_cores
 from scripts.embedded_prior.language import caption
 

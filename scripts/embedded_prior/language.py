@@ -11,15 +11,17 @@ from typing import Any
 
 import numpy as np
 
-from dreamfusion.toyworld.language import (
+from dreamfusion.toyworld.nouns import NOUNS
+from dreamfusion.toyworld.objects import (
+    ADJECTIVES,
     AZIMUTH_WORDS,
+    COLORS,
     SHADING_WORDS,
     VIEWS,
+    WORDS,
     azimuth_word,
     elevation_word,
 )
-from dreamfusion.toyworld.nouns import NOUNS
-from dreamfusion.toyworld.objects import ADJECTIVES, COLORS, WORDS
 
 TEMPLATE: str = WORDS["prompt_template"]
 OPPOSITES: list[list[str]] = WORDS["opposites"]

@@ -12,7 +12,7 @@ from dreamfusion.distillation.clip.estimator import random_crops
 from dreamfusion.distillation.clip.settings import CLIPSettings
 from dreamfusion.evaluation.guides import CLIPGuideSettings, ToyGuideSettings
 from dreamfusion.graphics.cameras import orbit_cameras
-from dreamfusion.toyworld import make_object
+from dreamfusion.toyworld.objects import make_object
 from dreamfusion.utils.errors import UserError
 from dreamfusion.utils.state import Progress
 from tests.helpers.mixtures import Mixture

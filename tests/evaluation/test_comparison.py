@@ -29,7 +29,7 @@ from dreamfusion.evaluation.comparison import (
 )
 from dreamfusion.evaluation.object_task import METHODS_FILE, plan_objects
 from dreamfusion.report.comparison import as_csv, as_lines, comparison_page
-from dreamfusion.toyworld import NOUNS as TOYS
+from dreamfusion.toyworld.objects import NOUNS as TOYS
 from dreamfusion.utils.errors import UserError
 from dreamfusion.utils.state import Progress
 from tests.helpers.mixtures import Mixture, batch

@@ -9,7 +9,7 @@ import pytest
 from dreamfusion.evaluation.evaluate import CHOOSER
 from dreamfusion.evaluation.judges import LOOKS, TOY_JUDGES, load_judge
 from dreamfusion.evaluation.rows import distractors_for, judge_images
-from dreamfusion.toyworld import make_object
+from dreamfusion.toyworld.objects import make_object
 from scripts.train_toy_judge import measure, true_pictures, two_faced
 from tests.helpers import ROOT
 

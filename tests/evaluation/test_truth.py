@@ -29,8 +29,7 @@ from dreamfusion.mesh.extract import Mesh
 from dreamfusion.mesh.formats import write_mesh
 from dreamfusion.runs.checkpoint import SavedScene
 from dreamfusion.runs.folder import create_run
-from dreamfusion.toyworld.language import held_out_pairs
-from dreamfusion.toyworld.objects import NOUNS, make_object
+from dreamfusion.toyworld.objects import NOUNS, held_out_pairs, make_object
 
 
 def solid(points: np.ndarray, name: str) -> torch.Tensor:

@@ -6,9 +6,7 @@ import torch
 from torch import Tensor
 
 from dreamfusion.graphics.cameras import Cameras
-from dreamfusion.toyworld import ToyObject, shade, view
-from dreamfusion.toyworld.objects import PALETTE_TABLE
-from dreamfusion.toyworld.render import downsample
+from dreamfusion.toyworld.objects import PALETTE_TABLE, ToyObject, downsample, shade, view
 
 
 def draw_object(

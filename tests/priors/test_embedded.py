@@ -15,8 +15,7 @@ from dreamfusion.diffusion.predictions import add_noise, predictions
 from dreamfusion.graphics.cameras import orbit_cameras
 from dreamfusion.priors import DiffusionPrior, load_prior, resolve_prior
 from dreamfusion.priors.view_prompts import view_prompts
-from dreamfusion.toyworld import make_object
-from dreamfusion.toyworld.language import held_out_pairs
+from dreamfusion.toyworld.objects import held_out_pairs, make_object
 from scripts.embedded_prior.language import vocabulary_file
 from tests.helpers.toy_images import draw_object
 

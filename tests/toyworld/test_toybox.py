@@ -9,14 +9,20 @@ import torch
 from dreamfusion.graphics.cameras import orbit_cameras, turntable_cameras
 from dreamfusion.priors.reading import PromptError
 from dreamfusion.priors.view_prompts import ViewVocabulary, view_prompt
-from dreamfusion.toyworld import ADJECTIVES, COLORS, NOUNS, PALETTE, make_object, view
-from dreamfusion.toyworld.language import (
+from dreamfusion.toyworld.objects import (
+    ADJECTIVES,
     AZIMUTH_WORDS,
+    BOUNDING_RADIUS,
+    COLOR_INDEX,
+    COLORS,
+    NOUNS,
+    PALETTE,
     azimuth_word,
     elevation_word,
     held_out_pairs,
+    make_object,
+    view,
 )
-from dreamfusion.toyworld.objects import BOUNDING_RADIUS, COLOR_INDEX
 from dreamfusion.toyworld.parts import primitive
 from dreamfusion.toyworld.sdf import part_table, signed_distance
 from scripts.embedded_prior.data import FACES

@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from dreamfusion.toyworld import NOUNS
-from dreamfusion.toyworld.language import held_out_pairs
+from dreamfusion.toyworld.objects import NOUNS, held_out_pairs
 from scripts.embedded_prior import training
 from scripts.embedded_prior.data import ToyPictures, render_geometry
 from scripts.embedded_prior.language import caption_words
