@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Float, Float64
@@ -12,9 +12,6 @@ from torch import Tensor, nn
 from dreamfusion.scenes.nerf.hashgrid import HashGrid
 from dreamfusion.scenes.nerf.mlp import TwoLayerPerceptron
 from dreamfusion.scenes.nerf.settings import FieldConfig
-
-DensityActivation = Literal["softplus", "exp"]
-Blob = Literal["linear", "gaussian", "none"]
 
 # Corners of a tetrahedron: a gradient from four evaluations; central differences need six.
 _TAPS = ((1.0, -1.0, -1.0), (-1.0, -1.0, 1.0), (-1.0, 1.0, -1.0), (1.0, 1.0, 1.0))
@@ -46,13 +43,10 @@ class _TruncatedExp(torch.autograd.Function):
 class Field(nn.Module):
     """A hash grid and a small perceptron, initialised with a blob of density in the middle.
 
-    encoding: None is a hash grid with default settings. n_hidden: width of the perceptron.
-    density_activation: "softplus", or "exp" with a bounded slope. blob, blob_scale, blob_radius:
-    added to the activation's argument at distance r from the origin (radius in scene units);
-    "linear" is scale (1 - r / radius), "gaussian" scale exp(-r^2 / (2 radius^2)), after
-    threestudio and DreamFusion. normal_epsilon: half the spacing of the finite differences of
-    normals along each axis, scene units; slightly more than the finest cell, for smoothness.
-    generator: draws the initial values.
+    settings: None is the defaults. The activation "exp" has a bounded slope. The blob is added to
+    the activation's argument at distance r from the origin: "linear" is scale (1 - r / radius),
+    "gaussian" scale exp(-r^2 / (2 radius^2)), after threestudio and DreamFusion. normal_epsilon is
+    slightly more than the finest cell, for smoothness. generator: draws the initial values.
 
     `activate_levels` masks the finest levels of the hash grid (coarse to fine, as in Neuralangelo).
     `sharpen` sets a factor on the activation's argument: density is softplus(sharpness (raw +
@@ -63,53 +57,25 @@ class Field(nn.Module):
     _taps: Float[Tensor, "4 3"]
 
     def __init__(
-        self,
-        *,
-        encoding: HashGrid | None = None,
-        n_hidden: int = FieldConfig.hidden,
-        density_activation: DensityActivation = FieldConfig.density_activation,
-        blob: Blob = FieldConfig.blob,
-        blob_scale: float = FieldConfig.blob_scale,
-        blob_radius: float = FieldConfig.blob_radius,
-        normal_epsilon: float = FieldConfig.normal_epsilon,
-        generator: torch.Generator | None = None,
+        self, settings: FieldConfig | None = None, *, generator: torch.Generator | None = None
     ) -> None:
         super().__init__()
-        if density_activation not in ("softplus", "exp"):
-            raise ValueError(f"unknown density_activation {density_activation!r}")
-        if blob not in ("linear", "gaussian", "none"):
-            raise ValueError(f"unknown blob {blob!r}")
-        if blob_radius <= 0 or normal_epsilon <= 0:
+        self.settings = s = FieldConfig() if settings is None else settings
+        if s.density_activation not in ("softplus", "exp"):
+            raise ValueError(f"unknown density_activation {s.density_activation!r}")
+        if s.blob not in ("linear", "gaussian", "none"):
+            raise ValueError(f"unknown blob {s.blob!r}")
+        if s.blob_radius <= 0 or s.normal_epsilon <= 0:
             raise ValueError("blob_radius and normal_epsilon must be positive")
-        self.encoding = HashGrid(generator=generator) if encoding is None else encoding
+        self.encoding = HashGrid(s, generator=generator)
+        n_inputs = self.encoding.n_outputs
         self.mlp = TwoLayerPerceptron(
-            n_inputs=self.encoding.n_outputs, n_hidden=n_hidden, n_outputs=4, generator=generator
+            n_inputs=n_inputs, n_hidden=s.hidden, n_outputs=4, generator=generator
         )
-        self.density_activation: DensityActivation = density_activation
-        self.blob: Blob = blob
-        self.blob_scale = blob_scale
-        self.blob_radius = blob_radius
-        self.normal_epsilon = normal_epsilon
         # A buffer, because creating a constant on a GPU in each call would block the CPU.
         self.register_buffer("_taps", torch.tensor(_TAPS), persistent=False)
         self._active_levels = float(len(self.encoding.layout.levels))
         self._sharpness = 1.0
-
-    @classmethod
-    def from_config(cls, settings: FieldConfig, *, generator: torch.Generator | None) -> Field:
-        """The field that the settings describe."""
-        encoding = HashGrid(
-            n_levels=settings.levels,
-            n_features=settings.features,
-            log2_table_size=settings.log2_table_size,
-            base_resolution=settings.base_resolution,
-            max_resolution=settings.max_resolution,
-            backend=settings.backend,
-            generator=generator,
-        )
-        names = ("density_activation", "blob", "blob_scale", "blob_radius", "normal_epsilon")
-        options = {name: getattr(settings, name) for name in names}
-        return cls(encoding=encoding, n_hidden=settings.hidden, generator=generator, **options)
 
     def activate_levels(self, share: float) -> None:
         """Use a share of the hash grid's levels, in [0, 1], starting with the coarsest, which is
@@ -146,7 +112,7 @@ class Field(nn.Module):
         if the four values are equal.
         """
         taps = self._taps.to(points.dtype)
-        shifted = points[None] + self.normal_epsilon * taps[:, None]
+        shifted = points[None] + self.settings.normal_epsilon * taps[:, None]
         values = self._density_argument(shifted.reshape(-1, 3)).reshape(4, -1)
         return torch.nn.functional.normalize(-(values.t() @ taps), dim=-1)
 
@@ -164,15 +130,16 @@ class Field(nn.Module):
         return encoded * active_share.repeat_interleave(layout.n_features)
 
     def _blob_bias(self, points: Float[Tensor, "n 3"]) -> Float[Tensor, " n"] | float:
-        if self.blob == "linear":
-            return self.blob_scale * (1.0 - points.norm(dim=-1) / self.blob_radius)
-        if self.blob == "gaussian":
+        s = self.settings
+        if s.blob == "linear":
+            return s.blob_scale * (1.0 - points.norm(dim=-1) / s.blob_radius)
+        if s.blob == "gaussian":
             squared = points.square().sum(dim=-1)
-            return self.blob_scale * torch.exp(-squared / (2.0 * self.blob_radius**2))
+            return s.blob_scale * torch.exp(-squared / (2.0 * s.blob_radius**2))
         return 0.0
 
     def _activate(self, argument: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
         argument = self._sharpness * argument
-        if self.density_activation == "exp":
+        if self.settings.density_activation == "exp":
             return _TruncatedExp.apply(argument)
         return torch.nn.functional.softplus(argument)

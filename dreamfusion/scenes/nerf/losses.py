@@ -89,7 +89,7 @@ def _smoothness(field: Field, out: RenderOutput, generator: torch.Generator) -> 
     shift = torch.nn.functional.normalize(torch.randn(3, generator=generator), dim=0)
     points = out.samples.positions[surface.index[picked]]
     shift = send(shift.to(points.dtype), points.device)
-    nearby = field.normals(points + 2 * field.normal_epsilon * shift)
+    nearby = field.normals(points + 2 * field.settings.normal_epsilon * shift)
     return smoothness_loss(
         surface.weights.index_select(0, picked),
         surface.normals.index_select(0, picked),

@@ -94,7 +94,7 @@ class NerfScene(nn.Module, Scene):
         super().__init__()
         backends = chosen_backends(settings, device)
         self.settings, self._backends = settings, backends
-        self.field = Field.from_config(settings.field, generator=generator).to(device)
+        self.field = Field(settings.field, generator=generator).to(device)
         self.background = LearnedBackground(generator=generator).to(device)
         cells = settings.occupancy
         self.occupancy = OccupancyGrid(

@@ -3,6 +3,7 @@ import torch
 
 from dreamfusion.scenes.nerf.field import Field
 from dreamfusion.scenes.nerf.hashgrid import HashGrid
+from dreamfusion.scenes.nerf.settings import FieldConfig
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -10,10 +11,10 @@ def generator(seed: int = 0) -> torch.Generator:
 
 
 def small_field(**settings) -> Field:
-    encoding = HashGrid(
-        n_levels=3, log2_table_size=10, max_resolution=24, init_scale=0.5, generator=generator()
-    )
-    return Field(encoding=encoding, n_hidden=16, generator=generator(1), **settings)
+    sizes = {"levels": 3, "log2_table_size": 10, "max_resolution": 24, "hidden": 16}
+    field = Field(FieldConfig(**sizes, **settings), generator=generator(1))
+    field.encoding = HashGrid(field.settings, init_scale=0.5, generator=generator())
+    return field
 
 
 def points(n: int = 500) -> torch.Tensor:
@@ -93,7 +94,7 @@ def test_same_seed_same_field():
 )
 def test_bad_settings_are_refused(settings):
     with pytest.raises(ValueError, match=r"density_activation|blob"):
-        Field(**settings)
+        Field(FieldConfig(**settings))
 
 
 def test_inactive_levels_have_no_effect_and_no_gradient():

@@ -3,6 +3,7 @@ import torch
 
 from dreamfusion.scenes.nerf.hashgrid import ENCODING, HashGrid, encode, encode_reference
 from dreamfusion.scenes.nerf.hashgrid.layout import make_layout
+from dreamfusion.scenes.nerf.settings import FieldConfig
 from dreamfusion.utils.backends import AcceleratorError
 from tests.helpers.backends import every_encoding, skip_if_absent
 from tests.helpers.encodings import (
@@ -161,7 +162,7 @@ def test_layout_reaches_the_finest_resolution_and_fits_the_table():
     assert [level.dense for level in layout.levels] == [True] * 5 + [False] * 3
     assert layout.n_rows == sum(level.size for level in layout.levels)
     with pytest.raises(ValueError, match="max_resolution"):
-        HashGrid(base_resolution=32, max_resolution=16)
+        HashGrid(FieldConfig(base_resolution=32, max_resolution=16))
 
 
 def test_same_generator_seed_gives_the_same_table():

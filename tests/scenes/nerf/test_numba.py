@@ -18,10 +18,11 @@ def test_kernels_are_compiled_once_and_cached(tmp_path):
         from dreamfusion.scenes.nerf.hashgrid import HashGrid, numba as encoding
         from dreamfusion.scenes.nerf.occupancy import OccupancyGrid
         from dreamfusion.scenes.nerf.ray_marching import numba as marching, march_rays
+        from dreamfusion.scenes.nerf.settings import FieldConfig
 
         rays = Rays(torch.tensor([[0.0, 0, 3]]), torch.tensor([[0.0, 0, -1]]))
         samples = march_rays(rays, OccupancyGrid(resolution=4), step=0.1, backend="numba")
-        values = HashGrid(backend="numba")(samples.positions).square()
+        values = HashGrid(FieldConfig(backend="numba"))(samples.positions).square()
         compositing.weights_numba(values[:, 0], samples)[0].sum().backward()
         kernels = (*encoding._kernels(4), marching._march)
         kernels += (compositing._forward, compositing._backward)

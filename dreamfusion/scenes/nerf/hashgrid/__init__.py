@@ -8,21 +8,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from dreamfusion.scenes.nerf.hashgrid.layout import HashGridLayout, Level, make_layout
+from dreamfusion.scenes.nerf.hashgrid.layout import HashGridLayout, make_layout
 from dreamfusion.scenes.nerf.hashgrid.reference import check_encoding, encode_reference
 from dreamfusion.scenes.nerf.settings import FieldConfig
 from dreamfusion.utils.backends import AcceleratorError, Operation, choose
-
-__all__ = [
-    "ENCODING",
-    "Backend",
-    "HashGrid",
-    "HashGridLayout",
-    "Level",
-    "encode",
-    "encode_reference",
-    "encoding_backend",
-]
 
 Backend = Literal["auto", "reference", "numba", "triton", "tinycudann"]
 
@@ -83,35 +72,30 @@ def encode(
 class HashGrid(nn.Module):
     """A hash grid; its parameter `table` contains the features.
 
-    n_levels, base_resolution, max_resolution: cells per side increase geometrically from base to
-    max. n_features: numbers at each vertex. log2_table_size: of the most rows of a level; levels
-    that fit are stored densely. init_scale: initial values are uniform in +-init_scale. The
-    defaults suit 64 x 64 images on a CPU: five of the eight levels are dense, and each level fits
-    into a core's cache.
+    Cells per side increase geometrically from base_resolution to max_resolution. Levels that fit
+    into 2^log2_table_size rows are stored densely. settings: None is the defaults, which suit
+    64 x 64 images on a CPU: five of the eight levels are dense, and each level fits into a core's
+    cache. init_scale: initial values are uniform in +-init_scale.
     """
 
     def __init__(
         self,
+        settings: FieldConfig | None = None,
         *,
-        n_levels: int = FieldConfig.levels,
-        n_features: int = FieldConfig.features,
-        log2_table_size: int = FieldConfig.log2_table_size,
-        base_resolution: int = FieldConfig.base_resolution,
-        max_resolution: int = FieldConfig.max_resolution,
         init_scale: float = 1e-4,
-        backend: Backend = "auto",
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
+        s = FieldConfig() if settings is None else settings
         self.layout = make_layout(
-            n_levels=n_levels,
-            n_features=n_features,
-            log2_table_size=log2_table_size,
-            base_resolution=base_resolution,
-            max_resolution=max_resolution,
+            n_levels=s.levels,
+            n_features=s.features,
+            log2_table_size=s.log2_table_size,
+            base_resolution=s.base_resolution,
+            max_resolution=s.max_resolution,
         )
-        self.backend: Backend = backend
-        start = torch.rand(self.layout.n_rows, n_features, generator=generator)
+        self.backend: Backend = s.backend
+        start = torch.rand(self.layout.n_rows, s.features, generator=generator)
         self.table = nn.Parameter((2.0 * start - 1.0) * init_scale)
 
     @property
