@@ -32,7 +32,7 @@ from dreamfusion.priors.sampling import sample_images
 from dreamfusion.runs.folder import slug
 from dreamfusion.runs.plan import find_prior
 from dreamfusion.toyworld.objects import PALETTE_TABLE, downsample, make_object, view
-from dreamfusion.training.texts import ViewTexts, estimator_texts
+from dreamfusion.training.texts import ViewTexts
 from dreamfusion.training.views import steps_per_views
 from dreamfusion.utils.devices import choose_device, send
 from dreamfusion.utils.errors import UserError
@@ -79,10 +79,7 @@ def distil_images(config: Config, prior: Any, cameras: Cameras, *, steps: int, s
 
     Raises UserError if numbers are no longer finite, or if the prior does not suit the estimator.
     """
-    vocabulary = prior.card.vocabulary
-    prompt = vocabulary.canonical(config.prompt)
-    texts = ViewTexts(prior, vocabulary, prompt, config.prior, estimator_texts(config))
-    conditions = texts.conditions(cameras, "albedo")
+    conditions = ViewTexts(prior, config).conditions(cameras, "albedo")
     settings: Any = config.estimator
     if getattr(settings, "surface_noise", None) is not None:
         settings = replace(settings, surface_noise=None)  # an image has no surface
@@ -203,8 +200,7 @@ def _make(method: Method, config: Config, prior: Any, budget: int, seed: int) ->
         return distil_images(config, prior, cameras, steps=steps, seed=seed)
     if not isinstance(prior, DiffusionPrior):
         raise UserError(f"the prior {prior.name} cannot sample: it is not a diffusers pipeline")
-    vocabulary = prior.card.vocabulary
-    texts = ViewTexts(prior, vocabulary, vocabulary.canonical(config.prompt), config.prior)
+    texts = ViewTexts(prior, config)
     return sample_images(
         prior,
         texts.conditions(cameras, "albedo").text.text,

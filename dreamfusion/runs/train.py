@@ -36,7 +36,7 @@ from dreamfusion.runs.plan import FoundPrior, Plan, PlannedStage, prior_before
 from dreamfusion.runs.preview import draw_scene
 from dreamfusion.scenes.base import Scene
 from dreamfusion.training.state import TrainState, new_state
-from dreamfusion.training.texts import estimator_texts, texts_of
+from dreamfusion.training.texts import texts_of
 from dreamfusion.training.trainer import Loss, StepMetrics, Trainer
 from dreamfusion.utils.atomic_write import atomic_write, remove_leftovers
 from dreamfusion.utils.commands import command
@@ -167,9 +167,7 @@ class _Priors:
         for planned in self._plan.stages:
             config = planned.stage.config
             if config.prior == options:
-                vocabulary, prompt = planned.prior.card.vocabulary, planned.canonical_prompt
-                named = estimator_texts(config)
-                texts |= dict.fromkeys(texts_of(vocabulary, prompt, options, named))
+                texts |= dict.fromkeys(texts_of(planned.prior.card.vocabulary, config))
         return list(texts)
 
 

@@ -1,14 +1,14 @@
 """The texts of an optimisation, all encoded once in one table."""
 
-from collections.abc import Mapping, Sequence
-from typing import Protocol
+from collections.abc import Sequence
 
 import torch
 
-from dreamfusion.config.schema import Config, PriorConfig
+from dreamfusion.config.schema import Config
 from dreamfusion.diffusion.condition import Condition, Conditions, TextEmbedding
-from dreamfusion.distillation.settings import EstimatorSettings, Text
+from dreamfusion.distillation.settings import EstimatorSettings
 from dreamfusion.graphics.cameras import Cameras
+from dreamfusion.priors.base import Prior
 from dreamfusion.priors.view_prompts import (
     Shading,
     ViewVocabulary,
@@ -20,71 +20,43 @@ from dreamfusion.priors.view_prompts import (
 from dreamfusion.utils.devices import send
 
 
-class EncodesText(Protocol):
-    """Interface that `ViewTexts` requires from a prior."""
-
-    def encode_text(self, prompts: Sequence[str], /) -> TextEmbedding: ...
-
-
-def estimator_texts(config: Config) -> Mapping[str, Text]:
-    """The further texts of a configuration's estimator, by name."""
-    settings = config.estimator
-    return settings.texts() if isinstance(settings, EstimatorSettings) else {}
-
-
-def named_prompt(vocabulary: ViewVocabulary, prompt: str, text: Text) -> str:
-    """The canonical prompt of an estimator's text, with `prompt` filled in."""
-    filled = text.text.replace("{prompt}", prompt)
-    return vocabulary.canonical(filled) if filled.strip() else ""
+def estimator_texts(vocabulary: ViewVocabulary, config: Config) -> dict[str, tuple[str, bool]]:
+    """The further texts of a configuration's estimator, by name: each canonical prompt, and whether
+    to add the words of each view."""
+    settings, prompt = config.estimator, vocabulary.canonical(config.prompt)
+    texts = settings.texts() if isinstance(settings, EstimatorSettings) else {}
+    filled = {name: text.text.replace("{prompt}", prompt) for name, text in texts.items()}
+    return {
+        name: (vocabulary.canonical(filled[name]) if filled[name].strip() else "", text.views)
+        for name, text in texts.items()
+    }
 
 
-def texts_of(
-    vocabulary: ViewVocabulary,
-    prompt: str,
-    options: PriorConfig,
-    named: Mapping[str, Text] | None = None,
-) -> list[str]:
-    """All texts that a run with a canonical prompt may pass to its prior.
-
-    named: the texts of the estimator's settings. Raises PromptError for words that the prior does
-    not know.
-    """
+def texts_of(vocabulary: ViewVocabulary, config: Config) -> list[str]:
+    """All texts that a run may pass to its prior. Raises PromptError for words that the prior does
+    not know."""
 
     def of_views(prompt: str, views: bool) -> list[str]:
-        with_views = views and options.view_prompts != "none"
+        with_views = views and config.prior.view_prompts != "none"
         return all_prompts(vocabulary, prompt) if with_views else [prompt]
 
-    found = [*of_views(prompt, True), options.negative_prompt]
-    for text in (named or {}).values():
-        found += of_views(named_prompt(vocabulary, prompt, text), text.views)
+    found = [*of_views(vocabulary.canonical(config.prompt), True), config.prior.negative_prompt]
+    for prompt, views in estimator_texts(vocabulary, config).values():
+        found += of_views(prompt, views)
     return list(dict.fromkeys(found))
 
 
 class ViewTexts:
-    """The embeddings of all view prompts, selected by camera position.
+    """The embeddings of all view prompts of a configuration, selected by camera position."""
 
-    prompt: canonical, see `ViewVocabulary.canonical`. options: settings of view prompts, negative
-    prompt and Perp-Neg. named: the texts of the estimator's settings.
-    """
-
-    def __init__(
-        self,
-        prior: EncodesText,
-        vocabulary: ViewVocabulary,
-        prompt: str,
-        options: PriorConfig,
-        named: Mapping[str, Text] | None = None,
-    ) -> None:
-        self.vocabulary, self.prompt, self.options = vocabulary, prompt, options
-        named = named or {}
-        self._named = {
-            name: (named_prompt(vocabulary, prompt, text), text.views)
-            for name, text in named.items()
-        }
-        texts = texts_of(vocabulary, prompt, options, named)
+    def __init__(self, prior: Prior, config: Config) -> None:
+        self.vocabulary, self.options = prior.card.vocabulary, config.prior
+        self.prompt = self.vocabulary.canonical(config.prompt)
+        self._named = estimator_texts(self.vocabulary, config)
+        texts = texts_of(self.vocabulary, config)
         self._rows = {text: row for row, text in enumerate(texts)}
         self._table = prior.encode_text(texts)
-        self.unconditional = self._embed([options.negative_prompt])
+        self.unconditional = self._embed([self.options.negative_prompt])
 
     def conditions(self, cameras: Cameras, shading: Shading) -> Conditions:
         """The prior's conditions for n views, including the negative prompts of Perp-Neg."""

@@ -17,7 +17,7 @@ from dreamfusion.distillation.base import Batch, Distilled
 from dreamfusion.scenes.base import Rendered, Scene, Views
 from dreamfusion.training.losses import entropy_loss, opacity_losses
 from dreamfusion.training.state import TrainState, new_state
-from dreamfusion.training.texts import ViewTexts, estimator_texts
+from dreamfusion.training.texts import ViewTexts
 from dreamfusion.training.views import sample_views, steps_per_views
 from dreamfusion.utils.distributed import average_gradients, share
 from dreamfusion.utils.errors import UserError
@@ -90,9 +90,7 @@ class Trainer:
         self.config = config = resolve(config, prior)
         self.prior, self.losses, self.start = prior, losses, start
         self.state = new_state(config, prior, start=start) if state is None else state
-        vocabulary = prior.card.vocabulary
-        prompt = vocabulary.canonical(config.prompt)
-        self.texts = ViewTexts(prior, vocabulary, prompt, config.prior, estimator_texts(config))
+        self.texts = ViewTexts(prior, config)
 
     def __iter__(self) -> Iterator[StepMetrics]:
         while self.state.step < self.config.steps:

@@ -1,14 +1,17 @@
 """The table of texts gives the same embeddings as the prior."""
 
+from dataclasses import dataclass, replace
+
 import pytest
 import torch
 
-from dreamfusion.config.schema import PriorConfig
-from dreamfusion.distillation.settings import Text
+from dreamfusion.config.schema import Config, PriorConfig
+from dreamfusion.distillation.settings import EstimatorSettings, Text
 from dreamfusion.graphics.cameras import orbit_cameras
 from dreamfusion.priors.view_prompts import blended_prompts, view_prompt
 from dreamfusion.training.texts import ViewTexts, texts_of
 
+NAMED = {"flat": Text("{prompt} flat", views=False), "other": Text("a blue puppy")}
 PLACES = [(0.0, 10.0), (100.0, -10.0), (200.0, 70.0), (359.0, 89.0)]
 
 
@@ -19,7 +22,22 @@ def cameras(*places):
 
 
 def table(prior, **options):
-    return ViewTexts(prior, prior.card.vocabulary, "red corgi", PriorConfig(**options))
+    return ViewTexts(prior, config(**options))
+
+
+def config(**options):
+    return Config(prompt="red corgi", prior=PriorConfig(**options))
+
+
+@dataclass(frozen=True)
+class NamedTexts(EstimatorSettings):
+    name: str = "named"
+
+    def texts(self):
+        return NAMED
+
+    def build(self, prior, *, seed):
+        raise NotImplementedError
 
 
 @pytest.mark.parametrize("shading", ["albedo", "lambertian", "textureless"])
@@ -62,25 +80,20 @@ def test_without_view_prompts_all_views_have_one_text(prior):
 def test_the_table_needs_no_text_encoder_after_construction(prior, folder):
     from dreamfusion.priors import load_prior
 
-    options = PriorConfig(view_prompts="blended", perp_neg=1.0, negative_prompt="mug")
+    blended = config(view_prompts="blended", perp_neg=1.0, negative_prompt="mug")
     fresh = load_prior(str(folder))
-    fresh.prepare(texts_of(fresh.card.vocabulary, "red corgi", options))
-    ViewTexts(fresh, fresh.card.vocabulary, "red corgi", options).conditions(
-        cameras(*PLACES), "lambertian"
-    )
+    fresh.prepare(texts_of(fresh.card.vocabulary, blended))
+    ViewTexts(fresh, blended).conditions(cameras(*PLACES), "lambertian")
 
 
 def test_texts_of_an_estimator_are_canonical_and_in_the_table(prior, folder):
     from dreamfusion.priors import load_prior
 
-    named = {"flat": Text("{prompt} flat", views=False), "other": Text("a blue puppy")}
-    words, options = prior.card.vocabulary, PriorConfig()
+    words, named = prior.card.vocabulary, replace(config(), estimator=NamedTexts())
     fresh = load_prior(str(folder))
-    fresh.prepare(texts_of(words, "red corgi", options, named))
-    found = ViewTexts(fresh, words, "red corgi", options, named).conditions(
-        cameras(*PLACES), "albedo"
-    )
-    assert found.named.keys() == named.keys()
+    fresh.prepare(texts_of(words, named))
+    found = ViewTexts(fresh, named).conditions(cameras(*PLACES), "albedo")
+    assert found.named.keys() == NAMED.keys()
     flat = prior.encode_text([words.canonical("red corgi flat")]).expand(len(PLACES))
     assert torch.equal(found.named["flat"].text.tokens, flat.tokens)
     other = [view_prompt(words, words.canonical("a blue puppy"), *at, "albedo") for at in PLACES]
