@@ -34,7 +34,7 @@ from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionMod
 from torch import Tensor, nn
 
 from dreamfusion.graphics.cameras import sample_cameras
-from dreamfusion.priors.view_prompts import PAPER_VIEWS, view_prompts
+from dreamfusion.priors.view_prompts import PAPER_VIEWS
 from dreamfusion.toyworld.objects import COLORS, NOUNS, downsample, make_object, shade, view
 from scripts.embedded_prior.data import random_palette
 from scripts.embedded_prior.model import make_models, mixed_precision
@@ -147,7 +147,7 @@ class Images:
                 return prompt
             if 22.5 < off < 67.5 and elevation < 60:
                 return f"{prompt}, {'side' if rng.random() < 0.4 else 'front'} view"
-        return view_prompts(PAPER_VIEWS, prompt, [azimuth], [elevation])[0]
+        return PAPER_VIEWS.view_prompts(prompt, [azimuth], [elevation])[0]
 
     def captioned(
         self,

@@ -28,7 +28,6 @@ from dreamfusion.diffusion.condition import Condition, Conditions
 from dreamfusion.diffusion.predictions import add_noise, guided
 from dreamfusion.priors import DiffusionPrior, load_prior
 from dreamfusion.priors.sampling import sample_images
-from dreamfusion.priors.view_prompts import view_prompts
 
 LEVELS = (0.05, 0.2, 0.4, 0.6, 0.8, 0.95)  # fractions of all timesteps
 LARGEST = torch.finfo(torch.float16).max
@@ -71,7 +70,7 @@ def measure(name: str, prompt: str, n: int, scale: float) -> Iterator[str]:
     prior = _load(name, "float32")
     generator = torch.Generator().manual_seed(0)
     azimuths = [360.0 * i / n for i in range(n)]
-    prompts = view_prompts(prior.card.vocabulary, prompt, azimuths, [15.0] * n)
+    prompts = prior.card.vocabulary.view_prompts(prompt, azimuths, [15.0] * n)
     drawn = sample_images(
         prior, prior.encode_text(prompts), prior.encode_text([""]), guidance=scale, steps=20,
         generator=generator,

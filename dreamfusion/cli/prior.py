@@ -11,7 +11,6 @@ from dreamfusion.cli import options
 from dreamfusion.cli.console import Console
 from dreamfusion.config.layers import Layer, given
 from dreamfusion.config.nested import merged
-from dreamfusion.priors.view_prompts import view_prompts
 from dreamfusion.priors.words import Words
 from dreamfusion.runs.folder import free_path, slug
 from dreamfusion.runs.plan import plan_run
@@ -51,7 +50,7 @@ def sample(
 
     assert plan.prior is not None
     azimuth = [360.0 * i / count for i in range(count)]
-    texts = view_prompts(plan.prior.card.vocabulary, plan.canonical_prompt, azimuth, [15.0] * count)
+    texts = plan.prior.card.vocabulary.view_prompts(plan.canonical_prompt, azimuth, [15.0] * count)
     model = load_prior(
         plan.prior,
         # The memory estimate is for training; sampling has no backward pass.

@@ -93,6 +93,86 @@ class ViewVocabulary:
         if self.words is not None:
             require_known(self.words, text)
 
+    def view_prompt(
+        self, prompt: str, azimuth_deg: float, elevation_deg: float, shading: Shading = "albedo"
+    ) -> str:
+        """`prompt` with the words for a view and a shading. azimuth_deg: any real number;
+        elevation_deg: in [-90, 90]."""
+        nearest = min(self.azimuth, key=lambda view: _angle(azimuth_deg, view.center_deg))
+        return self._fill(prompt, nearest.text, elevation_deg, shading)
+
+    def view_prompts(
+        self,
+        prompt: str,
+        azimuth_deg: Sequence[float],
+        elevation_deg: Sequence[float],
+        shading: Shading = "albedo",
+    ) -> list[str]:
+        """One prompt for each view; see `view_prompt`."""
+        return [
+            self.view_prompt(prompt, azimuth, elevation, shading)
+            for azimuth, elevation in zip(azimuth_deg, elevation_deg, strict=True)
+        ]
+
+    def blended_prompts(
+        self, prompt: str, azimuth_deg: float, elevation_deg: float, shading: Shading = "albedo"
+    ) -> list[tuple[str, float]]:
+        """The prompts of the two views nearest to an azimuth, as (text, weight); weights sum to 1.
+        Mixing their embeddings makes the text vary smoothly with the camera, while `view_prompt`
+        jumps. Returns a single one if both are equal."""
+        offsets = [((view.center_deg - azimuth_deg) % 360.0, view) for view in self.azimuth]
+        to_after, after = min(offsets, key=itemgetter(0))
+        to_before, before = max(offsets, key=itemgetter(0))
+        gap = to_after + 360.0 - to_before
+        share = (360.0 - to_before) / gap  # of the way from `before` to `after`
+        mixed: dict[str, float] = {}
+        for view, weight in ((before, 1.0 - share), (after, share)):
+            text = self._fill(prompt, view.text, elevation_deg, shading)
+            mixed[text] = mixed.get(text, 0.0) + weight
+        return [(text, weight) for text, weight in mixed.items() if weight > 0.0]
+
+    def negative_prompts(
+        self, prompt: str, azimuth_deg: float, elevation_deg: float, shading: Shading = "albedo"
+    ) -> list[tuple[str, float]]:
+        """The prompts of front and sides that an image from this view should not show, as
+        (text, weight), for Perp-Neg (Armandpour et al. 2023).
+
+        The weights are those of stable-dreamfusion and threestudio, a (exp(-b r)) + c of the angle:
+        of the front 1.57 from a side and 1.97 from behind, of a side 1.57 from the front and .39
+        from behind; the back has none. A side with separate words that is opposite the camera has
+        the weight of the front seen from behind. Prompts equal to this view's are left out; so are
+        all prompts if the elevation's words stand alone ("overhead view").
+        """
+        current = self.view_prompt(prompt, azimuth_deg, elevation_deg, shading)
+        weights: dict[str, float] = {}
+        for side in (0.0, 90.0, 270.0):
+            text = self.view_prompt(prompt, side, elevation_deg, shading)
+            weight = _opposition(azimuth_deg, side)
+            if text != current and weight > 0.0:
+                weights[text] = min(weight, weights.get(text, weight))  # "side view" is both sides
+        return list(weights.items())
+
+    def all_prompts(self, prompt: str) -> list[str]:
+        """The prompts of all views and shadings, so that they can be encoded beforehand."""
+        elevations = [0.0, *(view.min_deg for view in self.elevation)]
+        elevations += [max(view.max_deg, -90.0) for view in self.elevation]
+        places = itertools.product(get_args(Shading), elevations, self.azimuth)
+        texts = (self._fill(prompt, view.text, at, shading) for shading, at, view in places)
+        return list(dict.fromkeys(texts))
+
+    def _fill(self, prompt: str, azimuth: str, elevation_deg: float, shading: Shading) -> str:
+        """Fill the vocabulary's template with these words."""
+        above = ""
+        for view in self.elevation:
+            at_the_top = elevation_deg == view.max_deg == 90.0
+            if view.min_deg <= elevation_deg < view.max_deg or at_the_top:
+                above, azimuth = view.text, "" if view.alone else azimuth
+                break
+        filled = self.template.format(
+            prompt=prompt, azimuth=azimuth, elevation=above, shading=self.shading.get(shading, "")
+        )
+        return ", ".join(part.strip() for part in filled.split(",") if part.strip())
+
 
 def _require_text(prompt: str) -> None:
     """Raise PromptError if the prompt is not valid UTF-8."""
@@ -113,81 +193,6 @@ PAPER_VIEWS = ViewVocabulary(
 )
 
 
-def view_prompt(
-    vocabulary: ViewVocabulary,
-    prompt: str,
-    azimuth_deg: float,
-    elevation_deg: float,
-    shading: Shading = "albedo",
-) -> str:
-    """`prompt` with the words for a view and a shading. azimuth_deg: any real number;
-    elevation_deg: in [-90, 90]."""
-    nearest = min(vocabulary.azimuth, key=lambda view: _angle(azimuth_deg, view.center_deg))
-    return _fill(vocabulary, prompt, nearest.text, elevation_deg, shading)
-
-
-def view_prompts(
-    vocabulary: ViewVocabulary,
-    prompt: str,
-    azimuth_deg: Sequence[float],
-    elevation_deg: Sequence[float],
-    shading: Shading = "albedo",
-) -> list[str]:
-    """One prompt for each view; see `view_prompt`."""
-    return [
-        view_prompt(vocabulary, prompt, azimuth, elevation, shading)
-        for azimuth, elevation in zip(azimuth_deg, elevation_deg, strict=True)
-    ]
-
-
-def blended_prompts(
-    vocabulary: ViewVocabulary,
-    prompt: str,
-    azimuth_deg: float,
-    elevation_deg: float,
-    shading: Shading = "albedo",
-) -> list[tuple[str, float]]:
-    """The prompts of the two views nearest to an azimuth, as (text, weight); weights sum to 1.
-    Mixing their embeddings makes the text vary smoothly with the camera, while `view_prompt` jumps.
-    Returns a single one if both are equal."""
-    offsets = [((view.center_deg - azimuth_deg) % 360.0, view) for view in vocabulary.azimuth]
-    to_after, after = min(offsets, key=itemgetter(0))
-    to_before, before = max(offsets, key=itemgetter(0))
-    gap = to_after + 360.0 - to_before
-    share = (360.0 - to_before) / gap  # of the way from `before` to `after`
-    mixed: dict[str, float] = {}
-    for view, weight in ((before, 1.0 - share), (after, share)):
-        text = _fill(vocabulary, prompt, view.text, elevation_deg, shading)
-        mixed[text] = mixed.get(text, 0.0) + weight
-    return [(text, weight) for text, weight in mixed.items() if weight > 0.0]
-
-
-def negative_view_prompts(
-    vocabulary: ViewVocabulary,
-    prompt: str,
-    azimuth_deg: float,
-    elevation_deg: float,
-    shading: Shading = "albedo",
-) -> list[tuple[str, float]]:
-    """The prompts of front and sides that an image from this view should not show, as
-    (text, weight), for Perp-Neg (Armandpour et al. 2023).
-
-    The weights are those of stable-dreamfusion and threestudio, a (exp(-b r)) + c of the angle: of
-    the front 1.57 from a side and 1.97 from behind, of a side 1.57 from the front and .39 from
-    behind; the back has none. A side with separate words that is opposite the camera has the weight
-    of the front seen from behind. Prompts equal to this view's are left out; so are all prompts if
-    the elevation's words stand alone ("overhead view").
-    """
-    current = view_prompt(vocabulary, prompt, azimuth_deg, elevation_deg, shading)
-    weights: dict[str, float] = {}
-    for side in (0.0, 90.0, 270.0):
-        text = view_prompt(vocabulary, prompt, side, elevation_deg, shading)
-        weight = _opposition(azimuth_deg, side)
-        if text != current and weight > 0.0:
-            weights[text] = min(weight, weights.get(text, weight))  # "side view" is both sides
-    return list(weights.items())
-
-
 def _opposition(azimuth_deg: float, side_deg: float) -> float:
     """The weight against a side, by camera azimuth. For the front: 0 in front, 1.57 at the sides,
     1.97 behind. For a side: 1.57 in front, 0 at it, .39 behind; opposite it as for the front."""
@@ -198,31 +203,6 @@ def _opposition(azimuth_deg: float, side_deg: float) -> float:
         off = off if side_deg == 0.0 else _angle(away, 0.0) / 90.0
         near, far = 1.0 - off, 0.967
     return 4.0 * math.exp(-0.5 * near) - 2.426 if off < 1.0 else math.exp(-0.5 * (2.0 - off)) + far
-
-
-def all_prompts(vocabulary: ViewVocabulary, prompt: str) -> list[str]:
-    """The prompts of all views and shadings, so that they can be encoded beforehand."""
-    elevations = [0.0, *(view.min_deg for view in vocabulary.elevation)]
-    elevations += [max(view.max_deg, -90.0) for view in vocabulary.elevation]
-    places = itertools.product(get_args(Shading), elevations, vocabulary.azimuth)
-    texts = (_fill(vocabulary, prompt, view.text, at, shading) for shading, at, view in places)
-    return list(dict.fromkeys(texts))
-
-
-def _fill(
-    vocabulary: ViewVocabulary, prompt: str, azimuth: str, elevation_deg: float, shading: Shading
-) -> str:
-    """Fill the vocabulary's template with these words."""
-    above = ""
-    for view in vocabulary.elevation:
-        at_the_top = elevation_deg == view.max_deg == 90.0
-        if view.min_deg <= elevation_deg < view.max_deg or at_the_top:
-            above, azimuth = view.text, "" if view.alone else azimuth
-            break
-    filled = vocabulary.template.format(
-        prompt=prompt, azimuth=azimuth, elevation=above, shading=vocabulary.shading.get(shading, "")
-    )
-    return ", ".join(part.strip() for part in filled.split(",") if part.strip())
 
 
 def _angle(a_deg: float, b_deg: float) -> float:

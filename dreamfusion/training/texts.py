@@ -12,10 +12,6 @@ from dreamfusion.priors.base import Prior
 from dreamfusion.priors.view_prompts import (
     Shading,
     ViewVocabulary,
-    all_prompts,
-    blended_prompts,
-    negative_view_prompts,
-    view_prompt,
 )
 from dreamfusion.utils.devices import send
 
@@ -38,7 +34,7 @@ def texts_of(vocabulary: ViewVocabulary, config: Config) -> list[str]:
 
     def of_views(prompt: str, views: bool) -> list[str]:
         with_views = views and config.prior.view_prompts != "none"
-        return all_prompts(vocabulary, prompt) if with_views else [prompt]
+        return vocabulary.all_prompts(prompt) if with_views else [prompt]
 
     found = [*of_views(vocabulary.canonical(config.prompt), True), config.prior.negative_prompt]
     for prompt, views in estimator_texts(vocabulary, config).values():
@@ -87,9 +83,9 @@ class ViewTexts:
         vocabulary, method = self.vocabulary, self.options.view_prompts
         mixed = [[(prompt, 1.0)]] * len(places)
         if method == "nearest":
-            mixed = [[(view_prompt(vocabulary, prompt, *at, shading), 1.0)] for at in places]
+            mixed = [[(vocabulary.view_prompt(prompt, *at, shading), 1.0)] for at in places]
         elif method == "blended":
-            mixed = [blended_prompts(vocabulary, prompt, *at, shading) for at in places]
+            mixed = [vocabulary.blended_prompts(prompt, *at, shading) for at in places]
         # Each view has one or two texts: interpolate by the share of the second.
         text = self._embed([texts[0][0] for texts in mixed]).lerp(
             self._embed([texts[-1][0] for texts in mixed]),
@@ -104,9 +100,7 @@ class ViewTexts:
         options = self.options
         if options.perp_neg == 0.0 or options.view_prompts == "none":
             return []
-        others = [
-            negative_view_prompts(self.vocabulary, self.prompt, *at, shading) for at in places
-        ]
+        others = [self.vocabulary.negative_prompts(self.prompt, *at, shading) for at in places]
         opposed = []
         for i in range(max(map(len, others))):
             # Pad views with fewer other sides with their own text, at weight 0.

@@ -14,7 +14,6 @@ from dreamfusion.diffusion.condition import Condition
 from dreamfusion.diffusion.predictions import add_noise, predictions
 from dreamfusion.graphics.cameras import orbit_cameras
 from dreamfusion.priors import DiffusionPrior, load_prior, resolve_prior
-from dreamfusion.priors.view_prompts import view_prompts
 from dreamfusion.toyworld.objects import held_out_pairs, make_object
 from scripts.embedded_prior.language import vocabulary_file
 from tests.helpers.toy_images import draw_object
@@ -82,8 +81,8 @@ def test_a_true_caption_has_a_lower_error_than_a_wrong_one(
         lie = {"noun": f"{color} {other_noun}", "color": f"{other_color} {noun}", "view": said}
         turned = AZIMUTH + 90.0 if wrong == "view" else AZIMUTH
         words = prior.card.vocabulary
-        true += view_prompts(words, said, [AZIMUTH], [ELEVATION], "lambertian")
-        false += view_prompts(words, lie[wrong], [turned], [ELEVATION], "lambertian")
+        true += words.view_prompts(said, [AZIMUTH], [ELEVATION], "lambertian")
+        false += words.view_prompts(lie[wrong], [turned], [ELEVATION], "lambertian")
     if wrong == "view":  # sides of symmetric objects cannot be distinguished
         keep = [i for i, (noun, _) in enumerate(OBJECTS) if noun in ("corgi", "banana", "mug")]
         pictures, true, false = pictures[keep], [true[i] for i in keep], [false[i] for i in keep]

@@ -4,11 +4,6 @@ from dreamfusion.priors.view_prompts import (
     PAPER_VIEWS,
     AzimuthView,
     ViewVocabulary,
-    all_prompts,
-    blended_prompts,
-    negative_view_prompts,
-    view_prompt,
-    view_prompts,
 )
 
 EIGHT = ["front", "front left", "left", "back left", "back", "back right", "right", "front right"]
@@ -54,12 +49,12 @@ TOY = ViewVocabulary.from_mapping(
     ],
 )
 def test_the_papers_four_views(azimuth, elevation, text):
-    assert view_prompt(PAPER_VIEWS, "a corgi", azimuth, elevation) == f"a corgi, {text}"
+    assert PAPER_VIEWS.view_prompt("a corgi", azimuth, elevation) == f"a corgi, {text}"
 
 
 def test_views_and_shadings_of_a_card():
     def ask(azimuth, elevation, shading):
-        return view_prompt(TOY, "corgi", azimuth, elevation, shading)
+        return TOY.view_prompt("corgi", azimuth, elevation, shading)
 
     assert ask(22, -5, "albedo") == "corgi, front view, from below, flat"
     assert ask(23, 5, "lambertian") == "corgi, front left view"
@@ -67,10 +62,10 @@ def test_views_and_shadings_of_a_card():
 
 
 def test_one_prompt_for_each_view():
-    prompts = view_prompts(PAPER_VIEWS, "a cat", [0.0, 180.0], [10.0, 70.0])
+    prompts = PAPER_VIEWS.view_prompts("a cat", [0.0, 180.0], [10.0, 70.0])
     assert prompts == ["a cat, front view", "a cat, overhead view"]
     with pytest.raises(ValueError, match="zip"):
-        view_prompts(PAPER_VIEWS, "a cat", [0.0], [10.0, 70.0])
+        PAPER_VIEWS.view_prompts("a cat", [0.0], [10.0, 70.0])
 
 
 def test_a_prior_without_a_word_list_accepts_any_text():
@@ -81,19 +76,19 @@ def test_a_prior_without_a_word_list_accepts_any_text():
 @pytest.mark.parametrize("azimuth", [-720.0, -10.0, 0.0, 30.0, 90.0, 135.0, 269.9, 359.999, 1000.0])
 @pytest.mark.parametrize("vocabulary", [PAPER_VIEWS, TOY], ids=["paper", "own"])
 def test_blended_prompts_interpolate_between_neighbouring_views(vocabulary, azimuth):
-    mixed = dict(blended_prompts(vocabulary, "a cat", azimuth, 10.0))
+    mixed = dict(vocabulary.blended_prompts("a cat", azimuth, 10.0))
     assert sum(mixed.values()) == pytest.approx(1.0)
-    nearest = view_prompt(vocabulary, "a cat", azimuth, 10.0)
+    nearest = vocabulary.view_prompt("a cat", azimuth, 10.0)
     assert max(mixed.values()) == pytest.approx(mixed[nearest])
 
 
 def test_blended_prompts_are_exact_at_and_between_views():
-    assert blended_prompts(PAPER_VIEWS, "a cat", 90.0, 0.0) == [("a cat, side view", 1.0)]
-    assert blended_prompts(PAPER_VIEWS, "a cat", -60.0, 0.0) == [
+    assert PAPER_VIEWS.blended_prompts("a cat", 90.0, 0.0) == [("a cat, side view", 1.0)]
+    assert PAPER_VIEWS.blended_prompts("a cat", -60.0, 0.0) == [
         ("a cat, side view", pytest.approx(2 / 3)),
         ("a cat, front view", pytest.approx(1 / 3)),
     ]
-    assert blended_prompts(PAPER_VIEWS, "a cat", 20.0, 70.0) == [("a cat, overhead view", 1.0)]
+    assert PAPER_VIEWS.blended_prompts("a cat", 20.0, 70.0) == [("a cat, overhead view", 1.0)]
 
 
 @pytest.mark.parametrize(
@@ -104,16 +99,16 @@ def test_blended_prompts_are_exact_at_and_between_views():
 def test_weights_of_negative_view_prompts_equal_threestudios(azimuth, front, side):
     """a exp(-b r) + c with their (4, .5, -2.426), (1, .5, .967) and (1, .5, -.606)."""
     expected = {"a cat, front view": front, "a cat, side view": side}
-    found = dict(negative_view_prompts(PAPER_VIEWS, "a cat", azimuth, 0.0))
+    found = dict(PAPER_VIEWS.negative_prompts("a cat", azimuth, 0.0))
     assert found == {k: pytest.approx(v, abs=2e-3) for k, v in expected.items() if v is not None}
-    assert negative_view_prompts(PAPER_VIEWS, "a cat", azimuth, 80.0) == []
+    assert PAPER_VIEWS.negative_prompts("a cat", azimuth, 80.0) == []
 
 
 def test_a_side_with_separate_words_is_opposed_from_the_other_side():
     views = (AzimuthView(0, "front"), AzimuthView(90, "left"), AzimuthView(180, "back"),
              AzimuthView(270, "right"))  # fmt: skip
     vocabulary = ViewVocabulary(azimuth=views, elevation=())
-    found = dict(negative_view_prompts(vocabulary, "a cat", 90.0, 0.0))
+    found = dict(vocabulary.negative_prompts("a cat", 90.0, 0.0))
     assert found == {
         "a cat, front": pytest.approx(1.574, abs=2e-3),
         "a cat, right": pytest.approx(1.967, abs=2e-3),
@@ -122,13 +117,12 @@ def test_a_side_with_separate_words_is_opposed_from_the_other_side():
 
 @pytest.mark.parametrize("vocabulary", [PAPER_VIEWS, TOY], ids=["paper", "own"])
 def test_all_prompts_contains_the_prompts_of_all_views(vocabulary):
-    known = set(all_prompts(vocabulary, "a cat"))
+    known = set(vocabulary.all_prompts("a cat"))
     for shading in ("albedo", "lambertian", "textureless"):
         for elevation in range(-90, 91, 5):
             for azimuth in range(0, 360, 15):
-                place = (vocabulary, "a cat", azimuth, elevation, shading)
-                asked = {view_prompt(*place)}
-                asked |= {
-                    text for text, _ in blended_prompts(*place) + negative_view_prompts(*place)
-                }
+                place = ("a cat", azimuth, elevation, shading)
+                asked = {vocabulary.view_prompt(*place)}
+                asked |= {text for text, _ in vocabulary.blended_prompts(*place)}
+                asked |= {text for text, _ in vocabulary.negative_prompts(*place)}
                 assert asked <= known

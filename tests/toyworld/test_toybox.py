@@ -8,7 +8,7 @@ import torch
 
 from dreamfusion.graphics.cameras import orbit_cameras, turntable_cameras
 from dreamfusion.priors.reading import PromptError
-from dreamfusion.priors.view_prompts import ViewVocabulary, view_prompt
+from dreamfusion.priors.view_prompts import ViewVocabulary
 from dreamfusion.toyworld.objects import (
     ADJECTIVES,
     AZIMUTH_WORDS,
@@ -216,7 +216,7 @@ def test_the_vocabulary_file_matches_the_captions():
     for azimuth in np.arange(0, 360, 7.3):
         for elevation in (-12.0, 5.0, 30.0, 50.0, 70.0, 90.0):
             expected = f"mug, {azimuth_word(azimuth)}, {elevation_word(elevation)}, clay"
-            told = view_prompt(vocabulary, "mug", float(azimuth), elevation, "textureless")
+            told = vocabulary.view_prompt("mug", float(azimuth), elevation, "textureless")
             assert told == expected
     with pytest.raises(PromptError, match=r"'corgy' \(closest: corgi\)"):
         vocabulary.canonical("a corgy")

@@ -8,7 +8,6 @@ import torch
 from dreamfusion.config.schema import Config, PriorConfig
 from dreamfusion.distillation.settings import EstimatorSettings, Text
 from dreamfusion.graphics.cameras import orbit_cameras
-from dreamfusion.priors.view_prompts import blended_prompts, view_prompt
 from dreamfusion.training.texts import ViewTexts, texts_of
 
 NAMED = {"flat": Text("{prompt} flat", views=False), "other": Text("a blue puppy")}
@@ -45,7 +44,7 @@ def test_each_view_has_its_prompt(prior, shading):
     views = cameras(*PLACES)
     found = table(prior).conditions(views, shading)
     words = prior.card.vocabulary
-    expected = [view_prompt(words, "red corgi", *place, shading) for place in PLACES]
+    expected = [words.view_prompt("red corgi", *place, shading) for place in PLACES]
     assert torch.equal(found.text.text.tokens, prior.encode_text(expected).tokens)
     assert found.opposed == [] and found.named == {}
     nothing = prior.encode_text([""]).expand(len(PLACES))
@@ -56,7 +55,7 @@ def test_each_view_has_its_prompt(prior, shading):
 def test_blended_prompts_are_interpolated_by_azimuth(prior):
     texts = table(prior, view_prompts="blended")
     found = texts.conditions(cameras((60.0, 10.0)), "albedo").text.text
-    mixed = blended_prompts(prior.card.vocabulary, "red corgi", 60.0, 10.0, "albedo")
+    mixed = prior.card.vocabulary.blended_prompts("red corgi", 60.0, 10.0, "albedo")
     assert len(mixed) == 2
     expected = sum(weight * prior.encode_text([text]).tokens for text, weight in mixed)
     torch.testing.assert_close(found.tokens, expected)
@@ -96,6 +95,6 @@ def test_texts_of_an_estimator_are_canonical_and_in_the_table(prior, folder):
     assert found.named.keys() == NAMED.keys()
     flat = prior.encode_text([words.canonical("red corgi flat")]).expand(len(PLACES))
     assert torch.equal(found.named["flat"].text.tokens, flat.tokens)
-    other = [view_prompt(words, words.canonical("a blue puppy"), *at, "albedo") for at in PLACES]
+    other = [words.view_prompt(words.canonical("a blue puppy"), *at, "albedo") for at in PLACES]
     assert words.canonical("a blue puppy") == "blue corgi"
     assert torch.equal(found.named["other"].text.tokens, prior.encode_text(other).tokens)
