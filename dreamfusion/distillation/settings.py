@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pkgutil import resolve_name
@@ -31,11 +30,13 @@ class Text:
 class EstimatorSettings(Section):
     """Settings of an estimator, found by the entry points `dreamfusion.estimators`.
 
-    paper: its publication. cost: network evaluations for each view and step.
+    paper: its publication. cost: network evaluations for each view and step. code: its class,
+    MODULE:CLASS, made of settings, prior and seed; only `build` imports it, because it needs torch.
     """
 
     paper: ClassVar[str] = ""
     cost: ClassVar[str] = ""
+    code: ClassVar[str]
 
     @property
     def evaluations(self) -> float:
@@ -52,12 +53,12 @@ class EstimatorSettings(Section):
         """Texts beside the prompt and the negative prompt, for `Conditions.named`."""
         return {}
 
-    @abstractmethod
     def build(self, prior: Any, *, seed: int) -> Estimator:
         """The estimator; called once for each optimisation. All random numbers come from `seed`.
 
         Raises UserError for an incompatible prior.
         """
+        return resolve_name(self.code)(self, prior, seed)
 
 
 @dataclass(frozen=True)
@@ -121,14 +122,3 @@ class ScoreSettings(EstimatorSettings):
             low, high = getattr(self.t_min, end), getattr(self.t_max, end)
             if low > high:
                 raise ValueError(f"t_min ({low:g}) must not exceed t_max ({high:g})")
-
-
-@dataclass(frozen=True)
-class OwnSettings(ScoreSettings):
-    """Settings of an estimator of this package. code: its class, MODULE:CLASS, which only `build`
-    imports, because it needs torch."""
-
-    code: ClassVar[str]
-
-    def build(self, prior: Any, *, seed: int) -> Estimator:
-        return resolve_name(self.code)(self, prior, seed)

@@ -34,7 +34,7 @@ class ComparesImages(Protocol):
 class CLIPEstimator(Estimator):
     """Compares images with texts, and rewards empty space."""
 
-    def __init__(self, settings: CLIPSettings, prior: ComparesImages) -> None:
+    def __init__(self, settings: CLIPSettings, prior: ComparesImages, seed: int) -> None:
         if not hasattr(prior, "similarity"):
             name = getattr(prior, "name", type(prior).__name__)
             raise UserError(

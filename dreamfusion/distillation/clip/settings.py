@@ -1,16 +1,11 @@
-"""Settings of the estimator `clip`. No torch: `build` imports the code."""
-
-from __future__ import annotations
+"""Settings of the estimator `clip`. No torch: see `code`."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import ClassVar
 
 from dreamfusion.config.schedules import Schedule
 from dreamfusion.config.sections import setting
 from dreamfusion.distillation.settings import EstimatorSettings
-
-if TYPE_CHECKING:
-    from dreamfusion.distillation.base import Estimator
 
 
 @dataclass(frozen=True)
@@ -19,6 +14,7 @@ class CLIPSettings(EstimatorSettings):
 
     paper: ClassVar[str] = "Jain et al. 2022, Dream Fields"
     cost: ClassVar[str] = "of CLIP, one for each crop"
+    code: ClassVar[str] = "dreamfusion.distillation.clip.estimator:CLIPEstimator"
     name: str = setting("clip", "name of the estimator")
     crops: int = setting(4, "random crops per image", low=1, high=64)
     crop_size: float = setting(
@@ -29,8 +25,3 @@ class CLIPSettings(EstimatorSettings):
         low=0, high=1,
     )  # fmt: skip
     transmittance_weight: float = setting(0.5, "weight of the loss that makes pixels empty", low=0)
-
-    def build(self, prior: Any, *, seed: int) -> Estimator:
-        from dreamfusion.distillation.clip.estimator import CLIPEstimator
-
-        return CLIPEstimator(self, prior)

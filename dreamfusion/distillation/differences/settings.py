@@ -6,18 +6,18 @@ from typing import ClassVar
 
 from dreamfusion.config.schedules import Schedule
 from dreamfusion.config.sections import default, setting
-from dreamfusion.distillation.settings import OwnSettings, Text
+from dreamfusion.distillation.settings import ScoreSettings, Text
 
 
 @dataclass(frozen=True)
-class CSDSettings(OwnSettings):
+class CSDSettings(ScoreSettings):
     """Classifier Score Distillation: guidance only, away from no text or from a negative text."""
 
     paper: ClassVar[str] = "Yu et al. 2024, Text-to-3D with Classifier Score Distillation"
     cost: ClassVar[str] = "2; with a negative text 3"
     code: ClassVar[str] = "dreamfusion.distillation.differences.estimators:CSDEstimator"
     name: str = setting("csd", "name of the estimator")
-    guidance: Schedule = default(OwnSettings, "guidance", Schedule.constant(1.0))
+    guidance: Schedule = default(ScoreSettings, "guidance", Schedule.constant(1.0))
     negative: str = setting("", "what the images should not show")
     negative_share: Schedule = setting(
         Schedule.constant(0.0),
@@ -41,7 +41,7 @@ class CSDSettings(OwnSettings):
 
 
 @dataclass(frozen=True)
-class NFSDSettings(OwnSettings):
+class NFSDSettings(ScoreSettings):
     """Noise-Free Score Distillation: guidance, and a noise-free correction towards the domain."""
 
     paper: ClassVar[str] = "Katzir et al. 2024, Noise-Free Score Distillation"
@@ -49,7 +49,7 @@ class NFSDSettings(OwnSettings):
     code: ClassVar[str] = "dreamfusion.distillation.differences.estimators:NFSDEstimator"
     evaluations = 3.0
     name: str = setting("nfsd", "name of the estimator")
-    guidance: Schedule = default(OwnSettings, "guidance", Schedule.constant(7.5))
+    guidance: Schedule = default(ScoreSettings, "guidance", Schedule.constant(7.5))
     negative: str = setting(
         "unrealistic, blurry, low quality, out of focus, ugly, low contrast, dull, dark, "
         "low-resolution, gloomy",
@@ -64,14 +64,14 @@ class NFSDSettings(OwnSettings):
 
 
 @dataclass(frozen=True)
-class BridgeSettings(OwnSettings):
+class BridgeSettings(ScoreSettings):
     """SDS-Bridge: SDS, then the direction from a description of flaws to the wanted text."""
 
     paper: ClassVar[str] = "McAllister et al. 2024, Rethinking Score Distillation as a Bridge"
     cost: ClassVar[str] = "2"
     code: ClassVar[str] = "dreamfusion.distillation.differences.estimators:BridgeEstimator"
     name: str = setting("bridge", "name of the estimator")
-    guidance: Schedule = default(OwnSettings, "guidance", Schedule.constant(100.0))
+    guidance: Schedule = default(ScoreSettings, "guidance", Schedule.constant(100.0))
     switch: float = setting(
         0.5, "fraction of the steps at which the second stage starts", low=0, high=1
     )
@@ -87,7 +87,7 @@ class BridgeSettings(OwnSettings):
 
 
 @dataclass(frozen=True)
-class ASDSettings(OwnSettings):
+class ASDSettings(ScoreSettings):
     """Asynchronous Score Distillation: VSD with the prior itself, at a higher noise level, instead
     of a trained network."""
 
@@ -96,14 +96,14 @@ class ASDSettings(OwnSettings):
     code: ClassVar[str] = "dreamfusion.distillation.differences.estimators:ASDEstimator"
     evaluations = 3.0
     name: str = setting("asd", "name of the estimator")
-    guidance: Schedule = default(OwnSettings, "guidance", Schedule.constant(7.5))
+    guidance: Schedule = default(ScoreSettings, "guidance", Schedule.constant(7.5))
     shift: float = setting(
         0.1, "largest shift of the level, as a fraction of its distance from t_min", low=0, high=1
     )
 
 
 @dataclass(frozen=True)
-class DDSSettings(OwnSettings):
+class DDSSettings(ScoreSettings):
     """Delta Denoising Score, for edits: the direction from the source's prompt to the prompt."""
 
     paper: ClassVar[str] = "Hertz et al. 2023, Delta Denoising Score"
@@ -111,9 +111,9 @@ class DDSSettings(OwnSettings):
     code: ClassVar[str] = "dreamfusion.distillation.differences.estimators:DDSEstimator"
     evaluations = 4.0
     name: str = setting("dds", "name of the estimator")
-    guidance: Schedule = default(OwnSettings, "guidance", Schedule.constant(7.5))
-    t_min: Schedule = default(OwnSettings, "t_min", Schedule.constant(0.05))
-    t_max: Schedule = default(OwnSettings, "t_max", Schedule.constant(0.95))
+    guidance: Schedule = default(ScoreSettings, "guidance", Schedule.constant(7.5))
+    t_min: Schedule = default(ScoreSettings, "t_min", Schedule.constant(0.05))
+    t_max: Schedule = default(ScoreSettings, "t_max", Schedule.constant(0.95))
     source: str = setting("", "prompt of the scene before the edit")
 
     def texts(self) -> Mapping[str, Text]:

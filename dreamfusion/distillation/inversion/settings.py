@@ -5,11 +5,11 @@ from typing import ClassVar
 
 from dreamfusion.config.schedules import Schedule
 from dreamfusion.config.sections import default, setting
-from dreamfusion.distillation.settings import OwnSettings, Weighting
+from dreamfusion.distillation.settings import ScoreSettings, Weighting
 
 
 @dataclass(frozen=True)
-class ISMSettings(OwnSettings):
+class ISMSettings(ScoreSettings):
     """Interval Score Matching: the difference of predictions at two levels on one DDIM
     trajectory."""
 
@@ -17,9 +17,9 @@ class ISMSettings(OwnSettings):
     cost: ClassVar[str] = "7"
     code: ClassVar[str] = "dreamfusion.distillation.inversion.estimators:ISMEstimator"
     name: str = setting("ism", "name of the estimator")
-    guidance: Schedule = default(OwnSettings, "guidance", Schedule.constant(7.5))
-    t_max: Schedule = default(OwnSettings, "t_max", Schedule(0.98, 0.5, finish=0.3))
-    weighting: Weighting = default(OwnSettings, "weighting", "inverse_sqrt_snr")
+    guidance: Schedule = default(ScoreSettings, "guidance", Schedule.constant(7.5))
+    t_max: Schedule = default(ScoreSettings, "t_max", Schedule(0.98, 0.5, finish=0.3))
+    weighting: Weighting = default(ScoreSettings, "weighting", "inverse_sqrt_snr")
     interval: Schedule = setting(
         Schedule(0.1, 0.08, finish=0.3), "t - s, as a fraction of all levels", low=0, high=1
     )
@@ -31,16 +31,16 @@ class ISMSettings(OwnSettings):
 
 
 @dataclass(frozen=True)
-class SDISettings(OwnSettings):
+class SDISettings(ScoreSettings):
     """Score Distillation via Inversion: SDS with the noise of the image's DDIM inversion."""
 
     paper: ClassVar[str] = "Lukoianov et al. 2024, Score Distillation via Reparametrized DDIM"
     cost: ClassVar[str] = "2 to 22, with the noise level"
     code: ClassVar[str] = "dreamfusion.distillation.inversion.estimators:SDIEstimator"
     name: str = setting("sdi", "name of the estimator")
-    guidance: Schedule = default(OwnSettings, "guidance", Schedule.constant(8.5))
-    t_min: Schedule = default(OwnSettings, "t_min", Schedule(0.98, 0.25))
-    t_max: Schedule = default(OwnSettings, "t_max", Schedule(0.98, 0.25))
+    guidance: Schedule = default(ScoreSettings, "guidance", Schedule.constant(8.5))
+    t_min: Schedule = default(ScoreSettings, "t_min", Schedule(0.98, 0.25))
+    t_max: Schedule = default(ScoreSettings, "t_max", Schedule(0.98, 0.25))
     inversion_guidance: float = setting(-6.5, "guidance s of the inversion")
     inversion_steps: int = setting(
         10,

@@ -5,11 +5,11 @@ from typing import ClassVar
 
 from dreamfusion.config.schedules import Schedule
 from dreamfusion.config.sections import default, setting
-from dreamfusion.distillation.settings import OwnSettings, Range, Weighting
+from dreamfusion.distillation.settings import Range, ScoreSettings, Weighting
 
 
 @dataclass(frozen=True)
-class SDSSettings(OwnSettings):
+class SDSSettings(ScoreSettings):
     """Score Distillation Sampling: w(t) (e_hat - e), under classifier-free guidance."""
 
     paper: ClassVar[str] = "Poole et al. 2023, DreamFusion"
@@ -61,7 +61,7 @@ class CFDSettings(SDSSettings):
 
 
 @dataclass(frozen=True)
-class HiFASettings(OwnSettings):
+class HiFASettings(ScoreSettings):
     """HiFA: SDS and the difference between the images and the decoded prediction; t falls like a
     square root."""
 
@@ -69,14 +69,14 @@ class HiFASettings(OwnSettings):
     cost: ClassVar[str] = "2 and the decoder"
     code: ClassVar[str] = "dreamfusion.distillation.sds.estimators:HiFAEstimator"
     name: str = setting("hifa", "name of the estimator")
-    guidance: Schedule = default(OwnSettings, "guidance", Schedule.constant(100.0))
-    t_min: Schedule = default(OwnSettings, "t_min", Schedule(0.98, 0.3, shape="sqrt"))
-    t_max: Schedule = default(OwnSettings, "t_max", Schedule(0.98, 0.3, shape="sqrt"))
+    guidance: Schedule = default(ScoreSettings, "guidance", Schedule.constant(100.0))
+    t_min: Schedule = default(ScoreSettings, "t_min", Schedule(0.98, 0.3, shape="sqrt"))
+    t_max: Schedule = default(ScoreSettings, "t_max", Schedule(0.98, 0.3, shape="sqrt"))
     image_weight: float = setting(0.01, "weight of the loss on images", low=0)
 
 
 @dataclass(frozen=True)
-class DiffusionLossSettings(OwnSettings):
+class DiffusionLossSettings(ScoreSettings):
     """The training loss of diffusion models, differentiated through the network, with which the
     paper compares SDS."""
 
@@ -84,7 +84,7 @@ class DiffusionLossSettings(OwnSettings):
     cost: ClassVar[str] = "1 and a backward pass; with guidance 2"
     code: ClassVar[str] = "dreamfusion.distillation.sds.estimators:DiffusionLossEstimator"
     name: str = setting("diffusion_loss", "name of the estimator")
-    guidance: Schedule = default(OwnSettings, "guidance", Schedule.constant(1.0))
+    guidance: Schedule = default(ScoreSettings, "guidance", Schedule.constant(1.0))
 
     @property
     def evaluations(self) -> float:

@@ -5,11 +5,11 @@ from typing import ClassVar
 
 from dreamfusion.config.schedules import Schedule
 from dreamfusion.config.sections import default, setting
-from dreamfusion.distillation.settings import OwnSettings
+from dreamfusion.distillation.settings import ScoreSettings
 
 
 @dataclass(frozen=True)
-class SyncSettings(OwnSettings):
+class SyncSettings(ScoreSettings):
     """Predicts the clean images of some views once, fits the scene to them for several steps, and
     repeats this at lower noise levels."""
 
@@ -17,9 +17,9 @@ class SyncSettings(OwnSettings):
     cost: ClassVar[str] = "2 in one of `fit_steps` steps"
     code: ClassVar[str] = "dreamfusion.distillation.sync.estimator:SyncEstimator"
     name: str = setting("sync", "name of the estimator")
-    guidance: Schedule = default(OwnSettings, "guidance", Schedule.constant(7.5))
-    t_min: Schedule = default(OwnSettings, "t_min", Schedule(0.98, 0.1))
-    t_max: Schedule = default(OwnSettings, "t_max", Schedule(0.98, 0.1))
+    guidance: Schedule = default(ScoreSettings, "guidance", Schedule.constant(7.5))
+    t_min: Schedule = default(ScoreSettings, "t_min", Schedule(0.98, 0.1))
+    t_max: Schedule = default(ScoreSettings, "t_max", Schedule(0.98, 0.1))
     fit_steps: int = setting(10, "steps that fit the scene to one prediction", low=1, high=1000)
 
     @property
