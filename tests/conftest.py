@@ -23,7 +23,7 @@ if not torch.cuda.is_available():
 @pytest.fixture(autouse=True)
 def _old_names_of_settings_are_reported_in_every_test(monkeypatch):
     """A process warns only once, which could be in another test."""
-    monkeypatch.setattr("dreamfusion.config.renamed._warned", False)
+    monkeypatch.setattr("dreamfusion.config.nested._warned", False)
 
 
 @pytest.fixture

@@ -15,8 +15,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 import yaml
 
-from dreamfusion.config.nested import find
-from dreamfusion.config.renamed import with_new_names
+from dreamfusion.config.nested import find, with_new_names
 from dreamfusion.config.schedules import Schedule
 from dreamfusion.config.schema import Config, PriorConfig
 from dreamfusion.config.sections import Section, find_section, section_names

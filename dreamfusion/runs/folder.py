@@ -27,7 +27,7 @@ from dreamfusion.config.layers import (
     to_mapping,
     to_yaml,
 )
-from dreamfusion.config.renamed import with_new_names
+from dreamfusion.config.nested import with_new_names
 from dreamfusion.config.schema import Config
 from dreamfusion.utils.atomic_write import atomic_write, is_leftover
 from dreamfusion.utils.errors import RunWarning, UserError

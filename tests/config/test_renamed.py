@@ -6,7 +6,7 @@ import warnings
 
 import pytest
 
-from dreamfusion.config import renamed
+from dreamfusion.config import nested as nested_settings
 from dreamfusion.config.layers import (
     ConfigError,
     Layer,
@@ -17,8 +17,7 @@ from dreamfusion.config.layers import (
     sources,
     to_mapping,
 )
-from dreamfusion.config.nested import flat
-from dreamfusion.config.renamed import RENAMED, with_new_names
+from dreamfusion.config.nested import RENAMED, flat, with_new_names
 from dreamfusion.config.schedules import Schedule
 from dreamfusion.config.schema import Config
 from dreamfusion.utils.errors import RunWarning
@@ -84,7 +83,7 @@ def test_new_names_are_not_changed():
 
 @pytest.fixture
 def silent(monkeypatch):
-    monkeypatch.setattr(renamed, "_warned", True)
+    monkeypatch.setattr(nested_settings, "_warned", True)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         yield
