@@ -9,6 +9,7 @@ import os
 import platform
 import shutil
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -42,6 +43,15 @@ def command_of(
     """The command line that runs an attempt. parent: ID of the process that starts it."""
     arguments = [str(folder), str(number), str(parent), str(stale_seconds), __version__]
     return [sys.executable, "-m", module or MODULE, *arguments]
+
+
+def start_attempt(
+    folder: Path, number: int, stale_seconds: float, module: str | None = None, **options: Any
+) -> "subprocess.Popen[bytes]":
+    """Start an attempt as a child of this process, without input or output. options: of Popen."""
+    command = command_of(folder, number, os.getpid(), stale_seconds, module)
+    streams: Any = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
+    return subprocess.Popen(command, **streams, **options)
 
 
 def environment(threads: int) -> dict[str, str]:

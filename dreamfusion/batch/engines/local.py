@@ -8,7 +8,7 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dreamfusion.batch.attempt import STALE_SECONDS, command_of, environment
+from dreamfusion.batch.attempt import STALE_SECONDS, environment, start_attempt
 from dreamfusion.batch.engines import Ending, ResourceRequest
 from dreamfusion.batch.prompts import BatchError
 from dreamfusion.utils.machine import usable_cores, usable_memory
@@ -50,13 +50,9 @@ class LocalEngine:
             free = {gpu.name: gpu.slots(self._need) - used.count(gpu.name) for gpu in self._gpus}
             self._gpu_of[ticket] = max(free, key=free.__getitem__)
             env["CUDA_VISIBLE_DEVICES"] = self._gpu_of[ticket]
-        self._children[ticket] = subprocess.Popen(
-            command_of(folder, number, os.getpid(), self._stale_seconds),
-            env=env,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,  # Ctrl-C goes to the driver, which forwards it
+        # In its own session: Ctrl-C goes to the driver, which forwards it.
+        self._children[ticket] = start_attempt(
+            folder, number, self._stale_seconds, env=env, start_new_session=True
         )
         return ticket
 

@@ -10,14 +10,13 @@ import os
 import signal
 import socket
 import stat
-import subprocess
 import time
 from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
 
 from dreamfusion.batch import attempt as attempts
-from dreamfusion.batch.attempt import STALE_SECONDS, command_of, environment
+from dreamfusion.batch.attempt import STALE_SECONDS, environment, start_attempt
 from dreamfusion.batch.engines import Ending, ResourceRequest
 from dreamfusion.batch.engines.local import GIB, Gpu
 from dreamfusion.batch.prompts import BatchError
@@ -210,13 +209,8 @@ def _attempt(folder: str, number: int, threads: int, stale_seconds: float, modul
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         # A cluster that a script starts in the background ignores SIGINT, which Ray sends.
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    child = subprocess.Popen(
-        command_of(Path(folder), number, os.getpid(), stale_seconds, module),
-        env=environment(threads),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    env = environment(threads)
+    child = start_attempt(Path(folder), number, stale_seconds, module, env=env)
     while True:
         try:  # the interrupt may also come while the child is polled
             while child.poll() is None:
