@@ -39,11 +39,11 @@ def to_bytes(colors: Float[Tensor, "*batch c"]) -> UInt8[np.ndarray, "*batch c"]
 
 
 def contact_sheet(
-    images: Tensor, *, columns: int, gap: int = 2, fill: float = 1.0
+    images: Tensor, *, columns: int, gap: int = 2
 ) -> Float[Tensor, "sheet_h sheet_w 3"]:
     """Arrange images (n, h, w, 3) in rows of `columns`, as one image on the CPU.
 
-    gap: pixels between them, of grey level `fill`, which also fills the rest of the last row.
+    gap: white pixels between them; the rest of the last row is white, too.
     """
     if images.ndim != 4 or images.shape[-1] != 3 or len(images) == 0:
         raise ValueError(f"a contact sheet takes (n, h, w, 3) images, not {tuple(images.shape)}")
@@ -51,9 +51,7 @@ def contact_sheet(
         raise ValueError("columns must be at least 1 and gap at least 0")
     n, height, width, _ = images.shape
     rows = -(-n // columns)
-    sheet = torch.full(
-        (rows * (height + gap) - gap, columns * (width + gap) - gap, 3), fill, dtype=torch.float32
-    )
+    sheet = torch.ones(rows * (height + gap) - gap, columns * (width + gap) - gap, 3)
     for i, image in enumerate(images.detach().float().cpu()):
         top, left = (i // columns) * (height + gap), (i % columns) * (width + gap)
         sheet[top : top + height, left : left + width] = image

@@ -98,16 +98,12 @@ def project(
 
 def sample_texture(texture: NDArray[np.uint8], uv: NDArray[np.float64]) -> NDArray[np.float64]:
     """Bilinear samples (p, 3) in [0, 1] of a texture (h, w, 3) at uv (p, 2), v up."""
-    height, width = texture.shape[:2]
-    x = np.clip(uv[:, 0] * width - 0.5, 0.0, width - 1.0)
-    y = np.clip((1.0 - uv[:, 1]) * height - 0.5, 0.0, height - 1.0)
-    left, top = np.floor(x).astype(int), np.floor(y).astype(int)
-    right, bottom = np.minimum(left + 1, width - 1), np.minimum(top + 1, height - 1)
-    across, down = (x - left)[:, None], (y - top)[:, None]
-    texels = texture.astype(np.float64) / 255.0
-    upper = texels[top, left] * (1 - across) + texels[top, right] * across
-    lower = texels[bottom, left] * (1 - across) + texels[bottom, right] * across
-    return upper * (1 - down) + lower * down
+    image = torch.from_numpy(texture).double().movedim(-1, 0)[None] / 255.0
+    grid = torch.from_numpy(np.stack([2.0 * uv[:, 0] - 1.0, 1.0 - 2.0 * uv[:, 1]], axis=1))
+    sampled = torch.nn.functional.grid_sample(
+        image, grid[None, None], padding_mode="border", align_corners=False
+    )
+    return sampled[0, :, 0].T.numpy()
 
 
 def _shrink(rgba: Tensor, factor: int) -> Tensor:
