@@ -105,7 +105,7 @@ def _compiler() -> Finding:
 def _accelerators() -> Iterator[Finding]:
     for name in ACCELERATORS:
         found = {op.name: probe(op, name) for op in OPERATIONS if name in op.kernels}
-        works = [operation for operation, tried in found.items() if tried.usable]
+        works = [operation for operation, tried in found.items() if tried.problem is None]
         problems: dict[str, list[str]] = {}
         for operation, tried in found.items():
             if tried.problem is not None:

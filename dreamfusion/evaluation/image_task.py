@@ -33,7 +33,6 @@ from dreamfusion.runs.folder import slug
 from dreamfusion.runs.plan import find_prior
 from dreamfusion.toyworld.objects import PALETTE_TABLE, downsample, make_object, view
 from dreamfusion.training.texts import ViewTexts
-from dreamfusion.training.views import steps_per_views
 from dreamfusion.utils.devices import choose_device, send
 from dreamfusion.utils.errors import UserError
 from dreamfusion.utils.state import Progress
@@ -84,7 +83,7 @@ def distil_images(config: Config, prior: Any, cameras: Cameras, *, steps: int, s
     if getattr(settings, "surface_noise", None) is not None:
         settings = replace(settings, surface_noise=None)  # an image has no surface
     estimator = settings.build(prior, seed=seed)
-    hold = steps_per_views(config)
+    hold: int = getattr(settings, "hold", 1)
     generator = torch.Generator().manual_seed(seed)
     size = round(config.render.resolution.end)
     start = 0.5 + 0.1 * torch.randn(len(cameras), 3, size, size, generator=generator)

@@ -18,7 +18,7 @@ from dreamfusion.scenes.base import Rendered, Scene, Views
 from dreamfusion.training.losses import entropy_loss, opacity_losses
 from dreamfusion.training.state import TrainState, new_state
 from dreamfusion.training.texts import ViewTexts
-from dreamfusion.training.views import sample_views, steps_per_views
+from dreamfusion.training.views import sample_views
 from dreamfusion.utils.distributed import average_gradients, share
 from dreamfusion.utils.errors import UserError
 from dreamfusion.utils.state import Progress
@@ -163,7 +163,7 @@ class Trainer:
 
     def _held_generator(self, progress: Progress) -> torch.Generator | None:
         """The generator for views that several consecutive steps share; None if steps do not."""
-        hold = steps_per_views(self.config)
+        hold: int = getattr(self.config.estimator, "hold", 1)
         if hold == 1:
             return None
         return torch.Generator().manual_seed(self.config.seed * 2**32 + progress.step // hold)

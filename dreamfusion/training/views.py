@@ -6,17 +6,10 @@ import torch
 from torch import Tensor
 
 from dreamfusion.config.schema import Config
-from dreamfusion.distillation.settings import EstimatorSettings
 from dreamfusion.graphics.cameras import sample_cameras
 from dreamfusion.graphics.shading import Lighting, Shading
 from dreamfusion.scenes.base import Views
 from dreamfusion.utils.state import Progress
-
-
-def steps_per_views(config: Config) -> int:
-    """The number of consecutive steps with the same views, by the estimator's settings."""
-    settings = config.estimator
-    return settings.hold if isinstance(settings, EstimatorSettings) else 1
 
 
 def sample_views(

@@ -58,11 +58,6 @@ class Accelerator:
     version: str | None
     problem: str | None
 
-    @property
-    def usable(self) -> bool:
-        """Whether it is installed and passed the test."""
-        return self.problem is None
-
 
 def interpreted() -> bool:
     """Whether Triton interprets its kernels (TRITON_INTERPRET=1), which works on the CPU."""
@@ -118,7 +113,7 @@ def choose(
         return "reference"
     if requested == "auto":
         candidates = (n for n in operation.order.get(device_type, ()) if n not in unfit)
-        return next((n for n in candidates if probe(operation, n).usable), "reference")
+        return next((n for n in candidates if probe(operation, n).problem is None), "reference")
     found = probe(operation, requested)
     if found.problem is not None:
         raise AcceleratorError(

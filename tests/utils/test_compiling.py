@@ -150,7 +150,7 @@ from dreamfusion.toyworld import sdf
 from dreamfusion.utils.backends import probe
 from dreamfusion.utils.compiling import cache_folder
 for operation in OPERATIONS:
-    assert probe(operation, "numba").usable, probe(operation, "numba")
+    assert probe(operation, "numba").problem is None, probe(operation, "numba")
 print(cache_folder())
 """
 
