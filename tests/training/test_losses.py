@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from dreamfusion.config.layers import build_config
-from dreamfusion.training.losses import entropy_loss, opacity_loss, opacity_losses
+from dreamfusion.training.trainer import entropy_loss, opacity_loss, opacity_losses
 from dreamfusion.utils.state import Progress
 
 
