@@ -16,7 +16,7 @@ import json
 import os
 import platform
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from enum import Enum
@@ -78,6 +78,16 @@ class Job:
         return int(self.config["steps"])
 
 
+class OfAttempt:
+    """A function of the number of an attempt: the path of a file inside the folder of its job."""
+
+    def __init__(self, pattern: str) -> None:
+        self._pattern = pattern
+
+    def __get__(self, folder: Any, _: type) -> Callable[[int], Path]:
+        return lambda number: Path(folder.path / self._pattern.format(number))
+
+
 @dataclass(frozen=True)
 class JobFolder:
     """Paths of a job's files, and their content."""
@@ -89,25 +99,11 @@ class JobFolder:
     done_file = Inside("done.json")  # exists once the job is done
     failed_file = Inside("failed.json")  # exists once the job has failed and is not retried
 
-    def attempt_file(self, number: int) -> Path:
-        """Process and machine of an attempt, and the name of its run."""
-        return self.path / "attempts" / f"{number:04d}.json"
-
-    def beat_file(self, number: int) -> Path:
-        """The heartbeat of an attempt."""
-        return self.path / "attempts" / f"{number:04d}.beat"
-
-    def end_file(self, number: int) -> Path:
-        """The end of an attempt: its exit status, duration and memory."""
-        return self.path / "attempts" / f"{number:04d}.end.json"
-
-    def log_file(self, number: int) -> Path:
-        """The log of an attempt: its standard error."""
-        return self.path / "logs" / f"{number:04d}.txt"
-
-    def result_file(self, number: int) -> Path:
-        """The standard output of an attempt: one JSON object."""
-        return self.path / "logs" / f"{number:04d}.json"
+    attempt_file = OfAttempt("attempts/{:04d}.json")  # its process and machine, and name of its run
+    beat_file = OfAttempt("attempts/{:04d}.beat")  # its heartbeat
+    end_file = OfAttempt("attempts/{:04d}.end.json")  # its exit status, duration and memory
+    log_file = OfAttempt("logs/{:04d}.txt")  # its standard error
+    result_file = OfAttempt("logs/{:04d}.json")  # its standard output: one JSON object
 
     def attempts(self) -> list[int]:
         """The numbers of all attempts, oldest first."""
