@@ -14,20 +14,13 @@ from dreamfusion.mesh.extract import Mesh, vertex_normals
 from dreamfusion.mesh.renderer import sample_texture
 from dreamfusion.mesh.texture import TexturedMesh
 from dreamfusion.mesh.voxels import voxelise
-from dreamfusion.toyworld.objects import NOUNS, ToyObject, held_out_pairs
+from dreamfusion.toyworld.objects import NOUNS, WORDS, ToyObject, held_out_pairs
 
 GRID = 64  # cells per axis of the box for the comparison of solids
 _SAMPLES = 100_000  # points on the mesh for the comparison of colours
 
 # (noun, colour): None is the natural colour. The second half are pairs held out of training.
-PAIRS: tuple[tuple[str, str | None], ...] = (
-    ("corgi", None), ("chair", None), ("mug", None), ("snowman", None), ("rocket", None),
-    ("mushroom", None), ("car", "red"), ("teapot", "green"), ("rabbit", "purple"),
-    ("sofa", "turquoise"), ("castle", None), ("airplane", "blue"),
-    ("duck", "pink"), ("cat", "blue"), ("elephant", "purple"), ("bear", "orange"),
-    ("chair", "gray"), ("table", "red"), ("mug", "red"), ("house", "pink"), ("bus", "green"),
-    ("hat", "purple"), ("pumpkin", "white"), ("cone", "blue"),
-)  # fmt: skip
+PAIRS: tuple[tuple[str, str | None], ...] = tuple(map(tuple, WORDS["benchmark"]))
 
 
 class SurfaceErrors(NamedTuple):
