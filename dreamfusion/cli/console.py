@@ -116,12 +116,12 @@ class Console:
         if self.quiet:
             yield from steps
             return
-        rate, due, pace, total = _Rate(), _Due(), Pace(), len(sizes)
+        due, pace, total = _Due(), Pace(), len(sizes)
         bar = self._step_bar(total, done) if self._stream.isatty() else nullcontext()
         with bar as progress:
             for metrics in steps:
-                speed = rate.after()
                 pace.add(metrics.size, metrics.seconds)
+                speed = 1.0 / max(pace.remaining([metrics.size]), 1e-9)  # of recent steps
                 left, note = duration(pace.remaining(sizes[metrics.step :])), _describe(metrics)
                 if progress is not None:
                     (task,) = progress.task_ids
@@ -162,22 +162,6 @@ class _Due:
             return False
         self._next = now + SECONDS_BETWEEN_LINES
         return True
-
-
-class _Rate:
-    """Steps per second, smoothed over about ten steps."""
-
-    def __init__(self) -> None:
-        self._last = time.monotonic()
-        self._seconds: float | None = None
-
-    def after(self) -> float:
-        """The rate. Call once after each step."""
-        now = time.monotonic()
-        seconds, self._last = now - self._last, now
-        before = seconds if self._seconds is None else self._seconds
-        self._seconds = 0.9 * before + 0.1 * seconds
-        return 1.0 / max(self._seconds, 1e-9)
 
 
 def _describe(metrics: StepMetrics) -> str:
