@@ -1,7 +1,5 @@
 """The radiance field: density and albedo at each point of the box, and normals of the density."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 
