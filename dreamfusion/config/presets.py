@@ -12,21 +12,6 @@ def preset_names() -> list[str]:
     return sorted(path.stem for path in shipped("configs").glob("*.yaml"))
 
 
-def preset_for(pipeline: str, *, has_card: bool) -> str:
-    """The default preset for a prior of a diffusers pipeline class.
-
-    has_card: whether the prior has a card, like the embedded one.
-    """
-    if has_card:
-        return "embedded"
-    return {
-        "IFPipeline": "deepfloyd-if",
-        "StableDiffusionPipeline": "stable-diffusion",
-        "StableDiffusion3Pipeline": "stable-diffusion",
-        "StableDiffusionXLPipeline": "sdxl",
-    }[pipeline]
-
-
 def tuned_preset(preset: str, estimator: str) -> str:
     """The preset tuned for an estimator, PRESET-ESTIMATOR, if it exists; else `preset`."""
     tuned = f"{preset}-{estimator}"

@@ -10,19 +10,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dreamfusion.priors.layout import PriorError
+from dreamfusion.priors.layout import PIPELINES, PriorError
 
 Configs = Mapping[str, Mapping[str, Any]]
 
 _OWN_MODEL = "they are of different models; take both from one"
 # The purpose of a U-Net by its number of input channels, for latents with four channels.
 _PURPOSES = {5: "depth", 7: "upscaling", 8: "image editing", 9: "inpainting"}
-# Conditions besides the text that each pipeline passes to its U-Net.
-_ADDED = {
-    "StableDiffusionPipeline": (None, "text"),
-    "StableDiffusionXLPipeline": ("text_time",),
-    "IFPipeline": (None, "text"),
-}
 # Conditions that no pipeline passes.
 _CONDITIONS = {
     "encoder_hid_dim_type": (None, "text_proj"),
@@ -125,7 +119,8 @@ def _check_unet(parts: _Parts, pipeline: str) -> None:
     """Check the inputs of a U-Net besides images: conditions, the width of the tokens, and the
     width of the pooled text of Stable Diffusion XL."""
     unet = parts.configs["unet"]
-    for key, supported in {"addition_embed_type": _ADDED[pipeline], **_CONDITIONS}.items():
+    added = PIPELINES[pipeline]["conditions"]
+    for key, supported in {"addition_embed_type": added, **_CONDITIONS}.items():
         if (found := unet.get(key)) not in supported:
             raise parts.misfit(
                 f"unet has {key} {_json(found)}, which a {pipeline} does not support; use a "

@@ -2,11 +2,12 @@
 
 import json
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from dreamfusion.config.layers import read_yaml
 from dreamfusion.utils.errors import UserError, one_line
 
 OTHER_FILE = "the file is incomplete or of another kind of model"  # the cause of missing weights
@@ -60,32 +61,10 @@ def read_weights(path: Path) -> dict[str, tuple[str, list[int]]]:
 INDEX = "model_index.json"
 CARD = "dreamfusion.json"
 
-_CLIP = {"text_encoder": ("CLIPTextModel",), "tokenizer": ("CLIPTokenizer",)}
-_LATENT_UNET = {"unet": ("UNet2DConditionModel",), "vae": ("AutoencoderKL",), **_CLIP}
-_CLIP_WITH_PROJECTION = ("CLIPTextModelWithProjection",)
-# The components of each supported pipeline, with their supported classes.
-LAYOUTS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
-    "StableDiffusionPipeline": _LATENT_UNET,
-    "StableDiffusionXLPipeline": {
-        **_LATENT_UNET,
-        "text_encoder_2": _CLIP_WITH_PROJECTION,
-        "tokenizer_2": ("CLIPTokenizer",),
-    },
-    "IFPipeline": {
-        "unet": ("UNet2DConditionModel",),
-        "text_encoder": ("T5EncoderModel", "CLIPTextModel"),
-        "tokenizer": ("T5Tokenizer", "CLIPTokenizer"),
-    },
-    "StableDiffusion3Pipeline": {
-        "transformer": ("SD3Transformer2DModel",),
-        "vae": ("AutoencoderKL",),
-        "text_encoder": _CLIP_WITH_PROJECTION,
-        "tokenizer": ("CLIPTokenizer",),
-        "text_encoder_2": _CLIP_WITH_PROJECTION,
-        "tokenizer_2": ("CLIPTokenizer",),
-        "text_encoder_3": ("T5EncoderModel",),
-        "tokenizer_3": ("T5Tokenizer",),
-    },
+PIPELINES: Mapping[str, Mapping[str, Any]] = read_yaml(Path(__file__).with_name("pipelines.yaml"))
+# The components of each pipeline, with their supported classes.
+LAYOUTS: Mapping[str, Mapping[str, Sequence[str]]] = {
+    name: about["components"] for name, about in PIPELINES.items()
 }
 # Stable Diffusion 3 was trained to work without its largest text encoder.
 OPTIONAL = ("text_encoder_3", "tokenizer_3")
@@ -99,6 +78,14 @@ UNUSED = {
 }
 # A tokenizer's folder holds one of these. Without any, transformers would make an empty tokenizer.
 TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "spiece.model")
+
+
+def preset_for(pipeline: str, *, has_card: bool) -> str:
+    """The default preset for a prior of a diffusers pipeline class.
+
+    has_card: whether the prior has a card, like the embedded one.
+    """
+    return "embedded" if has_card else str(PIPELINES[pipeline]["preset"])
 
 
 def components_of(index: Mapping[str, object], name: str) -> tuple[str, dict[str, str]]:

@@ -16,14 +16,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dreamfusion.config.presets import preset_for
 from dreamfusion.config.schema import PriorConfig
 from dreamfusion.diffusion.condition import Condition, TextEmbedding
 from dreamfusion.diffusion.predictions import PredictionKind
 from dreamfusion.priors.base import Prior
 from dreamfusion.priors.card import PriorCard
 from dreamfusion.priors.fit import check_fit, sample_size
-from dreamfusion.priors.layout import LAYOUTS, PriorError, weights_stem
+from dreamfusion.priors.layout import LAYOUTS, PriorError, preset_for, weights_stem
 from dreamfusion.priors.loading import NoiseSchedule, load_part, quiet, read_schedule, schedule_of
 from dreamfusion.priors.memory import check_memory, estimate_memory
 from dreamfusion.priors.resolve import ResolvedPrior, resolve_prior

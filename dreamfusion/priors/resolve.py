@@ -8,11 +8,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dreamfusion.config.presets import preset_for
 from dreamfusion.priors import hub, layout
 from dreamfusion.priors.card import PriorCard, read_card
 from dreamfusion.priors.fit import check_fit
-from dreamfusion.priors.layout import CARD, INDEX, PriorError, read_weights, require_json
+from dreamfusion.priors.layout import (
+    CARD,
+    INDEX,
+    PriorError,
+    preset_for,
+    read_weights,
+    require_json,
+)
 from dreamfusion.priors.single_file import convert_command, folder_of
 from dreamfusion.utils.resources import shipped
 

@@ -16,20 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from dreamfusion.priors import hub
-from dreamfusion.priors.layout import INDEX, OTHER_FILE, UNUSED, PriorError, read_weights
+from dreamfusion.priors.layout import INDEX, OTHER_FILE, PIPELINES, UNUSED, PriorError, read_weights
 from dreamfusion.utils.errors import RunWarning, one_line
 
 PICKLES = (".ckpt", ".pt", ".pth", ".bin")
 _DTYPES = {"F16": "float16", "BF16": "bfloat16"}
 # The pipeline of each kind of checkpoint, by diffusers' names.
-_PIPELINES = {
-    "v1": "StableDiffusionPipeline",
-    "v2": "StableDiffusionPipeline",
-    "xl_base": "StableDiffusionXLPipeline",
-    "sd3": "StableDiffusion3Pipeline",
-    "sd35_large": "StableDiffusion3Pipeline",
-    "sd35_medium": "StableDiffusion3Pipeline",
-}
+_PIPELINES = {kind: name for name, about in PIPELINES.items() for kind in about["checkpoints"]}
 # Prefixes of the names of each component's weights.
 _PARTS = {
     "denoiser": ("model.diffusion_model.",),

@@ -20,14 +20,13 @@ from dreamfusion.config.layers import (
 )
 from dreamfusion.config.presets import (
     describe_preset,
-    preset_for,
     preset_names,
     read_settings,
 )
 from dreamfusion.config.schedules import Schedule
 from dreamfusion.evaluation.comparison import METHODS
 from dreamfusion.priors import load_prior, resolve_prior
-from dreamfusion.priors.layout import LAYOUTS
+from dreamfusion.priors.layout import LAYOUTS, preset_for
 from dreamfusion.training.state import new_state
 from dreamfusion.training.trainer import Trainer
 from tests.helpers.tiny_priors import (
