@@ -34,6 +34,9 @@ SHORT = {
     '"estimator.guidance": 8':
         '"estimator.guidance": 8, "output.video_frames": 2, "output.texture_size": 64, '
         '"output.mesh_resolution": 32, "output.video_size": 32',
+    '"scene.name": "gaussians"':
+        '"scene.name": "gaussians", "scene.count": 300, "scene.opacity": 0.9, "steps": 2, '
+        '"output.texture_size": 64, "output.mesh_resolution": 32, "output.video_frames": 2',
 }  # fmt: skip
 COMMAND = typer.main.get_command(app)
 
@@ -172,7 +175,9 @@ def test_settings_in_running_text_exist():
     assert len(found) > 4
     for code in found:
         build_config(*combinations([code]))
-    parts = [*nested.flat(asdict(build_config({})))]
+    scenes = sections.section_names(sections.SCENES)
+    configs = [build_config({"scene": {"name": name}}) for name in scenes]
+    parts = [part for config in configs for part in nested.flat(asdict(config))]
     known = {name.rsplit(".", i)[0] for name, _ in parts for i in range(3)}
     roots = {name.split(".")[0] for name in known}
     named = {

@@ -120,7 +120,7 @@ class Scene(Stateful, Protocol):
         one. Raises MeshError."""
         raise MeshError("this scene cannot be converted to a mesh")
 
-    def writers(self) -> Mapping[str, Callable[[Path], None]]:
+    def writers(self) -> Mapping[str, Callable[[Path | str], None]]:
         """Functions that write the scene itself, not its mesh, to a file, by suffix (".spz")."""
         return {}
 

@@ -29,7 +29,7 @@ _C0 = 0.28209479177387814  # spherical harmonic of degree 0
 _PROPERTIES = "x y z f_dc_0 f_dc_1 f_dc_2 opacity scale_0 scale_1 scale_2 rot_0 rot_1 rot_2 rot_3"
 
 
-def writers(splats: Splats, blur: float) -> Mapping[str, Callable[[Path], None]]:
+def writers(splats: Splats, blur: float) -> Mapping[str, Callable[[Path | str], None]]:
     """Functions that write splats to a file, by its suffix. They raise MeshError if splats are not
     finite or a package is missing."""
     return {
@@ -41,12 +41,12 @@ def writers(splats: Splats, blur: float) -> Mapping[str, Callable[[Path], None]]
     }
 
 
-def _write(path: Path, content: bytes) -> None:
-    with atomic_write(path) as file:
+def _write(path: Path | str, content: bytes) -> None:
+    with atomic_write(Path(path)) as file:
         file.write_bytes(content)
 
 
-def _convert(splats: Splats, blur: float, kind: str, path: Path) -> None:
+def _convert(splats: Splats, blur: float, kind: str, path: Path | str) -> None:
     try:
         from gaussforge import GaussForge
     except ImportError:

@@ -165,7 +165,7 @@ class GaussianScene(nn.Module, Scene):
         silhouettes."""
         return surface_of(self, resolution, threshold)
 
-    def writers(self) -> Mapping[str, Callable[[Path], None]]:
+    def writers(self) -> Mapping[str, Callable[[Path | str], None]]:
         """Files of splats: see `files`."""
         return writers(self.splats, self.settings.blur)
 
