@@ -16,6 +16,7 @@ from dreamfusion.mesh.extract import Surface
 from dreamfusion.scenes.base import Rendered, Scene, Views
 from dreamfusion.scenes.gaussians.files import writers
 from dreamfusion.scenes.gaussians.rasterizer import RASTERIZING, rasterize
+from dreamfusion.scenes.gaussians.rasterizer.projection import Gaussians
 from dreamfusion.scenes.gaussians.relocation import relocate
 from dreamfusion.scenes.gaussians.settings import GaussianSettings
 from dreamfusion.scenes.gaussians.splats import PARAMETERS, Splats, ball
@@ -107,15 +108,14 @@ class GaussianScene(nn.Module, Scene):
         n = len(cameras)
         colors = splats.colors[None].expand(n, -1, -1)
         distance = (splats.means - cameras.positions[:, None]).norm(dim=-1, keepdim=True)
-        drawn, opacity = rasterize(
+        gaussians = Gaussians(
             splats.means,
             splats.covariances(self.settings.blur),
             splats.opacities,
             torch.cat([colors, distance], dim=-1),
-            cameras,
-            views.height,
-            views.width,
-            backend=self._backend,
+        )
+        drawn, opacity = rasterize(
+            gaussians, cameras, views.height, views.width, backend=self._backend
         )
         rgb, depth = drawn[..., :3], drawn[..., 3] / opacity.clamp(min=1e-6)
         normals = None

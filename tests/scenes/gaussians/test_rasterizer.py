@@ -8,6 +8,7 @@ import torch
 from dreamfusion.graphics.cameras import Cameras, turntable_cameras
 from dreamfusion.scenes.gaussians.rasterizer import rasterize
 from dreamfusion.scenes.gaussians.rasterizer.numba import rasterize_numba
+from dreamfusion.scenes.gaussians.rasterizer.projection import Gaussians
 from dreamfusion.scenes.gaussians.rasterizer.reference import rasterize_reference
 from dreamfusion.utils.threads import fixed_order
 
@@ -32,7 +33,7 @@ def _drawn(draw, parts, seed: int = 1) -> list[torch.Tensor]:
     features."""
     inputs = [part.clone().requires_grad_() for part in parts]
     means, axes, opacities, features = inputs
-    image, opacity = draw(means, axes @ axes.mT, opacities, features, _cameras(2), H, W)
+    image, opacity = draw(Gaussians(means, axes @ axes.mT, opacities, features), _cameras(2), H, W)
     whole = torch.cat([image, opacity[..., None]], dim=-1)
     weights = torch.randn(whole.shape, generator=torch.Generator().manual_seed(seed))
     gradients = torch.autograd.grad((whole * weights.to(whole)).sum(), inputs)
@@ -100,7 +101,9 @@ def test_an_opaque_splat_hides_what_is_behind() -> None:
     covariances = torch.eye(3, dtype=torch.float64).repeat(2, 1, 1)
     features = torch.eye(4, dtype=torch.float64)[None, :2]
     opacities = torch.tensor([0.9, 0.9], dtype=torch.float64)
-    image, opacity = rasterize_numba(means, covariances, opacities, features, camera, 9, 9)
+    image, opacity = rasterize_numba(
+        Gaussians(means, covariances, opacities, features), camera, 9, 9
+    )
     assert image[0, 4, 4, 0] == pytest.approx(0.9, abs=1e-6)
     assert image[0, 4, 4, 1] == pytest.approx(0.09, abs=1e-6)
     assert opacity[0, 4, 4] == pytest.approx(0.99, abs=1e-6)
@@ -110,10 +113,12 @@ def test_a_splat_at_the_origin_is_a_gaussian_of_the_expected_width() -> None:
     camera, size, width = _cameras(1), 64, 0.2
     one = torch.ones(1, dtype=torch.float64)
     image, _ = rasterize_numba(
-        torch.zeros(1, 3, dtype=torch.float64),
-        width**2 * torch.eye(3, dtype=torch.float64)[None],
-        0.8 * one,
-        torch.ones(1, 1, 4, dtype=torch.float64),
+        Gaussians(
+            torch.zeros(1, 3, dtype=torch.float64),
+            width**2 * torch.eye(3, dtype=torch.float64)[None],
+            0.8 * one,
+            torch.ones(1, 1, 4, dtype=torch.float64),
+        ),
         camera,
         size,
         size,
@@ -134,7 +139,7 @@ def test_values_that_are_not_finite_reach_the_image(backend: str, which: int, va
     parts = [means, axes @ axes.mT, opacities, features]
     parts[which].reshape(-1)[0] = value
     cameras = _cameras(2, torch.float32)
-    image, opacity = rasterize(*parts, cameras, 8, 8, backend=backend)
+    image, opacity = rasterize(Gaussians(*parts), cameras, 8, 8, backend=backend)
     assert image.isnan().all()
     assert opacity.isnan().all()
 

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dreamfusion.graphics.cameras import Cameras
+from dreamfusion.scenes.gaussians.rasterizer.projection import Gaussians
 from dreamfusion.scenes.gaussians.rasterizer.reference import rasterize_reference
 from dreamfusion.scenes.gaussians.rasterizer.self_test import check_rasterizer
 from dreamfusion.utils.backends import Operation, choose
@@ -25,10 +26,7 @@ RASTERIZING = Operation(
 
 
 def rasterize(
-    means: Float[Tensor, "n 3"],
-    covariances: Float[Tensor, "n 3 3"],
-    opacities: Float[Tensor, " n"],
-    features: Float[Tensor, "views n 4"],
+    gaussians: Gaussians,
     cameras: Cameras,
     height: int,
     width: int,
@@ -37,8 +35,7 @@ def rasterize(
 ) -> tuple[Float[Tensor, "views {height} {width} 4"], Float[Tensor, "views {height} {width}"]]:
     """Composite Gaussians from several cameras; returns features and opacity of each pixel.
 
-    means, covariances: scene units; opacities: in [0, 1]; features: of each Gaussian as seen by
-    each camera, such as colour and distance. A pixel is sum_i f_i a_i prod_{j<i} (1 - a_j) over the
+    A pixel is sum_i f_i a_i prod_{j<i} (1 - a_j) over the
     Gaussians from near to far, where a = opacity exp(-d^T S^-1 d / 2) at the pixel's centre, d is
     the distance from the projected mean and S = J W covariance W^T J^T + BLUR the projected
     covariance in pixels (Kerbl et al., eq. 3 and 5; J: of the perspective projection at the mean).
@@ -46,11 +43,10 @@ def rasterize(
     makes all pixels NaN: it would otherwise vanish without an error. Raises AcceleratorError if
     `backend` cannot be used.
     """
+    means = gaussians.means
     chosen = choose(RASTERIZING, backend, means.device.type, dtype=means.dtype)
     draw = rasterize_reference if chosen == "reference" else RASTERIZING.kernels[chosen]()
-    drawn, opacity = draw(means, covariances, opacities, features, cameras, height, width)
-    parts = (means, covariances, opacities, features)
-    finite = torch.stack([part.detach().isfinite().all() for part in parts]).all()
-    nothing = torch.zeros_like(finite, dtype=means.dtype)
-    poison = torch.where(finite, nothing, torch.full_like(nothing, torch.nan))
+    drawn, opacity = draw(gaussians, cameras, height, width)
+    finite = torch.stack([part.detach().isfinite().all() for part in gaussians]).all()
+    poison = torch.where(finite, 0.0, torch.nan).to(means.dtype)
     return drawn + poison, opacity + poison

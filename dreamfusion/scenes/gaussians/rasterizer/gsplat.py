@@ -11,23 +11,19 @@ from dreamfusion.graphics.cameras import Cameras
 from dreamfusion.scenes.gaussians.rasterizer.projection import (
     BLUR,
     NEAR,
+    Gaussians,
     focal_lengths,
     world_to_camera,
 )
 
 
 def rasterize_gsplat(
-    means: Float[Tensor, "n 3"],
-    covariances: Float[Tensor, "n 3 3"],
-    opacities: Float[Tensor, " n"],
-    features: Float[Tensor, "views n 4"],
-    cameras: Cameras,
-    height: int,
-    width: int,
+    gaussians: Gaussians, cameras: Cameras, height: int, width: int
 ) -> tuple[Float[Tensor, "views {height} {width} 4"], Float[Tensor, "views {height} {width}"]]:
     """See `rasterize`, for tensors on CUDA."""
     from gsplat import rasterization
 
+    means, covariances, opacities, features = gaussians
     rotations, positions = world_to_camera(cameras)
     to_camera = torch.eye(4).to(rotations).repeat(len(cameras), 1, 1)
     to_camera[:, :3, :3] = rotations

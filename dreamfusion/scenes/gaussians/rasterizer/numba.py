@@ -28,6 +28,7 @@ from dreamfusion.scenes.gaussians.rasterizer.projection import (
     LEAST_ALPHA,
     MOST_ALPHA,
     NEAR,
+    Gaussians,
     focal_lengths,
     world_to_camera,
 )
@@ -337,16 +338,10 @@ class _Rasterize(torch.autograd.Function):
 
 
 def rasterize_numba(
-    means: Float[Tensor, "n 3"],
-    covariances: Float[Tensor, "n 3 3"],
-    opacities: Float[Tensor, " n"],
-    features: Float[Tensor, "views n 4"],
-    cameras: Cameras,
-    height: int,
-    width: int,
+    gaussians: Gaussians, cameras: Cameras, height: int, width: int
 ) -> tuple[Float[Tensor, "views {height} {width} 4"], Float[Tensor, "views {height} {width}"]]:
     """See `rasterize`, for tensors on the CPU."""
     parts = (*world_to_camera(cameras), focal_lengths(cameras, height))
     camera = tuple(np.ascontiguousarray(part.double().numpy()) for part in parts)
-    inputs = [tensor.contiguous() for tensor in (means, covariances, opacities, features)]
+    inputs = [tensor.contiguous() for tensor in gaussians]
     return _Rasterize.apply(*inputs, camera, height, width)

@@ -11,6 +11,7 @@ from dreamfusion.scenes.gaussians.rasterizer.projection import (
     LEAST_ALPHA,
     MOST_ALPHA,
     NEAR,
+    Gaussians,
     focal_lengths,
     world_to_camera,
 )
@@ -19,15 +20,10 @@ _ENTRIES = 1 << 24  # Gaussians x pixels at once, without gradients
 
 
 def rasterize_reference(
-    means: Float[Tensor, "n 3"],
-    covariances: Float[Tensor, "n 3 3"],
-    opacities: Float[Tensor, " n"],
-    features: Float[Tensor, "views n 4"],
-    cameras: Cameras,
-    height: int,
-    width: int,
+    gaussians: Gaussians, cameras: Cameras, height: int, width: int
 ) -> tuple[Float[Tensor, "views {height} {width} 4"], Float[Tensor, "views {height} {width}"]]:
     """See `rasterize`."""
+    means, covariances, opacities, features = gaussians
     rotations, positions = (each.to(means.dtype) for each in world_to_camera(cameras))
     focal = focal_lengths(cameras, height).to(means.dtype)
     rows = torch.arange(height, device=means.device, dtype=means.dtype) + 0.5

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from dreamfusion.graphics.cameras import turntable_cameras
+from dreamfusion.scenes.gaussians.rasterizer.projection import Gaussians
 from dreamfusion.scenes.gaussians.rasterizer.reference import rasterize_reference
 from dreamfusion.utils.backends import check_close
 
@@ -28,8 +29,8 @@ def check_rasterizer(rasterize: Callable[..., tuple[Tensor, Tensor]], device: st
             tensor.to(where).requires_grad_() for tensor in (means, axes, opacities, features)
         ]
         covariances = inputs[1] @ inputs[1].mT + 0.001 * torch.eye(3, device=where)
-        parts = (inputs[0], covariances, *inputs[2:])
-        image, opacity = draw(*parts, cameras.to(where), 20, 28)
+        gaussians = Gaussians(inputs[0], covariances, *inputs[2:])
+        image, opacity = draw(gaussians, cameras.to(where), 20, 28)
         whole = torch.cat([image, opacity[..., None]], dim=-1)
         gradients = torch.autograd.grad((whole * weights.to(where)).sum(), inputs)
         found.append([tensor.detach().cpu() for tensor in (whole, *gradients)])
