@@ -98,7 +98,7 @@ def project(
 
 def sample_texture(texture: NDArray[np.uint8], uv: NDArray[np.float64]) -> NDArray[np.float64]:
     """Bilinear samples (p, 3) in [0, 1] of a texture (h, w, 3) at uv (p, 2), v up."""
-    image = torch.from_numpy(texture).double().movedim(-1, 0)[None] / 255.0
+    image = torch.from_numpy(texture / 255.0).movedim(-1, 0)[None]
     grid = torch.from_numpy(np.stack([2.0 * uv[:, 0] - 1.0, 1.0 - 2.0 * uv[:, 1]], axis=1))
     sampled = torch.nn.functional.grid_sample(
         image, grid[None, None], padding_mode="border", align_corners=False
