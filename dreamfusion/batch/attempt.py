@@ -208,7 +208,8 @@ def _copy_run(run: RunFolder, target: RunFolder) -> None:
 
 
 def _watch(folder: JobFolder, number: int, parent: int) -> None:
-    """Send heartbeats, and end this attempt if it was replaced or its parent process has ended."""
+    """Send heartbeats, and end this attempt if it was replaced, its parent process has ended or
+    somebody stops the job."""
     beat, stopping = folder.beat_file(number), False
     while True:
         try:
@@ -217,7 +218,7 @@ def _watch(folder: JobFolder, number: int, parent: int) -> None:
                 os._exit(FENCED)
         except OSError:  # a full or unreachable disk: the run will report it
             pass
-        if os.getppid() != parent and not stopping:
+        if (os.getppid() != parent or folder.stop_file.is_file()) and not stopping:
             stopping = True
             os.kill(os.getpid(), signal.SIGTERM)  # writes a checkpoint and exits
         time.sleep(BEAT_SECONDS)

@@ -78,24 +78,30 @@ def drive(
     *,
     listener: Listener | None = None,
     stop: Callable[[], bool] = lambda: False,
+    arrived: Callable[[], Sequence[JobFolder]] = lambda: (),
     stale_seconds: float = STALE_SECONDS,
 ) -> bool:
-    """Run all jobs. Returns False if stopped.
+    """Run all jobs, except those that are marked as stopped. Returns False if stopped.
 
-    stop: polled; True makes every attempt write a checkpoint and exit. stale_seconds: a started
-    attempt is abandoned after this time without a heartbeat.
+    stop: polled; True makes every attempt write a checkpoint and exit. arrived: polled; returns
+    further jobs, which may be known already. stale_seconds: a started attempt is abandoned after
+    this time without a heartbeat.
     """
     listener = Listener() if listener is None else listener
-    ends = (State.done, State.failed)
-    waiting = deque(folder for folder in folders if folder.state() not in ends)
+    ends = (State.done, State.failed, State.stopped)
+    waiting: deque[JobFolder] = deque()
     running: dict[Hashable, _Running] = {}
-    stopping = False
-    while running or (waiting and not stopping):
+    stopping, new = False, folders
+    while new or running or (waiting and not stopping):
+        known = {*waiting, *(attempt.folder for attempt in running.values())}
+        waiting += [f for f in new if f not in known and f.state() not in ends]
         if stop() and not stopping:
             stopping = True
             engine.stop()
         while waiting and not stopping and engine.has_room():
             folder = waiting.popleft()
+            if folder.stop_file.is_file():
+                continue
             number = folder.newest_attempt() + 1
             ticket = engine.start(folder.path, number)
             running[ticket] = _Running(folder, number, HeartBeats(folder))
@@ -111,12 +117,13 @@ def drive(
             why = _record_end(attempt, ending, stopping)
             if why is None:
                 listener.finished(attempt.folder)
-            elif not stopping:
+            elif not (stopping or attempt.folder.stop_file.is_file()):
                 waiting.append(attempt.folder)
                 listener.retried(attempt.folder, why)
         listener.polled([attempt.folder for attempt in running.values()])
         if not ended:
             time.sleep(POLL_SECONDS)
+        new = arrived()
     return not stopping
 
 

@@ -9,6 +9,7 @@ shelf/jobs/a-corgi-s0-1f3a5b7c9d0e/
     logs/0001.txt          standard error of the command line
     run/                   the run; `run-of-attempt-N` if an earlier attempt was frozen
     done.json, failed.json the result of the job
+    stop                   exists while the job is stopped until somebody resumes it
 """
 
 import hashlib
@@ -39,6 +40,7 @@ class State(str, Enum):
     done = "done"
     failed = "failed"
     running = "running"
+    stopped = "stopped"
     resumable = "resumable"
     new = "new"
 
@@ -98,6 +100,7 @@ class JobFolder:
     settings_file = Inside("settings.yaml")  # a copy of the job's settings file
     done_file = Inside("done.json")  # exists once the job is done
     failed_file = Inside("failed.json")  # exists once the job has failed and is not retried
+    stop_file = Inside("stop")  # exists while the job is stopped until somebody resumes it
 
     attempt_file = OfAttempt("attempts/{:04d}.json")  # its process and machine, and name of its run
     beat_file = OfAttempt("attempts/{:04d}.beat")  # its heartbeat
@@ -155,6 +158,8 @@ class JobFolder:
             with suppress(OSError):
                 if time.time() - self.beat_file(number).stat().st_mtime < FRESH_SECONDS:
                     return State.running
+        if self.stop_file.is_file():
+            return State.stopped
         return State.resumable if any(self.run.checkpoints.glob("step_*.json")) else State.new
 
     def counted_failures(self) -> int:

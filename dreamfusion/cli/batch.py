@@ -181,6 +181,7 @@ def line_of(job: Progress) -> str:
         State.done: str(job.run),
         State.failed: job.error or "",
         State.running: f"step {job.step}/{job.steps}{left}  {job.preview or ''}".rstrip(),
+        State.stopped: f"stopped at step {job.step}/{job.steps}, until it is resumed in the studio",
         State.resumable: f"stopped at step {job.step}/{job.steps}",
         State.new: "",
     }[job.state]

@@ -1,12 +1,11 @@
 """Chooses the best of several seeds."""
 
-import hashlib
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from dreamfusion.batch.jobs import write_json
+from dreamfusion.batch.links import link_names
 from dreamfusion.cli.console import Console
 from dreamfusion.evaluation.evaluate import judged_rows
 from dreamfusion.evaluation.judges import pairs
@@ -60,13 +59,3 @@ def choose_best(
         },
     )
     return chosen
-
-
-def link_names(prompts: Iterable[str]) -> dict[str, str]:
-    """A name for each prompt: its slug, with part of a hash if several prompts have the same."""
-    slugs = {prompt: slug(prompt) for prompt in prompts}
-    shared = Counter(slugs.values())
-    for prompt, name in slugs.items():
-        if shared[name] > 1:
-            slugs[prompt] = f"{name}-{hashlib.sha256(prompt.encode()).hexdigest()[:8]}"
-    return slugs

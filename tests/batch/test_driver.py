@@ -296,3 +296,32 @@ def wait_for(condition):
     while not condition():
         assert time.monotonic() < until
         time.sleep(0.05)
+
+
+def test_jobs_that_arrive_later_run_and_known_ones_run_once(tmp_path, engine):
+    (second,) = prepare(BatchFolder(tmp_path), [job("a late mug")])
+    arrivals = [[], [second], [second]]
+    folders, diary, finished = make(
+        tmp_path, engine, job("a mug"), arrived=lambda: arrivals.pop() if arrivals else []
+    )
+    assert finished and folders[0].state() is second.state() is State.done
+    assert [event[1] for event in diary.events if event[0] == "start"].count("a late mug") == 1
+
+
+def test_a_job_marked_as_stopped_ends_and_is_not_retried(tmp_path, engine):
+    slow = job("slow", steps=40)
+
+    def mark():
+        if folder.run.metrics.is_file():
+            folder.stop_file.touch()
+        return ()
+
+    (folder,) = prepare(BatchFolder(tmp_path), [slow])
+    _, _, finished = make(tmp_path, engine, slow, arrived=mark)
+    assert finished and folder.state() is State.stopped
+    assert 0 < len(steps_of(folder)) < 40 and folder.newest_attempt() == 1
+    make(tmp_path, engine, slow)
+    assert folder.newest_attempt() == 1  # it waits for somebody
+    folder.stop_file.unlink()
+    make(tmp_path, engine, slow)
+    assert folder.state() is State.done
