@@ -16,7 +16,7 @@ from PIL import Image
 from dreamfusion.graphics import srgb
 from dreamfusion.mesh.extract import Mesh, MeshError
 from dreamfusion.mesh.provenance import KEY, Provenance, read_provenance
-from dreamfusion.mesh.texture import TexturedMesh, smooth_normals
+from dreamfusion.mesh.texture import TexturedMesh, smooth_normals, tangents
 from dreamfusion.mesh.usd import usdz_bytes
 from dreamfusion.utils.atomic_write import atomic_write
 from dreamfusion.utils.errors import one_line
@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 FORMATS = ("glb", "obj", "ply", "stl", "usdz")
 TEXTURED = ("glb", "obj", "usdz")  # formats that can hold a texture
 
-_COLORS = "_COLORS_OF_16_BITS"
+# Trimesh writes these attributes under their own names only; they are renamed afterwards.
+_COLORS, _TANGENTS = "_COLORS_OF_16_BITS", "_TANGENTS"
 
 Origin = Literal["base", "center", "scene"]
 AnyMesh = TypeVar("AnyMesh", bound=Mesh | TexturedMesh)
@@ -53,14 +54,19 @@ def place(mesh: AnyMesh, origin: Origin) -> AnyMesh:
 
 
 def write_mesh(
-    mesh: Mesh | TexturedMesh, path: Path | str, *, provenance: Provenance | None = None
+    mesh: Mesh | TexturedMesh,
+    path: Path | str,
+    *,
+    name: str = "model",
+    provenance: Provenance | None = None,
 ) -> list[Path]:
     """Write a mesh in the format of the path's suffix, one of FORMATS; returns the files written.
 
     GLB, OBJ and USDZ contain the mesh's texture, if any (OBJ in separate .mtl and .png files). PLY
     has vertex colours, STL no colours. Vertex colours are sRGB in OBJ and PLY and linear in GLB and
-    USDZ, as their standards require. The material is matt. Only GLB contains `provenance`. Files
-    are written atomically. Raises MeshError, for USDZ also if usd-core is not installed.
+    USDZ, as their standards require. The material is matt. name: of the object, its material and
+    images. Only GLB contains the normal map and `provenance`. Files are written atomically. Raises
+    MeshError, for USDZ also if usd-core is not installed.
     """
     path = Path(path)
     kind = path.suffix.lower().removeprefix(".")
@@ -71,11 +77,11 @@ def write_mesh(
     if isinstance(mesh, TexturedMesh) and kind not in TEXTURED:
         raise MeshError(f"a texture cannot be written as {kind}: use one of {', '.join(TEXTURED)}")
     if kind == "glb":
-        files = {path: glb_bytes(mesh, provenance)}
+        files = {path: glb_bytes(mesh, provenance, name=name)}
     elif kind == "usdz":
-        files = {path: usdz_bytes(mesh)}
+        files = {path: usdz_bytes(mesh, name)}
     elif isinstance(mesh, TexturedMesh):
-        files = _obj_files(mesh, path)
+        files = _obj_files(mesh, path, name)
     else:
         data = as_trimesh(mesh).export(file_type=kind)
         files = {path: data.encode() if isinstance(data, str) else bytes(data)}
@@ -121,22 +127,26 @@ def put_back(mesh: AnyMesh, provenance: Provenance) -> AnyMesh:
     return dataclasses.replace(mesh, vertices=mesh.vertices + np.asarray(provenance.moved_from))
 
 
-def as_trimesh(mesh: Mesh | TexturedMesh) -> trimesh.Trimesh:
-    """Convert a mesh to trimesh, with its texture or its vertex colours (sRGB)."""
+def as_trimesh(mesh: Mesh | TexturedMesh, name: str = "model") -> trimesh.Trimesh:
+    """Convert a mesh to trimesh, with its texture or its vertex colours (sRGB). name: of the
+    material."""
     import trimesh
 
     if isinstance(mesh, Mesh):
         return _model(mesh, vertex_colors=_rgba(mesh.colors, np.uint8))
     material = trimesh.visual.material.PBRMaterial(
-        name="albedo",
+        name=name,
         baseColorTexture=Image.fromarray(mesh.texture),
+        normalTexture=None if mesh.normal_map is None else Image.fromarray(mesh.normal_map),
         metallicFactor=0.0,
         roughnessFactor=1.0,
     )
     return _textured(mesh, material)
 
 
-def glb_bytes(mesh: Mesh | TexturedMesh, provenance: Provenance | None = None) -> bytes:
+def glb_bytes(
+    mesh: Mesh | TexturedMesh, provenance: Provenance | None = None, *, name: str = "model"
+) -> bytes:
     """Convert a mesh to a binary glTF file."""
     import trimesh
 
@@ -146,16 +156,24 @@ def glb_bytes(mesh: Mesh | TexturedMesh, provenance: Provenance | None = None) -
         colors = _rgba(srgb.to_linear(mesh.colors), np.uint16)
         model = _model(mesh, vertex_attributes={_COLORS: colors})
     else:
-        model = as_trimesh(mesh)
+        model = as_trimesh(mesh, name)
+        if mesh.normal_map is not None:
+            model.vertex_attributes[_TANGENTS] = tangents(mesh).astype(np.float32)
 
     def finish(tree: dict[str, Any]) -> None:
         if isinstance(mesh, Mesh):
-            _add_colors(tree)
+            _add_colors(tree, name)
+        for image, kind in zip(tree.get("images", ()), ("albedo", "normals"), strict=False):
+            image["name"] = f"{name}-{kind}"
+        for item in tree["meshes"]:
+            attributes = item["primitives"][0]["attributes"]
+            if _TANGENTS in attributes:
+                attributes["TANGENT"] = attributes.pop(_TANGENTS)
         if provenance is not None:
             tree["asset"]["extras"] = {KEY: dataclasses.asdict(provenance)}
 
     return trimesh.exchange.gltf.export_glb(
-        trimesh.Scene({"model": model}), include_normals=True, tree_postprocessor=finish
+        trimesh.Scene({name: model}), include_normals=True, tree_postprocessor=finish
     )
 
 
@@ -175,10 +193,11 @@ def _rgba(colors: NDArray[np.float64], kind: type[np.unsignedinteger]) -> NDArra
     return (rgba.clip(0.0, 1.0) * np.iinfo(kind).max).round().astype(kind)
 
 
-def _add_colors(tree: dict[str, Any]) -> None:
+def _add_colors(tree: dict[str, Any], name: str) -> None:
     """Rename the attribute _COLORS to glTF's vertex colours, and add a matt material to the
     primitives, which are metallic by default."""
-    tree["materials"] = [{"pbrMetallicRoughness": {"metallicFactor": 0.0, "roughnessFactor": 1.0}}]
+    matt = {"metallicFactor": 0.0, "roughnessFactor": 1.0}
+    tree["materials"] = [{"name": name, "pbrMetallicRoughness": matt}]
     for item in tree["meshes"]:
         for primitive in item["primitives"]:
             index = primitive["attributes"].pop(_COLORS)
@@ -194,7 +213,7 @@ def _textured(mesh: TexturedMesh, material: Any) -> Any:
     return _model(mesh, visual=visual)
 
 
-def _obj_files(mesh: TexturedMesh, path: Path) -> dict[Path, bytes]:
+def _obj_files(mesh: TexturedMesh, path: Path, name: str) -> dict[Path, bytes]:
     import trimesh
 
     material = trimesh.visual.material.SimpleMaterial(
@@ -209,4 +228,5 @@ def _obj_files(mesh: TexturedMesh, path: Path) -> dict[Path, bytes]:
     text, others = trimesh.exchange.obj.export_obj(
         model, include_normals=True, return_texture=True, mtl_name=f"{material.name}.mtl"
     )
+    text = text.replace("usemtl", f"o {name}\nusemtl", 1)
     return {path: text.encode()} | {path.with_name(name): data for name, data in others.items()}

@@ -11,7 +11,8 @@ KEY = "dreamfusion"
 class Provenance:
     """step: of the run. moved_from: the point of the scene that is the model's origin.
     psnr_db, silhouette_iou: similarity of model and scene, see `compare.Agreement`; None if not
-    measured. prior: id, revision and licence of the diffusion model, if known.
+    measured. prior: id, revision and licence of the diffusion model, if known. prompt, seed: of the
+    run. dreamfusion: version of this package. settings: SHA-256 of the run's resolved settings.
     """
 
     step: int
@@ -19,6 +20,10 @@ class Provenance:
     psnr_db: float | None = None
     silhouette_iou: float | None = None
     prior: Mapping[str, str] | None = None
+    prompt: str = ""
+    seed: int | None = None
+    dreamfusion: str = ""
+    settings: str = ""
 
 
 def read_provenance(glb: bytes) -> Provenance | None:
@@ -34,6 +39,11 @@ def read_provenance(glb: bytes) -> Provenance | None:
         )
         prior = found.get("prior")
         prior = None if prior is None else {str(k): str(v) for k, v in prior.items()}
-        return Provenance(int(found["step"]), (x, y, z), psnr, iou, prior)
+        prompt, version, settings = (
+            str(found.get(key, "")) for key in ("prompt", "dreamfusion", "settings")
+        )
+        seed = None if found.get("seed") is None else int(found["seed"])
+        step = int(found["step"])
+        return Provenance(step, (x, y, z), psnr, iou, prior, prompt, seed, version, settings)
     except (ValueError, KeyError, TypeError, AttributeError):
         return None

@@ -3,6 +3,7 @@
 Texture coordinates are (u, v) in [0, 1], v up: (0, 0) is the lower left corner of the image.
 """
 
+import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,7 +26,8 @@ class TexturedMesh:
 
     vertices: (v, 3) float64, scene units; vertices on a seam occur once per chart. faces: (f, 3)
     int64, counter-clockwise from outside. normals: (v, 3), unit, smooth across seams. uv: (v, 2).
-    texture: (size, size, 3) sRGB bytes of the albedo, top row first.
+    texture: (size, size, 3) sRGB bytes of the albedo, top row first. normal_map: (size, size, 3)
+    bytes of a finer mesh's normals in the frame of `tangents`, as in glTF; None without.
     """
 
     vertices: NDArray[np.float64]
@@ -33,6 +35,7 @@ class TexturedMesh:
     normals: NDArray[np.float64]
     uv: NDArray[np.float64]
     texture: NDArray[np.uint8]
+    normal_map: NDArray[np.uint8] | None = None
 
 
 def smooth_normals(mesh: Mesh | TexturedMesh) -> NDArray[np.float64]:
@@ -133,12 +136,17 @@ def _unpinched(
 
 
 def bake(
-    color: ColorFunction, mesh: Mesh, *, size: int = OutputConfig.texture_size
+    color: ColorFunction,
+    mesh: Mesh,
+    *,
+    size: int = OutputConfig.texture_size,
+    fine: Mesh | None = None,
 ) -> TexturedMesh:
     """Bake the colours of a mesh to a texture of `size` texels per side.
 
-    color: of points on the surface. The mesh is in the scene's frame (not yet moved to the origin).
-    Raises MeshError for an unsuitable size.
+    color: of points on the surface. fine: the mesh before decimation, whose normals are baked to a
+    normal map. Both are in the scene's frame (not yet moved to the origin). Raises MeshError for an
+    unsuitable size.
     """
     if not 16 <= size <= 16384:
         raise MeshError(f"a texture has 16 to 16384 texels per side, not {size}")
@@ -156,7 +164,57 @@ def bake(
     texture = np.zeros((size, size, 3))
     texture[covered] = color(points, outward)
     texture = pad(texture, covered)
-    return TexturedMesh(vertices, faces, normals, uv, (texture * 255.0).round().astype(np.uint8))
+    baked = TexturedMesh(vertices, faces, normals, uv, (texture * 255.0).round().astype(np.uint8))
+    if fine is None:
+        return baked
+    along = tangents(baked)
+    x_axis = (along[corners, :3] * share).sum(axis=1)
+    x_axis -= outward * (outward * x_axis).sum(axis=1, keepdims=True)
+    x_axis /= np.maximum(np.linalg.norm(x_axis, axis=1, keepdims=True), 1e-12)
+    y_axis = np.cross(outward, x_axis) * along[corners[:, :1], 3]
+    detail = _normals_near(fine, points, outward)
+    in_frame = np.stack([(detail * a).sum(axis=1) for a in (x_axis, y_axis, outward)], axis=1)
+    normal_map = np.zeros((size, size, 3))
+    normal_map[covered] = in_frame * 0.5 + 0.5
+    pixels = (pad(normal_map, covered) * 255.0).round().astype(np.uint8)
+    return dataclasses.replace(baked, normal_map=pixels)
+
+
+def tangents(mesh: TexturedMesh) -> NDArray[np.float64]:
+    """glTF's tangents (v, 4) at the vertices: the unit direction of increasing u on the surface,
+    and the sign of the bitangent, sign * normal x tangent, which points to increasing v."""
+    a, b, c = np.moveaxis(mesh.vertices[mesh.faces], 1, 0)
+    p, q, r = np.moveaxis(mesh.uv[mesh.faces], 1, 0)
+    (du1, dv1), (du2, dv2) = (q - p).T, (r - p).T
+    # Weighted by area: the determinant is not divided out, only its sign is.
+    sign = np.sign(du1 * dv2 - du2 * dv1)
+    direction = ((b - a) * dv2[:, None] - (c - a) * dv1[:, None]) * sign[:, None]
+    summed, signs = np.zeros_like(mesh.vertices), np.zeros(len(mesh.vertices))
+    for column in range(3):
+        np.add.at(summed, mesh.faces[:, column], direction)
+        np.add.at(signs, mesh.faces[:, column], sign)
+    summed -= mesh.normals * (mesh.normals * summed).sum(axis=1, keepdims=True)
+    length = np.linalg.norm(summed, axis=1, keepdims=True)
+    # Any direction serves where no face has an area on the texture.
+    spare = np.cross(mesh.normals, np.eye(3)[np.abs(mesh.normals).argmin(axis=1)])
+    spare /= np.maximum(np.linalg.norm(spare, axis=1, keepdims=True), 1e-12)
+    unit = np.where(length > 1e-12, summed / np.maximum(length, 1e-12), spare)
+    return np.concatenate([unit, np.where(signs < 0, -1.0, 1.0)[:, None]], axis=1)
+
+
+def _normals_near(
+    fine: Mesh, points: NDArray[np.float64], outward: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Unit normals (p, 3) of a fine mesh near points (p, 3) of a coarse one, interpolated from the
+    four nearest vertices. Vertices of the other side of a thin part, by `outward`, are ignored."""
+    from scipy.spatial import cKDTree
+
+    distance, near = cKDTree(fine.vertices).query(points, k=4, workers=-1)
+    normals = vertex_normals(fine.vertices, fine.faces)[near]
+    weights = ((normals * outward[:, None]).sum(axis=2) > 0) / np.maximum(distance, 1e-9)
+    mean = (normals * weights[..., None]).sum(axis=1)
+    length = np.linalg.norm(mean, axis=1, keepdims=True)
+    return np.where(length > 1e-9, mean / np.maximum(length, 1e-9), outward)
 
 
 def unwrap(

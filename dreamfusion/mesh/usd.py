@@ -13,21 +13,22 @@ from dreamfusion.mesh.extract import Mesh, MeshError
 from dreamfusion.mesh.texture import TexturedMesh, smooth_normals
 
 
-def usdz_bytes(mesh: Mesh | TexturedMesh) -> bytes:
+def usdz_bytes(mesh: Mesh | TexturedMesh, name: str = "model") -> bytes:
     """Convert a mesh to a USDZ package: +Y up, one unit per metre, one matt UsdPreviewSurface.
-    Raises MeshError if usd-core is not installed."""
+    name: of the object and its image. Raises MeshError if usd-core is not installed."""
     require_usd()
-    from pxr import Sdf, Usd, UsdGeom, UsdUtils
+    from pxr import Sdf, Tf, Usd, UsdGeom, UsdUtils
 
+    root = f"/{Tf.MakeValidIdentifier(name)}"
     with tempfile.TemporaryDirectory() as folder:
         stage = Usd.Stage.CreateNew(str(Path(folder) / "model.usdc"))
         UsdGeom.SetStageUpAxis(stage, UsdGeom.Tokens.y)
         UsdGeom.SetStageMetersPerUnit(stage, 1.0)
-        stage.SetDefaultPrim(UsdGeom.Xform.Define(stage, "/Model").GetPrim())
-        shape = _define_mesh(stage, mesh)
+        stage.SetDefaultPrim(UsdGeom.Xform.Define(stage, root).GetPrim())
+        shape = _define_mesh(stage, mesh, f"{root}/Mesh")
         if isinstance(mesh, TexturedMesh):
-            Image.fromarray(mesh.texture).save(Path(folder) / "albedo.png")
-        _add_material(stage, shape, mesh)
+            Image.fromarray(mesh.texture).save(Path(folder) / f"{name}.png")
+        _add_material(stage, shape, mesh, f"{root}/Material", f"{name}.png")
         stage.GetRootLayer().Save()
         package = Path(folder) / "model.usdz"
         UsdUtils.CreateNewUsdzPackage(Sdf.AssetPath(str(Path(folder) / "model.usdc")), str(package))
@@ -42,10 +43,10 @@ def require_usd() -> None:
         )
 
 
-def _define_mesh(stage: Any, mesh: Mesh | TexturedMesh) -> Any:
+def _define_mesh(stage: Any, mesh: Mesh | TexturedMesh, path: str) -> Any:
     from pxr import UsdGeom, Vt
 
-    shape = UsdGeom.Mesh.Define(stage, "/Model/Mesh")
+    shape = UsdGeom.Mesh.Define(stage, path)
     points = mesh.vertices.astype(np.float32)
     normals = smooth_normals(mesh)
     shape.CreatePointsAttr(Vt.Vec3fArray.FromNumpy(points))
@@ -59,14 +60,16 @@ def _define_mesh(stage: Any, mesh: Mesh | TexturedMesh) -> Any:
     return shape
 
 
-def _add_material(stage: Any, shape: Any, mesh: Mesh | TexturedMesh) -> None:
+def _add_material(
+    stage: Any, shape: Any, mesh: Mesh | TexturedMesh, path: str, image_file: str
+) -> None:
     """Bind a matt material with the texture or the vertex colours of the mesh."""
     from pxr import Sdf, UsdGeom, UsdShade, Vt
 
     types, vertex = Sdf.ValueTypeNames, UsdGeom.Tokens.vertex
 
     def shader(name: str, kind: str) -> Any:
-        defined = UsdShade.Shader.Define(stage, f"/Model/Albedo/{name}")
+        defined = UsdShade.Shader.Define(stage, f"{path}/{name}")
         defined.CreateIdAttr(kind)
         return defined
 
@@ -81,7 +84,7 @@ def _add_material(stage: Any, shape: Any, mesh: Mesh | TexturedMesh) -> None:
         values.Set(Vt.Vec2fArray.FromNumpy(mesh.uv.astype(np.float32)))
         uv = attribute("st", "float2", types.Float2)
         image = shader("Picture", "UsdUVTexture")
-        image.CreateInput("file", types.Asset).Set("albedo.png")
+        image.CreateInput("file", types.Asset).Set(image_file)
         image.CreateInput("sourceColorSpace", types.Token).Set("sRGB")
         image.CreateInput("st", types.Float2).ConnectToSource(uv)
         color = image.CreateOutput("rgb", types.Float3)
@@ -89,7 +92,7 @@ def _add_material(stage: Any, shape: Any, mesh: Mesh | TexturedMesh) -> None:
         values = shape.CreateDisplayColorPrimvar(vertex)
         values.Set(Vt.Vec3fArray.FromNumpy(srgb.to_linear(mesh.colors).astype(np.float32)))
         color = attribute("displayColor", "float3", types.Float3)
-    material = UsdShade.Material.Define(stage, "/Model/Albedo")
+    material = UsdShade.Material.Define(stage, path)
     surface = shader("Surface", "UsdPreviewSurface")
     surface.CreateInput("diffuseColor", types.Color3f).ConnectToSource(color)
     surface.CreateInput("roughness", types.Float).Set(1.0)

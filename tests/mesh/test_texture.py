@@ -12,12 +12,23 @@ import pytest
 import torch
 import trimesh
 from PIL import Image
+from scipy.spatial import cKDTree
 from skimage.measure import marching_cubes
 
 from dreamfusion.graphics.rasterize import rasterize
-from dreamfusion.mesh.extract import Mesh, MeshError
+from dreamfusion.mesh.extract import Mesh, MeshError, vertex_normals
 from dreamfusion.mesh.formats import place, write_mesh
-from dreamfusion.mesh.texture import bake, decimate, deviation, pad, simplify, unwrap
+from dreamfusion.mesh.renderer import sample_texture
+from dreamfusion.mesh.texture import (
+    TexturedMesh,
+    bake,
+    decimate,
+    deviation,
+    pad,
+    simplify,
+    tangents,
+    unwrap,
+)
 from dreamfusion.mesh.topology import topology
 from dreamfusion.scenes.nerf.field import FieldOutput
 from dreamfusion.scenes.nerf.surface import surface_colors
@@ -250,3 +261,64 @@ def test_a_full_disk_is_reported_and_leaves_no_partial_mesh(baked, tmp_path, mon
     assert list(tmp_path.iterdir()) == []
     monkeypatch.undo()
     assert len(write_mesh(baked, tmp_path / "model.obj")) == 3
+
+
+@pytest.fixture(scope="module")
+def bumpy() -> Mesh:
+    """A ball with fine bumps, and the exact normals of its surface at its vertices."""
+    ball = trimesh.creation.icosphere(5)
+    points = np.asarray(ball.vertices)
+    bumps = 1.0 + 0.02 * np.sin(14 * points).prod(axis=1)
+    return Mesh(points * bumps[:, None], np.asarray(ball.faces), np.full(points.shape, 0.5))
+
+
+def test_the_normal_map_has_the_normals_of_the_fine_mesh(bumpy):
+    """Decoded as a renderer does, with the tangents, at points all over the coarse mesh."""
+    ball = trimesh.creation.icosphere(2)
+    coarse = Mesh(np.asarray(ball.vertices), np.asarray(ball.faces), np.asarray(ball.vertices))
+    textured = bake(lambda points, normals: points * 0 + 0.5, coarse, size=512, fine=bumpy)
+    frames = tangents(textured)
+    assert np.abs((frames[:, :3] * textured.normals).sum(axis=1)).max() < 1e-6
+    weights = np.random.default_rng(0).dirichlet((2, 2, 2), len(textured.faces))
+
+    def at(values):
+        return np.einsum("fc,fcd->fd", weights, values[textured.faces])
+
+    normal, along, uv = at(textured.normals), at(frames[:, :3]), at(textured.uv)
+    normal /= np.linalg.norm(normal, axis=1, keepdims=True)
+    along -= normal * (along * normal).sum(axis=1, keepdims=True)
+    along /= np.linalg.norm(along, axis=1, keepdims=True)
+    across = np.cross(normal, along) * frames[textured.faces[:, 0], 3:]
+    x, y, z = sample_texture(textured.normal_map, uv).T[:, :, None] * 2 - 1
+    decoded = x * along + y * across + z * normal
+    decoded /= np.linalg.norm(decoded, axis=1, keepdims=True)
+    directions = at(textured.vertices)
+    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    fine = vertex_normals(bumpy.vertices, bumpy.faces)
+    unit = bumpy.vertices / np.linalg.norm(bumpy.vertices, axis=1, keepdims=True)
+    truth = fine[cKDTree(unit).query(directions)[1]]
+    error = np.degrees(np.arccos((decoded * truth).sum(axis=1).clip(-1, 1)))
+    without = np.degrees(np.arccos((normal * truth).sum(axis=1).clip(-1, 1)))
+    assert np.median(error) < 2.5 and np.median(without) > 3 * np.median(error)
+
+
+def test_tangents_point_along_the_texture():
+    """A quad whose texture is mirrored: u to the left, v up."""
+    uv = np.array([[1, 0], [0, 0], [0, 1], [1, 1]], float)
+    corners = np.array([[-1, -1, 0], [1, -1, 0], [1, 1, 0], [-1, 1, 0]], float)
+    faces, normals = np.array([[0, 1, 2], [0, 2, 3]]), np.tile([0.0, 0.0, 1.0], (4, 1))
+    quad = TexturedMesh(corners, faces, normals, uv, np.zeros((4, 4, 3), np.uint8))
+    assert tangents(quad) == pytest.approx(np.tile([-1.0, 0.0, 0.0, -1.0], (4, 1)))
+
+
+def test_names_and_normal_map_are_in_the_files(tmp_path, bumpy):
+    textured = bake(lambda p, n: p * 0 + 0.5, decimate(bumpy, 400), size=64, fine=bumpy)
+    write_mesh(textured, tmp_path / "ball.glb", name="a-red-ball")
+    tree = pygltflib.GLTF2().load(str(tmp_path / "ball.glb"))
+    assert tree.nodes[0].name == tree.meshes[0].name == tree.materials[0].name == "a-red-ball"
+    assert [image.name for image in tree.images] == ["a-red-ball-albedo", "a-red-ball-normals"]
+    assert tree.materials[0].normalTexture.index == 1
+    accessor = tree.accessors[tree.meshes[0].primitives[0].attributes.TANGENT]
+    assert (accessor.type, accessor.componentType) == ("VEC4", pygltflib.FLOAT)
+    write_mesh(textured, tmp_path / "ball.obj", name="a-red-ball")
+    assert "\no a-red-ball\n" in (tmp_path / "ball.obj").read_text()
