@@ -6,5 +6,7 @@ relocation  moves splats that became transparent onto others (Kheradmand et al. 
 surface     a mesh from splats
 start       splats from the mesh of another scene
 files       .ply, .splat and .spz files
-rasterizer  draws splats: reference, numba, gsplat
+rasterizer  draws splats, by gsplat or by our kernels
+kernels     numba kernels
+splats      the parameters
 """

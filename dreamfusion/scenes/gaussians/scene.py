@@ -15,14 +15,18 @@ from dreamfusion.graphics.shading import depth_normals, lambertian
 from dreamfusion.mesh.extract import Surface
 from dreamfusion.scenes.base import Rendered, Scene, Views
 from dreamfusion.scenes.gaussians.files import writers
-from dreamfusion.scenes.gaussians.rasterizer import RASTERIZING, rasterize
-from dreamfusion.scenes.gaussians.rasterizer.projection import Gaussians
+from dreamfusion.scenes.gaussians.rasterizer import (
+    RASTERIZING,
+    Gaussians,
+    rasterize,
+    rasterizer_of,
+)
 from dreamfusion.scenes.gaussians.relocation import relocate
 from dreamfusion.scenes.gaussians.settings import GaussianSettings
 from dreamfusion.scenes.gaussians.splats import PARAMETERS, Splats, ball
 from dreamfusion.scenes.gaussians.start import fit, splats_of
 from dreamfusion.scenes.gaussians.surface import surface_of
-from dreamfusion.utils.backends import choose, skipped
+from dreamfusion.utils.backends import skipped
 from dreamfusion.utils.rng import Generators
 from dreamfusion.utils.state import Progress
 
@@ -34,8 +38,7 @@ class GaussianScene(nn.Module, Scene):
     """Gaussian splats in the box [-1, 1]^3. All on one device.
 
     generator: draws the initial values, on the CPU. start: a scene whose splats, or whose surface,
-    initialise this one. Raises AcceleratorError if the settings name a rasteriser that cannot be
-    used, MeshError if `start` has no surface.
+    initialise this one. Raises MeshError if `start` has no surface.
     """
 
     def __init__(
@@ -48,7 +51,6 @@ class GaussianScene(nn.Module, Scene):
     ) -> None:
         super().__init__()
         self.settings = settings
-        self._backend = choose(RASTERIZING, settings.backend, torch.device(device).type)
         if start is None:
             size, opacity = settings.radius, settings.opacity
             splats = ball(settings.count, radius=size, opacity=opacity, generator=generator)
@@ -114,9 +116,7 @@ class GaussianScene(nn.Module, Scene):
             splats.opacities,
             torch.cat([colors, distance], dim=-1),
         )
-        drawn, opacity = rasterize(
-            gaussians, cameras, views.height, views.width, backend=self._backend
-        )
+        drawn, opacity = rasterize(gaussians, cameras, views.height, views.width)
         rgb, depth = drawn[..., :3], drawn[..., 3] / opacity.clamp(min=1e-6)
         normals = None
         if views.normals or light.position is not None or self._smoothness > 0:
@@ -171,10 +171,9 @@ class GaussianScene(nn.Module, Scene):
 
     def about(self) -> list[str]:
         """The rasteriser in use, and installed ones that were skipped."""
-        chosen = self._backend
-        failed = skipped(RASTERIZING, self.settings.backend, self.device.type, chosen)
-        name = "torch" if chosen == "reference" else chosen
-        return [f"backends  rasterization: {name}", *(f"          {each}" for each in failed)]
+        chosen = rasterizer_of(self.device)
+        failed = skipped(RASTERIZING, "auto", self.device.type, chosen)
+        return [f"backends  rasterization: {chosen}", *(f"          {each}" for each in failed)]
 
 
 def smoothness(

@@ -4,8 +4,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from dreamfusion.config.schedules import Schedule
 from dreamfusion.config.sections import setting, subsection
@@ -66,16 +66,9 @@ class GaussianSettings(SceneSettings):
         Schedule(0.0, 0.02, 0.4, 0.4), "differences of neighbouring normals of the depth", low=0
     )
     optimizer: SplatRates = subsection(SplatRates)
-    backend: Literal["auto", "reference", "numba", "gsplat"] = setting(
-        "auto", "rasteriser; reference: plain torch; auto: the first that works on the device"
-    )
 
     def layer(self) -> Mapping[str, Any]:
         return {"shading": {"lambertian": 0}}
-
-    def viewable(self) -> GaussianSettings:
-        """Without a backend requested for training, which the viewing machine may not have."""
-        return replace(self, backend="auto")
 
     def build(
         self, *, device: str, generator: torch.Generator, start: Scene | None = None

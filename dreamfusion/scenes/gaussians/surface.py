@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from dreamfusion.graphics.cameras import generate_rays, turntable_cameras
 from dreamfusion.mesh.extract import MeshError, Surface, extract_surface, silhouette_threshold
 from dreamfusion.scenes.base import Views
-from dreamfusion.scenes.gaussians.density import add_density
+from dreamfusion.scenes.gaussians.kernels import add_density
 from dreamfusion.utils.threads import run_pieces
 
 if TYPE_CHECKING:

@@ -6,11 +6,14 @@ import pytest
 import torch
 
 from dreamfusion.graphics.cameras import Cameras, turntable_cameras
-from dreamfusion.scenes.gaussians.rasterizer import rasterize
-from dreamfusion.scenes.gaussians.rasterizer.numba import rasterize_numba
-from dreamfusion.scenes.gaussians.rasterizer.projection import Gaussians
-from dreamfusion.scenes.gaussians.rasterizer.reference import rasterize_reference
+from dreamfusion.scenes.gaussians.rasterizer import (
+    Gaussians,
+    check_rasterizer,
+    rasterize,
+    rasterize_numba,
+)
 from dreamfusion.utils.threads import fixed_order
+from tests.helpers.dense_splats import rasterize_reference
 
 H, W = 24, 36
 
@@ -131,15 +134,14 @@ def test_a_splat_at_the_origin_is_a_gaussian_of_the_expected_width() -> None:
     torch.testing.assert_close(image[0, size // 2, :, 0], expected, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("backend", ["reference", "numba"])
 @pytest.mark.parametrize("which", range(4))
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_values_that_are_not_finite_reach_the_image(backend: str, which: int, value: float) -> None:
+def test_values_that_are_not_finite_reach_the_image(which: int, value: float) -> None:
     means, axes, opacities, features = _splats(5, torch.float32)
     parts = [means, axes @ axes.mT, opacities, features]
     parts[which].reshape(-1)[0] = value
     cameras = _cameras(2, torch.float32)
-    image, opacity = rasterize(Gaussians(*parts), cameras, 8, 8, backend=backend)
+    image, opacity = rasterize(Gaussians(*parts), cameras, 8, 8)
     assert image.isnan().all()
     assert opacity.isnan().all()
 
@@ -156,3 +158,14 @@ def test_bits_do_not_depend_on_the_number_of_threads() -> None:
         torch.set_num_threads(before)
     for other in found[1:]:
         assert all(torch.equal(a, b) for a, b in zip(found[0], other, strict=True))
+
+
+def test_the_self_test_accepts_the_reference_and_finds_faults() -> None:
+    check_rasterizer(rasterize_reference, "cpu")
+
+    def dark(*arguments):
+        image, opacity = rasterize_reference(*arguments)
+        return 0.99 * image, opacity
+
+    with pytest.raises(RuntimeError, match="image or gradient differs"):
+        check_rasterizer(dark, "cpu")

@@ -11,7 +11,7 @@ from dreamfusion.graphics.cameras import turntable_cameras
 from dreamfusion.mesh.extract import MeshError, Surface
 from dreamfusion.mesh.topology import topology
 from dreamfusion.scenes.base import Rendered, Views
-from dreamfusion.scenes.gaussians.density import add_density
+from dreamfusion.scenes.gaussians.kernels import add_density
 from dreamfusion.scenes.gaussians.scene import GaussianScene
 from dreamfusion.scenes.gaussians.settings import GaussianSettings
 from dreamfusion.scenes.gaussians.splats import rotations

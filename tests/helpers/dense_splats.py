@@ -1,20 +1,12 @@
-"""Rasterisation in plain torch: every Gaussian at every pixel. For tests and other devices."""
+"""Rasterisation in plain torch: every Gaussian at every pixel."""
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from dreamfusion.graphics.cameras import Cameras
-from dreamfusion.scenes.gaussians.rasterizer.projection import (
-    BLUR,
-    ENOUGH,
-    LEAST_ALPHA,
-    MOST_ALPHA,
-    NEAR,
-    Gaussians,
-    focal_lengths,
-    world_to_camera,
-)
+from dreamfusion.scenes.gaussians.kernels import BLUR, ENOUGH, LEAST_ALPHA, MOST_ALPHA, NEAR
+from dreamfusion.scenes.gaussians.rasterizer import Gaussians, focal_lengths, world_to_camera
 
 _ENTRIES = 1 << 24  # Gaussians x pixels at once, without gradients
 

@@ -1,4 +1,4 @@
-"""Rasterisation as numba kernels, for the CPU. Float32 or float64.
+"""Numba kernels for the CPU, in float32 or float64: rasterisation, and density on a grid.
 
 Gaussians are drawn one after another, near to far, into the whole image: an image of 64 x 64 fits
 into the second-level cache, so that tiles would not help. Each Gaussian visits, in each row, only
@@ -17,23 +17,18 @@ from typing import Any
 import numba
 import numpy as np
 import torch
-from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dreamfusion.graphics.cameras import Cameras
-from dreamfusion.scenes.gaussians.rasterizer.projection import (
-    BLUR,
-    ENOUGH,
-    LEAST_ALPHA,
-    MOST_ALPHA,
-    NEAR,
-    Gaussians,
-    focal_lengths,
-    world_to_camera,
-)
 from dreamfusion.utils.compiling import compiled
 from dreamfusion.utils.threads import run_pieces
+
+LEAST_ALPHA = 1.0 / 255.0  # fainter parts of a Gaussian are not drawn
+MOST_ALPHA = 0.99  # of one Gaussian in one pixel
+ENOUGH = 1e-4  # a pixel with less transmittance is finished
+NEAR = 0.05  # scene units along the camera's axis
+BLUR = 0.1  # pixels^2, added to the diagonal of projected covariances
+_MOST_POWER = 4.5  # of a Gaussian's density: three standard deviations
 
 # A projected Gaussian: its centre (pixels), the inverse (A, B; B, C) of its covariance, its
 # opacity, its depth, the largest power drawn, and its first and last row.
@@ -288,7 +283,9 @@ def _blocks(views: int, h: int, w: int, dtype: Any) -> tuple[NDArray[Any], NDArr
     return pixels, pixels.reshape(views, -1), blocks
 
 
-class _Rasterize(torch.autograd.Function):
+class Rasterize(torch.autograd.Function):
+    """See `rasterizer.rasterize`. camera: rotations, positions and focal lengths, in float64."""
+
     @staticmethod
     def forward(
         ctx: Any,
@@ -337,11 +334,23 @@ class _Rasterize(torch.autograd.Function):
         return (*map(torch.from_numpy, (*found, g_features)), None, None, None)
 
 
-def rasterize_numba(
-    gaussians: Gaussians, cameras: Cameras, height: int, width: int
-) -> tuple[Float[Tensor, "views {height} {width} 4"], Float[Tensor, "views {height} {width}"]]:
-    """See `rasterize`, for tensors on the CPU."""
-    parts = (*world_to_camera(cameras), focal_lengths(cameras, height))
-    camera = tuple(np.ascontiguousarray(part.double().numpy()) for part in parts)
-    inputs = [tensor.contiguous() for tensor in gaussians]
-    return _Rasterize.apply(*inputs, camera, height, width)
+@compiled(nogil=True, error_model="numpy")
+def add_density(start, stop, means, covariances, inverses, opacities, grid):  # type: ignore[no-untyped-def]
+    """Add the splats to some layers of the grid."""
+    n = grid.shape[0]
+    cell = 2.0 / n
+    for i in range(len(means)):
+        reach = np.sqrt(2.0 * _MOST_POWER * np.diag(covariances[i]))
+        low = np.maximum(np.ceil((means[i] - reach + 1.0) / cell - 0.5), 0.0).astype(np.int64)
+        high = np.minimum(np.floor((means[i] + reach + 1.0) / cell - 0.5), n - 1.0).astype(np.int64)
+        Q = inverses[i]
+        for x in range(max(low[0], start), min(high[0], stop - 1) + 1):
+            a = (x + 0.5) * cell - 1.0 - means[i, 0]
+            for y in range(low[1], high[1] + 1):
+                b = (y + 0.5) * cell - 1.0 - means[i, 1]
+                for z in range(low[2], high[2] + 1):
+                    c = (z + 0.5) * cell - 1.0 - means[i, 2]
+                    power = 0.5 * (Q[0, 0] * a * a + Q[1, 1] * b * b + Q[2, 2] * c * c)
+                    power += Q[0, 1] * a * b + Q[0, 2] * a * c + Q[1, 2] * b * c
+                    if power < _MOST_POWER:
+                        grid[x, y, z] += opacities[i] * np.exp(-power)
