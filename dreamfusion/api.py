@@ -8,6 +8,7 @@ images = run.scene.images(df.turntable_cameras(8), size=256, mode="normals")
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from html import escape
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from tqdm.auto import tqdm
 
 from dreamfusion.config.layers import Layer, build_config, given, nested
 from dreamfusion.config.schema import Config
@@ -52,6 +54,7 @@ def train(
     settings: Mapping[str, Any] | None = None,
     losses: Sequence[Loss] = (),
     callback: Callback | None = None,
+    progress: bool | None = None,
 ) -> Run:
     """Make a 3D object from a prompt. Returns when the scene, its mesh and its video are done.
 
@@ -63,7 +66,8 @@ def train(
     settings: override the preset, by dotted name ({"estimator.guidance": 8}) or nested.
     losses: additional losses, each a function of (scene, progress, generator) that returns weighted
         scalars by name.
-    callback: called with the metrics of each step.
+    callback: called with the metrics of each step, for example by a logger.
+    progress: show a progress bar; None shows one in notebooks.
 
     Raises UserError with a message of one line (ConfigError, PriorError, PromptError, …), and
     TypeError for a prior of another type.
@@ -72,7 +76,7 @@ def train(
     if isinstance(where, Destination):
         where.check()
     plan = _plan(prompt, prior, preset, settings, steps=steps, seed=seed)
-    return _run(plan, where, callback, losses)
+    return _run(plan, where, callback, losses, progress)
 
 
 def config_for(
@@ -187,14 +191,19 @@ class Run:
         *,
         steps: int | None = None,
         prior: Prior | None = None,
+        settings: Mapping[str, Any] | None = None,
+        losses: Sequence[Loss] = (),
         callback: Callback | None = None,
+        progress: bool | None = None,
     ) -> Run:
         """Resume the run exactly where it stopped, up to `steps` in total. Returns when it is done.
 
         Schedules keep their original length, and their end values beyond it. prior: the run's
-        prior, if it was a loaded object. Raises UserError.
+        prior, if it was a loaded object. settings: to change from here on. losses, callback,
+        progress: as in `train`. Raises UserError.
         """
-        return _run(plan_resumed(self.folder, steps=steps, prior=prior), self.folder, callback)
+        plan = plan_resumed(self.folder, steps=steps, prior=prior, settings=nested(settings or {}))
+        return _run(plan, self.folder, callback, losses, progress)
 
     def export(
         self,
@@ -221,24 +230,29 @@ class Run:
 
 
 class _Callback(Observer):
-    """Calls a function with the metrics of each step."""
+    """Calls a function with the metrics of each step, and shows a progress bar."""
 
-    def __init__(self, callback: Callback) -> None:
-        self._callback = callback
+    def __init__(self, callback: Callback | None, progress: bool) -> None:
+        self._callback, self._progress = callback, progress
 
     def steps(
         self, run: RunFolder, trainer: Trainer, steps: Iterator[StepMetrics]
     ) -> Iterable[StepMetrics]:
-        for metrics in steps:
-            self._callback(metrics)
-            yield metrics
+        total, done, prompt = trainer.config.steps, trainer.state.step, trainer.config.prompt
+        with tqdm(desc=prompt, total=total, initial=done, disable=not self._progress) as bar:
+            for metrics in steps:
+                bar.update(metrics.step - bar.n)
+                if self._callback is not None:
+                    self._callback(metrics)
+                yield metrics
 
 
 def _run(
     plan: Plan,
     where: Path | RunFolder | Destination,
     callback: Callback | None,
-    losses: Sequence[Loss] = (),
+    losses: Sequence[Loss],
+    progress: bool | None,
 ) -> Run:
-    observer = None if callback is None else _Callback(callback)
+    observer = _Callback(callback, "ipykernel" in sys.modules if progress is None else progress)
     return Run(train_run(plan, where, losses=losses, observer=observer).run)

@@ -69,14 +69,25 @@ def test_a_run_has_a_scene_metrics_and_a_mesh(run):
     assert run.config.estimator.guidance.start == 8
 
 
-def test_a_callback_receives_every_step_and_resume_continues(prior, tmp_path):
+def constant_loss(scene, progress, generator):
+    return {"constant": torch.tensor(1.0)}
+
+
+def test_a_callback_receives_every_step_and_resume_continues(prior, tmp_path, capsys):
     seen = []
     run = df.train(
         "a red puppy", out=tmp_path / "run", steps=2, prior=prior, settings=SMALL,
         callback=lambda metrics: seen.append(metrics.step),
     )  # fmt: skip
-    assert seen == [1, 2]
-    again = df.open_run(run.path).resume(steps=4, callback=lambda m: seen.append(m.step))
+    assert seen == [1, 2] and capsys.readouterr().err == ""
+    again = df.open_run(run.path).resume(
+        steps=4, settings={"estimator.guidance": 2}, losses=[constant_loss], progress=True,
+        callback=lambda m: seen.append(m.step),
+    )  # fmt: skip
+    assert again.config.estimator.guidance.start == 2
+    assert [row.get("loss_constant") for row in again.metrics] == [None, None, 1.0, 1.0]
+    bar = capsys.readouterr().err
+    assert "a red puppy:  50%" in bar and "4/4" in bar
     assert seen == [1, 2, 3, 4] and again.path == run.path
     assert again.config.steps == 4
 

@@ -14,6 +14,7 @@ import typer
 from dreamfusion.cli import batch, compare, evaluate, export, look, machine, prior, train
 from dreamfusion.cli.options import USER_ERROR
 from dreamfusion.cli.stopping import Stopped, exit_status
+from dreamfusion.utils.commands import command
 from dreamfusion.utils.errors import RunWarning, UserError, one_line, out_of_memory
 from dreamfusion.utils.launch import launch
 from dreamfusion.utils.version import __version__
@@ -22,6 +23,7 @@ app = typer.Typer(
     epilog="Exit status: 0 on success, 2 for an error that you can fix, 130, 143 or 138 after "
     "Ctrl-C, SIGTERM or SIGUSR1.",
     rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
 
@@ -39,7 +41,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
         with _warnings_as_lines():
             status = app(
-                args=arguments or ["--help"], prog_name="dreamfusion", standalone_mode=False
+                args=["--help"] if list(arguments) in ([], ["help"]) else arguments,
+                prog_name="dreamfusion",
+                standalone_mode=False,
             )
         return int(status or 0)
     except UserError as error:
@@ -61,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Typer exports no base class of usage errors, but all of them have this method.
         if not hasattr(error, "format_message"):
             raise
-        return _fail(error.format_message())
+        return _fail(_usage_error(error, arguments))
 
 
 def _replace_unsupported_characters() -> None:
@@ -88,6 +92,19 @@ def _warnings_as_lines() -> Iterator[None]:
 
         warnings.showwarning = show
         yield
+
+
+def _usage_error(error: Any, arguments: Sequence[str]) -> str:
+    """The message of a usage error, with the command that helps."""
+    message, context = error.format_message(), error.ctx
+    message += "" if message.endswith((".", "?")) else "."
+    if context is None or context.parent is not None:
+        return f"{message} See: {context.command_path if context else 'dreamfusion'} --help"
+    word = next((word for word in arguments if not word.startswith("-")), "")
+    if "No such command" in message and ("Did you mean" not in message or " " in word):
+        prompt = " ".join(arguments[arguments.index(word) :])
+        return f"{message.split(' Did you')[0]} To make an object: {command('train', prompt)}"
+    return f"{message} See: dreamfusion --help"
 
 
 def _fail(message: str) -> int:
@@ -121,6 +138,7 @@ for _command, _example in (
     (compare.compare, "compare sds csd --out comparison"),
     (export.export, "export runs/a-corgi --format obj --faces 5000"),
     (export.render, "render runs/a-corgi --mode grid --format webp"),
+    (look.studio, "studio --open"),
     (look.view, "view runs/a-corgi --open"),
     (look.report, "report runs/a-corgi runs/a-red-mug --out both.html"),
     (prior.sample, 'sample "a red mug" --count 4'),

@@ -14,6 +14,7 @@ from dreamfusion.batch.driver import Listener, drive, driver_lock, prepare
 from dreamfusion.batch.engines import Engine, ResourceRequest
 from dreamfusion.batch.engines.local import LocalEngine
 from dreamfusion.batch.jobs import BatchFolder, Job, JobFolder, State, find_batch, read_json
+from dreamfusion.batch.links import link_models
 from dreamfusion.batch.progress import Progress, progress_of
 from dreamfusion.batch.prompts import BatchError, combinations, read_entries
 from dreamfusion.cli import options
@@ -41,11 +42,21 @@ def batch(
     seed: options.FirstSeedOption = 0,
     steps: options.StepsOption = None,
     config: Annotated[
-        str | None, typer.Option(metavar="PRESET|FILE", help="Used for entries without one.")
+        str | None,
+        typer.Option(
+            metavar="PRESET|FILE",
+            help="Used for entries without one.",
+            autocompletion=options.complete_presets,
+        ),
     ] = None,
     set_: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=A,B,…", help="Settings; all combinations run."),
+        typer.Option(
+            "--set",
+            metavar="KEY=A,B,…",
+            help="Settings; all combinations run.",
+            autocompletion=options.complete_settings,
+        ),
     ] = None,
     prior: options.PriorOption = None,
     device: options.DeviceOption = None,
@@ -129,6 +140,8 @@ def finish(console: Console, out: Path, report: dict[str, Any], chooser: str | N
         from dreamfusion.cli.choosing import choose_best
 
         report["best"] = choose_best(console, out, report["jobs"], chooser)
+    for link in link_models(BatchFolder(out)):
+        console.say(f"model     {link}")
     console.say(f"to judge  {command('evaluate', out)}")
     console.say(f"to report {command('report', out)}")
     console.result(report)

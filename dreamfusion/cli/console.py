@@ -62,17 +62,22 @@ class Console:
     """Prints messages and results.
 
     quiet: print only the paths of written files, one per line. json: print one JSON object as the
-    last line of standard output.
+    last line of standard output. verbose: print details, too.
     """
 
-    def __init__(self, *, quiet: bool = False, json: bool = False) -> None:
-        self.quiet, self.json = quiet, json
+    def __init__(self, *, quiet: bool = False, json: bool = False, verbose: bool = False) -> None:
+        self.quiet, self.json, self.verbose = quiet, json, verbose
         self._stream = sys.stderr if json else sys.stdout
 
     def say(self, text: str) -> None:
         """Print a message."""
         if not self.quiet:
             print(text, file=self._stream, flush=True)
+
+    def detail(self, text: str) -> None:
+        """Print a message with `verbose` only."""
+        if self.verbose:
+            self.say(text)
 
     def result(self, report: Mapping[str, Any]) -> None:
         """Print the result of a command.
@@ -122,25 +127,25 @@ class Console:
             for metrics in steps:
                 pace.add(metrics.size, metrics.seconds)
                 speed = 1.0 / max(pace.remaining([metrics.size]), 1e-9)  # of recent steps
-                left, note = duration(pace.remaining(sizes[metrics.step :])), _describe(metrics)
+                left = duration(pace.remaining(sizes[metrics.step :]))
+                note = f"{speed:.1f} steps/s  {_describe(metrics)}" if self.verbose else ""
                 if progress is not None:
                     (task,) = progress.task_ids
-                    progress.update(task, completed=metrics.step, rate=speed, left=left, note=note)
+                    progress.update(task, completed=metrics.step, left=left, note=note)
                 else:
                     if pace.steps == PREDICT_AFTER:
                         self.say(f"expected  {left} more for the steps that remain")
                     if due(last=metrics.step == total):
-                        at = f"step {metrics.step}/{total}  {speed:.1f} steps/s"
-                        self.say(f"{at}  {left} left  {note}")
+                        self.say(f"step {metrics.step}/{total}  {left} left  {note}".rstrip())
                 yield metrics
 
     def _step_bar(self, total: int, done: int) -> Any:
         progress = self._bar(
             "step {task.completed:.0f}/{task.total:.0f}",
-            "{task.fields[left]} left  {task.fields[rate]:.1f} steps/s",
+            "{task.fields[left]} left",
             "{task.fields[note]}",
         )
-        progress.add_task("", total=total, completed=done, rate=0.0, left="?", note="")
+        progress.add_task("", total=total, completed=done, left="?", note="")
         return progress
 
     def _bar(self, before: str, *after: Any) -> Any:

@@ -2,14 +2,18 @@
 
 import os
 import platform
+import re
 import shutil
 import sysconfig
 import tempfile
 from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, requires
+from importlib.metadata import version as installed_version
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import torch
+from packaging.requirements import Requirement
 
 from dreamfusion.priors import PriorError, resolve_prior
 from dreamfusion.scenes.nerf.scene import OPERATIONS
@@ -48,6 +52,7 @@ def examine(runs: Path) -> list[Finding]:
         *_accelerators(),
         _kernels(),
         *_priors(),
+        *_extras(),
         _ffmpeg(),
         _disk(runs),
     ]
@@ -184,6 +189,23 @@ def _cached_models() -> Iterator[Finding]:
             text = f"--prior {repo.repo_id} ({prior.pipeline}, {repo.size_on_disk / GIB:.1f} GiB)"
             findings.append(Finding("ok", "hub model", text))
     yield from findings or [Finding("missing", "hub models", f"no diffusers pipeline in {folder}")]
+
+
+def _extras() -> Iterator[Finding]:
+    """The optional packages, by extra, without those for developers."""
+    needed: dict[str, list[str]] = {}
+    for requirement in map(Requirement, requires("dreamfusion") or []):
+        if marker := re.search(r'extra == "(\w+)"', str(requirement.marker or "")):
+            needed.setdefault(marker[1], []).append(requirement.name)
+    for extra, names in needed.items():
+        if extra in ("dev", "docs", "test"):
+            continue
+        try:
+            found = [f"{name} {installed_version(name)}" for name in names]
+            yield Finding("ok", f"[{extra}]", ", ".join(found))
+        except PackageNotFoundError as error:
+            text = f"no {error.name}; to add it: pip install 'dreamfusion[{extra}]'"
+            yield Finding("missing", f"[{extra}]", text)
 
 
 def _ffmpeg() -> Finding:

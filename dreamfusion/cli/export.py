@@ -1,6 +1,7 @@
 """The commands `export` and `render`: the mesh of a run, and images of it."""
 
-from typing import Annotated, Any, get_args
+from dataclasses import asdict
+from typing import Annotated, Any, Literal, get_args
 
 import typer
 
@@ -10,10 +11,16 @@ from dreamfusion.runs.folder import find_run
 from dreamfusion.utils.commands import command
 from dreamfusion.utils.errors import UserError
 
+SCENE_PIXELS = 256  # by default; larger images of a scene are slow and no sharper
+
 
 def export(
     run_dir: options.RunArgument,
-    format_: Annotated[options.MeshFormat, typer.Option("--format", help="File format.")] = "glb",
+    out: options.FileOption = None,
+    format_: Annotated[
+        options.MeshFormat | None,
+        typer.Option("--format", help="File format. [default: glb; for a print: stl]"),
+    ] = None,
     resolution: Annotated[
         int | None,
         typer.Option(min=8, max=1024, help="Cells across the box. [default: as configured]"),
@@ -31,37 +38,67 @@ def export(
     origin: Annotated[
         options.OriginChoice, typer.Option(help="What lies at the origin.")
     ] = "center",
+    for_: Annotated[
+        Literal["print"] | None,
+        typer.Option("--for", help="print: millimetres, +Z up, a flat base; as stl or 3mf."),
+    ] = None,
+    size_mm: Annotated[
+        float | None,
+        typer.Option(
+            min=1, max=2000, metavar="MM", help="Longest side of the print. [default: 80]"
+        ),
+    ] = None,
+    verbose: options.VerboseOption = False,
     quiet: options.QuietOption = False,
     json_: options.JsonOption = False,
 ) -> None:
-    """Write the mesh of a run to DIR/mesh/model.FORMAT, and print how close it is to the scene."""
-    console = Console(quiet=quiet, json=json_)
+    """Write the mesh of a run to --out or DIR/mesh/model.FORMAT."""
+    console = Console(quiet=quiet, json=json_, verbose=verbose)
     run = find_run(run_dir)
+    if for_ is None and size_mm is not None:
+        raise UserError("--size-mm is the size of a print: add --for print")
+    if for_ is not None and (faces, texture, origin) != (None, None, "center"):
+        raise UserError("a print has no --faces, --texture or --origin: omit them")
+    default = run.mesh / ("model.glb" if for_ is None else "print.stl")
+    target = options.target_of(out, format_, default)
+    if for_ is None and target.suffix.lower() == ".3mf":
+        raise UserError("3mf is a format for prints: add --for print")
+    if target.suffix.lower().removeprefix(".") not in get_args(options.MeshFormat):
+        formats = ", ".join(get_args(options.MeshFormat))
+        raise UserError(f"cannot write {target}: the formats are {formats}")
     settings = run.read_config()
-    from dreamfusion.cli.results import mesh_report, print_mesh
+    from dreamfusion.cli.results import mesh_report, print_mesh, print_print
     from dreamfusion.runs.checkpoint import load_scene
-    from dreamfusion.runs.export import ExportOptions, write_model
+    from dreamfusion.runs.export import ExportOptions, write_model, write_print
 
-    written = write_model(
-        run.mesh / f"model.{format_}",
-        load_scene(run, settings),
-        settings,
-        ExportOptions(resolution, faces, texture, threshold, origin),
-        say=lambda stage: console.say(f"          {stage}"),
-    )
+    chosen = ExportOptions(resolution, faces, texture, threshold, origin)
+    saved = load_scene(run, settings)
+
+    def say(stage: str) -> None:
+        console.say(f"          {stage}")
+
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if for_ is not None:
+        printed = write_print(target, saved, settings, size_mm or 80.0, chosen, say=say)
+        print_print(console, printed)
+        console.result(asdict(printed))
+        return
+    written = write_model(target, saved, settings, chosen, say=say)
     print_mesh(console, written)
     console.result(mesh_report(written))
 
 
 def render(
     run_dir: options.RunArgument,
+    out: options.FileOption = None,
     mode: Annotated[options.Mode, typer.Option(help="What to render; grid: all modes.")] = "color",
     mesh: Annotated[
         bool, typer.Option("--mesh", help="Render DIR/mesh/model.glb instead of the scene.")
     ] = False,
     format_: Annotated[
-        options.ImageFormat, typer.Option("--format", help="A video, an animation, or frames.")
-    ] = "mp4",
+        options.ImageFormat | None,
+        typer.Option("--format", help="A video, an animation, or frames. [default: mp4]"),
+    ] = None,
     background: Annotated[
         str | None,
         typer.Option(
@@ -72,14 +109,24 @@ def render(
         int | None, typer.Option(min=1, max=10000, help="Frames. [default: as configured]")
     ] = None,
     size: Annotated[
-        int | None, typer.Option(min=16, max=4096, help="Pixels per side. [default: as configured]")
+        int | None,
+        typer.Option(
+            min=16,
+            max=4096,
+            help="Pixels per side. [default: as configured, a scene at most 256]",
+        ),
     ] = None,
+    elevation: Annotated[
+        float, typer.Option(min=-89, max=89, metavar="DEG", help="Of the camera, degrees.")
+    ] = 15.0,
     quiet: options.QuietOption = False,
     json_: options.JsonOption = False,
 ) -> None:
-    """Write a turntable of a run to DIR/render-MODE.FORMAT."""
+    """Write a turntable of a run to --out or DIR/render-MODE.FORMAT."""
     console = Console(quiet=quiet, json=json_)
     run = find_run(run_dir)
+    name = f"render-{mode}" + ("-mesh" if mesh else "")
+    target = options.target_of(out, format_, run.path / f"{name}.mp4")
     settings = run.read_config()
     import torch
 
@@ -100,18 +147,18 @@ def render(
         draw = draw_mesh(put_back(shape, provenance) if provenance else shape)
     else:
         draw = draw_scene(load_scene(run, settings).scene)
-    count = frames or settings.output.video_frames
+    count, pixels = frames or settings.output.video_frames, settings.output.video_size
     modes: Any = get_args(options.Mode)[:-1] if mode == "grid" else [mode]
     images = turntable_frames(
         draw,
-        show_cameras(count, settings.camera),
-        size=size or settings.output.video_size,
+        show_cameras(count, settings.camera, elevation_deg=elevation),
+        size=size or (pixels if mesh else min(pixels, SCENE_PIXELS)),
         modes=modes,
     )
-    name = f"render-{mode}" + ("-mesh" if mesh else "")
+    target.parent.mkdir(parents=True, exist_ok=True)
     files = write_turntable(
         console.track(images, count, "images"),
-        run.path / f"{name}.{format_}",
+        target,
         count=count,
         background=behind,
     )

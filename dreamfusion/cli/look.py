@@ -1,46 +1,112 @@
-"""The commands `view` and `report`: show a run in the browser, or write an HTML page."""
+"""The commands `studio`, `view` and `report`: pages in the browser, live or as a file."""
 
+from __future__ import annotations
+
+import threading
 import webbrowser
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dreamfusion.batch.jobs import State, find_batch
+from dreamfusion.batch.jobs import BatchFolder, State, find_batch
+from dreamfusion.cli.batch import require_unix
 from dreamfusion.cli.console import Console
-from dreamfusion.cli.options import JsonOption, QuietOption, RunArgument
-from dreamfusion.cli.page import open_page
+from dreamfusion.cli.options import (
+    DeviceOption,
+    JsonOption,
+    PriorOption,
+    QuietOption,
+    RunArgument,
+    StepsOption,
+    complete_presets,
+)
 from dreamfusion.cli.stopping import Stopped, stoppable
 from dreamfusion.runs.folder import find_run
+
+if TYPE_CHECKING:
+    from dreamfusion.studio.library import Library
+
+
+PortOption = Annotated[
+    int | None,
+    typer.Option(min=0, max=65535, help="0: any free port. [default: first free from 8080]"),
+]
+HostOption = Annotated[
+    str,
+    typer.Option(
+        help="Address to listen at. Others than this machine's own admit other machines, with a "
+        "token in the address of the page."
+    ),
+]
+OpenOption = Annotated[
+    bool, typer.Option("--open/--no-open", help="Open the page in a browser here.")
+]
+
+
+def studio(
+    folder: Annotated[
+        Path, typer.Argument(metavar="[DIR]", help="Folder of all objects, a batch.")
+    ] = Path("studio"),
+    steps: StepsOption = None,
+    config: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PRESET|FILE",
+            help="For new objects. [default: chosen by the prior]",
+            autocompletion=complete_presets,
+        ),
+    ] = None,
+    prior: PriorOption = None,
+    device: DeviceOption = None,
+    port: PortOption = None,
+    host: HostOption = "127.0.0.1",
+    open_: OpenOption = False,
+) -> None:
+    """Make objects on a page in the browser. Ctrl-C quits; started again, it goes on."""
+    require_unix()
+    from dreamfusion.batch.plan import Options
+    from dreamfusion.studio.library import Studio
+    from dreamfusion.studio.queue import Queue
+
+    root = BatchFolder(folder.expanduser().resolve())
+    queue = Queue(root)
+    options = Options(steps=steps, config=config, prior=prior, device=device)
+    library = Studio(root, queue, options)
+    _serve(library, host, port, open_, queue.running())
 
 
 def view(
     run_dir: RunArgument,
-    port: Annotated[
-        int | None,
-        typer.Option(min=0, max=65535, help="0: any free port. [default: first free from 8080]"),
-    ] = None,
-    host: Annotated[
-        str, typer.Option(help="Address to listen at; 0.0.0.0 admits other machines.")
-    ] = "127.0.0.1",
-    open_: Annotated[
-        bool, typer.Option("--open/--no-open", help="Open the page in a browser here.")
-    ] = False,
+    port: PortOption = None,
+    host: HostOption = "127.0.0.1",
+    open_: OpenOption = False,
 ) -> None:
     """Show a run in the browser, during training or after it. Ctrl-C quits."""
-    console = Console()
-    run = find_run(run_dir)
-    from dreamfusion.runs.checkpoint import require_checkpoint
-    from dreamfusion.viewer.serve import serve_run
+    from dreamfusion.studio.library import SingleRun
 
-    require_checkpoint(run)
-    try:
-        with stoppable(), open_page(console, run.path.name, "Ctrl-C ends it", host, port) as page:
-            if open_:
-                webbrowser.open(page.url)
-            serve_run(page, run)
-    except (Stopped, KeyboardInterrupt):
-        console.say("closed")
+    _serve(SingleRun(find_run(run_dir)), host, port, open_, nullcontext())
+
+
+def _serve(
+    library: Library, host: str, port: int | None, open_: bool, around: AbstractContextManager[None]
+) -> None:
+    """Serve a page until Ctrl-C. around: entered meanwhile."""
+    from dreamfusion.studio.server import serving
+
+    console = Console()
+    with (
+        suppress(Stopped, KeyboardInterrupt),
+        stoppable(),
+        around,
+        serving(library, host=host, port=port) as server,
+    ):
+        console.say(f"page      {server.url} (Ctrl-C ends it)")
+        if open_:
+            webbrowser.open(server.url)
+        threading.Event().wait()
+    console.say("closed")
 
 
 def report(

@@ -1,56 +1,59 @@
 """Prints the progress of a run."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack
 from typing import Any
 
 from torch import Tensor
 
 from dreamfusion.cli.console import Console
-from dreamfusion.cli.page import open_page
 from dreamfusion.cli.results import mesh_report, print_mesh
 from dreamfusion.cli.stopping import Stopping
 from dreamfusion.runs.export import Export
 from dreamfusion.runs.folder import RunFolder
 from dreamfusion.runs.train import Observer, Outcome
+from dreamfusion.studio.library import SingleRun
+from dreamfusion.studio.server import serving
 from dreamfusion.training.trainer import StepMetrics, Trainer
 from dreamfusion.training.views import render_size
 from dreamfusion.utils.commands import command
 from dreamfusion.utils.distributed import is_first
 from dreamfusion.utils.threads import n_workers
-from dreamfusion.viewer.page import Page
-from dreamfusion.viewer.serve import watch
 
 
 class Narrator(Observer):
-    """Prints the progress of a run, and updates its page in the browser, if any."""
+    """A context manager that prints the progress of a run and, with `view`, serves its page."""
 
-    def __init__(self, console: Console, stopping: Stopping) -> None:
-        self.console, self.stopping = console, stopping
-        self.page: Page | None = None
+    def __init__(self, console: Console, stopping: Stopping, view: bool) -> None:
+        self.console, self.stopping, self._view = console, stopping, view
+        self._page = ExitStack()
 
-    @contextmanager
-    def live_page(self, title: str, view: bool) -> Iterator[None]:
-        """With `view`, serve the page of the run during the block, in the first process only."""
-        if not view or not is_first():
-            yield
-            return
-        with open_page(self.console, title) as self.page:
-            yield
+    def __enter__(self) -> Narrator:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._page.close()
 
     def begins(self, run: RunFolder, trainer: Trainer) -> None:
-        say, config, prior = self.console.say, trainer.config, trainer.prior
+        say, detail = self.console.say, self.console.detail
+        config, prior = trainer.config, trainer.prior
         threads = f", {n_workers()} threads" if config.device == "cpu" else ""
         first, *more = prior.about() if hasattr(prior, "about") else [prior.name]
-        say(f"prior     {first}")
-        say(f"device    {config.device}{threads}, prior in {config.prior.dtype}")
+        detail(f"prior     {first}")
+        detail(f"device    {config.device}{threads}, prior in {config.prior.dtype}")
         for line in (*more, *trainer.state.scene.about()):
-            say(line)
+            detail(line)
         step = trainer.state.step
         say(f"run       {run.path}")
+        if self._view and is_first():
+            server = self._page.enter_context(serving(SingleRun(run)))
+            say(f"view      {server.url} (until the run ends)")
+            self._view = False  # served once, for all stages
         steps = f"{config.steps}" if step == 0 else f"{step} to {config.steps}"
-        say(f"steps     {steps}, {config.camera.views} views each")
-        say(
+        say(f"steps     {steps}" + f", {config.camera.views} views each" * self.console.verbose)
+        detail(
             "metrics   opacity: mean over the images; entropy: of opacity, 0 when every pixel\n"
             "          is solid or empty, 1 at most; SDS gradient: strength of the prior's\n"
             "          gradient"
@@ -60,8 +63,6 @@ class Narrator(Observer):
         self, run: RunFolder, trainer: Trainer, steps: Iterator[StepMetrics]
     ) -> Iterable[StepMetrics]:
         config, done = trainer.config, trainer.state.step
-        if self.page is not None:
-            steps = watch(self.page, run, trainer.state, config, steps)
         sizes = [render_size(config, config.progress(step)) for step in range(config.steps)]
         with self.stopping.training():
             yield from self.console.steps(steps, sizes=sizes, done=done)
@@ -80,17 +81,19 @@ class Narrator(Observer):
 
     def print_written(self, outcome: Outcome) -> dict[str, Any]:
         """Print the paths of all written files, and return the report for --json."""
-        say, run, written = self.console.say, outcome.run, outcome.export
+        say, detail = self.console.say, self.console.detail
+        run, written = outcome.run, outcome.export
         if written is None:  # another process wrote it
             return {}
         video = run.video if run.video.exists() else None
         if video is not None:
             say(f"video     {video}")
-        say(f"previews  {run.previews}")
-        say(f"settings  {run.config}")
-        say(f"metrics   {run.metrics}")
-        say(f"to report {command('report', run.path)}")
+        detail(f"previews  {run.previews}")
+        detail(f"settings  {run.config}")
+        detail(f"metrics   {run.metrics}")
         say(f"to view   {command('view', run.path)}")
-        say(f"to extend {command('resume', run.path, '--steps', outcome.state.step * 2)}")
+        say(f"to export {command('export', run.path, '-o', f'{run.path.name}.obj')}")
+        detail(f"to report {command('report', run.path)}")
+        detail(f"to extend {command('resume', run.path, '--steps', outcome.state.step * 2)}")
         report = {"run": run.path, "step": outcome.state.step, "finished": True, "video": video}
         return report | mesh_report(written)

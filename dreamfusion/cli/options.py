@@ -6,9 +6,37 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from dreamfusion.utils.errors import UserError
+
 USER_ERROR = 2  # exit code of errors that the user can fix
 
-PromptArgument = Annotated[str, typer.Argument(help='Object to make, such as "a corgi".')]
+
+def complete_presets(incomplete: str) -> list[str]:
+    """The presets that begin with these characters, for the shell's completion."""
+    from dreamfusion.config.presets import preset_names
+
+    return [name for name in preset_names() if name.startswith(incomplete)]
+
+
+def complete_estimators(incomplete: str) -> list[str]:
+    """The estimators that begin with these characters, for the shell's completion."""
+    from dreamfusion.config.sections import ESTIMATORS, section_names
+
+    return [name for name in section_names(ESTIMATORS) if name.startswith(incomplete)]
+
+
+def complete_settings(incomplete: str) -> list[tuple[str, str]]:
+    """The settings that begin with these characters as KEY=, each with its documentation."""
+    from dreamfusion.config.layers import settings
+    from dreamfusion.config.schema import Config
+
+    return [(f"{key}=", doc) for key, _, doc in settings(Config()) if key.startswith(incomplete)]
+
+
+# Several words are joined, so that a prompt needs no quotes.
+PromptArgument = Annotated[
+    list[str], typer.Argument(metavar="PROMPT...", help="Object to make, such as: a corgi.")
+]
 RunArgument = Annotated[Path, typer.Argument(metavar="DIR", help="The folder of a run.")]
 StepsOption = Annotated[int | None, typer.Option(help="Total optimisation steps.")]
 DeviceOption = Annotated[
@@ -19,7 +47,13 @@ PriorOption = Annotated[
     typer.Option("--prior", metavar="PRIOR", help="auto, embedded, a diffusers folder or hub id."),
 ]
 EstimatorOption = Annotated[
-    str | None, typer.Option("--estimator", metavar="NAME", help="See `dreamfusion estimators`.")
+    str | None,
+    typer.Option(
+        "--estimator",
+        metavar="NAME",
+        help="See `dreamfusion estimators`.",
+        autocompletion=complete_estimators,
+    ),
 ]
 LoraOption = Annotated[
     list[str] | None,
@@ -30,6 +64,18 @@ LoraOption = Annotated[
 ViewOption = Annotated[
     bool, typer.Option("--view", help="Show the run in the browser while it trains.")
 ]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="One setting; can be repeated.",
+        autocompletion=complete_settings,
+    ),
+]
+VerboseOption = Annotated[
+    bool, typer.Option("--verbose", help="Print settings, metrics and the quality of the mesh.")
+]
 QuietOption = Annotated[
     bool, typer.Option("--quiet", help="Print only the paths of written files.")
 ]
@@ -37,7 +83,7 @@ JsonOption = Annotated[
     bool, typer.Option("--json", help="Print one JSON object; logs go to standard error.")
 ]
 
-MeshFormat = Literal["glb", "obj", "ply", "stl", "usdz"]
+MeshFormat = Literal["glb", "obj", "ply", "stl", "usdz", "3mf"]
 # The centre of a mesh's bounding box, of the box's lower side, or the scene's origin.
 OriginChoice = Literal["center", "base", "scene"]
 # Render modes; grid: all of them side by side.
@@ -48,6 +94,10 @@ Place = Literal["here", "ray"]
 Keep = Literal["all", "best"]
 
 FirstSeedOption = Annotated[int, typer.Option(min=0, help="The first seed.")]
+FileOption = Annotated[
+    Path | None,
+    typer.Option("--out", "-o", metavar="FILE", help="File to write; its suffix is the format."),
+]
 PlaceOption = Annotated[Place, typer.Option(help="Run here or on a Ray cluster.")]
 JobsOption = Annotated[
     int | None, typer.Option(min=1, help="Parallel jobs. [default: from cores, memory and GPUs]")
@@ -62,6 +112,17 @@ ChooserOption = Annotated[
         "--judge", metavar="JUDGE", help="Judge that chooses, as in `evaluate`. [default: toy-b]"
     ),
 ]
+
+
+def target_of(out: Path | None, format_: str | None, default: Path) -> Path:
+    """The file to write: `out` if given, else `default`, with the suffix of the format if given.
+    Raises UserError if `out` has another suffix."""
+    path = default if out is None else out.expanduser()
+    if format_ is None:
+        return path if path.suffix else path.with_name(path.name + default.suffix)
+    if out is not None and path.suffix.lower() not in ("", f".{format_}"):
+        raise UserError(f"--format {format_} contradicts --out {out}: omit one of them")
+    return path.with_suffix(f".{format_}")
 
 
 def loras_of(options: Sequence[str] | None) -> dict[str, Any]:

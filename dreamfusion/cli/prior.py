@@ -36,10 +36,10 @@ def sample(
     json_: options.JsonOption = False,
 ) -> None:
     """Sample images of a prompt from the prior, view by view, as a quick check before training."""
-    console = Console(quiet=quiet, json=json_)
-    asked = given(prompt=prompt, device=device, prior=prior)
+    console, text = Console(quiet=quiet, json=json_), " ".join(prompt)
+    asked = given(prompt=text, device=device, prior=prior)
     plan = plan_run([Layer("command line", merged(asked, options.loras_of(lora)))])
-    target = out or Path("samples") / f"{slug(prompt)}.png"
+    target = out or Path("samples") / f"{slug(text)}.png"
 
     import torch
 
@@ -71,8 +71,8 @@ def sample(
     )
     target = free_path(target, suffix=target.suffix)
     write_png(contact_sheet(images.movedim(1, -1), columns=min(count, 8)), target)
-    for text in dict.fromkeys(texts):
-        console.say(f"          {text}")
+    for view in dict.fromkeys(texts):
+        console.say(f"          {view}")
     console.say(f"images    {target}")
     console.result({"files": [target], "prompts": texts})
 

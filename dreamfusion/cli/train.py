@@ -40,23 +40,23 @@ def train(
     config: Annotated[
         str | None,
         typer.Option(
-            metavar="PRESET|FILE", help="See `dreamfusion configs`. [default: chosen by the prior]"
+            metavar="PRESET|FILE",
+            help="See `dreamfusion configs`. [default: chosen by the prior]",
+            autocompletion=options.complete_presets,
         ),
     ] = None,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="One setting; can be repeated."),
-    ] = None,
+    set_: options.SetOption = None,
     prior: options.PriorOption = None,
     lora: options.LoraOption = None,
     estimator: options.EstimatorOption = None,
     device: options.DeviceOption = None,
     view: options.ViewOption = False,
+    verbose: options.VerboseOption = False,
     quiet: options.QuietOption = False,
     json_: options.JsonOption = False,
 ) -> None:
     """Make a 3D object from a prompt."""
-    console = Console(quiet=quiet, json=json_)
+    console, text = Console(quiet=quiet, json=json_, verbose=verbose), " ".join(prompt)
     chosen = [] if estimator is None else [f"estimator.name={estimator}"]
     assigned = merged(parse_assignments([*chosen, *(set_ or [])]), options.loras_of(lora))
     if overwrite and (out is None or seeds is not None):
@@ -65,43 +65,46 @@ def train(
         if view:
             raise UserError("--view shows a single run and cannot be combined with --seeds")
         require_unix()
-        folder = out or Path("runs") / f"{slug(prompt)}-seeds"
+        folder = out or Path("runs") / f"{slug(text)}-seeds"
         defaults = Options(seeds, seed or 0, steps, config, prior, device, settings=[assigned])
-        jobs = plan_jobs([Entry("the prompt", prompt)], defaults)
+        jobs = plan_jobs([Entry("the prompt", text)], defaults)
         chooser = chooser_of(keep, judge, jobs)
         finish(console, folder, make(console, folder, jobs), chooser)
         return
     if keep != "all" or judge is not None:
         raise UserError("--keep and --judge choose among several seeds: add --seeds")
-    where = Path("runs") / slug(prompt) if out is None else Destination(out, overwrite)
+    where = Path("runs") / slug(text) if out is None else Destination(out, overwrite)
     if isinstance(where, Destination):
         where.check()
     layers = [Layer("--set", assigned)] if assigned else []
-    named = given(prompt=prompt, seed=seed, steps=steps, device=device, prior=prior)
+    named = given(prompt=text, seed=seed, steps=steps, device=device, prior=prior)
     plan = plan_run([*layers, Layer("command line", named)], preset=config)
     if estimator not in (None, "sds") and config is None:
         presets = [layer.name for layer in plan.layers if layer.name.startswith("preset ")]
         if presets and not presets[-1].endswith(f"-{estimator}"):
-            text = f"no preset is tuned for {estimator} with this prior: using its defaults"
-            warnings.warn(RunWarning(text), stacklevel=1)
+            warning = f"no preset is tuned for {estimator} with this prior: using its defaults"
+            warnings.warn(RunWarning(warning), stacklevel=1)
     _train(console, plan, where, view)
 
 
 def resume(
     run_dir: options.RunArgument,
     steps: options.StepsOption = None,
+    set_: options.SetOption = None,
     device: options.DeviceOption = None,
     prior: Annotated[
         str | None, typer.Option("--prior", metavar="PATH", help="New location of the run's prior.")
     ] = None,
     view: options.ViewOption = False,
+    verbose: options.VerboseOption = False,
     quiet: options.QuietOption = False,
     json_: options.JsonOption = False,
 ) -> None:
     """Resume a run exactly where it stopped."""
     run = find_run(run_dir)
-    plan = plan_resumed(run, steps=steps, device=device, prior=prior)
-    _train(Console(quiet=quiet, json=json_), plan, run, view)
+    changes = parse_assignments(set_ or [])
+    plan = plan_resumed(run, steps=steps, device=device, prior=prior, settings=changes)
+    _train(Console(quiet=quiet, json=json_, verbose=verbose), plan, run, view)
 
 
 def _train(console: Console, plan: Plan, where: Path | RunFolder | Destination, view: bool) -> None:
@@ -109,20 +112,12 @@ def _train(console: Console, plan: Plan, where: Path | RunFolder | Destination, 
     watch = Stopwatch("starting")
     console.say(f"prompt    {plan.config.prompt}, read as: {plan.canonical_prompt}")
     if not isinstance(where, RunFolder):
-        console.say(f"settings  {' < '.join(layer.name for layer in plan.layers)}")
+        console.detail(f"settings  {' < '.join(layer.name for layer in plan.layers)}")
     from dreamfusion.cli.narrator import Narrator
     from dreamfusion.runs.train import train_run
 
-    with stoppable() as stopping:
-        narrator = Narrator(console, stopping)
-        outcome = train_run(
-            plan,
-            where,
-            observer=narrator,
-            watch=watch,
-            stop=stopping,
-            around=lambda: narrator.live_page(plan.config.prompt, view),
-        )
+    with stoppable() as stopping, Narrator(console, stopping, view) as narrator:
+        outcome = train_run(plan, where, observer=narrator, watch=watch, stop=stopping)
     if not outcome.finished:
         at, path = outcome.state.step, outcome.run.path
         console.say(f"stopped at step {at}; to resume: {command('resume', path)}")
@@ -131,6 +126,7 @@ def _train(console: Console, plan: Plan, where: Path | RunFolder | Destination, 
     report = narrator.print_written(outcome)
     stages = {stage: round(seconds, 1) for stage, seconds in outcome.seconds.items()}
     parts = ", ".join(f"{stage} {duration(seconds)}" for stage, seconds in stages.items())
-    console.say(f"{duration(sum(outcome.seconds.values()))} in total: {parts}")
+    console.say(f"done in   {duration(sum(outcome.seconds.values()))}")
+    console.detail(f"          {parts}")
     total = round(sum(outcome.seconds.values()), 1)
     console.result(report | {"seconds": total, "stages": stages})

@@ -159,7 +159,7 @@ class OutputConfig:
     checkpoints_kept: int = setting(2, "number of newest checkpoints to keep", low=1)
     preview_every: int = setting(50, "steps between preview images", low=1)
     video_frames: int = setting(48, "frames of the turntable video", low=1, high=10000)
-    video_size: int = setting(160, "height and width of the video, pixels", low=16, high=4096)
+    video_size: int = setting(512, "height and width of the video, pixels", low=16, high=4096)
     mesh_resolution: int = setting(128, "cells per axis of the meshing grid", low=8, high=1024)
     mesh_faces: int = setting(30000, "maximum number of faces of the mesh", low=4, high=10_000_000)
     mesh_tolerance: float = setting(

@@ -6,6 +6,7 @@ entry points in pyproject.toml, as other packages do; there is no other registry
 """
 
 import dataclasses
+import difflib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cache
@@ -73,9 +74,10 @@ def find_section(group: str, name: str) -> Any:
     found = _found(group).get(name, [])
     kind = group.rpartition(".")[2].removesuffix("s")
     if not found:
-        raise PluginError(
-            f"there is no {kind} {name!r}; there is {', '.join(section_names(group)) or 'none'}"
-        )
+        names = section_names(group)
+        close = difflib.get_close_matches(name, names, n=1)
+        hint = f"did you mean {close[0]}" if close else f"there is {', '.join(names) or 'none'}"
+        raise PluginError(f"there is no {kind} {name!r}; {hint}" + "?" * bool(close))
     if len(found) > 1:
         owners = " and ".join(sorted(_owner(entry) for entry in found))
         raise PluginError(

@@ -17,18 +17,19 @@ _SORTS = {
     "prompt": "prompt", "margin": "margin", "r1": "R@1", "fronts": "fronts", "seconds": "time",
     "seed": "seed",
 }  # fmt: skip
-_MOST_VIDEO = 4_000_000  # bytes; a page contains many videos
+_MOST_BYTES = 4_000_000  # of a file; a page contains many
 
 
 class Item(NamedTuple):
     """A job in the gallery. judged: its row of metrics, empty if it was not evaluated. report: link
-    to the report of its run, if any."""
+    to the report of its run, if any. model: its GLB file, to download."""
 
     progress: Progress
     seconds: float | None
     video: bytes | None
     judged: Mapping[str, Any]
     report: str | None
+    model: bytes | None
     best: bool
 
 
@@ -48,9 +49,10 @@ def write_gallery(batch_folder: Path, out: Path | None = None) -> Path:
             Item(
                 progress,
                 read_json(folder.done_file).get("seconds"),
-                _video(run),
+                _read(run.video),
                 read_json(run.path / "evaluation.json"),
                 link if report.is_file() else None,
+                _read(run.mesh / "model.glb"),
                 str(run.path.resolve()) in best,
             )
         )
@@ -74,9 +76,9 @@ def gallery(batch_folder: Path, items: Sequence[Item]) -> str:
     return document("gallery.html", batch_folder.resolve().name, "gallery.js", **content)
 
 
-def _video(run: RunFolder) -> bytes | None:
-    """The turntable; None if it is missing, broken or too large for a page."""
+def _read(path: Path) -> bytes | None:
+    """A file to embed; None if it is missing or too large for a page."""
     with suppress(OSError):
-        if run.video.stat().st_size <= _MOST_VIDEO:
-            return run.video.read_bytes()
+        if path.stat().st_size <= _MOST_BYTES:
+            return path.read_bytes()
     return None

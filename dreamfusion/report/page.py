@@ -10,7 +10,6 @@ from dreamfusion.report import parts
 from dreamfusion.report.gather import RunReport, thin
 from dreamfusion.report.model import MOST_FACES, data_uri, pack
 from dreamfusion.report.rendering import render
-from dreamfusion.utils.commands import command
 from dreamfusion.utils.version import __version__
 
 GENERATOR = '<meta name="generator" content="dreamfusion report">'
@@ -34,8 +33,7 @@ def page(runs: Sequence[RunReport]) -> str:
     content: dict[str, object] = {"charts": charts, "constant": constant}
     if len(runs) == 1:
         (run,) = runs
-        again = command("train", run.config.prompt, "--config", run.path / "config.yaml")
-        content |= {"run": run, "settings": parts.own_settings(run), "again": again}
+        content |= {"run": run, "settings": parts.own_settings(run), "again": parts.again(run)}
         return document("run.html", title, "viewer.js", **content)
     heading = title if len(prompts) == 1 else f"{len(runs)} runs"
     content |= {"runs": runs, "settings": parts.compared_settings(runs), "heading": heading}

@@ -1,15 +1,18 @@
 """Computes the content of the pages, as text for the templates."""
 
+import json
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dreamfusion.config.layers import read_yaml, settings
+from dreamfusion.config.layers import read_yaml, settings, to_mapping
+from dreamfusion.config.nested import find
 from dreamfusion.config.schedules import Schedule
 from dreamfusion.config.schema import Config
 from dreamfusion.report.curves import Series, chart, number
 from dreamfusion.report.gather import RunReport
+from dreamfusion.utils.commands import command
 from dreamfusion.utils.duration import duration as whole_seconds
 
 METRICS: dict[str, list[str]] = read_yaml(Path(__file__).with_name("metrics.yaml"))
@@ -76,6 +79,18 @@ def own_settings(run: RunReport) -> list[dict[str, Any]]:
         }
         for name, value, doc in settings(run.config)
     ]
+
+
+def again(run: RunReport) -> str:
+    """The command that repeats a run, on any machine: it names no file of the run."""
+    words = [run.config.prompt]
+    preset = next((s for s in run.sources.values() if s.startswith("preset ")), None)
+    words += [] if preset is None else ["--config", preset.removeprefix("preset ")]
+    values = to_mapping(run.config)
+    for name, source in run.sources.items():
+        if name != "prompt" and not source.startswith(("preset ", "prior ")):
+            words += ["--set", f"{name}={json.dumps(find(values, name))}"]
+    return command("train", *words)
 
 
 def compared_settings(runs: Sequence[RunReport]) -> list[dict[str, Any]]:

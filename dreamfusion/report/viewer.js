@@ -101,10 +101,10 @@
     return [f / aspect, 0, 0, 0, 0, f, 0, 0, 0, 0, (far + near) / depth, -1, 0, 0, 2 * far * near / depth, 0];
   }
 
-  function show(canvas, model) {
+  // Shows a model on a canvas, and returns the camera, which the next model can start from.
+  function show(canvas, model, camera = { ...FRONT, look: 0 }) {
     const gl = canvas.getContext("webgl2", { antialias: true });
     if (!gl) throw Error("this browser has no WebGL 2");
-    const camera = { ...FRONT, look: 0 };
     const radius = model.radius || 1;
     const target = model.low.map((low, i) => low + model.span[i] / 2);
     let program, length, pending = false;
@@ -148,7 +148,9 @@
     new ResizeObserver(redraw).observe(canvas);
     listen(canvas, camera, redraw);
     prepare();
+    return camera;
   }
+  window.showModel = show;
 
   function listen(canvas, camera, redraw) {
     const fingers = new Map();
@@ -195,7 +197,7 @@
       event.preventDefault();
       keys[event.key]();
     });
-    const buttons = canvas.parentElement.querySelectorAll("button[data-look]");
+    const buttons = canvas.closest(".viewer").querySelectorAll("button[data-look]");
     for (const button of buttons) button.addEventListener("click", () => {
       camera.look = Number(button.dataset.look);
       for (const other of buttons) other.setAttribute("aria-pressed", String(other === button));

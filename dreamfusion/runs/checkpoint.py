@@ -118,7 +118,8 @@ def _newest(folder: Path, use: Callable[[dict[str, Tensor], dict[str, Any]], obj
                 raise
             except (KeyError, ValueError, RuntimeError) as error:
                 raise CheckpointError(
-                    f"{path} does not fit the settings of its run: {one_line(error)}"
+                    f"{path} does not fit the settings of its run: {one_line(error, 120)}; "
+                    "settings that change the shape of the scene or of the estimator need a new run"
                 ) from None
             step = int(details["step"])
             if damage:

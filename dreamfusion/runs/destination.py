@@ -12,8 +12,8 @@ from dreamfusion.utils.errors import UserError
 # Name patterns of all files that commands write into the folder of a run.
 _WRITTEN = (
     "config.yaml", "layers.yaml", "metrics.jsonl", "stages.json", "prior.json", "video.mp4",
-    ".lock", "checkpoints", "previews", "mesh", "stages", "start", "tensorboard", "render-*",
-    "report*.html", "evaluation.*",
+    "thumbnail.png", ".lock", "checkpoints", "previews", "mesh", "stages", "start", "tensorboard",
+    "render-*", "report*.html", "evaluation.*",
 )  # fmt: skip
 
 

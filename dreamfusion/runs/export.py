@@ -1,5 +1,6 @@
 """Exports a trained scene as a mesh, and compares the mesh with the scene."""
 
+import hashlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -7,21 +8,26 @@ from pathlib import Path
 
 import torch
 
+from dreamfusion.config.layers import to_yaml
 from dreamfusion.config.schema import Config, OutputConfig
 from dreamfusion.graphics.cameras import Cameras, show_cameras
 from dreamfusion.mesh.compare import Agreement, agreement
 from dreamfusion.mesh.extract import Mesh
 from dreamfusion.mesh.formats import TEXTURED, Origin, origin_of, place, write_mesh
+from dreamfusion.mesh.printing import print_bytes, printable, require_print, thin_volume
 from dreamfusion.mesh.provenance import Provenance
 from dreamfusion.mesh.texture import TexturedMesh, bake, decimate, simplify
 from dreamfusion.mesh.topology import Topology, topology
 from dreamfusion.mesh.unseen import fill_unseen
 from dreamfusion.mesh.usd import require_usd
 from dreamfusion.runs.checkpoint import SavedScene
+from dreamfusion.runs.folder import slug
 from dreamfusion.runs.preview import draw_scene
 from dreamfusion.training.views import sample_views
+from dreamfusion.utils.atomic_write import atomic_write
 from dreamfusion.utils.state import Progress
 from dreamfusion.utils.threads import fixed_order
+from dreamfusion.utils.version import __version__
 
 CHECK_VIEWS = 8
 # Number of cameras to determine which parts of a mesh are visible in training.
@@ -47,10 +53,11 @@ class ExportOptions:
 
 @dataclass(frozen=True)
 class Export:
-    """A written mesh. files: the model first. topology: of the mesh. agreement: its similarity to
-    the scene."""
+    """A written mesh. files: the model first. model: in the scene's frame. topology: of the mesh.
+    agreement: its similarity to the scene."""
 
     files: list[Path]
+    model: Mesh | TexturedMesh
     topology: Topology
     agreement: Agreement
 
@@ -85,16 +92,68 @@ def write_model(
         model = mesh
         if textured:
             say("baking the texture")
-            model = bake(color, mesh, size=size)
+            fine = dense if path.suffix.lower() == ".glb" else None
+            model = bake(color, mesh, size=size, fine=fine)
     say("comparing with the scene")
     similarity = agreement(model, draw_scene(scene), show_cameras(CHECK_VIEWS, config.camera))
     x, y, z = origin_of(model, options.origin).tolist()
     psnr = similarity.psnr_db if math.isfinite(similarity.psnr_db) else None
     source = None if saved.prior is None else saved.prior.source
-    provenance = Provenance(saved.step, (x, y, z), psnr, similarity.silhouette_iou, source)
-    files = write_mesh(place(model, options.origin), path, provenance=provenance)
+    provenance = Provenance(
+        step=saved.step,
+        moved_from=(x, y, z),
+        psnr_db=psnr,
+        silhouette_iou=similarity.silhouette_iou,
+        prior=source,
+        prompt=config.prompt,
+        seed=config.seed,
+        dreamfusion=__version__,
+        settings=hashlib.sha256(to_yaml(config).encode()).hexdigest(),
+    )
+    placed = place(model, options.origin)
+    files = write_mesh(placed, path, name=slug(config.prompt), provenance=provenance)
     shape = model if isinstance(surface, TexturedMesh) else mesh
-    return Export(files, topology(shape.vertices, shape.faces), similarity)
+    return Export(files, model, topology(shape.vertices, shape.faces), similarity)
+
+
+@dataclass(frozen=True)
+class Print:
+    """A written mesh for a 3D printer. size_mm: (x, y, z). parts: number of separate pieces.
+    thin_mm3: volume of the walls below `printing.LEAST_WALL_MM`."""
+
+    files: list[Path]
+    size_mm: tuple[float, float, float]
+    faces: int
+    parts: int
+    thin_mm3: float
+
+
+def write_print(
+    path: Path,
+    saved: SavedScene,
+    config: Config,
+    size_mm: float,
+    options: ExportOptions | None = None,
+    *,
+    say: Callable[[str], None] = lambda stage: None,
+) -> Print:
+    """Write a scene's surface for a 3D printer, as .stl or .3mf; see `printing.printable`.
+
+    size_mm: of the longest side. options: resolution and threshold are used. say: see
+    `write_model`. Raises MeshError.
+    """
+    require_print(path)
+    options = ExportOptions() if options is None else options
+    say("finding the surface")
+    resolution = options.resolution or config.output.mesh_resolution
+    surface = saved.scene.surface(resolution=resolution, threshold=options.threshold)
+    say("preparing the print")
+    solid = printable(surface.vertices, surface.faces, size_mm)
+    with atomic_write(path) as file:
+        file.write_bytes(print_bytes(solid, path, slug(config.prompt)))
+    x, y, z = solid.extents.tolist()
+    say("measuring the walls")
+    return Print([path], (x, y, z), len(solid.faces), solid.body_count, thin_volume(solid))
 
 
 def _training_cameras(config: Config) -> Cameras:

@@ -67,6 +67,7 @@ class RunFolder:
     tensorboard = Inside("tensorboard")  # event files, if the settings enable them
     durations = Inside("stages.json")  # seconds of each part, in the process that finished
     video = Inside("video.mp4")  # the turntable
+    thumbnail = Inside("thumbnail.png")  # the object, on a transparent background
     mesh = Inside("mesh")  # exported meshes
 
     @property
@@ -183,9 +184,13 @@ def find_run(path: Path) -> RunFolder:
     """The run at `path`. Raises RunError if there is none."""
     run = RunFolder(path)
     if not path.is_dir():
-        raise RunError(f"no such folder: {path}")
+        elsewhere = Path("runs") / path
+        hint = f"; did you mean {elsewhere}?" if elsewhere.is_dir() else ""
+        raise RunError(f"no such folder: {path}{hint}")
     if not run.config.is_file():
-        raise RunError(f"{path} contains no run: it has no config.yaml")
+        inside = next((file.parent for file in sorted(path.glob("*/config.yaml"))), None)
+        hint = f"; name a run in it, such as {inside}" if inside else ": it has no config.yaml"
+        raise RunError(f"{path} contains no run{hint}")
     return run
 
 

@@ -3,12 +3,13 @@ prompt."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dreamfusion.config.layers import Layer, build_config, given, to_mapping
+from dreamfusion.config.layers import ConfigError, Layer, build_config, given, to_mapping
+from dreamfusion.config.nested import merged
 from dreamfusion.config.presets import read_settings, tuned_preset
 from dreamfusion.config.schema import Config, PriorConfig
 from dreamfusion.priors import PriorError, PriorSettings, ResolvedPrior, resolve_prior
@@ -112,12 +113,20 @@ def plan_resumed(
     steps: int | None = None,
     device: str | None = None,
     prior: str | Prior | None = None,
+    settings: Mapping[str, Any] | None = None,
 ) -> Plan:
-    """Plan to resume a run. prior: the new location of its prior, or the loaded prior. Raises
-    PriorError if the weights differ, or if the prior is no longer at its old location."""
+    """Plan to resume a run. prior: the new location of its prior, or the loaded prior. settings:
+    nested, to change from here on. Raises PriorError if the weights differ, or if the prior is no
+    longer at its old location, and ConfigError for a setting that cannot be changed."""
+    settings = {} if settings is None else settings
+    if fixed := sorted({"prompt", "seed", "steps", "start", "stages"} & set(settings)):
+        raise ConfigError(
+            f"a resumed run keeps its {fixed[0]}: "
+            + ("use --steps" if fixed == ["steps"] else "start a new run instead")
+        )
     moved, loaded = (prior, None) if isinstance(prior, str) else (None, prior)
     config = run.read_config()
-    changes = config.with_steps(steps) | given(device=device, prior=moved)
+    changes = merged(config.with_steps(steps) | given(device=device, prior=moved), settings)
     config = build_config(to_mapping(config), changes)
     location = Path(config.prior.name)
     if loaded is None and location.is_absolute() and not location.exists():

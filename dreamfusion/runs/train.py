@@ -4,7 +4,7 @@ import errno
 import json
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from torch import Tensor
 from dreamfusion.config.schema import Config, PriorConfig
 from dreamfusion.diffusion.predictions import group_size
 from dreamfusion.graphics.cameras import show_cameras
-from dreamfusion.graphics.media import NoEncoder
+from dreamfusion.graphics.media import NoEncoder, write_png
 from dreamfusion.graphics.turntable import turntable_frames, write_turntable
 from dreamfusion.priors import load_prior
 from dreamfusion.priors.base import Prior
@@ -33,7 +33,7 @@ from dreamfusion.runs.export import Export, write_model
 from dreamfusion.runs.folder import RunError, RunFolder, create_run, find_run, locked, step_of
 from dreamfusion.runs.loop import optimise
 from dreamfusion.runs.plan import FoundPrior, Plan, PlannedStage, prior_before
-from dreamfusion.runs.preview import draw_scene
+from dreamfusion.runs.preview import draw_mesh
 from dreamfusion.scenes.base import Scene
 from dreamfusion.training.state import TrainState, new_state
 from dreamfusion.training.texts import texts_of
@@ -45,6 +45,8 @@ from dreamfusion.utils.distributed import any_process, from_first, is_first, pro
 from dreamfusion.utils.duration import Stopwatch
 from dreamfusion.utils.errors import RunWarning, UserError, explain_out_of_memory, one_line
 from dreamfusion.utils.threads import fixed_order
+
+THUMBNAIL_SIZE = 256  # pixels per side
 
 
 class Observer:
@@ -90,20 +92,18 @@ def train_run(
     observer: Observer | None = None,
     watch: Stopwatch | None = None,
     stop: Callable[[], bool] = lambda: False,
-    around: Callable[[], AbstractContextManager[object]] = nullcontext,
 ) -> Outcome:
     """Train in a new folder at `where`, or resume the run there, and make its mesh and its video.
 
     losses: see `Trainer`. watch: records the duration of each stage. stop: called between steps;
-    True stops the run with a checkpoint. around: a context manager entered during the run.
-    Raises UserError with a message of one line.
+    True stops the run with a checkpoint. Raises UserError with a message of one line.
     """
     observer = Observer() if observer is None else observer
     watch = Stopwatch("starting") if watch is None else watch
     config = plan.config
     first = plan.stages[0].prior
     device = choose_device(config.device) if isinstance(first, FoundPrior) else str(first.device)
-    with explain_out_of_memory(), process_group(device), around(), fixed_order():
+    with explain_out_of_memory(), process_group(device), fixed_order():
         priors = _Priors(plan, device)
         watch.begin("loading the prior")
         priors.of(plan.stages[0])
@@ -184,9 +184,11 @@ def finish(
     written = write_model(run.mesh / "model.glb", saved, config, say=stage)
     observer.exported(written)
     watch.begin("drawing the video")
-    output = config.output
+    output, draw = config.output, draw_mesh(written.model)
+    # A front view at an angle.
+    write_png(draw(show_cameras(12, config.camera)[1:2], THUMBNAIL_SIZE, "color")[0], run.thumbnail)
     frames = turntable_frames(
-        draw_scene(saved.scene),
+        draw,
         show_cameras(output.video_frames, config.camera),
         size=output.video_size,
         modes=["color"],

@@ -135,8 +135,8 @@ def test_batch_of_seeds_and_settings_with_status_and_json(asked, tmp_path, monke
     assert len(report["jobs"]) == 8 and {job["state"] for job in report["jobs"]} == {"done"}
     assert main(["batch", "--status", "shelf"]) == 0
     said = capsys.readouterr().out
-    assert said.count("\n") == 9 and said.endswith("8 done, 0 failed, 0 running, 0 resumable, "
-                                                   "0 new\n")  # fmt: skip
+    counts = "8 done, 0 failed, 0 running, 0 stopped, 0 resumable, 0 new\n"
+    assert said.count("\n") == 9 and said.endswith(counts)
     assert main(["batch", "--status", "shelf", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["counts"]["done"] == 8
     # Repeated, the command runs no jobs.

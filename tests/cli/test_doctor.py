@@ -214,3 +214,16 @@ def test_without_numba_no_run_can_start(capsys, monkeypatch):
         "problem",
         "ImportError: libllvmlite.so: cannot open shared object file; try: pip install -U numba",
     )
+
+
+def test_extras_are_listed_with_their_installation(capsys, monkeypatch):
+    needed = [
+        "torch", 'trimesh>=4; extra == "usd"', 'no-such-package>=1; extra == "print"',
+        'pytest; extra == "test"',
+    ]  # fmt: skip
+    monkeypatch.setattr(doctor, "requires", lambda name: needed)
+    found = {name: line for name, line in report(capsys).items() if name.startswith("[")}
+    assert set(found) == {"[usd]", "[print]"}
+    assert found["[usd]"][0] == "ok" and found["[usd]"][1].startswith("trimesh ")
+    advice = "no no-such-package; to add it: pip install 'dreamfusion[print]'"
+    assert found["[print]"] == ("missing", advice)

@@ -7,24 +7,19 @@ import json
 import re
 import shutil
 import sysconfig
-import threading
-from contextlib import contextmanager
 
 import numpy as np
 import pytest
 import torch
 import yaml
 
-from dreamfusion.cli import look
 from dreamfusion.cli.app import main
 from dreamfusion.config.layers import Layer, override
-from dreamfusion.graphics.cameras import turntable_cameras
 from dreamfusion.runs.plan import plan_run
 from scripts import bench
 from tests.helpers.processes import launch
 from tests.helpers.simulated_kernels import simulated_cuda
 from tests.helpers.tiny_runs import TINY
-from tests.helpers.viewer_scene import Clock, FakeScreen, pose_of
 
 SMALL = {
     "video_frames": 2, "video_size": 16, "mesh_resolution": 12, "texture_size": 16,
@@ -49,35 +44,15 @@ def command(capsys, *arguments):
     return capsys.readouterr().out
 
 
-class Page(FakeScreen):
-    """A page with one visitor, who closes it after two images."""
-
-    url, woken = "", threading.Event()
-
-    def start_at(self, cameras):
-        self.poses = {0: pose_of(cameras)}
-
-    def offer_previews(self, files):
-        self.previews = files
-
-    def status(self, text):
-        self.said.append(text)
-
-    def show_image(self, visitor, picture):
-        super().show_image(visitor, picture)
-        if len(self.pictures) == 2:
-            raise KeyboardInterrupt
-
-
 def test_all_commands_work_on_a_gpu(gpu, folders, settings, tmp_path, capsys, monkeypatch):
     run, prior = tmp_path / "run", folders["sd"]
     train = ["train", "a red corgi", "--prior", prior, "--config", settings, "--out", run]
-    said = command(capsys, *train, "--device", "cuda:1")
+    said = command(capsys, *train, "--device", "cuda:1", "--verbose")
     assert "device    cuda:1, prior in float16\n          autoencoder in float16\n" in said
     assert "encoding: triton, marching: triton" in said
     assert re.search(r"memory    about [\d.]+ GiB of the GPU's", said)
     assert gpu.current == 1
-    said = command(capsys, "resume", run, "--steps", "4")
+    said = command(capsys, "resume", run, "--steps", "4", "--verbose")
     assert "steps     3 to 4" in said and "cuda:1" in said
     losses = [json.loads(line)["loss"] for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert len(losses) == 4 and np.isfinite(losses).all()
@@ -91,15 +66,6 @@ def test_all_commands_work_on_a_gpu(gpu, folders, settings, tmp_path, capsys, mo
     )  # fmt: skip
     assert picture.exists()
 
-    page = Page(Clock(), pose_of(turntable_cameras(1)))
-
-    @contextmanager
-    def open_page(*arguments):
-        yield page
-
-    monkeypatch.setattr(look, "open_page", open_page)
-    assert "closed" in command(capsys, "view", run)
-    assert len(page.pictures) == 2 and len(page.previews) == 2
     # All kernels ran on the requested or the current GPU.
     assert {place for place, _ in gpu.kernels} <= {"cuda:1", "None"}
 

@@ -23,6 +23,7 @@ hypothesis.settings.load_profile("short")
 STEPS = 10
 FILES = {
     "config.yaml", "layers.yaml", "metrics.jsonl", "prior.json", "stages.json", "video.mp4",
+    "thumbnail.png",
     "mesh/model.glb", ".lock",
     "previews/step_0000004.png", "previews/step_0000008.png",
     "checkpoints/step_0000009.json", "checkpoints/step_0000009.safetensors",

@@ -15,6 +15,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from dreamfusion.runs.folder import RunFolder
+from dreamfusion.studio.library import SingleRun
+from dreamfusion.studio.server import Server, serving
 from tests.helpers import ROOT
 
 
@@ -85,13 +88,10 @@ def test_a_broken_hub_is_an_error_of_one_line_within_seconds(kind, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def page() -> Iterator:
-    pytest.importorskip("viser", reason="the live page needs the extra viewer")
-    from dreamfusion.viewer.page import Page
-
-    page = Page("garbage")
-    yield page
-    page.close()
+def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    run = RunFolder(tmp_path_factory.mktemp("run"))
+    with serving(SingleRun(run), port=0) as server:
+        yield server
 
 
 def port_of(page) -> int:

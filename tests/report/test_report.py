@@ -1,23 +1,30 @@
 """Reports on synthetic runs: complete, partial and broken ones."""
 
 import base64
+import html
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 import trimesh
+import yaml
 
+from dreamfusion.batch.driver import prepare
+from dreamfusion.batch.jobs import BatchFolder, write_json
 from dreamfusion.cli.app import main
 from dreamfusion.mesh.extract import Mesh
 from dreamfusion.mesh.formats import write_mesh
 from dreamfusion.mesh.provenance import Provenance
-from dreamfusion.report import write_report
+from dreamfusion.report import report_html, write_report
+from dreamfusion.report.gallery import write_gallery
 from dreamfusion.report.gather import gather, thin
 from dreamfusion.report.model import ModelError, pack, read_model
+from tests.helpers.fast_attempts import job
 from tests.helpers.run_folders import VIDEO, make_run
 
 
@@ -75,7 +82,7 @@ def test_a_whole_run_shows_everything(run, capsys):
     assert f'src="data:video/mp4;base64,{base64.b64encode(VIDEO).decode()}"' in page
     assert "<dt>Faces</dt><dd>2</dd>" in page
     assert "<dt>All steps</dt><dd>20 s</dd>" in page
-    assert "dreamfusion train &#39;a red mug&#39; --config run/config.yaml" in page
+    assert "dreamfusion train &#39;a red mug&#39; --config mine</pre>" in page
     assert 'class="note"' not in page
 
 
@@ -241,9 +248,9 @@ def test_only_an_older_report_is_overwritten(run, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "Missing argument 'DIR...'."),
+        ([], "Missing argument 'DIR...'. See: dreamfusion report --help"),
         (["nowhere"], "no such folder: nowhere"),
-        (["run", "."], ". contains no run: it has no config.yaml"),
+        (["run", "."], ". contains no run; name a run in it, such as run"),
         (["run", "--out", "run"], "run is a folder: name a file, like run/report.html"),
         (["spoiled"], "spoiled/config.yaml: unknown setting stepps; did you mean steps?"),
         (["run", "--out", "run/config.yaml/page.html"], "File exists: run/config.yaml"),
@@ -314,3 +321,50 @@ def test_old_names_of_settings_are_shown_as_new_ones(run, capsys):
     page = (run / "report.html").read_text(encoding="utf-8")
     row = page[page.index("<th>estimator.guidance</th>") :].split("</tr>")[0]
     assert "9.5" in row and "preset mine" in row and "sds.guidance" not in page
+
+
+def test_the_command_that_repeats_a_run_names_no_file_of_this_machine(tmp_path):
+    run = make_run(tmp_path / "run", seed=7)
+    layers = {
+        "preset embedded": {"steps": 40},
+        "file /home/me/mine.yaml": {"estimator": {"guidance": 9.5}},
+        "command line": {"prompt": "a red mug", "seed": 7},
+    }
+    (run / "layers.yaml").write_text(yaml.safe_dump(layers, sort_keys=False))
+    (words,) = re.findall(r"<pre>(dreamfusion train .*?)</pre>", report_html([run]))
+    assert html.unescape(words) == (
+        "dreamfusion train 'a red mug' --config embedded --set estimator.guidance=9.5 --set seed=7"
+    )
+
+
+@pytest.mark.slow
+def test_a_gallery_downloads_and_remembers_picks(tmp_path):
+    """In a browser, from a copy of the file alone: its links survive being shared."""
+    from tests.studio.test_browser import CHROMIUM, WEBGL, sync_api
+
+    if CHROMIUM is None:
+        pytest.skip("there is no chromium here")
+    batch = BatchFolder(tmp_path / "toys")
+    for folder in prepare(batch, [job("a mug"), job("a chair")]):
+        make_run(folder.result.path)
+        write_json(folder.done_file, {"run": "run", "seconds": 3.0})
+    shared = tmp_path / "shared.html"
+    write_gallery(batch.path).rename(shared)
+    shutil.rmtree(batch.path)
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=WEBGL)
+        page = browser.new_page()
+        page.goto(shared.as_uri())
+        with page.expect_download() as download:
+            page.click("article >> nth=0 >> a[download]")
+        assert download.value.suggested_filename.startswith("a-chair-s0-")
+        assert download.value.path().read_bytes()[:4] == b"glTF"
+        assert page.locator("#picks").is_hidden()
+        page.check("article >> nth=1 >> .pick")
+        assert page.locator("#picks b").text_content() == "1"
+        page.reload()
+        assert page.locator(".pick:checked").count() == 1
+        with page.expect_download() as download:
+            page.click("#picks button")
+        assert download.value.suggested_filename.startswith("a-mug-s0-")
+        browser.close()

@@ -1,0 +1,278 @@
+"""What the page shows and does: the jobs of a batch, or one run. Imports no torch.
+
+Every answer is read from the folder. Names of jobs come from its list, so that no request reaches a
+file outside of it.
+"""
+
+import subprocess
+import sys
+import threading
+import time
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from dreamfusion.batch.driver import prepare
+from dreamfusion.batch.jobs import BatchFolder, JobFolder, State
+from dreamfusion.batch.links import link_models, link_names
+from dreamfusion.batch.plan import Options, plan_jobs
+from dreamfusion.batch.progress import Progress, progress_of
+from dreamfusion.batch.prompts import Entry
+from dreamfusion.config.layers import build_config, given
+from dreamfusion.mesh import printing
+from dreamfusion.priors import PriorSettings
+from dreamfusion.priors.reading import PromptError
+from dreamfusion.runs.folder import RunFolder, slug
+from dreamfusion.runs.metrics import newest_metrics
+from dreamfusion.runs.plan import find_prior
+from dreamfusion.studio.queue import Queue
+from dreamfusion.utils.duration import duration
+from dreamfusion.utils.errors import UserError, one_line
+from dreamfusion.utils.file_system import link_or_pointer
+
+MOST_SEEDS = 8
+EXPORTS = ("glb", "obj", "ply", "stl", "3mf", "usdz")
+_EXPORT_SECONDS = 900.0
+_one_export = threading.Lock()  # an export needs as much memory as a run
+_LIVE_SECONDS = 15.0  # a run with a more recent log is training
+_PREVIEW_EVERY = 10  # steps; the page shows how the scene forms
+
+
+class RequestError(UserError):
+    """A request that the page cannot send: an unknown job, option or value."""
+
+
+class Library(Protocol):
+    """Interface that the server requires."""
+
+    def state(self) -> dict[str, Any]:
+        """What the page shows, for JSON. "jobs" has an entry for each job, newest first."""
+
+    def run(self, name: str) -> RunFolder:
+        """The run of a job. Raises RequestError for an unknown name."""
+
+    def act(self, action: str, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Do what a visitor asks for, and return the answer. Raises UserError."""
+
+
+class SingleRun:
+    """One run, as `dreamfusion view` and `dreamfusion train --view` show it."""
+
+    def __init__(self, run: RunFolder) -> None:
+        self._run = run
+
+    def state(self) -> dict[str, Any]:
+        """See `Library`. A run whose process has not begun to write is shown as new."""
+        run = self._run
+        if not run.config.is_file():
+            return {"title": run.path.name, "jobs": []}
+        config, metrics = run.read_config(), newest_metrics(run.metrics)
+        step = int(metrics[-1]["step"]) if metrics else 0
+        try:
+            live = time.time() - run.metrics.stat().st_mtime < _LIVE_SECONDS
+        except OSError:
+            live = False
+        done = step >= config.steps and (run.mesh / "model.glb").is_file()
+        state = State.done if done else State.running if live else State.resumable
+        previews = run.preview_files()
+        progress = Progress(
+            name="run", prompt=config.prompt, seed=config.seed, state=state, attempt=0, step=step,
+            steps=config.steps, left_seconds=None, run=run.path,
+            preview=previews[-1] if previews else None, error=None,
+        )  # fmt: skip
+        return {"title": run.path.name, "jobs": [_entry(progress)]}
+
+    def run(self, name: str) -> RunFolder:
+        """See `Library`."""
+        if name != "run":
+            raise RequestError(f"there is no job {one_line(name, 80)}")
+        return self._run
+
+    def act(self, action: str, options: Mapping[str, Any]) -> dict[str, Any]:
+        """See `Library`: only exports."""
+        if action != "export":
+            raise RequestError(f"a single run has no action {one_line(action, 80)}")
+        return export(self._run, options)
+
+
+class Studio:
+    """The jobs of a batch and its queue. options: for new jobs. Raises PriorError, ConfigError."""
+
+    def __init__(self, batch_folder: BatchFolder, queue: Queue, options: Options) -> None:
+        self._batch_folder, self._queue, self._options = batch_folder, queue, options
+        chosen = build_config(given(prior=options.prior or "auto", device=options.device))
+        prior = find_prior(chosen.prior, chosen.device)
+        if isinstance(prior, PriorSettings):
+            raise UserError(f"the studio needs a prior for text, not {prior.name}")
+        self._vocabulary = prior.card.vocabulary
+        self._actions: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
+            "check": self._check,
+            "make": self._make,
+            "stop": self._stop,
+            "resume": self._resume,
+            "pick": self._pick,
+            "export": lambda asked: export(self.run(_text(asked, "job")), asked),
+        }
+
+    def state(self) -> dict[str, Any]:
+        """See `Library`."""
+        folders = self._batch_folder.jobs().values()
+        best = {link.resolve() for link in (self._batch_folder.path / "best").glob("*")}
+        newest = sorted(folders, key=lambda f: f.job_file.stat().st_mtime, reverse=True)
+        jobs = [progress_of(folder) for folder in newest]
+        words = self._vocabulary.words
+        return {
+            "title": self._batch_folder.path.name,
+            "problem": self._queue.problem,
+            "groups": {} if words is None else words.groups or {"objects": words.nouns},
+            "colors": () if words is None else words.colors,
+            "jobs": [_entry(job, best=job.run.resolve() in best) for job in jobs],
+        }
+
+    def run(self, name: str) -> RunFolder:
+        """See `Library`."""
+        folder = self._folder(name)
+        run = folder.result if folder.state() is State.done else folder.run
+        if not run.path.resolve().is_relative_to(self._batch_folder.path):
+            raise RequestError(f"the run of {folder.path.name} is outside of this folder")
+        return run
+
+    def act(self, action: str, options: Mapping[str, Any]) -> dict[str, Any]:
+        """See `Library`."""
+        if action not in self._actions:
+            raise RequestError(f"there is no action {one_line(action, 80)}")
+        return self._actions[action](options)
+
+    def _folder(self, name: str) -> JobFolder:
+        try:
+            return self._batch_folder.jobs()[name]
+        except KeyError:
+            raise RequestError(f"there is no job {one_line(name, 80)}") from None
+
+    def _check(self, asked: Mapping[str, Any]) -> dict[str, Any]:
+        try:
+            return {"reading": self._vocabulary.canonical(_text(asked, "prompt"))}
+        except PromptError as error:  # in brief, since the page lists all words
+            return {"advice": f"{error.brief}."}
+
+    def _make(self, asked: Mapping[str, Any]) -> dict[str, Any]:
+        """Add jobs for a prompt, with seeds that it does not have yet."""
+        prompt, seeds = _text(asked, "prompt").strip(), _number(asked, "seeds", 1, MOST_SEEDS)
+        steps = _number(asked, "steps", 1, 100_000) if asked.get("steps") else self._options.steps
+        before = [folder.read() for folder in self._batch_folder.jobs().values()]
+        first = max((job.seed + 1 for job in before if job.prompt == prompt), default=0)
+        settings = [{"output": {"preview_every": _PREVIEW_EVERY}}]
+        options = Options(**{**vars(self._options), "seed": first, "seeds": seeds or 1,
+                             "steps": steps, "settings": settings})  # fmt: skip
+        jobs = plan_jobs([Entry("the prompt", prompt)], options)
+        folders = prepare(self._batch_folder, jobs)
+        self._queue.notify()
+        return {"jobs": [folder.path.name for folder in folders]}
+
+    def _stop(self, asked: Mapping[str, Any]) -> dict[str, Any]:
+        self._folder(_text(asked, "job")).stop_file.touch()
+        return {}
+
+    def _resume(self, asked: Mapping[str, Any]) -> dict[str, Any]:
+        """Continue a stopped job, or try a failed one again."""
+        folder = self._folder(_text(asked, "job"))
+        folder.stop_file.unlink(missing_ok=True)
+        folder.reset_retries()
+        self._queue.notify()
+        return {}
+
+    def _pick(self, asked: Mapping[str, Any]) -> dict[str, Any]:
+        """Make a finished job the best one of its prompt: DIR/best/PROMPT, and DIR/PROMPT.glb."""
+        folder = self._folder(_text(asked, "job"))
+        if folder.state() is not State.done:
+            raise RequestError("only a finished object can be picked")
+        jobs = self._batch_folder.jobs().values()
+        name = link_names(job.read().prompt for job in jobs)[folder.read().prompt]
+        link = self._batch_folder.path / "best" / name
+        link.parent.mkdir(exist_ok=True)
+        link_or_pointer(link, folder.result.path)
+        link_models(self._batch_folder)
+        return {}
+
+
+def export(run: RunFolder, asked: Mapping[str, Any]) -> dict[str, Any]:
+    """Write the mesh of a run into its folder with `dreamfusion export`, in another process, and
+    return the name of the file in DIR/mesh. Raises UserError with the error of the command.
+
+    asked: format, faces, texture (texels) and mm (the size of a print); all but format may be
+    absent.
+    """
+    kind = _text(asked, "format")
+    if kind not in EXPORTS:
+        raise RequestError(f"the formats are {', '.join(EXPORTS)}; not {one_line(kind, 40)}")
+    size, faces = _number(asked, "mm", 1, 2000), _number(asked, "faces", 4, 10_000_000)
+    texture = _number(asked, "texture", 0, 16384)
+    words = ["--for", "print", "--size-mm", str(size or 80)]
+    name = slug(run.read_config().prompt)
+    if kind not in printing.FORMATS or (kind == "stl" and size is None):
+        chosen = {"--faces": faces, "--texture": texture}
+        words = [w for key, value in chosen.items() if value is not None for w in (key, str(value))]
+    target = run.mesh / f"{name}.{kind}"
+    command = [sys.executable, "-m", "dreamfusion", "export", str(run.path), "--quiet", *words]
+    try:
+        with _one_export:
+            done = subprocess.run(
+                [*command, "-o", str(target)],
+                capture_output=True, text=True, timeout=_EXPORT_SECONDS, stdin=subprocess.DEVNULL,
+            )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        raise UserError("the export took too long: ask for fewer faces") from None
+    if done.returncode != 0:
+        lines = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
+        raise UserError(one_line(lines[-1].removeprefix("error: "), 300))
+    files = [Path(line) for line in done.stdout.splitlines()]
+    if len(files) == 1:
+        return {"file": target.name}
+    archive = target.with_suffix(".zip")
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as packed:
+        for file in files:
+            packed.write(file, file.name)
+    return {"file": archive.name}
+
+
+def _entry(job: Progress, *, best: bool = False) -> dict[str, Any]:
+    """A job for the page. model, preview: change whenever the file changes; None without it."""
+    run = RunFolder(job.run)
+    return {
+        "name": job.name,
+        "prompt": job.prompt,
+        "seed": job.seed,
+        "state": job.state.value,
+        "step": job.step,
+        "steps": job.steps,
+        "left": None if job.left_seconds is None else duration(job.left_seconds),
+        "error": job.error,
+        "best": best,
+        "preview": None if job.preview is None else job.preview.stem,
+        "model": _changed(run.mesh / "model.glb") if job.state is State.done else None,
+        "thumbnail": _changed(run.thumbnail),
+    }
+
+
+def _changed(path: Path) -> str | None:
+    try:
+        return str(path.stat().st_mtime_ns)
+    except OSError:
+        return None
+
+
+def _text(asked: Mapping[str, Any], key: str) -> str:
+    value = asked.get(key)
+    if not isinstance(value, str) or len(value) > 1000:
+        raise RequestError(f"{key} must be text of at most 1000 characters")
+    return value
+
+
+def _number(asked: Mapping[str, Any], key: str, low: int, high: int) -> int | None:
+    value = asked.get(key)
+    if value in (None, ""):
+        return None
+    if type(value) is not int or not low <= value <= high:
+        raise RequestError(f"{key} must be a whole number from {low:,} to {high:,}")
+    return value
