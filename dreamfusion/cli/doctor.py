@@ -16,6 +16,7 @@ import torch
 from packaging.requirements import Requirement
 
 from dreamfusion.priors import PriorError, resolve_prior
+from dreamfusion.scenes.gaussians.rasterizer import RASTERIZING
 from dreamfusion.scenes.nerf.scene import OPERATIONS
 from dreamfusion.utils.backends import ACCELERATORS, interpreted, probe
 from dreamfusion.utils.errors import one_line
@@ -109,7 +110,8 @@ def _compiler() -> Finding:
 
 def _accelerators() -> Iterator[Finding]:
     for name in ACCELERATORS:
-        found = {op.name: probe(op, name) for op in OPERATIONS if name in op.kernels}
+        operations = (*OPERATIONS, RASTERIZING)
+        found = {op.name: probe(op, name) for op in operations if name in op.kernels}
         works = [operation for operation, tried in found.items() if tried.problem is None]
         problems: dict[str, list[str]] = {}
         for operation, tried in found.items():
@@ -119,8 +121,8 @@ def _accelerators() -> Iterator[Finding]:
         if works:
             how = ", interpreted: slow" if name == "triton" and interpreted() else ""
             texts.append(f"works for {', '.join(works)}{how}")
-        for problem, operations in problems.items():
-            texts.append(f"{', '.join(operations)}: {problem}" if works else problem)
+        for problem, failed in problems.items():
+            texts.append(f"{', '.join(failed)}: {problem}" if works else problem)
         version = next((tried.version for tried in found.values()), None)
         prefix = f"{version}: " if version is not None else ""
         yield Finding("missing" if problems else "ok", name, prefix + "; ".join(texts))
