@@ -55,6 +55,9 @@ EstimatorOption = Annotated[
         autocompletion=complete_estimators,
     ),
 ]
+SceneOption = Annotated[
+    str | None, typer.Option("--scene", metavar="NAME", help="nerf, gaussians, or another one's.")
+]
 LoraOption = Annotated[
     list[str] | None,
     typer.Option(

@@ -49,6 +49,7 @@ def train(
     prior: options.PriorOption = None,
     lora: options.LoraOption = None,
     estimator: options.EstimatorOption = None,
+    scene: options.SceneOption = None,
     device: options.DeviceOption = None,
     view: options.ViewOption = False,
     verbose: options.VerboseOption = False,
@@ -58,6 +59,7 @@ def train(
     """Make a 3D object from a prompt."""
     console, text = Console(quiet=quiet, json=json_, verbose=verbose), " ".join(prompt)
     chosen = [] if estimator is None else [f"estimator.name={estimator}"]
+    chosen += [] if scene is None else [f"scene.name={scene}"]
     assigned = merged(parse_assignments([*chosen, *(set_ or [])]), options.loras_of(lora))
     if overwrite and (out is None or seeds is not None):
         raise UserError("--overwrite replaces the run in --out: pass --out, and no --seeds")
