@@ -5,8 +5,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dreamfusion.graphics.cameras import Cameras
-from dreamfusion.scenes.gaussians.kernels import BLUR, ENOUGH, LEAST_ALPHA, MOST_ALPHA, NEAR
-from dreamfusion.scenes.gaussians.rasterizer import Gaussians, focal_lengths, world_to_camera
+from dreamfusion.scenes.gaussians.kernels import ENOUGH, LEAST_ALPHA, MOST_ALPHA, NEAR
+from dreamfusion.scenes.gaussians.rasterizer import BLUR, Gaussians, focal_lengths, world_to_camera
 
 _ENTRIES = 1 << 24  # Gaussians x pixels at once, without gradients
 

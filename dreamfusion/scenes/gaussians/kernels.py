@@ -27,60 +27,29 @@ LEAST_ALPHA = 1.0 / 255.0  # fainter parts of a Gaussian are not drawn
 MOST_ALPHA = 0.99  # of one Gaussian in one pixel
 ENOUGH = 1e-4  # a pixel with less transmittance is finished
 NEAR = 0.05  # scene units along the camera's axis
-BLUR = 0.1  # pixels^2, added to the diagonal of projected covariances
 _MOST_POWER = 4.5  # of a Gaussian's density: three standard deviations
 
-# A projected Gaussian: its centre (pixels), the inverse (A, B; B, C) of its covariance, its
-# opacity, its depth, the largest power drawn, and its first and last row.
-_U, _V, _A, _B, _C, _OPACITY, _DEPTH, _POWER, _FIRST, _LAST = range(10)
+# A projected Gaussian: its centre (pixels), and the inverse (A, B; B, C) of its covariance.
+_U, _V, _A, _B, _C = range(5)
 # Pixels are stored in blocks of eight neighbours, (row, block, quantity, pixel of the block).
 # Quantities: four features, and the transmittance. In the backward pass: the gradients of the
 # features and of the opacity, the transmittance, and what the light that passes is worth.
 _QUANTITIES = 8
 
 
-@compiled(nogil=True, error_model="numpy")
-def _project(  # type: ignore[no-untyped-def]
-    start, stop, means, covariances, opacities, rotations, positions, focal, h, w, out
-):
-    """Fill out (views, n, 10) for some views. Invisible Gaussians have no rows: first > last."""
-    T = np.empty((2, 3))
-    for view in range(start, stop):
-        W, f = rotations[view], focal[view]
-        for i in range(means.shape[0]):
-            o, S = out[view, i], covariances[i]
-            o[_FIRST], o[_LAST] = 1, 0
-            px = means[i, 0] - positions[view, 0]
-            py = means[i, 1] - positions[view, 1]
-            pz = means[i, 2] - positions[view, 2]
-            x = W[0, 0] * px + W[0, 1] * py + W[0, 2] * pz
-            y = W[1, 0] * px + W[1, 1] * py + W[1, 2] * pz
-            z = W[2, 0] * px + W[2, 1] * py + W[2, 2] * pz
-            o[_DEPTH] = z
-            if not (z >= NEAR and opacities[i] > LEAST_ALPHA):
-                continue
-            for k in range(3):
-                T[0, k] = f / z * (W[0, k] - x / z * W[2, k])
-                T[1, k] = f / z * (W[1, k] - y / z * W[2, k])
-            a = c = BLUR
-            b = 0.0
-            for k in range(3):
-                along = S[k, 0] * T[0, 0] + S[k, 1] * T[0, 1] + S[k, 2] * T[0, 2]
-                a += T[0, k] * along
-                b += T[1, k] * along
-                c += T[1, k] * (S[k, 0] * T[1, 0] + S[k, 1] * T[1, 1] + S[k, 2] * T[1, 2])
-            det = a * c - b * b
-            if not (det > 0 and math.isfinite(det)):
-                continue
-            u, v = 0.5 * w + f * x / z, 0.5 * h + f * y / z
-            power = math.log(opacities[i] / LEAST_ALPHA)
-            across, down = math.sqrt(2 * power * a), math.sqrt(2 * power * c)
-            if u + across < 0 or u - across > w or v + down < 0 or v - down > h:
-                continue
-            o[_U], o[_V], o[_OPACITY], o[_POWER] = u, v, opacities[i], power
-            o[_A], o[_B], o[_C] = c / det, -b / det, a / det
-            o[_FIRST] = max(0, math.ceil(v - down - 0.5))
-            o[_LAST] = min(h - 1, math.floor(v + down - 0.5))
+@numba.njit(inline="always")
+def _rows(s, opacity, depth, h):  # type: ignore[no-untyped-def]
+    """The largest power drawn of a projected Gaussian, and its first and last row; (0, 1, 0) if it
+    is not visible."""
+    det = s[_A] * s[_C] - s[_B] * s[_B]
+    if not (depth >= NEAR and opacity > LEAST_ALPHA and det > 0.0):
+        return 0.0, 1, 0
+    power = math.log(opacity / LEAST_ALPHA)
+    reach = math.sqrt(2.0 * power * s[_A] / det)
+    if not (s[_V] + reach > 0.0 and s[_V] - reach < h):
+        return power, 1, 0
+    first, last = math.ceil(s[_V] - reach - 0.5), math.floor(s[_V] + reach - 0.5)
+    return power, max(0, first), min(h - 1, last)
 
 
 @numba.njit(inline="always")
@@ -114,24 +83,25 @@ def _coefficients(dtype: Any) -> NDArray[Any]:
 
 @compiled(nogil=True, error_model="numpy", fastmath=True)
 def _draw(  # type: ignore[no-untyped-def]
-    start, stop, splats, order, features, images, blocks, coefficients
+    start, stop, splats, depths, opacities, order, features, images, blocks, coefficients
 ):
     """Composite some views into images (views, h * blocks * 64), whose transmittance is 1 at the
     start, and the rest 0."""
     cast = images.dtype.type
     zero, top = cast(0.0), cast(6.0)
     enough, most = cast(ENOUGH), cast(MOST_ALPHA)
-    w = 8 * blocks
+    w, h = 8 * blocks, images.shape[1] // (64 * blocks)
     c0, c1, c2, c3 = coefficients[0], coefficients[1], coefficients[2], coefficients[3]
     c4, c5, c6, c7 = coefficients[4], coefficients[5], coefficients[6], coefficients[7]
     for view in range(start, stop):
         pixels = images[view]
         for i in order[view]:
             s, f = splats[view, i], features[view, i]
-            A, B, C, u, v, limit = s[_A], s[_B], s[_C], s[_U], s[_V], s[_POWER]
+            A, B, C, u, v = s[_A], s[_B], s[_C], s[_U], s[_V]
+            limit, first, last = _rows(s, opacities[i], depths[view, i], h)
             f0, f1, f2, f3 = f[0], f[1], f[2], f[3]
-            o, power, half_a = cast(s[_OPACITY]), cast(limit), cast(0.5 * A)
-            for row in range(int(s[_FIRST]), int(s[_LAST]) + 1):
+            o, power, half_a = cast(opacities[i]), cast(limit), cast(0.5 * A)
+            for row in range(first, last + 1):
                 dy = row + 0.5 - v
                 x0, x1 = _span(A, B, C, u, dy, limit, w)
                 if x0 > x1:
@@ -158,10 +128,11 @@ def _draw(  # type: ignore[no-untyped-def]
 
 @compiled(nogil=True, error_model="numpy", fastmath=True)
 def _draw_backward(  # type: ignore[no-untyped-def]
-    start, stop, splats, order, features, images, blocks, coefficients, out
+    start, stop, splats, depths, opacities, order, features, images, blocks, coefficients, out
 ):
-    """Gradients of projected Gaussians, out (views, n, 10): of the features, then the sums over
-    pixels of e, e dx, e dy, e dx^2, e dx dy, e dy^2, where e is alpha's gradient times alpha.
+    """Gradients of projected Gaussians, out (views, n, 10): of the features, of the opacity, and of
+    u, v, A, B, C. e is alpha's gradient times alpha; minus it is that of the power
+    (A dx^2 + 2 B dx dy + C dy^2) / 2.
 
     images: (views, h * blocks * 64), with the gradients of features and opacity, the transmittance
     (1 at the start), and what all light of the pixel is worth; the last two change.
@@ -169,18 +140,19 @@ def _draw_backward(  # type: ignore[no-untyped-def]
     cast = images.dtype.type
     one, zero, top = cast(1.0), cast(0.0), cast(6.0)
     enough, most = cast(ENOUGH), cast(MOST_ALPHA)
-    w = 8 * blocks
+    w, h = 8 * blocks, images.shape[1] // (64 * blocks)
     c0, c1, c2, c3 = coefficients[0], coefficients[1], coefficients[2], coefficients[3]
     c4, c5, c6, c7 = coefficients[4], coefficients[5], coefficients[6], coefficients[7]
     for view in range(start, stop):
         pixels = images[view]
         for i in order[view]:
             s, f, sums = splats[view, i], features[view, i], out[view, i]
-            A, B, C, u, v, limit = s[_A], s[_B], s[_C], s[_U], s[_V], s[_POWER]
+            A, B, C, u, v = s[_A], s[_B], s[_C], s[_U], s[_V]
+            limit, first, last = _rows(s, opacities[i], depths[view, i], h)
             f0, f1, f2, f3 = f[0], f[1], f[2], f[3]
-            o, power, half_a = cast(s[_OPACITY]), cast(limit), cast(0.5 * A)
+            o, power, half_a = cast(opacities[i]), cast(limit), cast(0.5 * A)
             g0 = g1 = g2 = g3 = zero
-            for row in range(int(s[_FIRST]), int(s[_LAST]) + 1):
+            for row in range(first, last + 1):
                 dy = row + 0.5 - v
                 x0, x1 = _span(A, B, C, u, dy, limit, w)
                 if x0 > x1:
@@ -215,64 +187,13 @@ def _draw_backward(  # type: ignore[no-untyped-def]
                         e1 += e * dx
                         e2 += e * dx * dx
                 sums[4] += e0
-                sums[5] += e1
-                sums[6] += e0 * dy
-                sums[7] += e2
-                sums[8] += e1 * dy
-                sums[9] += e0 * dy * dy
+                sums[5] += A * e1 + B * e0 * dy
+                sums[6] += B * e1 + C * e0 * dy
+                sums[7] -= 0.5 * e2
+                sums[8] -= e1 * dy
+                sums[9] -= 0.5 * e0 * dy * dy
             sums[0], sums[1], sums[2], sums[3] = g0, g1, g2, g3
-
-
-@compiled(nogil=True, error_model="numpy")
-def _project_backward(  # type: ignore[no-untyped-def]
-    start, stop, means, covariances, rotations, positions, focal, splats, sums,
-    g_means, g_covariances, g_opacities,
-):  # fmt: skip
-    """Gradients of some Gaussians from those of their projections, summed over views."""
-    T, gT, G = np.empty((2, 3)), np.empty((2, 3)), np.empty((2, 2))
-    for i in range(start, stop):
-        S = covariances[i]
-        for view in range(splats.shape[0]):
-            s, g, W, f = splats[view, i], sums[view, i], rotations[view], focal[view]
-            if s[_FIRST] > s[_LAST]:
-                continue
-            A, B, C = s[_A], s[_B], s[_C]
-            g_opacities[i] += g[4] / s[_OPACITY]
-            gu, gv = A * g[5] + B * g[6], B * g[5] + C * g[6]
-            # Gradient of the projected covariance: Q (sum e d d^T / 2) Q, Q its inverse.
-            k00, k01 = A * g[7] + B * g[8], A * g[8] + B * g[9]
-            k10, k11 = B * g[7] + C * g[8], B * g[8] + C * g[9]
-            G[0, 0], G[1, 1] = 0.5 * (k00 * A + k01 * B), 0.5 * (k10 * B + k11 * C)
-            G[0, 1] = G[1, 0] = 0.5 * (k00 * B + k01 * C)
-            px = means[i, 0] - positions[view, 0]
-            py = means[i, 1] - positions[view, 1]
-            pz = means[i, 2] - positions[view, 2]
-            x = W[0, 0] * px + W[0, 1] * py + W[0, 2] * pz
-            y = W[1, 0] * px + W[1, 1] * py + W[1, 2] * pz
-            z = W[2, 0] * px + W[2, 1] * py + W[2, 2] * pz
-            for k in range(3):
-                T[0, k] = f / z * (W[0, k] - x / z * W[2, k])
-                T[1, k] = f / z * (W[1, k] - y / z * W[2, k])
-            for a in range(2):
-                for k in range(3):
-                    along = G[a, 0] * T[0, k] + G[a, 1] * T[1, k]
-                    g_covariances[i, 0, k] += T[a, 0] * along
-                    g_covariances[i, 1, k] += T[a, 1] * along
-                    g_covariances[i, 2, k] += T[a, 2] * along
-                for k in range(3):  # T S T^T: 2 G T S
-                    h0 = S[0, k] * T[0, 0] + S[1, k] * T[0, 1] + S[2, k] * T[0, 2]
-                    h1 = S[0, k] * T[1, 0] + S[1, k] * T[1, 1] + S[2, k] * T[1, 2]
-                    gT[a, k] = 2 * (G[a, 0] * h0 + G[a, 1] * h1)
-            # J = f / z (1, 0, -x / z; 0, 1, -y / z), T = J W
-            j00 = gT[0, 0] * W[0, 0] + gT[0, 1] * W[0, 1] + gT[0, 2] * W[0, 2]
-            j02 = gT[0, 0] * W[2, 0] + gT[0, 1] * W[2, 1] + gT[0, 2] * W[2, 2]
-            j11 = gT[1, 0] * W[1, 0] + gT[1, 1] * W[1, 1] + gT[1, 2] * W[1, 2]
-            j12 = gT[1, 0] * W[2, 0] + gT[1, 1] * W[2, 1] + gT[1, 2] * W[2, 2]
-            per = f / (z * z)
-            gx, gy = gu * f / z - j02 * per, gv * f / z - j12 * per
-            gz = -per * (gu * x + gv * y + j00 + j11) + 2 * per / z * (j02 * x + j12 * y)
-            for k in range(3):
-                g_means[i, k] += W[0, k] * gx + W[1, k] * gy + W[2, k] * gz
+            sums[4] /= max(opacities[i], LEAST_ALPHA)
 
 
 def _blocks(views: int, h: int, w: int, dtype: Any) -> tuple[NDArray[Any], NDArray[Any], int]:
@@ -283,40 +204,38 @@ def _blocks(views: int, h: int, w: int, dtype: Any) -> tuple[NDArray[Any], NDArr
     return pixels, pixels.reshape(views, -1), blocks
 
 
-class Rasterize(torch.autograd.Function):
-    """See `rasterizer.rasterize`. camera: rotations, positions and focal lengths, in float64."""
+class Draw(torch.autograd.Function):
+    """Draw projected Gaussians; see `rasterizer.rasterize`. splats: (views, n, 5), see `_U`.
+    depths: (views, n), along the cameras' axes. Returns features and opacity of the pixels."""
 
     @staticmethod
     def forward(
         ctx: Any,
-        means: Tensor,
-        covariances: Tensor,
+        splats: Tensor,
         opacities: Tensor,
         features: Tensor,
-        camera: tuple[NDArray[Any], ...],
+        depths: Tensor,
         h: int,
         w: int,
     ) -> tuple[Tensor, Tensor]:
-        shapes = [tensor.numpy() for tensor in (means, covariances, opacities)]
-        colors, dtype, views = features.numpy(), features.numpy().dtype, len(features)
-        splats = np.empty((views, len(means), 10))
-        run_pieces(_project, views, *shapes, *camera, h, w, splats, at_least=1)
-        order = np.argsort(splats[:, :, _DEPTH].astype(dtype), axis=1, kind="stable")
+        inputs = [tensor.numpy() for tensor in (splats, depths, opacities)]
+        colors, views, dtype = features.numpy(), len(splats), inputs[0].dtype
+        order = np.argsort(inputs[1], axis=1, kind="stable")
         pixels, flat, blocks = _blocks(views, h, w, dtype)
         pixels[..., 4, :] = 1.0
-        coefficients = _coefficients(dtype)
-        run_pieces(_draw, views, splats, order, colors, flat, blocks, coefficients, at_least=1)
-        ctx.save_for_backward(means, covariances, opacities, features)
-        ctx.kept = camera, splats, order, pixels, w
+        drawing = (*inputs, order, colors, flat, blocks, _coefficients(dtype))
+        run_pieces(_draw, views, *drawing, at_least=1)
+        ctx.save_for_backward(splats, depths, opacities, features)
+        ctx.kept = order, pixels, w
         drawn = np.moveaxis(pixels, 3, 4)[..., :5].reshape(views, h, 8 * blocks, 5)[:, :, :w]
         return torch.from_numpy(drawn[..., :4].copy()), torch.from_numpy(1.0 - drawn[..., 4])
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, g_drawn: Tensor, g_opacity: Tensor) -> tuple[Tensor | None, ...]:
-        *shapes, colors = (tensor.numpy() for tensor in ctx.saved_tensors)
-        camera, splats, order, drawn, w = ctx.kept
-        views, h, dtype = len(splats), drawn.shape[1], colors.dtype
+        *inputs, colors = (tensor.numpy() for tensor in ctx.saved_tensors)
+        order, drawn, w = ctx.kept
+        views, h, dtype = len(colors), drawn.shape[1], colors.dtype
         pixels, flat, blocks = _blocks(views, h, w, dtype)
         gradients = np.zeros((views, h, 8 * blocks, 5), dtype)
         gradients[:, :, :w, :4], gradients[:, :, :w, 4] = g_drawn.numpy(), g_opacity.numpy()
@@ -324,14 +243,11 @@ class Rasterize(torch.autograd.Function):
         pixels[..., 5, :] = 1.0
         pixels[..., 6, :] = (drawn[..., :4, :] * pixels[..., :4, :]).sum(-2)
         pixels[..., 6, :] += (1.0 - drawn[..., 4, :]) * pixels[..., 4, :]
-        sums = np.zeros_like(splats)
-        drawing = (splats, order, colors, flat, blocks, _coefficients(dtype), sums)
+        sums = np.zeros((views, colors.shape[1], 10))
+        drawing = (*inputs, order, colors, flat, blocks, _coefficients(dtype), sums)
         run_pieces(_draw_backward, views, *drawing, at_least=1)
-        found = [np.zeros_like(array) for array in shapes]
-        projecting = (*shapes[:2], *camera, splats, sums, *found)
-        run_pieces(_project_backward, len(shapes[0]), *projecting, at_least=256)
-        g_features = np.ascontiguousarray(sums[:, :, :4]).astype(dtype)
-        return (*map(torch.from_numpy, (*found, g_features)), None, None, None)
+        found = torch.from_numpy(sums).to(g_drawn.dtype)
+        return found[..., 5:], found[..., 4].sum(0), found[..., :4], None, None, None
 
 
 @compiled(nogil=True, error_model="numpy")

@@ -3,15 +3,15 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from dreamfusion.graphics.cameras import Cameras, turntable_cameras
-from dreamfusion.scenes.gaussians.kernels import BLUR, NEAR, Rasterize
+from dreamfusion.scenes.gaussians.kernels import NEAR, Draw
 from dreamfusion.utils.backends import Operation, check_close, choose
 
+BLUR = 0.1  # pixels^2, added to the diagonal of projected covariances
 Images = tuple[Tensor, Tensor]  # features (views, h, w, 4) and opacity (views, h, w)
 
 
@@ -57,11 +57,29 @@ def rasterizer_of(device: torch.device) -> str:
 
 def rasterize_numba(gaussians: Gaussians, cameras: Cameras, height: int, width: int) -> Images:
     """See `rasterize`. Tensors on another device are copied to the CPU and back."""
-    parts = (*world_to_camera(cameras), focal_lengths(cameras, height))
-    camera = tuple(np.ascontiguousarray(part.double().cpu().numpy()) for part in parts)
-    inputs = [tensor.cpu().contiguous() for tensor in gaussians]
-    drawn, opacity = Rasterize.apply(*inputs, camera, height, width)
-    return drawn.to(gaussians.means.device), opacity.to(gaussians.means.device)
+    means, covariances, opacities, features = (part.cpu() for part in gaussians)
+    cameras = cameras.to("cpu")
+    rotations, positions = (part.to(means) for part in world_to_camera(cameras))
+    focal = focal_lengths(cameras, height).to(means)[:, None]
+    x, y, z = ((means - positions[:, None]) @ rotations.mT).unbind(-1)  # (views, n)
+    depths, z = z.detach(), torch.where(z >= NEAR, z, 1.0)
+    # The rows of T = J W, (n, views, 3): J is focal / z (1, 0, -x / z; 0, 1, -y / z).
+    right, down, forward = rotations[:, None].unbind(-2)
+    rows = [
+        ((focal / z)[..., None] * (axis - (along / z)[..., None] * forward)).transpose(0, 1)
+        for axis, along in ((right, x), (down, y))
+    ]
+    t0, t1 = (row @ covariances for row in rows)
+    a, c = ((t * row).sum(-1).T + BLUR for t, row in zip((t0, t1), rows, strict=True))
+    b = (t0 * rows[1]).sum(-1).T
+    det = a * c - b * b
+    u, v = width / 2 + focal * x / z, height / 2 + focal * y / z
+    splats = torch.stack([u, v, c / det, -b / det, a / det], dim=-1)
+    drawn, opacity = Draw.apply(
+        splats, opacities.contiguous(), features.contiguous(), depths.contiguous(), height, width
+    )
+    device = gaussians.means.device
+    return drawn.to(device), opacity.to(device)
 
 
 def rasterize_gsplat(gaussians: Gaussians, cameras: Cameras, height: int, width: int) -> Images:
