@@ -29,10 +29,8 @@ def link_models(batch_folder: BatchFolder) -> list[Path]:
     """
     jobs = [(folder.read(), folder) for folder in batch_folder.jobs().values()]
     names = link_names(job.prompt for job, _ in jobs)
-    of_prompt, of_seed = (
-        Counter(job.prompt for job, _ in jobs),
-        Counter((job.prompt, job.seed) for job, _ in jobs),
-    )
+    of_prompt = Counter(job.prompt for job, _ in jobs)
+    of_seed = Counter((job.prompt, job.seed) for job, _ in jobs)
     models: dict[str, Path] = {}
     for job, folder in jobs:
         model, name = _model(folder), names[job.prompt]

@@ -114,6 +114,8 @@ def make(
     root, need = BatchFolder(out.resolve()), plan.request_of(requested)
     with driver_lock(root), closing(_engine(on, need, at_once, root.path)) as engine:
         folders = prepare(root, requested)
+        for folder in folders:  # the user asks for these jobs now
+            folder.stop_file.unlink(missing_ok=True)
         if retry_failed:
             for folder in folders:
                 folder.reset_retries()

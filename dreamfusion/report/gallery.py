@@ -2,13 +2,13 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from dreamfusion.batch.jobs import State, find_batch, read_json
 from dreamfusion.batch.progress import Progress, progress_of
+from dreamfusion.report.gather import read_small
 from dreamfusion.report.page import document
 from dreamfusion.runs.folder import RunFolder
 from dreamfusion.utils.atomic_write import atomic_write
@@ -17,7 +17,6 @@ _SORTS = {
     "prompt": "prompt", "margin": "margin", "r1": "R@1", "fronts": "fronts", "seconds": "time",
     "seed": "seed",
 }  # fmt: skip
-_MOST_BYTES = 4_000_000  # of a file; a page contains many
 
 
 class Item(NamedTuple):
@@ -49,10 +48,10 @@ def write_gallery(batch_folder: Path, out: Path | None = None) -> Path:
             Item(
                 progress,
                 read_json(folder.done_file).get("seconds"),
-                _read(run.video),
+                read_small(run.video),
                 read_json(run.path / "evaluation.json"),
                 link if report.is_file() else None,
-                _read(run.mesh / "model.glb"),
+                read_small(run.mesh / "model.glb"),
                 str(run.path.resolve()) in best,
             )
         )
@@ -74,11 +73,3 @@ def gallery(batch_folder: Path, items: Sequence[Item]) -> str:
     judge_text = "; ".join(sorted(judges))
     content = {"counts": counts, "judges": judge_text, "sorts": _SORTS, "items": items}
     return document("gallery.html", batch_folder.resolve().name, "gallery.js", **content)
-
-
-def _read(path: Path) -> bytes | None:
-    """A file to embed; None if it is missing or too large for a page."""
-    with suppress(OSError):
-        if path.stat().st_size <= _MOST_BYTES:
-            return path.read_bytes()
-    return None

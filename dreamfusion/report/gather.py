@@ -26,6 +26,7 @@ from dreamfusion.utils.errors import one_line
 
 MOST_PREVIEWS = 12
 MOST_BYTES = 64_000_000  # of a video
+MOST_SMALL_BYTES = 4_000_000
 _ALIVE_SECONDS = 60.0  # a run with a more recent log may still be training
 
 Part = Literal["run", "mesh", "video", "previews", "metrics"]
@@ -263,3 +264,11 @@ def _missing(part: Part, verb: str, folder: RunFolder) -> Note:
     else:
         text = f"No {part} yet. To make one from the newest checkpoint:"
     return Note(part, text, command(verb, folder.path))
+
+
+def read_small(path: Path) -> bytes | None:
+    """A file to embed in a page; None if it is missing or large, since a page may contain many."""
+    with suppress(OSError):
+        if path.stat().st_size <= MOST_SMALL_BYTES:
+            return path.read_bytes()
+    return None

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from importlib.resources import files
 
 from dreamfusion.report import parts
-from dreamfusion.report.gather import RunReport, thin
+from dreamfusion.report.gather import RunReport, read_small, thin
 from dreamfusion.report.model import MOST_FACES, data_uri, pack
 from dreamfusion.report.rendering import render
 from dreamfusion.utils.version import __version__
@@ -34,6 +34,7 @@ def page(runs: Sequence[RunReport]) -> str:
     if len(runs) == 1:
         (run,) = runs
         content |= {"run": run, "settings": parts.own_settings(run), "again": parts.again(run)}
+        content["download"] = read_small(run.path / (run.model_file or ""))
         return document("run.html", title, "viewer.js", **content)
     heading = title if len(prompts) == 1 else f"{len(runs)} runs"
     content |= {"runs": runs, "settings": parts.compared_settings(runs), "heading": heading}

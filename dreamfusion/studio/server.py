@@ -10,8 +10,9 @@ import ipaddress
 import json
 import secrets
 import socket
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from http import HTTPStatus
@@ -25,6 +26,9 @@ from dreamfusion.report.model import MOST_FACES, ModelError, pack, read_model
 from dreamfusion.runs.folder import RunFolder
 from dreamfusion.studio.library import Library, RequestError
 from dreamfusion.utils.errors import UserError, one_line
+
+# A media type, content, and the file name if the content is to be saved.
+Answer = tuple[str, bytes, str | None]
 
 HOST, PORT = "127.0.0.1", 8080
 MOST_BYTES = 64_000  # of the body of a request
@@ -90,9 +94,7 @@ class Server(ThreadingHTTPServer):
         self.server_close()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Ignore visitors who left before their answer was sent; raise everything else."""
-        import sys
-
+        """Ignore visitors who left before their answer was sent; report everything else."""
         if not isinstance(sys.exc_info()[1], (ConnectionError, TimeoutError)):
             super().handle_error(request, client_address)
 
@@ -168,8 +170,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.close_connection = True  # the body, if any, is not read
         self._send(status, "application/json", json.dumps({"error": text}).encode())
 
-    def _answer(self, call: Any) -> None:
-        """Send what `call` returns: a media type, content and a file name, if it is to be saved."""
+    def _answer(self, call: Callable[[], Answer]) -> None:
+        """Send the answer that `call` returns, or its error."""
         try:
             kind, content, name = call()
         except RequestError as error:
@@ -178,7 +180,7 @@ class _Handler(BaseHTTPRequestHandler):
             return self._refuse(HTTPStatus.UNPROCESSABLE_ENTITY, one_line(error, 1000))
         self._send(HTTPStatus.OK, kind, content, name)
 
-    def _get(self, path: str) -> tuple[str, bytes, str | None]:
+    def _get(self, path: str) -> Answer:
         if path in _PAGE:
             kind, file = _PAGE[path]
             return f"{kind}; charset=utf-8", file.read_bytes(), None
@@ -199,7 +201,7 @@ class _Handler(BaseHTTPRequestHandler):
             return "application/octet-stream", _read(run, run.mesh / file_name), file_name
         raise RequestError(f"there is no page {one_line(path, 80)}")
 
-    def _post(self, path: str, body: bytes) -> tuple[str, bytes, str | None]:
+    def _post(self, path: str, body: bytes) -> Answer:
         try:
             asked = json.loads(body)
         except (ValueError, RecursionError):

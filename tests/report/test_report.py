@@ -81,6 +81,8 @@ def test_a_whole_run_shows_everything(run, capsys):
     assert "step 1<" in page and "step 40<" in page
     assert f'src="data:video/mp4;base64,{base64.b64encode(VIDEO).decode()}"' in page
     assert "<dt>Faces</dt><dd>2</dd>" in page
+    model = base64.b64encode((run / "mesh" / "model.glb").read_bytes()).decode()
+    assert f'download="run-model.glb" href="data:application/octet-stream;base64,{model}"' in page
     assert "<dt>All steps</dt><dd>20 s</dd>" in page
     assert "dreamfusion train &#39;a red mug&#39; --config mine</pre>" in page
     assert 'class="note"' not in page
@@ -90,7 +92,7 @@ def test_no_resource_is_fetched_and_no_other_script_runs(run, capsys):
     page, _ = report(capsys, "run")
     assert "http://" not in page and "https://" not in page
     addresses = re.findall(r'(?:src|href)="([^"]*)"', page)
-    assert len(addresses) == 14
+    assert len(addresses) == 15
     assert all(address.startswith("data:") for address in addresses)
     assert not re.search(r"url\(|@import|import\(|fetch\(|XMLHttp", page)
     assert "default-src 'none'" in page

@@ -29,6 +29,7 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))
 WEBGL = ["--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
 SIZES = {"desktop": (1280, 800), "phone": (390, 844)}
 expect = sync_api.expect
+expect.set_options(timeout=60_000)  # machines of CI are busy
 
 pytestmark = [
     pytest.mark.slow,
