@@ -16,7 +16,6 @@ import torch
 from packaging.requirements import Requirement
 
 from dreamfusion.priors import PriorError, resolve_prior
-from dreamfusion.scenes.gaussians.rasterizer import RASTERIZING
 from dreamfusion.scenes.nerf.scene import OPERATIONS
 from dreamfusion.utils.backends import ACCELERATORS, interpreted, probe
 from dreamfusion.utils.errors import one_line
@@ -110,8 +109,7 @@ def _compiler() -> Finding:
 
 def _accelerators() -> Iterator[Finding]:
     for name in ACCELERATORS:
-        operations = (*OPERATIONS, RASTERIZING)
-        found = {op.name: probe(op, name) for op in operations if name in op.kernels}
+        found = {op.name: probe(op, name) for op in OPERATIONS if name in op.kernels}
         works = [operation for operation, tried in found.items() if tried.problem is None]
         problems: dict[str, list[str]] = {}
         for operation, tried in found.items():

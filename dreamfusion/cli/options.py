@@ -56,7 +56,7 @@ EstimatorOption = Annotated[
     ),
 ]
 SceneOption = Annotated[
-    str | None, typer.Option("--scene", metavar="NAME", help="nerf, gaussians, or another one's.")
+    str | None, typer.Option("--scene", metavar="NAME", help="nerf, or a scene of another package.")
 ]
 LoraOption = Annotated[
     list[str] | None,

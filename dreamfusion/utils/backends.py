@@ -22,7 +22,7 @@ from torch import Tensor
 
 from dreamfusion.utils.errors import UserError, one_line
 
-ACCELERATORS = ("numba", "triton", "tinycudann", "nerfacc", "gsplat")
+ACCELERATORS = ("numba", "triton", "tinycudann", "nerfacc")
 
 
 class AcceleratorError(UserError):

@@ -17,7 +17,6 @@ KERNELS = {
     f"{NERF}.ray_marching.numba",
     f"{NERF}.ray_marching.triton",
     f"{NERF}.volume.numba",
-    "dreamfusion.scenes.gaussians.kernels",
 }
 
 
