@@ -75,7 +75,7 @@ def find_section(group: str, name: str) -> Any:
     kind = group.rpartition(".")[2].removesuffix("s")
     if not found:
         names = section_names(group)
-        close = difflib.get_close_matches(name, names, n=1)
+        close = difflib.get_close_matches(name, names, n=1, cutoff=0.75)
         hint = f"did you mean {close[0]}" if close else f"there is {', '.join(names) or 'none'}"
         raise PluginError(f"there is no {kind} {name!r}; {hint}" + "?" * bool(close))
     if len(found) > 1:

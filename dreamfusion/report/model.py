@@ -28,8 +28,8 @@ class ModelError(UserError):
 class Model:
     """A triangle mesh to display.
 
-    vertices, normals: (v, 3). faces: (f, 3). Either uv, (v, 2) with v up, and a texture, or
-    colors, (v, 3) sRGB bytes, or neither. checks: results as (name, text) pairs.
+    vertices, normals: (v, 3). faces: (f, 3). Either uv, (v, 2) with v up, a texture and possibly a
+    normal map, or colors, (v, 3) sRGB bytes, or neither. checks: results as (name, text) pairs.
     """
 
     vertices: NDArray[np.float64]
@@ -39,6 +39,7 @@ class Model:
     texture: Image.Image | None
     colors: NDArray[np.uint8] | None
     checks: tuple[tuple[str, str], ...]
+    normal_map: Image.Image | None = None
 
 
 def read_model(path: Path) -> Model:
@@ -48,7 +49,8 @@ def read_model(path: Path) -> Model:
         if len(mesh.faces) == 0 or not np.isfinite(mesh.vertices).all():
             raise ModelError("it has no faces" if len(mesh.faces) == 0 else "it is not finite")
         uv = getattr(mesh.visual, "uv", None)
-        texture = None if uv is None else _texture(mesh.visual.material)
+        material = None if uv is None else mesh.visual.material
+        texture = _image(material, "baseColorTexture", "image")
         linear = path.suffix.lower() == ".glb"
         colors = _colors(mesh, linear=linear) if texture is None else None
         return Model(
@@ -59,6 +61,7 @@ def read_model(path: Path) -> Model:
             texture=texture,
             colors=colors,
             checks=_checks(mesh, texture, colors, path.read_bytes()),
+            normal_map=_image(material, "normalTexture"),
         )
     except Exception as error:  # parsers of broken files raise many kinds of errors
         raise ModelError(one_line(error)) from None
@@ -82,6 +85,8 @@ def pack(model: Model) -> dict[str, Any]:
         uv_low, uv_span, uv = _quantise(model.uv)
         packed |= {"uvLow": uv_low, "uvSpan": uv_span, "uv": _base64(uv)}
         packed["texture"] = _encoded(model.texture)
+        if model.normal_map is not None:
+            packed["normalMap"] = _encoded(model.normal_map)
     else:
         grey = np.full(model.vertices.shape, 200, np.uint8)
         packed["colors"] = _base64(grey if model.colors is None else model.colors)
@@ -91,18 +96,19 @@ def pack(model: Model) -> dict[str, Any]:
 def _load(path: Path) -> Any:
     import trimesh
 
+    # Merging parts drops their normals and, if there is a material, their vertex colours.
+    parts = list(trimesh.load(path, force="scene", process=False).geometry.values())
+    if len(parts) == 1:
+        return parts[0]
     mesh = trimesh.load(path, force="mesh", process=False)
     if mesh.visual.kind == "texture" and mesh.visual.uv is None:
-        # If there is a material, trimesh drops vertex colours when it merges all parts.
-        parts = list(trimesh.load(path, force="scene", process=False).geometry.values())
-        if len(parts) == 1:
-            return parts[0]
         mesh = trimesh.load(path, force="mesh", process=False, skip_materials=True)
     return mesh
 
 
-def _texture(material: Any) -> Image.Image | None:
-    for name in ("baseColorTexture", "image"):
+def _image(material: Any, *names: str) -> Image.Image | None:
+    """The first image of a material that has one of these names."""
+    for name in names:
         image = getattr(material, name, None)
         if image is not None:
             return image.convert("RGB")

@@ -1,7 +1,8 @@
 "use strict";
 // Shows the mesh of every <canvas data-model="ID">: drag to rotate, wheel or two fingers to zoom.
 // The element with that id has JSON: base64 arrays of positions (uint16, scaled by low and span),
-// normals (int8), indices, and either uv (uint16, v up) with a texture or colors (uint8, sRGB).
+// normals (int8), indices, and either uv (uint16, v up) with a texture and possibly a normal map, or
+// colors (uint8, sRGB).
 (() => {
   const VERTEX = `#version 300 es
     in vec3 position, normal, color;
@@ -9,26 +10,41 @@
     uniform mat4 view, projection;
     uniform vec3 low, span;
     uniform vec2 uvLow, uvSpan;
-    out vec3 vNormal, vWorldNormal, vColor;
+    out vec3 vNormal, vPosition, vColor;
     out vec2 vUv;
     void main() {
-      vWorldNormal = normal;
       vNormal = mat3(view) * normal;
       vColor = color;
       vUv = uvLow + uvSpan * uv;
-      gl_Position = projection * view * vec4(low + span * position, 1.0);
+      vec4 seen = view * vec4(low + span * position, 1.0);
+      vPosition = seen.xyz;
+      gl_Position = projection * seen;
     }`;
   const FRAGMENT = `#version 300 es
     precision highp float;
-    in vec3 vNormal, vWorldNormal, vColor;
+    in vec3 vNormal, vPosition, vColor;
     in vec2 vUv;
-    uniform sampler2D map;
-    uniform bool textured;
+    uniform mat4 view;
+    uniform sampler2D map, normals;
+    uniform bool textured, bumped;
     uniform int look; // 0 lit, 1 albedo, 2 clay, 3 normals
     out vec4 result;
+    // The normal of the normal map: along increasing u, increasing v and the normal n.
+    vec3 detailed(vec3 n) {
+      vec3 dx = dFdx(vPosition), dy = dFdy(vPosition);
+      vec2 ux = dFdx(vUv), uy = dFdy(vUv);
+      float facing = sign(ux.x * uy.y - uy.x * ux.y);
+      vec3 t = facing * (dx * uy.y - dy * ux.y), b = facing * (dy * ux.x - dx * uy.x);
+      t = normalize(t - n * dot(n, t));
+      b = normalize(b - n * dot(n, b) - t * dot(t, b));
+      vec3 m = texture(normals, vUv).rgb * 2.0 - 1.0;
+      return normalize(t * m.x + b * m.y + n * m.z);
+    }
     void main() {
-      float side = gl_FrontFacing ? 1.0 : -1.0;
-      vec3 n = side * normalize(vNormal), world = side * normalize(vWorldNormal);
+      vec3 n = normalize(vNormal);
+      if (bumped) n = detailed(n);
+      n *= gl_FrontFacing ? 1.0 : -1.0;
+      vec3 world = transpose(mat3(view)) * n;
       if (look == 3) { result = vec4(0.5 + 0.5 * world, 1.0); return; }
       vec3 albedo = textured ? texture(map, vUv).rgb : pow(vColor, vec3(2.2));
       if (look == 2) albedo = vec3(0.6, 0.58, 0.55);
@@ -70,19 +86,25 @@
     const indices = bytes(model.indices);
     gl.bindBuffer(gl.ELEMENT_ARRAY_BUFFER, gl.createBuffer());
     gl.bufferData(gl.ELEMENT_ARRAY_BUFFER, indices, gl.STATIC_DRAW);
-    if (!model.texture) return indices.length;
+    const [colors, bumps] = [gl.SRGB8_ALPHA8, gl.RGBA8];
+    for (const [unit, data, format] of [[0, model.texture, colors], [1, model.normalMap, bumps]])
+      if (data) texture(gl, unit, data, format, redraw);
+    return indices.length;
+  }
+
+  function texture(gl, unit, data, format, redraw) {
     const image = new Image();
     image.onload = () => {
+      gl.activeTexture(gl.TEXTURE0 + unit);
       gl.bindTexture(gl.TEXTURE_2D, gl.createTexture());
       gl.pixelStorei(gl.UNPACK_FLIP_Y_WEBGL, true); // v is up, images have their top row first
-      gl.texImage2D(gl.TEXTURE_2D, 0, gl.SRGB8_ALPHA8, gl.RGBA, gl.UNSIGNED_BYTE, image);
+      gl.texImage2D(gl.TEXTURE_2D, 0, format, gl.RGBA, gl.UNSIGNED_BYTE, image);
       gl.texParameteri(gl.TEXTURE_2D, gl.TEXTURE_MIN_FILTER, gl.LINEAR_MIPMAP_LINEAR);
       gl.texParameterf(gl.TEXTURE_2D, gl.TEXTURE_MAX_LOD, 2); // smaller levels mix neighbouring charts
       gl.generateMipmap(gl.TEXTURE_2D);
       redraw();
     };
-    image.src = model.texture;
-    return indices.length;
+    image.src = data;
   }
 
   // Matrices are column-major, as in WebGL. The camera looks at `target` from `distance`.
@@ -140,6 +162,8 @@
       gl.uniform2fv(gl.getUniformLocation(program, "uvLow"), model.uvLow || [0, 0]);
       gl.uniform2fv(gl.getUniformLocation(program, "uvSpan"), model.uvSpan || [1, 1]);
       gl.uniform1i(gl.getUniformLocation(program, "textured"), model.texture ? 1 : 0);
+      gl.uniform1i(gl.getUniformLocation(program, "bumped"), model.normalMap ? 1 : 0);
+      gl.uniform1i(gl.getUniformLocation(program, "normals"), 1);
       pending = false;
       redraw();
     };

@@ -20,6 +20,7 @@ from dreamfusion.cli.app import main
 from dreamfusion.mesh.extract import Mesh
 from dreamfusion.mesh.formats import write_mesh
 from dreamfusion.mesh.provenance import Provenance
+from dreamfusion.mesh.texture import bake
 from dreamfusion.report import report_html, write_report
 from dreamfusion.report.gallery import write_gallery
 from dreamfusion.report.gather import gather, thin
@@ -370,3 +371,16 @@ def test_a_gallery_downloads_and_remembers_picks(tmp_path):
             page.click("#picks button")
         assert download.value.suggested_filename.startswith("a-mug-s0-")
         browser.close()
+
+
+def test_smooth_normals_and_the_normal_map_reach_the_page(tmp_path):
+    """Normals are smooth across the seams of the texture, where vertices occur twice."""
+    ball = trimesh.creation.icosphere(2)
+    coarse = Mesh(np.asarray(ball.vertices), np.asarray(ball.faces), np.asarray(ball.vertices))
+    baked = bake(lambda points, normals: points * 0 + 0.5, coarse, size=64, fine=coarse)
+    assert len(baked.vertices) > len(coarse.vertices)
+    write_mesh(baked, tmp_path / "ball.glb")
+    model = read_model(tmp_path / "ball.glb")
+    assert np.asarray(model.normals) == pytest.approx(baked.normals, abs=1e-3)
+    assert np.array_equal(np.asarray(model.normal_map), baked.normal_map)
+    assert pack(model)["normalMap"].startswith("data:image/png;base64,")
