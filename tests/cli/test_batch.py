@@ -248,3 +248,20 @@ def test_train_with_seeds_runs_a_batch(asked, tmp_path, monkeypatch, capsys):
         (6, State.done),
     ]
     assert "dreamfusion evaluate runs/a-red-mug-seeds" in capsys.readouterr().out
+
+
+def test_a_batch_runs_jobs_that_were_stopped_in_the_studio(asked, monkeypatch, capsys):
+    Path("p.txt").write_text("a red mug\n")
+    states = []
+    monkeypatch.setattr(
+        "dreamfusion.cli.batch.drive",
+        lambda folders, engine, **options: states.extend(f.state() for f in folders) or True,
+    )
+    command = ["batch", "p.txt", *asked, "--out", "toys", "--jobs", "1"]
+    assert main(command) == 0
+    (folder,) = find_batch(Path("toys")).jobs().values()
+    folder.stop_file.touch()
+    assert main(["batch", "--status", "toys"]) == 0
+    assert "stopped at step 0/250, until it is resumed in the studio" in capsys.readouterr().out
+    assert main(["batch", "--out", "toys", "--jobs", "1"]) == 0
+    assert states == [State.new, State.new]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -28,7 +28,6 @@ SETTINGS = {
         "texture_size": 64,
     },
 }  # fmt: skip
-Start = Callable[..., "contextmanager[str]"]
 
 
 @pytest.fixture(scope="session")
