@@ -11,17 +11,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dreamfusion.batch.jobs import BatchFolder, State, find_batch
+from dreamfusion.cli import options
 from dreamfusion.cli.batch import require_unix
 from dreamfusion.cli.console import Console
-from dreamfusion.cli.options import (
-    DeviceOption,
-    JsonOption,
-    PriorOption,
-    QuietOption,
-    RunArgument,
-    StepsOption,
-    complete_presets,
-)
 from dreamfusion.cli.stopping import Stopped, stoppable
 from dreamfusion.runs.folder import find_run
 
@@ -49,17 +41,17 @@ def studio(
     folder: Annotated[
         Path, typer.Argument(metavar="[DIR]", help="Folder of all objects, a batch.")
     ] = Path("studio"),
-    steps: StepsOption = None,
+    steps: options.StepsOption = None,
     config: Annotated[
         str | None,
         typer.Option(
             metavar="PRESET|FILE",
             help="For new objects. [default: chosen by the prior]",
-            autocompletion=complete_presets,
+            autocompletion=options.complete_presets,
         ),
     ] = None,
-    prior: PriorOption = None,
-    device: DeviceOption = None,
+    prior: options.PriorOption = None,
+    device: options.DeviceOption = None,
     port: PortOption = None,
     host: HostOption = "127.0.0.1",
     open_: OpenOption = False,
@@ -72,13 +64,13 @@ def studio(
 
     root = BatchFolder(folder.expanduser().resolve())
     queue = Queue(root)
-    options = Options(steps=steps, config=config, prior=prior, device=device)
-    library = Studio(root, queue, options)
+    for_new = Options(steps=steps, config=config, prior=prior, device=device)
+    library = Studio(root, queue, for_new)
     _serve(library, host, port, open_, queue.running())
 
 
 def view(
-    run_dir: RunArgument,
+    run_dir: options.RunArgument,
     port: PortOption = None,
     host: HostOption = "127.0.0.1",
     open_: OpenOption = False,
@@ -122,8 +114,8 @@ def report(
             "DIR/gallery.html]",
         ),
     ] = None,
-    quiet: QuietOption = False,
-    json_: JsonOption = False,
+    quiet: options.QuietOption = False,
+    json_: options.JsonOption = False,
 ) -> None:
     """Write an HTML page on a run, several runs side by side, or a batch. It works offline."""
     from dreamfusion.report import write_report
