@@ -115,6 +115,7 @@ def _train(console: Console, plan: Plan, where: Path | RunFolder | Destination, 
     console.say(f"prompt    {plan.config.prompt}, read as: {plan.canonical_prompt}")
     if not isinstance(where, RunFolder):
         console.detail(f"settings  {' < '.join(layer.name for layer in plan.layers)}")
+    console.say("          loading the diffusion model")
     from dreamfusion.cli.narrator import Narrator
     from dreamfusion.runs.train import train_run
 

@@ -126,11 +126,12 @@ def test_a_run_writes_all_files_and_prints_their_paths(train, tmp_path, capsys, 
     lines = out.splitlines()
     assert lines[0] == "prompt    a red puppy, read as: red corgi"
     assert lines[1].startswith("settings  ") and "tiny.yaml" in lines[1]
-    assert lines[2] == f"prior     {prior} (pixels, 16 x 16)"
-    assert lines[3].startswith("device    cpu, ")
-    assert lines[4] == "backends  encoding: numba, marching: numba, compositing: numba"
-    assert lines[5] == "run       runs/a-red-puppy"
-    assert lines[6] == "steps     6, 2 views each"
+    assert lines[2] == "          loading the diffusion model"
+    assert lines[3] == f"prior     {prior} (pixels, 16 x 16)"
+    assert lines[4].startswith("device    cpu, ")
+    assert lines[5] == "backends  encoding: numba, marching: numba, compositing: numba"
+    assert lines[6] == "run       runs/a-red-puppy"
+    assert lines[7] == "steps     6, 2 views each"
     assert "step 6/6" in out
     for name in ("video.mp4", "mesh/model.glb", "config.yaml", "metrics.jsonl", "previews"):
         assert f"runs/a-red-puppy/{name}" in out
@@ -267,6 +268,7 @@ def test_a_first_run_prints_few_and_common_words(train, capsys):
     lines = capsys.readouterr().out.splitlines()
     expected = [
         r"prompt    a red puppy, read as: red corgi",
+        r"          loading the diffusion model",
         r"run       runs/a-red-puppy",
         r"steps     2",
         r"step 1/2  \d+ s left",
