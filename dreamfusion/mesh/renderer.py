@@ -46,7 +46,7 @@ def _draw(
     width: int,
     mode: ImageMode,
 ) -> Tensor:
-    """Render RGBA (height, width, 4) with one sample per pixel."""
+    """Render RGBA (height, width, 4) with one sample per pixel, opaque or black and transparent."""
     transform = camera.T_world_camera[0]
     corners, inverse_depth = project(mesh.vertices, camera, height, width)
     face_of, weights = rasterize(corners[mesh.faces], inverse_depth[mesh.faces], height, width)
@@ -77,7 +77,9 @@ def _draw(
             shade = shading.lambertian(normal, points, light, ambient=ambient, diffuse=1 - ambient)
             color = color * shade[:, None]
     image = torch.zeros(height, width, 4)
-    image[torch.from_numpy(seen)] = shading.with_alpha(color, torch.ones(len(color)))
+    image[torch.from_numpy(seen)] = torch.nn.functional.pad(
+        color.clamp(0.0, 1.0), (0, 1), value=1.0
+    )
     return image
 
 
@@ -107,8 +109,7 @@ def sample_texture(texture: NDArray[np.uint8], uv: NDArray[np.float64]) -> NDArr
 
 
 def _shrink(rgba: Tensor, factor: int) -> Tensor:
-    """Downsample RGBA (h, w, 4) by a factor: mean opacity, mean colour weighted by opacity."""
-    premultiplied = torch.cat([rgba[..., :3] * rgba[..., 3:], rgba[..., 3:]], dim=-1)
-    mean = torch.nn.functional.avg_pool2d(premultiplied.movedim(-1, 0)[None], factor)[0]
-    mean = mean.movedim(0, -1)
+    """Downsample RGBA (h, w, 4) by a factor: mean opacity, mean colour weighted by opacity. rgba:
+    each pixel is opaque, or black and transparent."""
+    mean = torch.nn.functional.avg_pool2d(rgba.movedim(-1, 0)[None], factor)[0].movedim(0, -1)
     return shading.with_alpha(mean[..., :3] / mean[..., 3:].clamp(min=1e-6), mean[..., 3])
