@@ -10,7 +10,8 @@ import trimesh
 
 from dreamfusion.mesh.extract import MeshError, extract_surface
 from dreamfusion.mesh.printing import print_bytes, printable, require_print, thin_volume
-from dreamfusion.toyworld import NOUNS, make_object
+from dreamfusion.toyworld.nouns import NOUNS
+from dreamfusion.toyworld.objects import make_object
 
 pytest.importorskip("manifold3d", reason="manifold3d is not installed (dreamfusion[print])")
 PRUSA = shutil.which("prusa-slicer") or os.environ.get("PRUSA_SLICER")
