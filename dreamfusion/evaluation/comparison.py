@@ -96,6 +96,13 @@ def read_method(text: str) -> Method:
     )
 
 
+def require_distinct(methods: Sequence[Method]) -> None:
+    """Raise UserError if two methods have the same label."""
+    labels = [method.label for method in methods]
+    if twice := next((label for label in labels if labels.count(label) > 1), None):
+        raise UserError(f"two methods are called {twice}: rename one of the files")
+
+
 def config_of(
     method: Method, prompt: str, prior: str | None = None, settings: Mapping[str, Any] | None = None
 ) -> Config:

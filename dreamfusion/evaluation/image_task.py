@@ -21,7 +21,14 @@ from dreamfusion.batch.jobs import read_json, write_json
 from dreamfusion.config.layers import to_mapping
 from dreamfusion.config.schema import Config, PriorConfig
 from dreamfusion.distillation.base import Batch
-from dreamfusion.evaluation.comparison import Key, Measured, Method, config_of, steps_for
+from dreamfusion.evaluation.comparison import (
+    Key,
+    Measured,
+    Method,
+    config_of,
+    require_distinct,
+    steps_for,
+)
 from dreamfusion.evaluation.judges import FACED, ToyJudge, read_pair
 from dreamfusion.evaluation.oracle import SUPERSAMPLE
 from dreamfusion.evaluation.toy_network import AZIMUTHS, COLOR_NAMES, NOUN_NAMES
@@ -121,8 +128,9 @@ def measure_images(
     made again. A method that fails is reported in its rows.
 
     evaluations: of the network for the images of all sides together. Raises UserError if a prompt
-    or a setting is invalid.
+    or a setting is invalid, or if two methods have the same label.
     """
+    require_distinct(methods)
     planned: list[tuple[Method, int, Config]] = []
     for method in methods:
         configs = [config_of(method, prompt, prior, settings) for prompt in prompts]

@@ -9,7 +9,14 @@ from dreamfusion.batch.jobs import BatchFolder, Job, read_json, write_json
 from dreamfusion.batch.plan import Options, plan_jobs
 from dreamfusion.batch.prompts import Entry
 from dreamfusion.config.nested import merged
-from dreamfusion.evaluation.comparison import Key, Measured, Method, config_of, steps_for
+from dreamfusion.evaluation.comparison import (
+    Key,
+    Measured,
+    Method,
+    config_of,
+    require_distinct,
+    steps_for,
+)
 from dreamfusion.evaluation.judges import FACED, Judge, load_judge, read_pair
 from dreamfusion.evaluation.rows import EVALUATION, VIEWS_IMAGE, Row, judge_run, write_beside_run
 from dreamfusion.evaluation.subjects import Subject, subjects_in
@@ -38,9 +45,7 @@ def plan_objects(
     Raises UserError if a prompt or a setting is invalid, or for methods with the same name or
     settings.
     """
-    labels = [method.label for method in methods]
-    if twice := next((label for label in labels if labels.count(label) > 1), None):
-        raise UserError(f"two methods are called {twice}: rename one of the files")
+    require_distinct(methods)
     known = read_json(folder.path / METHODS_FILE)
     jobs: list[Job] = []
     for method, budget in itertools.product(methods, evaluations):

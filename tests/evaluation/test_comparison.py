@@ -27,6 +27,7 @@ from dreamfusion.evaluation.comparison import (
     read_method,
     steps_for,
 )
+from dreamfusion.evaluation.image_task import measure_images
 from dreamfusion.evaluation.object_task import METHODS_FILE, plan_objects
 from dreamfusion.report.comparison import as_csv, as_lines, comparison_page
 from dreamfusion.toyworld.objects import NOUNS as TOYS
@@ -114,6 +115,9 @@ def test_two_methods_that_cannot_be_told_apart_are_refused(tmp_path):
     folder = BatchFolder(tmp_path / "out")
     with pytest.raises(UserError, match="two methods are called mine"):
         plan(folder, [read_method(str(file)), read_method(str(tmp_path / "other" / "mine.yaml"))])
+    twice = [Method("mine", "embedded", {}), Method("mine", "embedded", {"seed": 3})]
+    with pytest.raises(UserError, match="two methods are called mine"):
+        measure_images(folder.path, twice, ["a mug"], seeds=[0], evaluations=[16])
     with pytest.raises(UserError, match="sds and mine have the same settings"):
         plan(folder, [read_method("sds"), read_method(str(file))])
 
