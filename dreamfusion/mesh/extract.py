@@ -188,5 +188,9 @@ def vertex_normals(vertices: NDArray[np.float64], faces: NDArray[np.int64]) -> N
     normals = np.zeros_like(vertices)
     for column in range(3):
         np.add.at(normals, faces[:, column], face_normals)
-    length = np.linalg.norm(normals, axis=1, keepdims=True)
-    return normals / np.maximum(length, 1e-12)
+    return unit(normals)
+
+
+def unit(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Vectors (n, 3) scaled to unit length; zero vectors stay zero."""
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)

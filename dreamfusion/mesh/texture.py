@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from dreamfusion.config.schema import OutputConfig
 from dreamfusion.graphics.rasterize import rasterize
-from dreamfusion.mesh.extract import ColorFunction, Mesh, MeshError, vertex_normals
+from dreamfusion.mesh.extract import ColorFunction, Mesh, MeshError, unit, vertex_normals
 
 # Aggressiveness values of edge collapse, tried in order until the mesh is not pinched. The last one
 # may leave many faces.
@@ -160,7 +160,7 @@ def bake(
     share = weights[covered][:, :, None]
     points = (vertices[corners] * share).sum(axis=1)
     outward = (normals[corners] * share).sum(axis=1)
-    outward /= np.maximum(np.linalg.norm(outward, axis=1, keepdims=True), 1e-12)
+    outward = unit(outward)
     texture = np.zeros((size, size, 3))
     texture[covered] = color(points, outward)
     texture = pad(texture, covered)
@@ -170,7 +170,7 @@ def bake(
     along = tangents(baked)
     x_axis = (along[corners, :3] * share).sum(axis=1)
     x_axis -= outward * (outward * x_axis).sum(axis=1, keepdims=True)
-    x_axis /= np.maximum(np.linalg.norm(x_axis, axis=1, keepdims=True), 1e-12)
+    x_axis = unit(x_axis)
     y_axis = np.cross(outward, x_axis) * along[corners[:, :1], 3]
     detail = _normals_near(fine, points, outward)
     in_frame = np.stack([(detail * a).sum(axis=1) for a in (x_axis, y_axis, outward)], axis=1)
@@ -196,10 +196,9 @@ def tangents(mesh: TexturedMesh) -> NDArray[np.float64]:
     summed -= mesh.normals * (mesh.normals * summed).sum(axis=1, keepdims=True)
     length = np.linalg.norm(summed, axis=1, keepdims=True)
     # Any direction serves where no face has an area on the texture.
-    spare = np.cross(mesh.normals, np.eye(3)[np.abs(mesh.normals).argmin(axis=1)])
-    spare /= np.maximum(np.linalg.norm(spare, axis=1, keepdims=True), 1e-12)
-    unit = np.where(length > 1e-12, summed / np.maximum(length, 1e-12), spare)
-    return np.concatenate([unit, np.where(signs < 0, -1.0, 1.0)[:, None]], axis=1)
+    spare = unit(np.cross(mesh.normals, np.eye(3)[np.abs(mesh.normals).argmin(axis=1)]))
+    along = np.where(length > 1e-12, summed / np.maximum(length, 1e-12), spare)
+    return np.concatenate([along, np.where(signs < 0, -1.0, 1.0)[:, None]], axis=1)
 
 
 def _normals_near(

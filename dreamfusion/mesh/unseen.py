@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from dreamfusion.graphics.cameras import Cameras
 from dreamfusion.graphics.rasterize import rasterize
-from dreamfusion.mesh.extract import ColorFunction, Mesh, vertex_normals
+from dreamfusion.mesh.extract import ColorFunction, Mesh, unit, vertex_normals
 from dreamfusion.mesh.renderer import project
 
 # A face counts as unseen if the cosine between its normal and the view direction is smaller.
@@ -58,7 +58,7 @@ def seen_vertices(mesh: Mesh, cameras: Cameras, *, size: int = 256) -> NDArray[n
     angle. size: height and width of the images to test, pixels."""
     corners = mesh.vertices[mesh.faces]
     normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
-    normals /= np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-12)
+    normals = unit(normals)
     centers = corners.mean(axis=1)
     seen = np.zeros(len(mesh.vertices), dtype=bool)
     for i in range(len(cameras)):
