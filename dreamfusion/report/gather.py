@@ -6,7 +6,6 @@ without a readable config.yaml is an error.
 
 import json
 import math
-import time
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from dreamfusion.config.layers import ConfigError, sources
 from dreamfusion.config.schema import Config
 from dreamfusion.report.model import Model, ModelError, read_model
 from dreamfusion.runs.folder import RunFolder, find_run, step_of
-from dreamfusion.runs.metrics import scalars
+from dreamfusion.runs.metrics import log_age, scalars
 from dreamfusion.utils.commands import command
 from dreamfusion.utils.errors import one_line
 
@@ -140,10 +139,7 @@ def thin(items: Iterable[Any], most: int) -> list[Any]:
 
 
 def _stopped(folder: RunFolder, step: int, steps: int) -> Note:
-    try:
-        age = time.time() - folder.metrics.stat().st_mtime
-    except OSError:
-        age = math.inf
+    age = log_age(folder.metrics)
     text = f"Stopped at step {step} of {steps}. To resume:"
     if age < _ALIVE_SECONDS:
         text = (

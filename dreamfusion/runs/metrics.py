@@ -6,7 +6,9 @@ imported before a log of events is opened.
 
 import importlib.util
 import json
+import math
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -69,6 +71,14 @@ def newest_metrics(path: Path, most_bytes: int = 20_000) -> list[dict[str, Any]]
     except OSError:
         return []
     return [json.loads(line) for line in lines if _step_of(line) < float("inf")]
+
+
+def log_age(path: Path) -> float:
+    """Seconds since the file was written; infinity if there is none."""
+    try:
+        return time.time() - path.stat().st_mtime
+    except OSError:
+        return math.inf
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

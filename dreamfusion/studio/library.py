@@ -7,7 +7,6 @@ file outside of it.
 import subprocess
 import sys
 import threading
-import time
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -24,7 +23,7 @@ from dreamfusion.mesh import printing
 from dreamfusion.priors import PriorSettings
 from dreamfusion.priors.reading import PromptError
 from dreamfusion.runs.folder import RunFolder, slug
-from dreamfusion.runs.metrics import newest_metrics
+from dreamfusion.runs.metrics import log_age, newest_metrics
 from dreamfusion.runs.plan import find_prior
 from dreamfusion.studio.queue import Queue
 from dreamfusion.utils.duration import duration
@@ -69,10 +68,7 @@ class SingleRun:
             return {"title": run.path.name, "jobs": []}
         config, metrics = run.read_config(), newest_metrics(run.metrics)
         step = int(metrics[-1]["step"]) if metrics else 0
-        try:
-            live = time.time() - run.metrics.stat().st_mtime < _LIVE_SECONDS
-        except OSError:
-            live = False
+        live = log_age(run.metrics) < _LIVE_SECONDS
         done = step >= config.steps and (run.mesh / "model.glb").is_file()
         state = State.done if done else State.running if live else State.resumable
         previews = run.preview_files()
