@@ -18,6 +18,7 @@ ATTEMPTS = 3  # a job has failed after so many failed attempts, excluding preemp
 # Exit statuses of preempted attempts: a signal, or the status of a run that stopped after a signal.
 PREEMPTED = {130, 138, 143, -2, -10, -15, 75}
 POLL_SECONDS = 0.2
+ENDS = (State.done, State.failed, State.stopped)  # states of jobs that need no attempt
 
 
 class Listener:
@@ -88,13 +89,12 @@ def drive(
     this time without a heartbeat.
     """
     listener = Listener() if listener is None else listener
-    ends = (State.done, State.failed, State.stopped)
     waiting: deque[JobFolder] = deque()
     running: dict[Hashable, _Running] = {}
     stopping, new = False, folders
     while new or running or (waiting and not stopping):
         known = {*waiting, *(attempt.folder for attempt in running.values())}
-        waiting += [f for f in new if f not in known and f.state() not in ends]
+        waiting += [f for f in new if f not in known and f.state() not in ENDS]
         if stop() and not stopping:
             stopping = True
             engine.stop()

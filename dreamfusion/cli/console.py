@@ -126,9 +126,10 @@ class Console:
         with bar as progress:
             for metrics in steps:
                 pace.add(metrics.size, metrics.seconds)
-                speed = 1.0 / max(pace.remaining([metrics.size]), 1e-9)  # of recent steps
-                left = duration(pace.remaining(sizes[metrics.step :]))
-                note = f"{speed:.1f} steps/s  {_describe(metrics)}" if self.verbose else ""
+                left, note = duration(pace.remaining(sizes[metrics.step :])), ""
+                if self.verbose:
+                    speed = 1.0 / max(pace.remaining([metrics.size]), 1e-9)  # of recent steps
+                    note = f"{speed:.1f} steps/s  {_describe(metrics)}"
                 if progress is not None:
                     (task,) = progress.task_ids
                     progress.update(task, completed=metrics.step, left=left, note=note)

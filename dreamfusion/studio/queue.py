@@ -4,9 +4,9 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 
-from dreamfusion.batch.driver import drive, driver_lock
+from dreamfusion.batch.driver import ENDS, drive, driver_lock
 from dreamfusion.batch.engines.local import LocalEngine
-from dreamfusion.batch.jobs import BatchFolder, JobFolder, State
+from dreamfusion.batch.jobs import BatchFolder, JobFolder
 from dreamfusion.batch.links import link_models
 from dreamfusion.batch.plan import request_of
 from dreamfusion.utils.errors import UserError, one_line
@@ -63,8 +63,7 @@ class Queue:
         if not self._arrived.is_set():
             return ()
         self._arrived.clear()
-        return self._waiting()
+        return list(self._batch_folder.jobs().values())  # the driver leaves out ended ones
 
     def _waiting(self) -> list[JobFolder]:
-        ends = (State.done, State.failed, State.stopped)
-        return [f for f in self._batch_folder.jobs().values() if f.state() not in ends]
+        return [f for f in self._batch_folder.jobs().values() if f.state() not in ENDS]
