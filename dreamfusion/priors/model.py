@@ -21,7 +21,7 @@ from dreamfusion.diffusion.condition import Condition, TextEmbedding
 from dreamfusion.diffusion.predictions import PredictionKind
 from dreamfusion.priors.base import Prior
 from dreamfusion.priors.card import PriorCard
-from dreamfusion.priors.fit import check_fit, sample_size
+from dreamfusion.priors.fit import check_kind, sample_size
 from dreamfusion.priors.layout import LAYOUTS, PriorError, preset_for, weights_stem
 from dreamfusion.priors.loading import NoiseSchedule, load_part, quiet, read_schedule, schedule_of
 from dreamfusion.priors.memory import check_memory, estimate_memory
@@ -29,7 +29,7 @@ from dreamfusion.priors.resolve import ResolvedPrior, resolve_prior
 from dreamfusion.priors.settings import PriorSettings
 from dreamfusion.priors.text import TextEncoders, encoders_of, encoders_of_pipe
 from dreamfusion.utils.devices import has_bfloat16
-from dreamfusion.utils.errors import RunWarning
+from dreamfusion.utils.errors import RunWarning, one_line, out_of_memory
 from dreamfusion.utils.threads import n_workers, pieces, run_all
 
 if TYPE_CHECKING:
@@ -141,7 +141,7 @@ class DiffusionPrior:
         name = str(pipe.config.get("_name_or_path") or kind)
         configs = _configs(pipe)
         text = encoders_of_pipe(pipe, name, configs)
-        check_fit(name, kind, configs, pipe.config)
+        check_kind(name, kind, configs, pipe.config)
         denoiser = pipe.unet if getattr(pipe, "unet", None) is not None else pipe.transformer
         vae = getattr(pipe, "vae", None)
         if vae is not None and vae.dtype == torch.float16 and vae.config.force_upcast:
@@ -149,7 +149,7 @@ class DiffusionPrior:
         for module in (denoiser, vae):
             if module is not None:
                 module.requires_grad_(False).eval()
-        return cls(
+        prior = cls(
             name=name,
             pipeline=kind,
             card=PriorCard() if card is None else card,
@@ -158,6 +158,8 @@ class DiffusionPrior:
             text=text,
             vae=vae,
         )
+        check_parts(prior, "")
+        return prior
 
     def encode_image(self, images: Tensor) -> Tensor:
         """Encode images (n, 3, h, w) in [0, 1] of any size for the denoiser: resized to
@@ -295,8 +297,6 @@ def load_prior(
     denoiser = load_part(prior, name, diffusers, precision)
     layout = torch.channels_last if name == "unet" else torch.preserve_format
     denoiser.to(device, memory_format=layout)
-    if options.compile:
-        denoiser.compile()
     schedule = read_schedule(prior, denoiser)
     vae = None
     if "vae" in prior.components:
@@ -318,8 +318,12 @@ def load_prior(
         offload=options.offload,
         expected_memory=needed,
     )
+    prompt = prompts[0] if prompts else ""
+    check_parts(loaded, prompt)
+    if options.compile:
+        denoiser.compile()
     is_half = options.dtype == "auto" and precision == torch.float16
-    if not (is_half and _overflows(loaded, prompts[0] if prompts else "")):
+    if not (is_half and _overflows(loaded, prompt)):
         return loaded
     wider = "bfloat16" if torch.cuda.is_bf16_supported(False) else "float32"
     warnings.warn(RunWarning(f"{prior.name} overflows in float16: using {wider}"), stacklevel=2)
@@ -337,6 +341,26 @@ def _configs(pipe: Any) -> dict[str, dict[str, Any]]:
             config = part.config
             found[name] = dict(config) if isinstance(config, dict) else config.to_dict()
     return found
+
+
+@torch.no_grad()
+def check_parts(prior: DiffusionPrior, prompt: str) -> None:
+    """Raise PriorError unless the parts of a prior fit together: encode an image, and predict for
+    it and a prompt."""
+    size = (prior.image_size, prior.image_size)
+    try:
+        image = prior.encode_image(torch.zeros((1, 3, *size), device=prior.device))
+        timestep = torch.zeros(1, dtype=torch.int64, device=prior.device)
+        found = prior.predict(image, timestep, Condition(prior.encode_text([prompt])))
+        if found.shape != image.shape:
+            raise ValueError(f"for {tuple(image.shape)} it predicts {tuple(found.shape)}")
+    except (RuntimeError, TypeError, ValueError) as error:
+        if out_of_memory(error) is not None:
+            raise
+        raise PriorError(
+            f"{prior.name}: its parts do not fit together ({one_line(error, 160)}): take all of "
+            "them from one model"
+        ) from error
 
 
 def _overflows(prior: DiffusionPrior, prompt: str) -> bool:

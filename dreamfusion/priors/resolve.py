@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from dreamfusion.priors import hub, layout
 from dreamfusion.priors.card import PriorCard, read_card
-from dreamfusion.priors.fit import check_fit
+from dreamfusion.priors.fit import check_kind
 from dreamfusion.priors.layout import (
     CARD,
     INDEX,
@@ -157,7 +157,7 @@ def inspect(path: Path, name: str, *, half: bool) -> ResolvedPrior:
         weights[component] = _check_weights(path / component, files, name)
         weight_files[component] = [file for file in files if file.endswith(".safetensors")]
     _check_file(path / "scheduler" / "scheduler_config.json", name)
-    check_fit(name, pipeline, configs, index)
+    check_kind(name, pipeline, configs, index)
     card = read_card(path)
     return ResolvedPrior(
         name, path, pipeline, components, variants, weights, card, weight_files, configs, index

@@ -1,4 +1,4 @@
-"""Incompatible parts are reported before anything is loaded."""
+"""Unsupported kinds of models, and parts that do not fit together."""
 
 import json
 import shutil
@@ -6,6 +6,7 @@ import shutil
 import pytest
 import torch
 from diffusers import DiffusionPipeline, UNet2DConditionModel
+from transformers import PreTrainedConfig
 
 import dreamfusion as df
 from dreamfusion.priors import PriorError, load_prior, resolve_prior
@@ -37,49 +38,15 @@ def edited(folders, tmp_path):
     return edit
 
 
-UNET, TRANSFORMER, VAE = "unet/config.json", "transformer/config.json", "vae/config.json"
-CLIP, SECOND, T5 = (f"text_encoder{suffix}/config.json" for suffix in ("", "_2", "_3"))
-INDEX = "model_index.json"
-DIFFERENT = "they are of different models; take both from one"
+UNET, TRANSFORMER, INDEX = "unet/config.json", "transformer/config.json", "model_index.json"
 DISTILLED = "it has no guidance, which SDS needs; use the model that it was distilled from"
 MADE_FROM = "which is not supported; use the text-to-image model that it was made from"
 
-MISFITS = {
-    "inpainting": ("sd", UNET, {"in_channels": 9}, "its unet takes 9 channels and its vae gives "
-                   f"4: it is a model for inpainting, {MADE_FROM}"),
-    "edit": ("sdxl", UNET, {"in_channels": 8}, "its unet takes 8 channels and its vae gives 4: it "
-             f"is a model for image editing, {MADE_FROM}"),
-    "autoencoder": ("sd", VAE, {"latent_channels": 16}, "its unet takes 4 channels and its vae "
-                    f"gives 16: {DIFFERENT}"),
-    "of sd3": ("sd3", VAE, {"latent_channels": 16}, "its transformer takes 4 channels and its vae "
-               f"gives 16: {DIFFERENT}"),
-    "super-resolution": ("if-t5", UNET, {"in_channels": 6}, "its unet takes 6 channels and "
-                         "images have 3: use a text-to-image model"),
-    "out": ("sd", UNET, {"out_channels": 3}, "its unet takes 4 channels and returns 3"),
-    "colours": ("sd", VAE, {"in_channels": 1}, "its vae has in_channels 1, images have 3"),
-    "no number": ("sd", UNET, {"in_channels": "four"}, "the config.json of its unet has "
-                  "in_channels four, which is no positive number"),
-    "text": ("sd", CLIP, {"hidden_size": 24}, "its unet takes texts of width 16, and its "
-             f"text_encoder gives 24: {DIFFERENT}"),
-    "text by default": ("sd", CLIP, {"hidden_size": "absent"}, "its text_encoder gives 512"),
-    "widths": ("sd", UNET, {"cross_attention_dim": [16, 24]}, "its unet takes texts of width "
-               f"[16, 24], and its text_encoder gives 16: {DIFFERENT}"),
-    "texts": ("sdxl", SECOND, {"hidden_size": 24}, "its unet takes texts of width 32, and its "
-              f"text_encoder and text_encoder_2 give 40: {DIFFERENT}"),
-    "pooled": ("sdxl", SECOND, {"projection_dim": 4}, "its unet takes 32 numbers for pooled text "
-               f"and sizes, and its text_encoder_2 and six sizes give 4 + 24: {DIFFERENT}"),
-    "T5": ("if-t5", CLIP, {"d_model": 32}, "its unet takes texts of width 24, and its "
-           f"text_encoder gives 32: {DIFFERENT}"),
-    "T5 of sd3": ("sd3-t5", T5, {"d_model": 32}, "its transformer takes texts of width 40, and "
-                  f"its text_encoder_3 gives 32: {DIFFERENT}"),
-    "CLIPs of sd3": ("sd3", CLIP, {"hidden_size": 32}, "its transformer takes texts of width 40, "
-                     f"and its text_encoder and text_encoder_2 give 48: {DIFFERENT}"),
-    "pooled of sd3": ("sd3", SECOND, {"projection_dim": 4}, "its transformer takes pooled texts "
-                      f"of width 16, and its text_encoder and text_encoder_2 give 12: {DIFFERENT}"),
-    "classes": ("sd", UNET, {"num_class_embeds": 1000}, "its unet has num_class_embeds 1000, which "
-                "a StableDiffusionPipeline does not support"),
-    "images": ("sd", UNET, {"addition_embed_type": "image"}, "its unet has addition_embed_type "
-               "image, which a StableDiffusionPipeline does not support"),
+UNSUPPORTED = {
+    "inpainting": ("sd", UNET, {"in_channels": 9}, "its unet takes 9 channels: it is a model for "
+                   f"inpainting, {MADE_FROM}"),
+    "edit": ("sdxl", UNET, {"in_channels": 8}, "its unet takes 8 channels: it is a model for image "
+             f"editing, {MADE_FROM}"),
     "LCM": ("sd", UNET, {"time_cond_proj_dim": 256}, "was distilled (time_cond_proj_dim in "
             f"unet/config.json): {DISTILLED}"),
     "guidance": ("sd3", TRANSFORMER, {"guidance_embeds": True}, "was distilled (guidance_embeds in "
@@ -88,24 +55,18 @@ MISFITS = {
     "scheduler": ("sd", INDEX, {"scheduler": ["diffusers", "LCMScheduler"]}, "was distilled (a "
                   f"LCMScheduler in {INDEX}): {DISTILLED}"),
     "no size": ("sd", UNET, {"sample_size": None}, "the config.json of its unet has sample_size "
-                "null, which every pipeline requires; write the height of its latents"),
+                "null; write the height of its latents there, one number, for example 64"),
     "no size by default": ("sdxl", UNET, {"sample_size": "absent"}, "sample_size null"),
-    "not square": ("sd", UNET, {"sample_size": [8, 12]}, "the config.json of its unet has "
-                   "sample_size [8, 12]; only one number or a square pair is supported"),
-    "words": ("sd", UNET, {"sample_size": "8"}, "has sample_size 8; only one number or"),
-    "lists": ("sd", UNET, {"sample_size": [[8], [8]]}, "has sample_size [[8], [8]]; only one"),
-    "no list": ("sd", UNET, {"sample_size": []}, "has sample_size []; only one"),
-    "lists of widths": ("sd", UNET, {"cross_attention_dim": [[16], {}]}, "[[16], {}], and its"),
-    "pair of sd3": ("sd3", TRANSFORMER, {"sample_size": [8, 8]}, "has sample_size [8, 8]; only one "
-                    "number is supported"),
-    "patches": ("sd3", TRANSFORMER, {"sample_size": 7}, "sample_size 7, which its patch_size 2 "
-                "does not divide"),
+    "not square": ("sd", UNET, {"sample_size": [8, 12]}, "sample_size [8, 12]; write the height"),
+    "words": ("sd", UNET, {"sample_size": "8"}, 'sample_size "8"; write the height'),
+    "lists": ("sd", UNET, {"sample_size": [[8], [8]]}, "sample_size [[8], [8]]; write"),
+    "pair of sd3": ("sd3", TRANSFORMER, {"sample_size": [8, 8]}, "sample_size [8, 8]; write"),
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("case", MISFITS)
-def test_incompatible_parts_are_errors_of_one_line(edited, case):
-    kind, file, changes, said = MISFITS[case]
+@pytest.mark.parametrize("case", UNSUPPORTED)
+def test_unsupported_kinds_are_errors_of_one_line_before_anything_is_loaded(edited, case):
+    kind, file, changes, said = UNSUPPORTED[case]
     folder = edited(kind, file, **changes)
     with pytest.raises(PriorError) as caught:
         resolve_prior(str(folder))
@@ -113,12 +74,48 @@ def test_incompatible_parts_are_errors_of_one_line(edited, case):
     assert message.startswith(str(folder)) and said in message and "\n" not in message
 
 
+# Parts of another model, by the configurations that differ; and what the error contains.
+MISFITS = {
+    "latents": ("sd", "vae", {"latent_channels": 8}, "expected input[1, 8, 8, 8]"),
+    "images": ("sd", "vae", {"in_channels": 1}, "got 3 channels"),
+    "outputs": ("sd", "unet", {"out_channels": 3}, "it predicts (1, 3, 8, 8)"),
+    "texts": ("sd", "unet", {"cross_attention_dim": 24}, "cannot be multiplied"),
+    "pooled texts": ("sdxl", "unet", {"projection_class_embeddings_input_dim": 40}, "multiplied"),
+    "T5": ("sd3-t5", "text_encoder_3", {"d_model": 32}, "multiplied"),
+    "classes": ("sd", "unet", {"num_class_embeds": 1000}, "class_labels"),
+    "conditions": ("sd", "unet", {"addition_embed_type": "text_time",
+                                  "addition_time_embed_dim": 4,
+                                  "projection_class_embeddings_input_dim": 32}, "NoneType"),
+    "patches": ("sd3-t5", "transformer", {"sample_size": 7}, "(1, 4, 6, 6)"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", MISFITS)
+def test_parts_of_several_models_are_refused(folders, tmp_path, case):
+    kind, part, changes, said = MISFITS[case]
+    folder = shutil.copytree(folders[kind], tmp_path / kind)
+    pipe = DiffusionPipeline.from_pretrained(folders[kind])
+    old = getattr(pipe, part)
+    config = old.config
+    if isinstance(config, PreTrainedConfig):
+        new = type(old)(type(config)(**(config.to_dict() | changes)))
+    else:
+        new = type(old).from_config(dict(config) | changes)
+    new.save_pretrained(folder / part)
+    setattr(pipe, part, new)
+    for load in (lambda: load_prior(str(folder)), lambda: df.DiffusionPrior.from_pipe(pipe)):
+        with pytest.raises(PriorError, match="its parts do not fit together") as caught:
+            load()
+        message = str(caught.value)
+        assert said in message and message.endswith("): take all of them from one model")
+
+
 @pytest.mark.parametrize("kind", PRIORS)
-def test_parts_of_one_model_are_compatible(kind, tmp_path):
-    resolve_prior(str(PRIORS[kind](tmp_path / kind)))
+def test_parts_of_one_model_fit_together(kind, tmp_path):
+    load_prior(str(PRIORS[kind](tmp_path / kind)))
 
 
-def test_a_loaded_pipeline_with_incompatible_parts_is_refused(folders):
+def test_a_loaded_pipeline_for_inpainting_is_refused(folders):
     pipe = DiffusionPipeline.from_pretrained(folders["sd"])
     config = dict(pipe.unet.config) | {"in_channels": 9}
     pipe.unet = UNet2DConditionModel.from_config(config)
