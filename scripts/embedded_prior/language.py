@@ -84,11 +84,6 @@ def related_words() -> dict[str, list[str]]:
     return related
 
 
-def foreign_words() -> list[str]:
-    """Common words of other languages that are not words of the toy world."""
-    return WORDS["foreign"].split()
-
-
 def vocabulary_file(
     camera: dict[str, Any], light: dict[str, Any], background: tuple[float, float]
 ) -> dict[str, Any]:
@@ -102,8 +97,6 @@ def vocabulary_file(
         "groups": GROUPS,
         "related": related_words(),
         "opposites": OPPOSITES,
-        "language": WORDS["language"],
-        "foreign": foreign_words(),
         "examples": EXAMPLES,
         "views": VIEWS,
         "shading": SHADING_WORDS,

@@ -62,7 +62,7 @@ def test_all_errors_are_reported_at_once():
     with pytest.raises(BatchError) as error:
         plan_jobs(entries("a corgi", "a dragon"), Options(seeds=2))
     assert str(error.value).startswith(
-        "line 2: This prior does not know 'dragon' (closest: dinosaur). It makes animals, "
+        "line 2: This prior does not know 'dragon' (closest: dinosaur). A prompt takes one noun, "
     )
 
 

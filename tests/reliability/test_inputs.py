@@ -150,7 +150,7 @@ assert WORDS is not None
 TYPED = st.one_of(
     st.sampled_from(sorted(WORDS.meanings)),
     st.sampled_from([*WORDS.nouns, *WORDS.colors, *WORDS.adjectives]),
-    st.sampled_from([*sorted(WORDS.related), *sorted(WORDS.foreign)]),
+    st.sampled_from(sorted(WORDS.related)),
     st.text(max_size=8),
 )
 
