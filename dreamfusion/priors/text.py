@@ -8,10 +8,9 @@ that with proxies for the encoders, only one of them needs to be in memory at a 
 from __future__ import annotations
 
 import inspect
-import re
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -33,8 +32,8 @@ _LAYERS_READ = 2
 _CUTS_NAMED = 3
 # The pipeline setting that encodes an empty text as zeros (Stable Diffusion XL).
 _ZEROS = "force_zeros_for_empty_prompt"
-# The distinct truncated ends of prompts, by encoder and its maximum number of tokens.
-Cut = defaultdict[tuple[str, int], dict[str, None]]
+# The distinct truncated ends of prompts, by the maximum number of tokens of an encoder.
+Cut = defaultdict[int, dict[str, None]]
 
 
 class _TextEncoder(torch.nn.Module):
@@ -94,8 +93,8 @@ class _Tokenizer:
     """A tokenizer that records truncated text. positions: the encoder's maximum number of tokens,
     if known; the tokenizer's file may lack a limit."""
 
-    def __init__(self, tokenizer: Any, name: str, positions: int | None, cut: Cut) -> None:
-        self._tokenizer, self._name, self._cut = tokenizer, name, cut
+    def __init__(self, tokenizer: Any, positions: int | None, cut: Cut) -> None:
+        self._tokenizer, self._cut = tokenizer, cut
         limit = tokenizer.model_max_length
         self.model_max_length = limit if positions is None else min(limit, positions)
 
@@ -111,7 +110,7 @@ class _Tokenizer:
                 if len(ids) > limit:
                     # The last kept token is the end-of-text token.
                     end = self._tokenizer.decode(ids[limit - 1 :], skip_special_tokens=True)
-                    self._cut[self._name, limit][end.strip()] = None
+                    self._cut[limit][end.strip()] = None
         return found
 
 
@@ -176,7 +175,14 @@ class TextEncoders:
         finally:
             self._stop()
         self._embeddings |= {prompt: found[i : i + 1] for i, prompt in enumerate(new)}
-        self._warn(new)
+        for limit, ends in self._cut.items():
+            named = ", ".join(repr(one_line(text, 80)) for text in list(ends)[:_CUTS_NAMED])
+            more = f" and {len(ends) - _CUTS_NAMED} more" if len(ends) > _CUTS_NAMED else ""
+            message = (
+                f"{self.name} cuts its texts off after {limit} tokens and ignores {named}{more}; "
+                "shorten the prompt"
+            )
+            warnings.warn(RunWarning(message), stacklevel=3)
 
     def _start(self, encoder: _TextEncoder) -> None:
         """Load the model of an encoder, and free or offload the others if configured."""
@@ -207,7 +213,7 @@ class TextEncoders:
                 parts[name] = _TextEncoder(name, config, self.device, self._start)
                 tokenizer = name.replace("text_encoder", "tokenizer")
                 limit = config.get("max_position_embeddings")
-                parts[tokenizer] = _Tokenizer(self._load(tokenizer), name, limit, self._cut)
+                parts[tokenizer] = _Tokenizer(self._load(tokenizer), limit, self._cut)
             elif name == "transformer":  # `encode_prompt` reads only its configuration
                 parts[name] = torch.nn.Module()
                 parts[name].config = SimpleNamespace(**config)
@@ -219,52 +225,6 @@ class TextEncoders:
         absent = [n for n, p in parameters.items() if n != "self" and p.default is p.empty]
         given = {name: part for name, part in parts.items() if name in parameters}
         return cls(**dict.fromkeys(absent) | given)
-
-    def _warn(self, prompts: Sequence[str]) -> None:
-        """Warn of truncated prompts, and of markup that is read literally."""
-        name = self.name
-        for truncation in _describe_cut(self._cut):
-            warnings.warn(RunWarning(f"{name} {truncation}; shorten the prompt"), stacklevel=4)
-        parts = self._pipeline.components.values()
-        tokenizers = (part for part in parts if isinstance(part, _Tokenizer))
-        added = {token for tokenizer in tokenizers for token in tokenizer.added_tokens_encoder}
-        if markup := literal_markup(prompts, added):
-            named = ", ".join(repr(one_line(text, 60)) for text in markup)
-            text = (
-                f"{name} reads {named} literally: weights, LoRAs and unknown embeddings in a "
-                "prompt have no effect; remove them from the prompt"
-            )
-            warnings.warn(RunWarning(text), stacklevel=4)
-
-
-def _describe_cut(cut: Cut) -> Iterator[str]:
-    """Describe truncated texts. Encoders that truncate the same text are reported together."""
-    encoders: dict[tuple[int, tuple[str, ...]], list[str]] = defaultdict(list)
-    for (name, limit), ends in cut.items():
-        encoders[limit, tuple(ends)].append(name)
-    for (limit, texts), names in encoders.items():
-        named = ", ".join(repr(one_line(text, 80)) for text in texts[:_CUTS_NAMED])
-        if len(texts) > _CUTS_NAMED:
-            named += f" and {len(texts) - _CUTS_NAMED} more"
-        yield f"cuts its texts off after {limit} tokens ({', '.join(names)}) and ignores {named}"
-
-
-# Other programs' markup in prompts: weights of words, models and alternatives.
-_MARKUP = re.compile(
-    r"\([^()]*:\s*[\d.]+\s*\)"  # (word:1.3)
-    r"|\(\([^()]+\)\)"  # ((word))
-    r"|\([^()]+\)[\d.]+"  # (word)1.3
-    r"|\[[^\[\]]*:[^\[\]]*\]"  # [from:to:0.5]
-    r"|\{[^{}]*\|[^{}]*\}"  # {one|another}
-    r"|<[^<>\s]+>"  # <lora:name:0.8>, <embedding>
-)
-
-
-def literal_markup(prompts: Sequence[str], tokens: Collection[str] = ()) -> list[str]:
-    """The distinct markup in prompts that other programs interpret but encoders read literally.
-    tokens: tokens added to a tokenizer, such as `<embedding>`, which are not reported."""
-    found = (match.group() for prompt in prompts for match in _MARKUP.finditer(prompt))
-    return [text for text in dict.fromkeys(found) if text not in tokens]
 
 
 def _encode_prompts(pipeline: Any, prompts: list[str], device: str) -> TextEmbedding:

@@ -16,7 +16,6 @@ from diffusers import (
 
 import dreamfusion as df
 from dreamfusion.priors import PriorError, load_prior
-from dreamfusion.priors.text import literal_markup
 from dreamfusion.utils.errors import RunWarning
 from tests.helpers.tiny_priors import PRIORS
 
@@ -99,9 +98,7 @@ def test_a_long_prompt_is_truncated_as_in_diffusers_with_a_warning(folders, kind
         with pytest.warns(RunWarning) as caught:
             agree(prior, pipe, LONG)
         (said,) = (str(warning.message) for warning in caught)
-        names = {"sd": "text_encoder", "sdxl": "text_encoder, text_encoder_2",
-                 "sd3-t5": "text_encoder, text_encoder_2", "if-t5": "text_encoder"}  # fmt: skip
-        assert f"cuts its texts off after 77 tokens ({names[kind]}) and ignores '" in said
+        assert "cuts its texts off after 77 tokens and ignores '" in said
         assert said.count("mug") > 5 and said.endswith("; shorten the prompt")
 
 
@@ -114,7 +111,7 @@ def test_t5_of_stable_diffusion_3_encodes_256_tokens(folders):
     with pytest.warns(RunWarning) as caught:
         prior.encode_text(["a mug, " * 85 + "blue corgi"])
     assert len(caught) == 2
-    assert "after 256 tokens (text_encoder_3) and ignores 'blue corgi'" in str(caught[1].message)
+    assert "after 256 tokens and ignores 'blue corgi'" in str(caught[1].message)
 
 
 def test_truncated_view_words_cause_one_warning_for_all_prompts(folders):
@@ -130,32 +127,6 @@ def test_the_embedded_kind_of_prior_truncates_too(folders):
     with pytest.warns(RunWarning, match="cuts its texts off after 77 tokens"):
         found = prior.encode_text([LONG])
     assert found.tokens.shape == (1, 77, 16)
-
-
-@pytest.mark.parametrize(
-    ("prompt", "named"),
-    [
-        ("a (red:1.3) mug", ["(red:1.3)"]),
-        ("a <lora:detail:0.8>, <hypernet:x:1>", ["<lora:detail:0.8>", "<hypernet:x:1>"]),
-        ("a ((red)) mug, (blue)1.4", ["((red))", "(blue)1.4"]),
-        ("a [red:blue:0.5] mug", ["[red:blue:0.5]"]),
-        ("a {red|blue} mug", ["{red|blue}"]),
-        ("a <unknown> mug <unknown>", ["<unknown>"]),
-        ("a <known> mug", []),
-        ("a mug (made of clay), 3:4 view, x < y > z, a [plain] one", []),
-    ],
-)  # fmt: skip
-def test_markup_of_other_programs_is_detected(prompt, named):
-    assert literal_markup([prompt, prompt], {"<known>"}) == named
-
-
-def test_literal_markup_causes_one_warning(folders):
-    with pytest.warns(RunWarning) as caught:
-        load_prior(str(folders["sd"]), prompts=["a (red:1.3) mug", "a (red:1.3) mug <lora:a:1>"])
-    assert [str(warning.message) for warning in caught] == [
-        f"{folders['sd']} reads '(red:1.3)', '<lora:a:1>' literally: weights, LoRAs and unknown "
-        "embeddings in a prompt have no effect; remove them from the prompt"
-    ]
 
 
 def test_a_tokenizer_without_a_limit_uses_its_encoders_limit(folders, tmp_path):
