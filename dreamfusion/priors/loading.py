@@ -11,18 +11,10 @@ from torch import Tensor
 from transformers.utils import logging as transformers_logging
 
 from dreamfusion.diffusion.predictions import PredictionKind
-from dreamfusion.priors.layout import OTHER_FILE, PriorError, read_weights
+from dreamfusion.priors.layout import OTHER_FILE, PriorError
 from dreamfusion.priors.lora import merge_loras
 from dreamfusion.priors.resolve import ResolvedPrior
 from dreamfusion.utils.errors import one_line
-
-# Substrings of weight names that identify a wrapper, and how to remove the wrapper.
-_WRAPPERS = {
-    ".base_layer.": "LoRA adapters: merge them (pipe.fuse_lora or merge_and_unload) and save again",
-    "lora_": "LoRA adapters only: they are not a model",
-    "_orig_mod.": "a compiled model: save its _orig_mod instead",
-    "module.": "a model in DataParallel: save its module instead",
-}
 
 
 def load_part(
@@ -47,11 +39,8 @@ def load_part(
     part, info = found
     if missing := sorted(info["missing_keys"]):
         # The libraries initialise missing weights with random numbers.
-        names = [name for file in prior.files[component] for name in read_weights(path / file)]
-        wrappers = (text for mark, text in _WRAPPERS.items() if any(mark in name for name in names))
-        reason = next((f"its file holds {text}" for text in wrappers), OTHER_FILE)
         raise PriorError(
-            f"{where} lacks {len(missing)} of its weights, for example {missing[0]}; {reason}"
+            f"{where} lacks {len(missing)} of its weights, for example {missing[0]}; {OTHER_FILE}"
         )
     for name, weight in part.named_parameters():
         if not bool(weight.isfinite().all()):

@@ -154,8 +154,8 @@ def inspect(path: Path, name: str, *, half: bool) -> ResolvedPrior:
         variants[component], files = layout.choose_weights(inside, component, half=half)
         if not files:
             raise _no_weights(path / component, name)
-        weights[component] = _check_weights(path / component, files, name)
         weight_files[component] = [file for file in files if file.endswith(".safetensors")]
+        weights[component] = _check_weights(path / component, weight_files[component], name)
     _check_file(path / "scheduler" / "scheduler_config.json", name)
     check_kind(name, pipeline, configs, index)
     card = read_card(path)
@@ -166,26 +166,17 @@ def inspect(path: Path, name: str, *, half: bool) -> ResolvedPrior:
 
 def _check_weights(folder: Path, files: list[str], name: str) -> int:
     """The number of parameters in the weight files, after checking that all shards are intact."""
-    for file in files:
-        if file.endswith(".json"):
-            index = require_json(folder / file, f"{name} has a broken index of weights in {folder}")
-            shards = index.get("weight_map")
-            if not isinstance(shards, dict):
-                raise PriorError(f"{name}: {folder / file} has no weight_map")
-            for shard in sorted({str(shard) for shard in shards.values()}):
-                _check_file(folder / shard, name)
-    files = [file for file in files if file.endswith(".safetensors")]
+    shards = [shard for file in files if (shard := re.search(r"-of-(\d+)\.", file))]
+    if shards and len(shards) < (n := int(shards[0][1])):
+        raise PriorError(
+            f"{name} is incomplete: {folder} has {len(shards)} of {n} files of weights"
+        )
     tensors = [tensor for file in files for tensor in read_weights(folder / file).values()]
     return sum(math.prod(shape) for _, shape in tensors)
 
 
 def _no_weights(folder: Path, name: str) -> PriorError:
     stem = layout.weights_stem(folder.name)
-    if any(file.suffix == ".gguf" for file in folder.iterdir()):
-        return PriorError(
-            f"{name}: {folder} has its weights as GGUF, which is not supported; use safetensors in "
-            "float16, bfloat16 or float32"
-        )
     if any(file.suffix in (".bin", ".ckpt", ".pt") for file in folder.iterdir()):
         model, load = folder.parent, "DiffusionPipeline.from_pretrained"
         target = model.with_name(f"{model.name}-safetensors")

@@ -23,12 +23,8 @@ PICKLES = (".ckpt", ".pt", ".pth", ".bin")
 _DTYPES = {"F16": "float16", "BF16": "bfloat16"}
 # The pipeline of each kind of checkpoint, by diffusers' names.
 _PIPELINES = {kind: name for name, about in PIPELINES.items() for kind in about["checkpoints"]}
-# Prefixes of the names of each component's weights.
-_PARTS = {
-    "denoiser": ("model.diffusion_model.",),
-    "autoencoder": ("first_stage_model.",),
-    "text encoder": ("cond_stage_model.", "conditioner.embedders.", "text_encoders."),
-}
+# Beginnings of the names of weights in a whole checkpoint.
+_PARTS = ("model.diffusion_model.", "first_stage_model.")
 
 
 def folder_of(file: Path) -> Path:
@@ -81,17 +77,15 @@ def convert_command(load: str, source: Path, target: Path, **options: Any) -> st
 
 
 def _require_whole(file: Path, names: Collection[str]) -> None:
-    found = {part for part, start in _PARTS.items() for name in names if name.startswith(start)}
     if any("lora_" in name or ".lora." in name for name in names):
-        held = (
-            "LoRA adapters alone; merge them into their model with diffusers (load_lora_weights, "
-            "fuse_lora) and save that in a folder"
+        raise PriorError(
+            f"{file} holds LoRA adapters alone: pass it with --lora, and their model with --prior"
         )
-    elif missing := [f"no {part}" for part in _PARTS if part not in found]:
-        held = f"{' and '.join(missing)}; use a whole checkpoint, or a folder in diffusers' layout"
-    else:
-        return
-    raise PriorError(f"{file} holds {held}")
+    if not all(any(name.startswith(part) for name in names) for part in _PARTS):
+        raise PriorError(
+            f"{file} holds no whole model; use a checkpoint with denoiser, autoencoder and text "
+            "encoders, or a folder in diffusers' layout"
+        )
 
 
 def _kind(file: Path, tensors: Mapping[str, tuple[str, list[int]]]) -> tuple[str, str]:

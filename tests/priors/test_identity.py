@@ -45,35 +45,21 @@ def test_a_folder_of_the_hubs_cache_has_id_and_revision(latent, tmp_path):
     assert found.weights == identity_of(latent).weights
 
 
-def test_a_downloaded_folder_has_a_revision(latent, tmp_path):
-    folder = shutil.copytree(latent, tmp_path / "copy")
-    assert identity_of(folder).revision is None
-    note = folder / ".cache" / "huggingface" / "download" / "model_index.json.metadata"
-    note.parent.mkdir(parents=True)
-    note.write_text(f"{COMMIT}\nsomething\n1.5\n")
-    assert identity_of(folder).revision == COMMIT
-    assert identity_of(folder).id == str(folder)
-
-
 @pytest.mark.parametrize(
-    ("file", "text", "license_"),
+    ("text", "license_"),
     [
-        ("README.md", "---\nlicense: openrail++\ntags: [a]\n---\n# A", "openrail++"),
-        ("README.md", "---\nlicense: other\nlicense_name: stabilityai-ai-community\n---\n",
+        ("---\nlicense: openrail++\ntags: [a]\n---\n# A", "openrail++"),
+        ("---\nlicense: other\nlicense_name: stabilityai-ai-community\n---\n",
          "stabilityai-ai-community"),
-        ("README.md", "---\nlicense: [mit, apache-2.0]\n---\n", "mit, apache-2.0"),
-        ("README.md", "---\nlicense: {\n---\n", None),
-        ("README.md", "# No front matter\nlicense: mit\n", None),
-        ("LICENSE.md", "\n# CreativeML Open RAIL++-M License\nof ...\n",
-         "CreativeML Open RAIL++-M License"),
-        ("nothing", "", None),
+        ("---\nlicense: [mit, apache-2.0]\n---\n", "mit, apache-2.0"),
+        ("---\nlicense: {\n---\n", None),
+        ("# No front matter\nlicense: mit\n", None),
     ],
 )  # fmt: skip
-def test_the_licence_is_that_of_the_readme_or_a_licence_file(
-    latent, tmp_path, file, text, license_
-):
+def test_the_licence_is_that_of_the_readme(latent, tmp_path, text, license_):
     folder = shutil.copytree(latent, tmp_path / "copy")
-    (folder / file).write_text(text)
+    assert identity_of(folder).license is None
+    (folder / "README.md").write_text(text)
     assert identity_of(folder).license == license_
 
 

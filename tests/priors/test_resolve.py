@@ -90,7 +90,7 @@ BREAKAGES = {
         "use a model that has safetensors, or convert it where you trust it: python -c 'import "
         "diffusers; diffusers.DiffusionPipeline.from_pretrained(",
     ),
-    "a shard is missing": (lose_a_shard, f"is incomplete: there is no PATH/unet/{UNET}-00002-of"),
+    "a shard is missing": (lose_a_shard, "is incomplete: PATH/unet has "),
     "no config": (
         lambda folder: (folder / "vae" / "config.json").unlink(),
         "is incomplete: there is no PATH/vae/config.json",

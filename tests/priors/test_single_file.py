@@ -123,9 +123,9 @@ def test_files_without_a_whole_model_are_refused(tmp_path):
     assert "is a checkpoint of kind inpainting, which is not supported" in refusal(inpainting)
     unet = tmp_path / "unet.safetensors"
     save_file({"model.diffusion_model.a": torch.zeros(1)}, unet)
-    assert "holds no autoencoder and no text encoder; use a whole checkpoint" in refusal(unet)
+    assert "holds no whole model; use a checkpoint with denoiser" in refusal(unet)
     save_file({"lora_unet_down_blocks_0.lora_up.weight": torch.zeros(1)}, unet)
-    assert "holds LoRA adapters alone; merge them into their model" in refusal(unet)
+    assert "holds LoRA adapters alone: pass it with --lora" in refusal(unet)
     unet.write_bytes(b"x" * 100)
     assert "is corrupt or was cut off" in refusal(unet)
     unet.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")

@@ -1,6 +1,5 @@
 """Missing or invalid weights are refused, not replaced by random numbers."""
 
-import json
 import re
 
 import pytest
@@ -45,12 +44,7 @@ CASES = {
                 "conv_in.weight; the file is incomplete or of another kind of model"),
     "missing text": (CLIP, without("final_layer_norm.bias"), "lacks 1 of its weights, for example "
                      "final_layer_norm.bias; the file is incomplete or of another kind of model"),
-    "lora": (UNET, renamed(as_lora), "its file holds LoRA adapters: merge them (pipe.fuse_lora or "
-             "merge_and_unload) and save again"),
-    "compiled": (UNET, renamed(lambda key: f"_orig_mod.{key}"), "its file holds a compiled model: "
-                 "save its _orig_mod instead"),
-    "parallel": ("vae/diffusion_pytorch_model.safetensors", renamed(lambda key: f"module.{key}"),
-                 "its file holds a model in DataParallel: save its module instead"),
+    "lora": (UNET, renamed(as_lora), "to_q.weight; the file is incomplete or of another kind"),
     "nan": (UNET, lambda t: t | {"conv_in.bias": t["conv_in.bias"] * torch.nan},
             "has weights that are not finite, for example conv_in.bias"),
     "inf in text": (CLIP, lambda t: t | {"final_layer_norm.bias": t["final_layer_norm.bias"] / 0},
@@ -83,11 +77,7 @@ def test_additional_weights_are_ignored(folder):
 
 def test_a_missing_shard_is_reported(folder):
     (folder / UNET).rename(folder / "unet" / "diffusion_pytorch_model-00001-of-00002.safetensors")
-    index = {"weight_map": {"a": "diffusion_pytorch_model-00001-of-00002.safetensors",
-                            "b": "diffusion_pytorch_model-00002-of-00002.safetensors"}}  # fmt: skip
-    path = folder / "unet" / "diffusion_pytorch_model.safetensors.index.json"
-    path.write_text(json.dumps(index))
-    with pytest.raises(PriorError, match="00002-of-00002"):
+    with pytest.raises(PriorError, match="has 1 of 2 files of weights"):
         resolve_prior(str(folder))
 
 
@@ -97,7 +87,4 @@ def test_packed_weights_and_pointers_are_refused(folder):
         resolve_prior(str(folder))
     (folder / UNET).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
     with pytest.raises(PriorError, match="is a pointer of Git LFS and holds no weights"):
-        resolve_prior(str(folder))
-    (folder / UNET).rename(folder / "unet" / "unet-Q4_0.gguf")
-    with pytest.raises(PriorError, match="has its weights as GGUF, which is not supported"):
         resolve_prior(str(folder))
