@@ -31,6 +31,7 @@ METHODS = (
 )  # fmt: skip
 NOUNS = ("corgi", "owl", "rabbit", "chair", "mug", "rocket", "car", "mushroom")
 Key = tuple[str, int]  # a method and its network evaluations
+Values = dict[tuple[str, int], float]  # by prompt and seed
 
 
 class Method(NamedTuple):
@@ -127,21 +128,18 @@ def compare(rows: Mapping[Key, Sequence[Measured]]) -> Comparison:
     or else the first method."""
     methods = [method for method, _ in rows]
     reference = REFERENCE if REFERENCE in methods else methods[0]
-    spreads = {key: diversity(of_key) for key, of_key in rows.items()}
+    tables = {key: _by_name(of_method) for key, of_method in rows.items()}
     figures: dict[Key, dict[str, Figure]] = {}
-    for (method, budget), of_method in rows.items():
-        base = () if method == reference else rows.get((reference, budget), ())
-        base_spread = {} if method == reference else spreads.get((reference, budget), {})
-        figures[method, budget] = found = {}
-        for name in dict.fromkeys(name for row in of_method for name in row.values):
-            values = _values(of_method, name)
-            found[name] = Figure(_mean(values), _paired(values, _values(base, name)))
-        if spread := spreads[method, budget]:
-            found["diversity"] = Figure(_mean(spread), _paired(spread, base_spread))
+    for (method, budget), table in tables.items():
+        base = {} if method == reference else tables.get((reference, budget), {})
+        figures[method, budget] = {
+            name: Figure(_mean(values), _paired(values, base.get(name, {})))
+            for name, values in table.items()
+        }
     return Comparison(rows, figures, reference)
 
 
-def diversity(rows: Sequence[Measured]) -> dict[tuple[str, int], float]:
+def diversity(rows: Sequence[Measured]) -> Values:
     """For each prompt with several seeds (with 0 in place of a seed), the RMS difference between
     the images of two seeds, mean over pairs; colours in [0, 1]."""
     images: dict[str, list[NDArray[np.float64]]] = defaultdict(list)
@@ -157,21 +155,20 @@ def diversity(rows: Sequence[Measured]) -> dict[tuple[str, int], float]:
     }
 
 
-def _values(rows: Sequence[Measured], name: str) -> dict[tuple[str, int], float]:
-    return {(row.prompt, row.seed): row.values[name] for row in rows if name in row.values}
+def _by_name(rows: Sequence[Measured]) -> dict[str, Values]:
+    found: dict[str, Values] = defaultdict(dict)
+    for row in rows:
+        for name, value in row.values.items():
+            found[name][row.prompt, row.seed] = value
+    spread = diversity(rows)
+    return {**found, "diversity": spread} if spread else found
 
 
-def _paired(
-    values: Mapping[tuple[str, int], float], known: Mapping[tuple[str, int], float]
-) -> Mean | None:
+def _paired(values: Values, known: Values) -> Mean | None:
     """The mean difference over the prompts and seeds that both have; None if there are none."""
     common = {key: value - known[key] for key, value in values.items() if key in known}
     return _mean(common) if common else None
 
 
-def _mean(values: Mapping[tuple[str, int], float]) -> Mean:
-    """The mean of values by (prompt, seed), clustered by prompt."""
-    groups: dict[str, list[float]] = defaultdict(list)
-    for (prompt, _), value in values.items():
-        groups[prompt].append(value)
-    return clustered_mean(groups)
+def _mean(values: Values) -> Mean:
+    return clustered_mean((prompt, value) for (prompt, _), value in values.items())

@@ -18,7 +18,14 @@ from dreamfusion.evaluation.comparison import (
     steps_for,
 )
 from dreamfusion.evaluation.judges import FACED, Judge, load_judge, read_pair
-from dreamfusion.evaluation.rows import EVALUATION, VIEWS_IMAGE, Row, judge_run, write_beside_run
+from dreamfusion.evaluation.rows import (
+    COLUMNS,
+    EVALUATION,
+    VIEWS_IMAGE,
+    Row,
+    judge_run,
+    write_beside_run,
+)
 from dreamfusion.evaluation.subjects import Subject, subjects_in
 from dreamfusion.utils.errors import UserError
 
@@ -91,7 +98,7 @@ def measure_objects(
 def _measure(subject: Subject, judge: Judge) -> Measured:
     before = read_json(subject.run.path / EVALUATION)
     if before.get("revision") == judge.revision and before.get("iou") is not None:
-        row = Row(**before)
+        row = Row(**{name: before[name] for name in COLUMNS if name in before})
     else:
         (row,) = judge_run(subject, [(judge, judge.distractors())], truth=True)
         if subject.problem is None:

@@ -6,7 +6,7 @@ R-Precision: whether an image matches its prompt better than others (DreamFusion
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -39,37 +39,16 @@ MODES: dict[Look, ImageMode] = {"color": "albedo", "shaded": "color", "geometry"
 LEAST_OPACITY = 0.002  # mean opacity of the images below which a scene counts as empty
 
 
-class Retrieval(NamedTuple):
-    """views: share of views in which the prompt scores highest. pooled: whether the prompt has the
-    highest mean score over all views. rank: of the prompt by mean score, 1 is best. margin: its
-    score minus that of the best distractor, mean over views, in logits; worst_margin: in the worst
-    view. distractors: their number."""
+def retrieve(scores: Tensor) -> tuple[float, float]:
+    """The share of views in which the prompt scores highest, and the mean over views of its score
+    minus that of the best distractor, in logits.
 
-    views: float
-    pooled: bool
-    rank: int
-    margin: float
-    worst_margin: float
-    distractors: int
-
-
-def retrieve(scores: Tensor) -> Retrieval:
-    """Metrics of scores (views, 1 + distractors), whose first column belongs to the prompt.
-
-    Requires at least one distractor. A distractor with the same score as the prompt ranks above it,
-    so that constant scores do not count as a match.
+    scores: (views, 1 + distractors), whose first column belongs to the prompt, with at least one
+    distractor. A distractor with the same score as the prompt counts as a better match, so that
+    constant scores do not count as one.
     """
     margins = scores[:, 0] - scores[:, 1:].max(dim=1).values
-    pooled = scores.mean(dim=0)
-    rank = 1 + int((pooled[1:] >= pooled[0]).sum())
-    return Retrieval(
-        views=float((margins > 0).float().mean()),
-        pooled=rank == 1,
-        rank=rank,
-        margin=float(margins.mean()),
-        worst_margin=float(margins.min()),
-        distractors=scores.shape[1] - 1,
-    )
+    return float((margins > 0).float().mean()), float(margins.mean())
 
 
 def distractors_for(judge: Judge, prompt: str, others: Sequence[str], look: Look) -> list[str]:
@@ -99,9 +78,8 @@ class Row:
     """Metrics of a run; None if not measured, as explained by `reason`.
 
     variant: the settings in which the run differs from others of its batch
-    ("estimator.guidance=8"). r1_LOOK: share of views that retrieve the prompt; pooled_LOOK: whether
-    their mean does. rank, margin and worst_margin: of shaded images; see `Retrieval`. iou
-    to held_out: see `truth.Truth`.
+    ("estimator.guidance=8"). r1_LOOK: share of views that retrieve the prompt. margin: of
+    shaded images; see `retrieve`. iou to held_out: see `truth.Truth`.
     """
 
     run: str
@@ -115,12 +93,7 @@ class Row:
     r1_color: float | None = None
     r1_shaded: float | None = None
     r1_geometry: float | None = None
-    pooled_color: bool | None = None
-    pooled_shaded: bool | None = None
-    pooled_geometry: bool | None = None
-    rank: int | None = None
     margin: float | None = None
-    worst_margin: float | None = None
     fronts: int | None = None
     pieces: int | None = None
     watertight: bool | None = None
@@ -211,11 +184,10 @@ def judge_images(
         distractors = distractors_for(judge, prompt, others, look)
         if not distractors:
             raise UserError(_NO_DISTRACTORS)
-        result = retrieve(judge.scores(images[look], [prompt, *distractors], look))
-        found |= {f"r1_{look}": result.views, f"pooled_{look}": result.pooled}
+        scores = judge.scores(images[look], [prompt, *distractors], look)
+        found[f"r1_{look}"], margin = retrieve(scores)
         if look == "shaded":
-            names = ("distractors", "rank", "margin", "worst_margin")
-            found |= {name: getattr(result, name) for name in names}
+            found |= {"margin": margin, "distractors": len(distractors)}
     return found | {"fronts": judge.fronts(prompt, images["shaded"])}
 
 

@@ -3,7 +3,7 @@
 import math
 import statistics
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 
 from dreamfusion.evaluation.rows import Row
@@ -25,29 +25,28 @@ class Mean:
     runs: int
 
 
-def clustered_mean(values: Mapping[str, Sequence[float]]) -> Mean:
-    """The mean of values by prompt, clustered by prompt (Student's t)."""
+def clustered_mean(values: Iterable[tuple[str, float]]) -> Mean:
+    """The mean of at least one (prompt, value), clustered by prompt (Student's t)."""
     from scipy.stats import t  # type: ignore[import-untyped]
 
-    means = [statistics.fmean(group) for group in values.values()]
+    groups: dict[str, list[float]] = defaultdict(list)
+    for prompt, value in values:
+        groups[prompt].append(value)
+    means = [statistics.fmean(group) for group in groups.values()]
     n = len(means)
     half = None
     if n > 1:
         half = float(t.ppf(0.975, n - 1)) * (statistics.stdev(means) / math.sqrt(n))
-    return Mean(statistics.fmean(means), half, n, sum(len(group) for group in values.values()))
+    return Mean(statistics.fmean(means), half, n, sum(len(group) for group in groups.values()))
 
 
 def summarise(rows: Sequence[Row]) -> dict[str, Mean]:
     """The mean of each metric over the rows that have it."""
-    found: dict[str, Mean] = {}
-    for name in FIGURES:
-        groups: dict[str, list[float]] = defaultdict(list)
-        for row in rows:
-            if (value := getattr(row, name)) is not None:
-                groups[row.prompt].append(float(value))
-        if groups:
-            found[name] = clustered_mean(groups)
-    return found
+    columns = {
+        name: [(row.prompt, float(v)) for row in rows if (v := getattr(row, name)) is not None]
+        for name in FIGURES
+    }
+    return {name: clustered_mean(values) for name, values in columns.items() if values}
 
 
 def best_of(

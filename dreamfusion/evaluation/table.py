@@ -15,9 +15,8 @@ _IF_PRESENT = ("variant", "iou", "color_error")  # columns that need a value in 
 _SHORT = {
     "prompt": "prompt", "seed": "seed", "variant": "settings",
     "r1_color": "R@1 color", "r1_shaded": "shaded", "r1_geometry": "geometry",
-    "rank": "rank", "margin": "margin", "worst_margin": "worst",
-    "fronts": "fronts", "pieces": "pieces", "watertight": "closed", "mesh_psnr_db": "mesh dB",
-    "iou": "IoU", "color_error": "color error",
+    "margin": "margin", "fronts": "fronts", "pieces": "pieces", "watertight": "closed",
+    "mesh_psnr_db": "mesh dB", "iou": "IoU", "color_error": "color error",
     "seconds": "seconds", "gib": "GiB",
 }  # fmt: skip
 _DIGITS = {"seconds": 0, "iou": 2, "color_error": 3}

@@ -2,7 +2,6 @@
 
 import itertools
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -23,26 +22,18 @@ _SAMPLES = 100_000  # points on the mesh for the comparison of colours
 PAIRS: tuple[tuple[str, str | None], ...] = tuple(map(tuple, WORDS["benchmark"]))
 
 
-class SurfaceErrors(NamedTuple):
-    """Differences between the surface of a mesh and the true one, over points that both have.
-
-    color_error: mean absolute difference of sRGB albedo, in [0, 1]. saturation: mean difference of
-    max(RGB) - min(RGB), in [-1, 1]; positive if the mesh is more saturated. normal_error_deg: mean
-    angle between normals.
-    """
-
-    color_error: float
-    saturation: float
-    normal_error_deg: float
-
-
 @dataclass(frozen=True)
 class Truth:
     """Comparison of a mesh with the true object.
 
     iou: of the solids, in [0, 1], at the best rotation about the vertical axis and the best scale
     of the true object; these are yaw_deg and scale. held_out: whether training left this pair of
-    noun and colour out. The others: see `SurfaceErrors`; 1 or None if there are no common points.
+    noun and colour out.
+
+    The others are means over the points of the true surface that the mesh has as well; 1 or None
+    without any. color_error: absolute difference of sRGB albedo, in [0, 1]. saturation: difference
+    of max(RGB) - min(RGB), in [-1, 1]; positive if the mesh is more saturated. normal_error_deg:
+    angle between normals.
     """
 
     iou: float
@@ -58,9 +49,9 @@ def compare_with_truth(mesh: Mesh | TexturedMesh, toy: ToyObject) -> Truth:
     """Compare a closed mesh, in scene coordinates, with the true object."""
     solid = torch.from_numpy(voxelise(mesh.vertices, mesh.faces, GRID).astype(np.float32))
     iou, yaw, scale = best_overlap(solid, torch.from_numpy(toy.occupancy(GRID).astype(np.float32)))
-    found = surface_errors(mesh, solid, toy, yaw, scale)
+    errors = surface_errors(mesh, solid, toy, yaw, scale)
     yaw_deg, held_out = (yaw + 180) % 360 - 180, (toy.noun, toy.color) in held_out_pairs()
-    return Truth(iou, yaw_deg, scale, held_out, **({} if found is None else found._asdict()))
+    return Truth(iou, yaw_deg, scale, held_out, **errors)
 
 
 def best_overlap(predicted: Tensor, truth: Tensor) -> tuple[float, float, float]:
@@ -96,9 +87,9 @@ def best_overlap(predicted: Tensor, truth: Tensor) -> tuple[float, float, float]
 
 def surface_errors(
     mesh: Mesh | TexturedMesh, solid: Tensor, toy: ToyObject, yaw_deg: float, scale: float
-) -> SurfaceErrors | None:
-    """Compare each point of the toy's surface with the nearest point of the mesh. None if no point
-    of the toy lies in the solid of the mesh."""
+) -> dict[str, float]:
+    """Compare each point of the toy's surface with the nearest point of the mesh: the last fields
+    of `Truth`, or nothing if no point of the toy lies in the solid of the mesh."""
     vertices, faces, colors = toy.mesh(64)
     c, s = np.cos(np.radians(yaw_deg)), np.sin(np.radians(yaw_deg))
     turn = np.array([[c, 0, s], [0, 1, 0], [-s, 0, c]])
@@ -107,44 +98,37 @@ def surface_errors(
     cells = ((0.97 * points.clip(-0.999, 0.999) + 1) / 2 * GRID).astype(np.int64)
     there = (np.abs(points) < 1).all(axis=1) & (solid.numpy()[tuple(cells.T)] > 0.5)
     if not there.any():
-        return None
-    sampled = surface_samples(mesh)
-    nearest = cKDTree(sampled.points).query(points[there])[1]
-    found, true = sampled.colors[nearest], colors[there]
+        return {}
+    sampled, sampled_colors, sampled_normals = surface_samples(mesh)
+    nearest = cKDTree(sampled).query(points[there])[1]
+    found, true = sampled_colors[nearest], colors[there]
     normals = vertex_normals(points, faces)[there]
-    cosine = (sampled.normals[nearest] * normals).sum(axis=1).clip(-1, 1)
-    return SurfaceErrors(
-        float(np.abs(found - true).mean()),
-        float((np.ptp(found, axis=1) - np.ptp(true, axis=1)).mean()),
-        float(np.degrees(np.arccos(cosine)).mean()),
-    )
+    cosine = (sampled_normals[nearest] * normals).sum(axis=1).clip(-1, 1)
+    return {
+        "color_error": float(np.abs(found - true).mean()),
+        "saturation": float((np.ptp(found, axis=1) - np.ptp(true, axis=1)).mean()),
+        "normal_error_deg": float(np.degrees(np.arccos(cosine)).mean()),
+    }
 
 
-class Samples(NamedTuple):
-    """Points on a mesh with sRGB colours and unit normals of their faces, (n, 3) each."""
-
-    points: NDArray[np.float64]
-    colors: NDArray[np.float64]
-    normals: NDArray[np.float64]
-
-
-def surface_samples(mesh: Mesh | TexturedMesh, n: int = _SAMPLES) -> Samples:
-    """n uniformly random points on a mesh, from a fixed seed."""
+def surface_samples(mesh: Mesh | TexturedMesh) -> tuple[NDArray[np.float64], ...]:
+    """Uniformly random points on a mesh, from a fixed seed, with sRGB colours and unit normals of
+    their faces: three arrays (n, 3)."""
     rng = np.random.default_rng(0)
     a, b, c = np.moveaxis(mesh.vertices[mesh.faces], 1, 0)
     across = np.cross(b - a, c - a)
     length = np.linalg.norm(across, axis=1)
-    chosen = rng.choice(len(length), n, p=length / length.sum())
+    chosen = rng.choice(len(length), _SAMPLES, p=length / length.sum())
     face, normals = mesh.faces[chosen], across[chosen] / length[chosen, None]
-    weights = rng.dirichlet(np.ones(3), n)
+    weights = rng.dirichlet(np.ones(3), _SAMPLES)
 
     def at_points(values: NDArray[np.float64]) -> NDArray[np.float64]:
         return np.einsum("nk,nkc->nc", weights, values[face])
 
     points = at_points(mesh.vertices)
     if isinstance(mesh, TexturedMesh):
-        return Samples(points, sample_texture(mesh.texture, at_points(mesh.uv)), normals)
-    return Samples(points, at_points(mesh.colors), normals)
+        return points, sample_texture(mesh.texture, at_points(mesh.uv)), normals
+    return points, at_points(mesh.colors), normals
 
 
 def prompts(*, all_nouns: bool = False) -> list[str]:

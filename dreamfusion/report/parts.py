@@ -18,7 +18,7 @@ from dreamfusion.utils.duration import duration as whole_seconds
 METRICS: dict[str, list[str]] = read_yaml(Path(__file__).with_name("metrics.yaml"))
 _JUDGED = {
     "r1_color": "R@1, color", "r1_shaded": "R@1, shaded", "r1_geometry": "R@1, geometry",
-    "margin": "Margin", "worst_margin": "Margin, worst view", "rank": "Rank", "fronts": "Fronts",
+    "margin": "Margin", "fronts": "Fronts",
 }  # fmt: skip
 
 

@@ -25,12 +25,10 @@ from tests.helpers.tiny_clips import save_clip
 
 def test_retrieval_by_hand():
     scores = torch.tensor([[3.0, 1.0, 2.0], [0.0, 2.0, -1.0], [5.0, 1.0, 1.0], [1.0, 1.0, 0.0]])
-    found = retrieve(scores)
-    assert found.views == 0.5  # a tie is not a match
-    assert found.pooled and found.rank == 1 and found.distractors == 2
-    assert found.margin == pytest.approx((1 - 2 + 4 + 0) / 4) and found.worst_margin == -2
-    lost = retrieve(torch.tensor([[0.0, 1.0, 2.0, -1.0]]))
-    assert lost.rank == 3 and not lost.pooled and lost.views == 0
+    share, margin = retrieve(scores)
+    assert share == 0.5  # a tie is not a match
+    assert margin == pytest.approx((1 - 2 + 4 + 0) / 4)
+    assert retrieve(torch.tensor([[0.0, 1.0, 2.0, -1.0]])) == (0.0, -2.0)
 
 
 def test_fronts_are_counted_around_the_circle():
@@ -76,7 +74,7 @@ def test_clip_scores_equal_the_models(tmp_path, kind):
         ).logits_per_image
     torch.testing.assert_close(scores, wanted, rtol=1e-3, atol=1e-3)
     assert judge.fronts("a chair", pictures) is None and judge.distractors() == []
-    assert len(judge.revision) == 12 and judge.size == 32
+    assert judge.revision == "unknown" and judge.size == 32
     others = ["A  red MUG", *texts]
     assert distractors_for(judge, "a red mug", others, "color") == texts[1:]
 
@@ -95,13 +93,13 @@ def row(prompt, seed, margin, **more):
 
 def test_means_are_clustered_by_prompt():
     """Many seeds of one prompt do not make the interval narrower; another prompt does."""
-    few = clustered_mean({"a": [0.0, 0.2], "b": [1.0]})
-    many = clustered_mean({"a": [0.1] * 50, "b": [1.0] * 50})
+    few = clustered_mean([("a", 0.0), ("a", 0.2), ("b", 1.0)])
+    many = clustered_mean([("a", 0.1), ("b", 1.0)] * 50)
     assert few.value == many.value == pytest.approx(0.55)
     assert few.half_width == pytest.approx(many.half_width)
     # By hand: deviation 0.9/sqrt(2), over sqrt(2), times t(0.975, 1) = 12.706.
     assert few.half_width == pytest.approx(12.706 * 0.45, rel=1e-3)
-    assert clustered_mean({"a": [1.0, 2.0]}).half_width is None
+    assert clustered_mean([("a", 1.0), ("a", 2.0)]).half_width is None
     found = summarise([row("a", 0, 1.0, r1_color=0.5), row("a", 1, 3.0), row("b", 0, None)])
     assert found["margin"].value == 2.0 and found["r1_color"].runs == 1
     assert "r1_geometry" not in found
@@ -129,4 +127,4 @@ def test_tables():
     content = json.loads(as_json(Evaluation(rows, means)))
     assert content["rows"][1]["reason"] == "the scene is empty"
     assert content["means"]["all seeds"]["margin"]["value"] == 1.25
-    assert mean_line("r1_color", clustered_mean({"a": [0.5], "b": [0.5]})) == "r1_color 50.0 ± 0.0%"
+    assert mean_line("r1_color", clustered_mean([("a", 0.5), ("b", 0.5)])) == "r1_color 50.0 ± 0.0%"

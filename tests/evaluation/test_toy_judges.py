@@ -45,9 +45,9 @@ def test_shuffled_prompts_score_at_chance_level():
         (pictures,) = views_of(make_object(noun, "main"))
         row = judge_images(judge, f"a blue {names[i - 1]}", pictures, others)
         assert all(row[f"r1_{look}"] <= 1 / 8 for look in LOOKS)
-        assert row["margin"] < 0 and row["rank"] > 1
+        assert row["margin"] < 0
         own = judge_images(judge, f"a red {noun}", pictures, others)
-        assert own["margin"] > 0 and own["rank"] == 1 and own["distractors"] == 623
+        assert own["margin"] > 0 and own["distractors"] == 623
 
 
 def views_of(obj):

@@ -73,9 +73,9 @@ def test_an_objects_own_mesh_overlaps_it_and_has_its_colours(noun: str):
 
 def test_colour_error_is_large_for_another_colour():
     mug, toy = solid(grid(), "mug"), make_object("mug", "red")
-    assert surface_errors(mesh_of("mug", "red"), mug, toy, 0.0, 1.0).color_error < 0.02
-    assert surface_errors(mesh_of("mug", "blue"), mug, toy, 0.0, 1.0).color_error > 0.3
-    assert surface_errors(mesh_of("mug", "red"), torch.zeros_like(mug), toy, 0.0, 1.0) is None
+    assert surface_errors(mesh_of("mug", "red"), mug, toy, 0.0, 1.0)["color_error"] < 0.02
+    assert surface_errors(mesh_of("mug", "blue"), mug, toy, 0.0, 1.0)["color_error"] > 0.3
+    assert surface_errors(mesh_of("mug", "red"), torch.zeros_like(mug), toy, 0.0, 1.0) == {}
 
 
 def planted(mesh: Mesh, defect: str) -> Mesh:
