@@ -37,8 +37,8 @@ def estimators() -> None:
             continue
         first = " ".join((found.__doc__ or "").split("\n\n")[0].split())
         print(f"{name}\n    {first}")
-        if found.cost:
-            print(f"    network evaluations for each view and step: {found.cost}")
+        if evaluations := getattr(found(), "evaluations", 0.0):
+            print(f"    {evaluations:.3g} network evaluations for each view and step")
         if found.paper:
             print(f"    {found.paper}")
     print("\nto use one: dreamfusion train PROMPT --estimator NAME")

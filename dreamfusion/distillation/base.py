@@ -16,16 +16,13 @@ from torch import Tensor
 from dreamfusion.diffusion import predictions
 from dreamfusion.diffusion.condition import Conditions
 from dreamfusion.diffusion.predictions import Images, NoisePredictor, Noisy, Prediction, Timesteps
-from dreamfusion.distillation.noise import SurfaceNoise, fixed_noise, independent_noise
+from dreamfusion.distillation.noise import SurfaceNoise
 from dreamfusion.distillation.settings import ScoreSettings, Weighting
 from dreamfusion.graphics.cameras import Cameras
 from dreamfusion.utils.devices import send
 from dreamfusion.utils.errors import UserError
-from dreamfusion.utils.rng import Generators, randint
+from dreamfusion.utils.rng import Generators, randint, randn
 from dreamfusion.utils.state import Progress, Stateful
-
-# Standard normal noise of a shape for a batch at a step.
-NoiseSource = Callable[[Sequence[int], Generators, "Batch", int], Images]
 
 
 @dataclass(frozen=True)
@@ -119,9 +116,7 @@ def weight(
         return torch.ones_like(sigma)
     if kind == "inverse_sqrt_snr":
         return (sigma / alpha).clamp(max=10.0)
-    if kind == "velocity":
-        return 1.0 / alpha
-    raise ValueError(f"unknown weighting {kind!r}")
+    return 1.0 / alpha
 
 
 def weighted_error(prediction: Prediction, x: Images, kind: Weighting) -> Images:
@@ -142,9 +137,7 @@ class ScoreEstimator(Estimator):
         if not hasattr(prior, "alphas") or not hasattr(prior, "predict"):
             name = getattr(prior, "name", type(prior).__name__)
             raise UserError(f"the estimator {settings.name!r} needs a diffusion prior, not {name}")
-        self.settings, self.prior = settings, prior
-        fixed = settings.noise == "fixed"
-        self.source: NoiseSource = partial(fixed_noise, seed) if fixed else independent_noise
+        self.settings, self.prior, self.seed = settings, prior, seed
         self.anchored = SurfaceNoise(seed, settings.noise_refresh)
 
     def encode(self, batch: Batch) -> Images:
@@ -184,8 +177,12 @@ class ScoreEstimator(Estimator):
         """Standard normal noise: as set by `noise`, or anchored to the surface during the
         steps of `surface_noise`."""
         begin, end = self.settings.surface_noise or (1.0, 1.0)
-        now = begin <= progress.step / progress.steps < end
-        return (self.anchored if now else self.source)(shape, generator, batch, progress.step)
+        if begin <= progress.step / progress.steps < end:
+            return self.anchored(shape, generator, batch, progress.step)
+        if self.settings.noise == "fixed":
+            one = torch.randn(*shape[1:], generator=torch.Generator().manual_seed(self.seed))
+            return one.expand(*shape)
+        return randn(shape, generator)
 
     def guided(self, z: Noisy, conditions: Conditions, scale: float) -> Prediction:
         """The prior's prediction at guidance `scale`, rescaled and clamped by the settings."""

@@ -15,9 +15,6 @@ from dreamfusion.graphics.cameras import Cameras
 from dreamfusion.utils.devices import send
 from dreamfusion.utils.rng import Generators, randn
 
-# Standard normal noise of a shape, from generators.
-DrawNoise = Callable[[Sequence[int], Generators], Images]
-
 
 @dataclass(frozen=True)
 class SDSResult:
@@ -50,7 +47,6 @@ def sds(
     cameras: Cameras | None = None,
     encode: Callable[[Float[Tensor, "b ..."]], Images] | None = None,
     generator: Generators,
-    draw_noise: DrawNoise = randn,
 ) -> SDSResult:
     """SDS for n images, summed over them: divide the loss by n for a mean.
 
@@ -64,12 +60,11 @@ def sds(
     leaves it unchanged. At 1, for a model of pixels in [-1, 1], guidance cannot exceed white.
     opposed: texts that the images should not show, with weights; see `guided`.
     generator: on the CPU, or one for each image; the only source of randomness on every device.
-    draw_noise: returns e, standard normal, of a shape.
     """
     encoded = (encode or prior.encode_image)(images)
     n, device = len(encoded), encoded.device
     drawn = draw_timesteps(prior, n, t_range, generator)
-    noise = send(draw_noise(encoded.shape, generator), device)
+    noise = send(randn(encoded.shape, generator), device)
 
     conditions = Conditions(
         Condition(text.expand(n), cameras),

@@ -17,7 +17,6 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from dreamfusion.diffusion.predictions import Images
 from dreamfusion.graphics.cameras import Cameras, generate_rays
 from dreamfusion.utils.devices import send
 from dreamfusion.utils.errors import UserError
@@ -37,22 +36,6 @@ _RADIUS = 0.5
 # The number of random numbers; the cell of a spot is hashed to one of them.
 _TABLE = 2**16
 _PRIMES = (73856093, 19349663, 83492791, 2654435761)
-
-
-def independent_noise(
-    shape: Sequence[int], generator: Generators, batch: Batch, step: int
-) -> Images:
-    """As in the paper: every number is drawn independently. Standard normal, on the CPU."""
-    return randn(shape, generator)
-
-
-def fixed_noise(
-    seed: int, shape: Sequence[int], generator: Generators, batch: Batch, step: int
-) -> Images:
-    """One noise for all images, views and steps. seed: of its numbers. Standard normal, on the
-    CPU."""
-    numbers = torch.randn(*shape[1:], generator=torch.Generator().manual_seed(seed))
-    return numbers.expand(*shape)
 
 
 class SurfaceNoise:

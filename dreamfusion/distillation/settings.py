@@ -30,12 +30,11 @@ class Text:
 class EstimatorSettings(Section):
     """Settings of an estimator, found by the entry points `dreamfusion.estimators`.
 
-    paper: its publication. cost: network evaluations for each view and step. code: its class,
-    MODULE:CLASS, made of settings, prior and seed; only `build` imports it, because it needs torch.
+    paper: its publication. code: its class, MODULE:CLASS, made of settings, prior and seed; only
+    `build` imports it, because it needs torch.
     """
 
     paper: ClassVar[str] = ""
-    cost: ClassVar[str] = ""
     code: ClassVar[str]
 
     @property

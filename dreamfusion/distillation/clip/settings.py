@@ -13,7 +13,6 @@ class CLIPSettings(EstimatorSettings):
     """CLIP guidance, without diffusion: makes embeddings of images similar to the text's."""
 
     paper: ClassVar[str] = "Jain et al. 2022, Dream Fields"
-    cost: ClassVar[str] = "of CLIP, one for each crop"
     code: ClassVar[str] = "dreamfusion.distillation.clip.estimator:CLIPEstimator"
     name: str = setting("clip", "name of the estimator")
     crops: int = setting(4, "random crops per image", low=1, high=64)

@@ -14,7 +14,6 @@ class CSDSettings(ScoreSettings):
     """Classifier Score Distillation: guidance only, away from no text or from a negative text."""
 
     paper: ClassVar[str] = "Yu et al. 2024, Text-to-3D with Classifier Score Distillation"
-    cost: ClassVar[str] = "2; with a negative text 3"
     code: ClassVar[str] = "dreamfusion.distillation.differences.estimators:CSDEstimator"
     name: str = setting("csd", "name of the estimator")
     guidance: Schedule = default(ScoreSettings, "guidance", Schedule.constant(1.0))
@@ -45,7 +44,6 @@ class NFSDSettings(ScoreSettings):
     """Noise-Free Score Distillation: guidance, and a noise-free correction towards the domain."""
 
     paper: ClassVar[str] = "Katzir et al. 2024, Noise-Free Score Distillation"
-    cost: ClassVar[str] = "3"
     code: ClassVar[str] = "dreamfusion.distillation.differences.estimators:NFSDEstimator"
     evaluations = 3.0
     name: str = setting("nfsd", "name of the estimator")
@@ -68,7 +66,6 @@ class BridgeSettings(ScoreSettings):
     """SDS-Bridge: SDS, then the direction from a description of flaws to the wanted text."""
 
     paper: ClassVar[str] = "McAllister et al. 2024, Rethinking Score Distillation as a Bridge"
-    cost: ClassVar[str] = "2"
     code: ClassVar[str] = "dreamfusion.distillation.differences.estimators:BridgeEstimator"
     name: str = setting("bridge", "name of the estimator")
     guidance: Schedule = default(ScoreSettings, "guidance", Schedule.constant(100.0))
@@ -92,7 +89,6 @@ class ASDSettings(ScoreSettings):
     of a trained network."""
 
     paper: ClassVar[str] = "Ma et al. 2024, ScaleDreamer"
-    cost: ClassVar[str] = "3"
     code: ClassVar[str] = "dreamfusion.distillation.differences.estimators:ASDEstimator"
     evaluations = 3.0
     name: str = setting("asd", "name of the estimator")
@@ -107,7 +103,6 @@ class DDSSettings(ScoreSettings):
     """Delta Denoising Score, for edits: the direction from the source's prompt to the prompt."""
 
     paper: ClassVar[str] = "Hertz et al. 2023, Delta Denoising Score"
-    cost: ClassVar[str] = "4"
     code: ClassVar[str] = "dreamfusion.distillation.differences.estimators:DDSEstimator"
     evaluations = 4.0
     name: str = setting("dds", "name of the estimator")

@@ -14,7 +14,6 @@ class ISMSettings(ScoreSettings):
     trajectory."""
 
     paper: ClassVar[str] = "Liang et al. 2024, LucidDreamer"
-    cost: ClassVar[str] = "7"
     code: ClassVar[str] = "dreamfusion.distillation.inversion.estimators:ISMEstimator"
     name: str = setting("ism", "name of the estimator")
     guidance: Schedule = default(ScoreSettings, "guidance", Schedule.constant(7.5))
@@ -35,7 +34,6 @@ class SDISettings(ScoreSettings):
     """Score Distillation via Inversion: SDS with the noise of the image's DDIM inversion."""
 
     paper: ClassVar[str] = "Lukoianov et al. 2024, Score Distillation via Reparametrized DDIM"
-    cost: ClassVar[str] = "2 to 22, with the noise level"
     code: ClassVar[str] = "dreamfusion.distillation.inversion.estimators:SDIEstimator"
     name: str = setting("sdi", "name of the estimator")
     guidance: Schedule = default(ScoreSettings, "guidance", Schedule.constant(8.5))

@@ -13,7 +13,6 @@ class SDSSettings(ScoreSettings):
     """Score Distillation Sampling: w(t) (e_hat - e), under classifier-free guidance."""
 
     paper: ClassVar[str] = "Poole et al. 2023, DreamFusion"
-    cost: ClassVar[str] = "2; with Perp-Neg 4"
     code: ClassVar[str] = "dreamfusion.distillation.sds.estimators:SDSEstimator"
     name: str = setting("sds", "name of the estimator")
 
@@ -24,7 +23,6 @@ class SJCSettings(SDSSettings):
     sigma / alpha, which is e_hat - e: SDS with w = 1, at all levels."""
 
     paper: ClassVar[str] = "Wang et al. 2023, Score Jacobian Chaining"
-    cost: ClassVar[str] = "2"
     name: str = setting("sjc", "name of the estimator")
     guidance: Schedule = default(SDSSettings, "guidance", Schedule.constant(101.0))
     t_min: Schedule = default(SDSSettings, "t_min", Schedule.constant(0.01))
@@ -37,7 +35,6 @@ class RFDSSettings(SDSSettings):
     """Rectified Flow Distillation Sampling (Yang et al. 2024): v_hat - v, the velocity's error."""
 
     paper: ClassVar[str] = "Yang et al. 2024, Text-to-Image Rectified Flow as Plug-and-Play Priors"
-    cost: ClassVar[str] = "2"
     name: str = setting("rfds", "name of the estimator")
     guidance: Schedule = default(SDSSettings, "guidance", Schedule.constant(100.0))
     t_min: Schedule = default(SDSSettings, "t_min", Schedule.constant(0.3))
@@ -51,7 +48,6 @@ class CFDSettings(SDSSettings):
     changes slowly, at one falling noise level per step."""
 
     paper: ClassVar[str] = "Yan et al. 2025, Consistent Flow Distillation"
-    cost: ClassVar[str] = "2"
     name: str = setting("cfd", "name of the estimator")
     guidance: Schedule = default(SDSSettings, "guidance", Schedule.constant(70.0))
     t_min: Schedule = default(SDSSettings, "t_min", Schedule(0.98, 0.02))
@@ -66,7 +62,6 @@ class HiFASettings(ScoreSettings):
     square root."""
 
     paper: ClassVar[str] = "Zhu et al. 2024, HiFA"
-    cost: ClassVar[str] = "2 and the decoder"
     code: ClassVar[str] = "dreamfusion.distillation.sds.estimators:HiFAEstimator"
     name: str = setting("hifa", "name of the estimator")
     guidance: Schedule = default(ScoreSettings, "guidance", Schedule.constant(100.0))
@@ -81,7 +76,6 @@ class DiffusionLossSettings(ScoreSettings):
     paper compares SDS."""
 
     paper: ClassVar[str] = "Poole et al. 2023, DreamFusion (its comparison)"
-    cost: ClassVar[str] = "1 and a backward pass; with guidance 2"
     code: ClassVar[str] = "dreamfusion.distillation.sds.estimators:DiffusionLossEstimator"
     name: str = setting("diffusion_loss", "name of the estimator")
     guidance: Schedule = default(ScoreSettings, "guidance", Schedule.constant(1.0))

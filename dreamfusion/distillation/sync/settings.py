@@ -14,7 +14,6 @@ class SyncSettings(ScoreSettings):
     repeats this at lower noise levels."""
 
     paper: ClassVar[str] = "close to IM-3D, Melas-Kyriazi et al. 2024"
-    cost: ClassVar[str] = "2 in one of `fit_steps` steps"
     code: ClassVar[str] = "dreamfusion.distillation.sync.estimator:SyncEstimator"
     name: str = setting("sync", "name of the estimator")
     guidance: Schedule = default(ScoreSettings, "guidance", Schedule.constant(7.5))

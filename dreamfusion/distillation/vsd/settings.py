@@ -14,7 +14,6 @@ class VSDSettings(ScoreSettings):
     which is trained on images of the scene during the run."""
 
     paper: ClassVar[str] = "Wang et al. 2023, ProlificDreamer"
-    cost: ClassVar[str] = "4 and a backward pass"
     code: ClassVar[str] = "dreamfusion.distillation.vsd.estimator:VSDEstimator"
     evaluations = 6.0
     name: str = setting("vsd", "name of the estimator")
