@@ -147,7 +147,7 @@ class Images:
                 return prompt
             if 22.5 < off < 67.5 and elevation < 60:
                 return f"{prompt}, {'side' if rng.random() < 0.4 else 'front'} view"
-        return PAPER_VIEWS.view_prompts(prompt, [azimuth], [elevation])[0]
+        return PAPER_VIEWS.view_prompt(prompt, azimuth, elevation)
 
     def captioned(
         self,

@@ -70,7 +70,7 @@ def measure(name: str, prompt: str, n: int, scale: float) -> Iterator[str]:
     prior = _load(name, "float32")
     generator = torch.Generator().manual_seed(0)
     azimuths = [360.0 * i / n for i in range(n)]
-    prompts = prior.card.vocabulary.view_prompts(prompt, azimuths, [15.0] * n)
+    prompts = [prior.card.vocabulary.view_prompt(prompt, at, 15.0) for at in azimuths]
     drawn = sample_images(
         prior, prior.encode_text(prompts), prior.encode_text([""]), guidance=scale, steps=20,
         generator=generator,

@@ -50,7 +50,8 @@ def sample(
 
     assert plan.prior is not None
     azimuth = [360.0 * i / count for i in range(count)]
-    texts = plan.prior.card.vocabulary.view_prompts(plan.canonical_prompt, azimuth, [15.0] * count)
+    words = plan.prior.card.vocabulary
+    texts = [words.view_prompt(plan.canonical_prompt, at, 15.0) for at in azimuth]
     model = load_prior(
         plan.prior,
         # The memory estimate is for training; sampling has no backward pass.

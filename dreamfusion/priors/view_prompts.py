@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import Any, Literal, get_args
@@ -43,15 +43,12 @@ class ViewVocabulary:
     """The words of a prior for views and shadings.
 
     shading: the words for each shading (none if missing or empty).
-    template: contains {prompt}, {azimuth}, {elevation}, {shading}; commas around empty fields are
-        removed.
     words: the words that the prior knows. None: it accepts any text.
     """
 
     azimuth: tuple[AzimuthView, ...]
     elevation: tuple[ElevationView, ...]
     shading: Mapping[str, str] = field(default_factory=dict)
-    template: str = "{prompt}, {azimuth}, {elevation}, {shading}"
     words: Words | None = None
 
     @classmethod
@@ -68,13 +65,10 @@ class ViewVocabulary:
         ]
         if not azimuth:
             raise ValueError("views.azimuth is empty")
-        template = str(content.get("prompt_template", cls.template))
-        template.format(prompt="", azimuth="", elevation="", shading="")
         return cls(
             tuple(azimuth),
             tuple(elevation),
             dict(content.get("shading", {})),
-            template,
             None if content.get("words") is None else Words.from_mapping(content),
         )
 
@@ -100,19 +94,6 @@ class ViewVocabulary:
         elevation_deg: in [-90, 90]."""
         nearest = min(self.azimuth, key=lambda view: _angle(azimuth_deg, view.center_deg))
         return self._fill(prompt, nearest.text, elevation_deg, shading)
-
-    def view_prompts(
-        self,
-        prompt: str,
-        azimuth_deg: Sequence[float],
-        elevation_deg: Sequence[float],
-        shading: Shading = "albedo",
-    ) -> list[str]:
-        """One prompt for each view; see `view_prompt`."""
-        return [
-            self.view_prompt(prompt, azimuth, elevation, shading)
-            for azimuth, elevation in zip(azimuth_deg, elevation_deg, strict=True)
-        ]
 
     def blended_prompts(
         self, prompt: str, azimuth_deg: float, elevation_deg: float, shading: Shading = "albedo"
@@ -161,16 +142,14 @@ class ViewVocabulary:
         return list(dict.fromkeys(texts))
 
     def _fill(self, prompt: str, azimuth: str, elevation_deg: float, shading: Shading) -> str:
-        """Fill the vocabulary's template with these words."""
+        """`prompt`, and the words for azimuth, elevation and shading, without empty ones."""
         above = ""
         for view in self.elevation:
             at_the_top = elevation_deg == view.max_deg == 90.0
             if view.min_deg <= elevation_deg < view.max_deg or at_the_top:
                 above, azimuth = view.text, "" if view.alone else azimuth
                 break
-        filled = self.template.format(
-            prompt=prompt, azimuth=azimuth, elevation=above, shading=self.shading.get(shading, "")
-        )
+        filled = f"{prompt}, {azimuth}, {above}, {self.shading.get(shading, '')}"
         return ", ".join(part.strip() for part in filled.split(",") if part.strip())
 
 

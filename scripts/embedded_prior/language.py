@@ -100,7 +100,6 @@ def vocabulary_file(
         "examples": EXAMPLES,
         "views": VIEWS,
         "shading": SHADING_WORDS,
-        "prompt_template": TEMPLATE,
         "camera": camera,
         "light": light,
         "background": list(background),

@@ -165,7 +165,6 @@ def card() -> dict[str, object]:
         "nouns": ["corgi", "mug", "chair"],
         "colors": ["red", "blue", "green"],
         "camera": {"distance": [2.5, 3.0], "fov_y_deg": [38, 42], "elevation_deg": [-10, 50]},
-        "prompt_template": "{prompt}, {azimuth}, {elevation}, {shading}",
     }
 
 

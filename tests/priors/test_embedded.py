@@ -81,8 +81,8 @@ def test_a_true_caption_has_a_lower_error_than_a_wrong_one(
         lie = {"noun": f"{color} {other_noun}", "color": f"{other_color} {noun}", "view": said}
         turned = AZIMUTH + 90.0 if wrong == "view" else AZIMUTH
         words = prior.card.vocabulary
-        true += words.view_prompts(said, [AZIMUTH], [ELEVATION], "lambertian")
-        false += words.view_prompts(lie[wrong], [turned], [ELEVATION], "lambertian")
+        true.append(words.view_prompt(said, AZIMUTH, ELEVATION, "lambertian"))
+        false.append(words.view_prompt(lie[wrong], turned, ELEVATION, "lambertian"))
     if wrong == "view":  # sides of symmetric objects cannot be distinguished
         keep = [i for i, (noun, _) in enumerate(OBJECTS) if noun in ("corgi", "banana", "mug")]
         pictures, true, false = pictures[keep], [true[i] for i in keep], [false[i] for i in keep]

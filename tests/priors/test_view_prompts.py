@@ -61,13 +61,6 @@ def test_views_and_shadings_of_a_card():
     assert ask(400, 90, "textureless") == "corgi, front left view, from above, clay"
 
 
-def test_one_prompt_for_each_view():
-    prompts = PAPER_VIEWS.view_prompts("a cat", [0.0, 180.0], [10.0, 70.0])
-    assert prompts == ["a cat, front view", "a cat, overhead view"]
-    with pytest.raises(ValueError, match="zip"):
-        PAPER_VIEWS.view_prompts("a cat", [0.0], [10.0, 70.0])
-
-
 def test_a_prior_without_a_word_list_accepts_any_text():
     assert PAPER_VIEWS.canonical(" any  words, красный  ") == "any words, красный"
     assert TOY.canonical("A photo of a crimson Puppy!") == "red corgi"
