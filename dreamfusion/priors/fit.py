@@ -12,6 +12,8 @@ from dreamfusion.priors.layout import PriorError
 
 # The purpose of a U-Net by its number of input channels, for latents with four channels.
 _PURPOSES = {5: "depth", 8: "image editing", 9: "inpainting"}
+# What configurations of guidance-distilled and few-step models contain.
+_DISTILLED = ("guidance_embeds", "is_distilled", "time_cond_proj_dim")
 _FEW_STEPS = ("LCMScheduler", "TCDScheduler")
 
 
@@ -23,14 +25,24 @@ def check_kind(
 
     configs: of each component with weights, by name. index: the configuration of the pipeline.
     """
-    _check_distilled(name, configs, index)
     denoiser = configs["unet" if "unet" in configs else "transformer"]
+    stated = {**index, **denoiser}
+    signs = [key for key in _DISTILLED if stated.get(key) not in (None, False)]
+    scheduler = index.get("scheduler")
+    if isinstance(scheduler, list | tuple) and scheduler[-1] in _FEW_STEPS:
+        signs.append(scheduler[-1])
+    if signs:
+        raise PriorError(
+            f"{name} was distilled ({signs[-1]} in its configuration): it has no guidance, which "
+            "SDS needs; use the model that it was distilled from"
+        )
     sample_size(name, pipeline, denoiser)
     channels = denoiser.get("in_channels")
-    if configs.get("vae", {}).get("latent_channels") == 4 and channels in _PURPOSES:
+    purpose = _PURPOSES.get(channels) if isinstance(channels, int) else None
+    if purpose is not None and configs.get("vae", {}).get("latent_channels") == 4:
         raise PriorError(
-            f"{name}: its unet takes {channels} channels: it is a model for {_PURPOSES[channels]}, "
-            "which is not supported; use the text-to-image model that it was made from"
+            f"{name}: its unet takes {channels} channels: it is a model for {purpose}, which is "
+            "not supported; use the text-to-image model that it was made from"
         )
 
 
@@ -52,24 +64,3 @@ def sample_size(name: str, pipeline: str, denoiser: Mapping[str, Any]) -> int:
     if pipeline == "StableDiffusionPipeline" and is_old and size is found:
         return max(size, 64)
     return size
-
-
-def _check_distilled(
-    name: str, configs: Mapping[str, Mapping[str, Any]], index: Mapping[str, Any]
-) -> None:
-    signs = [
-        f"{key} in {part}/config.json"
-        for part in ("unet", "transformer")
-        for key in ("guidance_embeds", "is_distilled", "time_cond_proj_dim")
-        if configs.get(part, {}).get(key) not in (None, False)
-    ]
-    if index.get("is_distilled") is True:
-        signs.append("is_distilled in model_index.json")
-    scheduler = index.get("scheduler")
-    if isinstance(scheduler, list | tuple) and scheduler[-1] in _FEW_STEPS:
-        signs.append(f"a {scheduler[-1]} in model_index.json")
-    if signs:
-        raise PriorError(
-            f"{name} was distilled ({signs[-1]}): it has no guidance, which SDS needs; use the "
-            "model that it was distilled from"
-        )

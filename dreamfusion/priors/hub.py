@@ -49,11 +49,6 @@ def fetch(name: str, *, half: bool) -> Path:
         # The only call that lists a model's files with a timeout and without retries.
         siblings = HfApi().model_info(name, timeout=PATIENCE).siblings or []
         files = [sibling.rfilename for sibling in siblings]
-        if INDEX not in files:
-            raise PriorError(
-                f"{name} is no model in diffusers' layout: it has no {INDEX}; look for a "
-                "conversion to diffusers"
-            )
         folder = Path(snapshot_download(name, allow_patterns=[INDEX, CARD]))
         index = require_json(folder / INDEX, f"{name} is not a diffusers model")
         _, components = layout.components_of(index, name)

@@ -110,9 +110,8 @@ def schedule_of(scheduler: Any, name: str, denoiser: Any) -> NoiseSchedule:
         cumulative = getattr(scheduler, "alphas_cumprod", None)
         if cumulative is None:
             raise PriorError(
-                f"{name}: its scheduler, a {kind}, has no alphas_cumprod, so its noise levels are "
-                "of a kind (such as EDM's) that is not supported; use a model with a DDPM, DDIM, "
-                "Euler, DPM++ or flow-matching Euler scheduler"
+                f"{name}: the noise levels of its scheduler, a {kind}, are not supported; use a "
+                "model with a DDPM, DDIM, Euler, DPM++ or flow-matching Euler scheduler"
             )
         cumulative = cumulative.double()
         alphas, sigmas = cumulative.sqrt(), (1.0 - cumulative).sqrt()

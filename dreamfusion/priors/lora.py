@@ -21,25 +21,20 @@ def merge_loras(part: Any, component: str, prior: ResolvedPrior) -> None:
 
         W <- W + weight (alpha / r) B A          (Hu et al. 2022, "LoRA", section 4.1)
 
-    Files with weight 0 are checked, and change nothing. Raises PriorError for a LoRA of another
-    model.
+    Raises PriorError for a LoRA of another model.
     """
     modules = {name.removeprefix("text_model."): module for name, module in part.named_modules()}
     for lora in prior.loras:
         for name, (down, up, scale) in _changes(lora.file, component, prior).items():
+            added = up.flatten(1).float() @ down.flatten(1).float()
             try:
                 weight = modules[name].weight
-            except (KeyError, AttributeError):
-                raise _other_model(lora.file, prior, f"which has no {component}.{name}") from None
-            added = up.flatten(1).float() @ down.flatten(1).float()
-            if added.numel() != weight.numel() or len(added) != len(weight):
-                shapes = f"{tuple(weight.shape)}, not {tuple(added.shape)}"
-                raise _other_model(
-                    lora.file, prior, f"whose {component}.{name} has the shape {shapes}"
-                )
-            if lora.weight != 0.0:
-                with torch.no_grad():
-                    weight.copy_(weight.float() + lora.weight * scale * added.view(weight.shape))
+                added = added.view(weight.shape)
+            except (KeyError, AttributeError, RuntimeError) as error:
+                why = f"{component}.{name} does not fit ({one_line(error)})"
+                raise _other_model(lora.file, prior, why) from None
+            with torch.no_grad():
+                weight.copy_(weight.float() + lora.weight * scale * added)
 
 
 def _changes(file: Path, component: str, prior: ResolvedPrior) -> dict[str, tuple[Any, Any, float]]:

@@ -347,9 +347,9 @@ def _configs(pipe: Any) -> dict[str, dict[str, Any]]:
 def check_parts(prior: DiffusionPrior, prompt: str) -> None:
     """Raise PriorError unless the parts of a prior fit together: encode an image, and predict for
     it and a prompt."""
-    size = (prior.image_size, prior.image_size)
     try:
-        image = prior.encode_image(torch.zeros((1, 3, *size), device=prior.device))
+        black = torch.zeros((1, 3, prior.image_size, prior.image_size), device=prior.device)
+        image = prior.encode_image(black)
         timestep = torch.zeros(1, dtype=torch.int64, device=prior.device)
         found = prior.predict(image, timestep, Condition(prior.encode_text([prompt])))
         if found.shape != image.shape:

@@ -24,7 +24,10 @@ def read_prompt(words: Words, prompt: str) -> str:
     """
     terms = words.terms(prompt)
     if words.nouns:
-        terms = _without_repetitions(words, terms)
+        first: dict[str, Term] = {}  # without repetitions, as in "crimson red" and "puppy dog"
+        for term in terms:
+            first.setdefault(term.meaning or term.typed, term)
+        terms = list(first.values())
     meant = [term for term in terms if term.meaning]
     nouns = [term.typed for term in meant if term.meaning in words.nouns]
     colors = [term.typed for term in meant if term.meaning in words.colors]
@@ -60,21 +63,6 @@ def _require_known(words: Words, terms: Sequence[Term]) -> None:
         named.append(f"{len(unknown) - _MOST_NAMED} more words")
     if named:
         raise _error(words, f"This prior does not know {_and(named)}")
-
-
-def _without_repetitions(words: Words, terms: Sequence[Term]) -> list[Term]:
-    """Remove repeated colours and adjectives ("crimson red"), and each noun that directly follows
-    one of the same meaning ("puppy dog")."""
-    kept: list[Term] = []
-    for i, term in enumerate(terms):
-        before: Sequence[Term] = ()
-        if term.meaning in words.nouns:
-            before = terms[max(i - 1, 0) : i]
-        elif term.meaning in (*words.colors, *words.adjectives):
-            before = terms[:i]
-        if not any(other.meaning == term.meaning for other in before):
-            kept.append(term)
-    return kept
 
 
 def _error(words: Words, problem: str) -> PromptError:

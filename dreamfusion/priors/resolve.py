@@ -19,7 +19,7 @@ from dreamfusion.priors.layout import (
     read_weights,
     require_json,
 )
-from dreamfusion.priors.single_file import convert_command, folder_of
+from dreamfusion.priors.single_file import folder_of
 from dreamfusion.utils.resources import shipped
 
 DEFAULT_ON_CUDA = "stable-diffusion-v1-5/stable-diffusion-v1-5"
@@ -97,7 +97,7 @@ def _find(name: str, device: str, dtype: str) -> ResolvedPrior:
     if name == "auto":
         name = DEFAULT_ON_CUDA if device.startswith("cuda") else "embedded"
     if name == "embedded":
-        return inspect(_embedded(), name, half=half)
+        return inspect(shipped("assets") / "embedded-prior", name, half=half)
     path = Path(name).expanduser()
     if path.is_dir():
         return inspect(path, str(path.resolve()), half=half)
@@ -114,24 +114,9 @@ def _find(name: str, device: str, dtype: str) -> ResolvedPrior:
     return inspect(hub.fetch(name, half=half), name, half=half)
 
 
-def _embedded() -> Path:
-    folder = shipped("assets") / "embedded-prior"
-    if (folder / INDEX).is_file():
-        return folder
-    raise PriorError(
-        "the embedded prior is not in this installation; install the package again, or name "
-        "another one with --prior"
-    )
-
-
 def inspect(path: Path, name: str, *, half: bool) -> ResolvedPrior:
     """Resolve a folder in diffusers' layout. Raises PriorError unless all components exist and are
     supported."""
-    if not (path / INDEX).exists() and (single := sorted(path.glob("*.safetensors"))):
-        raise PriorError(
-            f"{path} is not a diffusers model: there is no {INDEX}; for a checkpoint of one file, "
-            f"pass the file: --prior {single[0]}"
-        )
     index = require_json(path / INDEX, f"{path} is not a diffusers model")
     pipeline, components = layout.components_of(index, name)
     variants: dict[str, str | None] = {}
@@ -149,8 +134,7 @@ def inspect(path: Path, name: str, *, half: bool) -> ResolvedPrior:
         if layout.weights_stem(component) is None:
             continue
         config = path / component / "config.json"
-        _check_file(config, name)
-        configs[component] = require_json(config, f"{name} is broken")
+        configs[component] = require_json(config, f"{name}: {path / component} is broken")
         variants[component], files = layout.choose_weights(inside, component, half=half)
         if not files:
             raise _no_weights(path / component, name)
@@ -178,12 +162,9 @@ def _check_weights(folder: Path, files: list[str], name: str) -> int:
 def _no_weights(folder: Path, name: str) -> PriorError:
     stem = layout.weights_stem(folder.name)
     if any(file.suffix in (".bin", ".ckpt", ".pt") for file in folder.iterdir()):
-        model, load = folder.parent, "DiffusionPipeline.from_pretrained"
-        target = model.with_name(f"{model.name}-safetensors")
         return PriorError(
             f"{name}: {folder} has its weights as pickles (.bin), which can run any code and are "
-            "not read; use a model that has safetensors, or convert it where you trust it: "
-            + convert_command(load, model, target, use_safetensors=False)
+            "not read; use a model that has safetensors, or save it as such where you trust it"
         )
     return PriorError(f"{name} is incomplete: there is no {folder / str(stem)}.safetensors")
 

@@ -10,8 +10,8 @@ import os
 import shlex
 import tempfile
 import warnings
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +114,9 @@ def _convert(file: Path, pipeline: str, source: Path, folder: Path, dtype: str) 
 
     from dreamfusion.priors.loading import quiet
 
+    # Without accelerate, diffusers silently initialises missing weights with random numbers.
+    if find_spec("accelerate") is None:
+        raise PriorError(f"converting {file} needs accelerate: pip install accelerate")
     quiet()
     cls = getattr(diffusers, pipeline)
     parameters = inspect.signature(cls.__init__).parameters
@@ -122,7 +125,6 @@ def _convert(file: Path, pipeline: str, source: Path, folder: Path, dtype: str) 
         with (
             tempfile.TemporaryDirectory(dir=folder.parent, prefix=".converting-") as temporary,
             warnings.catch_warnings(),
-            _all_weights_of(file),
         ):
             warnings.simplefilter("ignore")  # about settings that the pipeline overrides
             pipe = cls.from_single_file(
@@ -135,34 +137,9 @@ def _convert(file: Path, pipeline: str, source: Path, folder: Path, dtype: str) 
             pipe.save_pretrained(Path(temporary) / "whole")
             if not folder.exists():
                 (Path(temporary) / "whole").rename(folder)
-    except PriorError:
-        raise
+    except NotImplementedError:  # raised for tensors without data
+        raise PriorError(f"{file} lacks weights; {OTHER_FILE}") from None
     # The library raises many kinds of errors for invalid checkpoints.
     except Exception as error:
         raise PriorError(f"{file} cannot be converted: {one_line(error)}") from error
     warnings.warn(RunWarning(f"{file} was converted once, into {folder}"), stacklevel=4)
-
-
-@contextmanager
-def _all_weights_of(file: Path) -> Iterator[None]:
-    """Raise PriorError if a file lacks weights of its model. Diffusers silently initialises missing
-    weights randomly or, with accelerate, leaves them without data."""
-    import torch
-
-    load = torch.nn.Module.load_state_dict
-
-    def strict(model: Any, *arguments: Any, **options: Any) -> Any:
-        found = load(model, *arguments, **options)
-        weights = dict(model.named_parameters())
-        if missing := [name for name in found.missing_keys if name in weights]:
-            where = f"{missing[0]} of its {type(model).__name__}"
-            raise PriorError(f"{file} lacks weights, for example {where}; {OTHER_FILE}")
-        return found
-
-    torch.nn.Module.load_state_dict = strict  # type: ignore[method-assign,assignment]
-    try:
-        yield
-    except NotImplementedError:  # raised for tensors without data
-        raise PriorError(f"{file} lacks weights; {OTHER_FILE}") from None
-    finally:
-        torch.nn.Module.load_state_dict = load  # type: ignore[method-assign]

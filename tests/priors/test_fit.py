@@ -48,12 +48,12 @@ UNSUPPORTED = {
     "edit": ("sdxl", UNET, {"in_channels": 8}, "its unet takes 8 channels: it is a model for image "
              f"editing, {MADE_FROM}"),
     "LCM": ("sd", UNET, {"time_cond_proj_dim": 256}, "was distilled (time_cond_proj_dim in "
-            f"unet/config.json): {DISTILLED}"),
+            f"its configuration): {DISTILLED}"),
     "guidance": ("sd3", TRANSFORMER, {"guidance_embeds": True}, "was distilled (guidance_embeds in "
-                 f"transformer/config.json): {DISTILLED}"),
-    "said": ("sd", INDEX, {"is_distilled": True}, f"was distilled (is_distilled in {INDEX}): "),
-    "scheduler": ("sd", INDEX, {"scheduler": ["diffusers", "LCMScheduler"]}, "was distilled (a "
-                  f"LCMScheduler in {INDEX}): {DISTILLED}"),
+                 f"its configuration): {DISTILLED}"),
+    "said": ("sd", INDEX, {"is_distilled": True}, "was distilled (is_distilled in its conf"),
+    "scheduler": ("sd", INDEX, {"scheduler": ["diffusers", "LCMScheduler"]}, "was distilled ("
+                  f"LCMScheduler in its configuration): {DISTILLED}"),
     "no size": ("sd", UNET, {"sample_size": None}, "the config.json of its unet has sample_size "
                 "null; write the height of its latents there, one number, for example 64"),
     "no size by default": ("sdxl", UNET, {"sample_size": "absent"}, "sample_size null"),

@@ -76,7 +76,6 @@ def refusal(prompt):
     ("prompt", "problem"),
     [
         ("a corgi with a hat", "The prompt names more than one object: 'corgi' and 'hat'"),
-        ("a puppy and a dog", "The prompt names more than one object: 'puppy' and 'dog'"),
         (
             "an owl, a cat and a mug",
             "The prompt names more than one object: 'owl', 'cat' and 'mug'",

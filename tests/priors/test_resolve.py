@@ -87,13 +87,12 @@ BREAKAGES = {
     "only pickles": (
         only_pickles,
         "PATH/unet has its weights as pickles (.bin), which can run any code and are not read; "
-        "use a model that has safetensors, or convert it where you trust it: python -c 'import "
-        "diffusers; diffusers.DiffusionPipeline.from_pretrained(",
+        "use a model that has safetensors, or save it as such where you trust it",
     ),
     "a shard is missing": (lose_a_shard, "is incomplete: PATH/unet has "),
     "no config": (
         lambda folder: (folder / "vae" / "config.json").unlink(),
-        "is incomplete: there is no PATH/vae/config.json",
+        "PATH/vae is broken: there is no config.json",
     ),
     "corrupt weights": (
         lambda folder: (folder / "unet" / f"{UNET}.safetensors").write_bytes(b"x" * 100),
@@ -123,8 +122,7 @@ BREAKAGES = {
         lambda folder: edit(
             folder / "model_index.json", scheduler=["diffusers", "EDMEulerScheduler"]
         ),
-        "its scheduler, a EDMEulerScheduler, has no alphas_cumprod, so its noise levels are of a "
-        "kind (such as EDM's) that is not supported",
+        "the noise levels of its scheduler, a EDMEulerScheduler, are not supported; use a model",
     ),
     "another prediction": (
         lambda folder: edit(
@@ -325,8 +323,7 @@ def test_a_repository_without_a_pipeline_is_refused(online):
     with pytest.raises(PriorError) as error:
         resolve_prior("someone/model")
     assert str(error.value) == (
-        "someone/model is no model in diffusers' layout: it has no model_index.json; look for a "
-        "conversion to diffusers"
+        "someone/model is not a diffusers model: there is no model_index.json"
     )
     assert not online.fetched
 
