@@ -1,4 +1,4 @@
-"""Sources of the noise that an estimator adds: independent, or anchored to the surface.
+"""Noise that is anchored to the surface.
 
 At high noise levels, predictions depend on the noise: pupils, for example, appear in different
 places, and the mean of many predictions has none. If the noise is attached to the surface, like a

@@ -26,10 +26,9 @@ def merge_loras(part: Any, component: str, prior: ResolvedPrior) -> None:
     modules = {name.removeprefix("text_model."): module for name, module in part.named_modules()}
     for lora in prior.loras:
         for name, (down, up, scale) in _changes(lora.file, component, prior).items():
-            added = up.flatten(1).float() @ down.flatten(1).float()
             try:
                 weight = modules[name].weight
-                added = added.view(weight.shape)
+                added = (up.flatten(1).float() @ down.flatten(1).float()).view(weight.shape)
             except (KeyError, AttributeError, RuntimeError) as error:
                 why = f"{component}.{name} does not fit ({one_line(error)})"
                 raise _other_model(lora.file, prior, why) from None

@@ -84,7 +84,7 @@ def read_lora(text: str) -> Lora:
         weight = float(number) if colon else 1.0
     except ValueError:
         path, weight = text, 1.0
-    file = Path(path if colon and path else text).expanduser().resolve()
+    file = Path(path or text).expanduser().resolve()
     if not file.is_file():
         raise PriorError(f"no such LoRA file: {file}")
     if file.suffix != ".safetensors":
