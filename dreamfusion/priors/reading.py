@@ -69,11 +69,10 @@ def _error(words: Words, problem: str) -> PromptError:
     """An error with the problem and what a prompt may contain. The option at the end has no full
     stop, which users might copy with it."""
     example = f", for example {words.examples[0]!r}" if words.examples else ""
-    groups = [f"{name} ({_some(nouns, 3)})" for name, nouns in words.groups.items()]
     if words.nouns:
         rule = f"A prompt takes one noun, at most one colour and adjectives{example}"
-        known = f"This prior makes {_and(groups) if groups else _some(words.nouns, 8)}"
-        advice = f"{rule}. {known}"
+        known = _and(tuple(words.groups)) if words.groups else _some(words.nouns, 8)
+        advice = f"{rule}. This prior makes {known}"
     else:
         trained = tuple(dict.fromkeys(filter(None, words.meanings.values())))
         advice = f"It knows {_some(trained, 8)}{example}"

@@ -9,16 +9,11 @@ import pytest
 
 from dreamfusion.cli.app import main
 
-STABLE_DIFFUSION = "--prior stable-diffusion-v1-5/stable-diffusion-v1-5"
-OBJECTS = (
-    "animals (corgi, cat, rabbit, …), food (apple, banana, carrot, …), furniture (chair, sofa, "
-    "table, …), vehicles (car, bus, train, …), household objects (mug, teapot, bottle, …), "
-    "buildings (house, castle), figures (snowman, robot), plants (cactus, pine tree) and shapes "
-    "(star, ball, cube, …)"
-)
-WORDS = (
-    "`dreamfusion vocabulary` lists all words. For other words, use Stable Diffusion: "
-    + STABLE_DIFFUSION
+RULE = (
+    "A prompt takes one noun, at most one colour and adjectives, for example 'a red mug'. This "
+    "prior makes animals, food, furniture, vehicles, household objects, buildings, figures, plants "
+    "and shapes. `dreamfusion vocabulary` lists all words. For other words, use Stable Diffusion: "
+    "--prior stable-diffusion-v1-5/stable-diffusion-v1-5"
 )
 NO_CHECKPOINT = (
     "runs/a-corgi has no checkpoint yet: the first is written after 100 steps, or when the run is "
@@ -32,18 +27,11 @@ MISTAKES = {
     "train": "Missing argument 'PROMPT...'. See: dreamfusion train --help",
     "train ''": 'The prompt is empty. Name one object, for example "a red mug".',
     # Prompts that the embedded prior cannot make.
-    "train a dragon": "This prior does not know 'dragon' (closest: dinosaur). It makes animals, "
-    "food, furniture, vehicles, household objects, buildings, figures, plants and shapes. " + WORDS,
-    "train a cat and a dog": "The prompt names more than one object: 'cat' and 'dog'. This prior "
-    "makes one object at a time and cannot combine objects. Name one of them, for example "
-    f'"a cat". For scenes, use Stable Diffusion: {STABLE_DIFFUSION}',
-    "train a red and blue mug": "The prompt names more than one colour: 'red' and 'blue'. This "
-    'prior gives an object one colour. Keep one of them, for example "a red mug". For several '
-    f"colours, use Stable Diffusion: {STABLE_DIFFUSION}",
-    "train red": "The prompt names no object: 'red' is read as the colour red. Add a noun, for "
-    f'example "a red mug". This prior makes {OBJECTS}. {WORDS}',
-    "train un perro rojo": "This prior does not know 'un', 'perro' and 'rojo'. It understands "
-    f'English only, for example "a red mug". It makes {OBJECTS}. {WORDS}',
+    "train a dragon": f"This prior does not know 'dragon' (closest: dinosaur). {RULE}",
+    "train a cat and a dog": f"The prompt names more than one object: 'cat' and 'dog'. {RULE}",
+    "train a red and blue mug": f"The prompt names more than one colour: 'red' and 'blue'. {RULE}",
+    "train red": f"The prompt names no object, only 'red'. {RULE}",
+    "train un perro rojo": f"This prior does not know 'un', 'perro' and 'rojo'. {RULE}",
     # Options and settings.
     "train a corgi --steps 0": "steps must be between 1 and 10000000, not 0",
     "train a corgi --config fast-preveiw": "no preset and no file fast-preveiw; did you mean "

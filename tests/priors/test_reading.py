@@ -18,10 +18,8 @@ END = (
 )
 RULE = (
     "A prompt takes one noun, at most one colour and adjectives, for example 'a red mug'. This "
-    "prior makes animals (corgi, cat, rabbit, …), food (apple, banana, carrot, …), furniture "
-    "(chair, sofa, table, …), vehicles (car, bus, train, …), household objects (mug, teapot, "
-    "bottle, …), buildings (house, castle), figures (snowman, robot), plants (cactus, pine tree) "
-    f"and shapes (star, ball, cube, …). {END}"
+    "prior makes animals, food, furniture, vehicles, household objects, buildings, figures, plants "
+    f"and shapes. {END}"
 )
 
 
