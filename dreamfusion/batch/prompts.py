@@ -1,17 +1,17 @@
-"""Lists of prompts with optional seeds, presets and settings, and the formats of their files: plain
-text, YAML, JSON, JSON lines and tables.
+"""Lists of prompts with optional seeds, presets and settings, from files in several formats.
 
 The file suffix determines the format. Content in another format is an error, so that no line of it
 is mistaken for a prompt.
 """
 
 import csv
+import io
 import itertools
 import json
 import re
 import reprlib
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,200 +19,19 @@ from typing import Any
 from dreamfusion.config.layers import ConfigError, nested, parse_assignments, parse_yaml
 from dreamfusion.utils.errors import UserError, one_line
 
-Item = tuple[str, Any]  # a position ("line 3"), and a prompt or a mapping
-_KEYS = ("prompt", "seed", "preset", "settings")
 _VALUE = r"(?:\[[^\]]*\]|\{[^}]*\}|\"[^\"]*\"|'[^']*'|[^,])+"
 _MAX_ERRORS = 20  # in one message
+# The keys of an entry, with the type and a description of their values.
+_KEYS: dict[str, tuple[type, str]] = {
+    "prompt": (str, "text, in quotes if it looks like something else"),
+    "seed": (int, "a whole number of at least 0"),
+    "preset": (str, "the name of a preset or a settings file"),
+    "settings": (dict, "a mapping of names to values"),
+}
 
 
 class BatchError(UserError):
     """A list of prompts or a folder of jobs that cannot be used."""
-
-
-def read_items(source: str) -> list[Item]:
-    """The entries of a file, or of standard input for "-", in order. Raises BatchError, which names
-    the expected format."""
-    name = name_of(source)
-    suffix = Path(source).suffix.lower()
-    suffix = {"": ".txt", ".yml": ".yaml", ".ndjson": ".jsonl"}.get(suffix, suffix)
-    if suffix not in _READERS:
-        raise BatchError(
-            f"{name} is not a list of prompts: unsupported format {suffix}. Use .txt with one "
-            "prompt per line, .yaml, .json, .jsonl, .csv or .tsv."
-        )
-    kind, read = _READERS[suffix]
-    text = _text(source)
-    try:
-        return list(read(text))
-    except (ValueError, csv.Error, RecursionError) as error:
-        raise BatchError(f"{name} cannot be read as {kind}: {one_line(error)}") from None
-
-
-def name_of(source: str) -> str:
-    """The name of a source in messages."""
-    return "standard input" if source == "-" else source
-
-
-def _text(source: str) -> str:
-    """Read the text, with "\\n" as the only line end. U+2028 does not end a line."""
-    try:
-        content = (
-            sys.stdin.buffer.read() if source == "-" else Path(source).expanduser().read_bytes()
-        )
-    except FileNotFoundError:
-        raise BatchError(f"no such file: {source}") from None
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise BatchError(
-            f"{name_of(source)} is not text in UTF-8. Save it as UTF-8; in Excel, that is the "
-            "format CSV UTF-8."
-        ) from None
-    return text.replace("\r\n", "\n").replace("\r", "\n")
-
-
-def _from_lines(text: str) -> Iterator[Item]:
-    lines = [(number, line.strip()) for number, line in enumerate(text.split("\n"), start=1)]
-    lines = [(number, line) for number, line in lines if line and not line.startswith("#")]
-    if lines and (other := _other_format(text, [line for _, line in lines])):
-        kind, ending = other
-        raise ValueError(f"it looks like {kind}. Save it as a file with the suffix {ending}.")
-    for number, line in lines:
-        yield f"line {number}", line
-
-
-def _other_format(text: str, lines: list[str]) -> tuple[str, str] | None:
-    """The detected format of the text and its file suffix; None for a list of lines."""
-    whole = _as_json(text)
-    if isinstance(whole, (list, dict)) or lines[0] in ("[", "{"):
-        return "JSON", ".json"
-    if all(isinstance(_as_json(line), (str, list, dict)) for line in lines):
-        return "JSON lines", ".jsonl"
-    if all(line.startswith("- ") for line in lines):
-        return "YAML", ".yaml"
-    if "prompt" in [cell.strip(' "').lower() for cell in re.split(r"[,;\t]", lines[0])]:
-        return "a table", ".csv or .tsv"
-    return None
-
-
-def _as_json(text: str) -> Any:
-    """The content of JSON text; None if it is not JSON."""
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return None
-
-
-def _from_json(text: str) -> Iterator[Item]:
-    try:
-        content = json.loads(text)
-    except ValueError as error:
-        lines = [line for line in text.split("\n") if line.strip()]
-        if len(lines) > 1 and all(_as_json(line) is not None for line in lines):
-            raise ValueError("every line is a separate value. Use the suffix .jsonl.") from None
-        line = f"line {error.lineno}" if isinstance(error, json.JSONDecodeError) else "a number"
-        raise ValueError(f"{line} is not valid JSON") from None
-    return _numbered(content)
-
-
-def _numbered(content: Any) -> Iterator[Item]:
-    if not isinstance(content, list):
-        raise ValueError('it must hold a list of prompts, such as ["a corgi", "a red mug"]')
-    for number, item in enumerate(content, start=1):
-        yield f"entry {number}", item
-
-
-def _from_json_lines(text: str) -> Iterator[Item]:
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            yield f"line {number}", json.loads(line)
-        except ValueError:
-            hint = ""
-            if isinstance(_as_json(text), (list, dict)):
-                hint = ". Values over several lines belong in a file with the suffix .json."
-            raise ValueError(f"line {number} is not a value in JSON{hint}") from None
-
-
-def _from_csv(text: str) -> Iterator[Item]:
-    """A table from a spreadsheet, with commas, semicolons or tabs between the cells."""
-    skipped = 0
-    if separator := re.match(r"sep=(.)\n", text):  # written by Excel
-        text, skipped = text[separator.end() :], 1
-    delimiters = [separator.group(1)] if separator else [",", ";", "\t"]
-    head = next((line for line in text.split("\n") if line.strip(" ,;\t")), "")
-    valid = (d for d in delimiters if "prompt" in _columns(next(csv.reader([head], delimiter=d))))
-    return _from_table(text, next(valid, delimiters[0]), skipped)
-
-
-def _from_table(text: str, delimiter: str = "\t", skipped: int = 0) -> Iterator[Item]:
-    """The rows of a table. skipped: number of file lines before `text`."""
-    lines = (f"{line}\n" for line in text.removesuffix("\n").split("\n"))
-    rows = csv.reader(lines, delimiter=delimiter, strict=True)
-    columns: list[str] = []
-    for row in rows:
-        where = f"line {rows.line_num + skipped}"
-        if not any(cell.strip(" ,;\t") for cell in row):
-            continue
-        if not columns:
-            columns = _columns(row)
-            _check_columns(columns)
-            continue
-        yield where, _row(where, columns, row)
-
-
-def _columns(row: list[str]) -> list[str]:
-    return [cell.strip().lower() for cell in row]
-
-
-def _check_columns(columns: list[str]) -> None:
-    names = [column for column in columns if column]
-    if "prompt" not in names:
-        raise ValueError(
-            "its first row must name the columns, one of them prompt; it holds "
-            f"{', '.join(map(repr, names))}"
-        )
-    if duplicate := next((column for column in names if names.count(column) > 1), None):
-        raise ValueError(f"two columns are called {duplicate}")
-
-
-def _row(where: str, columns: list[str], row: list[str]) -> dict[str, Any]:
-    """One row as a mapping without empty cells."""
-    given: dict[str, str] = {}
-    for number, cell in enumerate(map(str.strip, row)):
-        if not cell:
-            continue
-        if number >= len(columns):
-            raise ValueError(
-                f"{where} has more cells than there are columns. Put quotes around a cell that "
-                "contains a comma."
-            )
-        if not columns[number]:
-            raise ValueError(f"{where} has {cell!r} in a column without a name")
-        given[columns[number]] = cell
-    item: dict[str, Any] = {key: given.pop(key) for key in _KEYS[:3] if key in given}
-    if "seed" in item:
-        item["seed"] = _value(where, "seed", item["seed"])
-    return item | {"settings": {key: _value(where, key, cell) for key, cell in given.items()}}
-
-
-def _value(where: str, column: str, cell: str) -> Any:
-    try:
-        return parse_yaml(cell)
-    except ValueError:
-        raise ValueError(f"{where}: cannot read {cell!r} in the column {column}") from None
-
-
-_Reader = Callable[[str], Iterator[Item]]
-_READERS: dict[str, tuple[str, _Reader]] = {
-    ".txt": ("text with one prompt a line", _from_lines),
-    ".yaml": ("YAML", lambda text: _numbered(parse_yaml(text))),
-    ".json": ("JSON", _from_json),
-    ".jsonl": ("JSON lines", _from_json_lines),
-    ".csv": ("CSV", _from_csv),
-    ".tsv": ("TSV", _from_table),
-}
 
 
 @dataclass(frozen=True)
@@ -228,12 +47,30 @@ class Entry:
 
 
 def read_entries(source: str) -> list[Entry]:
-    """The entries of a list in any of these formats, or of standard input for "-".
-    Raises BatchError, which reports all errors at once."""
-    found, name = read_items(source), name_of(source)
-    if not found:
+    """The entries of a file, or of standard input for "-", in order. Raises BatchError, which
+    reports all invalid entries at once."""
+    name = "standard input" if source == "-" else source
+    suffix = Path(source).suffix.lower() or ".txt"
+    if suffix not in _READERS:
+        raise BatchError(f"{name} is not a list of prompts: save it as {', '.join(_READERS)}")
+    try:
+        binary = (
+            sys.stdin.buffer.read() if source == "-" else Path(source).expanduser().read_bytes()
+        )
+        # Other signs that end a line in Python, such as U+2028, may be part of a prompt.
+        text = binary.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
+        items = list(_READERS[suffix](text))
+    except FileNotFoundError:
+        raise BatchError(f"no such file: {source}") from None
+    except UnicodeDecodeError:
+        raise BatchError(
+            f"{name} is not text in UTF-8; save it as UTF-8, in Excel as CSV UTF-8"
+        ) from None
+    except (ValueError, csv.Error, RecursionError) as error:
+        raise BatchError(f"{name} cannot be read as {suffix[1:]}: {one_line(error)}") from None
+    if not items:
         raise BatchError(f"{name} contains no prompts")
-    return make_all(found, lambda item: _entry(f"{name}, {item[0]}", item[1]))
+    return make_all(items, lambda item: _entry(f"{name}, {item[0]}", item[1]))
 
 
 def make_all(items: Sequence[Any], make: Callable[[Any], Any]) -> list[Any]:
@@ -261,37 +98,100 @@ def combinations(assignments: Sequence[str]) -> list[dict[str, Any]]:
     choices: list[list[str]] = []
     for assignment in assignments:
         key, equals, text = assignment.partition("=")
-        values = re.findall(_VALUE, text) or [""]
-        choices.append([f"{key}{equals}{value}" for value in values])
+        choices.append([f"{key}{equals}{value}" for value in re.findall(_VALUE, text) or [""]])
     return [parse_assignments(chosen) for chosen in itertools.product(*choices)]
 
 
-def _entry(where: str, item: Any) -> Entry:
-    if isinstance(item, str):
-        item = {"prompt": item}
-    if not isinstance(item, dict):
-        raise BatchError(f"{where}: expected a prompt or a mapping, not {_shown(item)}")
-    unknown = [str(key) for key in item if key not in _KEYS]
-    if unknown:
-        raise BatchError(f"{where}: unknown {', '.join(unknown)}; known are {', '.join(_KEYS)}")
-    prompt, seed, preset = (item.get(key) for key in _KEYS[:3])
-    settings = {} if item.get("settings") is None else item["settings"]
-    if prompt is None or (isinstance(prompt, str) and not prompt.strip()):
-        raise BatchError(f"{where}: the prompt is missing")
-    if not isinstance(prompt, str):
-        raise BatchError(f"{where}: prompt must be text, not {_shown(prompt)}. Put it in quotes.")
-    if any("\ud800" <= character <= "\udfff" for character in prompt):
-        raise BatchError(f"{where}: the prompt is not valid Unicode text")
-    if seed is not None and (type(seed) is not int or seed < 0):
-        raise BatchError(f"{where}: seed must be a whole number, not {_shown(seed)}")
-    if preset is not None and not isinstance(preset, str):
-        raise BatchError(f"{where}: preset must be a name or a file, not {_shown(preset)}")
-    if not isinstance(settings, dict):
-        raise BatchError(f"{where}: settings must map names to values, not {_shown(settings)}")
+Items = Iterator[tuple[str, Any]]  # a position ("line 3"), and a prompt or a mapping
+
+
+def _from_lines(text: str) -> Items:
+    first = True
+    for number, line in enumerate(map(str.strip, text.split("\n")), start=1):
+        if not line or line.startswith("#"):
+            continue
+        columns = [cell.strip(' "').lower() for cell in re.split(r"[,;\t]", line)]
+        if first and (line.startswith(("[", "{", '"', "- ")) or "prompt" in columns):
+            raise ValueError(
+                f"line {number} looks like a list in JSON, YAML or CSV; save it as such"
+            )
+        first = False
+        yield f"line {number}", line
+
+
+def _from_json_lines(text: str) -> Items:
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            try:
+                yield f"line {number}", json.loads(line)
+            except ValueError:
+                raise ValueError(f"line {number} is not a value in JSON") from None
+
+
+def _from_table(text: str) -> Items:
+    """The rows of a table with commas, semicolons or tabs between the cells. Its first row names
+    the columns."""
+    head = text.partition("\n")[0]
+    delimiter = max(",;\t", key=head.count)
+    rows = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    names = [name.strip().lower() for name in rows.fieldnames or []]
+    used = [name for name in names if name]
+    if "prompt" not in used or len(set(used)) < len(used):
+        raise ValueError("its first row must name the columns, one of them prompt, each once")
+    rows.fieldnames = names
+    for row in rows:
+        where = f"line {rows.line_num}"
+        if any([*row.pop(None, []), row.pop("", None)]):
+            raise ValueError(f"{where} has cells without a column; quote cells with {delimiter!r}")
+        cells = {name: cell.strip() for name, cell in row.items() if cell and cell.strip()}
+        if cells:
+            prompt, preset = cells.pop("prompt", None), cells.pop("preset", None)
+            settings = {name: _parsed(where, name, cell) for name, cell in cells.items()}
+            item = {"prompt": prompt, "preset": preset, "seed": settings.pop("seed", None)}
+            yield where, item | {"settings": settings}
+
+
+def _parsed(where: str, column: str, cell: str) -> Any:
     try:
-        return Entry(where, prompt.strip(), seed, preset, nested(settings))
-    except ConfigError as error:
+        return parse_yaml(cell)
+    except ValueError:
+        raise ValueError(f"{where}: cannot read {cell!r} in the column {column}") from None
+
+
+def _numbered(items: Any) -> Items:
+    if not isinstance(items, list):
+        raise ValueError('it must hold a list of prompts, such as ["a corgi", "a red mug"]')
+    return ((f"entry {number}", item) for number, item in enumerate(items, start=1))
+
+
+_READERS: dict[str, Callable[[str], Iterable[tuple[str, Any]]]] = {
+    ".txt": _from_lines,
+    ".yaml": lambda text: _numbered(parse_yaml(text)),
+    ".json": lambda text: _numbered(json.loads(text)),
+    ".jsonl": _from_json_lines,
+    ".csv": _from_table,
+    ".tsv": _from_table,
+}
+
+
+def _entry(where: str, item: Any) -> Entry:
+    item = {"prompt": item} if isinstance(item, str) else item
+    if not isinstance(item, dict) or not item.keys() <= _KEYS.keys():
+        raise BatchError(
+            f"{where}: expected a prompt, or a mapping with {', '.join(_KEYS)}; not {_shown(item)}"
+        )
+    for key, (kind, what) in _KEYS.items():
+        value: Any = item.get(key)
+        if value is not None and (type(value) is not kind or (key == "seed" and value < 0)):
+            raise BatchError(f"{where}: {key} must be {what}, not {_shown(value)}")
+    if not (prompt := (item.get("prompt") or "").strip()):
+        raise BatchError(f"{where}: the prompt is missing")
+    try:
+        prompt.encode()
+        settings = nested(item.get("settings") or {})
+    except (ConfigError, UnicodeEncodeError) as error:
         raise BatchError(f"{where}: {error}") from None
+    return Entry(where, prompt, item.get("seed"), item.get("preset"), settings)
 
 
 def _shown(value: Any) -> str:
