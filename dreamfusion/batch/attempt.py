@@ -23,7 +23,7 @@ from dreamfusion.batch.jobs import BEAT_SECONDS, Job, JobFolder, create_json, re
 from dreamfusion.config.nested import flat
 from dreamfusion.runs.folder import RunFolder
 from dreamfusion.utils.errors import one_line
-from dreamfusion.utils.file_system import copy_files, lock_file
+from dreamfusion.utils.file_system import lock_file
 from dreamfusion.utils.launch import VARIABLES
 from dreamfusion.utils.machine import peak_memory
 from dreamfusion.utils.version import __version__
@@ -142,24 +142,18 @@ def _locked_run(
     copied = RunFolder(folder.path / f"run-of-attempt-{number}")
     _copy_run(run, copied)
     with (folder.path / f"{copied.path.name}.lock").open("a") as lock:
-        lock_file(lock.fileno(), wait=True)
+        lock_file(lock.fileno())
         yield copied
 
 
 def _wait_for(lock: int, folder: JobFolder, number: int, stale_seconds: float) -> bool:
-    """Wait for a lock. Returns False if its holder is frozen. On file systems without locks, an
-    earlier attempt counts as the holder until its end is recorded."""
+    """Wait for a lock. Returns False if its holder is frozen."""
     beats = HeartBeats(folder, before=number)
-    while True:
-        acquired = lock_file(lock)
-        if acquired is None:
-            earlier = (folder.end_file(n) for n in folder.attempts() if n < number)
-            acquired = all(read_json(end).get("code") is not None for end in earlier)
-        if acquired:
-            return True
+    while not lock_file(lock):
         if beats.silent_seconds() > stale_seconds:
             return False
         time.sleep(0.2)
+    return True
 
 
 class HeartBeats:
@@ -200,7 +194,7 @@ def _copy_run(run: RunFolder, target: RunFolder) -> None:
         shutil.rmtree(target.path, ignore_errors=True)
         try:
             if run.path.is_dir():
-                copy_files(run.path, target.path)
+                shutil.copytree(run.path, target.path, ignore=shutil.ignore_patterns(".*"))
             return
         except OSError:  # the frozen attempt has recovered and deleted an old checkpoint
             time.sleep(0.5)
@@ -251,7 +245,7 @@ def _write_end(folder: JobFolder, number: int, code: int, started: float, run: R
         content = {"attempt": number, "run": run.path.name, **cost, "seconds": round(seconds, 2)}
         output = folder.result_file(number).read_text(encoding="utf-8").splitlines()
         report = dict(json.loads(output[-1])) if output else {}
-        create_json(folder.done_file, content | {"report": report})
+        write_json(folder.done_file, content | {"report": report})
     elif code == USER_ERROR:
         error = last_log_line(folder.log_file(number))
         write_json(folder.failed_file, {"error": error, "attempts": number})

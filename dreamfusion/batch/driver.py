@@ -12,7 +12,7 @@ from dreamfusion.batch.attempt import DONE, STALE_SECONDS, USER_ERROR, HeartBeat
 from dreamfusion.batch.engines import Ending, Engine
 from dreamfusion.batch.jobs import BatchFolder, Job, JobFolder, State, read_json, write_json
 from dreamfusion.batch.prompts import BatchError
-from dreamfusion.utils.file_system import lock_file, warn_once
+from dreamfusion.utils.file_system import lock_file
 
 ATTEMPTS = 3  # a job has failed after so many failed attempts, excluding preempted ones
 # Exit statuses of preempted attempts: a signal, or the status of a run that stopped after a signal.
@@ -49,13 +49,7 @@ def driver_lock(batch_folder: BatchFolder) -> Iterator[None]:
     batch_folder.jobs_path.mkdir(parents=True, exist_ok=True)
     path = batch_folder.path / "driver.lock"
     with path.open("a+", encoding="utf-8") as lock:
-        acquired = lock_file(lock.fileno())
-        if acquired is None:
-            warn_once(
-                f"files in {batch_folder.path} cannot be locked: make sure that only one batch "
-                "runs there"
-            )
-        elif not acquired:
+        if not lock_file(lock.fileno()):
             lock.seek(0)
             owner = lock.read().strip() or "another process"
             raise BatchError(f"another batch is running in {batch_folder.path}: {owner}")

@@ -14,8 +14,6 @@ shelf/jobs/a-corgi-s0-1f3a5b7c9d0e/
 
 import hashlib
 import json
-import os
-import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -27,7 +25,6 @@ from typing import Any
 from dreamfusion.batch.prompts import BatchError
 from dreamfusion.runs.folder import Inside, RunFolder, slug
 from dreamfusion.utils.atomic_write import atomic_write
-from dreamfusion.utils.file_system import link_new
 
 FORMAT = 1
 BEAT_SECONDS = 1.0  # between heartbeats
@@ -139,8 +136,9 @@ class JobFolder:
     @property
     def run(self) -> RunFolder:
         """The run of the newest attempt; it may not exist yet."""
-        newest = read_json(self.attempt_file(self.newest_attempt()))
-        return RunFolder(self.path / str(newest.get("run", "run")))
+        names = (read_json(self.attempt_file(n)).get("run") for n in reversed(self.attempts()))
+        # A process may be killed between the creation of its file and the writing of it.
+        return RunFolder(self.path / next(filter(None, names), "run"))
 
     @property
     def result(self) -> RunFolder:
@@ -211,14 +209,14 @@ def write_json(path: Path, content: Mapping[str, Any] | Sequence[Any]) -> None:
 
 
 def create_json(path: Path, content: Mapping[str, Any]) -> bool:
-    """Create a JSON file atomically, unless it exists. Returns whether this process created it."""
-    part = path.with_name(f".{path.stem}.{platform.node()}.{os.getpid()}.json")
+    """Create a JSON file, unless it exists. Returns whether this process created it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     try:
-        return link_new(part, path)
-    finally:
-        part.unlink()
+        with path.open("x", encoding="utf-8") as file:
+            file.write(json.dumps(content, indent=1) + "\n")
+    except FileExistsError:
+        return False
+    return True
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from dreamfusion.batch.jobs import BatchFolder, JobFolder, State
 from dreamfusion.runs.folder import slug
-from dreamfusion.utils.file_system import link_or_pointer
+from dreamfusion.utils.file_system import make_link
 
 
 def link_names(prompts: Iterable[str]) -> dict[str, str]:
@@ -48,7 +48,7 @@ def link_models(batch_folder: BatchFolder) -> list[Path]:
             old.unlink()
     links = {batch_folder.path / f"{name}.glb": model for name, model in models.items()}
     return [
-        link_or_pointer(link, model)
+        make_link(link, model)
         for link, model in links.items()
         if link.is_symlink() or not link.exists()
     ]

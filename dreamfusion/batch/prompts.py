@@ -22,7 +22,7 @@ from dreamfusion.utils.errors import UserError, one_line
 _VALUE = r"(?:\[[^\]]*\]|\{[^}]*\}|\"[^\"]*\"|'[^']*'|[^,])+"
 _MAX_ERRORS = 20  # in one message
 # The keys of an entry, with the type and a description of their values.
-_KEYS: dict[str, tuple[type, str]] = {
+_KEYS: dict[str, tuple[Any, str]] = {
     "prompt": (str, "text, in quotes if it looks like something else"),
     "seed": (int, "a whole number of at least 0"),
     "preset": (str, "the name of a preset or a settings file"),
@@ -175,23 +175,23 @@ _READERS: dict[str, Callable[[str], Iterable[tuple[str, Any]]]] = {
 
 
 def _entry(where: str, item: Any) -> Entry:
-    item = {"prompt": item} if isinstance(item, str) else item
-    if not isinstance(item, dict) or not item.keys() <= _KEYS.keys():
+    given: dict[str, Any] = {"prompt": item} if isinstance(item, str) else item
+    if not isinstance(given, dict) or not given.keys() <= _KEYS.keys():
         raise BatchError(
             f"{where}: expected a prompt, or a mapping with {', '.join(_KEYS)}; not {_shown(item)}"
         )
     for key, (kind, what) in _KEYS.items():
-        value: Any = item.get(key)
+        value = given.get(key)
         if value is not None and (type(value) is not kind or (key == "seed" and value < 0)):
             raise BatchError(f"{where}: {key} must be {what}, not {_shown(value)}")
-    if not (prompt := (item.get("prompt") or "").strip()):
+    if not (prompt := (given.get("prompt") or "").strip()):
         raise BatchError(f"{where}: the prompt is missing")
     try:
         prompt.encode()
-        settings = nested(item.get("settings") or {})
+        settings = nested(given.get("settings") or {})
     except (ConfigError, UnicodeEncodeError) as error:
         raise BatchError(f"{where}: {error}") from None
-    return Entry(where, prompt, item.get("seed"), item.get("preset"), settings)
+    return Entry(where, prompt, given.get("seed"), given.get("preset"), settings)
 
 
 def _shown(value: Any) -> str:

@@ -13,7 +13,7 @@ from dreamfusion.evaluation.rows import VIEWS
 from dreamfusion.evaluation.subjects import subjects_in
 from dreamfusion.evaluation.summary import best_of
 from dreamfusion.runs.folder import slug
-from dreamfusion.utils.file_system import link_or_pointer
+from dreamfusion.utils.file_system import make_link
 
 
 def choose_best(
@@ -48,7 +48,7 @@ def choose_best(
         earlier = link.with_name(slug(row.prompt))
         if earlier.resolve() in {s.run.path for s in subjects if s.prompt == row.prompt}:
             earlier.unlink()
-        link = link_or_pointer(link, Path(row.run))
+        link = make_link(link, Path(row.run))
         chosen[row.prompt] = {"run": link, "seed": row.seed, "margin": row.margin}
         console.say(f"best      {link}  seed {row.seed}, margin {row.margin:.2f} by {chooser}")
     write_json(

@@ -31,7 +31,7 @@ from dreamfusion.config.nested import with_new_names
 from dreamfusion.config.schema import Config
 from dreamfusion.utils.atomic_write import atomic_write, is_leftover
 from dreamfusion.utils.errors import RunWarning, UserError
-from dreamfusion.utils.file_system import no_locks
+from dreamfusion.utils.file_system import unsupported
 
 # Names that Windows reserves for devices in every folder.
 _DEVICES = {"CON", "PRN", "AUX", "NUL", *(f"{p}{n}" for p in ("COM", "LPT") for n in range(10))}
@@ -212,7 +212,7 @@ def locked(run: RunFolder) -> Iterator[None]:
             "another folder with --out"
         ) from None
     except (OSError, NotImplementedError) as error:
-        if isinstance(error, OSError) and not no_locks(error):
+        if isinstance(error, OSError) and not unsupported(error):
             raise
         warnings.warn(
             RunWarning(f"{run.path}: this file system has no file locks; start one trainer only"),

@@ -28,7 +28,7 @@ from dreamfusion.runs.plan import find_prior
 from dreamfusion.studio.queue import Queue
 from dreamfusion.utils.duration import duration
 from dreamfusion.utils.errors import UserError, one_line
-from dreamfusion.utils.file_system import link_or_pointer
+from dreamfusion.utils.file_system import make_link
 
 MOST_SEEDS = 8
 EXPORTS = ("glb", "obj", "ply", "stl", "3mf", "usdz")
@@ -187,7 +187,7 @@ class Studio:
         name = link_names(job.read().prompt for job in jobs)[folder.read().prompt]
         link = self._batch_folder.path / "best" / name
         link.parent.mkdir(exist_ok=True)
-        link_or_pointer(link, folder.result.path)
+        make_link(link, folder.result.path)
         link_models(self._batch_folder)
         return {}
 

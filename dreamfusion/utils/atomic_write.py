@@ -3,10 +3,10 @@
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from dreamfusion.utils.file_system import set_mode, sync, sync_folder
+from dreamfusion.utils.file_system import unsupported
 
 
 @contextmanager
@@ -25,11 +25,12 @@ def atomic_write(path: Path) -> Iterator[Path]:
         # Libraries set other permissions: files of safetensors are readable by their owner only.
         mask = os.umask(0o077)  # the umask can be read only by setting it
         os.umask(mask)
-        set_mode(temporary, 0o666 & ~mask)
-        with temporary.open("r+b") as file:
-            sync(file.fileno())
+        with suppress(OSError, NotImplementedError):
+            temporary.chmod(0o666 & ~mask)
+        _sync(temporary, os.O_RDWR)
         temporary.replace(path)
-        sync_folder(path.parent)
+        with suppress(OSError):  # Windows cannot open folders
+            _sync(path.parent, os.O_RDONLY)
     except OSError as error:
         # The error of a failed write contains no file name.
         if error.errno is not None and error.filename in (None, str(temporary)):
@@ -37,6 +38,17 @@ def atomic_write(path: Path) -> Iterator[Path]:
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _sync(path: Path, flags: int) -> None:
+    handle = os.open(path, flags)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if not unsupported(error):
+            raise
+    finally:
+        os.close(handle)
 
 
 def remove_leftovers(folder: Path) -> None:

@@ -5,7 +5,7 @@ import pytest
 from dreamfusion.batch.driver import prepare
 from dreamfusion.batch.jobs import BatchFolder, write_json
 from dreamfusion.batch.links import link_models, link_names
-from dreamfusion.utils.file_system import link_or_pointer
+from dreamfusion.utils.file_system import make_link
 from tests.helpers.fast_attempts import job
 
 
@@ -39,7 +39,7 @@ def test_finished_models_are_linked_by_prompt_and_seed(batch):
         "a-blue-mug-s1.glb": again.path.name,
     }
     (batch.path / "best").mkdir()
-    link_or_pointer(batch.path / "best" / "a-blue-mug", again.result.path)
+    make_link(batch.path / "best" / "a-blue-mug", again.result.path)
     link_models(batch)
     assert links(batch)["a-blue-mug.glb"] == again.path.name and len(links(batch)) == 3
 

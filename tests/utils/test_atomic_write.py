@@ -68,8 +68,14 @@ def test_the_file_is_synced_before_its_name(tmp_path, monkeypatch):
     assert done == ["file", "name", "folder"]
 
 
-@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "no space left"), KeyboardInterrupt()])
-@pytest.mark.parametrize("where", ["fsync", "chmod"])
+@pytest.mark.parametrize(
+    ("error", "where"),
+    [
+        (OSError(errno.ENOSPC, "no space left"), "fsync"),
+        (KeyboardInterrupt(), "fsync"),
+        (KeyboardInterrupt(), "chmod"),
+    ],
+)
 def test_a_late_failure_leaves_no_temporary_file(tmp_path, monkeypatch, error, where):
     path = tmp_path / "a.txt"
     path.write_text("old")

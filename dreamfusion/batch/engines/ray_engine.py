@@ -21,7 +21,6 @@ from dreamfusion.batch.engines import Ending, ResourceRequest
 from dreamfusion.batch.engines.local import GIB, Gpu
 from dreamfusion.batch.prompts import BatchError
 from dreamfusion.utils.errors import one_line
-from dreamfusion.utils.file_system import set_mode
 from dreamfusion.utils.version import __version__
 
 PROBE_SECONDS = 60.0
@@ -174,7 +173,7 @@ def _keep_token_private() -> None:
     the permissions of the umask."""
     token = Path(os.environ.get("RAY_AUTH_TOKEN_PATH", Path.home() / ".ray" / "auth_token"))
     if token.is_file() and token.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-        set_mode(token, 0o600)
+        token.chmod(0o600)
 
 
 def _fits(resources: dict[str, float], need: ResourceRequest, per_gpu: int = 1) -> int:
