@@ -6,9 +6,11 @@ value out of range raises a ConfigError that names the setting.
 
 import dataclasses
 import difflib
+import math
 import re
 import types
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -72,30 +74,30 @@ def override(config: T, changes: Mapping[str, Any], path: str = "") -> T:
         if key not in fields:
             raise _unknown(name, config, path)
         current = getattr(config, key)
-        if isinstance(current, (Section, PriorConfig)):
-            values[key] = _named(current, value, name, fields[key].metadata["group"])
-        elif dataclasses.is_dataclass(current) and not isinstance(current, Schedule):
+        if "group" in fields[key].metadata:
+            current = _section(current, value, name, fields[key].metadata["group"])
+        is_section = dataclasses.is_dataclass(current) and not isinstance(current, Schedule)
+        if is_section or (isinstance(current, Schedule) and isinstance(value, Mapping)):
             values[key] = override(current, value, name)
-        elif isinstance(current, Schedule) and isinstance(value, Mapping):
-            values[key] = _schedule(current, value, name)
         else:
             values[key] = _convert(value, hints[key], name)
         _check_range(values[key], fields[key].metadata, name)
-    return dataclasses.replace(config, **values)  # type: ignore[type-var]
+    try:
+        return dataclasses.replace(config, **values)  # type: ignore[type-var]
+    except ValueError as error:
+        raise ConfigError(f"{path}: {error}") from None
 
 
-def _named(current: Section | PriorConfig, changes: Any, path: str, group: str) -> Any:
-    """Apply changes to a section whose class depends on its name. A new name starts from the
-    defaults of its class; only the settings that all priors share keep their values."""
-    if isinstance(changes, Mapping) and changes.get("name", current.name) != current.name:
-        name = _convert(changes["name"], str, f"{path}.name")
-        if isinstance(current, Section):
-            return override(find_section(group, name)(), changes, path)
-        cls = find_section(group, name) if name in section_names(group) else PriorConfig
-        if cls is not type(current):
-            common = {f.name: getattr(current, f.name) for f in dataclasses.fields(PriorConfig)}
-            current = cls(**common)
-    return override(current, changes, path)
+def _section(current: Section | PriorConfig, changes: Any, path: str, group: str) -> Any:
+    """What `changes` to a section start from, whose class depends on its name. A new name starts
+    from the defaults of its class; only the settings that all priors share keep their values."""
+    if not isinstance(changes, Mapping) or changes.get("name", current.name) == current.name:
+        return current
+    name = _convert(changes["name"], str, f"{path}.name")
+    if isinstance(current, Section):
+        return find_section(group, name)()
+    cls = find_section(group, name) if name in section_names(group) else PriorConfig
+    return cls(**{f.name: getattr(current, f.name) for f in dataclasses.fields(PriorConfig)})
 
 
 def settings(config: object, path: str = "") -> Iterator[tuple[str, Any, str]]:
@@ -142,20 +144,14 @@ def to_yaml(config: Config) -> str:
 def read_yaml(path: str | Path) -> dict[str, Any]:
     """The settings in a YAML file. Raises ConfigError if it cannot be read or is not a mapping."""
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        content = parse_yaml(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"no such configuration file: {path}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read {path}: {error}") from None
-    try:
-        content = parse_yaml(text)
-    except ValueError as error:
-        raise ConfigError(f"{path} is not YAML: {error}") from None
-    if content is None:
-        return {}
-    if not isinstance(content, dict):
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path} cannot be read as YAML: {one_line(error)}") from None
+    if not isinstance(content, (dict, type(None))):
         raise ConfigError(f"{path} must hold settings (key: value), not {type(content).__name__}")
-    return content
+    return content or {}
 
 
 _LONGEST = 1_000_000  # characters of settings
@@ -228,94 +224,60 @@ def _put(settings: dict[str, Any], name: str, value: Any, where: str) -> None:
 
 def _unknown(name: str, section: object, path: str) -> ConfigError:
     """The error for an unknown setting, with a suggestion. path: of the searched `section`."""
-    known = [key for key, _, _ in settings(section, path)]
-    # Exclude the default class of the same section, whose settings are not valid here.
+    # The default class of the same section is left out: its settings are not valid here.
     elsewhere = (key for key, _, _ in settings(Config()) if not key.startswith(f"{path}."))
-    known += [key for key in elsewhere if key not in known]
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    if not close:
-        last = name.rsplit(".", 1)[-1]
-        tails = {key.rsplit(".", 1)[-1]: key for key in reversed(known)}
-        close = [tails[tail] for tail in difflib.get_close_matches(last, list(tails), n=1)]
+    known = [*(key for key, _, _ in settings(section, path)), *elsewhere]
+    last = {key.rpartition(".")[2]: key for key in reversed(known)}
+    similar = difflib.get_close_matches(name.rpartition(".")[2], last, n=1)
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5) or [last[x] for x in similar]
     hint = f"; did you mean {close[0]}?" if close else ""
     return ConfigError(f"unknown setting {name}{hint}")
 
 
-def _schedule(current: Schedule, changes: Mapping[str, Any], name: str) -> Schedule:
-    """`current` with some of its fields changed."""
-    hints = get_type_hints(Schedule)
-    unknown = [key for key in changes if key not in hints]
-    if unknown:
-        close = difflib.get_close_matches(str(unknown[0]), list(hints), n=1, cutoff=0.3)
-        hint = f"; did you mean {name}.{close[0]}?" if close else f"; it has {', '.join(hints)}"
-        raise ConfigError(f"unknown setting {name}.{unknown[0]}{hint}")
-    values = {key: _convert(value, hints[key], f"{name}.{key}") for key, value in changes.items()}
-    try:
-        return dataclasses.replace(current, **values)
-    except ValueError as error:
-        raise ConfigError(f"{name}: {error}") from None
-
-
 def _convert(value: Any, hint: Any, name: str) -> Any:
     """Convert a value parsed from YAML to the type `hint`. Raises ConfigError."""
-    origin = get_origin(hint)
-    if origin in (Union, types.UnionType):
+    if get_origin(hint) in (Union, types.UnionType):
         if value is None:
             return None
         hint = next(part for part in get_args(hint) if part is not type(None))
-        origin = get_origin(hint)
+    origin, parts = get_origin(hint), get_args(hint)
     if origin is Literal:
-        if value in get_args(hint) and isinstance(value, str):
+        if isinstance(value, str) and value in parts:
             return value
-        raise ConfigError(f"{name} is one of {', '.join(get_args(hint))}; not {value!r}")
+        raise ConfigError(f"{name} is one of {', '.join(parts)}; not {value!r}")
     if origin is tuple:
-        parts = get_args(hint)
-        if parts[-1] is Ellipsis:
-            items = value if isinstance(value, (list, tuple)) else [value]
-            return tuple(_convert(item, parts[0], name) for item in items)
-        if not isinstance(value, (list, tuple)) or len(value) != len(parts):
+        items = value if isinstance(value, (list, tuple)) else [value]
+        parts = parts[:1] * len(items) if parts[-1] is Ellipsis else parts
+        if len(items) != len(parts):
             raise ConfigError(f"{name} takes {len(parts)} numbers like [1, 2]; not {value!r}")
-        return tuple(_convert(item, part, name) for item, part in zip(value, parts, strict=True))
-    if origin is not None and issubclass(origin, Mapping):
-        if not isinstance(value, Mapping):
+        return tuple(_convert(item, part, name) for item, part in zip(items, parts, strict=True))
+    if origin is not None:
+        found = list(value.values()) if isinstance(value, Mapping) else [None]
+        if not all(isinstance(part, Mapping) for part in found):
             raise ConfigError(f"{name} holds settings by name, not {value!r}")
-        bad = [key for key, part in value.items() if not isinstance(part, Mapping)]
-        if bad:
-            raise ConfigError(f"{name}.{bad[0]} holds settings, not {value[bad[0]]!r}")
         return {str(key): dict(part) for key, part in value.items()}
     if hint is Schedule:
         return Schedule.constant(_convert(value, float, name))
-    if hint is float:
-        try:
-            if isinstance(value, bool) or value is None:
-                raise ValueError
+    if hint is float and not isinstance(value, bool) and value is not None:
+        with suppress(TypeError, ValueError, OverflowError):
             return float(value)  # even text, since YAML parses 1e-3, unlike 1.0e-3, as text
-        except (TypeError, ValueError, OverflowError):
-            raise ConfigError(f"{name} takes a number, not {value!r}") from None
-    if hint is int and isinstance(value, float) and value.is_integer():
+    elif hint is int and isinstance(value, float) and value.is_integer():
         return int(value)
-    if type(value) is not hint:
-        kind = {int: "a whole number", bool: "true or false", str: "text"}[hint]
-        raise ConfigError(f"{name} takes {kind}, not {value!r}")
-    return value
+    elif type(value) is hint:
+        return value
+    kinds = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+    raise ConfigError(f"{name} takes {kinds[hint]}, not {value!r}")
 
 
 def _check_range(value: Any, metadata: Mapping[str, Any], name: str) -> None:
     low, high = metadata.get("low"), metadata.get("high")
     if isinstance(value, Schedule):
-        numbers: tuple[Any, ...] = (value.start, value.end)
-    elif isinstance(value, tuple):
-        numbers = value
-        if len(value) == 2 and value[0] > value[1]:
-            raise ConfigError(f"{name}: {value[0]} is greater than {value[1]}")
-    elif isinstance(value, (int, float)) and not isinstance(value, bool):
-        numbers = (value,)
-    else:
-        return
-    for number in numbers:
-        too_low = low is not None and number < low
-        too_high = high is not None and number > high
-        if too_low or too_high or number != number:
+        value = (value.start, value.end)
+    elif isinstance(value, tuple) and len(value) == 2 and value[0] > value[1]:
+        raise ConfigError(f"{name}: {value[0]} is greater than {value[1]}")
+    least, most = -math.inf if low is None else low, math.inf if high is None else high
+    for number in value if isinstance(value, tuple) else (value,):
+        if isinstance(number, (int, float)) and not least <= number <= most:  # NaN, too
             bounds = f"at least {low}" if high is None else f"between {low} and {high}"
             raise ConfigError(f"{name} must be {bounds}, not {number:g}")
 

@@ -75,19 +75,9 @@ def with_new_names(settings: Mapping[str, Any]) -> Mapping[str, Any]:
         warnings.warn(RunWarning(text), stacklevel=3)
     rest, found = merged(settings, {}), dict[str, Any]()
     for name in moved:
-        value = _pop(rest, name)
-        for section in reversed(RENAMED[name].split(".")):
-            value = {section: value}
+        section, _, last = name.rpartition(".")
+        value = (find(rest, section) if section else rest).pop(last)
+        for part in reversed(RENAMED[name].split(".")):
+            value = {part: value}
         found = merged(value, found)
     return merged(found, rest)
-
-
-def _pop(settings: dict[str, Any], name: str) -> Any:
-    """Remove and return a setting. Its section is removed too if it becomes empty."""
-    first, _, rest = name.partition(".")
-    if not rest:
-        return settings.pop(first)
-    value = _pop(settings[first], rest)
-    if not settings[first]:
-        del settings[first]
-    return value

@@ -130,7 +130,7 @@ def test_unreadable_files_are_reported(tmp_path):
         read_yaml(tmp_path / "absent.yaml")
     broken = tmp_path / "broken.yaml"
     broken.write_text("a: [1")
-    with pytest.raises(ConfigError, match="is not YAML") as error:
+    with pytest.raises(ConfigError, match="cannot be read as YAML") as error:
         read_yaml(broken)
     assert "\n" not in str(error.value)
     broken.write_text("- 1")
