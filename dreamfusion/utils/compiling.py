@@ -2,15 +2,12 @@
 
 Numba's `cache=True` raises if no folder is writable (a read-only installation, a user without a
 home), or if a cache file was damaged by a kill or a full disk. Here, the kernel is then compiled
-again, in memory if necessary.
+again.
 """
 
 import hashlib
-import inspect
 import os
 import pickle
-import stat
-import tempfile
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -86,36 +83,11 @@ class _Cache(FunctionCache):
 
 
 def _disk_cache(function: Function) -> _Cache | None:
-    """The cache of a kernel in numba's default folder, else in a temporary folder, else None."""
-    source_folder = Path(inspect.getfile(function)).parent
+    """The cache of a kernel in numba's default folder; None if no folder is writable."""
     # Without a home, numba would create a folder named "~" in the working directory.
-    has_home = os.path.isabs(os.path.expanduser("~"))
-    if numba.config.CACHE_DIR or os.access(source_folder, os.W_OK) or has_home:
-        with suppress(RuntimeError, OSError):
-            return _Cache(function)
-    folder = _temporary_folder()
-    if folder is None:
+    if not numba.config.CACHE_DIR and not os.path.isabs(os.path.expanduser("~")):
         return None
-    before, numba.config.CACHE_DIR = numba.config.CACHE_DIR, str(folder)
     try:
         return _Cache(function)
     except (RuntimeError, OSError):
         return None
-    finally:
-        numba.config.CACHE_DIR = before
-
-
-def _temporary_folder() -> Path | None:
-    """A folder that only this user can write to, since its content is executed; or None."""
-    user = os.getuid() if hasattr(os, "getuid") else "me"
-    try:
-        folder = Path(tempfile.gettempdir()) / f"dreamfusion-kernels-{user}"
-        folder.mkdir(mode=0o700, exist_ok=True)
-        found = folder.lstat()
-    except OSError:
-        return None
-    if not stat.S_ISDIR(found.st_mode):
-        return None
-    if hasattr(os, "getuid") and (found.st_uid != user or stat.S_IMODE(found.st_mode) & 0o077):
-        return None  # another user created it, possibly to inject code
-    return folder

@@ -18,22 +18,11 @@ def choose_device(name: str) -> str:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     kind = name.partition(":")[0]
     group = launch()
-    if kind == "cuda" and group is not None and group.local_rank is not None:
+    if kind == "cuda" and group is not None:
         name = f"cuda:{group.local_rank}"
-    available = {
-        "cpu": True,
-        "cuda": torch.cuda.is_available(),
-        "mps": torch.backends.mps.is_available(),
-    }
-    if not available[kind]:
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not available.get(kind, True):
         raise DeviceError(f"no {kind} device is available; use --device cpu")
-    n_processes = group.world_size if group is not None else 1
-    # Without LOCAL_RANK, all processes would use the first visible GPU.
-    if name == "cuda" and n_processes > 1 and torch.cuda.device_count() > 1:
-        raise DeviceError(
-            f"LOCAL_RANK is not set: it assigns a GPU to each of {n_processes} processes; start "
-            "them with torchrun"
-        )
     try:
         torch.empty(0, device=name)
         if kind == "cuda" and torch.device(name).index is not None:

@@ -7,7 +7,6 @@ step equals that of a single process. Only process 0 prints and writes files. Wi
 these functions behave as for a single process.
 """
 
-import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
@@ -16,8 +15,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from dreamfusion.utils.errors import RunWarning, UserError, one_line
-from dreamfusion.utils.launch import LaunchError, launch, leftovers
+from dreamfusion.utils.errors import UserError, one_line
+from dreamfusion.utils.launch import LaunchError, launch
 
 T = TypeVar("T")
 
@@ -35,10 +34,8 @@ def is_first() -> bool:
 @contextmanager
 def process_group(device: str) -> Iterator[None]:
     """Join the process group of torchrun, if there is one, during the block. Raises LaunchError if
-    that fails. Incomplete variables of another launcher are ignored with a warning."""
+    that fails."""
     group = launch()
-    if (warning := leftovers()) is not None:
-        warnings.warn(RunWarning(warning), stacklevel=2)
     if group is None or group.world_size == 1:
         yield
         return
@@ -61,21 +58,14 @@ def share(n: int, group_size: int = 1) -> slice:
     """The slice of n views for this process. group_size: views per group. Raises UserError if the
     groups cannot be divided equally."""
     count = processes()
-    if n % group_size:
-        raise UserError(
-            f"this prior needs groups of {group_size} views, and {n} is not a multiple: set "
-            f"camera.views to a multiple of {group_size * count}"
-        )
     if n % (count * group_size):
+        groups = f" in groups of {group_size}" if group_size > 1 else ""
         raise UserError(
-            f"{n} views cannot be split over {count} processes"
-            + (f" in groups of {group_size}" if group_size > 1 else "")
-            + f"; set camera.views to a multiple of {count * group_size}"
+            f"{n} views cannot be split over {count} processes{groups}; set camera.views to a "
+            f"multiple of {count * group_size}"
         )
-    if not dist.is_initialized():
-        return slice(0, n)
-    size = n // count
-    return slice(dist.get_rank() * size, (dist.get_rank() + 1) * size)
+    size, rank = n // count, dist.get_rank() if dist.is_initialized() else 0
+    return slice(rank * size, (rank + 1) * size)
 
 
 def average_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:

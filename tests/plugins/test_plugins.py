@@ -129,8 +129,8 @@ def test_view_counts_that_are_not_whole_groups_are_refused(shell, tmp_path, view
     done = shell.train("--set", f"camera.views={views}", cwd=tmp_path, processes=processes)
     assert done.returncode != 0
     said = {
-        (6, 1): "error: this prior needs groups of 4 views, and 6 is not a multiple: set "
-        "camera.views to a multiple of 4\n",
+        (6, 1): "error: 6 views cannot be split over 1 processes in groups of 4; set camera.views "
+        "to a multiple of 4\n",
         (4, 2): "error: 4 views cannot be split over 2 processes in groups of 4; set camera.views "
         "to a multiple of 8\n",
     }[views, processes]

@@ -35,20 +35,6 @@ def test_a_local_rank_without_a_group_chooses_no_gpu(monkeypatch):
     assert choose_device("auto") == "cuda"
 
 
-def test_several_processes_do_not_share_one_gpu(monkeypatch):
-    for name, value in GROUP.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch, "empty", lambda n, device: None)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
-    with pytest.raises(DeviceError, match="LOCAL_RANK is not set: it assigns a GPU to each of 4"):
-        choose_device("auto")
-    monkeypatch.setattr(
-        torch.cuda, "device_count", lambda: 1
-    )  # the launcher makes one GPU visible to each process
-    assert choose_device("auto") == "cuda"
-
-
 def test_a_failing_device_is_an_error_of_one_line(monkeypatch):
     def fail(n, device):
         raise RuntimeError("CUDA error: out of memory\nmore")
