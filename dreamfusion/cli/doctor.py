@@ -17,7 +17,7 @@ from packaging.requirements import Requirement
 
 from dreamfusion.priors import PriorError, resolve_prior
 from dreamfusion.scenes.nerf.scene import OPERATIONS
-from dreamfusion.utils.backends import ACCELERATORS, interpreted, probe
+from dreamfusion.utils.backends import ACCELERATORS, probe
 from dreamfusion.utils.errors import one_line
 from dreamfusion.utils.machine import usable_cores, usable_memory
 from dreamfusion.utils.version import __version__
@@ -40,57 +40,44 @@ class Finding(NamedTuple):
     text: str
 
 
-def examine(runs: Path) -> list[Finding]:
+def examine(runs: Path) -> Iterator[Finding]:
     """All findings about this machine. runs: the parent folder of future runs."""
-    return [
-        Finding("ok", "dreamfusion", __version__),
-        Finding("ok", "python", f"{platform.python_version()}, {platform.platform()}"),
-        Finding("ok", "torch", f"{torch.__version__}, {_build()}"),
-        Finding("ok", "processor", f"{usable_cores()} cores, {torch.get_num_threads()} threads"),
-        *_memory(),
-        *_devices(),
-        *_accelerators(),
-        _kernels(),
-        *_priors(),
-        *_extras(),
-        _ffmpeg(),
-        _disk(runs),
-    ]
-
-
-def _build() -> str:
-    if torch.version.cuda is not None:
-        return f"built for CUDA {torch.version.cuda}"
-    return f"built for ROCm {torch.version.hip}" if torch.version.hip else "built without CUDA"
-
-
-def _memory() -> Iterator[Finding]:
-    """Free memory, on systems that report it without another package (Linux)."""
-    memory = usable_memory()
-    if memory is not None:
+    yield Finding("ok", "dreamfusion", __version__)
+    yield Finding("ok", "python", f"{platform.python_version()}, {platform.platform()}")
+    cuda, hip = torch.version.cuda, torch.version.hip
+    build = f"CUDA {cuda}" if cuda else f"ROCm {hip}" if hip else "CPUs alone"
+    yield Finding("ok", "torch", f"{torch.__version__}, built for {build}")
+    cores, threads = usable_cores(), torch.get_num_threads()
+    yield Finding("ok", "processor", f"{cores} cores, {threads} threads")
+    if (memory := usable_memory()) is not None:
         text = f"{memory.free / GIB:.1f} GiB free of {memory.total / GIB:.1f}"
         yield Finding("ok", "memory", text)
+    yield from _devices()
+    yield from map(_accelerator, ACCELERATORS)
+    yield _kernels()
+    yield from _priors()
+    yield from _extras()
+    yield _ffmpeg()
+    yield _disk(runs)
 
 
 def _devices() -> Iterator[Finding]:
-    if torch.cuda.is_available():
-        for i in range(torch.cuda.device_count()):
-            major, minor = torch.cuda.get_device_capability(i)
-            free, total = torch.cuda.mem_get_info(i)
-            text = (
-                f"{torch.cuda.get_device_name(i)}, {free / GIB:.1f} GiB free of "
-                f"{total / GIB:.1f}, compute capability {major}.{minor}; priors in float16"
-            )
-            yield Finding("ok", f"cuda:{i}", text)
-        yield _compiler()
-    elif shutil.which("nvidia-smi") and torch.version.cuda is None:
+    for i in range(torch.cuda.device_count()):
+        major, minor = torch.cuda.get_device_capability(i)
+        free, total = torch.cuda.mem_get_info(i)
         text = (
-            "an NVIDIA driver seems to be installed, but this torch is built without CUDA; see "
-            "https://pytorch.org/get-started/locally"
+            f"{torch.cuda.get_device_name(i)}, {free / GIB:.1f} GiB free of "
+            f"{total / GIB:.1f}, compute capability {major}.{minor}; priors in float16"
+        )
+        yield Finding("ok", f"cuda:{i}", text)
+    if torch.cuda.is_available():
+        yield _compiler()
+    else:
+        text = (
+            "torch finds no NVIDIA GPU; runs use the CPU. If there is one, install its driver and "
+            "a torch built for CUDA: https://pytorch.org/get-started/locally"
         )
         yield Finding("missing", "cuda", text)
-    else:
-        yield Finding("missing", "cuda", "torch finds no NVIDIA GPU; runs use the CPU")
     if torch.backends.mps.is_available():
         yield Finding("ok", "mps", "Apple GPU: selectable with --device mps, never tested by us")
 
@@ -107,30 +94,25 @@ def _compiler() -> Finding:
     return Finding("ok", "compiler", f"{compiler}, with Python's headers, for Triton's driver")
 
 
-def _accelerators() -> Iterator[Finding]:
-    for name in ACCELERATORS:
-        found = {op.name: probe(op, name) for op in OPERATIONS if name in op.kernels}
-        works = [operation for operation, tried in found.items() if tried.problem is None]
-        problems: dict[str, list[str]] = {}
-        for operation, tried in found.items():
-            if tried.problem is not None:
-                problems.setdefault(tried.problem, []).append(operation)
-        texts = []
-        if works:
-            how = ", interpreted: slow" if name == "triton" and interpreted() else ""
-            texts.append(f"works for {', '.join(works)}{how}")
-        for problem, failed in problems.items():
-            texts.append(f"{', '.join(failed)}: {problem}" if works else problem)
-        version = next((tried.version for tried in found.values()), None)
-        prefix = f"{version}: " if version is not None else ""
-        yield Finding("missing" if problems else "ok", name, prefix + "; ".join(texts))
+def _accelerator(name: str) -> Finding:
+    """For which operations an accelerator works, and why not for the others."""
+    outcomes: dict[str, list[str]] = {}
+    version = None
+    for operation in OPERATIONS:
+        if name in operation.kernels:
+            found = probe(operation, name)
+            version = found.version or version
+            outcomes.setdefault(found.problem or "works", []).append(operation.name)
+    text = "; ".join(f"{outcome} for {', '.join(names)}" for outcome, names in outcomes.items())
+    mark: Mark = "ok" if outcomes.keys() == {"works"} else "missing"
+    return Finding(mark, name, text if version is None else f"{version}: {text}")
 
 
 def _kernels() -> Finding:
     """Whether numba works, which meshes need on every device, and its cache folder."""
-    try:
-        import numpy as np
+    import numpy as np
 
+    try:
         from dreamfusion.graphics.rasterize import rasterize
         from dreamfusion.utils.compiling import cache_folder
 
@@ -166,29 +148,26 @@ def _priors() -> Iterator[Finding]:
 def _cached_models() -> Iterator[Finding]:
     from huggingface_hub import CacheNotFound, constants, scan_cache_dir
 
-    folder = Path(constants.HF_HUB_CACHE)
-    repos = []
-    # The last line below reports a missing cache.
-    if folder.is_dir():
-        try:
-            repos = sorted(scan_cache_dir(folder).repos, key=lambda repo: repo.repo_id)
-        except (CacheNotFound, OSError) as error:
-            yield Finding("missing", "hub models", f"cannot read {folder}: {error}")
-            return
-    findings = []
+    folder, findings = Path(constants.HF_HUB_CACHE), 0
+    try:
+        repos = sorted(scan_cache_dir(folder).repos, key=lambda repo: repo.repo_id)
+    except (CacheNotFound, OSError):
+        repos = []
     for repo in repos:
         revision = max(repo.revisions, key=lambda revision: revision.last_modified, default=None)
         if revision is None or not (revision.snapshot_path / "model_index.json").is_file():
             continue
+        findings += 1
         try:
             prior = resolve_prior(str(revision.snapshot_path))
         except PriorError as error:
             text = str(error).replace(str(revision.snapshot_path.resolve()), repo.repo_id)
-            findings.append(Finding("missing", "hub model", text))
+            yield Finding("missing", "hub model", text)
         else:
             text = f"--prior {repo.repo_id} ({prior.pipeline}, {repo.size_on_disk / GIB:.1f} GiB)"
-            findings.append(Finding("ok", "hub model", text))
-    yield from findings or [Finding("missing", "hub models", f"no diffusers pipeline in {folder}")]
+            yield Finding("ok", "hub model", text)
+    if not findings:
+        yield Finding("missing", "hub models", f"no diffusers pipeline in {folder}")
 
 
 def _extras() -> Iterator[Finding]:

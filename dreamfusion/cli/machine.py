@@ -50,7 +50,7 @@ def doctor(
     """Check this machine, and print whether a run can start on it."""
     from dreamfusion.cli.doctor import examine
 
-    findings = examine(Path("runs"))
+    findings = list(examine(Path("runs")))
     ready = all(found.mark != "problem" for found in findings)
     if json_:
         report = {"can_run": ready, "findings": [found._asdict() for found in findings]}
