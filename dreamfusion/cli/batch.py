@@ -18,14 +18,14 @@ from dreamfusion.batch.links import link_models
 from dreamfusion.batch.progress import Progress, progress_of
 from dreamfusion.batch.prompts import BatchError, combinations, read_entries
 from dreamfusion.cli import options
-from dreamfusion.cli.console import Console
+from dreamfusion.cli.console import Console, Show
 from dreamfusion.cli.stopping import exit_status, stoppable
 from dreamfusion.utils.commands import command
 from dreamfusion.utils.duration import duration
 from dreamfusion.utils.errors import UserError
 
 SOME_FAILED = 1
-_SECONDS = 1.0  # between updates of the live display
+_SECONDS = 1.0  # between updates of the bar
 
 
 def batch(
@@ -120,8 +120,13 @@ def make(
             for folder in folders:
                 folder.reset_retries()
         console.say(f"jobs      {len(folders)}, {engine.slots} at once on {engine.name}")
-        with stoppable() as stopping, stopping.training(), BatchScreen(console, folders) as screen:
-            finished = drive(folders, engine, listener=screen, stop=stopping)
+        with (
+            stoppable() as stopping,
+            stopping.training(),
+            console.bar("jobs", len(folders)) as show,
+        ):
+            log = BatchLog(console, folders, show)
+            finished = drive(folders, engine, listener=log, stop=stopping)
     jobs = [progress_of(folder).as_mapping() for folder in folders]
     status = SOME_FAILED if any(job["state"] == "failed" for job in jobs) else 0
     if not finished:
@@ -203,30 +208,13 @@ def line_of(job: Progress) -> str:
     return f"{job.prompt}, seed {job.seed}  {details}".rstrip()
 
 
-class BatchScreen(Listener):
-    """A context manager that shows a progress bar, a line per running job, and failures.
+class BatchLog(Listener):
+    """Prints one line per event of a batch, and shows the running jobs on a terminal."""
 
-    Without a terminal, or with --json, it prints one line per event.
-    """
-
-    def __init__(self, console: Console, folders: Sequence[JobFolder]) -> None:
-        self._console, self._folders = console, folders
+    def __init__(self, console: Console, folders: Sequence[JobFolder], show: Show) -> None:
+        self._say, self._show, self._total = console.say, show, len(folders)
         self._ended = sum(f.state() in (State.done, State.failed) for f in folders)
-        self._live: Any = None
-        self._drawn = 0.0
-
-    def __enter__(self) -> "BatchScreen":
-        if sys.stdout.isatty() and not (self._console.quiet or self._console.json):
-            from rich.live import Live
-
-            self._live = Live(auto_refresh=False)
-            self._live.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self._live is not None:
-            self._draw([])
-            self._live.stop()
+        self._shown = 0.0
 
     def started(self, folder: JobFolder, number: int) -> None:
         again = "" if number == 1 else f", attempt {number}"
@@ -234,40 +222,19 @@ class BatchScreen(Listener):
 
     def finished(self, folder: JobFolder) -> None:
         self._ended += 1
-        error = read_json(folder.failed_file).get("error")
-        count = f"{self._ended}/{len(self._folders)}"
-        if folder.state() is State.done:
-            seconds = read_json(folder.done_file).get("seconds", 0.0)
-            self._say(f"done      {folder.path.name}  {duration(seconds)}  ({count})")
+        done, count = read_json(folder.done_file), f"({self._ended}/{self._total})"
+        if done:
+            self._say(f"done      {folder.path.name}  {duration(done['seconds'])}  {count}")
         else:
-            self._say(f"failed    {folder.path.name}: {error}  ({count})", above=True)
+            error = read_json(folder.failed_file).get("error")
+            self._say(f"failed    {folder.path.name}: {error}  {count}")
 
     def retried(self, folder: JobFolder, why: str) -> None:
-        self._say(f"again     {folder.path.name}: {why}", above=True)
+        self._say(f"again     {folder.path.name}: {why}")
 
     def polled(self, running: Sequence[JobFolder]) -> None:
-        """Update the live display at intervals."""
-        if self._live is not None and time.monotonic() > self._drawn + _SECONDS:
-            self._drawn = time.monotonic()
-            self._draw(running)
-
-    def _draw(self, running: Sequence[JobFolder]) -> None:
-        from rich.console import Group
-        from rich.progress_bar import ProgressBar
-        from rich.table import Table
-        from rich.text import Text
-
-        head = Table.grid(padding=(0, 1))
-        head.add_row(
-            ProgressBar(total=len(self._folders), completed=self._ended, width=40),
-            Text(f"{self._ended} of {len(self._folders)} jobs"),
-        )
-        lines = (Text(line_of(progress_of(folder))) for folder in running)
-        self._live.update(Group(head, *lines), refresh=True)
-
-    def _say(self, text: str, *, above: bool = False) -> None:
-        """Print a line. above: with a live display, print it above instead of omitting it."""
-        if self._live is None:
-            self._console.say(text)
-        elif above:
-            self._live.console.print(text, markup=False, highlight=False)
+        """Update the bar at intervals."""
+        if time.monotonic() > self._shown + _SECONDS:
+            self._shown = time.monotonic()
+            jobs = [progress_of(folder) for folder in running]
+            self._show(self._ended, ", ".join(f"{j.prompt} {j.step}/{j.steps}" for j in jobs))

@@ -11,11 +11,11 @@ import math
 import sys
 import time
 from collections import defaultdict, deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 from dreamfusion.utils.duration import duration
 
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from dreamfusion.training.trainer import StepMetrics
 
 T = TypeVar("T")
+Show = Callable[[int, str], None]
 SECONDS_BETWEEN_LINES = 5.0
-PREDICT_AFTER = 8  # steps, after which the duration of the run is predicted
 # The cost of a step at a new image size is extrapolated from the largest size so far: this share of
 # it is proportional to the number of pixels. Measured with the embedded prior on a CPU.
 PIXEL_SHARE = 0.25
@@ -67,7 +67,10 @@ class Console:
 
     def __init__(self, *, quiet: bool = False, json: bool = False, verbose: bool = False) -> None:
         self.quiet, self.json, self.verbose = quiet, json, verbose
-        self._stream = sys.stderr if json else sys.stdout
+
+    @property
+    def _stream(self) -> TextIO:
+        return sys.stderr if self.json else sys.stdout
 
     def say(self, text: str) -> None:
         """Print a message."""
@@ -93,81 +96,63 @@ class Console:
 
     def track(self, items: Iterable[T], total: int, what: str) -> Iterator[T]:
         """Yield the items and show progress: a bar on a terminal, occasional lines elsewhere."""
-        if self.quiet or total == 0:
-            yield from items
-        elif self._stream.isatty():
-            from rich.progress import TimeRemainingColumn
-
-            count = "{task.completed:.0f}/{task.total:.0f}"
-            with self._bar(what, count, TimeRemainingColumn()) as progress:
-                task = progress.add_task("", total=total)
-                for item in items:
-                    progress.advance(task)
-                    yield item
-        else:
-            due = _Due()
+        with self._progress(what, total) as show:
             for done, item in enumerate(items, start=1):
-                if due(last=False):
-                    self.say(f"{what} {done}/{total}")
+                show(done, "")
                 yield item
 
-    def steps(
-        self, steps: Iterable[StepMetrics], *, sizes: Sequence[int], done: int
-    ) -> Iterator[StepMetrics]:
-        """Yield training steps and show the progress.
-
-        done: number of steps done before. sizes: image size of each step, in pixels.
-        """
-        if self.quiet:
-            yield from steps
-            return
-        due, pace, total = _Due(), Pace(), len(sizes)
-        bar = self._step_bar(total, done) if self._stream.isatty() else nullcontext()
-        with bar as progress:
+    def steps(self, steps: Iterable[StepMetrics], sizes: Sequence[int]) -> Iterator[StepMetrics]:
+        """Yield training steps and show the progress. sizes: image size of each step of the run, in
+        pixels."""
+        pace = Pace()
+        with self._progress("step", len(sizes)) as show:
             for metrics in steps:
                 pace.add(metrics.size, metrics.seconds)
-                left, note = duration(pace.remaining(sizes[metrics.step :])), ""
+                note = f"{duration(pace.remaining(sizes[metrics.step :]))} left"
                 if self.verbose:
                     speed = 1.0 / max(pace.remaining([metrics.size]), 1e-9)  # of recent steps
-                    note = f"{speed:.1f} steps/s  {_describe(metrics)}"
-                if progress is not None:
-                    (task,) = progress.task_ids
-                    progress.update(task, completed=metrics.step, left=left, note=note)
-                else:
-                    if pace.steps == PREDICT_AFTER:
-                        self.say(f"expected  {left} more for the steps that remain")
-                    if due(last=metrics.step == total):
-                        self.say(f"step {metrics.step}/{total}  {left} left  {note}".rstrip())
+                    note += f"  {speed:.1f} steps/s  {_describe(metrics)}"
+                show(metrics.step, note)
                 yield metrics
 
-    def _step_bar(self, total: int, done: int) -> Any:
-        progress = self._bar(
-            "step {task.completed:.0f}/{task.total:.0f}",
-            "{task.fields[left]} left",
-            "{task.fields[note]}",
-        )
-        progress.add_task("", total=total, completed=done, left="?", note="")
-        return progress
-
-    def _bar(self, before: str, *after: Any) -> Any:
+    @contextmanager
+    def bar(self, what: str, total: int) -> Iterator[Show]:
+        """A function that shows the number of done items and a note next to a bar, on a terminal.
+        Elsewhere, it does nothing."""
+        if self.quiet or not self._stream.isatty():
+            yield lambda done, note: None
+            return
         from rich.console import Console as RichConsole
-        from rich.progress import BarColumn, Progress
+        from rich.progress import BarColumn, Progress, TextColumn
 
-        return Progress(before, BarColumn(), *after, console=RichConsole(file=self._stream))
+        columns = (
+            "{task.description}",
+            BarColumn(),
+            TextColumn("{task.fields[note]}", markup=False),
+        )
+        with Progress(*columns, console=RichConsole(file=self._stream)) as bar:
+            task = bar.add_task(what, total=total, note="")
 
+            def show(done: int, note: str) -> None:
+                text = f"{what} {done}/{total}"
+                bar.update(task, completed=done, description=text, note=note)
 
-class _Due:
-    """Whether a line is due: the first, the last, and one every few seconds."""
+            yield show
 
-    def __init__(self) -> None:
-        self._next = -math.inf
+    @contextmanager
+    def _progress(self, what: str, total: int) -> Iterator[Show]:
+        """Like `bar`, with occasional lines if the output is no terminal."""
+        due = math.inf if self._stream.isatty() else -math.inf
 
-    def __call__(self, *, last: bool) -> bool:
-        now = time.monotonic()
-        if not last and now < self._next:
-            return False
-        self._next = now + SECONDS_BETWEEN_LINES
-        return True
+        def line(done: int, note: str) -> None:
+            nonlocal due
+            show(done, note)
+            if due < math.inf and (done == total or time.monotonic() >= due):
+                due = time.monotonic() + SECONDS_BETWEEN_LINES
+                self.say(f"{what} {done}/{total}  {note}".rstrip())
+
+        with self.bar(what, total) as show:
+            yield line
 
 
 def _describe(metrics: StepMetrics) -> str:

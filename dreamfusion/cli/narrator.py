@@ -62,10 +62,10 @@ class Narrator(Observer):
     def steps(
         self, run: RunFolder, trainer: Trainer, steps: Iterator[StepMetrics]
     ) -> Iterable[StepMetrics]:
-        config, done = trainer.config, trainer.state.step
+        config = trainer.config
         sizes = [render_size(config, config.progress(step)) for step in range(config.steps)]
         with self.stopping.training():
-            yield from self.console.steps(steps, sizes=sizes, done=done)
+            yield from self.console.steps(steps, sizes)
 
     def stage(self, text: str) -> None:
         self.stopping.check()

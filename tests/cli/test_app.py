@@ -279,6 +279,7 @@ def test_a_first_run_prints_few_and_common_words(train, capsys):
         r"mesh      runs/a-red-puppy/mesh/model.glb",
         r"          [\d,]+ faces, .*",
         r"images 1/4",
+        r"images 4/4",
         r"video     runs/a-red-puppy/video.mp4",
         r"to view   dreamfusion view runs/a-red-puppy",
         r"to export dreamfusion export runs/a-red-puppy -o a-red-puppy.obj",
