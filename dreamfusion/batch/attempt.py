@@ -5,6 +5,7 @@ attempt has replaced it, and with a checkpoint if the process that started it is
 """
 
 import json
+import math
 import os
 import platform
 import shutil
@@ -15,7 +16,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -37,21 +38,18 @@ MODULE = "dreamfusion.cli.attempt"  # the module that runs an attempt
 Main = Callable[[Sequence[str]], int]
 
 
-def command_of(
-    folder: Path, number: int, parent: int, stale_seconds: float, module: str | None = None
-) -> list[str]:
-    """The command line that runs an attempt. parent: ID of the process that starts it."""
-    arguments = [str(folder), str(number), str(parent), str(stale_seconds), __version__]
-    return [sys.executable, "-m", module or MODULE, *arguments]
-
-
 def start_attempt(
-    folder: Path, number: int, stale_seconds: float, module: str | None = None, **options: Any
+    folder: JobFolder, number: int, stale_seconds: float, module: str | None = None, **options: Any
 ) -> "subprocess.Popen[bytes]":
-    """Start an attempt as a child of this process, without input or output. options: of Popen."""
-    command = command_of(folder, number, os.getpid(), stale_seconds, module)
-    streams: Any = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
-    return subprocess.Popen(command, **streams, **options)
+    """Start an attempt as a child of this process. Its standard output goes to its result file,
+    standard error to its log. options: of Popen."""
+    own = (str(folder.path), str(number), str(os.getpid()), str(stale_seconds), __version__)
+    command = [sys.executable, "-m", module or MODULE, *own]
+    log, result = folder.log_file(number), folder.result_file(number)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with result.open("ab") as out, log.open("ab") as err:
+        streams: Any = {"stdin": subprocess.DEVNULL, "stdout": out, "stderr": err}
+        return subprocess.Popen(command, **streams, **options)
 
 
 def environment(threads: int) -> dict[str, str]:
@@ -63,29 +61,22 @@ def environment(threads: int) -> dict[str, str]:
 
 
 def attempt(arguments: Sequence[str], main: Main) -> int:
-    """Run an attempt and return its exit status. arguments: see `command_of`. main: runs the
+    """Run an attempt and return its exit status. arguments: see `start_attempt`. main: runs the
     command line with given arguments."""
     folder, number = JobFolder(Path(arguments[0])), int(arguments[1])
     parent, stale_seconds, version = int(arguments[2]), float(arguments[3]), arguments[4]
     started = time.time()
-    _redirect_output(folder, number)
     if version != __version__:
         _log(f"error: this machine has dreamfusion {__version__}, the batch {version}")
         return UNFIT
-    about = {
-        "number": number,
-        "host": platform.node(),
-        "pid": os.getpid(),
-        "started": started,
-        "dreamfusion": __version__,
-    }
+    about = {"host": platform.node(), "pid": os.getpid(), "started": started}
     before = folder.run.path.name  # of the newest attempt
-    if not create_json(folder.attempt_file(number), {**about, "run": before}):
+    if not create_json(folder.attempt_file(number), about | {"run": before}):
         return FENCED
     threading.Thread(target=_watch, args=(folder, number, parent), daemon=True).start()
     with _locked_run(folder, before, number, stale_seconds) as run:
         if run.path.name != before:
-            write_json(folder.attempt_file(number), {**about, "run": run.path.name})
+            write_json(folder.attempt_file(number), about | {"run": run.path.name})
         if folder.done_file.is_file():
             return DONE
         code = _run_command_line(main, _arguments(folder.read(), folder, run))
@@ -104,8 +95,7 @@ def _run_command_line(main: Main, arguments: Sequence[str]) -> int:
 
 
 def _log(line: str) -> None:
-    sys.stderr.write(f"{line}\n")
-    sys.stderr.flush()
+    print(line, file=sys.stderr, flush=True)  # noqa: T201
 
 
 def _arguments(job: Job, folder: JobFolder, run: RunFolder) -> list[str]:
@@ -134,26 +124,20 @@ def _locked_run(
     without heartbeats is frozen. Since it may recover at any time and write, it keeps its folder,
     and this attempt continues in a copy.
     """
-    run = RunFolder(folder.path / name)
-    with (folder.path / f"{name}.lock").open("a") as lock:
-        if _wait_for(lock.fileno(), folder, number, stale_seconds):
-            yield run
-            return
-    copied = RunFolder(folder.path / f"run-of-attempt-{number}")
-    _copy_run(run, copied)
-    with (folder.path / f"{copied.path.name}.lock").open("a") as lock:
-        lock_file(lock.fileno())
-        yield copied
-
-
-def _wait_for(lock: int, folder: JobFolder, number: int, stale_seconds: float) -> bool:
-    """Wait for a lock. Returns False if its holder is frozen."""
     beats = HeartBeats(folder, before=number)
-    while not lock_file(lock):
-        if beats.silent_seconds() > stale_seconds:
-            return False
-        time.sleep(0.2)
-    return True
+    with (folder.path / f"{name}.lock").open("a") as lock:
+        while not (locked := lock_file(lock.fileno())):
+            if beats.silent_seconds() > stale_seconds:
+                break
+            time.sleep(0.2)
+        else:
+            yield RunFolder(folder.path / name)
+    if not locked:
+        copied = RunFolder(folder.path / f"run-of-attempt-{number}")
+        _copy_run(RunFolder(folder.path / name), copied)
+        with (folder.path / f"{copied.path.name}.lock").open("a") as lock:
+            lock_file(lock.fileno())
+            yield copied
 
 
 class HeartBeats:
@@ -165,39 +149,30 @@ class HeartBeats:
 
     def __init__(self, folder: JobFolder, *, before: int | None = None) -> None:
         self._folder, self._before = folder, before
-        self._seen: Any = None
+        self._seen: list[float] = []
         self._last_poll, self._silent = time.monotonic(), 0.0
 
     def silent_seconds(self) -> float:
         """Seconds without a heartbeat, as observed by calls of this method."""
         now = time.monotonic()
         passed, self._last_poll = min(now - self._last_poll, 2 * BEAT_SECONDS), now
-        beats = self._beats()
+        numbers = self._folder.attempts()
+        watched = [n for n in numbers if self._before is None or n < self._before]
+        beats = [self._folder.last_beat(n) for n in watched]
         self._silent = self._silent + passed if beats == self._seen else 0.0
         self._seen = beats
         return self._silent
-
-    def _beats(self) -> list[tuple[int, int]]:
-        numbers = [n for n in self._folder.attempts() if self._before is None or n < self._before]
-        found = []
-        for number in numbers[-1:] if self._before is None else numbers:
-            try:
-                found.append((number, self._folder.beat_file(number).stat().st_mtime_ns))
-            except OSError:
-                found.append((number, 0))
-        return found
 
 
 def _copy_run(run: RunFolder, target: RunFolder) -> None:
     """Copy the files from which a run can resume. Checkpoints are written atomically."""
     for _ in range(3):
         shutil.rmtree(target.path, ignore_errors=True)
-        try:
+        with suppress(OSError):  # the frozen attempt has recovered and deleted an old checkpoint
             if run.path.is_dir():
                 shutil.copytree(run.path, target.path, ignore=shutil.ignore_patterns(".*"))
             return
-        except OSError:  # the frozen attempt has recovered and deleted an old checkpoint
-            time.sleep(0.5)
+        time.sleep(0.5)
     shutil.rmtree(target.path, ignore_errors=True)  # restart from the beginning
 
 
@@ -216,17 +191,6 @@ def _watch(folder: JobFolder, number: int, parent: int) -> None:
             stopping = True
             os.kill(os.getpid(), signal.SIGTERM)  # writes a checkpoint and exits
         time.sleep(BEAT_SECONDS)
-
-
-def _redirect_output(folder: JobFolder, number: int) -> None:
-    """Redirect standard output to the attempt's result file, standard error to its log."""
-    log, result = folder.log_file(number), folder.result_file(number)
-    log.parent.mkdir(parents=True, exist_ok=True)
-    for stream, path in ((sys.stdout, result), (sys.stderr, log)):
-        stream.flush()
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
-        os.dup2(handle, stream.fileno())
-        os.close(handle)
 
 
 def _write_end(folder: JobFolder, number: int, code: int, started: float, run: RunFolder) -> None:
@@ -253,14 +217,9 @@ def _write_end(folder: JobFolder, number: int, code: int, started: float, run: R
 
 def _seconds(folder: JobFolder, number: int) -> float:
     """Duration of an attempt. A killed one counts until its last heartbeat."""
-    end = read_json(folder.end_file(number))
-    if "seconds" in end:
-        return float(end["seconds"])
-    try:
-        started = float(read_json(folder.attempt_file(number))["started"])
-        return max(0.0, folder.beat_file(number).stat().st_mtime - started)
-    except (OSError, KeyError, ValueError):
-        return 0.0
+    end, start = read_json(folder.end_file(number)), read_json(folder.attempt_file(number))
+    lasted = folder.last_beat(number) - start.get("started", math.inf)
+    return float(end.get("seconds", max(0.0, lasted)))
 
 
 def last_log_line(log: Path) -> str:

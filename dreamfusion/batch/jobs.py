@@ -16,7 +16,6 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from enum import Enum
 from pathlib import Path
@@ -114,6 +113,13 @@ class JobFolder:
         """The number of the newest attempt; 0 if there is none."""
         return max(self.attempts(), default=0)
 
+    def last_beat(self, number: int) -> float:
+        """The time of the last heartbeat of an attempt, in seconds since 1970; 0 without any."""
+        try:
+            return self.beat_file(number).stat().st_mtime
+        except OSError:
+            return 0.0
+
     def read(self) -> Job:
         """Read the job. Raises BatchError if it cannot be read."""
         try:
@@ -152,10 +158,9 @@ class JobFolder:
         if self.failed_file.is_file():
             return State.failed
         number = self.newest_attempt()
-        if number and not self.end_file(number).is_file():
-            with suppress(OSError):
-                if time.time() - self.beat_file(number).stat().st_mtime < FRESH_SECONDS:
-                    return State.running
+        ended = self.end_file(number).is_file()
+        if not ended and time.time() - self.last_beat(number) < FRESH_SECONDS:
+            return State.running
         if self.stop_file.is_file():
             return State.stopped
         return State.resumable if any(self.run.checkpoints.glob("step_*.json")) else State.new

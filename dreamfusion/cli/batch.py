@@ -41,14 +41,7 @@ def batch(
     seeds: Annotated[int, typer.Option(min=1, help="Seeds per prompt without a seed.")] = 1,
     seed: options.FirstSeedOption = 0,
     steps: options.StepsOption = None,
-    config: Annotated[
-        str | None,
-        typer.Option(
-            metavar="PRESET|FILE",
-            help="Used for entries without one.",
-            autocompletion=options.complete_presets,
-        ),
-    ] = None,
+    config: options.ConfigOption = None,
     set_: Annotated[
         list[str] | None,
         typer.Option(

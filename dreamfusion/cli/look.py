@@ -42,14 +42,7 @@ def studio(
         Path, typer.Argument(metavar="[DIR]", help="Folder of all objects, a batch.")
     ] = Path("studio"),
     steps: options.StepsOption = None,
-    config: Annotated[
-        str | None,
-        typer.Option(
-            metavar="PRESET|FILE",
-            help="For new objects. [default: chosen by the prior]",
-            autocompletion=options.complete_presets,
-        ),
-    ] = None,
+    config: options.ConfigOption = None,
     prior: options.PriorOption = None,
     device: options.DeviceOption = None,
     port: PortOption = None,

@@ -46,6 +46,15 @@ PriorOption = Annotated[
     str | None,
     typer.Option("--prior", metavar="PRIOR", help="auto, embedded, a diffusers folder or hub id."),
 ]
+ConfigOption = Annotated[
+    str | None,
+    typer.Option(
+        "--config",
+        metavar="PRESET|FILE",
+        help="See `dreamfusion configs`. [default: chosen by the prior]",
+        autocompletion=complete_presets,
+    ),
+]
 EstimatorOption = Annotated[
     str | None,
     typer.Option(

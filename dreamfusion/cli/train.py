@@ -37,14 +37,7 @@ def train(
     keep: options.KeepOption = "all",
     judge: options.ChooserOption = None,
     steps: options.StepsOption = None,
-    config: Annotated[
-        str | None,
-        typer.Option(
-            metavar="PRESET|FILE",
-            help="See `dreamfusion configs`. [default: chosen by the prior]",
-            autocompletion=options.complete_presets,
-        ),
-    ] = None,
+    config: options.ConfigOption = None,
     set_: options.SetOption = None,
     prior: options.PriorOption = None,
     lora: options.LoraOption = None,

@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from dreamfusion.batch.attempt import command_of
+from dreamfusion.batch.attempt import start_attempt
 from dreamfusion.batch.driver import ATTEMPTS, Listener, drive, driver_lock, prepare
 from dreamfusion.batch.engines import ResourceRequest
 from dreamfusion.batch.engines.local import (
@@ -121,7 +121,7 @@ def test_a_frozen_attempt_that_recovers_changes_nothing(tmp_path):
     clean = prepare(BatchFolder(tmp_path / "clean"), [job("freeze once", steps=6)])[0]
 
     def start(number):
-        return subprocess.Popen(command_of(folder.path, number, os.getpid(), 3.0), cwd=ROOT)
+        return start_attempt(folder, number, 3.0, cwd=ROOT)
 
     first = start(1)
     while read_status(first.pid) != "T":
@@ -147,7 +147,7 @@ def read_status(pid):
 
 def test_an_older_attempt_exits_if_a_newer_one_exists(tmp_path):
     (folder,) = prepare(BatchFolder(tmp_path), [job("slow thing", steps=600)])
-    child = subprocess.Popen(command_of(folder.path, 1, os.getpid(), 60.0), cwd=ROOT)
+    child = start_attempt(folder, 1, 60.0, cwd=ROOT)
     wait_for(lambda: folder.run.metrics.is_file())
     folder.attempt_file(2).write_text("{}")
     assert child.wait(timeout=20) == 75
@@ -157,11 +157,11 @@ def test_an_older_attempt_exits_if_a_newer_one_exists(tmp_path):
 def test_a_second_attempt_waits_for_a_running_one(tmp_path):
     """The first attempt is an orphan, which exits and releases its lock when replaced."""
     (folder,) = prepare(BatchFolder(tmp_path), [job("slow thing", steps=600)])
-    first = subprocess.Popen(command_of(folder.path, 1, os.getpid(), 60.0), cwd=ROOT)
+    first = start_attempt(folder, 1, 60.0, cwd=ROOT)
     wait_for(lambda: folder.run.metrics.is_file())
     assert folder.state() is State.running
-    twin = subprocess.run(command_of(folder.path, 1, os.getpid(), 60.0), cwd=ROOT)
-    assert twin.returncode == 75  # the same number cannot be used twice
+    twin = start_attempt(folder, 1, 60.0, cwd=ROOT)
+    assert twin.wait() == 75  # the same number cannot be used twice
     first.terminate()
     assert first.wait(timeout=20) == 130
     assert folder.state() is State.resumable
@@ -213,10 +213,10 @@ def test_jobs_end_with_a_checkpoint_when_their_driver_is_killed(tmp_path):
         assert len(folder.attempts()) == 2
 
 
-def test_a_machine_with_another_version_is_reported(tmp_path):
+def test_a_machine_with_another_version_is_reported(tmp_path, monkeypatch):
     (folder,) = prepare(BatchFolder(tmp_path), [job("a thing")])
-    command = command_of(folder.path, 1, os.getpid(), 60.0)
-    assert subprocess.run([*command[:-1], "9.9"], cwd=ROOT).returncode == 78
+    monkeypatch.setattr("dreamfusion.batch.attempt.__version__", "9.9")
+    assert start_attempt(folder, 1, 60.0, cwd=ROOT).wait() == 78
     assert "this machine has dreamfusion" in folder.log_file(1).read_text()
     assert folder.attempts() == []
 

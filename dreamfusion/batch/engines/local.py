@@ -10,6 +10,7 @@ from pathlib import Path
 
 from dreamfusion.batch.attempt import STALE_SECONDS, environment, start_attempt
 from dreamfusion.batch.engines import Ending, ResourceRequest
+from dreamfusion.batch.jobs import JobFolder
 from dreamfusion.batch.prompts import BatchError
 from dreamfusion.utils.machine import usable_cores, usable_memory
 
@@ -52,7 +53,7 @@ class LocalEngine:
             env["CUDA_VISIBLE_DEVICES"] = self._gpu_of[ticket]
         # In its own session: Ctrl-C goes to the driver, which forwards it.
         self._children[ticket] = start_attempt(
-            folder, number, self._stale_seconds, env=env, start_new_session=True
+            JobFolder(folder), number, self._stale_seconds, env=env, start_new_session=True
         )
         return ticket
 
@@ -125,14 +126,13 @@ def count_slots(need: ResourceRequest, gpus: Sequence[Gpu]) -> int:
 
 def visible_gpus() -> list[Gpu]:
     """The NVIDIA GPUs that are visible to a run, without loading torch."""
-    found = gpu_memory()
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is None:
-        if not found:
-            gpus = Path("/proc/driver/nvidia/gpus").glob("*")
-            return [Gpu(str(i), None) for i, _ in enumerate(gpus)]
-        return [Gpu(uuid, free) for (_, uuid), free in found.items()]
-    names = [name.strip() for name in visible.split(",") if name.strip()]
+    found, visible = gpu_memory(), os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        names = [name.strip() for name in visible.split(",") if name.strip()]
+    elif found:
+        names = [uuid for _, uuid in found]
+    else:  # without nvidia-smi
+        names = [str(i) for i, _ in enumerate(Path("/proc/driver/nvidia/gpus").glob("*"))]
     free = {
         name: free
         for name in names

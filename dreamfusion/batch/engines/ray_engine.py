@@ -19,6 +19,7 @@ from dreamfusion.batch import attempt as attempts
 from dreamfusion.batch.attempt import STALE_SECONDS, environment, start_attempt
 from dreamfusion.batch.engines import Ending, ResourceRequest
 from dreamfusion.batch.engines.local import GIB, Gpu
+from dreamfusion.batch.jobs import JobFolder
 from dreamfusion.batch.prompts import BatchError
 from dreamfusion.utils.errors import one_line
 from dreamfusion.utils.version import __version__
@@ -46,7 +47,11 @@ class RayEngine:
             nodes = [node for node in self._ray.nodes() if node["Alive"]]
             fit = [node for node in nodes if _fits(node["Resources"], need)]
             if not fit:
-                raise BatchError(_no_node_message(nodes, need))
+                gpus = ", a GPU" if need.gpu_memory else ""
+                raise BatchError(
+                    f"none of the {len(nodes)} nodes of the cluster can run a job: it needs "
+                    f"{need.threads} CPU, {need.memory / GIB:.1f} GiB of memory{gpus}"
+                )
             per_gpu = self._check_nodes(fit, folder)
             self.slots = sum(_fits(node["Resources"], need, per_gpu) for node in fit)
         except BaseException:
@@ -113,24 +118,23 @@ class RayEngine:
         mark.write_text(str(mark), encoding="utf-8")
         probe = self._ray.remote(num_cpus=0, max_retries=0)(_probe)
         try:
-            probes = {
-                node["NodeManagerAddress"] + ":" + str(node["NodeManagerPort"]): probe.options(
-                    scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-                ).remote(str(mark))
-                for node in nodes
-            }
+            probes = {}
+            for node in nodes:
+                there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+                task = probe.options(scheduling_strategy=there).remote(str(mark))
+                probes[f"{node['NodeManagerAddress']}:{node['NodeManagerPort']}"] = task
             free: list[int] = []
             for name, task in probes.items():
                 try:
                     version, has_access, memory = self._ray.get(task, timeout=PROBE_SECONDS)
                 except Exception as error:  # including errors from the node's Python
                     raise BatchError(f"node {name} cannot run jobs: {one_line(error)}") from None
-                if version != __version__:
+                if version != __version__ or not has_access:
+                    access = "access" if has_access else "no access"
                     raise BatchError(
-                        f"node {name} has dreamfusion {version}, this machine {__version__}"
+                        f"node {name} has dreamfusion {version} and {access} to {folder}; all nodes "
+                        f"need this folder and version {__version__}"
                     )
-                if not has_access:
-                    raise BatchError(f"node {name} has no access to {folder}: it must be shared")
                 free += memory
         finally:
             mark.unlink(missing_ok=True)
@@ -152,11 +156,9 @@ def _connect() -> Any:
         ray.init(address=address, log_to_driver=False, logging_level="ERROR")
     except Exception as error:  # no cluster, another version, or access denied
         ray.shutdown()  # it may be partially connected
-        if "ersion mismatch" in str(error):
-            raise BatchError(f"the cluster has another Ray or Python: {one_line(error)}") from None
         raise BatchError(
-            f"there is no Ray cluster at {address}: start one (`ray start --head`), or set "
-            f"RAY_ADDRESS ({one_line(error, 120)})"
+            f"cannot connect to a Ray cluster at {address} ({one_line(error)}): start one (`ray "
+            "start --head`) with this Ray and Python, or set RAY_ADDRESS"
         ) from None
     return ray
 
@@ -185,16 +187,6 @@ def _fits(resources: dict[str, float], need: ResourceRequest, per_gpu: int = 1) 
     return min(bounds)
 
 
-def _no_node_message(nodes: list[dict[str, Any]], need: ResourceRequest) -> str:
-    largest = max((node["Resources"].get("memory", 0) for node in nodes), default=0)
-    gpus = ", a GPU" if need.gpu_memory else ""
-    return (
-        f"no node of the cluster can run a job: it needs {need.threads} CPU, "
-        f"{need.memory / GIB:.1f} GiB of memory{gpus}; the largest of {len(nodes)} nodes has "
-        f"{largest / GIB:.1f} GiB"
-    )
-
-
 def _probe(mark: str) -> tuple[str, bool, list[int]]:
     """Runs on a node. Returns its version, whether it can access a file, and free GPU memory."""
     from dreamfusion.batch.engines.local import gpu_memory
@@ -209,7 +201,7 @@ def _attempt(folder: str, number: int, threads: int, stale_seconds: float, modul
         # A cluster that a script starts in the background ignores SIGINT, which Ray sends.
         signal.signal(signal.SIGINT, signal.default_int_handler)
     env = environment(threads)
-    child = start_attempt(Path(folder), number, stale_seconds, module, env=env)
+    child = start_attempt(JobFolder(Path(folder)), number, stale_seconds, module, env=env)
     while True:
         try:  # the interrupt may also come while the child is polled
             while child.poll() is None:
