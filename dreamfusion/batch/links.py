@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-from dreamfusion.batch.jobs import BatchFolder, JobFolder, State
+from dreamfusion.batch.jobs import BatchFolder, State
 from dreamfusion.runs.folder import slug
 from dreamfusion.utils.file_system import make_link
 
@@ -33,8 +33,8 @@ def link_models(batch_folder: BatchFolder) -> list[Path]:
     of_seed = Counter((job.prompt, job.seed) for job, _ in jobs)
     models: dict[str, Path] = {}
     for job, folder in jobs:
-        model, name = _model(folder), names[job.prompt]
-        if model is None:
+        model, name = folder.result.mesh / "model.glb", names[job.prompt]
+        if folder.state() is not State.done or not model.is_file():
             continue
         if of_seed[job.prompt, job.seed] > 1:
             models[folder.path.name] = model
@@ -52,9 +52,3 @@ def link_models(batch_folder: BatchFolder) -> list[Path]:
         for link, model in links.items()
         if link.is_symlink() or not link.exists()
     ]
-
-
-def _model(folder: JobFolder) -> Path | None:
-    """The model of a finished job."""
-    model = folder.result.mesh / "model.glb"
-    return model if folder.state() is State.done and model.is_file() else None

@@ -13,9 +13,17 @@ from dreamfusion.batch import plan
 from dreamfusion.batch.driver import Listener, drive, driver_lock, prepare
 from dreamfusion.batch.engines import Engine, ResourceRequest
 from dreamfusion.batch.engines.local import LocalEngine
-from dreamfusion.batch.jobs import BatchFolder, Job, JobFolder, State, find_batch, read_json
+from dreamfusion.batch.jobs import (
+    BatchFolder,
+    Job,
+    JobFolder,
+    Progress,
+    State,
+    find_batch,
+    progress_of,
+    read_json,
+)
 from dreamfusion.batch.links import link_models
-from dreamfusion.batch.progress import Progress, progress_of
 from dreamfusion.batch.prompts import BatchError, combinations, read_entries
 from dreamfusion.cli import options
 from dreamfusion.cli.console import Console, Show

@@ -55,7 +55,9 @@ def compare(
     """
     console = Console(quiet=quiet, json=json_)
     require_unix()
-    budgets = [_count(text) for text in evaluations.split(",")]
+    budgets = [int(text) if text.strip().isdecimal() else 0 for text in evaluations.split(",")]
+    if min(budgets) < 1:
+        raise UserError(f"--evaluations takes numbers such as 500,2000, not {evaluations!r}")
     from dreamfusion.evaluation.comparison import METHODS, NOUNS, compare, read_method
     from dreamfusion.evaluation.truth import prompt_of
     from dreamfusion.report.comparison import write_comparison
@@ -94,11 +96,3 @@ def compare(
     for line in [*lines, *(f"table     {file}" for file in files)]:
         console.say(line)
     console.result({"files": files})
-
-
-def _count(text: str) -> int:
-    if not text.strip().isdecimal() or int(text) < 1:
-        raise UserError(
-            f"--evaluations takes whole numbers of at least 1, such as 500,2000, not {text!r}"
-        )
-    return int(text)

@@ -192,34 +192,29 @@ def nested(settings: Mapping[str, Any]) -> dict[str, Any]:
     """
     result: dict[str, Any] = {}
     for name, value in settings.items():
-        _put(result, str(name), value, str(name))
+        *sections, last = str(name).split(".")
+        inner = result
+        for section in sections:
+            inner = inner.setdefault(section, {})
+            if not isinstance(inner, dict):
+                raise ConfigError(f"{name}: {section} was given a value before")
+        inner[last] = value
     return result
 
 
 def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
     """Convert `["estimator.guidance=5", …]` to a nested mapping. Values are parsed as YAML. Raises
     ConfigError for anything that is not KEY=VALUE."""
-    result: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for assignment in assignments:
-        key, equals, text = assignment.partition("=")
-        if not equals or not key.strip():
+        key, equals, text = (part.strip() for part in assignment.partition("="))
+        if not equals or not key:
             raise ConfigError(f"--set takes KEY=VALUE, not {assignment!r}")
         try:
-            value = parse_yaml(text) if text.strip() else ""
+            values[key] = parse_yaml(text) if text else ""
         except ValueError:
             raise ConfigError(f"--set {key}: cannot read the value {text!r}") from None
-        _put(result, key.strip(), value, f"--set {key}")
-    return result
-
-
-def _put(settings: dict[str, Any], name: str, value: Any, where: str) -> None:
-    """Set a value in nested settings by dotted name. where: prefix of error messages."""
-    *sections, last = name.split(".")
-    for section in sections:
-        settings = settings.setdefault(section, {})
-        if not isinstance(settings, dict):
-            raise ConfigError(f"{where}: {section} was given a value before")
-    settings[last] = value
+    return nested(values)
 
 
 def _unknown(name: str, section: object, path: str) -> ConfigError:

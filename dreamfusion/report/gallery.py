@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
-from dreamfusion.batch.jobs import State, find_batch, read_json
-from dreamfusion.batch.progress import Progress, progress_of
+from dreamfusion.batch.jobs import Progress, State, find_batch, progress_of, read_json
 from dreamfusion.report.gather import read_small
 from dreamfusion.report.page import document
 from dreamfusion.runs.folder import RunFolder

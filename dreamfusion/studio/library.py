@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from dreamfusion.batch.driver import prepare
-from dreamfusion.batch.jobs import BatchFolder, JobFolder, State
+from dreamfusion.batch.jobs import BatchFolder, JobFolder, Progress, State, progress_of
 from dreamfusion.batch.links import link_models, link_names
 from dreamfusion.batch.plan import Options, plan_jobs
-from dreamfusion.batch.progress import Progress, progress_of
 from dreamfusion.batch.prompts import Entry
 from dreamfusion.config.layers import build_config, given
 from dreamfusion.mesh import printing

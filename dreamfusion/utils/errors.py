@@ -37,18 +37,14 @@ def out_of_memory(error: BaseException) -> str | None:
     """One line with advice if the memory of a GPU or of this machine is full; None for any other
     error."""
     torch = sys.modules.get("torch")
-    if torch is not None and isinstance(error, torch.OutOfMemoryError):
-        return (
-            "the GPU ran out of memory; lower camera.views, render.resolution, --size or --count, "
-            "or set prior.vae_checkpointing=true"
-        )
-    # Torch has no separate class for this error.
-    if isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error):
-        return (
-            "this machine ran out of memory; lower camera.views, render.resolution, --resolution, "
-            "--size or --count"
-        )
-    return None
+    on_gpu = torch is not None and isinstance(error, torch.OutOfMemoryError)
+    # Torch has no separate class for the CPU's errors.
+    if not (on_gpu or isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error)):
+        return None
+    return (
+        f"{'the GPU' if on_gpu else 'this machine'} ran out of memory; lower camera.views, "
+        "render.resolution, --resolution, --size or --count, or set prior.vae_checkpointing=true"
+    )
 
 
 @contextmanager

@@ -155,7 +155,7 @@ def test_combinations_of_settings_have_separate_means(tmp_path, capsys, clip):
 
 
 def test_the_best_run_is_linked(tmp_path, capsys, clip):
-    from dreamfusion.batch.progress import progress_of
+    from dreamfusion.batch.jobs import progress_of
     from dreamfusion.cli.choosing import choose_best
     from dreamfusion.cli.console import Console
 
@@ -172,7 +172,7 @@ def test_the_best_run_is_linked(tmp_path, capsys, clip):
 
 
 def test_prompts_with_the_same_slug_have_separate_links(tmp_path, clip):
-    from dreamfusion.batch.progress import progress_of
+    from dreamfusion.batch.jobs import progress_of
     from dreamfusion.cli.choosing import choose_best
     from dreamfusion.cli.console import Console
 

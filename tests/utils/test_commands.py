@@ -2,7 +2,6 @@
 
 import re
 import shlex
-import sys
 from pathlib import Path
 
 import pytest
@@ -23,11 +22,6 @@ def test_a_plain_path_needs_no_quotes():
 
 def test_a_path_is_not_an_option():
     assert command("view", Path("-x")) == "dreamfusion view ./-x"
-
-
-def test_windows_has_different_quotes(monkeypatch):
-    monkeypatch.setattr(sys, "platform", "win32")
-    assert command("view", Path("runs/a b")) == 'dreamfusion view "runs/a b"'
 
 
 def test_messages_build_commands_with_the_quoting_function():

@@ -132,8 +132,8 @@ class RayEngine:
                 if version != __version__ or not has_access:
                     access = "access" if has_access else "no access"
                     raise BatchError(
-                        f"node {name} has dreamfusion {version} and {access} to {folder}; all nodes "
-                        f"need this folder and version {__version__}"
+                        f"node {name} has dreamfusion {version} and {access} to {folder}; all need "
+                        f"that folder and version {__version__}"
                     )
                 free += memory
         finally:
