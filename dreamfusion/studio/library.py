@@ -8,7 +8,8 @@ import subprocess
 import sys
 import threading
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -38,7 +39,11 @@ _PREVIEW_EVERY = 10  # steps; the page shows how the scene forms
 
 
 class RequestError(UserError):
-    """A request that the page cannot send: an unknown job, option or value."""
+    """A request that the page cannot send, as with an unknown job, option or value."""
+
+    def __init__(self, message: str, status: HTTPStatus = HTTPStatus.NOT_FOUND) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 class Library(Protocol):
@@ -101,14 +106,6 @@ class Studio:
         if isinstance(prior, PriorSettings):
             raise UserError(f"the studio needs a prior for text, not {prior.name}")
         self._vocabulary = prior.card.vocabulary
-        self._actions: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
-            "check": self._check,
-            "make": self._make,
-            "stop": self._stop,
-            "resume": self._resume,
-            "pick": self._pick,
-            "export": lambda asked: export(self.run(_text(asked, "job")), asked),
-        }
 
     def state(self) -> dict[str, Any]:
         """See `Library`."""
@@ -134,10 +131,25 @@ class Studio:
         return run
 
     def act(self, action: str, options: Mapping[str, Any]) -> dict[str, Any]:
-        """See `Library`."""
-        if action not in self._actions:
+        """See `Library`. Actions on a job return nothing but the file of an export."""
+        if action == "check":
+            return self._check(options)
+        if action == "make":
+            return self._make(options)
+        folder = self._folder(_text(options, "job"))
+        if action == "export":
+            return export(self.run(folder.path.name), options)
+        if action == "stop":
+            folder.stop_file.touch()
+        elif action == "resume":  # a stopped job, or a failed one
+            folder.stop_file.unlink(missing_ok=True)
+            folder.reset_retries()
+            self._queue.notify()
+        elif action == "pick":
+            self._pick(folder)
+        else:
             raise RequestError(f"there is no action {one_line(action, 80)}")
-        return self._actions[action](options)
+        return {}
 
     def _folder(self, name: str) -> JobFolder:
         try:
@@ -165,21 +177,8 @@ class Studio:
         self._queue.notify()
         return {"jobs": [folder.path.name for folder in folders]}
 
-    def _stop(self, asked: Mapping[str, Any]) -> dict[str, Any]:
-        self._folder(_text(asked, "job")).stop_file.touch()
-        return {}
-
-    def _resume(self, asked: Mapping[str, Any]) -> dict[str, Any]:
-        """Continue a stopped job, or try a failed one again."""
-        folder = self._folder(_text(asked, "job"))
-        folder.stop_file.unlink(missing_ok=True)
-        folder.reset_retries()
-        self._queue.notify()
-        return {}
-
-    def _pick(self, asked: Mapping[str, Any]) -> dict[str, Any]:
+    def _pick(self, folder: JobFolder) -> None:
         """Make a finished job the best one of its prompt: DIR/best/PROMPT, and DIR/PROMPT.glb."""
-        folder = self._folder(_text(asked, "job"))
         if folder.state() is not State.done:
             raise RequestError("only a finished object can be picked")
         jobs = self._batch_folder.jobs().values()
@@ -188,7 +187,6 @@ class Studio:
         link.parent.mkdir(exist_ok=True)
         make_link(link, folder.result.path)
         link_models(self._batch_folder)
-        return {}
 
 
 def export(run: RunFolder, asked: Mapping[str, Any]) -> dict[str, Any]:
@@ -203,12 +201,11 @@ def export(run: RunFolder, asked: Mapping[str, Any]) -> dict[str, Any]:
         raise RequestError(f"the formats are {', '.join(EXPORTS)}; not {one_line(kind, 40)}")
     size, faces = _number(asked, "mm", 1, 2000), _number(asked, "faces", 4, 10_000_000)
     texture = _number(asked, "texture", 0, 16384)
-    words = ["--for", "print", "--size-mm", str(size or 80)]
-    name = slug(run.read_config().prompt)
-    if kind not in printing.FORMATS or (kind == "stl" and size is None):
-        chosen = {"--faces": faces, "--texture": texture}
-        words = [w for key, value in chosen.items() if value is not None for w in (key, str(value))]
-    target = run.mesh / f"{name}.{kind}"
+    chosen: dict[str, Any] = {"--faces": faces, "--texture": texture}
+    if kind in printing.FORMATS and (kind != "stl" or size is not None):
+        chosen = {"--for": "print", "--size-mm": size or 80}
+    words = [w for key, value in chosen.items() if value is not None for w in (key, str(value))]
+    target = run.mesh / f"{slug(run.read_config().prompt)}.{kind}"
     command = [sys.executable, "-m", "dreamfusion", "export", str(run.path), "--quiet", *words]
     try:
         with _one_export:

@@ -52,17 +52,12 @@ class ServerError(UserError):
 
 
 class Server(ThreadingHTTPServer):
-    """Serves a library as soon as it is created; call `close` to stop.
-
-    host: the address to listen at; other addresses than this machine's own need a token, which is
-    made and part of `url`. port: None takes the first free port from 8080, 0 any free port; another
-    value must be free. Raises ServerError.
-    """
+    """Serves a library; see `serving`. token: of its address; "" for this machine only."""
 
     daemon_threads = True
     allow_reuse_address = True
 
-    def __init__(self, library: Library, *, host: str = HOST, port: int | None = None) -> None:
+    def __init__(self, library: Library, host: str, port: int | None) -> None:
         self.library = library
         self.token = "" if _is_loopback(host) else secrets.token_urlsafe(24)
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -70,16 +65,14 @@ class Server(ThreadingHTTPServer):
         for number in range(PORT, PORT + 100) if port is None else [port]:
             try:
                 super().__init__((host, number), _Handler)
-                break
+                return
             except OSError as error:
                 problem = error.strerror or one_line(error)
-        else:
-            where = f"port {port}" if port is not None else f"ports {PORT} to {PORT + 99}"
-            raise ServerError(
-                f"cannot listen at {host}, {where}: {problem}; choose another --port (0: any free "
-                "one) or --host"
-            )
-        threading.Thread(target=self.serve_forever, daemon=True).start()
+        where = f"port {port}" if port is not None else f"ports {PORT} to {PORT + 99}"
+        raise ServerError(
+            f"cannot listen at {host}, {where}: {problem}; choose another --port (0: any free one) "
+            "or --host"
+        )
 
     @property
     def url(self) -> str:
@@ -87,11 +80,6 @@ class Server(ThreadingHTTPServer):
         host = socket.gethostname() if self._host in ("0.0.0.0", "::") else self._host
         host = f"[{host}]" if ":" in host else host
         return f"http://{host}:{self.server_port}/" + (f"{self.token}/" if self.token else "")
-
-    def close(self) -> None:
-        """Stop serving."""
-        self.shutdown()
-        self.server_close()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Ignore visitors who left before their answer was sent; report everything else."""
@@ -101,12 +89,18 @@ class Server(ThreadingHTTPServer):
 
 @contextmanager
 def serving(library: Library, *, host: str = HOST, port: int | None = None) -> Iterator[Server]:
-    """Serve a library during the block. Raises ServerError; see `Server`."""
-    server = Server(library, host=host, port=port)
-    try:
-        yield server
-    finally:
-        server.close()
+    """Serve a library during the block.
+
+    host: the address to listen at; other addresses than this machine's own need a token, which is
+    made and part of `Server.url`. port: None takes the first free port from 8080, 0 any free port;
+    another value must be free. Raises ServerError.
+    """
+    with Server(library, host, port) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            yield server
+        finally:
+            server.shutdown()
 
 
 def _is_loopback(host: str) -> bool:
@@ -127,65 +121,57 @@ class _Handler(BaseHTTPRequestHandler):
         """Print nothing."""
 
     def do_GET(self) -> None:
-        if (path := self._allowed_path()) is not None:
-            self._answer(lambda: self._get(path))
+        self._answer(self._get)
 
     def do_POST(self) -> None:
-        path = self._allowed_path()
-        content_type = self.headers.get("Content-Type", "").partition(";")[0]
-        length = self.headers.get("Content-Length", "")
-        if path is None:
-            return
-        if content_type != "application/json" or not length.isdecimal():
-            return self._refuse(HTTPStatus.BAD_REQUEST, "send JSON")
-        if int(length) > MOST_BYTES:
-            return self._refuse(
-                HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"send at most {MOST_BYTES} bytes"
-            )
-        body = self.rfile.read(int(length))
-        self._answer(lambda: self._post(path, body))
+        self._answer(self._post)
 
-    def _allowed_path(self) -> str | None:
-        """The path of a request without the token; None after a refusal."""
+    def _answer(self, answer: Callable[[str], Answer]) -> None:
+        """Send the answer to the requested path, or its error."""
+        try:
+            kind, content, save_as = answer(self._allowed_path())
+            status = HTTPStatus.OK
+        except (UserError, OSError) as error:
+            self.close_connection = True  # the body, if any, may not have been read
+            status = getattr(error, "status", HTTPStatus.UNPROCESSABLE_ENTITY)
+            kind, content, save_as = _json({"error": one_line(error, 1000)})
+        headers = _HEADERS | {"Content-Type": kind, "Content-Length": str(len(content))}
+        if save_as is not None:
+            headers["Content-Disposition"] = f"attachment; filename*=UTF-8''{quote(save_as)}"
+        if self.close_connection:
+            headers["Connection"] = "close"
+        self.send_response(status)
+        for key, value in headers.items():
+            self.send_header(key, value)
+        self.end_headers()
+        self.wfile.write(content)
+
+    def _allowed_path(self) -> str:
+        """The path of a request without the token. Raises RequestError if it is refused."""
         own = self.headers.get("Host", "")
         origin = self.headers.get("Origin", f"http://{own}")
         site = self.headers.get("Sec-Fetch-Site", "none")
         navigates = self.headers.get("Sec-Fetch-Mode") == "navigate" and self.command == "GET"
-        path = unquote(urlsplit(self.path).path).removeprefix("/")
-        problem = ""
+        foreign = site not in ("same-origin", "none") and not navigates
+        path, problem = unquote(urlsplit(self.path).path).removeprefix("/"), ""
         if self.server.token:
             given, _, path = path.partition("/")
             if not hmac.compare_digest(given.encode(), self.server.token.encode()):
                 problem = "the address lacks the token"
         elif not _is_loopback(urlsplit(f"//{own}").hostname or ""):
             problem = "this page is for this machine only"
-        foreign = site not in ("same-origin", "none") and not navigates
         if foreign or origin.lower() != f"http://{own}".lower():
             problem = "requests of other pages are refused"
         if problem:
-            self._refuse(HTTPStatus.FORBIDDEN, problem)
-        return None if problem else path
-
-    def _refuse(self, status: HTTPStatus, text: str) -> None:
-        self.close_connection = True  # the body, if any, is not read
-        self._send(status, "application/json", json.dumps({"error": text}).encode())
-
-    def _answer(self, call: Callable[[], Answer]) -> None:
-        """Send the answer that `call` returns, or its error."""
-        try:
-            kind, content, name = call()
-        except RequestError as error:
-            return self._refuse(HTTPStatus.NOT_FOUND, str(error))
-        except (UserError, OSError) as error:
-            return self._refuse(HTTPStatus.UNPROCESSABLE_ENTITY, one_line(error, 1000))
-        self._send(HTTPStatus.OK, kind, content, name)
+            raise RequestError(problem, HTTPStatus.FORBIDDEN)
+        return path
 
     def _get(self, path: str) -> Answer:
         if path in _PAGE:
             kind, file = _PAGE[path]
             return f"{kind}; charset=utf-8", file.read_bytes(), None
         if path == "state":
-            return "application/json", json.dumps(self.server.library.state()).encode(), None
+            return _json(self.server.library.state())
         kind, _, rest = path.partition("/")
         name, _, file_name = rest.partition("/")
         run = self.server.library.run(name)
@@ -201,32 +187,25 @@ class _Handler(BaseHTTPRequestHandler):
             return "application/octet-stream", _read(run, run.mesh / file_name), file_name
         raise RequestError(f"there is no page {one_line(path, 80)}")
 
-    def _post(self, path: str, body: bytes) -> Answer:
+    def _post(self, path: str) -> Answer:
+        length = self.headers.get("Content-Length", "")
+        content_type = self.headers.get("Content-Type", "").partition(";")[0]
+        if content_type != "application/json" or not length.isdecimal():
+            raise RequestError("send JSON", HTTPStatus.BAD_REQUEST)
+        if int(length) > MOST_BYTES:
+            status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+            raise RequestError(f"send at most {MOST_BYTES} bytes", status)
         try:
-            asked = json.loads(body)
+            asked = json.loads(self.rfile.read(int(length)))
         except (ValueError, RecursionError):
-            raise RequestError("the body is not JSON") from None
+            asked = None
         if not isinstance(asked, dict):
-            raise RequestError("the body is not an object")
-        answer = self.server.library.act(path, asked)
-        return "application/json", json.dumps(answer).encode(), None
+            raise RequestError("the body is not an object in JSON")
+        return _json(self.server.library.act(path, asked))
 
-    def _send(
-        self, status: HTTPStatus, kind: str, content: bytes, save_as: str | None = None
-    ) -> None:
-        self.send_response(status)
-        for key, value in _HEADERS.items():
-            self.send_header(key, value)
-        if save_as is not None:
-            self.send_header(
-                "Content-Disposition", f"attachment; filename*=UTF-8''{quote(save_as)}"
-            )
-        self.send_header("Content-Type", kind)
-        self.send_header("Content-Length", str(len(content)))
-        if self.close_connection:
-            self.send_header("Connection", "close")
-        self.end_headers()
-        self.wfile.write(content)
+
+def _json(content: Any) -> Answer:
+    return "application/json", json.dumps(content).encode(), None
 
 
 def _read(run: RunFolder, path: Path) -> bytes:
