@@ -2,6 +2,7 @@
 
 import os
 import platform
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Hashable, Iterator, Sequence
@@ -45,7 +46,10 @@ class _Running(NamedTuple):
 
 @contextmanager
 def driver_lock(batch_folder: BatchFolder) -> Iterator[None]:
-    """Lock a batch against other drivers. Raises BatchError if another driver holds the lock."""
+    """Lock a batch against other drivers. Raises BatchError if another driver holds the lock, and
+    on Windows, which lacks the file locks and signals that a batch uses."""
+    if sys.platform == "win32":
+        raise BatchError("batch needs Linux or macOS: it uses their file locks and signals")
     batch_folder.jobs_path.mkdir(parents=True, exist_ok=True)
     path = batch_folder.path / "driver.lock"
     with path.open("a+", encoding="utf-8") as lock:

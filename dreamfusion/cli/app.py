@@ -31,7 +31,9 @@ app = typer.Typer(
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status. User errors print one line, status 2."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    _replace_unsupported_characters()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="replace")  # "?" for characters that the encoding lacks
     # Must be set before torch is imported: idle threads sleep instead of spinning. On a machine
     # that is busy with other work, spinning makes a step ten times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -66,14 +68,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not hasattr(error, "format_message"):
             raise
         return _fail(_usage_error(error, arguments))
-
-
-def _replace_unsupported_characters() -> None:
-    """Print "?" instead of raising for characters that the output's encoding lacks. For example,
-    redirected output on Windows uses cp1252."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
-            stream.reconfigure(errors="replace")
 
 
 @contextmanager

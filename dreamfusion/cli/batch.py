@@ -1,6 +1,5 @@
 """The command `batch`: many prompts, seeds and settings, and the display of its progress."""
 
-import sys
 import time
 from collections.abc import Sequence
 from contextlib import closing
@@ -77,7 +76,6 @@ def batch(
 ) -> None:
     """Make many objects from prompts, seeds and settings. Finished jobs are skipped."""
     console = Console(quiet=quiet, json=json_)
-    require_unix()
     if status is not None:
         _print_status(console, list(find_batch(status).jobs().values()))
         return
@@ -94,12 +92,6 @@ def batch(
     chooser = chooser_of(keep, judge, requested)
     report = make(console, out, requested, on=on, at_once=jobs, retry_failed=retry_failed)
     finish(console, out, report, chooser)
-
-
-def require_unix() -> None:
-    """Raise UserError on Windows, which lacks the file locks and signals that a batch uses."""
-    if sys.platform == "win32":
-        raise UserError("batch needs Linux or macOS: it uses their file locks and signals")
 
 
 def make(

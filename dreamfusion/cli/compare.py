@@ -7,7 +7,7 @@ import typer
 
 from dreamfusion.batch.jobs import BatchFolder
 from dreamfusion.cli import options
-from dreamfusion.cli.batch import make, require_unix
+from dreamfusion.cli.batch import make
 from dreamfusion.cli.console import Console
 from dreamfusion.config.layers import parse_assignments
 from dreamfusion.utils.errors import UserError
@@ -54,7 +54,6 @@ def compare(
     Finished runs are kept: the same command continues a comparison, another one adds to it.
     """
     console = Console(quiet=quiet, json=json_)
-    require_unix()
     budgets = [int(text) if text.strip().isdecimal() else 0 for text in evaluations.split(",")]
     if min(budgets) < 1:
         raise UserError(f"--evaluations takes numbers such as 500,2000, not {evaluations!r}")

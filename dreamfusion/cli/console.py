@@ -36,26 +36,23 @@ class Pace:
 
     def __init__(self) -> None:
         self._seconds: dict[int, deque[float]] = defaultdict(lambda: deque(maxlen=RECENT))
-        self.steps = 0
 
     def add(self, size: int, seconds: float) -> None:
         """Record a step on images of `size` pixels. A slow first step of a size, which includes
         compilation and warm-up, is dropped after the second one."""
         recent = self._seconds[size]
-        if self.steps and len(recent) == 1 and recent[0] > 2 * seconds:
+        if len(recent) == 1 and recent[0] > 2 * seconds:
             recent.clear()
         recent.append(seconds)
-        self.steps += 1
 
     def remaining(self, sizes: Iterable[int]) -> float:
         """Predicted seconds for steps on images of these sizes. Requires at least one `add`."""
         return sum(self._cost(size) for size in sizes)
 
     def _cost(self, size: int) -> float:
-        if size in self._seconds:
-            return fmean(self._seconds[size])
-        known = max(self._seconds)
-        return fmean(self._seconds[known]) * (1 - PIXEL_SHARE + PIXEL_SHARE * (size / known) ** 2)
+        known = size if size in self._seconds else max(self._seconds)
+        pixels = (size / known) ** 2
+        return fmean(self._seconds[known]) * (1 - PIXEL_SHARE + PIXEL_SHARE * pixels)
 
 
 class Console:
@@ -89,7 +86,9 @@ class Console:
         quiet, only the paths are printed. Without quiet and json, `say` has printed them already.
         """
         if self.json:
-            print(json.dumps(_plain(report)), flush=True)
+            # Numbers that are not finite become null.
+            finite = json.loads(json.dumps(report, default=str), parse_constant=lambda _: None)
+            print(json.dumps(finite), flush=True)
         elif self.quiet:
             for path in _paths(report):
                 print(path, flush=True)
@@ -161,19 +160,6 @@ def _describe(metrics: StepMetrics) -> str:
         for name, value in metrics.of_estimator.items()
         if name.endswith("_gradient")
     )
-
-
-def _plain(value: Any) -> Any:
-    """Convert a value for JSON; numbers that are not finite become null."""
-    if isinstance(value, Mapping):
-        return {key: _plain(part) for key, part in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(part) for part in value]
-    if isinstance(value, Path):
-        return str(value)
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
 
 
 def _paths(value: Any) -> Iterator[Path]:

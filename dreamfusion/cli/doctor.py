@@ -55,7 +55,7 @@ def examine(runs: Path) -> Iterator[Finding]:
     yield from _devices()
     yield from map(_accelerator, ACCELERATORS)
     yield _kernels()
-    yield from _priors()
+    yield _prior()
     yield from _extras()
     yield _ffmpeg()
     yield _disk(runs)
@@ -134,40 +134,11 @@ def _kernels() -> Finding:
     return Finding("ok", "kernel cache", str(folder))
 
 
-def _priors() -> Iterator[Finding]:
-    """The embedded prior, and the pipelines in Hugging Face's cache; one usable prior suffices."""
-    models = list(_cached_models())
-    alternative = next((found.text for found in models if found.mark == "ok"), None)
+def _prior() -> Finding:
     try:
-        yield Finding("ok", "embedded prior", f"whole, {resolve_prior('embedded').path}")
+        return Finding("ok", "embedded prior", f"whole, {resolve_prior('embedded').path}")
     except PriorError as error:
-        yield Finding("missing" if alternative else "problem", "embedded prior", str(error))
-    yield from models
-
-
-def _cached_models() -> Iterator[Finding]:
-    from huggingface_hub import CacheNotFound, constants, scan_cache_dir
-
-    folder, findings = Path(constants.HF_HUB_CACHE), 0
-    try:
-        repos = sorted(scan_cache_dir(folder).repos, key=lambda repo: repo.repo_id)
-    except (CacheNotFound, OSError):
-        repos = []
-    for repo in repos:
-        revision = max(repo.revisions, key=lambda revision: revision.last_modified, default=None)
-        if revision is None or not (revision.snapshot_path / "model_index.json").is_file():
-            continue
-        findings += 1
-        try:
-            prior = resolve_prior(str(revision.snapshot_path))
-        except PriorError as error:
-            text = str(error).replace(str(revision.snapshot_path.resolve()), repo.repo_id)
-            yield Finding("missing", "hub model", text)
-        else:
-            text = f"--prior {repo.repo_id} ({prior.pipeline}, {repo.size_on_disk / GIB:.1f} GiB)"
-            yield Finding("ok", "hub model", text)
-    if not findings:
-        yield Finding("missing", "hub models", f"no diffusers pipeline in {folder}")
+        return Finding("problem", "embedded prior", f"{error}; try: pip install --force-reinstall")
 
 
 def _extras() -> Iterator[Finding]:
@@ -195,24 +166,18 @@ def _ffmpeg() -> Finding:
         return Finding("ok", "ffmpeg", f"{imageio_ffmpeg.get_ffmpeg_version()}, {path}")
     # RuntimeError if there is no ffmpeg, OSError if it cannot be executed.
     except (RuntimeError, OSError) as error:
-        reason = " ".join(str(error).split())[:160]
-        return Finding("problem", "ffmpeg", f"{reason}; try: pip install -U imageio-ffmpeg")
+        text = f"{one_line(error, 160)}; try: pip install -U imageio-ffmpeg"
+        return Finding("problem", "ffmpeg", text)
 
 
 def _disk(runs: Path) -> Finding:
     """Whether the folder of the runs is writable, and its free space."""
-    path = runs.absolute()
-    folder = next(parent for parent in (path, *path.parents) if parent.exists())
+    folder = next(path for path in (runs.absolute(), *runs.absolute().parents) if path.exists())
     try:
         with tempfile.TemporaryDirectory(dir=folder):
             free = shutil.disk_usage(folder).free
     except OSError as error:
-        text = (
-            f"cannot write to {folder}: {error.strerror}; change to a writable folder, or use --out"
-        )
+        text = f"cannot write to {folder}: {error.strerror}; use another folder, or --out"
         return Finding("problem", "disk", text)
-    if free < LEAST_FREE_DISK:
-        return Finding(
-            "problem", "disk", f"only {free / GIB:.2f} GiB free in {folder}; free some space"
-        )
-    return Finding("ok", "disk", f"{free / GIB:.1f} GiB free in {folder}")
+    mark: Mark = "problem" if free < LEAST_FREE_DISK else "ok"
+    return Finding(mark, "disk", f"{free / GIB:.2f} GiB free in {folder}")

@@ -12,7 +12,6 @@ import typer
 
 from dreamfusion.batch.jobs import BatchFolder, State, find_batch
 from dreamfusion.cli import options
-from dreamfusion.cli.batch import require_unix
 from dreamfusion.cli.console import Console
 from dreamfusion.cli.stopping import Stopped, stoppable
 from dreamfusion.runs.folder import find_run
@@ -50,7 +49,6 @@ def studio(
     open_: OpenOption = False,
 ) -> None:
     """Make objects on a page in the browser. Ctrl-C quits; started again, it goes on."""
-    require_unix()
     from dreamfusion.batch.plan import Options
     from dreamfusion.studio.library import Studio
     from dreamfusion.studio.queue import Queue

@@ -9,7 +9,7 @@ import typer
 from dreamfusion.batch.plan import Options, plan_jobs
 from dreamfusion.batch.prompts import Entry
 from dreamfusion.cli import options
-from dreamfusion.cli.batch import chooser_of, finish, make, require_unix
+from dreamfusion.cli.batch import chooser_of, finish, make
 from dreamfusion.cli.console import Console
 from dreamfusion.cli.stopping import exit_status, stoppable
 from dreamfusion.config.layers import Layer, given, parse_assignments
@@ -59,7 +59,6 @@ def train(
     if seeds is not None:
         if view:
             raise UserError("--view shows a single run and cannot be combined with --seeds")
-        require_unix()
         folder = out or Path("runs") / f"{slug(text)}-seeds"
         defaults = Options(seeds, seed or 0, steps, config, prior, device, settings=[assigned])
         jobs = plan_jobs([Entry("the prompt", text)], defaults)

@@ -76,8 +76,7 @@ def override(config: T, changes: Mapping[str, Any], path: str = "") -> T:
         current = getattr(config, key)
         if "group" in fields[key].metadata:
             current = _section(current, value, name, fields[key].metadata["group"])
-        is_section = dataclasses.is_dataclass(current) and not isinstance(current, Schedule)
-        if is_section or (isinstance(current, Schedule) and isinstance(value, Mapping)):
+        if _is_section(current) or (isinstance(current, Schedule) and isinstance(value, Mapping)):
             values[key] = override(current, value, name)
         else:
             values[key] = _convert(value, hints[key], name)
@@ -105,10 +104,14 @@ def settings(config: object, path: str = "") -> Iterator[tuple[str, Any, str]]:
     for field in dataclasses.fields(config):  # type: ignore[arg-type]
         name = f"{path}.{field.name}" if path else field.name
         value = getattr(config, field.name)
-        if dataclasses.is_dataclass(value) and not isinstance(value, Schedule):
+        if _is_section(value):
             yield from settings(value, name)
         else:
             yield name, value, field.metadata.get("doc", "")
+
+
+def _is_section(value: object) -> bool:
+    return dataclasses.is_dataclass(value) and not isinstance(value, Schedule)
 
 
 def to_mapping(config: object) -> dict[str, Any]:
@@ -154,9 +157,6 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     return content or {}
 
 
-_LONGEST = 1_000_000  # characters of settings
-
-
 class _Loader(yaml.SafeLoader):
     """Loads plain data only, and rejects integers of more than 64 bits."""
 
@@ -172,8 +172,6 @@ _Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
 
 def parse_yaml(text: str) -> Any:
     """Parse YAML text: plain data only. Raises ValueError for anything else."""
-    if len(text) > _LONGEST:
-        raise ValueError(f"it is longer than {_LONGEST:,} characters")
     try:
         return yaml.load(text, Loader=_Loader)
     # Besides its own errors, PyYAML raises those of invalid dates, huge numbers and deeply nested

@@ -47,10 +47,6 @@ _HEADERS = {
 }
 
 
-class ServerError(UserError):
-    """The page cannot be served."""
-
-
 class Server(ThreadingHTTPServer):
     """Serves a library; see `serving`. token: of its address; "" for this machine only."""
 
@@ -69,7 +65,7 @@ class Server(ThreadingHTTPServer):
             except OSError as error:
                 problem = error.strerror or one_line(error)
         where = f"port {port}" if port is not None else f"ports {PORT} to {PORT + 99}"
-        raise ServerError(
+        raise UserError(
             f"cannot listen at {host}, {where}: {problem}; choose another --port (0: any free one) "
             "or --host"
         )
@@ -93,7 +89,7 @@ def serving(library: Library, *, host: str = HOST, port: int | None = None) -> I
 
     host: the address to listen at; other addresses than this machine's own need a token, which is
     made and part of `Server.url`. port: None takes the first free port from 8080, 0 any free port;
-    another value must be free. Raises ServerError.
+    another value must be free. Raises UserError.
     """
     with Server(library, host, port) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()

@@ -7,13 +7,9 @@ from dreamfusion.utils.errors import UserError
 from dreamfusion.utils.launch import launch
 
 
-class DeviceError(UserError):
-    """A device that does not exist or cannot be used."""
-
-
 def choose_device(name: str) -> str:
     """Choose an available device; auto prefers CUDA. Each process of torchrun gets a separate GPU,
-    which becomes its current device. Raises DeviceError."""
+    which becomes its current device. Raises UserError."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     kind = name.partition(":")[0]
@@ -22,7 +18,7 @@ def choose_device(name: str) -> str:
         name = f"cuda:{group.local_rank}"
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if not available.get(kind, True):
-        raise DeviceError(f"no {kind} device is available; use --device cpu")
+        raise UserError(f"no {kind} device is available; use --device cpu")
     try:
         torch.empty(0, device=name)
         if kind == "cuda" and torch.device(name).index is not None:
@@ -30,7 +26,7 @@ def choose_device(name: str) -> str:
             torch.cuda.set_device(name)
     except RuntimeError as error:
         reason = str(error).splitlines()[0]
-        raise DeviceError(f"device {name} cannot be used: {reason}") from None
+        raise UserError(f"device {name} cannot be used: {reason}") from None
     return name
 
 

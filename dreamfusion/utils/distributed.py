@@ -16,7 +16,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from dreamfusion.utils.errors import UserError, one_line
-from dreamfusion.utils.launch import LaunchError, launch
+from dreamfusion.utils.launch import launch
 
 T = TypeVar("T")
 
@@ -33,7 +33,7 @@ def is_first() -> bool:
 
 @contextmanager
 def process_group(device: str) -> Iterator[None]:
-    """Join the process group of torchrun, if there is one, during the block. Raises LaunchError if
+    """Join the process group of torchrun, if there is one, during the block. Raises UserError if
     that fails."""
     group = launch()
     if group is None or group.world_size == 1:
@@ -43,7 +43,7 @@ def process_group(device: str) -> Iterator[None]:
         dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
     # Torch raises RuntimeError for network errors.
     except (RuntimeError, ValueError, OSError) as error:
-        raise LaunchError(
+        raise UserError(
             f"process {group.rank} of {group.world_size} cannot join the others "
             f"({one_line(error, 160)}); start all with torchrun, or unset WORLD_SIZE to train in "
             "one process"

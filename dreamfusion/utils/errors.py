@@ -29,10 +29,6 @@ def one_line(error: BaseException | str, limit: int = 200) -> str:
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
-class OutOfMemoryError(UserError):
-    """Out of memory."""
-
-
 def out_of_memory(error: BaseException) -> str | None:
     """One line with advice if the memory of a GPU or of this machine is full; None for any other
     error."""
@@ -49,10 +45,10 @@ def out_of_memory(error: BaseException) -> str | None:
 
 @contextmanager
 def explain_out_of_memory() -> Iterator[None]:
-    """Convert out-of-memory errors to an OutOfMemoryError with a message of one line."""
+    """Convert out-of-memory errors to a UserError with a message of one line."""
     try:
         yield
     except Exception as error:
         if (message := out_of_memory(error)) is None:
             raise
-        raise OutOfMemoryError(message) from error
+        raise UserError(message) from error

@@ -13,10 +13,6 @@ REQUIRED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 VARIABLES = (*REQUIRED, "LOCAL_RANK")
 
 
-class LaunchError(UserError):
-    """A group of processes is described incorrectly or cannot be joined."""
-
-
 class Launch(NamedTuple):
     """A group of processes. rank: of this process, from 0 to world_size - 1. local_rank: among the
     processes on this machine."""
@@ -27,7 +23,7 @@ class Launch(NamedTuple):
 
 
 def launch() -> Launch | None:
-    """The group of this process; None if any required variable is missing. Raises LaunchError if
+    """The group of this process; None if any required variable is missing. Raises UserError if
     all are set and one is invalid."""
     if not all(os.environ.get(name) for name in REQUIRED):
         return None
@@ -37,7 +33,7 @@ def launch() -> Launch | None:
             raise ValueError
     except (KeyError, ValueError):
         found = ", ".join(f"{name}={os.environ.get(name)}" for name in VARIABLES)
-        raise LaunchError(
+        raise UserError(
             f"{found} in the environment describe no group of processes; start them with torchrun, "
             "or unset these variables to train in one process"
         ) from None

@@ -19,7 +19,8 @@ from dreamfusion.batch.prompts import Entry
 from dreamfusion.cli.app import main
 from dreamfusion.studio.library import Studio
 from dreamfusion.studio.queue import Queue
-from dreamfusion.studio.server import MOST_BYTES, Server, ServerError, serving
+from dreamfusion.studio.server import MOST_BYTES, Server, serving
+from dreamfusion.utils.errors import UserError
 from tests.studio.conftest import studio
 
 
@@ -159,9 +160,9 @@ def test_other_machines_need_the_token(library):
 
 def test_a_taken_port_is_an_error_of_one_line(library, url):
     port = urlsplit(url).port
-    with pytest.raises(ServerError, match=f"cannot listen at 127.0.0.1, port {port}: "):
+    with pytest.raises(UserError, match=f"cannot listen at 127.0.0.1, port {port}: "):
         Server(library, "127.0.0.1", port)
-    with pytest.raises(ServerError, match="cannot listen at not a host"):
+    with pytest.raises(UserError, match="cannot listen at not a host"):
         Server(library, "not a host", 0)
 
 

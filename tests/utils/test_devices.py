@@ -3,13 +3,14 @@
 import pytest
 import torch
 
-from dreamfusion.utils.devices import DeviceError, choose_device
+from dreamfusion.utils.devices import choose_device
+from dreamfusion.utils.errors import UserError
 
 
 def test_auto_is_the_cpu_without_a_gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert choose_device("auto") == "cpu"
-    with pytest.raises(DeviceError, match="no cuda device is available; use --device cpu"):
+    with pytest.raises(UserError, match="no cuda device is available; use --device cpu"):
         choose_device("cuda:1")
 
 
@@ -41,6 +42,6 @@ def test_a_failing_device_is_an_error_of_one_line(monkeypatch):
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch, "empty", fail)
-    with pytest.raises(DeviceError) as error:
+    with pytest.raises(UserError) as error:
         choose_device("cuda")
     assert str(error.value) == "device cuda cannot be used: CUDA error: out of memory"

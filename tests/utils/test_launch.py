@@ -6,7 +6,8 @@ import pytest
 
 from dreamfusion.batch.attempt import environment
 from dreamfusion.utils.distributed import process_group
-from dreamfusion.utils.launch import VARIABLES, Launch, LaunchError, launch
+from dreamfusion.utils.errors import UserError
+from dreamfusion.utils.launch import VARIABLES, Launch, launch
 from tests.helpers.processes import launch as launch_python
 
 WHOLE = {
@@ -62,7 +63,7 @@ def test_incomplete_variables_are_ignored(setenv, found):
 )
 def test_a_complete_but_invalid_group_is_refused(setenv, name, value):
     setenv(WHOLE | {name: value})
-    with pytest.raises(LaunchError) as error:
+    with pytest.raises(UserError) as error:
         launch()
     assert f"{name}={value}" in str(error.value)
     assert str(error.value).endswith(
@@ -85,7 +86,7 @@ def test_a_group_that_cannot_be_joined_is_an_error_of_one_line(setenv, monkeypat
     setenv(WHOLE)
     monkeypatch.setattr(distributed.dist, "init_process_group", refuse)
     with (
-        pytest.raises(LaunchError, match=r"process 1 of 2 cannot join the others \(The client"),
+        pytest.raises(UserError, match=r"process 1 of 2 cannot join the others \(The client"),
         process_group("cpu"),
     ):
         pass
