@@ -13,7 +13,7 @@ import typer
 
 from dreamfusion.cli import batch, compare, evaluate, export, look, machine, prior, train
 from dreamfusion.cli.options import USER_ERROR
-from dreamfusion.cli.stopping import Stopped, exit_status
+from dreamfusion.cli.stopping import Stopped
 from dreamfusion.utils.commands import command
 from dreamfusion.utils.errors import RunWarning, UserError, one_line, out_of_memory
 from dreamfusion.utils.launch import launch
@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(stop.__cause__, EOFError):
             raise stop.__cause__ from None
         print("stopped", file=sys.stderr)
-        return stop.status if isinstance(stop, Stopped) else exit_status(None)
+        return stop.status if isinstance(stop, Stopped) else 130
     except Exception as error:
         if (message := out_of_memory(error)) is not None:
             return _fail(message)

@@ -26,7 +26,7 @@ from dreamfusion.batch.links import link_models
 from dreamfusion.batch.prompts import BatchError, combinations, read_entries
 from dreamfusion.cli import options
 from dreamfusion.cli.console import Console, Show
-from dreamfusion.cli.stopping import exit_status, stoppable
+from dreamfusion.cli.stopping import stoppable
 from dreamfusion.utils.commands import command
 from dreamfusion.utils.duration import duration
 from dreamfusion.utils.errors import UserError
@@ -123,7 +123,7 @@ def make(
     jobs = [progress_of(folder).as_mapping() for folder in folders]
     status = SOME_FAILED if any(job["state"] == "failed" for job in jobs) else 0
     if not finished:
-        status = exit_status(stopping.number)
+        status = stopping.status
     return {"shelf": out, "finished": finished, "status": status, "jobs": jobs}
 
 

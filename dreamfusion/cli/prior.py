@@ -1,7 +1,6 @@
 """The commands `sample` and `vocabulary`: images of a prior, and its vocabulary."""
 
 import dataclasses
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -104,29 +103,24 @@ def vocabulary(
     if words.nouns:
         example = f", for example: {words.examples[0]}" if words.examples else ""
         print(f"A prompt takes one noun, at most one colour and adjectives{example}")
-    synonyms_of: dict[str, list[str]] = {}
-    for word, meaning in words.meanings.items():
-        synonyms_of.setdefault(meaning, [])
-        if word != meaning:
-            synonyms_of[meaning].append(word)
-    fillers = sorted(synonyms_of.pop("", []))
-    for title, members in _sections(words, synonyms_of).items():
+    for title, members in _sections(words).items():
         print(f"{title}:")
         for member in members:
-            synonyms = synonyms_of.get(member)
-            print(f"  {member}" + (f" ({', '.join(synonyms)})" if synonyms else ""))
-    if fillers:
+            synonyms = ", ".join(w for w, m in words.meanings.items() if m == member != w)
+            print(f"  {member}" + (f" ({synonyms})" if synonyms else ""))
+    if fillers := sorted(word for word, meaning in words.meanings.items() if not meaning):
         print(f"ignored: {', '.join(fillers)}")
 
 
-def _sections(words: Words, trained: Iterable[str]) -> dict[str, list[str]]:
+def _sections(words: Words) -> dict[str, list[str]]:
     """The trained words by title: groups of nouns, other nouns, colours, adjectives, others."""
     sections = {name: list(nouns) for name, nouns in words.groups.items()}
-    grouped = {noun for nouns in sections.values() for noun in nouns}
-    rest = [noun for noun in words.nouns if noun not in grouped]
-    sections |= {"other nouns" if sections else "nouns": rest}
+    known: set[str] = set().union(*sections.values())
+    nouns = "other nouns" if sections else "nouns"
+    sections[nouns] = [noun for noun in words.nouns if noun not in known]
     sections |= {"colors": list(words.colors), "adjectives": list(words.adjectives)}
-    known = {*grouped, *words.nouns, *words.colors, *words.adjectives}
-    title = "other words" if known else "words"
-    sections[title] = sorted(word for word in trained if word not in known)
+    known = known.union(*sections.values())
+    sections["other words" if known else "words"] = sorted(
+        {*words.meanings.values()} - known - {""}
+    )
     return {name: members for name, members in sections.items() if members}

@@ -11,18 +11,13 @@ from dreamfusion.runs.export import Export, Print
 def print_mesh(console: Console, written: Export) -> None:
     """Print the files of a mesh, its size, and its similarity to the scene."""
     shape, agreement = written.topology, written.agreement
-    closed = f"watertight, genus {shape.genus}" if shape.watertight else "not watertight"
     pieces = "1 piece" if shape.components == 1 else f"{shape.components} pieces"
+    holes = "closed" if shape.watertight else "with holes: not watertight"
     size = " x ".join(f"{side:.2f}" for side in shape.size)
     for i, file in enumerate(written.files):
         console.say(f"{'' if i else 'mesh':<10}{file}")
-    if not console.verbose:
-        holes = "closed" if shape.watertight else "with holes: not watertight"
-        console.say(f"          {shape.faces:,} faces, {pieces}, {holes}")
-    console.detail(
-        f"          {shape.vertices:,} vertices, {shape.faces:,} faces, {pieces}, {closed}"
-    )
-    console.detail(f"          size {size}, volume {shape.volume:.3f}")
+    console.say(f"          {shape.faces:,} faces, {pieces}, {holes}")
+    console.detail(f"          {shape.vertices:,} vertices, size {size}, volume {shape.volume:.3f}")
     console.detail(
         f"          compared with the scene: PSNR {agreement.psnr_db:.1f} dB, silhouette IoU "
         f"{agreement.silhouette_iou:.3f}"

@@ -19,14 +19,9 @@ class Stopped(BaseException):
     SIGINT if one is raised within `exec` (as in the definition of a dataclass), even if caught.
     """
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, status: int) -> None:
         super().__init__()
-        self.status = exit_status(number)
-
-
-def exit_status(number: int | None) -> int:
-    """The exit status of a process that was stopped by a signal; None counts as Ctrl-C."""
-    return 128 + (signal.SIGINT if number is None else number)
+        self.status = status
 
 
 class Stopping:
@@ -37,6 +32,11 @@ class Stopping:
         self.number: int | None = None
         self._in_training = False
 
+    @property
+    def status(self) -> int:
+        """The exit status after the signal; without one, as after Ctrl-C."""
+        return 128 + (self.number or signal.SIGINT)
+
     def __call__(self) -> bool:
         return self.number is not None
 
@@ -44,14 +44,14 @@ class Stopping:
         """Handle a signal. Raises Stopped to stop at once."""
         repeated, self.number = self(), number
         if repeated or not self._in_training:
-            raise Stopped(number)
+            raise Stopped(self.status)
         print("stopping after this step; Ctrl-C again quits at once", file=sys.stderr, flush=True)
 
     def check(self) -> None:
         """Raise Stopped if a signal was received. Call this between pieces of work, since a library
         may have suppressed the exception of the handler in a finalizer or a callback."""
         if self.number is not None:
-            raise Stopped(self.number)
+            raise Stopped(self.status)
 
     @contextmanager
     def training(self) -> Iterator[None]:

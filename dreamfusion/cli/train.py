@@ -11,7 +11,7 @@ from dreamfusion.batch.prompts import Entry
 from dreamfusion.cli import options
 from dreamfusion.cli.batch import chooser_of, finish, make
 from dreamfusion.cli.console import Console
-from dreamfusion.cli.stopping import exit_status, stoppable
+from dreamfusion.cli.stopping import stoppable
 from dreamfusion.config.layers import Layer, given, parse_assignments
 from dreamfusion.config.nested import merged
 from dreamfusion.runs.destination import Destination
@@ -117,7 +117,7 @@ def _train(console: Console, plan: Plan, where: Path | RunFolder | Destination, 
         at, path = outcome.state.step, outcome.run.path
         console.say(f"stopped at step {at}; to resume: {command('resume', path)}")
         console.result({"run": path, "step": at, "finished": False})
-        raise typer.Exit(exit_status(stopping.number))
+        raise typer.Exit(stopping.status)
     report = narrator.print_written(outcome)
     stages = {stage: round(seconds, 1) for stage, seconds in outcome.seconds.items()}
     parts = ", ".join(f"{stage} {duration(seconds)}" for stage, seconds in stages.items())

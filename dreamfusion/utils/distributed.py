@@ -80,14 +80,10 @@ def average_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
         return
     device = parameters[0].device
     exists = torch.tensor([float(p.grad is not None) for p in parameters], device=device)
-    dist.all_reduce(exists, op=dist.ReduceOp.MAX)
-    for parameter, exists_anywhere in zip(parameters, exists.tolist(), strict=True):
-        if not exists_anywhere:
-            continue
-        if parameter.grad is None:
-            parameter.grad = torch.zeros_like(parameter)
-        dist.all_reduce(parameter.grad)
-        parameter.grad /= processes()
+    for parameter, share in zip(parameters, mean_over_processes(exists).tolist(), strict=True):
+        if share > 0:
+            own = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+            parameter.grad = mean_over_processes(own)
 
 
 def mean_over_processes(value: Tensor) -> Tensor:
@@ -111,11 +107,7 @@ def gather_over_processes(value: Tensor) -> Tensor:
 
 def any_process(flag: bool, device: str) -> bool:
     """Whether a flag is true in any process. All processes get the same result."""
-    if not dist.is_initialized():
-        return flag
-    value = torch.tensor(float(flag), device=device)
-    dist.all_reduce(value, op=dist.ReduceOp.MAX)
-    return bool(value)
+    return bool(mean_over_processes(torch.tensor(float(flag), device=device)))
 
 
 def from_first(value: T) -> T:

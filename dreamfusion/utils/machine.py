@@ -24,10 +24,8 @@ class Memory:
 def usable_cores(root: Path = ROOT) -> int:
     """Number of cores that this process may use by its affinity and the container's quota, at
     least 1. root: root of the file system, for tests."""
-    if hasattr(os, "sched_getaffinity"):
-        cores = len(os.sched_getaffinity(0))
-    else:
-        cores = os.cpu_count() or 1
+    has_affinity = hasattr(os, "sched_getaffinity")
+    cores = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
     return max(1, min([cores, *(int(quota) for quota in _cpu_quotas(root))]))
 
 
@@ -56,13 +54,12 @@ def peak_memory() -> int | None:
 
 def _cpu_quotas(root: Path) -> Iterator[float]:
     """The CPU quotas, in cores, of the groups of this process."""
-    for folder in _groups(root, ""):
-        quota, _, period = _read(folder / "cpu.max").partition(" ")  # "max 100000" without a limit
-        if quota.isdigit() and period.isdigit():
-            yield int(quota) / int(period)
+    # Without a limit, they are "max 100000" (version 2) or -1 (version 1).
+    texts = [_read(folder / "cpu.max") for folder in _groups(root, "")]
     for folder in _groups(root, "cpu"):
-        quota, period = _read(folder / "cpu.cfs_quota_us"), _read(folder / "cpu.cfs_period_us")
-        if quota.isdigit() and period.isdigit():  # -1 without a limit
+        texts.append(f"{_read(folder / 'cpu.cfs_quota_us')} {_read(folder / 'cpu.cfs_period_us')}")
+    for quota, _, period in (text.partition(" ") for text in texts):
+        if quota.isdigit() and period.isdigit():
             yield int(quota) / int(period)
 
 
