@@ -214,10 +214,6 @@ class Progress:
     preview: Path | None
     error: str | None
 
-    def as_mapping(self) -> dict[str, Any]:
-        """The progress as a mapping, for --json."""
-        return {**vars(self), "state": self.state.value}
-
 
 def progress_of(folder: JobFolder) -> Progress:
     """The progress of the job in a folder. Raises BatchError if it cannot be read."""

@@ -122,10 +122,7 @@ def _from_lines(text: str) -> Items:
 def _from_json_lines(text: str) -> Items:
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
-            try:
-                yield f"line {number}", json.loads(line)
-            except ValueError:
-                raise ValueError(f"line {number} is not a value in JSON") from None
+            yield f"line {number}", _parsed(json.loads, line, f"line {number}")
 
 
 def _from_table(text: str) -> Items:
@@ -146,16 +143,16 @@ def _from_table(text: str) -> Items:
         cells = {name: cell.strip() for name, cell in row.items() if cell and cell.strip()}
         if cells:
             prompt, preset = cells.pop("prompt", None), cells.pop("preset", None)
-            settings = {name: _parsed(where, name, cell) for name, cell in cells.items()}
+            settings = {name: _parsed(parse_yaml, cell, where) for name, cell in cells.items()}
             item = {"prompt": prompt, "preset": preset, "seed": settings.pop("seed", None)}
             yield where, item | {"settings": settings}
 
 
-def _parsed(where: str, column: str, cell: str) -> Any:
+def _parsed(parse: Callable[[str], Any], text: str, where: str) -> Any:
     try:
-        return parse_yaml(cell)
+        return parse(text)
     except ValueError:
-        raise ValueError(f"{where}: cannot read {cell!r} in the column {column}") from None
+        raise ValueError(f"{where}: cannot read {one_line(text, 80)!r}") from None
 
 
 def _numbered(items: Any) -> Items:

@@ -120,7 +120,7 @@ def make(
         ):
             log = BatchLog(console, folders, show)
             finished = drive(folders, engine, listener=log, stop=stopping)
-    jobs = [progress_of(folder).as_mapping() for folder in folders]
+    jobs = [vars(progress_of(folder)) for folder in folders]
     status = SOME_FAILED if any(job["state"] == "failed" for job in jobs) else 0
     if not finished:
         status = stopping.status
@@ -184,7 +184,7 @@ def _print_status(console: Console, folders: Sequence[JobFolder]) -> None:
     for job in jobs:
         console.say(f"{job.state.value:<10}{line_of(job)}")
     console.say(", ".join(f"{count} {state}" for state, count in counts.items()))
-    console.result({"counts": counts, "jobs": [job.as_mapping() for job in jobs]})
+    console.result({"counts": counts, "jobs": [vars(job) for job in jobs]})
 
 
 def line_of(job: Progress) -> str:

@@ -51,11 +51,6 @@ def choose_best(
         link = make_link(link, Path(row.run))
         chosen[row.prompt] = {"run": link, "seed": row.seed, "margin": row.margin}
         console.say(f"best      {link}  seed {row.seed}, margin {row.margin:.2f} by {chooser}")
-    write_json(
-        out / "best.json",
-        {
-            prompt: {**choice, "run": str(choice["run"]), "judge": chooser}
-            for prompt, choice in chosen.items()
-        },
-    )
+    saved = {prompt: x | {"run": str(x["run"]), "judge": chooser} for prompt, x in chosen.items()}
+    write_json(out / "best.json", saved)
     return chosen

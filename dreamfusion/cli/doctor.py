@@ -54,7 +54,7 @@ def examine(runs: Path) -> Iterator[Finding]:
         yield Finding("ok", "memory", text)
     yield from _devices()
     yield from map(_accelerator, ACCELERATORS)
-    yield _kernels()
+    yield _cache()
     yield _prior()
     yield from _extras()
     yield _ffmpeg()
@@ -95,36 +95,35 @@ def _compiler() -> Finding:
 
 
 def _accelerator(name: str) -> Finding:
-    """For which operations an accelerator works, and why not for the others."""
+    """For which operations an accelerator works, and why not for the others. Every run needs numba,
+    for its mesh."""
     outcomes: dict[str, list[str]] = {}
-    version = None
     for operation in OPERATIONS:
         if name in operation.kernels:
-            found = probe(operation, name)
-            version = found.version or version
-            outcomes.setdefault(found.problem or "works", []).append(operation.name)
+            outcome = probe(operation, name) or f"{_version(name)} works"
+            outcomes.setdefault(outcome, []).append(operation.name)
     text = "; ".join(f"{outcome} for {', '.join(names)}" for outcome, names in outcomes.items())
-    mark: Mark = "ok" if outcomes.keys() == {"works"} else "missing"
-    return Finding(mark, name, text if version is None else f"{version}: {text}")
+    if outcomes.keys() == {f"{_version(name)} works"}:
+        return Finding("ok", name, text)
+    if name == "numba":
+        return Finding("problem", name, f"{text}; try: pip install -U numba")
+    return Finding("missing", name, text)
 
 
-def _kernels() -> Finding:
-    """Whether numba works, which meshes need on every device, and its cache folder."""
-    import numpy as np
-
+def _version(name: str) -> str:
     try:
-        from dreamfusion.graphics.rasterize import rasterize
+        return installed_version(name)
+    except PackageNotFoundError:
+        return "it"
+
+
+def _cache() -> Finding:
+    try:
         from dreamfusion.utils.compiling import cache_folder
 
-        corners = np.array([[[0.0, 0.0], [4.0, 0.0], [0.0, 4.0]]])
-        seen, _ = rasterize(corners, np.ones((1, 3)), 2, 2)
-        if seen[0, 0] != 0:
-            raise RuntimeError("the rasterizer misses a triangle")
         folder = cache_folder()
-    # Compiled packages raise many kinds of errors when they cannot be loaded.
-    except Exception as error:
-        reason = one_line(f"{type(error).__name__}: {error}", 160)
-        return Finding("problem", "kernels", f"{reason}; try: pip install -U numba")
+    except (ImportError, OSError):  # numba is broken, as reported above
+        folder = None
     if folder is None:
         text = (
             "no cache folder is writable: each run compiles its kernels again; set NUMBA_CACHE_DIR "

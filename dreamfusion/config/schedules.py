@@ -33,16 +33,11 @@ class Schedule:
         if not all(map(math.isfinite, (self.start, self.end, self.begin, self.finish))):
             raise ValueError("a schedule's numbers must be finite")
         if self.shape == "geometric" and min(self.start, self.end) <= 0:
-            raise ValueError(
-                f"a geometric schedule is positive, not from {self.start} to {self.end}"
-            )
+            raise ValueError("a geometric schedule must be positive")
         if self.begin > self.finish:
             raise ValueError(f"begin ({self.begin}) comes after finish ({self.finish})")
         if self.begin < 0 or (self.unit == "fraction" and self.finish > 1):
-            raise ValueError(
-                f"begin and finish must lie in [0, 1], not {self.begin} and {self.finish}"
-                " (for step numbers set unit: steps)"
-            )
+            raise ValueError("begin and finish must lie in [0, 1]; for steps, set unit: steps")
 
     @classmethod
     def constant(cls, value: float) -> Schedule:

@@ -11,7 +11,7 @@ import zipfile
 from collections.abc import Mapping
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from dreamfusion.batch.driver import prepare
 from dreamfusion.batch.jobs import BatchFolder, JobFolder, Progress, State, progress_of
@@ -46,19 +46,6 @@ class RequestError(UserError):
         self.status = status
 
 
-class Library(Protocol):
-    """Interface that the server requires."""
-
-    def state(self) -> dict[str, Any]:
-        """What the page shows, for JSON. "jobs" has an entry for each job, newest first."""
-
-    def run(self, name: str) -> RunFolder:
-        """The run of a job. Raises RequestError for an unknown name."""
-
-    def act(self, action: str, options: Mapping[str, Any]) -> dict[str, Any]:
-        """Do what a visitor asks for, and return the answer. Raises UserError."""
-
-
 class SingleRun:
     """One run, as `dreamfusion view` and `dreamfusion train --view` show it."""
 
@@ -66,7 +53,7 @@ class SingleRun:
         self._run = run
 
     def state(self) -> dict[str, Any]:
-        """See `Library`. A run whose process has not begun to write is shown as new."""
+        """What the page shows, for JSON: the run as its only job, or none before it is written."""
         run = self._run
         if not run.config.is_file():
             return {"title": run.path.name, "jobs": []}
@@ -84,13 +71,13 @@ class SingleRun:
         return {"title": run.path.name, "jobs": [_entry(progress)]}
 
     def run(self, name: str) -> RunFolder:
-        """See `Library`."""
+        """The run. Raises RequestError for an unknown name."""
         if name != "run":
             raise RequestError(f"there is no job {one_line(name, 80)}")
         return self._run
 
     def act(self, action: str, options: Mapping[str, Any]) -> dict[str, Any]:
-        """See `Library`: only exports."""
+        """Export the run; there is no other action. Raises UserError."""
         if action != "export":
             raise RequestError(f"a single run has no action {one_line(action, 80)}")
         return export(self._run, options)
@@ -108,7 +95,7 @@ class Studio:
         self._vocabulary = prior.card.vocabulary
 
     def state(self) -> dict[str, Any]:
-        """See `Library`."""
+        """What the page shows, for JSON. "jobs" has an entry for each job, newest first."""
         folders = self._batch_folder.jobs().values()
         best = {link.resolve() for link in (self._batch_folder.path / "best").glob("*")}
         newest = sorted(folders, key=lambda f: f.job_file.stat().st_mtime, reverse=True)
@@ -123,7 +110,7 @@ class Studio:
         }
 
     def run(self, name: str) -> RunFolder:
-        """See `Library`."""
+        """The run of a job. Raises RequestError for an unknown name."""
         folder = self._folder(name)
         run = folder.result if folder.state() is State.done else folder.run
         if not run.path.resolve().is_relative_to(self._batch_folder.path):
@@ -131,7 +118,7 @@ class Studio:
         return run
 
     def act(self, action: str, options: Mapping[str, Any]) -> dict[str, Any]:
-        """See `Library`. Actions on a job return nothing but the file of an export."""
+        """Do what a visitor asks for, and return the answer. Raises UserError."""
         if action == "check":
             return self._check(options)
         if action == "make":
@@ -187,6 +174,9 @@ class Studio:
         link.parent.mkdir(exist_ok=True)
         make_link(link, folder.result.path)
         link_models(self._batch_folder)
+
+
+Library = SingleRun | Studio
 
 
 def export(run: RunFolder, asked: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,6 @@ skipped for this operation, with a reason. Other operations may still use it.
 """
 
 import importlib
-import importlib.metadata
 import importlib.util
 import os
 from collections.abc import Callable, Mapping
@@ -23,6 +22,7 @@ from torch import Tensor
 from dreamfusion.utils.errors import UserError, one_line
 
 ACCELERATORS = ("numba", "triton", "tinycudann", "nerfacc")
+NOT_INSTALLED = "not installed"
 
 
 class AcceleratorError(UserError):
@@ -47,41 +47,25 @@ class Operation:
     self_test: Callable[[Callable[..., Any], str], object]
 
 
-@dataclass(frozen=True)
-class Accelerator:
-    """The result of testing an accelerator for an operation.
-
-    version: None if it is not installed. problem: one line on why it cannot be used, or None.
-    """
-
-    name: str
-    version: str | None
-    problem: str | None
-
-
 def interpreted() -> bool:
     """Whether Triton interprets its kernels (TRITON_INTERPRET=1), which works on the CPU."""
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 
 @lru_cache
-def probe(operation: Operation, name: str) -> Accelerator:
-    """Test an accelerator, one of ACCELERATORS, for an operation. Results are cached per process
-    (`probe.cache_clear()` resets them). Raises ValueError for an accelerator without a kernel, but
-    does not raise for a broken one."""
+def probe(operation: Operation, name: str) -> str | None:
+    """Test an accelerator, one of ACCELERATORS, for an operation. Returns None if it works, else
+    one line on why it cannot be used. Results are cached per process (`probe.cache_clear()` resets
+    them). Raises ValueError for an accelerator without a kernel, but not for a broken one."""
     if name not in operation.kernels:
         raise ValueError(
             f"{operation.name} is done by one of {', '.join(operation.kernels)}, not {name!r}"
         )
     if importlib.util.find_spec(name) is None:
-        return Accelerator(name, None, "not installed")
-    try:
-        version = importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        version = "of unknown version"
+        return NOT_INSTALLED
     on_gpu = name != "numba" and not (name == "triton" and interpreted())
     if on_gpu and not torch.cuda.is_available():
-        return Accelerator(name, version, "needs an NVIDIA GPU, and torch finds none")
+        return "needs an NVIDIA GPU, and torch finds none"
     try:
         importlib.import_module(name)
         # The caller may be rendering an image without gradients.
@@ -90,8 +74,8 @@ def probe(operation: Operation, name: str) -> Accelerator:
     # Compiled packages raise many kinds of errors: ImportError, OSError, RuntimeError of a driver,
     # CalledProcessError of a compiler.
     except Exception as error:
-        return Accelerator(name, version, one_line(f"{type(error).__name__}: {error}", 160))
-    return Accelerator(name, version, None)
+        return one_line(f"{type(error).__name__}: {error}", 160)
+    return None
 
 
 def choose(
@@ -113,11 +97,10 @@ def choose(
         return "reference"
     if requested == "auto":
         candidates = (n for n in operation.order.get(device_type, ()) if n not in unfit)
-        return next((n for n in candidates if probe(operation, n).problem is None), "reference")
-    found = probe(operation, requested)
-    if found.problem is not None:
+        return next((n for n in candidates if probe(operation, n) is None), "reference")
+    if (problem := probe(operation, requested)) is not None:
         raise AcceleratorError(
-            f"{requested} cannot be used: {found.problem}; install or repair it, or set "
+            f"{requested} cannot be used: {problem}; install or repair it, or set "
             f"{operation.setting}=auto"
         )
     # The interpreter accepts tensors on any device.
@@ -137,11 +120,11 @@ def skipped(operation: Operation, requested: str, device_type: str, chosen: str)
         return ()
     order = operation.order.get(device_type, ())
     before = order[: order.index(chosen)] if chosen in order else order
+    problems = {name: probe(operation, name) for name in before}
     return tuple(
-        f"{found.name} {found.version} is installed but cannot be used for {operation.name}: "
-        f"{found.problem}"
-        for found in (probe(operation, name) for name in before)
-        if found.problem is not None and found.version is not None
+        f"{name} is installed but cannot be used for {operation.name}: {problem}"
+        for name, problem in problems.items()
+        if problem not in (None, NOT_INSTALLED)
     )
 
 

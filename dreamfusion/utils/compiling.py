@@ -5,16 +5,14 @@ home), or if a cache file was damaged by a kill or a full disk. Here, the kernel
 again.
 """
 
-import hashlib
 import os
-import pickle
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numba
-from numba.core.caching import FunctionCache, IndexDataCacheFile
+from numba.core.caching import FunctionCache
 
 Function = Callable[..., Any]
 
@@ -38,32 +36,8 @@ def cache_folder() -> Path | None:
     return None if cache is None else Path(cache.cache_path)
 
 
-class _CheckedFiles(IndexDataCacheFile):
-    """Files of machine code with a checksum, since numba would execute damaged code."""
-
-    def _save_data(self, name: str, data: Any) -> None:
-        content = self._dump(data)
-        with self._open_for_write(self._data_path(name)) as file:
-            file.write(hashlib.sha256(content).digest() + content)
-
-    def _load_data(self, name: str) -> Any:
-        content = Path(self._data_path(name)).read_bytes()
-        size = hashlib.sha256().digest_size
-        if hashlib.sha256(content[size:]).digest() != content[:size]:
-            raise ValueError(f"{name} is damaged")
-        return pickle.loads(content[size:])
-
-
 class _Cache(FunctionCache):
     """Numba's cache of a kernel, with errors of the cache suppressed."""
-
-    def __init__(self, function: Function) -> None:
-        super().__init__(function)
-        self._cache_file = _CheckedFiles(
-            cache_path=self._cache_path,
-            filename_base=self._impl.filename_base,
-            source_stamp=self._impl.locator.get_source_stamp(),
-        )
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         """The cached code; None if it cannot be read, which makes numba compile it."""

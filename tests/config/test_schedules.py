@@ -61,10 +61,10 @@ def test_a_run_of_one_step_uses_the_start_value():
     ("arguments", "message"),
     [
         ({"begin": 0.6, "finish": 0.5}, "begin (0.6) comes after finish (0.5)"),
-        ({"finish": 1.5}, "must lie in [0, 1], not 0.0 and 1.5 (for step numbers set unit: steps)"),
+        ({"finish": 1.5}, "must lie in [0, 1]; for steps, set unit: steps"),
         ({"begin": -1, "unit": "steps"}, "must lie in [0, 1]"),
         ({"start": float("nan")}, "must be finite"),
-        ({"shape": "geometric"}, "a geometric schedule is positive, not from 0.0 to 1.0"),
+        ({"shape": "geometric"}, "a geometric schedule must be positive"),
     ],
 )
 def test_invalid_schedules_are_refused(arguments, message):

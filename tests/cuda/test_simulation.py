@@ -115,5 +115,5 @@ def test_the_runs_gpu_becomes_current_and_is_used_to_test_accelerators(gpu, name
     device = torch.device(choose_device(name))
     assert gpu.current == (device.index or 0) == (1 if name == "cuda:1" else 0)
     gpu.kernels.clear()
-    assert probe(ENCODING, "triton").problem is None
+    assert probe(ENCODING, "triton") is None
     assert {place for place, _ in gpu.kernels} <= {f"cuda:{gpu.current}", "None"}

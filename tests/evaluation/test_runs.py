@@ -160,7 +160,7 @@ def test_the_best_run_is_linked(tmp_path, capsys, clip):
     from dreamfusion.cli.console import Console
 
     shelf = make_shelf(tmp_path)
-    jobs = [progress_of(folder).as_mapping() for folder in shelf.jobs().values()]
+    jobs = [vars(progress_of(folder)) for folder in shelf.jobs().values()]
     chosen = choose_best(Console(quiet=True), shelf.path, jobs, clip)
     assert list(chosen) == ["a red mug"]
     link = shelf.path / "best" / "a-red-mug"
@@ -177,7 +177,7 @@ def test_prompts_with_the_same_slug_have_separate_links(tmp_path, clip):
     from dreamfusion.cli.console import Console
 
     def chosen():
-        jobs = [progress_of(folder).as_mapping() for folder in shelf.jobs().values()]
+        jobs = [vars(progress_of(folder)) for folder in shelf.jobs().values()]
         choose_best(Console(quiet=True), shelf.path, jobs, clip)
         return {link.name: link.resolve() for link in (shelf.path / "best").iterdir()}
 

@@ -10,6 +10,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
+from numba.core.caching import IndexDataCacheFile
 
 from dreamfusion.utils import compiling
 from tests.helpers import ROOT
@@ -52,14 +53,9 @@ def empty(content: bytes) -> bytes:
     return b""
 
 
-def zeros_at_the_end(content: bytes) -> bytes:
-    """A file with pages that were not written before a power failure."""
-    return content[: len(content) // 2] + bytes(len(content) - len(content) // 2)
-
-
 @pytest.mark.parametrize(
     ("kind", "damage"),
-    [("nbi", cut_short), ("nbi", empty), ("nbc", garbage), ("nbc", zeros_at_the_end)],
+    [("nbi", cut_short), ("nbi", empty), ("nbc", garbage), ("nbc", cut_short)],
 )
 def test_a_damaged_cache_is_rebuilt(script, tmp_path, kind, damage):
     cache = tmp_path / "cache"
@@ -72,16 +68,6 @@ def test_a_damaged_cache_is_rebuilt(script, tmp_path, kind, damage):
     first, second, _ = run(script, NUMBA_CACHE_DIR=str(cache)).split()
     assert (first, second) == ("3", "3.5")
     assert run(script, NUMBA_CACHE_DIR=str(cache)) == "3 3.5 2\n"
-
-
-def test_code_with_a_flipped_bit_is_not_run(script, tmp_path):
-    cache = tmp_path / "cache"
-    run(script, NUMBA_CACHE_DIR=str(cache))
-    for file in cache.rglob("*.nbc"):
-        content = bytearray(file.read_bytes())
-        content[len(content) // 2] ^= 16
-        file.write_bytes(content)
-    assert run(script, NUMBA_CACHE_DIR=str(cache)) == "3 3.5 0\n"
 
 
 def test_all_cached_kernels_go_through_one_decorator():
@@ -106,7 +92,7 @@ def test_a_cache_that_becomes_read_only_causes_no_error(monkeypatch, tmp_path):
     def full(*arguments):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(compiling._CheckedFiles, "save", full)
+    monkeypatch.setattr(IndexDataCacheFile, "save", full)
     assert add(1, 2) == 3
 
 
@@ -119,7 +105,7 @@ def test_a_damaged_index_on_a_full_disk_causes_no_error(monkeypatch, tmp_path):
     def full(*arguments):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(compiling._CheckedFiles, "_save_index", full)
+    monkeypatch.setattr(IndexDataCacheFile, "_save_index", full)
     assert compiling.compiled()(add_one)(1) == 2
 
 
@@ -135,7 +121,7 @@ from dreamfusion.toyworld import sdf
 from dreamfusion.utils.backends import probe
 from dreamfusion.utils.compiling import cache_folder
 for operation in OPERATIONS:
-    assert probe(operation, "numba").problem is None, probe(operation, "numba")
+    assert probe(operation, "numba") is None, probe(operation, "numba")
 print(cache_folder())
 """
 
