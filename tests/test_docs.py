@@ -63,10 +63,10 @@ def extras(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(folder))
-        for function in (sections._found, sections.find_section):
+        for function in (sections._entries, sections.find_section):
             function.cache_clear()
         yield folder
-    for function in (sections._found, sections.find_section):
+    for function in (sections._entries, sections.find_section):
         function.cache_clear()
 
 

@@ -5,7 +5,6 @@ attempt has replaced it, and with a checkpoint if the process that started it is
 """
 
 import json
-import math
 import os
 import platform
 import shutil
@@ -205,7 +204,8 @@ def _write_end(folder: JobFolder, number: int, code: int, started: float, run: R
     if folder.newest_attempt() != number:
         return
     if code == DONE:
-        seconds = sum(_seconds(folder, attempt) for attempt in folder.attempts())
+        ends = [read_json(folder.end_file(attempt)) for attempt in folder.attempts()]
+        seconds = sum(end.get("seconds", 0.0) for end in ends)  # those of killed attempts are lost
         content = {"attempt": number, "run": run.path.name, **cost, "seconds": round(seconds, 2)}
         output = folder.result_file(number).read_text(encoding="utf-8").splitlines()
         report = dict(json.loads(output[-1])) if output else {}
@@ -213,13 +213,6 @@ def _write_end(folder: JobFolder, number: int, code: int, started: float, run: R
     elif code == USER_ERROR:
         error = last_log_line(folder.log_file(number))
         write_json(folder.failed_file, {"error": error, "attempts": number})
-
-
-def _seconds(folder: JobFolder, number: int) -> float:
-    """Duration of an attempt. A killed one counts until its last heartbeat."""
-    end, start = read_json(folder.end_file(number)), read_json(folder.attempt_file(number))
-    lasted = folder.last_beat(number) - start.get("started", math.inf)
-    return float(end.get("seconds", max(0.0, lasted)))
 
 
 def last_log_line(log: Path) -> str:

@@ -101,7 +101,7 @@ def drive(
             if folder.stop_file.is_file():
                 continue
             number = folder.newest_attempt() + 1
-            ticket = engine.start(folder.path, number)
+            ticket = engine.start(folder, number)
             running[ticket] = _Running(folder, number, HeartBeats(folder))
             listener.started(folder, number)
         ended = [(ticket, ending) for ticket, ending in engine.ended() if ticket in running]

@@ -1,15 +1,5 @@
-"""Jobs and their folders. The state of a job is derived from its folder alone.
-
-shelf/jobs/a-corgi-s0-1f3a5b7c9d0e/
-    job.json               the description of the job, whose hash is part of the folder name
-    settings.yaml          a copy of the job's settings file, if any
-    attempts/0001.json     process and machine of the attempt, and the name of its run
-    attempts/0001.beat     the heartbeat: touched every second while the attempt runs
-    attempts/0001.end.json the end of the attempt
-    logs/0001.txt          standard error of the command line
-    run/                   the run; `run-of-attempt-N` if an earlier attempt was frozen
-    done.json, failed.json the result of the job
-    stop                   exists while the job is stopped until somebody resumes it
+"""Jobs and their folders, such as shelf/jobs/a-corgi-s0-1f3a5b7c9d0e, whose names end in the hash
+of the job. The state of a job is derived from its folder alone.
 """
 
 import hashlib
@@ -89,7 +79,8 @@ class OfAttempt:
 
 @dataclass(frozen=True)
 class JobFolder:
-    """Paths of a job's files, and their content."""
+    """Paths of a job's files, and their content. Its run is in run/, or in run-of-attempt-N if an
+    earlier attempt was frozen."""
 
     path: Path
 
@@ -126,7 +117,7 @@ class JobFolder:
         try:
             content = json.loads(self.job_file.read_text(encoding="utf-8"))
             if content.pop("format") != FORMAT:
-                raise BatchError(f"{self.job_file} is from another version of dreamfusion")
+                raise ValueError("it is from another version of dreamfusion")
             return Job(**content)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise BatchError(f"{self.job_file} cannot be read: {error}") from None
@@ -206,13 +197,13 @@ class Progress:
     prompt: str
     seed: int
     state: State
-    attempt: int
     step: int
     steps: int
-    left_seconds: float | None
     run: Path
     preview: Path | None
-    error: str | None
+    attempt: int = 0
+    left_seconds: float | None = None
+    error: str | None = None
 
 
 def progress_of(folder: JobFolder) -> Progress:

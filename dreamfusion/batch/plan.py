@@ -1,5 +1,6 @@
 """Converts a list of prompts to jobs, which are all validated before the first one starts."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,56 +45,36 @@ class Options:
 def plan_jobs(entries: Sequence[Entry], options: Options) -> list[Job]:
     """The jobs for all combinations of entries, seeds and settings, without duplicates. Raises
     BatchError, which reports all invalid prompts and settings at once."""
-    combinations = [
-        (entry, grid, seed)
-        for entry in entries
-        for grid in options.settings
-        for seed in (
-            range(options.seed, options.seed + options.seeds)
-            if entry.seed is None
-            else [entry.seed]
-        )
-    ]
-    resolved: dict[str, Any] = {}
 
-    def make(combination: tuple[Entry, Mapping[str, Any], int]) -> Job:
-        entry, grid, seed = combination
+    def make(pair: tuple[Entry, Mapping[str, Any]]) -> list[Job]:
+        where = pair[0].where
         try:
-            return _job(entry, grid, seed, options, resolved)
+            return _jobs(*pair, options)
         except UserError as error:
-            message, brief = f"{entry.where}: {error}", f"{entry.where}: {error.brief}"
-            raise BatchError(message, brief=brief) from None
+            raise BatchError(f"{where}: {error}", brief=f"{where}: {error.brief}") from None
 
-    return list({job.id: job for job in make_all(combinations, make)}.values())
+    made = make_all(list(itertools.product(entries, options.settings)), make)
+    return list({job.id: job for jobs in made for job in jobs}.values())
 
 
-def _job(
-    entry: Entry, grid: Mapping[str, Any], seed: int, options: Options, resolved: dict[str, Any]
-) -> Job:
-    """One job. resolved: cache of configurations without the seed."""
-    config = entry.preset or options.config
+def _jobs(entry: Entry, grid: Mapping[str, Any], options: Options) -> list[Job]:
+    """The jobs of an entry with all its seeds."""
+    preset, file = entry.preset or options.config, None
     defaults = given(steps=options.steps, device=options.device, prior=options.prior)
     settings = merged(merged(defaults, grid), entry.settings)
     name = settings.get("prior", {}).get("name")
     if name is not None and Path(name).expanduser().is_dir():
         # Make the path independent of the working directory.
         settings["prior"]["name"] = str(Path(name).expanduser().resolve())
-    key = repr((entry.prompt, config, settings))
-    if key not in resolved:
-        resolved[key] = _resolve(entry.prompt, config, settings)
-    settings = merged(settings, {"prior": {"name": resolved[key]["prior"]["name"]}})
-    is_file = config is not None and (
-        Path(config).is_file() or Path(config).suffix in (".yaml", ".yml")
-    )
-    return Job(
-        prompt=entry.prompt,
-        seed=seed,
-        threads=options.threads,
-        config=resolved[key] | {"seed": seed},
-        preset=None if is_file else config,
-        file=Path(config).read_text(encoding="utf-8") if config and is_file else None,
-        settings=settings,
-    )
+    config = _resolve(entry.prompt, preset, settings)
+    settings = merged(settings, {"prior": {"name": config["prior"]["name"]}})
+    if preset is not None and Path(preset).is_file():
+        file, preset = Path(preset).read_text(encoding="utf-8"), None
+    seeds: Sequence[int] = range(options.seed, options.seed + options.seeds)
+    return [
+        Job(entry.prompt, seed, options.threads, config | {"seed": seed}, preset, file, settings)
+        for seed in (seeds if entry.seed is None else [entry.seed])
+    ]
 
 
 def _resolve(prompt: str, preset: str | None, settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -20,7 +20,6 @@ from dreamfusion.config.layers import ConfigError, nested, parse_assignments, pa
 from dreamfusion.utils.errors import UserError, one_line
 
 _VALUE = r"(?:\[[^\]]*\]|\{[^}]*\}|\"[^\"]*\"|'[^']*'|[^,])+"
-_MAX_ERRORS = 20  # in one message
 # The keys of an entry, with the type and a description of their values.
 _KEYS: dict[str, tuple[Any, str]] = {
     "prompt": (str, "text, in quotes if it looks like something else"),
@@ -85,8 +84,7 @@ def make_all(items: Sequence[Any], make: Callable[[Any], Any]) -> list[Any]:
             errors[str(error)] = error
     if errors:
         texts = list(errors) if len(errors) == 1 else [error.brief for error in errors.values()]
-        more = f"; and {len(texts) - _MAX_ERRORS} more" if len(texts) > _MAX_ERRORS else ""
-        raise BatchError("; ".join(texts[:_MAX_ERRORS]) + more)
+        raise BatchError("; ".join(texts))
     return made
 
 

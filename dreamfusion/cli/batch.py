@@ -16,7 +16,6 @@ from dreamfusion.batch.jobs import (
     BatchFolder,
     Job,
     JobFolder,
-    Progress,
     State,
     find_batch,
     progress_of,
@@ -182,23 +181,19 @@ def _print_status(console: Console, folders: Sequence[JobFolder]) -> None:
     states = [job.state for job in jobs]
     counts = {state.value: states.count(state) for state in State}
     for job in jobs:
-        console.say(f"{job.state.value:<10}{line_of(job)}")
+        step = f"step {job.step}/{job.steps}"
+        left = "" if job.left_seconds is None else f", {duration(job.left_seconds)} left"
+        details = {
+            State.done: job.run,
+            State.failed: job.error,
+            State.running: f"{step}{left}  {job.preview or ''}",
+            State.stopped: f"stopped at {step}, until it is resumed in the studio",
+            State.resumable: f"stopped at {step}",
+        }.get(job.state, "")
+        said = f"{job.state.value:<10}{job.prompt}, seed {job.seed}  {details}"
+        console.say(said.rstrip())
     console.say(", ".join(f"{count} {state}" for state, count in counts.items()))
     console.result({"counts": counts, "jobs": [vars(job) for job in jobs]})
-
-
-def line_of(job: Progress) -> str:
-    """The progress of a job, on one line."""
-    left = "" if job.left_seconds is None else f", {duration(job.left_seconds)} left"
-    details = {
-        State.done: str(job.run),
-        State.failed: job.error or "",
-        State.running: f"step {job.step}/{job.steps}{left}  {job.preview or ''}".rstrip(),
-        State.stopped: f"stopped at step {job.step}/{job.steps}, until it is resumed in the studio",
-        State.resumable: f"stopped at step {job.step}/{job.steps}",
-        State.new: "",
-    }[job.state]
-    return f"{job.prompt}, seed {job.seed}  {details}".rstrip()
 
 
 class BatchLog(Listener):

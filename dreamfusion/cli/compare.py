@@ -38,10 +38,7 @@ def compare(
     evaluations: Annotated[
         str, typer.Option(metavar="N,…", help="Network evaluations of each run.")
     ] = "2000",
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="A setting of all methods."),
-    ] = None,
+    set_: options.SetOption = None,
     prior: options.PriorOption = None,
     on: options.PlaceOption = "here",
     jobs: options.JobsOption = None,

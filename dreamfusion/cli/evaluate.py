@@ -78,9 +78,8 @@ def evaluate(
     for title, means in found.means.items():
         values = ", ".join(mean_line(figure, mean) for figure, mean in means.items())
         console.say(f"{title}: {values or 'nothing could be measured'}")
-    target = out
-    if out is None and len(paths) == 1 and (paths[0] / "jobs").is_dir():
-        target = paths[0] / "evaluation"
+    is_batch = len(paths) == 1 and (paths[0] / "jobs").is_dir()
+    target = out or (paths[0] / "evaluation" if is_batch else None)
     files = []
     if target is not None:
         for suffix, text in ((".csv", as_csv(found.rows)), (".json", as_json(found))):

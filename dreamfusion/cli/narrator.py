@@ -23,18 +23,12 @@ from dreamfusion.utils.distributed import is_first
 from dreamfusion.utils.threads import n_workers
 
 
-class Narrator(Observer):
+class Narrator(ExitStack, Observer):
     """A context manager that prints the progress of a run and, with `view`, serves its page."""
 
     def __init__(self, console: Console, stopping: Stopping, view: bool) -> None:
+        super().__init__()
         self.console, self.stopping, self._view = console, stopping, view
-        self._page = ExitStack()
-
-    def __enter__(self) -> Narrator:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._page.close()
 
     def begins(self, run: RunFolder, trainer: Trainer) -> None:
         say, detail = self.console.say, self.console.detail
@@ -48,16 +42,15 @@ class Narrator(Observer):
         step = trainer.state.step
         say(f"run       {run.path}")
         if self._view and is_first():
-            server = self._page.enter_context(serving(SingleRun(run)))
+            server = self.enter_context(serving(SingleRun(run)))
             say(f"view      {server.url} (until the run ends)")
             self._view = False  # served once, for all stages
         steps = f"{config.steps}" if step == 0 else f"{step} to {config.steps}"
         say(f"steps     {steps}" + f", {config.camera.views} views each" * self.console.verbose)
         detail(
-            "metrics   opacity: mean over the images; entropy: of opacity, 0 when every pixel\n"
-            "          is solid or empty, 1 at most; SDS gradient: strength of the prior's\n"
-            "          gradient"
+            "metrics   opacity: mean over the images; entropy: of opacity, 0 if pixels are solid"
         )
+        detail("          or empty, 1 at most; SDS gradient: strength of the prior's gradient")
 
     def steps(
         self, run: RunFolder, trainer: Trainer, steps: Iterator[StepMetrics]

@@ -1,35 +1,27 @@
 """Arguments and options of several commands, and their choices."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
+from dreamfusion.config.layers import settings
+from dreamfusion.config.presets import preset_names
+from dreamfusion.config.schema import Config
+from dreamfusion.config.sections import ESTIMATORS, section_names
 from dreamfusion.utils.errors import UserError
 
 USER_ERROR = 2  # exit code of errors that the user can fix
 
 
-def complete_presets(incomplete: str) -> list[str]:
-    """The presets that begin with these characters, for the shell's completion."""
-    from dreamfusion.config.presets import preset_names
-
-    return [name for name in preset_names() if name.startswith(incomplete)]
-
-
-def complete_estimators(incomplete: str) -> list[str]:
-    """The estimators that begin with these characters, for the shell's completion."""
-    from dreamfusion.config.sections import ESTIMATORS, section_names
-
-    return [name for name in section_names(ESTIMATORS) if name.startswith(incomplete)]
+def _starting(names: Iterable[str], incomplete: str) -> list[str]:
+    """For the shell's completion: the names that begin with these characters."""
+    return [name for name in names if name.startswith(incomplete)]
 
 
 def complete_settings(incomplete: str) -> list[tuple[str, str]]:
     """The settings that begin with these characters as KEY=, each with its documentation."""
-    from dreamfusion.config.layers import settings
-    from dreamfusion.config.schema import Config
-
     return [(f"{key}=", doc) for key, _, doc in settings(Config()) if key.startswith(incomplete)]
 
 
@@ -52,7 +44,7 @@ ConfigOption = Annotated[
         "--config",
         metavar="PRESET|FILE",
         help="See `dreamfusion configs`. [default: chosen by the prior]",
-        autocompletion=complete_presets,
+        autocompletion=lambda incomplete: _starting(preset_names(), incomplete),
     ),
 ]
 EstimatorOption = Annotated[
@@ -61,7 +53,7 @@ EstimatorOption = Annotated[
         "--estimator",
         metavar="NAME",
         help="See `dreamfusion estimators`.",
-        autocompletion=complete_estimators,
+        autocompletion=lambda incomplete: _starting(section_names(ESTIMATORS), incomplete),
     ),
 ]
 SceneOption = Annotated[

@@ -64,47 +64,34 @@ def named_section(group: str, default: str) -> Any:
 
 def section_names(group: str) -> list[str]:
     """The names in a group, sorted."""
-    return sorted(_found(group))
+    return sorted({entry.name for entry in _entries(group)})
 
 
 @cache
 def find_section(group: str, name: str) -> Any:
     """The settings class of that name. Raises PluginError with a one-line message if there is none,
     if there are several, or if it cannot be imported."""
-    found = _found(group).get(name, [])
+    # A package may be found twice: where it is installed, and in its source folder.
+    found = {entry.value: entry for entry in _entries(group) if entry.name == name}
     kind = group.rpartition(".")[2].removesuffix("s")
     if not found:
         names = section_names(group)
         close = difflib.get_close_matches(name, names, n=1, cutoff=0.75)
-        hint = f"did you mean {close[0]}" if close else f"there is {', '.join(names) or 'none'}"
-        raise PluginError(f"there is no {kind} {name!r}; {hint}" + "?" * bool(close))
+        hint = f"did you mean {close[0]}?" if close else f"there is {', '.join(names) or 'none'}"
+        raise PluginError(f"there is no {kind} {name!r}; {hint}")
+    where = " and ".join(sorted(found))
     if len(found) > 1:
-        owners = " and ".join(sorted(_owner(entry) for entry in found))
-        raise PluginError(
-            f"{owners} both declare the {kind} {name!r}: rename or uninstall one of them"
-        )
-    (entry,) = found
+        raise PluginError(f"{where} both declare the {kind} {name!r}: uninstall one of them")
     try:
-        cls = entry.load()
+        cls = found[where].load()
     except Exception as error:
         what = f"{type(error).__name__}: {one_line(error)}"
-        raise PluginError(
-            f"the {kind} {name!r} of {_owner(entry)} cannot be imported ({what})"
-        ) from error
+        raise PluginError(f"the {kind} {name!r} of {where} cannot be imported ({what})") from error
     if not (dataclasses.is_dataclass(cls) and isinstance(cls, type)):
-        raise PluginError(f"the {kind} {name!r} of {_owner(entry)} is no dataclass of settings")
+        raise PluginError(f"the {kind} {name!r} of {where} is no dataclass of settings")
     return cls
 
 
 @cache
-def _found(group: str) -> dict[str, list[EntryPoint]]:
-    found: dict[str, list[EntryPoint]] = {}
-    # A package may be found twice: where it is installed, and in its source folder.
-    entries = {(e.name, e.value, _owner(e)): e for e in entry_points(group=group)}
-    for entry in entries.values():
-        found.setdefault(entry.name, []).append(entry)
-    return found
-
-
-def _owner(entry: EntryPoint) -> str:
-    return entry.dist.name if entry.dist is not None else entry.value
+def _entries(group: str) -> list[EntryPoint]:
+    return list(entry_points(group=group))

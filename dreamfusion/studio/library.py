@@ -64,9 +64,8 @@ class SingleRun:
         state = State.done if done else State.running if live else State.resumable
         previews = run.preview_files()
         progress = Progress(
-            name="run", prompt=config.prompt, seed=config.seed, state=state, attempt=0, step=step,
-            steps=config.steps, left_seconds=None, run=run.path,
-            preview=previews[-1] if previews else None, error=None,
+            name="run", prompt=config.prompt, seed=config.seed, state=state, step=step,
+            steps=config.steps, run=run.path, preview=previews[-1] if previews else None,
         )  # fmt: skip
         return {"title": run.path.name, "jobs": [_entry(progress)]}
 

@@ -1,11 +1,8 @@
-"""Chooses among optional accelerators for each operation.
-
-An `Operation` has a reference implementation in plain torch, and optional accelerators. It is
-declared next to its kernels; this module imports no kernels.
+"""Chooses among optional accelerators for each operation, which is declared next to its kernels.
 
 For each operation, each accelerator is tested once per process on a small problem against the
-reference. An accelerator that is missing, cannot be loaded or compiled, or returns other numbers is
-skipped for this operation, with a reason. Other operations may still use it.
+reference in plain torch. An accelerator that is missing, cannot be loaded or compiled, or returns
+other numbers is skipped for this operation, with a reason.
 """
 
 import importlib

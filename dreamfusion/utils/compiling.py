@@ -1,8 +1,7 @@
 """Compiles numba kernels and caches their machine code on disk if possible.
 
-Numba's `cache=True` raises if no folder is writable (a read-only installation, a user without a
-home), or if a cache file was damaged by a kill or a full disk. Here, the kernel is then compiled
-again.
+Numba's `cache=True` raises if no folder is writable, or if a cache file was damaged by a kill or a
+full disk. Here, the kernel is then compiled again.
 """
 
 import os

@@ -2,10 +2,8 @@
 
 The pieces are compiled kernels, which release the GIL, or torch operations on parts of a batch. By
 default, torch splits every operation among its threads and synchronises them after each operation,
-hundreds of times per step. Here, they synchronise once, at the end.
-
-Numba's `prange` is not used here: it chooses one of several threading layers at run time, and one
-of these aborts the process if two Python threads enter it at once.
+hundreds of times per step. Here, they synchronise once, at the end. Numba's `prange` is not used:
+one of its threading layers aborts the process if two Python threads enter it at once.
 """
 
 import os
@@ -26,7 +24,6 @@ _pools: dict[tuple[int, int], ThreadPoolExecutor] = {}
 # Threads do not survive a fork: a child process would wait forever for its parent's pool.
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_pools.clear)
-
 
 _workers: int | None = None  # set by `fixed_order`
 

@@ -247,7 +247,7 @@ def test_slots_depend_on_cores_memory_and_gpus(monkeypatch):
         count_slots(ResourceRequest(1, 2**30, 30 * 2**30), one) == 1
     )  # the run reports that it does not fit
     assert one[0].slots(ResourceRequest(1, 2**30, 0)) == 1
-    with pytest.raises(BatchError, match="no NVIDIA GPU was found"):
+    with pytest.raises(BatchError, match=r"an NVIDIA GPU; .* and 0 GPUs are free"):
         count_slots(ResourceRequest(1, 2**30, 2**30), [])
     with pytest.raises(BatchError, match="a job needs about 11"):
         count_slots(ResourceRequest(1, 11 * 2**30, 0), [])
@@ -279,7 +279,7 @@ def test_gpus_are_shared_by_their_memory(tmp_path, monkeypatch):
 
     monkeypatch.setattr("dreamfusion.batch.engines.local.subprocess.Popen", Child)
     for number in range(4):
-        engine.start(tmp_path, number)
+        engine.start(JobFolder(tmp_path), number)
     assert started == ["GPU-aa", "GPU-aa", "GPU-aa", "GPU-bb"]
 
 

@@ -60,18 +60,13 @@ def register(monkeypatch):
     """Declares further entry points of a group: (name, "module:attribute")."""
 
     def do(group, *pairs):
-        before = sections._found
-        more: dict[str, list[EntryPoint]] = {}
-        for name, value in pairs:
-            more.setdefault(name, []).append(EntryPoint(name, value, group))
+        before = sections._entries
+        more = [EntryPoint(name, value, group) for name, value in pairs]
 
-        def found(asked):
-            known = before(asked)
-            if asked != group:
-                return known
-            return {n: [*known.get(n, []), *more.get(n, [])] for n in {*known, *more}}
+        def entries(asked):
+            return [*before(asked), *(more if asked == group else [])]
 
-        monkeypatch.setattr(sections, "_found", found)
+        monkeypatch.setattr(sections, "_entries", entries)
         sections.find_section.cache_clear()
 
     yield do
@@ -165,7 +160,7 @@ def test_a_plugin_that_cannot_be_loaded_is_an_error_of_one_line(register):
         "(ModuleNotFoundError: No module named 'no_such_package')",
         "wrong": f"the estimator 'wrong' of {__name__}:Fails is no dataclass of settings",
         "twice": f"another_package:Other and {__name__}:Other both declare the estimator 'twice': "
-        "rename or uninstall one of them",
+        "uninstall one of them",
         "nonsense": "there is no estimator 'nonsense'; there is absent, "
         f"{ALL[:-3]}twice, vsd, wrong",
     }

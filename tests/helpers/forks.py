@@ -206,7 +206,7 @@ def _serve(warm_up: list[str]) -> None:
 
     with tempfile.TemporaryDirectory() as folder:  # imports and compiles everything for a run
         assert main([*warm_up, "--out", f"{folder}/run", "--quiet"]) == 0
-    for function in (sections._found, sections.find_section):  # children may have other plugins
+    for function in (sections._entries, sections.find_section):  # children may have other plugins
         function.cache_clear()
     assert len(threading.enumerate()) == 1, "a process with threads cannot be forked"
 

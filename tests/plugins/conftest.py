@@ -84,7 +84,7 @@ def installed(site: Path, monkeypatch: pytest.MonkeyPatch):
     from dreamfusion.config import sections
 
     def forget():
-        for function in (sections._found, sections.find_section):
+        for function in (sections._entries, sections.find_section):
             function.cache_clear()
 
     monkeypatch.syspath_prepend(str(site))

@@ -238,12 +238,13 @@ BAD = {
     ),
     "import": (
         ["estimator.name=acme-broken"],
-        "the estimator 'acme-broken' of acme_dreams cannot be imported (ModuleNotFoundError: No "
-        "module named 'acme_dreams.nowhere'; 'acme_dreams' is not a package)",
+        "the estimator 'acme-broken' of acme_dreams.nowhere:Settings cannot be imported "
+        "(ModuleNotFoundError: No module named 'acme_dreams.nowhere'; 'acme_dreams' is not a "
+        "package)",
     ),
     "no settings": (
         ["estimator.name=acme-function"],
-        "the estimator 'acme-function' of acme_dreams is no dataclass of settings",
+        "the estimator 'acme-function' of acme_dreams:math is no dataclass of settings",
     ),
     "unknown setting": (
         ["estimator.name=acme-averaged", "estimator.decai=0.5"],
@@ -279,6 +280,6 @@ def test_a_plugin_with_the_name_of_a_built_in_one_is_refused(shell, tmp_path):
     done = other.train(cwd=tmp_path)
     assert (done.returncode, done.stderr) == (
         2,
-        "error: dreamfusion and impostor both declare the estimator 'sds': rename or uninstall one "
-        "of them\n",
+        "error: acme_dreams:Impostor and dreamfusion.distillation.sds.settings:SDSSettings both "
+        "declare the estimator 'sds': uninstall one of them\n",
     )

@@ -1,12 +1,10 @@
-"""The interface of engines, which run the processes of attempts. Engines do not read jobs.
-
-Planned: Slurm through submitit, with the same interface.
-"""
+"""The interface of engines, which run the processes of attempts. Engines do not read jobs."""
 
 from collections.abc import Hashable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
+
+from dreamfusion.batch.jobs import JobFolder
 
 
 @dataclass(frozen=True)
@@ -40,13 +38,13 @@ class Engine(Protocol):
     def has_room(self) -> bool:
         """Whether `start` accepts another attempt now."""
 
-    def start(self, folder: Path, number: int) -> Hashable:
+    def start(self, folder: JobFolder, number: int) -> Hashable:
         """Run an attempt at the job in a folder when a slot is free. Returns its ticket."""
 
     def ended(self) -> list[tuple[Hashable, Ending]]:
         """The attempts that have ended since the last call. Does not wait."""
 
-    def drop(self, ticket: Hashable) -> None:
+    def drop(self, ticket: Any) -> None:
         """Abandon an attempt that does not respond. `ended` will not return it."""
 
     def stop(self) -> None:

@@ -1,12 +1,12 @@
 """An engine that runs attempts as processes on this machine."""
 
-import itertools
 import os
 import signal
 import subprocess
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from dreamfusion.batch.attempt import STALE_SECONDS, environment, start_attempt
 from dreamfusion.batch.engines import Ending, ResourceRequest
@@ -35,56 +35,47 @@ class LocalEngine:
         self._need, self._stale_seconds = need, stale_seconds
         self._gpus = visible_gpus() if need.gpu_memory else []
         self.slots = at_once or count_slots(need, self._gpus)
-        self._children: dict[Hashable, subprocess.Popen[bytes]] = {}
-        self._gpu_of: dict[Hashable, str] = {}
-        self._tickets = itertools.count()
+        # The GPU of each process; "" without GPUs.
+        self._children: dict[subprocess.Popen[bytes], str] = {}
 
     def has_room(self) -> bool:
         """Whether a slot is free."""
         return len(self._children) < self.slots
 
-    def start(self, folder: Path, number: int) -> int:
+    def start(self, folder: JobFolder, number: int) -> Hashable:
         """Start the process of an attempt."""
-        ticket, env = next(self._tickets), environment(self._need.threads)
+        env, gpu = environment(self._need.threads), ""
         if self._gpus:
-            used = list(self._gpu_of.values())
+            used = list(self._children.values())
             free = {gpu.name: gpu.slots(self._need) - used.count(gpu.name) for gpu in self._gpus}
-            self._gpu_of[ticket] = max(free, key=free.__getitem__)
-            env["CUDA_VISIBLE_DEVICES"] = self._gpu_of[ticket]
+            gpu = env["CUDA_VISIBLE_DEVICES"] = max(free, key=free.__getitem__)
         # In its own session: Ctrl-C goes to the driver, which forwards it.
-        self._children[ticket] = start_attempt(
-            JobFolder(folder), number, self._stale_seconds, env=env, start_new_session=True
-        )
-        return ticket
+        child = start_attempt(folder, number, self._stale_seconds, env=env, start_new_session=True)
+        self._children[child] = gpu
+        return child
 
     def ended(self) -> list[tuple[Hashable, Ending]]:
         """Attempts whose process has ended."""
-        codes = {ticket: child.poll() for ticket, child in self._children.items()}
-        ended = [ticket for ticket, code in codes.items() if code is not None]
-        for ticket in ended:
-            self._remove(ticket)
-        return [(ticket, Ending(codes[ticket])) for ticket in ended]
+        ended = [child for child in self._children if child.poll() is not None]
+        for child in ended:
+            del self._children[child]
+        return [(child, Ending(child.returncode)) for child in ended]
 
-    def drop(self, ticket: Hashable) -> None:
+    def drop(self, ticket: Any) -> None:
         """Kill a process, even a frozen one."""
-        child = self._children[ticket]
-        child.kill()
-        child.wait()
-        self._remove(ticket)
+        ticket.kill()
+        ticket.wait()
+        del self._children[ticket]
 
     def stop(self) -> None:
         """Send SIGTERM to all processes."""
-        for child in self._children.values():
+        for child in self._children:
             child.send_signal(signal.SIGTERM)
 
     def close(self) -> None:
         """Kill the remaining processes."""
         for ticket in list(self._children):
             self.drop(ticket)
-
-    def _remove(self, ticket: Hashable) -> None:
-        del self._children[ticket]
-        self._gpu_of.pop(ticket, None)
 
 
 @dataclass(frozen=True)
@@ -104,21 +95,15 @@ class Gpu:
 
 def count_slots(need: ResourceRequest, gpus: Sequence[Gpu]) -> int:
     """Number of attempts that fit on this machine in parallel. Raises BatchError if none fits."""
-    cores, memory = usable_cores(), usable_memory()
-    free = None if memory is None else memory.free
-    if free is not None and free < need.memory:
+    memory = usable_memory()
+    free = need.memory * usable_cores() if memory is None else memory.free
+    if free < need.memory or (need.gpu_memory and not gpus):
+        gpu = " and an NVIDIA GPU" if need.gpu_memory else ""
         raise BatchError(
-            f"a job needs about {need.memory / GIB:.1f} GiB of memory, {free / GIB:.1f} GiB are "
-            "free; --jobs 1 tries anyway"
+            f"a job needs about {need.memory / GIB:.1f} GiB of memory{gpu}; {free / GIB:.1f} GiB "
+            f"and {len(gpus)} GPUs are free; use --device cpu, or --jobs 1 to try anyway"
         )
-    if need.gpu_memory and not gpus:
-        raise BatchError(
-            "a job needs a GPU, but no NVIDIA GPU was found; use --device cpu, or --jobs 1 to try "
-            "anyway"
-        )
-    bounds = [max(1, cores // need.threads)]
-    if free is not None:
-        bounds.append(free // need.memory)
+    bounds = [max(1, usable_cores() // need.threads), free // need.memory]
     if need.gpu_memory:
         bounds.append(sum(gpu.slots(need) for gpu in gpus))
     return min(bounds)

@@ -1,7 +1,6 @@
 """An engine that runs attempts on a Ray cluster. It uses only Ray Core, and disables Ray's retries.
 
-It handles these properties of Ray 2.60. A task waits forever for memory that no node has, so such
-requests are rejected first. An interrupted task must forward the signal to its child process.
+In Ray 2.60, a task waits forever for memory that no node has, so such requests are rejected first.
 Nodes with another version, or without access to the folder, would fail every job.
 """
 
@@ -9,7 +8,6 @@ import contextlib
 import os
 import signal
 import socket
-import stat
 import time
 from collections.abc import Hashable
 from pathlib import Path
@@ -67,10 +65,10 @@ class RayEngine:
         is idle."""
         return len(self._tasks) < self.slots + 2
 
-    def start(self, folder: Path, number: int) -> Hashable:
+    def start(self, folder: JobFolder, number: int) -> Hashable:
         """Submit an attempt to Ray."""
         task = self._attempt.remote(
-            str(folder), number, self._need.threads, self._stale_seconds, attempts.MODULE
+            str(folder.path), number, self._need.threads, self._stale_seconds, attempts.MODULE
         )
         self._tasks[task] = None
         return task
@@ -90,7 +88,7 @@ class RayEngine:
                 found.append((task, Ending(None, f"its node was lost: {one_line(error, 120)}")))
         return found
 
-    def drop(self, ticket: Hashable) -> None:
+    def drop(self, ticket: Any) -> None:
         """Cancel a task by force. A frozen node does not receive this; if it recovers, the attempt
         detects that a newer one exists."""
         self._tasks.pop(ticket, None)
@@ -149,7 +147,6 @@ def _connect() -> Any:
         import ray
     except ImportError:
         raise BatchError("--on ray needs Ray: pip install 'dreamfusion[ray]'") from None
-    _keep_token_private()
     address = os.environ.get("RAY_ADDRESS", "auto")
     try:
         _check_reachable(address)
@@ -168,14 +165,6 @@ def _check_reachable(address: str) -> None:
     host, colon, port = address.rpartition(":")
     if colon and port.isdigit() and "/" not in host:
         socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
-
-
-def _keep_token_private() -> None:
-    """Make the authentication token of the cluster unreadable for other users. Ray writes it with
-    the permissions of the umask."""
-    token = Path(os.environ.get("RAY_AUTH_TOKEN_PATH", Path.home() / ".ray" / "auth_token"))
-    if token.is_file() and token.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-        token.chmod(0o600)
 
 
 def _fits(resources: dict[str, float], need: ResourceRequest, per_gpu: int = 1) -> int:
