@@ -11,8 +11,8 @@ from dreamfusion.evaluation.comparison import Comparison, Figure, Measured
 from dreamfusion.evaluation.summary import Mean
 from dreamfusion.evaluation.table import aligned, csv_text, with_interval
 from dreamfusion.report.curves import Series, chart
-from dreamfusion.report.model import data_uri
 from dreamfusion.report.page import document
+from dreamfusion.report.parts import data_uri
 from dreamfusion.utils.atomic_write import atomic_write
 
 # Heads, digits, and whether more is better; None: neither.

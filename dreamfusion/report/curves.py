@@ -2,8 +2,10 @@
 
 import math
 from collections.abc import Sequence
-from itertools import accumulate
 from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from dreamfusion.report.rendering import render
 
@@ -23,7 +25,7 @@ class Series(NamedTuple):
 
 
 class _Axis(NamedTuple):
-    """Maps values to pixels: `low` to `start`, `high` to `end`; logarithmic if `log`."""
+    """Maps values to pixels: `low` to `start`, `high` to `end`. log: these are powers of ten."""
 
     low: float
     high: float
@@ -31,11 +33,16 @@ class _Axis(NamedTuple):
     end: float
     log: bool = False
 
-    def at(self, value: float) -> float:
-        low, high = self.low, self.high
-        if self.log:
-            low, high, value = math.log10(low), math.log10(high), math.log10(value)
-        return self.start + (self.end - self.start) * (value - low) / (high - low)
+    def at(self, values: ArrayLike) -> NDArray[np.float64]:
+        places = np.log10(values) if self.log else np.asarray(values, np.float64)
+        return self.start + (self.end - self.start) * (places - self.low) / (self.high - self.low)
+
+    def marks(self, *, most: int, whole: bool = False) -> list[tuple[float, str]]:
+        """Pixels and texts of round numbers. whole: integers only."""
+        found = ticks(self.low, self.high, most)
+        found = [n for n in found if n == int(n)] if whole or self.log else found
+        values = [10.0**n for n in found] if self.log else found
+        return [(float(self.at(value)), number(value)) for value in values]
 
 
 def chart(series: Sequence[Series], title: str) -> str:
@@ -44,12 +51,9 @@ def chart(series: Sequence[Series], title: str) -> str:
     title: for screen readers. The value axis is logarithmic if the values are positive and span
     more than two powers of ten.
     """
-    values = [value for curve in series for value in curve.values]
     steps = [step for curve in series for step in curve.steps]
     x = _Axis(min(steps), max(max(steps), min(steps) + 1), _LEFT, WIDTH - _RIGHT)
-    y = _value_axis(values)
-    rows = powers(y.low, y.high) if y.log else ticks(y.low, y.high)
-    columns = [value for value in ticks(x.low, x.high, most=7) if value == int(value)]
+    y = _value_axis([value for curve in series for value in curve.values])
     return render(
         "chart.svg",
         title=title,
@@ -58,8 +62,8 @@ def chart(series: Sequence[Series], title: str) -> str:
         left=_LEFT,
         right=WIDTH - _RIGHT,
         bottom=HEIGHT - _BOTTOM,
-        rows=[(y.at(value), number(value)) for value in rows],
-        columns=[(x.at(value), number(value)) for value in columns],
+        rows=y.marks(most=5),
+        columns=x.marks(most=7, whole=True),
         lines=[_line(curve, x, y) for curve in series],
     )
 
@@ -77,21 +81,11 @@ def ticks(low: float, high: float, most: int = 5) -> list[float]:
     return [float(f"{n * step:.12g}") for n in range(first, last + 1)]
 
 
-def powers(low: float, high: float) -> list[float]:
-    """The powers of ten from low to high; every nth one if there are many."""
-    first, last = math.ceil(math.log10(low) - 1e-9), math.floor(math.log10(high) + 1e-9)
-    every = max(1, (last - first + 1) // 5)
-    return [10.0**n for n in range(first, last + 1, every)]
-
-
-def smooth(values: Sequence[float], reach: int) -> list[float]:
+def smooth(values: Sequence[float], reach: int) -> NDArray[np.float64]:
     """Moving average over `reach` neighbours on both sides, fewer near the ends."""
-    sums = list(accumulate(values, initial=0.0))
-    result = []
-    for i in range(len(values)):
-        radius = min(reach, i, len(values) - 1 - i)
-        result.append((sums[i + radius + 1] - sums[i - radius]) / (2 * radius + 1))
-    return result
+    sums, i = np.cumsum([0.0, *values]), np.arange(len(values))
+    radius = np.minimum(reach, np.minimum(i, i[::-1]))
+    return (sums[i + radius + 1] - sums[i - radius]) / (2 * radius + 1)
 
 
 def number(value: float) -> str:
@@ -104,16 +98,14 @@ def number(value: float) -> str:
 
 def _value_axis(values: Sequence[float]) -> _Axis:
     low, high = min(values), max(values)
-    bottom, top = HEIGHT - _BOTTOM, _TOP
-    if low > 0 and high / low > 100:
-        return _Axis(
-            10 ** math.floor(math.log10(low)), 10 ** math.ceil(math.log10(high)), bottom, top, True
-        )
-    if low == high:
-        margin = abs(low) or 1.0
-        return _Axis(low - margin, high + margin, bottom, top)
-    low = 0.0 if 0 < low < 0.4 * high else low
-    return _Axis(low, high + 0.04 * (high - low), bottom, top)
+    log = low > 0 and high / low > 100
+    if log:
+        low, high = math.floor(math.log10(low)), math.ceil(math.log10(high))
+    elif low == high:
+        low, high = low - (abs(low) or 1.0), high + (abs(high) or 1.0)
+    else:
+        low, high = 0.0 if 0 < low < 0.4 * high else low, high + 0.04 * (high - low)
+    return _Axis(low, high, HEIGHT - _BOTTOM, _TOP, log)
 
 
 def _line(series: Series, x: _Axis, y: _Axis) -> dict[str, Any]:
@@ -121,20 +113,16 @@ def _line(series: Series, x: _Axis, y: _Axis) -> dict[str, Any]:
     content = {"label": series.label, "color": f"var(--s{series.color % COLORS})"}
     n = len(series.values)
     if n == 1:
-        return content | {"point": (x.at(series.steps[0]), y.at(series.values[0]))}
-    every = -(-n // _MOST_POINTS)
+        return content | {"point": (float(x.at(series.steps[0])), float(y.at(series.values[0])))}
     # Do not smooth a series with few distinct values, which is set by a schedule.
-    measured = len(set(series.values)) > n // 10
-    smoothed = smooth(series.values, n // 30 if measured else 0)
-    raw, strong = (_path(series.steps, values, every, x, y) for values in (series.values, smoothed))
+    smoothed = smooth(series.values, n // 30 if len(set(series.values)) > n // 10 else 0)
+    raw, strong = (_path(x.at(series.steps), y.at(v)) for v in (series.values, smoothed))
     return content | {"raw": raw if n >= 30 else "", "smooth": strong}
 
 
-def _path(steps: Sequence[float], values: Sequence[float], every: int, x: _Axis, y: _Axis) -> str:
-    """A path through the minimum and the maximum of each bucket of `every` points."""
-    points: list[str] = []
-    for i in range(0, len(values), every):
-        bucket = range(i, min(i + every, len(values)))
-        ends = {min(bucket, key=values.__getitem__), max(bucket, key=values.__getitem__)}
-        points += [f"{x.at(steps[j]):.1f} {y.at(values[j]):.1f}" for j in sorted(ends)]
-    return "M" + "L".join(points)
+def _path(x: NDArray[np.float64], y: NDArray[np.float64]) -> str:
+    """A path through the minimum and the maximum of each bucket of points."""
+    every = -(-len(y) // _MOST_POINTS)
+    starts = range(0, len(y), every)
+    ends = {i + int(f(y[i : i + every])) for i in starts for f in (np.argmin, np.argmax)}
+    return "M" + "L".join(f"{x[i]:.1f} {y[i]:.1f}" for i in sorted(ends))

@@ -4,55 +4,41 @@ Missing or broken parts are reported as notes, with the command that creates the
 without a readable config.yaml is an error.
 """
 
+import io
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 from PIL import Image
 
 from dreamfusion.batch.jobs import read_json
 from dreamfusion.config.layers import ConfigError, sources
 from dreamfusion.config.schema import Config
-from dreamfusion.report.model import Model, ModelError, read_model
+from dreamfusion.mesh.provenance import read_provenance
+from dreamfusion.mesh.topology import topology
 from dreamfusion.runs.folder import RunFolder, find_run, step_of
 from dreamfusion.runs.metrics import log_age, scalars
 from dreamfusion.utils.commands import command
 from dreamfusion.utils.errors import one_line
 
 MOST_PREVIEWS = 12
-MOST_BYTES = 64_000_000  # of a video
+MOST_BYTES = 64_000_000  # of a video or a mesh
 MOST_SMALL_BYTES = 4_000_000
 _ALIVE_SECONDS = 60.0  # a run with a more recent log may still be training
 
-Part = Literal["run", "mesh", "video", "previews", "metrics"]
-
 
 class Note(NamedTuple):
-    """A missing or broken part, and the command that fixes it, if any."""
+    """A missing or broken part (run, mesh, video, previews or metrics), and the command that fixes
+    it, if any."""
 
-    part: Part
+    part: str
     text: str
     command: str | None = None
-
-
-class Preview(NamedTuple):
-    """A row of views at a step, as a PNG."""
-
-    step: int
-    data: bytes
-    width: int
-    height: int
-
-
-class Video(NamedTuple):
-    """A turntable, as H.264 in MP4."""
-
-    title: str
-    data: bytes
 
 
 class Curve(NamedTuple):
@@ -66,9 +52,10 @@ class Curve(NamedTuple):
 class RunReport:
     """The content of a report on a run.
 
-    sources: the layer of each setting, if recorded. judged: the results of `dreamfusion evaluate`,
-    or empty. stages: duration of each, in seconds, for a finished run. step: the last known one.
-    version: of the package that trained the run, from a checkpoint.
+    sources: the layer of each setting, if recorded. version: of the package that trained the run.
+    step: the last known one. previews: by step, as PNG. videos: by title, as MP4. mesh: a GLB file,
+    and facts about it as (name, text) pairs. judged: the results of `dreamfusion evaluate`, or
+    empty. stages: duration of each, in seconds, for a finished run.
     """
 
     path: Path
@@ -78,10 +65,10 @@ class RunReport:
     version: str | None
     step: int
     curves: dict[str, Curve]
-    previews: list[Preview]
-    videos: list[Video]
-    model_file: str | None
-    model: Model | None
+    previews: dict[int, bytes]
+    videos: dict[str, bytes]
+    mesh: bytes | None
+    mesh_facts: list[tuple[str, str]]
     judged: dict[str, Any]
     stages: dict[str, float]
     notes: list[Note]
@@ -106,35 +93,37 @@ def gather(path: Path) -> RunReport:
         raise ConfigError(f"{folder.config}: {error}") from None
     notes: list[Note] = []
     curves = _curves(folder, notes)
-    version, checkpoint_step = _newest_checkpoint(folder)
-    logged = max((curve.steps[-1] for curve in curves.values()), default=0)
-    step = max(checkpoint_step or 0, logged)
+    saved = [read_json(file) for file in sorted(folder.checkpoints.glob("step_*.json"))]
+    newest: dict[str, Any] = next(
+        (one for one in reversed(saved) if isinstance(one.get("step"), int)), {}
+    )
+    step = max(newest.get("step", 0), *(curve.steps[-1] for curve in curves.values()), 0)
     if step < config.steps:
         notes.append(_stopped(folder, step, config.steps))
-    model_file, model = _model(folder, notes)
+    mesh, facts = _mesh(folder, notes)
+    stages = read_json(folder.durations).items()
     return RunReport(
         path=path,
         name=path.resolve().name,
         config=config,
         sources=sources(layers),
-        version=version,
+        version=newest.get("dreamfusion"),
         step=step,
         curves=curves,
         previews=_previews(folder, notes),
         videos=_videos(folder, notes),
-        model_file=model_file,
-        model=model,
+        mesh=mesh,
+        mesh_facts=facts,
         judged=read_json(folder.path / "evaluation.json"),
-        stages=_stages(folder),
+        stages={stage: took for stage, took in stages if isinstance(took, (int, float))},
         notes=notes,
     )
 
 
-def thin(items: Iterable[Any], most: int) -> list[Any]:
+def thin(items: Sequence[Any], most: int) -> list[Any]:
     """Select at most `most` items, evenly spaced, including the first and the last."""
-    items = list(items)
     if len(items) <= most:
-        return items
+        return list(items)
     return [items[round(i * (len(items) - 1) / (most - 1))] for i in range(most)]
 
 
@@ -150,58 +139,37 @@ def _stopped(folder: RunFolder, step: int, steps: int) -> Note:
 
 
 def _curves(folder: RunFolder, notes: list[Note]) -> dict[str, Curve]:
-    try:
+    lines: list[str] = []
+    with suppress(OSError):
         lines = folder.metrics.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        lines = []
     points: dict[str, dict[int, float]] = {}
     broken = 0
     for line in lines:
         try:
             record = json.loads(line)
-            step = int(record["step"])
-            found = scalars(record)
+            step, found = int(record["step"]), scalars(record)
         except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
             broken += 1
             continue
         for name, value in found.items():
             if math.isfinite(value):
                 points.setdefault(name, {})[step] = value
-    curves = {
-        name: Curve(tuple(sorted(values)), tuple(values[step] for step in sorted(values)))
-        for name, values in points.items()
-    }
     if broken:
         text = f"{broken} of {len(lines)} lines of metrics.jsonl cannot be read and are skipped."
         notes.append(Note("metrics", text))
-    elif not curves:
+    elif not points:
         notes.append(Note("metrics", "No step is logged yet.", command("resume", folder.path)))
-    return curves
+    ordered = {name: sorted(values.items()) for name, values in points.items()}
+    return {name: Curve(*zip(*pairs, strict=True)) for name, pairs in ordered.items()}
 
 
-def _newest_checkpoint(folder: RunFolder) -> tuple[str | None, int | None]:
-    """The version that wrote the newest checkpoint, and its step."""
-    for path in sorted(folder.checkpoints.glob("step_*.json"), reverse=True):
-        details = read_json(path)
-        with suppress(ValueError, KeyError, TypeError):
-            return str(details["dreamfusion"]), int(details["step"])
-    return None, None
-
-
-def _stages(folder: RunFolder) -> dict[str, float]:
-    with suppress(ValueError, TypeError):
-        return {stage: float(seconds) for stage, seconds in read_json(folder.durations).items()}
-    return {}
-
-
-def _previews(folder: RunFolder, notes: list[Note]) -> list[Preview]:
-    found, broken = [], []
+def _previews(folder: RunFolder, notes: list[Note]) -> dict[int, bytes]:
+    found, broken = {}, []
     for path in thin(folder.preview_files(), MOST_PREVIEWS):
         try:
             with Image.open(path) as image:
                 image.verify()
-                width, height = image.size
-            found.append(Preview(step_of(path), path.read_bytes(), width, height))
+            found[step_of(path)] = path.read_bytes()
         except (OSError, ValueError, SyntaxError):
             broken.append(path.name)
     if broken:
@@ -212,54 +180,85 @@ def _previews(folder: RunFolder, notes: list[Note]) -> list[Preview]:
     return found
 
 
-def _videos(folder: RunFolder, notes: list[Note]) -> list[Video]:
+def _videos(folder: RunFolder, notes: list[Note]) -> dict[str, bytes]:
+    """The newest turntable, and those of other modes."""
     colored = [path for path in (folder.video, folder.path / "render-color.mp4") if path.is_file()]
     newest = sorted(colored, key=lambda path: path.stat().st_mtime)[-1:]
-    titles = [(path, "Turntable") for path in newest]
-    titles += [
-        (path, mode.capitalize())
-        for mode in ("normals", "depth", "textureless")
-        if (path := folder.path / f"render-{mode}.mp4").is_file()
-    ]
-    found = []
-    for path, title in titles:
-        size = path.stat().st_size
-        if size > MOST_BYTES:
-            text = f"{path.name} has {size / 1e6:.0f} MB, too large for a page; open it in the run."
-            notes.append(Note("video", text))
-            continue
-        data = path.read_bytes()
-        if data[4:8] != b"ftyp":
+    paths = dict(zip(["Turntable"], newest, strict=False))
+    for mode in ("normals", "depth", "textureless"):
+        paths[mode.capitalize()] = folder.path / f"render-{mode}.mp4"
+    if not any(path.is_file() for path in paths.values()):
+        notes.append(_missing("video", "render", folder))
+    found = {}
+    for title, path in paths.items():
+        data = _small_enough(path, "video", notes)
+        if data is not None and data[4:8] != b"ftyp":
             text = f"{path.name} is not a video. To render it:"
             notes.append(Note("video", text, command("render", folder.path)))
-            continue
-        found.append(Video(title, data))
-    if not titles:
-        notes.append(_missing("video", "render", folder))
+        elif data is not None:
+            found[title] = data
     return found
 
 
-def _model(folder: RunFolder, notes: list[Note]) -> tuple[str | None, Model | None]:
-    files = [folder.mesh / f"model.{kind}" for kind in ("glb", "obj", "ply", "stl")]
-    file = next((path for path in files if path.is_file()), None)
-    if file is None:
+def _mesh(folder: RunFolder, notes: list[Note]) -> tuple[bytes | None, list[tuple[str, str]]]:
+    file = folder.mesh / "model.glb"
+    if not file.is_file():
         notes.append(_missing("mesh", "export", folder))
-        return None, None
-    name = file.relative_to(folder.path).as_posix()
+    data = _small_enough(file, "mesh", notes)
+    if data is None:
+        return None, []
     try:
-        return name, read_model(file)
-    except ModelError as error:
-        text = f"{name} cannot be read ({one_line(error)}). To write it again:"
+        return data, mesh_facts(data)
+    except Exception as error:  # parsers of broken files raise many kinds of errors
+        text = f"mesh/model.glb cannot be read ({one_line(error)}). To write it again:"
         notes.append(Note("mesh", text, command("export", folder.path)))
-        return name, None
+        return None, []
 
 
-def _missing(part: Part, verb: str, folder: RunFolder) -> Note:
-    if _newest_checkpoint(folder)[1] is None:
+def mesh_facts(glb: bytes) -> list[tuple[str, str]]:
+    """The properties of the mesh in a GLB file, as (name, text) pairs."""
+    import trimesh
+
+    mesh = trimesh.load(io.BytesIO(glb), file_type="glb", force="mesh", process=False)
+    shape = topology(np.asarray(mesh.vertices), np.asarray(mesh.faces))
+    texture = getattr(getattr(mesh.visual, "material", None), "baseColorTexture", None)
+    look = "at vertices" if texture is None else f"texture, {texture.width} × {texture.height}"
+    facts = [
+        ("Vertices", f"{shape.vertices:,}"),
+        ("Faces", f"{shape.faces:,}"),
+        ("Watertight", f"yes, genus {shape.genus}" if shape.watertight else "no"),
+        ("Pieces", f"{shape.components:,}"),
+        ("Width × height × depth", " × ".join(f"{side:.2f}" for side in shape.size)),
+        ("Volume", f"{shape.volume:.3f}" if shape.watertight else "unknown: not watertight"),
+        ("Colour", look),
+        ("File", f"{len(glb) / 1e6:.2f} MB"),
+    ]
+    origin = read_provenance(glb)
+    if origin is not None:
+        facts.append(("Step", f"{origin.step:,}"))
+        if origin.psnr_db is not None:
+            facts.append(("PSNR to the scene", f"{origin.psnr_db:.1f} dB"))
+        if origin.silhouette_iou is not None:
+            facts.append(("Silhouette IoU with the scene", f"{origin.silhouette_iou:.3f}"))
+    return facts
+
+
+def _missing(part: str, verb: str, folder: RunFolder) -> Note:
+    text = f"No {part} yet. To make one from the newest checkpoint:"
+    if not any(folder.checkpoints.glob("step_*.json")):
         text, verb = f"No {part} and no checkpoint yet. To train the run:", "resume"
-    else:
-        text = f"No {part} yet. To make one from the newest checkpoint:"
     return Note(part, text, command(verb, folder.path))
+
+
+def _small_enough(path: Path, part: str, notes: list[Note]) -> bytes | None:
+    """The content of a file; None if there is none, or with a note if it is too large."""
+    if not path.is_file():
+        return None
+    if (size := path.stat().st_size) <= MOST_BYTES:
+        return path.read_bytes()
+    text = f"{path.name} has {size / 1e6:.0f} MB, too large for a page; open it in the run."
+    notes.append(Note(part, text))
+    return None
 
 
 def read_small(path: Path) -> bytes | None:

@@ -1,5 +1,6 @@
 """Computes the content of the pages, as text for the templates."""
 
+import base64
 import json
 import statistics
 from collections.abc import Mapping, Sequence
@@ -13,7 +14,7 @@ from dreamfusion.config.schema import Config
 from dreamfusion.report.curves import Series, chart, number
 from dreamfusion.report.gather import RunReport
 from dreamfusion.utils.commands import command
-from dreamfusion.utils.duration import duration as whole_seconds
+from dreamfusion.utils.duration import duration
 
 METRICS: dict[str, list[str]] = read_yaml(Path(__file__).with_name("metrics.yaml"))
 _JUDGED = {
@@ -22,14 +23,24 @@ _JUDGED = {
 }  # fmt: skip
 
 
+def as_base64(data: bytes) -> str:
+    """Encode bytes as text."""
+    return base64.b64encode(data).decode()
+
+
+def data_uri(kind: str, data: bytes) -> str:
+    """Encode bytes as a data URI. kind: the MIME type."""
+    return f"data:{kind};base64,{as_base64(data)}"
+
+
 def judged_facts(judged: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The available metrics of a judge, as (name, text) pairs."""
-    found = []
-    for key, name in _JUDGED.items():
-        value = judged.get(key)
-        if isinstance(value, (int, float)):
-            found.append((name, f"{value:.0%}" if key.startswith("r1") else f"{value:.3g}"))
-    return found
+    found = ((name, key, judged.get(key)) for key, name in _JUDGED.items())
+    return [
+        (name, f"{value:.0%}" if key.startswith("r1") else f"{value:.3g}")
+        for name, key, value in found
+        if isinstance(value, (int, float))
+    ]
 
 
 def timing_facts(run: RunReport) -> list[tuple[str, str]]:
@@ -53,7 +64,7 @@ def curves(runs: Sequence[RunReport]) -> tuple[list[tuple[str, str, str]], list[
     for name in names:
         title, caption = METRICS.get(name, (name, ""))
         series = [
-            Series(run.name, i, run.curves[name].steps, run.curves[name].values)
+            Series(run.name, i, *run.curves[name])
             for i, run in enumerate(runs)
             if name in run.curves
         ]
@@ -65,20 +76,29 @@ def curves(runs: Sequence[RunReport]) -> tuple[list[tuple[str, str, str]], list[
     return charts, constant
 
 
-def own_settings(run: RunReport) -> list[dict[str, Any]]:
-    """All settings of a run, each with its default, its layer and its documentation."""
+def settings_of(runs: Sequence[RunReport]) -> list[dict[str, Any]]:
+    """All settings, with their default and documentation, and for each run the value and whether it
+    is not the default. source: the layer in the first run. differs: between runs, or for a single
+    run, from the default."""
     defaults = {name: value for name, value, _ in settings(Config())}
-    return [
-        {
-            "name": name,
-            "value": _value(value),
-            "default": _value(defaults.get(name, "")),
-            "source": run.sources.get(name, ""),
-            "doc": doc,
-            "differs": value != defaults.get(name),
-        }
-        for name, value, doc in settings(run.config)
-    ]
+    docs = {name: doc for run in runs for name, _, doc in settings(run.config)}
+    by_run = [{name: value for name, value, _ in settings(run.config)} for run in runs]
+    rows = []
+    for name in docs:
+        # Estimators and scenes of different kinds have different settings.
+        default, values = defaults.get(name, ""), [values.get(name, "") for values in by_run]
+        expected = default if len(runs) == 1 else values[0]
+        rows.append(
+            {
+                "name": name,
+                "doc": docs[name],
+                "default": _value(default),
+                "cells": [(_value(value), value != default) for value in values],
+                "source": runs[0].sources.get(name, ""),
+                "differs": any(value != expected for value in values),
+            }
+        )
+    return rows
 
 
 def again(run: RunReport) -> str:
@@ -93,37 +113,14 @@ def again(run: RunReport) -> str:
     return command("train", *words)
 
 
-def compared_settings(runs: Sequence[RunReport]) -> list[dict[str, Any]]:
-    """All settings: whether they differ between runs, and for each run the value and whether it
-    differs from the default."""
-    defaults = {name: value for name, value, _ in settings(Config())}
-    by_run = [{name: value for name, value, _ in settings(run.config)} for run in runs]
-    rows = []
-    for name in dict.fromkeys(name for values in (defaults, *by_run) for name in values):
-        # Estimators and scenes of different kinds have different settings.
-        default, values = defaults.get(name, ""), [values.get(name, "") for values in by_run]
-        cells = [(_value(value), value != default) for value in values]
-        differs = any(value != values[0] for value in values)
-        rows.append({"name": name, "cells": cells, "differs": differs})
-    return rows
-
-
-def duration(seconds: float) -> str:
-    """A duration as text; with two digits below ten seconds: "8.1 s"."""
-    return f"{seconds:.2g} s" if seconds < 10 else whole_seconds(seconds)
-
-
 def _value(value: Any) -> str:
     """The text of a setting, as for --set; a schedule as "start → end"."""
     if isinstance(value, Schedule):
         if value.is_constant:
             return number(value.start)
-        unit = "" if value.unit == "fraction" else " steps"
-        when = f" ({value.begin:g}–{value.finish:g}{unit})"
-        whole = (value.begin, value.finish, value.unit) == (0.0, 1.0, "fraction")
-        return f"{value.start:g} → {value.end:g}{'' if whole else when}"
-    if isinstance(value, tuple):
-        return f"[{', '.join(f'{part:g}' for part in value)}]"
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    return str(value) or "\N{NO-BREAK SPACE}"
+        whole = (value.begin, value.finish) == (0.0, 1.0)
+        when = "" if whole else f" ({value.begin:g}–{value.finish:g} {value.unit})"
+        return f"{value.start:g} → {value.end:g}{when}"
+    if isinstance(value, str):
+        return value or "\N{NO-BREAK SPACE}"
+    return json.dumps(value, default=str)

@@ -1,22 +1,20 @@
 "use strict";
 // Shows the mesh of every <canvas data-model="ID">: drag to rotate, wheel or two fingers to zoom.
-// The element with that id has JSON: base64 arrays of positions (uint16, scaled by low and span),
-// normals (int8), indices, and either uv (uint16, v up) with a texture and possibly a normal map, or
-// colors (uint8, sRGB).
+// The element with that id has a GLB file in base64, with one triangle mesh: positions, normals,
+// indices, and either texture coordinates with a texture and possibly a normal map, or colours.
+// A link <a data-model="ID"> downloads the file.
 (() => {
   const VERTEX = `#version 300 es
     in vec3 position, normal, color;
     in vec2 uv;
     uniform mat4 view, projection;
-    uniform vec3 low, span;
-    uniform vec2 uvLow, uvSpan;
     out vec3 vNormal, vPosition, vColor;
     out vec2 vUv;
     void main() {
       vNormal = mat3(view) * normal;
       vColor = color;
-      vUv = uvLow + uvSpan * uv;
-      vec4 seen = view * vec4(low + span * position, 1.0);
+      vUv = vec2(uv.x, 1.0 - uv.y); // v up
+      vec4 seen = view * vec4(position, 1.0);
       vPosition = seen.xyz;
       gl_Position = projection * seen;
     }`;
@@ -46,7 +44,7 @@
       n *= gl_FrontFacing ? 1.0 : -1.0;
       vec3 world = transpose(mat3(view)) * n;
       if (look == 3) { result = vec4(0.5 + 0.5 * world, 1.0); return; }
-      vec3 albedo = textured ? texture(map, vUv).rgb : pow(vColor, vec3(2.2));
+      vec3 albedo = textured ? texture(map, vUv).rgb : vColor;
       if (look == 2) albedo = vec3(0.6, 0.58, 0.55);
       float key = max(dot(n, normalize(vec3(-0.45, 0.65, 0.75))), 0.0);
       float fill = max(dot(n, normalize(vec3(0.8, -0.1, 0.5))), 0.0);
@@ -70,41 +68,74 @@
     return program;
   }
 
-  function upload(gl, program, model, redraw) {
-    const attribute = (name, data, size, type) => {
-      const place = gl.getAttribLocation(program, name);
-      if (place < 0 || !data) return;
-      gl.bindBuffer(gl.ARRAY_BUFFER, gl.createBuffer());
-      gl.bufferData(gl.ARRAY_BUFFER, bytes(data), gl.STATIC_DRAW);
-      gl.enableVertexAttribArray(place);
-      gl.vertexAttribPointer(place, size, type, true, 0, 0);
+  // The mesh of a GLB file: a function that returns the numbers of an accessor and their format, the
+  // primitive, its images, and the centre and the radius of its bounding sphere.
+  function parse(glb) {
+    const size = new DataView(glb.buffer, glb.byteOffset).getUint32(12, true);
+    const tree = JSON.parse(new TextDecoder().decode(glb.subarray(20, 20 + size)));
+    const view = (i, skip = 0) => {
+      const { byteOffset = 0, byteLength } = tree.bufferViews[i];
+      return glb.subarray(28 + size + byteOffset + skip, 28 + size + byteOffset + byteLength);
     };
-    attribute("position", model.positions, 3, gl.UNSIGNED_SHORT);
-    attribute("normal", model.normals, 3, gl.BYTE);
-    attribute("uv", model.uv, 2, gl.UNSIGNED_SHORT);
-    attribute("color", model.colors, 3, gl.UNSIGNED_BYTE);
-    const indices = bytes(model.indices);
-    gl.bindBuffer(gl.ELEMENT_ARRAY_BUFFER, gl.createBuffer());
-    gl.bufferData(gl.ELEMENT_ARRAY_BUFFER, indices, gl.STATIC_DRAW);
-    const [colors, bumps] = [gl.SRGB8_ALPHA8, gl.RGBA8];
-    for (const [unit, data, format] of [[0, model.texture, colors], [1, model.normalMap, bumps]])
-      if (data) texture(gl, unit, data, format, redraw);
-    return indices.length;
+    const read = (i) => {
+      const accessor = tree.accessors[i];
+      const data = view(accessor.bufferView, accessor.byteOffset);
+      return { ...accessor, data, stride: tree.bufferViews[accessor.bufferView].byteStride || 0 };
+    };
+    const primitive = tree.meshes[0].primitives[0];
+    const material = (tree.materials || [])[primitive.material] || {};
+    const image = (info) => {
+      if (!info) return undefined;
+      const { bufferView, mimeType } = tree.images[tree.textures[info.index].source];
+      return new Blob([view(bufferView)], { type: mimeType });
+    };
+    const { min, max, data } = read(primitive.attributes.POSITION);
+    const target = min.map((low, i) => (low + max[i]) / 2), points = new Float32Array(data.slice().buffer);
+    let radius = 0;
+    for (let i = 0; i < points.length; i += 3)
+      radius = Math.max(radius, Math.hypot(...target.map((middle, j) => points[i + j] - middle)));
+    return {
+      primitive, read,
+      texture: image(material.pbrMetallicRoughness?.baseColorTexture),
+      normalMap: image(material.normalTexture),
+      target, radius: radius || 1,
+    };
   }
 
-  function texture(gl, unit, data, format, redraw) {
-    const image = new Image();
-    image.onload = () => {
-      gl.activeTexture(gl.TEXTURE0 + unit);
-      gl.bindTexture(gl.TEXTURE_2D, gl.createTexture());
-      gl.pixelStorei(gl.UNPACK_FLIP_Y_WEBGL, true); // v is up, images have their top row first
-      gl.texImage2D(gl.TEXTURE_2D, 0, format, gl.RGBA, gl.UNSIGNED_BYTE, image);
-      gl.texParameteri(gl.TEXTURE_2D, gl.TEXTURE_MIN_FILTER, gl.LINEAR_MIPMAP_LINEAR);
-      gl.texParameterf(gl.TEXTURE_2D, gl.TEXTURE_MAX_LOD, 2); // smaller levels mix neighbouring charts
-      gl.generateMipmap(gl.TEXTURE_2D);
-      redraw();
+  function upload(gl, program, model, redraw) {
+    const attribute = (name, index) => {
+      const place = gl.getAttribLocation(program, name);
+      if (place < 0) return;
+      if (index === undefined) return gl.vertexAttrib3f(place, 0.58, 0.58, 0.58);
+      const { data, type, componentType, normalized, stride } = model.read(index);
+      gl.bindBuffer(gl.ARRAY_BUFFER, gl.createBuffer());
+      gl.bufferData(gl.ARRAY_BUFFER, data, gl.STATIC_DRAW);
+      gl.enableVertexAttribArray(place);
+      gl.vertexAttribPointer(place, Number(type[3]), componentType, Boolean(normalized), stride, 0);
     };
-    image.src = data;
+    const { attributes, indices } = model.primitive;
+    attribute("position", attributes.POSITION);
+    attribute("normal", attributes.NORMAL);
+    attribute("uv", attributes.TEXCOORD_0);
+    attribute("color", attributes.COLOR_0);
+    const triangles = model.read(indices);
+    gl.bindBuffer(gl.ELEMENT_ARRAY_BUFFER, gl.createBuffer());
+    gl.bufferData(gl.ELEMENT_ARRAY_BUFFER, triangles.data, gl.STATIC_DRAW);
+    const [colors, bumps] = [gl.SRGB8_ALPHA8, gl.RGBA8];
+    for (const [unit, blob, format] of [[0, model.texture, colors], [1, model.normalMap, bumps]])
+      if (blob) texture(gl, unit, blob, format).then(redraw);
+    return triangles;
+  }
+
+  async function texture(gl, unit, blob, format) {
+    const options = { imageOrientation: "flipY", colorSpaceConversion: "none" }; // v is up
+    const image = await createImageBitmap(blob, options);
+    gl.activeTexture(gl.TEXTURE0 + unit);
+    gl.bindTexture(gl.TEXTURE_2D, gl.createTexture());
+    gl.texImage2D(gl.TEXTURE_2D, 0, format, gl.RGBA, gl.UNSIGNED_BYTE, image);
+    gl.texParameteri(gl.TEXTURE_2D, gl.TEXTURE_MIN_FILTER, gl.LINEAR_MIPMAP_LINEAR);
+    gl.texParameterf(gl.TEXTURE_2D, gl.TEXTURE_MAX_LOD, 2); // smaller levels mix neighbouring charts
+    gl.generateMipmap(gl.TEXTURE_2D);
   }
 
   // Matrices are column-major, as in WebGL. The camera looks at `target` from `distance`.
@@ -123,13 +154,13 @@
     return [f / aspect, 0, 0, 0, 0, f, 0, 0, 0, 0, (far + near) / depth, -1, 0, 0, 2 * far * near / depth, 0];
   }
 
-  // Shows a model on a canvas, and returns the camera, which the next model can start from.
-  function show(canvas, model, camera = { ...FRONT, look: 0 }) {
+  // Shows a GLB file on a canvas, and returns the camera, which the next one can start from.
+  function show(canvas, glb, camera = { ...FRONT, look: 0 }) {
+    const model = parse(glb);
     const gl = canvas.getContext("webgl2", { antialias: true });
     if (!gl) throw Error("this browser has no WebGL 2");
-    const radius = model.radius || 1;
-    const target = model.low.map((low, i) => low + model.span[i] / 2);
-    let program, length, pending = false;
+    const { radius, target } = model;
+    let program, triangles, pending = false;
 
     const draw = () => {
       pending = false;
@@ -145,8 +176,7 @@
       gl.uniformMatrix4fv(at("projection"), false,
         projectionMatrix(canvas.width / canvas.height, near, distance + 1.1 * radius));
       gl.uniform1i(at("look"), camera.look);
-      gl.drawElements(gl.TRIANGLES, length / (model.wide ? 4 : 2),
-        model.wide ? gl.UNSIGNED_INT : gl.UNSIGNED_SHORT, 0);
+      gl.drawElements(gl.TRIANGLES, triangles.count, triangles.componentType, 0);
     };
     const redraw = () => {
       if (!pending && !gl.isContextLost()) requestAnimationFrame(draw);
@@ -155,12 +185,8 @@
     const prepare = () => {
       program = compile(gl);
       gl.useProgram(program);
-      length = upload(gl, program, model, redraw);
+      triangles = upload(gl, program, model, redraw);
       gl.enable(gl.DEPTH_TEST);
-      gl.uniform3fv(gl.getUniformLocation(program, "low"), model.low);
-      gl.uniform3fv(gl.getUniformLocation(program, "span"), model.span);
-      gl.uniform2fv(gl.getUniformLocation(program, "uvLow"), model.uvLow || [0, 0]);
-      gl.uniform2fv(gl.getUniformLocation(program, "uvSpan"), model.uvSpan || [1, 1]);
       gl.uniform1i(gl.getUniformLocation(program, "textured"), model.texture ? 1 : 0);
       gl.uniform1i(gl.getUniformLocation(program, "bumped"), model.normalMap ? 1 : 0);
       gl.uniform1i(gl.getUniformLocation(program, "normals"), 1);
@@ -231,7 +257,9 @@
 
   for (const canvas of document.querySelectorAll("canvas[data-model]")) {
     try {
-      show(canvas, JSON.parse(document.getElementById(canvas.dataset.model).textContent));
+      const id = canvas.dataset.model, glb = bytes(document.getElementById(id).textContent);
+      document.querySelector(`a[data-model="${id}"]`).href = URL.createObjectURL(new Blob([glb]));
+      show(canvas, glb);
     } catch (error) {
       const note = document.createElement("p");
       note.className = "note";

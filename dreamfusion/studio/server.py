@@ -14,7 +14,6 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import lru_cache
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.resources import files
@@ -22,7 +21,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
-from dreamfusion.report.model import MOST_FACES, ModelError, pack, read_model
 from dreamfusion.runs.folder import RunFolder
 from dreamfusion.studio.library import Library, RequestError
 from dreamfusion.utils.errors import UserError, one_line
@@ -176,8 +174,7 @@ class _Handler(BaseHTTPRequestHandler):
         if kind == "thumbnail":
             return "image/png", _read(run, run.thumbnail), None
         if kind == "model":
-            model = run.mesh / "model.glb"
-            return "application/json", _packed(model, model.stat().st_mtime_ns), None
+            return "model/gltf-binary", _read(run, run.mesh / "model.glb"), None
         # Only files that an export wrote, by their names.
         if kind == "download" and file_name in {file.name for file in run.mesh.glob("*.*")}:
             return "application/octet-stream", _read(run, run.mesh / file_name), file_name
@@ -209,15 +206,3 @@ def _read(run: RunFolder, path: Path) -> bytes:
     if not path.resolve().is_relative_to(run.path.resolve()):
         raise RequestError(f"{path.name} is outside of the run")
     return path.read_bytes()
-
-
-@lru_cache(maxsize=32)
-def _packed(path: Path, changed_ns: int) -> bytes:
-    """The mesh of a file for viewer.js, as JSON. changed_ns: time of its last change."""
-    try:
-        model = read_model(path)
-    except ModelError as error:
-        raise UserError(f"{path.name} cannot be read: {error}") from None
-    if len(model.faces) > MOST_FACES:
-        raise UserError(f"{path.name} has too many faces for a browser")
-    return json.dumps(pack(model)).encode()

@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pytest
 
-from dreamfusion.report.curves import HEIGHT, WIDTH, Series, chart, number, powers, smooth, ticks
+from dreamfusion.report.curves import HEIGHT, WIDTH, Series, chart, number, smooth, ticks
 
 
 def coordinates(svg, kind="line"):
@@ -17,8 +17,6 @@ def test_ticks_are_round_and_inside():
     assert ticks(0, 10) == [0, 2, 4, 6, 8, 10]
     assert ticks(-0.13, 0.1) == [-0.1, -0.05, 0.0, 0.05, 0.1]
     assert ticks(1, 330, most=7) == [50, 100, 150, 200, 250, 300]
-    assert powers(0.001, 10) == pytest.approx([0.001, 0.01, 0.1, 1, 10])
-    assert len(powers(1e-30, 1e30)) < 8
 
 
 def test_numbers_are_short():
@@ -29,8 +27,8 @@ def test_numbers_are_short():
 def test_smoothing_keeps_lines_and_ends():
     line = [float(i) for i in range(20)]
     assert smooth(line, 3) == pytest.approx(line)
-    assert smooth([0, 3, 0], 1) == [0, 1, 0]
-    assert smooth([5.0], 4) == [5.0]
+    assert smooth([0, 3, 0], 1).tolist() == [0, 1, 0]
+    assert smooth([5.0], 4).tolist() == [5.0]
 
 
 def test_a_curve_rises_where_its_values_do():
@@ -44,7 +42,9 @@ def test_values_over_many_powers_get_a_logarithmic_axis():
     heights = [y for _, y in coordinates(svg)]
     steps = [a - b for a, b in pairwise(heights)]
     assert steps == pytest.approx([steps[0]] * 4, abs=0.2)
-    assert ">0.001<" in svg and ">100k<" in svg
+    assert ">0.01<" in svg and ">10k<" in svg
+    many = chart([Series("x", 0, [0, 1], [1e-30, 1e30])], "many powers")
+    assert 3 <= many.count('class="grid"') < 8
 
 
 def test_many_steps_make_a_small_chart_that_keeps_the_peaks():

@@ -8,15 +8,14 @@ let chosen = decodeURIComponent(location.hash.slice(1));
 let shown = ""; // what the stage shows
 let camera;
 
-async function ask(action, options) {
+async function ask(action, options, read = "json") {
   const answer = await fetch(action, options && {
     method: "POST",
     headers: { "Content-Type": "application/json" },
     body: JSON.stringify(options),
   });
-  const content = await answer.json();
-  if (!answer.ok) throw Error(content.error);
-  return content;
+  if (!answer.ok) throw Error((await answer.json()).error);
+  return answer[read]();
 }
 
 function element(name, properties, ...children) {
@@ -57,7 +56,7 @@ async function stage(job) {
     if (shown === wanted) view.replaceChildren(image);
   } else {
     try {
-      const model = await ask(wanted);
+      const model = new Uint8Array(await ask(wanted, undefined, "arrayBuffer"));
       if (shown !== wanted) return; // another job was chosen meanwhile
       const canvas = element("canvas", { tabIndex: 0, ariaLabel: job.prompt });
       view.replaceChildren(canvas, element("span"));
