@@ -138,13 +138,13 @@ def render(
     color = settings.background.color
     behind = torch.tensor(color) if background is None else parse_background(background)
     if mesh:
-        from dreamfusion.mesh.formats import put_back, read_glb
+        from dreamfusion.mesh.formats import moved, read_glb
 
         model = run.mesh / "model.glb"
         if not model.exists():
             raise UserError(f"{model} does not exist; write it with: {command('export', run.path)}")
         shape, provenance = read_glb(model)
-        draw = draw_mesh(put_back(shape, provenance) if provenance else shape)
+        draw = draw_mesh(moved(shape, provenance.moved_from) if provenance else shape)
     else:
         draw = draw_scene(load_scene(run, settings).scene)
     count, pixels = frames or settings.output.video_frames, settings.output.video_size

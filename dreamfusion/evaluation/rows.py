@@ -19,7 +19,7 @@ from dreamfusion.evaluation.truth import compare_with_truth
 from dreamfusion.graphics.cameras import show_cameras
 from dreamfusion.graphics.media import contact_sheet, write_png
 from dreamfusion.graphics.shading import ImageMode, over
-from dreamfusion.mesh.formats import MeshError, put_back, read_glb
+from dreamfusion.mesh.formats import MeshError, moved, read_glb
 from dreamfusion.mesh.topology import topology
 from dreamfusion.runs.checkpoint import load_scene
 from dreamfusion.runs.metrics import read_metrics
@@ -204,7 +204,7 @@ def mesh_figures(file: Path, prompt: str | None = None) -> dict[str, Any]:
         "mesh_psnr_db": None if origin is None else origin.psnr_db,
     }
     if prompt is not None:
-        placed = mesh if origin is None else put_back(mesh, origin)
+        placed = mesh if origin is None else moved(mesh, origin.moved_from)
         figures |= vars(compare_with_truth(placed, make_object(*read_pair(prompt))))
     return figures
 

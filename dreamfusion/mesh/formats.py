@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
 from dreamfusion.graphics import srgb
@@ -35,7 +35,8 @@ AnyMesh = TypeVar("AnyMesh", bound=Mesh | TexturedMesh)
 
 
 def origin_of(mesh: Mesh | TexturedMesh, origin: Origin) -> NDArray[np.float64]:
-    """The point (3,) of the scene that becomes the origin in `place`."""
+    """The point (3,) of the scene that becomes the origin: the centre of the mesh's bounding box
+    ("center"), the centre of the box's lower side ("base"), or the same origin ("scene")."""
     if origin == "scene":
         return np.zeros(3)
     low, high = mesh.vertices.min(axis=0), mesh.vertices.max(axis=0)
@@ -45,12 +46,9 @@ def origin_of(mesh: Mesh | TexturedMesh, origin: Origin) -> NDArray[np.float64]:
     return middle
 
 
-def place(mesh: AnyMesh, origin: Origin) -> AnyMesh:
-    """Move a mesh so that the origin is the centre of its bounding box ("center"), the centre of
-    the box's lower side ("base"), or unchanged ("scene")."""
-    if origin == "scene":
-        return mesh
-    return dataclasses.replace(mesh, vertices=mesh.vertices - origin_of(mesh, origin))
+def moved(mesh: AnyMesh, by: ArrayLike) -> AnyMesh:
+    """The mesh, moved by a vector (3,)."""
+    return dataclasses.replace(mesh, vertices=mesh.vertices + np.asarray(by))
 
 
 def write_mesh(
@@ -122,11 +120,6 @@ def read_glb(path: Path | str) -> tuple[Mesh | TexturedMesh, Provenance | None]:
         raise MeshError(f"cannot read the mesh {path} ({reason}); export it again") from None
 
 
-def put_back(mesh: AnyMesh, provenance: Provenance) -> AnyMesh:
-    """Move a mesh back to the frame of its scene: the inverse of `place`."""
-    return dataclasses.replace(mesh, vertices=mesh.vertices + np.asarray(provenance.moved_from))
-
-
 def as_trimesh(mesh: Mesh | TexturedMesh, name: str = "model") -> trimesh.Trimesh:
     """Convert a mesh to trimesh, with its texture or its vertex colours (sRGB). name: of the
     material."""
@@ -141,7 +134,8 @@ def as_trimesh(mesh: Mesh | TexturedMesh, name: str = "model") -> trimesh.Trimes
         metallicFactor=0.0,
         roughnessFactor=1.0,
     )
-    return _textured(mesh, material)
+    visual = trimesh.visual.TextureVisuals(uv=mesh.uv, material=material)
+    return _model(mesh, visual=visual)
 
 
 def glb_bytes(
@@ -152,7 +146,7 @@ def glb_bytes(
 
     if isinstance(mesh, Mesh):
         # Linear colours in 16 bits, since 8 bits have too few dark levels. Trimesh can write them
-        # only as an attribute; see `_add_colors`.
+        # only as an attribute.
         colors = _rgba(srgb.to_linear(mesh.colors), np.uint16)
         model = _model(mesh, vertex_attributes={_COLORS: colors})
     else:
@@ -161,14 +155,19 @@ def glb_bytes(
             model.vertex_attributes[_TANGENTS] = tangents(mesh).astype(np.float32)
 
     def finish(tree: dict[str, Any]) -> None:
-        if isinstance(mesh, Mesh):
-            _add_colors(tree, name)
+        (primitive,) = tree["meshes"][0]["primitives"]
+        attributes = primitive["attributes"]
+        if _COLORS in attributes:
+            attributes["COLOR_0"] = attributes.pop(_COLORS)
+            tree["accessors"][attributes["COLOR_0"]]["normalized"] = True
+            # Without a material, it would be metallic.
+            matt = {"metallicFactor": 0.0, "roughnessFactor": 1.0}
+            tree["materials"] = [{"name": name, "pbrMetallicRoughness": matt}]
+            primitive["material"] = 0
+        if _TANGENTS in attributes:
+            attributes["TANGENT"] = attributes.pop(_TANGENTS)
         for image, kind in zip(tree.get("images", ()), ("albedo", "normals"), strict=False):
             image["name"] = f"{name}-{kind}"
-        for item in tree["meshes"]:
-            attributes = item["primitives"][0]["attributes"]
-            if _TANGENTS in attributes:
-                attributes["TANGENT"] = attributes.pop(_TANGENTS)
         if provenance is not None:
             tree["asset"]["extras"] = {KEY: dataclasses.asdict(provenance)}
 
@@ -193,26 +192,6 @@ def _rgba(colors: NDArray[np.float64], kind: type[np.unsignedinteger]) -> NDArra
     return (rgba.clip(0.0, 1.0) * np.iinfo(kind).max).round().astype(kind)
 
 
-def _add_colors(tree: dict[str, Any], name: str) -> None:
-    """Rename the attribute _COLORS to glTF's vertex colours, and add a matt material to the
-    primitives, which are metallic by default."""
-    matt = {"metallicFactor": 0.0, "roughnessFactor": 1.0}
-    tree["materials"] = [{"name": name, "pbrMetallicRoughness": matt}]
-    for item in tree["meshes"]:
-        for primitive in item["primitives"]:
-            index = primitive["attributes"].pop(_COLORS)
-            primitive["attributes"]["COLOR_0"] = index
-            tree["accessors"][index]["normalized"] = True
-            primitive["material"] = 0
-
-
-def _textured(mesh: TexturedMesh, material: Any) -> Any:
-    import trimesh
-
-    visual = trimesh.visual.TextureVisuals(uv=mesh.uv, material=material)
-    return _model(mesh, visual=visual)
-
-
 def _obj_files(mesh: TexturedMesh, path: Path, name: str) -> dict[Path, bytes]:
     import trimesh
 
@@ -222,7 +201,7 @@ def _obj_files(mesh: TexturedMesh, path: Path, name: str) -> dict[Path, bytes]:
         ambient=[255] * 4,
         specular=[0, 0, 0, 255],
     )
-    model = _textured(mesh, material)
+    model = _model(mesh, visual=trimesh.visual.TextureVisuals(uv=mesh.uv, material=material))
     # Readers split file names at blanks, and "#" begins a comment.
     material.name = re.sub(r"[^\w.-]+", "_", path.stem)
     text, others = trimesh.exchange.obj.export_obj(

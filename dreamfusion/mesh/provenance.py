@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 KEY = "dreamfusion"
 
@@ -10,7 +10,7 @@ KEY = "dreamfusion"
 @dataclass(frozen=True)
 class Provenance:
     """step: of the run. moved_from: the point of the scene that is the model's origin.
-    psnr_db, silhouette_iou: similarity of model and scene, see `compare.Agreement`; None if not
+    psnr_db, silhouette_iou: similarity of model and scene, see `renderer.Agreement`; None if not
     measured. prior: id, revision and licence of the diffusion model, if known. prompt, seed: of the
     run. dreamfusion: version of this package. settings: SHA-256 of the run's resolved settings.
     """
@@ -32,18 +32,8 @@ def read_provenance(glb: bytes) -> Provenance | None:
     length = int.from_bytes(glb[12:16], "little")
     try:
         found = json.loads(glb[20 : 20 + length])["asset"]["extras"][KEY]
-        x, y, z = map(float, found["moved_from"])
-        psnr, iou = (
-            None if found.get(key) is None else float(found[key])
-            for key in ("psnr_db", "silhouette_iou")
-        )
-        prior = found.get("prior")
-        prior = None if prior is None else {str(k): str(v) for k, v in prior.items()}
-        prompt, version, settings = (
-            str(found.get(key, "")) for key in ("prompt", "dreamfusion", "settings")
-        )
-        seed = None if found.get("seed") is None else int(found["seed"])
-        step = int(found["step"])
-        return Provenance(step, (x, y, z), psnr, iou, prior, prompt, seed, version, settings)
+        x, y, z = map(float, found.pop("moved_from"))
+        known = {one.name: found[one.name] for one in fields(Provenance) if one.name in found}
+        return Provenance(moved_from=(x, y, z), **known)
     except (ValueError, KeyError, TypeError, AttributeError):
         return None

@@ -28,22 +28,20 @@ def topology(vertices: NDArray[np.float64], faces: NDArray[np.int64]) -> Topolog
     as along the seams of a texture, count as one."""
     import trimesh
 
-    places, number = np.unique(vertices, axis=0, return_inverse=True)
-    faces = number.reshape(-1)[faces]
-    model = trimesh.Trimesh(places, faces, process=False)
+    model = trimesh.Trimesh(vertices, faces, process=False)
+    model.merge_vertices(merge_tex=True, merge_norm=True)
     labels = trimesh.graph.connected_component_labels(model.face_adjacency, node_count=len(faces))
     components = int(labels.max()) + 1
     watertight = bool(model.is_watertight and model.is_winding_consistent)
-    # Euler: vertices - edges + faces = 2 (components - genus), for closed surfaces.
-    euler = len(np.unique(faces)) - len(model.edges_unique) + len(faces)
-    a, b, c = np.moveaxis(places[faces], 1, 0)
-    x, y, z = (float(side) for side in np.ptp(vertices, axis=0))
+    a, b, c = np.moveaxis(model.triangles, 1, 0)
+    x, y, z = model.extents.tolist()
     return Topology(
         vertices=len(vertices),
         faces=len(faces),
         components=components,
         watertight=watertight,
-        genus=components - euler // 2 if watertight else None,
+        # Euler: vertices - edges + faces = 2 (components - genus), for closed surfaces.
+        genus=components - model.euler_number // 2 if watertight else None,
         volume=float((a * np.cross(b, c)).sum() / 6.0),
         size=(x, y, z),
     )

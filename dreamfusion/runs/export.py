@@ -11,11 +11,11 @@ import torch
 from dreamfusion.config.layers import to_yaml
 from dreamfusion.config.schema import Config, OutputConfig
 from dreamfusion.graphics.cameras import Cameras, show_cameras
-from dreamfusion.mesh.compare import Agreement, agreement
 from dreamfusion.mesh.extract import Mesh
-from dreamfusion.mesh.formats import TEXTURED, Origin, origin_of, place, write_mesh
+from dreamfusion.mesh.formats import TEXTURED, Origin, moved, origin_of, write_mesh
 from dreamfusion.mesh.printing import print_bytes, printable, require_print, thin_volume
 from dreamfusion.mesh.provenance import Provenance
+from dreamfusion.mesh.renderer import Agreement, agreement
 from dreamfusion.mesh.texture import TexturedMesh, bake, decimate, simplify
 from dreamfusion.mesh.topology import Topology, topology
 from dreamfusion.mesh.unseen import fill_unseen
@@ -41,7 +41,7 @@ class ExportOptions:
     resolution: marching-cubes cells per axis of the box. faces: approximate maximum number of
     faces; None also reduces it as far as the shape permits. texture: texels per side; 0, and
     formats without textures, store colours at vertices. threshold: density of the surface; None
-    chooses one. origin: see `formats.place`.
+    chooses one. origin: see `formats.origin_of`.
     """
 
     resolution: int | None = None
@@ -96,7 +96,8 @@ def write_model(
             model = bake(color, mesh, size=size, fine=fine)
     say("comparing with the scene")
     similarity = agreement(model, draw_scene(scene), show_cameras(CHECK_VIEWS, config.camera))
-    x, y, z = origin_of(model, options.origin).tolist()
+    origin = origin_of(model, options.origin)
+    x, y, z = origin.tolist()
     psnr = similarity.psnr_db if math.isfinite(similarity.psnr_db) else None
     source = None if saved.prior is None else saved.prior.source
     provenance = Provenance(
@@ -110,8 +111,7 @@ def write_model(
         dreamfusion=__version__,
         settings=hashlib.sha256(to_yaml(config).encode()).hexdigest(),
     )
-    placed = place(model, options.origin)
-    files = write_mesh(placed, path, name=slug(config.prompt), provenance=provenance)
+    files = write_mesh(moved(model, -origin), path, name=slug(config.prompt), provenance=provenance)
     shape = model if isinstance(surface, TexturedMesh) else mesh
     return Export(files, model, topology(shape.vertices, shape.faces), similarity)
 

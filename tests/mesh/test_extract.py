@@ -7,7 +7,7 @@ import trimesh
 from torch import Tensor
 
 from dreamfusion.mesh.extract import Mesh, MeshError, isosurface
-from dreamfusion.mesh.formats import place, read_glb, write_mesh
+from dreamfusion.mesh.formats import moved, origin_of, read_glb, write_mesh
 from dreamfusion.mesh.topology import topology
 from dreamfusion.utils.errors import UserError
 from tests.helpers.scenes import FieldScene
@@ -48,8 +48,10 @@ def test_placement_of_the_origin():
     field = Balls([[0.3, -0.2, 0.1, 0.4]])
     mesh = extract(field)
     assert np.abs(mesh.vertices.mean(0) - [0.3, -0.2, 0.1]).max() < 0.02
-    assert place(mesh, "scene") is mesh
-    centered, standing = place(mesh, "center").vertices, place(mesh, "base").vertices
+    assert origin_of(mesh, "scene").tolist() == [0, 0, 0]
+    centered, standing = (
+        moved(mesh, -origin_of(mesh, origin)).vertices for origin in ("center", "base")
+    )
     np.testing.assert_allclose(centered.max(0) + centered.min(0), 0, atol=1e-9)
     assert standing[:, 1].min() == 0
     np.testing.assert_allclose((standing.max(0) + standing.min(0))[[0, 2]], 0, atol=1e-9)
