@@ -1,8 +1,7 @@
-from .card import PriorCard, read_card
+from .card import PriorCard, PriorSettings, read_card
 from .layout import PriorError
 from .model import DiffusionPrior, load_prior
 from .resolve import ResolvedPrior, resolve_prior
-from .settings import PriorSettings
 
 __all__ = [
     "DiffusionPrior",

@@ -1,14 +1,25 @@
-"""`dreamfusion.json`, the optional card of a prior: its prompt vocabulary and training views."""
+"""What a prior says of itself before it is loaded: its card, and its settings if it is of another
+package. Imports no torch.
 
-from collections.abc import Mapping
+`dreamfusion.json` is the optional card: the prompt vocabulary and the training views.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dreamfusion.config.layers import ConfigError, build_config
+from dreamfusion.config.schema import PriorConfig
 from dreamfusion.priors.layout import CARD, PriorError, require_json
 from dreamfusion.priors.view_prompts import PAPER_VIEWS, ViewVocabulary
 from dreamfusion.utils.errors import one_line
+
+if TYPE_CHECKING:
+    from dreamfusion.priors.base import Prior
 
 FORMAT = 1
 LIGHT_SETTINGS = {
@@ -27,6 +38,26 @@ class PriorCard:
 
     vocabulary: ViewVocabulary = PAPER_VIEWS
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class PriorSettings(PriorConfig, ABC):
+    """Settings of a prior from the entry points `dreamfusion.priors`, chosen by `--prior NAME`: the
+    section `prior`, with further fields. Used like a `resolve.ResolvedPrior` until it is built."""
+
+    @property
+    def card(self) -> PriorCard:
+        """Prompt vocabulary, cameras and lights of the prior."""
+        return PriorCard()
+
+    @property
+    def preset(self) -> str:
+        """The default preset for this prior."""
+        return "embedded"
+
+    @abstractmethod
+    def build(self, *, device: str, prompts: Sequence[str] | None) -> Prior:
+        """Load the prior, frozen, on a device. prompts: all texts of the run; None: unknown."""
 
 
 def read_card(folder: Path) -> PriorCard:

@@ -41,21 +41,23 @@ def fetch(name: str, *, half: bool) -> Path:
     half: prefer half-precision to full-precision weights. Raises PriorError.
     """
     from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
+    from huggingface_hub.errors import GatedRepoError
 
     if mirror := moved_to(name):
         raise PriorError(f"{name} was removed from the hub: use {mirror}, the same model")
     try:
         # The only call that lists a model's files with a timeout and without retries.
         siblings = HfApi().model_info(name, timeout=PATIENCE).siblings or []
-        files = [sibling.rfilename for sibling in siblings]
+        files = [PurePosixPath(sibling.rfilename) for sibling in siblings]
         folder = Path(snapshot_download(name, allow_patterns=[INDEX, CARD]))
         index = require_json(folder / INDEX, f"{name} is not a diffusers model")
         _, components = layout.components_of(index, name)
-        needed = needed_files(files, components, half=half)
-        for part in (part for part in components if part.startswith("tokenizer")):
-            inside = [file.removeprefix(f"{part}/") for file in needed]
-            layout.check_tokenizer(inside, f"{name}: its {part}")
+        needed = []  # of each component, one variant of the weights, in safetensors
+        for part in components:
+            inside = {path.name for path in files if str(path.parent) == part}
+            if layout.weights_stem(part) is not None:
+                inside &= {"config.json", *layout.choose_weights(inside, part, half=half)[1]}
+            needed += [f"{part}/{file}" for file in sorted(inside)]
         return Path(snapshot_download(name, allow_patterns=[INDEX, CARD, "README.md", *needed]))
     except PriorError:
         raise
@@ -64,29 +66,10 @@ def fetch(name: str, *, half: bool) -> Path:
             f"{name} is gated: accept its terms at https://huggingface.co/{name}, then log in with "
             "`hf auth login`"
         ) from None
-    except RepositoryNotFoundError:
-        raise PriorError(
-            f"the hub has no model {name} that you may read: mistyped, removed, or private "
-            "(`hf auth login`)"
-        ) from None
-    except HfHubHTTPError as error:
-        raise PriorError(f"cannot fetch {name} from the hub: {one_line(error)}") from None
     # The errors of an unreachable network differ between versions of the hub's library.
     except Exception as error:
         raise PriorError(
-            f"{name} is neither a folder here nor complete in the local cache, and the hub cannot "
-            f"be reached ({one_line(error, 100)}; it has {PATIENCE:.0f} s); check the network, or "
-            "use --prior embedded"
+            f"{name} is neither a folder here nor complete in the local cache, and cannot be "
+            f"fetched from the hub ({one_line(error, 100)}); check its name and the network, log "
+            "in with `hf auth login` if it is private, or use --prior embedded"
         ) from None
-
-
-def needed_files(files: list[str], components: dict[str, str], *, half: bool) -> list[str]:
-    """The files of a repository that are required to load its components, with one variant of the
-    weights, in safetensors."""
-    needed = []
-    for component in components:
-        inside = {path.name for path in map(PurePosixPath, files) if str(path.parent) == component}
-        if layout.weights_stem(component) is not None:
-            inside &= {"config.json", *layout.choose_weights(inside, component, half=half)[1]}
-        needed += [f"{component}/{file}" for file in sorted(inside)]
-    return needed

@@ -17,7 +17,7 @@ from dreamfusion.utils.errors import one_line
 
 if TYPE_CHECKING:
     from dreamfusion.priors.base import Prior
-    from dreamfusion.priors.settings import PriorSettings
+    from dreamfusion.priors.card import PriorSettings
 
 # Number of blocks of each weight file that are hashed: all of a small file, else evenly spaced.
 _BLOCKS, _BLOCK = 256, 2**16
@@ -50,8 +50,11 @@ def identify(prior: ResolvedPrior | PriorSettings | Prior) -> PriorIdentity:
     """
     if not isinstance(prior, ResolvedPrior):
         return PriorIdentity(prior.name)
-    id_, revision = _from_hub(prior.path)
-    return PriorIdentity(id_ or prior.name, revision, _license(prior.path), _hash_weights(prior))
+    # A folder in the hub's cache is models--OWNER--NAME/snapshots/COMMIT.
+    path = prior.path.resolve().as_posix()
+    hub = re.search(r"/models--([^/]+)/snapshots/([^/]+)$", path)
+    name, revision = (hub[1].replace("--", "/"), hub[2]) if hub else (prior.name, None)
+    return PriorIdentity(name, revision, _license(prior.path), _hash_weights(prior))
 
 
 def read_identity(path: Path) -> PriorIdentity | None:
@@ -87,12 +90,6 @@ def _hash_weights(prior: ResolvedPrior) -> str:
                 file.seek(start)
                 total.update(file.read(_BLOCK))
     return total.hexdigest()
-
-
-def _from_hub(folder: Path) -> tuple[str | None, str | None]:
-    """Id and commit of a folder in the hub's cache, models--OWNER--NAME/snapshots/COMMIT."""
-    match = re.search(r"/models--([^/]+)/snapshots/([^/]+)$", folder.resolve().as_posix())
-    return (match[1].replace("--", "/"), match[2]) if match else (None, None)
 
 
 def _license(folder: Path) -> str | None:

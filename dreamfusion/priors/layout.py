@@ -1,4 +1,5 @@
-"""Components of pipelines and their files: their names, JSON and the headers of safetensors."""
+"""Components of pipelines and their files, read without torch: names, JSON, headers of safetensors,
+and whether a pipeline is of a supported kind."""
 
 import json
 import re
@@ -41,14 +42,9 @@ def read_weights(path: Path) -> dict[str, tuple[str, list[int]]]:
             tensors = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
             found = {name: (x.get_dtype(), x.get_shape()) for name, x in tensors.items()}
     except SafetensorError:
-        with path.open("rb") as start:
-            if start.read(40).startswith(b"version https://git-lfs"):
-                raise PriorError(
-                    f"{path} is a pointer of Git LFS and holds no weights: run `git lfs pull` in "
-                    "its folder"
-                ) from None
         raise PriorError(
-            f"{path} is corrupt or was cut off; delete it and fetch the prior again"
+            f"{path} is corrupt, was cut off or is a pointer of Git LFS; delete it and fetch the "
+            "prior again"
         ) from None
     if packed := sorted(kind for kind, _ in found.values() if kind.startswith(("F8", "F4", "F6"))):
         raise PriorError(
@@ -78,6 +74,10 @@ UNUSED = {
 }
 # A tokenizer's folder holds one of these. Without any, transformers would make an empty tokenizer.
 TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "spiece.model")
+
+# What configurations of guidance-distilled and few-step models contain.
+_DISTILLED = ("guidance_embeds", "is_distilled", "time_cond_proj_dim")
+_FEW_STEPS = ("LCMScheduler", "TCDScheduler")
 
 
 def preset_for(pipeline: str, *, has_card: bool) -> str:
@@ -152,3 +152,45 @@ def choose_weights(
         if any(name.endswith(".safetensors") for name in sets[variant]):
             return variant, sets[variant]
     return None, []
+
+
+def check_kind(
+    name: str, pipeline: str, configs: Mapping[str, Mapping[str, Any]], index: Mapping[str, Any]
+) -> None:
+    """Raise PriorError, without loading anything, for a distilled model and for a missing size.
+    `model.check_parts` finds out whether the parts fit together, by one prediction.
+
+    configs: of each component with weights, by name. index: the configuration of the pipeline.
+    """
+    denoiser = configs["unet" if "unet" in configs else "transformer"]
+    stated = {**index, **denoiser}
+    signs = [key for key in _DISTILLED if stated.get(key) not in (None, False)]
+    scheduler = index.get("scheduler")
+    if isinstance(scheduler, list | tuple) and scheduler[-1] in _FEW_STEPS:
+        signs.append(scheduler[-1])
+    if signs:
+        raise PriorError(
+            f"{name} was distilled ({signs[-1]} in its configuration): it has no guidance, which "
+            "SDS needs; use the model that it was distilled from"
+        )
+    sample_size(name, pipeline, denoiser)
+
+
+def sample_size(name: str, pipeline: str, denoiser: Mapping[str, Any]) -> int:
+    """Height and width of the input of a denoiser, as its pipeline reads the configuration. Raises
+    PriorError if it is missing or not square."""
+    is_unet = pipeline != "StableDiffusion3Pipeline"
+    found = size = denoiser.get("sample_size", None if is_unet else 128)
+    if is_unet and isinstance(found, list | tuple) and len(found) == 2 and found[0] == found[1]:
+        size = found[0]
+    if not isinstance(size, int) or size < 1:
+        raise PriorError(
+            f"{name}: the config.json of its {'unet' if is_unet else 'transformer'} has "
+            f"sample_size {json.dumps(found)}; write the height of its latents there, one number, "
+            "for example 64 for images of 512 x 512 pixels"
+        )
+    # StableDiffusionPipeline corrects files of diffusers before 0.9 in the same way.
+    is_old = re.match(r"0\.[0-8]\b", str(denoiser.get("_diffusers_version", "")))
+    if pipeline == "StableDiffusionPipeline" and is_old and size is found:
+        return max(size, 64)
+    return size

@@ -9,8 +9,7 @@ measured: MARGIN is an assumption.
 """
 
 from dreamfusion.config.schema import PriorConfig
-from dreamfusion.priors.fit import sample_size
-from dreamfusion.priors.layout import PriorError
+from dreamfusion.priors.layout import PriorError, sample_size
 from dreamfusion.priors.resolve import ResolvedPrior
 
 UNET_MAPS = 32
@@ -62,7 +61,7 @@ def estimate_memory(
         else:
             activations += VAE_MAPS * map_ * views
     step = models + resident + activations
-    encoding = max(encoders) + (0 if prepared else models)
+    encoding = sum(encoders) + (0 if prepared else models)
     return int(max(step, encoding) + MARGIN)
 
 

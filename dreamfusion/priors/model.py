@@ -20,13 +20,18 @@ from dreamfusion.config.schema import PriorConfig
 from dreamfusion.diffusion.condition import Condition, TextEmbedding
 from dreamfusion.diffusion.predictions import PredictionKind
 from dreamfusion.priors.base import Prior
-from dreamfusion.priors.card import PriorCard
-from dreamfusion.priors.fit import check_kind, sample_size
-from dreamfusion.priors.layout import LAYOUTS, PriorError, preset_for, weights_stem
+from dreamfusion.priors.card import PriorCard, PriorSettings
+from dreamfusion.priors.layout import (
+    LAYOUTS,
+    PriorError,
+    check_kind,
+    preset_for,
+    sample_size,
+    weights_stem,
+)
 from dreamfusion.priors.loading import NoiseSchedule, load_part, quiet, read_schedule, schedule_of
 from dreamfusion.priors.memory import check_memory, estimate_memory
 from dreamfusion.priors.resolve import ResolvedPrior, resolve_prior
-from dreamfusion.priors.settings import PriorSettings
 from dreamfusion.priors.text import TextEncoders, encoders_of, encoders_of_pipe
 from dreamfusion.utils.devices import has_bfloat16
 from dreamfusion.utils.errors import RunWarning, one_line, out_of_memory
@@ -379,10 +384,8 @@ def _n_pieces(n: int) -> int:
     """The number of pieces into which n images are split on a CPU: even, at most four images each.
 
     It does not depend on the number of threads, since results depend on the batch size in the last
-    bits. Measured with the embedded prior (torch 2.13, oneDNN, AVX-512): in bfloat16, batches of 1
-    to 8 and 1 to 4 threads give identical results. In float32, 1x1 convolutions with many channels
-    differ (3e-5 of an activation, 5e-6 of a prediction). Each piece uses one thread unless there
-    are more threads than pieces; then float32 results depend on the number of threads.
+    bits (docs/experiments.md). Each piece uses one thread unless there are more threads than
+    pieces; then float32 results depend on the number of threads.
     """
     return min(n, 2 * math.ceil(n / 8))
 
@@ -390,19 +393,9 @@ def _n_pieces(n: int) -> int:
 def choose_dtype(dtype: str, device: str) -> torch.dtype:
     """The precision of the denoiser: `dtype`, or for "auto" half precision if the device is fast.
 
-    On CUDA that is float16. Measured on a CPU by `scripts.measure_precision`, at guidance 7.5 and
-    noise levels from 5 to 95 %, the error of e_hat - e relative to float32's:
-
-        prior (weights)                          float16       bfloat16
-        embedded (trained)                       0.2 - 2.7 %   1.9 - 21 %
-        SD 1, SD 2 with v, XL (tiny, random)     0.3 - 1.0 %   2.8 - 7.6 %
-        DeepFloyd IF (tiny, random)              0.3 %         2.3 - 2.5 %
-        SD3 with and without T5 (tiny, random)   0.3 - 0.4 %   2.0 - 2.7 %
-
-    Float16's error is eight times smaller, as expected from three more bits of mantissa. The
-    largest activation of the embedded prior is 0.4 % of float16's maximum; it was not measured for
-    the trained weights of the others. `load_prior` tests each precision, and uses the next one if
-    predictions overflow. A run stops if they overflow later (see `Trainer.step`).
+    On CUDA that is float16, whose error is an eighth of bfloat16's (`scripts.measure_precision`;
+    docs/experiments.md). `load_prior` tests each precision, and uses the next one if predictions
+    overflow. A run stops if they overflow later (see `Trainer.step`).
 
     On a CPU, it is bfloat16 if there are instructions for it, else float32.
     """
@@ -417,9 +410,8 @@ def _vae_dtype(prior: ResolvedPrior, name: str, dtype: torch.dtype, device: str)
     """The precision of the autoencoder. For "auto" on CUDA that of the denoiser, but float32 for an
     autoencoder with force_upcast (XL's overflows in float16). On other devices float32.
 
-    Diffusers' pipelines upcast such an autoencoder from float16 only, and keep bfloat16, which has
-    the range of float32. But bfloat16 has an error of 4 % in the encoder's gradient (float16 0.5
-    %), so it must be requested.
+    Diffusers' pipelines keep bfloat16 here, which has the range of float32. But its error is 4 % in
+    the encoder's gradient (float16 0.5 %), so it must be requested.
     """
     if name != "auto":
         return getattr(torch, name)

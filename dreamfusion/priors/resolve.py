@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 
 from dreamfusion.priors import hub, layout
 from dreamfusion.priors.card import PriorCard, read_card
-from dreamfusion.priors.fit import check_kind
 from dreamfusion.priors.layout import (
     CARD,
     INDEX,
     PriorError,
+    check_kind,
     preset_for,
     read_weights,
     require_json,
@@ -137,36 +137,28 @@ def inspect(path: Path, name: str, *, half: bool) -> ResolvedPrior:
         configs[component] = require_json(config, f"{name}: {path / component} is broken")
         variants[component], files = layout.choose_weights(inside, component, half=half)
         if not files:
-            raise _no_weights(path / component, name)
+            stem = layout.weights_stem(component)
+            raise PriorError(
+                f"{name} is incomplete: there is no {path / component / str(stem)}.safetensors "
+                "(weights in pickles, which can run any code, are not read)"
+            )
         weight_files[component] = [file for file in files if file.endswith(".safetensors")]
-        weights[component] = _check_weights(path / component, weight_files[component], name)
+        found = weight_files[component]
+        shards = [shard for file in found if (shard := re.search(r"-of-(\d+)\.", file))]
+        if shards and len(shards) < (n := int(shards[0][1])):
+            raise PriorError(
+                f"{name} is incomplete: {path / component} has {len(shards)} of {n} files of "
+                "weights"
+            )
+        headers = [read_weights(path / component / file) for file in found]
+        shapes = [shape for header in headers for _, shape in header.values()]
+        weights[component] = sum(map(math.prod, shapes))
     _check_file(path / "scheduler" / "scheduler_config.json", name)
     check_kind(name, pipeline, configs, index)
     card = read_card(path)
     return ResolvedPrior(
         name, path, pipeline, components, variants, weights, card, weight_files, configs, index
     )
-
-
-def _check_weights(folder: Path, files: list[str], name: str) -> int:
-    """The number of parameters in the weight files, after checking that all shards are intact."""
-    shards = [shard for file in files if (shard := re.search(r"-of-(\d+)\.", file))]
-    if shards and len(shards) < (n := int(shards[0][1])):
-        raise PriorError(
-            f"{name} is incomplete: {folder} has {len(shards)} of {n} files of weights"
-        )
-    tensors = [tensor for file in files for tensor in read_weights(folder / file).values()]
-    return sum(math.prod(shape) for _, shape in tensors)
-
-
-def _no_weights(folder: Path, name: str) -> PriorError:
-    stem = layout.weights_stem(folder.name)
-    if any(file.suffix in (".bin", ".ckpt", ".pt") for file in folder.iterdir()):
-        return PriorError(
-            f"{name}: {folder} has its weights as pickles (.bin), which can run any code and are "
-            "not read; use a model that has safetensors, or save it as such where you trust it"
-        )
-    return PriorError(f"{name} is incomplete: there is no {folder / str(stem)}.safetensors")
 
 
 def _check_file(path: Path, name: str) -> None:

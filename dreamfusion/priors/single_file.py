@@ -13,13 +13,11 @@ import warnings
 from collections.abc import Collection, Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 from dreamfusion.priors import hub
 from dreamfusion.priors.layout import INDEX, OTHER_FILE, PIPELINES, UNUSED, PriorError, read_weights
 from dreamfusion.utils.errors import RunWarning, one_line
 
-PICKLES = (".ckpt", ".pt", ".pth", ".bin")
 _DTYPES = {"F16": "float16", "BF16": "bfloat16"}
 # The pipeline of each kind of checkpoint, by diffusers' names.
 _PIPELINES = {kind: name for name, about in PIPELINES.items() for kind in about["checkpoints"]}
@@ -31,28 +29,24 @@ def folder_of(file: Path) -> Path:
     """The folder in diffusers' layout of a checkpoint, which is converted unless cached. Raises
     PriorError for an unsupported file, and with the command for the conversion if that needs the
     network."""
-    target = file.with_name(f"{file.stem}-diffusers")
-    if file.suffix.lower() in PICKLES:
-        raise PriorError(
-            f"{file} may be a pickle, which can run any code, and is not read; convert it where "
-            "you trust it (for XL with StableDiffusionXLPipeline): "
-            + convert_command("StableDiffusionPipeline.from_single_file", file, target)
-        )
     if file.suffix.lower() != ".safetensors":
         raise PriorError(
-            f"{file} is a file; a prior is a folder in diffusers' layout or a checkpoint of one "
-            ".safetensors file"
+            f"{file} is no prior: that is a folder in diffusers' layout or a whole checkpoint in a "
+            ".safetensors file; pickles, such as .ckpt, can run any code and are not read"
         )
     tensors = read_weights(file)
     _require_whole(file, tensors)
     pipeline, base = _kind(file, tensors)
     source = hub.cached(base)
     if source is None or not (source / INDEX).is_file():
-        load = f"{pipeline}.from_single_file"
+        target = file.with_name(f"{file.stem}-diffusers")
+        code = (
+            f"import diffusers; diffusers.{pipeline}.from_single_file({str(file)!r}, "
+            f"config={base!r}).save_pretrained({str(target)!r})"
+        )
         raise PriorError(
             f"{file} is one file, without the configuration of its model, {base}; with a network, "
-            f"convert it: {convert_command(load, file, target, config=base)} and pass --prior "
-            f"{target}"
+            f"convert it: python -c {shlex.quote(code)} and pass --prior {target}"
         )
     # Identify the file by name, size and time, without reading all of it.
     facts = f"{file.resolve()} {file.stat().st_size} {file.stat().st_mtime_ns}"
@@ -64,16 +58,6 @@ def folder_of(file: Path) -> Path:
         dtype = _DTYPES.get(kinds.pop(), "float32") if len(kinds) == 1 else "float32"
         _convert(file, pipeline, source, folder, dtype)
     return folder
-
-
-def convert_command(load: str, source: Path, target: Path, **options: Any) -> str:
-    """The command that converts a model into a folder with diffusers' method `load`."""
-    given = "".join(f", {name}={value!r}" for name, value in options.items())
-    code = (
-        f"import diffusers; diffusers.{load}({str(source)!r}{given})"
-        f".save_pretrained({str(target)!r})"
-    )
-    return f"python -c {shlex.quote(code)}"
 
 
 def _require_whole(file: Path, names: Collection[str]) -> None:

@@ -165,7 +165,7 @@ def test_the_precision_of_autoencoders_depends_on_their_config(gpu, folders, kin
 def test_t5_keeps_overflowing_weights_in_float32(gpu, folders):
     prior = load_prior(str(folders["if-t5"]), device="cuda:1")
     prior.encode_text(["a mug"])
-    weights = dict(prior.text._encoders["text_encoder"].model.named_parameters())
+    weights = dict(prior.text.models[0].named_parameters())
     assert {p.dtype for n, p in weights.items() if ".wo." in n} == {torch.float32}
     assert {p.dtype for n, p in weights.items() if ".wo." not in n} == {torch.float16}
 

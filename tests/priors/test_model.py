@@ -51,7 +51,7 @@ def broken(folders, tmp_path):
 
 def test_a_prior_is_frozen_and_keeps_no_graph(prior):
     text = prior.encode_text(["a mug"])
-    encoder = prior.text._encoders["text_encoder"].model
+    encoder = prior.text.models[0]
     for module in (prior.denoiser, encoder, prior.vae):
         if module is not None:
             assert not module.training
@@ -139,11 +139,11 @@ def test_prepared_texts_are_available_without_encoders(folders, early):
     kept = weakref.WeakSet()
     if not early:
         prior.encode_text(["a mug"])
-        kept.update(encoder.model for encoder in prior.text._encoders.values())
+        kept.update(prior.text.models)
         assert len(kept) == 2
         prior.prepare(prompts)
     gc.collect()
-    assert not kept and not prior.text._encoders
+    assert not kept and not prior.text.models
     found = prior.encode_text(["a chair", ""])
     assert torch.equal(found.tokens, expected.tokens)
     assert torch.equal(found.pooled, expected.pooled)
@@ -153,23 +153,6 @@ def test_prepared_texts_are_available_without_encoders(folders, early):
         "'a corgi' is not among the prepared prompts, and the text encoders are no longer in "
         "memory; prepare all prompts of a run at once"
     )
-
-
-def test_preparing_has_one_encoder_in_memory_at_a_time(folders, monkeypatch):
-    alive, most = weakref.WeakSet(), []
-    load = text.load_part
-
-    def counted(folder, component, *arguments):
-        part = load(folder, component, *arguments)
-        if component.startswith("text_encoder"):
-            alive.add(part)
-            gc.collect()
-            most.append(len(alive))
-        return part
-
-    monkeypatch.setattr(text, "load_part", counted)
-    load_prior(str(folders["sd3-t5"]), prompts=["a mug", ""])
-    assert most == [1, 1, 1]
 
 
 def gradient(prior):

