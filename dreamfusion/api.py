@@ -23,9 +23,8 @@ from dreamfusion.config.schema import Config
 from dreamfusion.mesh.formats import as_trimesh, read_glb
 from dreamfusion.report import report_html
 from dreamfusion.runs.checkpoint import load_scene
-from dreamfusion.runs.destination import Destination
 from dreamfusion.runs.export import Export, ExportOptions, write_model
-from dreamfusion.runs.folder import RunFolder, find_run, slug
+from dreamfusion.runs.folder import Destination, RunFolder, find_run, slug
 from dreamfusion.runs.metrics import read_metrics
 from dreamfusion.runs.plan import Plan, plan_resumed, plan_run
 from dreamfusion.runs.train import Observer, train_run

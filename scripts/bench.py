@@ -37,8 +37,8 @@ from dreamfusion.runs.plan import plan_run
 from dreamfusion.runs.train import Observer, finish
 from dreamfusion.scenes.nerf.hashgrid import Backend, encode, encoding_backend
 from dreamfusion.scenes.nerf.scene import NerfScene
+from dreamfusion.training.state import sample_views
 from dreamfusion.training.trainer import Trainer
-from dreamfusion.training.views import sample_views
 from dreamfusion.utils.backends import AcceleratorError, interpreted
 from dreamfusion.utils.devices import choose_device
 from dreamfusion.utils.duration import Stopwatch

@@ -28,15 +28,18 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from dreamfusion.evaluation.judges import FACED, TOY_JUDGES, Look, load_judge
-from dreamfusion.evaluation.rows import judge_images
-from dreamfusion.evaluation.toy_network import (
+from dreamfusion.evaluation.judges import (
     AZIMUTHS,
     COLOR_NAMES,
+    FACED,
     NOUN_NAMES,
     SIZE,
+    TOY_JUDGES,
+    Look,
     ToyNetwork,
+    load_judge,
 )
+from dreamfusion.evaluation.rows import judge_images
 from dreamfusion.graphics.cameras import turntable_cameras
 from dreamfusion.toyworld.objects import (
     COLOR_INDEX,

@@ -7,11 +7,9 @@ from typing import Any
 from dreamfusion.batch.jobs import write_json
 from dreamfusion.batch.links import link_names
 from dreamfusion.cli.console import Console
-from dreamfusion.evaluation.evaluate import judged_rows
+from dreamfusion.evaluation.evaluate import best_of, judged_rows
 from dreamfusion.evaluation.judges import pairs
-from dreamfusion.evaluation.rows import VIEWS
-from dreamfusion.evaluation.subjects import subjects_in
-from dreamfusion.evaluation.summary import best_of
+from dreamfusion.evaluation.rows import VIEWS, subjects_in
 from dreamfusion.runs.folder import slug
 from dreamfusion.utils.file_system import make_link
 

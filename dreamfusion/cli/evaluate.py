@@ -58,9 +58,9 @@ def evaluate(
     """Evaluate runs: R-Precision by a judge, the number of fronts, and checks of the mesh."""
     console = Console(quiet=quiet, json=json_)
     from dreamfusion.batch.prompts import read_entries
+    from dreamfusion.evaluation.evaluate import as_csv, as_json, as_mapping, for_terminal, mean_line
     from dreamfusion.evaluation.evaluate import evaluate as evaluate_runs
-    from dreamfusion.evaluation.subjects import subjects_in
-    from dreamfusion.evaluation.table import as_csv, as_json, as_mapping, for_terminal, mean_line
+    from dreamfusion.evaluation.rows import subjects_in
 
     subjects = [subject for path in paths for subject in subjects_in(path)]
     texts = None if distractors is None else [e.prompt for e in read_entries(str(distractors))]

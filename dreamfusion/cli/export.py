@@ -131,9 +131,9 @@ def render(
     import torch
 
     from dreamfusion.graphics.cameras import show_cameras
-    from dreamfusion.graphics.turntable import parse_background, turntable_frames, write_turntable
-    from dreamfusion.runs.checkpoint import load_scene
-    from dreamfusion.runs.preview import draw_mesh, draw_scene
+    from dreamfusion.graphics.media import parse_background, turntable_frames, write_turntable
+    from dreamfusion.mesh.renderer import draw_mesh
+    from dreamfusion.runs.checkpoint import draw_scene, load_scene
 
     color = settings.background.color
     behind = torch.tensor(color) if background is None else parse_background(background)

@@ -16,8 +16,8 @@ from dreamfusion.runs.folder import RunFolder
 from dreamfusion.runs.train import Observer, Outcome
 from dreamfusion.studio.library import SingleRun
 from dreamfusion.studio.server import serving
+from dreamfusion.training.state import render_size
 from dreamfusion.training.trainer import StepMetrics, Trainer
-from dreamfusion.training.views import render_size
 from dreamfusion.utils.commands import command
 from dreamfusion.utils.distributed import is_first
 from dreamfusion.utils.threads import n_workers

@@ -10,7 +10,7 @@ from dreamfusion.cli import options
 from dreamfusion.cli.console import Console
 from dreamfusion.config.layers import Layer, given
 from dreamfusion.config.nested import merged
-from dreamfusion.priors.words import Words
+from dreamfusion.priors.reading import Words
 from dreamfusion.runs.folder import free_path, slug
 from dreamfusion.runs.plan import plan_run
 from dreamfusion.utils.errors import UserError
@@ -44,7 +44,7 @@ def sample(
 
     from dreamfusion.graphics.media import contact_sheet, write_png
     from dreamfusion.priors import DiffusionPrior, load_prior
-    from dreamfusion.priors.sampling import sample_images
+    from dreamfusion.priors.model import sample_images
     from dreamfusion.utils.devices import choose_device
 
     assert plan.prior is not None

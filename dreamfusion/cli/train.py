@@ -14,8 +14,7 @@ from dreamfusion.cli.console import Console
 from dreamfusion.cli.stopping import stoppable
 from dreamfusion.config.layers import Layer, given, parse_assignments
 from dreamfusion.config.nested import merged
-from dreamfusion.runs.destination import Destination
-from dreamfusion.runs.folder import RunFolder, find_run, slug
+from dreamfusion.runs.folder import Destination, RunFolder, find_run, slug
 from dreamfusion.runs.plan import Plan, plan_resumed, plan_run
 from dreamfusion.utils.commands import command
 from dreamfusion.utils.duration import Stopwatch, duration

@@ -19,7 +19,7 @@ from dreamfusion.config.nested import merged
 from dreamfusion.config.presets import preset_names
 from dreamfusion.config.schema import Config
 from dreamfusion.config.sections import ESTIMATORS, find_section, section_names
-from dreamfusion.evaluation.summary import Mean, clustered_mean
+from dreamfusion.evaluation.evaluate import Mean, clustered_mean
 from dreamfusion.runs.plan import plan_run
 from dreamfusion.utils.errors import UserError
 
@@ -128,14 +128,24 @@ def compare(rows: Mapping[Key, Sequence[Measured]]) -> Comparison:
     or else the first method."""
     methods = [method for method, _ in rows]
     reference = REFERENCE if REFERENCE in methods else methods[0]
-    tables = {key: _by_name(of_method) for key, of_method in rows.items()}
+    tables: dict[Key, dict[str, Values]] = {}
+    for key, of_method in rows.items():
+        table: dict[str, Values] = defaultdict(dict)
+        tables[key] = table
+        for row in of_method:
+            for name, value in row.values.items():
+                table[name][row.prompt, row.seed] = value
+        if spread := diversity(of_method):
+            table["diversity"] = spread
     figures: dict[Key, dict[str, Figure]] = {}
     for (method, budget), table in tables.items():
         base = {} if method == reference else tables.get((reference, budget), {})
-        figures[method, budget] = {
-            name: Figure(_mean(values), _paired(values, base.get(name, {})))
-            for name, values in table.items()
-        }
+        figures[method, budget] = {}
+        for name, values in table.items():
+            known = base.get(name, {})
+            common = {key: value - known[key] for key, value in values.items() if key in known}
+            change = _mean(common) if common else None
+            figures[method, budget][name] = Figure(_mean(values), change)
     return Comparison(rows, figures, reference)
 
 
@@ -153,21 +163,6 @@ def diversity(rows: Sequence[Measured]) -> Values:
         for prompt, several in images.items()
         if len(several) > 1
     }
-
-
-def _by_name(rows: Sequence[Measured]) -> dict[str, Values]:
-    found: dict[str, Values] = defaultdict(dict)
-    for row in rows:
-        for name, value in row.values.items():
-            found[name][row.prompt, row.seed] = value
-    spread = diversity(rows)
-    return {**found, "diversity": spread} if spread else found
-
-
-def _paired(values: Values, known: Values) -> Mean | None:
-    """The mean difference over the prompts and seeds that both have; None if there are none."""
-    common = {key: value - known[key] for key, value in values.items() if key in known}
-    return _mean(common) if common else None
 
 
 def _mean(values: Values) -> Mean:

@@ -18,7 +18,7 @@ class CLIPGuideSettings(PriorSettings):
     model: str = setting("b32", "CLIP or SigLIP model: b32, b16, l14, a hub id or a folder")
 
     def build(self, *, device: str, prompts: Sequence[str] | None) -> Any:
-        from dreamfusion.evaluation.judge_priors import CLIPGuide
+        from dreamfusion.evaluation.judges import CLIPGuide
 
         return CLIPGuide(self.model, self.card, device)
 
@@ -37,7 +37,7 @@ class ToyGuideSettings(PriorSettings):
         return PriorCard(card.vocabulary, {**card.settings, "shading": {"lambertian": 0}})
 
     def build(self, *, device: str, prompts: Sequence[str] | None) -> Any:
-        from dreamfusion.evaluation.judge_priors import ToyGuide
+        from dreamfusion.evaluation.judges import ToyGuide
 
         return ToyGuide(self.card, device)
 

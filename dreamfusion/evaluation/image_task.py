@@ -29,13 +29,19 @@ from dreamfusion.evaluation.comparison import (
     require_distinct,
     steps_for,
 )
-from dreamfusion.evaluation.judges import FACED, ToyJudge, read_pair
+from dreamfusion.evaluation.judges import (
+    AZIMUTHS,
+    COLOR_NAMES,
+    FACED,
+    NOUN_NAMES,
+    ToyJudge,
+    read_pair,
+)
 from dreamfusion.evaluation.oracle import SUPERSAMPLE
-from dreamfusion.evaluation.toy_network import AZIMUTHS, COLOR_NAMES, NOUN_NAMES
 from dreamfusion.graphics.cameras import Cameras, orbit_cameras
 from dreamfusion.graphics.media import contact_sheet, write_png
 from dreamfusion.priors import DiffusionPrior, load_prior
-from dreamfusion.priors.sampling import sample_images
+from dreamfusion.priors.model import sample_images
 from dreamfusion.runs.folder import slug
 from dreamfusion.runs.plan import find_prior
 from dreamfusion.toyworld.objects import PALETTE_TABLE, downsample, make_object, view

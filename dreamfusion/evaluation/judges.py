@@ -1,8 +1,10 @@
-"""Judges: models that score how well texts match an image."""
+"""Judges: models that score how well texts match an image; also as priors for the estimator `clip`,
+whose settings are in `guides`."""
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Sequence
@@ -12,12 +14,13 @@ from typing import Any, Literal
 
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.functional import interpolate
 
-from dreamfusion.evaluation.toy_network import AZIMUTHS, COLOR_NAMES, NOUN_NAMES, SIZE, ToyNetwork
-from dreamfusion.priors import resolve_prior
+from dreamfusion.diffusion.condition import Condition, TextEmbedding
+from dreamfusion.priors import PriorCard, resolve_prior
 from dreamfusion.priors.reading import PromptError
-from dreamfusion.toyworld.objects import COLORS, NOUNS
+from dreamfusion.toyworld.objects import COLORS, NOUNS, PALETTE
 from dreamfusion.utils.errors import UserError, one_line
 from dreamfusion.utils.resources import shipped
 
@@ -33,6 +36,12 @@ CLIPS = {
     "b16": "openai/clip-vit-base-patch16",
     "l14": "openai/clip-vit-large-patch14",
 }
+
+SIZE = 64  # height and width of the toy judges' input, pixels
+AZIMUTHS = 8  # classes of azimuth, in order; the first is the front
+NOUN_NAMES = tuple(noun.name for noun in NOUNS)
+COLOR_NAMES = tuple(PALETTE)  # those of prompts first, then three natural colours of nouns
+_WIDTHS = (3, 32, 64, 128, 192)
 
 
 class JudgeError(UserError):
@@ -99,6 +108,35 @@ def read_pair(prompt: str) -> tuple[str, str]:
 def pairs() -> list[str]:
     """Texts of the 624 pairs of noun and colour that a prompt can contain."""
     return [f"{color} {noun}" for noun in NOUN_NAMES for color in COLORS]
+
+
+class ToyNetwork(nn.Module):
+    """Predicts noun, main colour, noun of an uncoloured (clay) image, and azimuth.
+
+    Input: images (n, 3, SIZE, SIZE) in [0, 1]. Output: a mapping of logits, (n, nouns) "noun",
+    (n, colours) "color", (n, nouns) "clay" and (n, AZIMUTHS) "azimuth".
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for before, after in itertools.pairwise(_WIDTHS):
+            layers += [nn.Conv2d(before, after, 3, stride=2, padding=1), nn.GroupNorm(8, after)]
+            layers += [nn.SiLU(), nn.Conv2d(after, after, 3, padding=1, groups=8), nn.SiLU()]
+        self.features = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(2), nn.Flatten())
+        heads = {
+            "noun": len(NOUN_NAMES),
+            "color": len(COLOR_NAMES),
+            "clay": len(NOUN_NAMES),
+            "azimuth": AZIMUTHS,
+        }
+        self.heads = nn.ModuleDict(
+            {name: nn.Linear(4 * _WIDTHS[-1], n) for name, n in heads.items()}
+        )
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        hidden = self.features(images * 2 - 1)
+        return {name: head(hidden) for name, head in self.heads.items()}
 
 
 class ToyJudge(Judge):
@@ -238,3 +276,59 @@ def _preprocessing(name: str) -> tuple[Tensor, Tensor, int]:
     pixels = size if isinstance(size, int) else size.get("height") or size["shortest_edge"]
     mean, std = (torch.tensor(content[key])[:, None, None] for key in ("image_mean", "image_std"))
     return mean, std, int(pixels)
+
+
+class CLIPGuide:
+    """Cosine similarity of image and text."""
+
+    name = "clip"
+
+    def __init__(self, model: str, card: PriorCard, device: str) -> None:
+        self.card, self.device, self.dtype = card, torch.device(device), torch.float32
+        self._judge = ClipJudge(CLIPS.get(model, model)).to(device)
+        self.shape = (3, self._judge.size, self._judge.size)
+
+    def encode_text(self, prompts: Sequence[str]) -> TextEmbedding:
+        """Unit vectors (n, 1, d)."""
+        return TextEmbedding(self._judge.embed_texts(prompts)[:, None])
+
+    def similarity(self, images: Tensor, condition: Condition) -> Tensor:
+        """See `distillation.clip.estimator.ComparesImages`."""
+        return (self._judge.embed_images(images) * condition.text.tokens[:, 0]).sum(dim=1)
+
+
+class ToyGuide:
+    """The log-probability of noun and colour, and of the side where the object has a face."""
+
+    name = "toy-classifier"
+
+    def __init__(self, card: PriorCard, device: str) -> None:
+        self.card, self.device, self.dtype = card, torch.device(device), torch.float32
+        judge = ToyJudge("toy")
+        self.shape = (3, judge.size, judge.size)
+        self._network = judge.network.requires_grad_(False).to(device)
+
+    def encode_text(self, prompts: Sequence[str]) -> TextEmbedding:
+        """Indices of noun and colour, and whether the noun has a face: (n, 1, 3)."""
+        rows = []
+        for prompt in prompts:
+            words = prompt.split(",")[0]  # the view words follow
+            noun, color = read_pair(words) if words else (NOUN_NAMES[0], COLOR_NAMES[0])
+            rows.append([NOUN_NAMES.index(noun), COLOR_NAMES.index(color), noun in FACED])
+        return TextEmbedding(torch.tensor(rows, device=self.device).float()[:, None])
+
+    def similarity(self, images: Tensor, condition: Condition) -> Tensor:
+        """See `distillation.clip.estimator.ComparesImages`."""
+        images = interpolate(images, self.shape[1:], mode="bilinear", antialias=True)
+        logits = self._network(images)
+        noun, color, faced = condition.text.tokens[:, 0].long().unbind(1)
+
+        def log_share(name: str, which: Tensor) -> Tensor:
+            return logits[name].log_softmax(1).gather(1, which[:, None])[:, 0]
+
+        found = log_share("noun", noun) + log_share("color", color)
+        if condition.cameras is not None:
+            turns = condition.cameras.azimuth_deg.to(images.device) / 360.0
+            side = (turns * AZIMUTHS).round().long() % AZIMUTHS
+            found = found + faced * log_share("azimuth", side)
+        return found

@@ -23,10 +23,11 @@ from dreamfusion.evaluation.rows import (
     EVALUATION,
     VIEWS_IMAGE,
     Row,
+    Subject,
     judge_run,
+    subjects_in,
     write_beside_run,
 )
-from dreamfusion.evaluation.subjects import Subject, subjects_in
 from dreamfusion.utils.errors import UserError
 
 METHODS_FILE = "methods.json"  # in the folder of the batch: method and evaluations of each job

@@ -12,7 +12,7 @@ from torch import Tensor
 from dreamfusion.mesh.extract import Mesh, vertex_normals
 from dreamfusion.mesh.renderer import sample_texture
 from dreamfusion.mesh.texture import TexturedMesh
-from dreamfusion.mesh.voxels import voxelise
+from dreamfusion.mesh.topology import voxelise
 from dreamfusion.toyworld.objects import NOUNS, WORDS, ToyObject, held_out_pairs
 
 GRID = 64  # cells per axis of the box for the comparison of solids

@@ -145,14 +145,10 @@ def show_cameras(
     n: int, camera: CameraConfig, *, elevation_deg: float = SHOW_ELEVATION_DEG
 ) -> Cameras:
     """n cameras around the object, at the middle of the ranges of distance and field of view."""
-    if camera.fov_y_deg is None:
-        return turntable_cameras(n, elevation_deg=elevation_deg)
-    return turntable_cameras(
-        n,
-        elevation_deg=elevation_deg,
-        distance=sum(camera.distance) / 2,
-        fov_y_deg=sum(camera.fov_y_deg) / 2,
-    )
+    middle = {}
+    if camera.fov_y_deg is not None:
+        middle = {"distance": sum(camera.distance) / 2, "fov_y_deg": sum(camera.fov_y_deg) / 2}
+    return turntable_cameras(n, elevation_deg=elevation_deg, **middle)
 
 
 def sample_cameras(
@@ -180,11 +176,8 @@ def sample_cameras(
     drawn once for each group, and its cameras are 360 / group_size degrees of azimuth apart,
     counter-clockwise seen from above.
     """
-    if n % group_size:
-        raise ValueError(f"n ({n}) must be a multiple of group_size ({group_size})")
     if (fov_y_deg is None) == (focal_length is None):
         raise ValueError("give either fov_y_deg or focal_length")
-
     n //= group_size
 
     def uniform(low: float, high: float) -> Tensor:
@@ -206,34 +199,24 @@ def sample_cameras(
     up = torch.tensor([0.0, 1.0, 0.0]) + up_jitter * torch.randn(n, 3, generator=generator)
     transform = look_at(positions, targets, up)
     if focal_length is not None:
-        fov = fov_y_of_focal_length(uniform(*focal_length))
+        fov = torch.rad2deg(2.0 * torch.atan(0.5 / uniform(*focal_length)))
     elif fov_y_deg is not None:
         fov = uniform(*fov_y_deg)
-    return _in_groups(Cameras(transform, fov, azimuth, elevation, radius), group_size)
-
-
-def _in_groups(cameras: Cameras, group_size: int) -> Cameras:
-    """Repeat each camera, with its jitter, at group_size angles about the up axis."""
+    cameras = Cameras(transform, fov, azimuth, elevation, radius)
     if group_size == 1:
         return cameras
+    # Repeat each camera, with its jitter, at group_size angles about the up axis.
     turn_deg = torch.arange(group_size) * (360.0 / group_size)
     angle = torch.deg2rad(turn_deg)
     turn = torch.eye(4).repeat(group_size, 1, 1)
     turn[:, 0, 0], turn[:, 0, 2] = torch.cos(angle), torch.sin(angle)
     turn[:, 2, 0], turn[:, 2, 2] = -torch.sin(angle), torch.cos(angle)
     repeated = cameras._map(lambda values: values.repeat_interleave(group_size, dim=0))
-    n = len(cameras)
     return dataclasses.replace(
         repeated,
         T_world_camera=turn.repeat(n, 1, 1) @ repeated.T_world_camera,
         azimuth_deg=(repeated.azimuth_deg + turn_deg.repeat(n)) % 360.0,
     )
-
-
-def fov_y_of_focal_length(focal_length: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
-    """The full vertical field of view in degrees, 2 atan(1 / (2 f)), of square images with focal
-    lengths in image widths."""
-    return torch.rad2deg(2.0 * torch.atan(0.5 / focal_length))
 
 
 def generate_rays(cameras: Cameras, height: int, width: int) -> Rays:

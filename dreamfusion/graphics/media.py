@@ -1,7 +1,8 @@
-"""Image and video files."""
+"""Image and video files, among them images from cameras around an object."""
 
 import itertools
-from collections.abc import Iterable
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
+from dreamfusion.graphics.cameras import Cameras
+from dreamfusion.graphics.shading import ImageMode, over
 from dreamfusion.utils.atomic_write import atomic_write
 from dreamfusion.utils.errors import UserError, one_line
 
@@ -45,10 +48,6 @@ def contact_sheet(
 
     gap: white pixels between them; the rest of the last row is white, too.
     """
-    if images.ndim != 4 or images.shape[-1] != 3 or len(images) == 0:
-        raise ValueError(f"a contact sheet takes (n, h, w, 3) images, not {tuple(images.shape)}")
-    if columns < 1 or gap < 0:
-        raise ValueError("columns must be at least 1 and gap at least 0")
     n, height, width, _ = images.shape
     rows = -(-n // columns)
     sheet = torch.ones(rows * (height + gap) - gap, columns * (width + gap) - gap, 3)
@@ -82,7 +81,7 @@ def write_mp4(frames: Iterable[Float[Tensor, "h w 3"]], path: Path | str, *, fps
             f"videos need ffmpeg ({one_line(error)}): install it, or set IMAGEIO_FFMPEG_EXE to its "
             "path; --format webp, gif and png do not need it"
         ) from error
-    images = map(_video_pixels, frames)
+    images = (to_bytes(frame[: len(frame) // 2 * 2, : frame.shape[1] // 2 * 2]) for frame in frames)
     first = next(images, None)
     if first is None:
         raise ValueError("a video needs at least one frame")
@@ -102,13 +101,6 @@ def write_mp4(frames: Iterable[Float[Tensor, "h w 3"]], path: Path | str, *, fps
             writer.send(None)
             for pixels in itertools.chain([first], images):
                 writer.send(pixels.tobytes())
-
-
-def _video_pixels(frame: Tensor) -> UInt8[np.ndarray, "h w 3"]:
-    if frame.ndim != 3 or frame.shape[-1] != 3 or min(frame.shape[:2]) < 2:
-        raise ValueError(f"a video takes (h, w, 3) frames, not {tuple(frame.shape)}")
-    height, width = (side // 2 * 2 for side in frame.shape[:2])
-    return to_bytes(frame[:height, :width])
 
 
 def write_animation(
@@ -152,3 +144,66 @@ def write_frames(frames: Iterable[Float[Tensor, "h w c"]], folder: Path | str) -
         if old not in written:
             old.unlink()
     return written
+
+
+FORMATS = ("mp4", "gif", "webp", "png")
+TURN_SECONDS = 4
+# Renders RGBA for one camera, an image size in pixels and a mode.
+Draw = Callable[[Cameras, int, ImageMode], Float[Tensor, "1 size size 4"]]
+
+_NAMED = {"white": "#ffffff", "black": "#000000"}
+
+
+class RenderError(UserError):
+    """An image or a video cannot be rendered or written."""
+
+
+def parse_background(text: str) -> Float[Tensor, " 3"] | None:
+    """The colour that "white", "black" or "#rrggbb" names; None for "transparent"."""
+    if text == "transparent":
+        return None
+    if re.fullmatch("#[0-9a-fA-F]{6}", code := _NAMED.get(text, text)):
+        return torch.tensor(list(bytes.fromhex(code[1:]))) / 255.0
+    raise RenderError(f"a background is white, black, transparent or #rrggbb, not {text!r}")
+
+
+def turntable_frames(
+    draw: Draw, cameras: Cameras, *, size: int, modes: Sequence[ImageMode]
+) -> Iterator[Float[Tensor, "h w 4"]]:
+    """An image from each camera, with several modes in rows of two."""
+    for i in range(len(cameras)):
+        images = [draw(cameras[i : i + 1], size, mode)[0] for mode in modes]
+        rows = [torch.cat(images[k : k + 2], dim=1) for k in range(0, len(images), 2)]
+        yield torch.cat(rows, dim=0)
+
+
+def write_turntable(
+    frames: Iterable[Float[Tensor, "h w 4"]],
+    path: Path,
+    *,
+    count: int,
+    background: Float[Tensor, " 3"] | None,
+) -> list[Path]:
+    """Write `count` RGBA frames in the format of the suffix of `path`; return the written files.
+
+    .mp4, .gif and .webp turn once in a few seconds; .png is a folder of frames, named like `path`
+    without the suffix, or a single image if there is one frame. background: None is transparent;
+    raises RenderError for videos, which cannot be transparent.
+    """
+    kind = path.suffix.removeprefix(".")
+    if kind not in FORMATS:
+        raise RenderError(f"cannot write images as {path.name!r}: use {', '.join(FORMATS)}")
+    if background is None and kind == "mp4":
+        raise RenderError("an mp4 cannot be transparent; use --format webp, gif or png")
+    if background is not None:
+        frames = (over(frame, background) for frame in frames)
+    fps = max(12, round(count / TURN_SECONDS))
+    if kind == "png" and count > 1:
+        return write_frames(frames, path.with_suffix(""))
+    if kind == "png":
+        write_png(next(iter(frames)), path)
+    elif kind == "mp4":
+        write_mp4(frames, path, fps=fps)
+    else:
+        write_animation(frames, path, fps=fps)
+    return [path]

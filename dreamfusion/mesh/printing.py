@@ -11,10 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dreamfusion.mesh.extract import MeshError
-from dreamfusion.mesh.voxels import voxelise
+from dreamfusion.mesh.topology import voxelise
 
 if TYPE_CHECKING:
-    import manifold3d
     import trimesh
 
 FORMATS = ("stl", "3mf")
@@ -49,7 +48,13 @@ def printable(
     places, number = np.unique(vertices, axis=0, return_inverse=True)
     turned = places[:, [0, 2, 1]] * (1.0, -1.0, 1.0)
     faces = number.reshape(-1)[faces]
-    solid = _manifold(turned * (size_mm / np.ptp(turned, axis=0).max()), faces)
+    scaled = (turned * (size_mm / np.ptp(turned, axis=0).max())).astype(np.float32)
+    solid = manifold3d.Manifold(manifold3d.Mesh(scaled, faces.astype(np.uint32)))
+    if solid.status() != manifold3d.Error.NoError:
+        raise MeshError(
+            "the mesh is not closed and cannot be printed; export it with another --resolution or "
+            "--threshold"
+        )
     _, _, low, _, _, high = solid.bounding_box()
     solid = solid.trim_by_plane((0.0, 0.0, 1.0), low + _BASE * (high - low))
     parts = solid.decompose()
@@ -63,20 +68,6 @@ def printable(
     return trimesh.Trimesh(moved * (size_mm / longest), mesh.tri_verts, process=False)
 
 
-def _manifold(vertices: NDArray[np.float64], faces: NDArray[np.int64]) -> manifold3d.Manifold:
-    import manifold3d
-
-    found = manifold3d.Manifold(
-        manifold3d.Mesh(vertices.astype(np.float32), faces.astype(np.uint32))
-    )
-    if found.status() != manifold3d.Error.NoError:
-        raise MeshError(
-            "the mesh is not closed and cannot be printed; export it with another --resolution or "
-            "--threshold"
-        )
-    return found
-
-
 def print_bytes(mesh: trimesh.Trimesh, path: Path, name: str) -> bytes:
     """The file of a mesh in millimetres, by the suffix of `path`. name: of the object in 3MF."""
     import trimesh
@@ -86,20 +77,20 @@ def print_bytes(mesh: trimesh.Trimesh, path: Path, name: str) -> bytes:
     return bytes(data.export(file_type=kind))
 
 
-def thin_volume(mesh: trimesh.Trimesh, least_mm: float = LEAST_WALL_MM) -> float:
-    """The volume in mm^3 of the walls thinner than `least_mm`: what no ball of that diameter inside
-    the mesh reaches. Edges and corners, which a ball does not reach either, are not counted."""
+def thin_volume(mesh: trimesh.Trimesh) -> float:
+    """The volume in mm^3 of the walls thinner than LEAST_WALL_MM: what no ball of that diameter
+    inside the mesh reaches. Edges and corners, which none reaches either, are not counted."""
     from scipy import ndimage  # type: ignore[import-untyped]
 
     size = float(mesh.extents.max()) * 1.02
-    cells = math.ceil(min(_MOST_CELLS, 4.0 * size / least_mm))
+    cells = math.ceil(min(_MOST_CELLS, 4.0 * size / LEAST_WALL_MM))
     cell, middle = size / cells, mesh.bounds.mean(axis=0)
     inside = voxelise((mesh.vertices - middle) * (2.0 / size), np.asarray(mesh.faces), cells)
     x, y, z = ndimage.find_objects(inside.astype(np.int8))[0]  # the rest of the cube is empty
     inside = np.pad(inside[x, y, z], 1)
-    radius = least_mm / 2.0 / cell
+    radius = LEAST_WALL_MM / 2.0 / cell
     core = ndimage.distance_transform_edt(inside) > radius
     reached = ndimage.distance_transform_edt(~core) <= radius + 1.5 if core.any() else core
     labels, _ = ndimage.label(inside & ~reached)
     volumes = np.bincount(labels.ravel())[1:] * cell**3
-    return float(volumes[volumes > least_mm**3].sum())
+    return float(volumes[volumes > LEAST_WALL_MM**3].sum())

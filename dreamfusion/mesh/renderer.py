@@ -11,9 +11,9 @@ from torch import Tensor
 
 from dreamfusion.graphics import shading
 from dreamfusion.graphics.cameras import Cameras
+from dreamfusion.graphics.media import Draw
 from dreamfusion.graphics.rasterize import rasterize
 from dreamfusion.graphics.shading import ImageMode, over
-from dreamfusion.graphics.turntable import Draw
 from dreamfusion.mesh.extract import Mesh
 from dreamfusion.mesh.texture import TexturedMesh, smooth_normals
 
@@ -43,7 +43,11 @@ def render_mesh(
     for i in range(len(cameras)):
         camera = cameras[i : i + 1].to("cpu")
         large = _draw(mesh, normals, camera, height * supersample, width * supersample, mode)
-        images.append(_shrink(large, supersample))
+        # Mean opacity, and mean colour weighted by opacity.
+        mean = torch.nn.functional.avg_pool2d(large.movedim(-1, 0)[None], supersample)[0]
+        mean = mean.movedim(0, -1)
+        color = mean[..., :3] / mean[..., 3:].clamp(min=1e-6)
+        images.append(shading.with_alpha(color, mean[..., 3]))
     return torch.stack(images)
 
 
@@ -117,11 +121,11 @@ def sample_texture(texture: NDArray[np.uint8], uv: NDArray[np.float64]) -> NDArr
     return sampled[0, :, 0].T.numpy()
 
 
-def _shrink(rgba: Tensor, factor: int) -> Tensor:
-    """Downsample RGBA (h, w, 4) by a factor: mean opacity, mean colour weighted by opacity. rgba:
-    each pixel is opaque, or black and transparent."""
-    mean = torch.nn.functional.avg_pool2d(rgba.movedim(-1, 0)[None], factor)[0].movedim(0, -1)
-    return shading.with_alpha(mean[..., :3] / mean[..., 3:].clamp(min=1e-6), mean[..., 3])
+def draw_mesh(mesh: Mesh | TexturedMesh) -> Draw:
+    """Return a function that renders a mesh."""
+    return lambda cameras, size, mode: render_mesh(
+        mesh, cameras, height=size, width=size, mode=mode
+    )
 
 
 @dataclass(frozen=True)

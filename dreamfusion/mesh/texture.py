@@ -17,6 +17,7 @@ from dreamfusion.mesh.extract import ColorFunction, Mesh, MeshError, unit, verte
 # may leave many faces.
 AGGRESSIVENESS = (7, 5, 3, 2)
 MIN_FACES = 100  # minimum number of faces after `simplify`
+_SAMPLES, _QUANTILE = 20_000, 0.99  # of the points that `deviation` measures
 _PADDING = 4  # texels around each chart, so that seams are invisible in smaller mipmaps
 
 
@@ -84,21 +85,18 @@ def simplify(mesh: Mesh, *, most: int, tolerance: float) -> Mesh:
     return best
 
 
-def deviation(mesh: Mesh, original: Mesh, *, n_samples: int = 20_000, share: float = 0.99) -> float:
+def deviation(mesh: Mesh, original: Mesh) -> float:
     """The distance between two surfaces in scene units: the maximum of both one-sided distances,
-    each the quantile `share` over points.
-
-    Points are the vertices of `original`, which is dense, as from marching cubes, and `n_samples`
-    random points on `mesh`. Distances are measured to the tangent plane at the nearest point.
-    """
+    each a high quantile over points: the vertices of `original`, which is dense, as from marching
+    cubes, and random points on `mesh`. Distances are to the tangent plane at the nearest point."""
     from scipy.spatial import cKDTree
 
     corners = mesh.vertices[mesh.faces]
     crosses = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
     areas = np.linalg.norm(crosses, axis=1)
     rng = np.random.default_rng(0)
-    face = rng.choice(len(areas), n_samples, p=areas / areas.sum())
-    a, b = np.sqrt(rng.random(n_samples)), rng.random(n_samples)
+    face = rng.choice(len(areas), _SAMPLES, p=areas / areas.sum())
+    a, b = np.sqrt(rng.random(_SAMPLES)), rng.random(_SAMPLES)
     weights = np.stack([1 - a, a * (1 - b), a * b], axis=1)
     points = (corners[face] * weights[:, :, None]).sum(axis=1)
     normals = crosses[face] / np.maximum(areas[face], 1e-12)[:, None]
@@ -110,9 +108,9 @@ def deviation(mesh: Mesh, original: Mesh, *, n_samples: int = 20_000, share: flo
     offset = original.vertices - points[near]
     back = np.abs((offset * normals[near]).sum(axis=1))
     # Points of missing parts are far from any point of the mesh.
-    spacing = 4.0 * np.sqrt(areas.sum() / 2 / n_samples)
+    spacing = 4.0 * np.sqrt(areas.sum() / 2 / _SAMPLES)
     back = np.maximum(back, np.linalg.norm(offset, axis=1) - spacing)
-    return float(max(np.quantile(out, share), np.quantile(back, share)))
+    return float(max(np.quantile(out, _QUANTILE), np.quantile(back, _QUANTILE)))
 
 
 def _pinched(faces: NDArray[np.int32]) -> NDArray[np.int32]:

@@ -29,12 +29,16 @@ def fill_unseen(mesh: Mesh, color: ColorFunction, cameras: Cameras) -> tuple[Mes
     seen = seen_vertices(mesh, cameras)
     if seen.all() or not seen.any():
         return mesh, color
-    edges = _edges(mesh)
+    from scipy import sparse  # type: ignore[import-untyped]
+    from scipy.spatial import cKDTree  # type: ignore[import-untyped]
+
+    n = len(mesh.vertices)
+    start, end = mesh.faces[:, [0, 1, 2]].ravel(), mesh.faces[:, [1, 2, 0]].ravel()
+    directed = sparse.coo_matrix((np.ones(len(start)), (start, end)), (n, n)).tocsr()
+    edges = ((directed + directed.T) > 0).astype(np.float64)  # the adjacency matrix
     filled = _harmonic(mesh.colors, seen, edges)
     # Next to unseen vertices, the scene's colour is not reliable.
     inner = seen & (edges @ ~seen == 0)
-    from scipy.spatial import cKDTree  # type: ignore[import-untyped]
-
     tree = cKDTree(mesh.vertices)
     normals = vertex_normals(mesh.vertices, mesh.faces)
 
@@ -70,16 +74,6 @@ def seen_vertices(mesh: Mesh, cameras: Cameras, *, size: int = 256) -> NDArray[n
         cosine = (normals[shown] * towards).sum(axis=1) / np.linalg.norm(towards, axis=1)
         seen[mesh.faces[shown[cosine > _GRAZING]]] = True
     return seen
-
-
-def _edges(mesh: Mesh) -> Any:
-    """The sparse adjacency matrix (v, v) of the vertices."""
-    from scipy import sparse  # type: ignore[import-untyped]
-
-    n = len(mesh.vertices)
-    start, end = mesh.faces[:, [0, 1, 2]].ravel(), mesh.faces[:, [1, 2, 0]].ravel()
-    directed = sparse.coo_matrix((np.ones(len(start)), (start, end)), (n, n)).tocsr()
-    return ((directed + directed.T) > 0).astype(np.float64)
 
 
 def _harmonic(

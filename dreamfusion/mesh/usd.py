@@ -17,7 +17,7 @@ def usdz_bytes(mesh: Mesh | TexturedMesh, name: str = "model") -> bytes:
     """Convert a mesh to a USDZ package: +Y up, one unit per metre, one matt UsdPreviewSurface.
     name: of the object and its image. Raises MeshError if usd-core is not installed."""
     require_usd()
-    from pxr import Sdf, Tf, Usd, UsdGeom, UsdUtils
+    from pxr import Sdf, Tf, Usd, UsdGeom, UsdUtils, Vt
 
     root = f"/{Tf.MakeValidIdentifier(name)}"
     with tempfile.TemporaryDirectory() as folder:
@@ -25,7 +25,17 @@ def usdz_bytes(mesh: Mesh | TexturedMesh, name: str = "model") -> bytes:
         UsdGeom.SetStageUpAxis(stage, UsdGeom.Tokens.y)
         UsdGeom.SetStageMetersPerUnit(stage, 1.0)
         stage.SetDefaultPrim(UsdGeom.Xform.Define(stage, root).GetPrim())
-        shape = _define_mesh(stage, mesh, f"{root}/Mesh")
+        shape = UsdGeom.Mesh.Define(stage, f"{root}/Mesh")
+        points, faces = mesh.vertices.astype(np.float32), mesh.faces.astype(np.int32)
+        normals = smooth_normals(mesh).astype(np.float32)
+        shape.CreatePointsAttr(Vt.Vec3fArray.FromNumpy(points))
+        shape.CreateFaceVertexCountsAttr(Vt.IntArray(len(faces), 3))
+        shape.CreateFaceVertexIndicesAttr(Vt.IntArray.FromNumpy(faces.ravel()))
+        shape.CreateNormalsAttr(Vt.Vec3fArray.FromNumpy(normals))
+        shape.SetNormalsInterpolation(UsdGeom.Tokens.vertex)
+        shape.CreateSubdivisionSchemeAttr(UsdGeom.Tokens.none)
+        extent = np.stack([points.min(axis=0), points.max(axis=0)])
+        shape.CreateExtentAttr(Vt.Vec3fArray.FromNumpy(extent))
         if isinstance(mesh, TexturedMesh):
             Image.fromarray(mesh.texture).save(Path(folder) / f"{name}.png")
         _add_material(stage, shape, mesh, f"{root}/Material", f"{name}.png")
@@ -41,23 +51,6 @@ def require_usd() -> None:
         raise MeshError(
             "usdz needs Pixar's USD: pip install 'dreamfusion[usd]', or export another format"
         )
-
-
-def _define_mesh(stage: Any, mesh: Mesh | TexturedMesh, path: str) -> Any:
-    from pxr import UsdGeom, Vt
-
-    shape = UsdGeom.Mesh.Define(stage, path)
-    points = mesh.vertices.astype(np.float32)
-    normals = smooth_normals(mesh)
-    shape.CreatePointsAttr(Vt.Vec3fArray.FromNumpy(points))
-    shape.CreateFaceVertexCountsAttr(Vt.IntArray(len(mesh.faces), 3))
-    shape.CreateFaceVertexIndicesAttr(Vt.IntArray.FromNumpy(mesh.faces.astype(np.int32).ravel()))
-    shape.CreateNormalsAttr(Vt.Vec3fArray.FromNumpy(normals.astype(np.float32)))
-    shape.SetNormalsInterpolation(UsdGeom.Tokens.vertex)
-    shape.CreateSubdivisionSchemeAttr(UsdGeom.Tokens.none)
-    extent = np.stack([points.min(axis=0), points.max(axis=0)])
-    shape.CreateExtentAttr(Vt.Vec3fArray.FromNumpy(extent))
-    return shape
 
 
 def _add_material(

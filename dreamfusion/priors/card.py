@@ -73,19 +73,16 @@ def read_card(folder: Path) -> PriorCard:
             "dreamfusion or the prior"
         )
     try:
-        card = PriorCard(ViewVocabulary.from_mapping(content), _settings(content))
+        light = {LIGHT_SETTINGS[key]: value for key, value in content.get("light", {}).items()}
+        settings = {"camera": dict(content.get("camera", {})), "shading": light}
+        if "background" in content:
+            settings["background"] = {"brightness": content["background"]}
+        settings = {section: values for section, values in settings.items() if values}
+        card = PriorCard(ViewVocabulary.from_mapping(content), settings)
+        card.vocabulary.all_prompts("")  # compares the angles
         build_config(card.settings)
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, ConfigError) as error:
         raise PriorError(
             f"{path} is malformed: {type(error).__name__}: {one_line(error)}"
         ) from None
     return card
-
-
-def _settings(content: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Cameras, lights and backgrounds of the card, as settings of a run."""
-    light = {LIGHT_SETTINGS[key]: value for key, value in content.get("light", {}).items()}
-    settings = {"camera": dict(content.get("camera", {})), "shading": light}
-    if "background" in content:
-        settings["background"] = {"brightness": content["background"]}
-    return {section: values for section, values in settings.items() if values}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -32,10 +31,6 @@ class PriorIdentity:
     revision: str | None = None
     license: str | None = None
     weights: str | None = None
-
-    def to_json(self) -> str:
-        """JSON text, as parsed by `read_identity`."""
-        return json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n"
 
     @property
     def source(self) -> dict[str, str]:

@@ -3,8 +3,7 @@ and whether a pipeline is of a supported kind."""
 
 import json
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from importlib.util import find_spec
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -111,18 +110,6 @@ def components_of(index: Mapping[str, object], name: str) -> tuple[str, dict[str
             )
         found[component] = cls
     return pipeline, found
-
-
-def check_tokenizer(files: Collection[str], where: str) -> None:
-    """Check that a tokenizer with these files can be read. A sentencepiece model without
-    tokenizer.json, as in DeepFloyd IF, needs that library. Raises PriorError, with prefix `where`.
-    """
-    bare = "spiece.model" in files and "tokenizer.json" not in files
-    if bare and find_spec("sentencepiece") is None:
-        raise PriorError(
-            f"{where} is a sentencepiece model: install the library that reads it, "
-            "pip install 'dreamfusion[deepfloyd]'"
-        )
 
 
 def weights_stem(component: str) -> str | None:

@@ -76,35 +76,33 @@ class NoiseSchedule:
     config: dict[str, Any]
 
 
-def read_schedule(prior: ResolvedPrior, denoiser: Any) -> NoiseSchedule:
-    """The schedule of a prior, see `schedule_of`. Raises PriorError if it is not supported.
+def read_schedule(kind: str, config: Any, name: str, denoiser: Any) -> NoiseSchedule:
+    """The noise levels of a diffusers scheduler, on the denoiser's device.
 
-    The scheduler's own class computes betas, their rescaling to zero terminal SNR and the shift of
-    a flow. In a flow, sigma is at most 1 and the network's input is 1000 sigma.
+    kind: its class, which computes betas, their rescaling to zero terminal SNR and the shift of a
+    flow. config: its configuration; sampling changes a scheduler's state. name: of the prior.
+    denoiser: its size determines the shift of some flows. In a flow, sigma is at most 1 and the
+    network's input is 1000 sigma. Raises PriorError if it is not supported.
     """
-    kind = prior.components["scheduler"]
     try:
-        cls = getattr(diffusers, kind)
-        config = cls.load_config(prior.path / "scheduler", local_files_only=True)
-        scheduler = cls.from_config(config)
+        scheduler = getattr(diffusers, kind).from_config(config)
     except Exception as error:
         raise PriorError(
-            f"{prior.name}: cannot read its scheduler, a {kind}: {one_line(error)}"
+            f"{name}: cannot read its scheduler, a {kind}: {one_line(error)}"
         ) from error
-    return schedule_of(scheduler, prior.name, denoiser)
-
-
-def schedule_of(scheduler: Any, name: str, denoiser: Any) -> NoiseSchedule:
-    """The noise levels of a diffusers scheduler, on the denoiser's device. name: of the prior.
-
-    They are computed from its configuration, since sampling changes a scheduler's state. denoiser:
-    its size determines the shift of some flows. Raises PriorError if it is not supported.
-    """
-    kind = type(scheduler).__name__
-    scheduler = type(scheduler).from_config(scheduler.config)
     prediction = scheduler.config.get("prediction_type")
     if kind == "FlowMatchEulerDiscreteScheduler":
-        prediction, sigmas = "flow", _shifted(scheduler, denoiser).flip(0).double()
+        sigmas = scheduler.sigmas
+        if scheduler.config.use_dynamic_shifting:
+            # Of Stable Diffusion 3.5: mu is linear in the number of the denoiser's tokens.
+            own = scheduler.config
+            tokens = (denoiser.config.sample_size // denoiser.config.patch_size) ** 2
+            slope = (own.max_shift - own.base_shift) / (
+                own.max_image_seq_len - own.base_image_seq_len
+            )
+            mu = own.base_shift + slope * (tokens - own.base_image_seq_len)
+            sigmas = scheduler.time_shift(mu, 1.0, sigmas)
+        prediction, sigmas = "flow", sigmas.flip(0).double()
         alphas, times = 1.0 - sigmas, (sigmas * scheduler.config.num_train_timesteps).float()
     else:
         cumulative = getattr(scheduler, "alphas_cumprod", None)
@@ -126,17 +124,3 @@ def schedule_of(scheduler: Any, name: str, denoiser: Any) -> NoiseSchedule:
     device = denoiser.device
     levels = (alphas.float().to(device), sigmas.float().to(device), times.to(device))
     return NoiseSchedule(*levels, prediction, config)
-
-
-def _shifted(scheduler: Any, denoiser: Any) -> Tensor:
-    """The sigmas of a flow, highest first, shifted for the image size if the scheduler does so
-    (Stable Diffusion 3.5): mu is linear in the number of the denoiser's tokens."""
-    config = scheduler.config
-    if not config.use_dynamic_shifting:
-        return scheduler.sigmas
-    tokens = (denoiser.config.sample_size // denoiser.config.patch_size) ** 2
-    slope = (config.max_shift - config.base_shift) / (
-        config.max_image_seq_len - config.base_image_seq_len
-    )
-    mu = config.base_shift + slope * (tokens - config.base_image_seq_len)
-    return scheduler.time_shift(mu, 1.0, scheduler.sigmas)

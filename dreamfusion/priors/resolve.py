@@ -5,6 +5,7 @@ import re
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -130,7 +131,12 @@ def inspect(path: Path, name: str, *, half: bool) -> ResolvedPrior:
         if component.startswith("tokenizer"):
             if not set(layout.TOKENIZER_FILES) & set(inside):
                 _check_file(path / component / layout.TOKENIZER_FILES[0], name)
-            layout.check_tokenizer(inside, f"{name}: its {component}")
+            bare = "spiece.model" in inside and "tokenizer.json" not in inside
+            if bare and find_spec("sentencepiece") is None:
+                raise PriorError(
+                    f"{name}: its {component} is a sentencepiece model: install the library that "
+                    "reads it, pip install 'dreamfusion[deepfloyd]'"
+                )
         if layout.weights_stem(component) is None:
             continue
         config = path / component / "config.json"

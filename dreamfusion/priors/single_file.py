@@ -10,7 +10,7 @@ import os
 import shlex
 import tempfile
 import warnings
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -35,7 +35,15 @@ def folder_of(file: Path) -> Path:
             ".safetensors file; pickles, such as .ckpt, can run any code and are not read"
         )
     tensors = read_weights(file)
-    _require_whole(file, tensors)
+    if any("lora_" in name or ".lora." in name for name in tensors):
+        raise PriorError(
+            f"{file} holds LoRA adapters alone: pass it with --lora, and their model with --prior"
+        )
+    if not all(any(name.startswith(part) for name in tensors) for part in _PARTS):
+        raise PriorError(
+            f"{file} holds no whole model; use a checkpoint with denoiser, autoencoder and text "
+            "encoders, or a folder in diffusers' layout"
+        )
     pipeline, base = _kind(file, tensors)
     source = hub.cached(base)
     if source is None or not (source / INDEX).is_file():
@@ -58,18 +66,6 @@ def folder_of(file: Path) -> Path:
         dtype = _DTYPES.get(kinds.pop(), "float32") if len(kinds) == 1 else "float32"
         _convert(file, pipeline, source, folder, dtype)
     return folder
-
-
-def _require_whole(file: Path, names: Collection[str]) -> None:
-    if any("lora_" in name or ".lora." in name for name in names):
-        raise PriorError(
-            f"{file} holds LoRA adapters alone: pass it with --lora, and their model with --prior"
-        )
-    if not all(any(name.startswith(part) for name in names) for part in _PARTS):
-        raise PriorError(
-            f"{file} holds no whole model; use a checkpoint with denoiser, autoencoder and text "
-            "encoders, or a folder in diffusers' layout"
-        )
 
 
 def _kind(file: Path, tensors: Mapping[str, tuple[str, list[int]]]) -> tuple[str, str]:

@@ -14,8 +14,7 @@ from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import Any, Literal, get_args
 
-from dreamfusion.priors.reading import PromptError, read_prompt, require_known
-from dreamfusion.priors.words import Words
+from dreamfusion.priors.reading import PromptError, Words, read_prompt, require_known
 
 Shading = Literal["albedo", "lambertian", "textureless"]
 
@@ -57,12 +56,7 @@ class ViewVocabulary:
         ValueError, KeyError or TypeError if it is malformed."""
         views = content.get("views", {})
         azimuth = [AzimuthView(float(v["center_deg"]), str(v["text"])) for v in views["azimuth"]]
-        elevation = [
-            ElevationView(
-                float(v["min_deg"]), float(v["max_deg"]), str(v["text"]), bool(v.get("alone"))
-            )
-            for v in views.get("elevation", [])
-        ]
+        elevation = [ElevationView(**view) for view in views.get("elevation", [])]
         if not azimuth:
             raise ValueError("views.azimuth is empty")
         return cls(

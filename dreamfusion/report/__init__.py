@@ -26,7 +26,8 @@ def write_report(run_dirs: Sequence[Path], out: Path | None = None) -> Path:
     target = default if out is None else out.expanduser()
     if target.is_dir():
         raise UserError(f"{target} is a folder: name a file, like {target / 'report.html'}")
-    if not (out is None and len(runs) == 1 and _is_report(target)):
+    old = target.read_bytes()[:1000] if target.is_file() else b""
+    if out is not None or len(runs) > 1 or GENERATOR.encode() not in old:
         target = free_path(target, suffix=target.suffix)
     with atomic_write(target) as file:
         file.write_text(page(runs), encoding="utf-8")
@@ -37,10 +38,3 @@ def report_html(run_dirs: Sequence[Path]) -> str:
     """The report on the runs in these folders as one HTML document. Raises UserError for a folder
     without a run."""
     return page([gather(path) for path in run_dirs])
-
-
-def _is_report(path: Path) -> bool:
-    if not path.is_file():
-        return False
-    with path.open(encoding="utf-8", errors="replace") as file:
-        return GENERATOR in file.read(1000)

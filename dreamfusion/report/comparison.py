@@ -4,12 +4,12 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import imageio.v3 as iio
 
-from dreamfusion.evaluation.comparison import Comparison, Figure, Measured
-from dreamfusion.evaluation.summary import Mean
-from dreamfusion.evaluation.table import aligned, csv_text, with_interval
+from dreamfusion.evaluation.comparison import Comparison, Figure
+from dreamfusion.evaluation.evaluate import aligned, csv_text, with_interval
 from dreamfusion.report.curves import Series, chart
 from dreamfusion.report.page import document
 from dreamfusion.report.parts import data_uri
@@ -37,11 +37,11 @@ _PLOTS = ("iou", "color_error", "normal_error_deg", "saturation", "noun", "energ
 
 def as_lines(found: Comparison) -> list[str]:
     """An aligned table: means, and in brackets the differences whose interval excludes zero."""
-    names = _present(found)
-    cells = [["method", "evaluations", *(_COLUMNS[name][0] for name in names), "runs"]]
-    for (method, budget), figures in found.figures.items():
-        texts = [_short(name, figures.get(name)) for name in names]
-        cells.append([method, str(budget), *texts, _count(found.rows[method, budget])])
+    heads, table = _table(found)
+    cells = [["method", "evaluations", *heads, "runs"]]
+    for row in table:
+        texts = [cell["short"] for cell in row["cells"]]
+        cells.append([row["method"], str(row["budget"]), *texts, row["runs"]])
     note = f"(+x): difference from {found.reference} whose 95 % interval excludes zero"
     return [*aligned(cells, str.ljust), note, *problems(found)]
 
@@ -86,18 +86,13 @@ def write_comparison(found: Comparison, folder: Path) -> tuple[list[str], list[P
 
 def comparison_page(found: Comparison) -> str:
     """The comparison as one HTML document that works offline."""
-    names = _present(found)
-    table = []
-    for (method, budget), figures in found.figures.items():
-        cells = [_cell(name, figures.get(name)) for name in names]
-        runs = _count(found.rows[method, budget])
-        table.append({"method": method, "budget": budget, "cells": cells, "runs": runs})
+    heads, table = _table(found)
     prompts = list(dict.fromkeys(row.prompt for rows in found.rows.values() for row in rows))
     return document(
         "comparison.html",
         "comparison of methods",
         None,
-        heads=[_COLUMNS[name][0] for name in names],
+        heads=heads,
         table=table,
         reference=found.reference,
         charts=_charts(found),
@@ -117,41 +112,35 @@ def problems(found: Comparison) -> list[str]:
     ]
 
 
-def _present(found: Comparison) -> list[str]:
-    """The figures that some method has."""
+def _table(found: Comparison) -> tuple[list[str], list[dict[str, Any]]]:
+    """The heads of the figures that some method has, and a row for each method and budget."""
     known = {name for figures in found.figures.values() for name in figures}
-    return [name for name in _COLUMNS if name in known]
-
-
-def _excludes_zero(mean: Mean) -> bool:
-    return mean.half_width is not None and abs(mean.value) > mean.half_width
-
-
-def _short(name: str, figure: Figure | None) -> str:
-    if figure is None:
-        return "-"
-    digits, change = _COLUMNS[name][1], figure.difference
-    more = f" ({change.value:+.{digits}f})" if change and _excludes_zero(change) else ""
-    return f"{figure.mean.value:.{digits}f}{more}"
+    names = [name for name in _COLUMNS if name in known]
+    table = []
+    for (method, budget), figures in found.figures.items():
+        cells = [_cell(name, figures.get(name)) for name in names]
+        rows = found.rows[method, budget]
+        measured, runs = sum(not row.reason for row in rows), str(len(rows))
+        runs = runs if measured == len(rows) else f"{measured} of {runs}"
+        table.append({"method": method, "budget": budget, "cells": cells, "runs": runs})
+    return [_COLUMNS[name][0] for name in names], table
 
 
 def _cell(name: str, figure: Figure | None) -> dict[str, str]:
-    """A cell of the page's table: the mean, the difference, and its style."""
+    """A cell: the mean, the difference and its style; and both for a terminal."""
     if figure is None:
-        return {"value": "-", "difference": "", "style": ""}
+        return {"value": "-", "difference": "", "style": "", "short": "-"}
     _, digits, more_is_better = _COLUMNS[name]
     change, style, text = figure.difference, "", ""
+    short = f"{figure.mean.value:.{digits}f}"
     if change is not None:
         text = with_interval(change, digits, sign="+")
-        if _excludes_zero(change) and more_is_better is not None:
-            style = "better" if (change.value > 0) is more_is_better else "worse"
-    return {"value": with_interval(figure.mean, digits), "difference": text, "style": style}
-
-
-def _count(rows: Sequence[Measured]) -> str:
-    """Measured runs of all."""
-    measured = sum(not row.reason for row in rows)
-    return str(len(rows)) if measured == len(rows) else f"{measured} of {len(rows)}"
+        if change.half_width is not None and abs(change.value) > change.half_width:
+            short += f" ({change.value:+.{digits}f})"
+            if more_is_better is not None:
+                style = "better" if (change.value > 0) is more_is_better else "worse"
+    value = with_interval(figure.mean, digits)
+    return {"value": value, "difference": text, "style": style, "short": short}
 
 
 def _charts(found: Comparison) -> list[tuple[str, str, str]]:
@@ -159,16 +148,15 @@ def _charts(found: Comparison) -> list[tuple[str, str, str]]:
     methods = list(dict.fromkeys(method for method, _ in found.figures))
     charts = []
     for name in _PLOTS:
-        series = []
-        for i, method in enumerate(methods):
-            points = sorted(
-                (budget, figures[name].mean.value)
-                for (label, budget), figures in found.figures.items()
-                if label == method and name in figures
-            )
-            if len(points) > 1:
-                steps, values = zip(*points, strict=True)
-                series.append(Series(method, i, steps, values))
+        points: dict[str, list[tuple[int, float]]] = {method: [] for method in methods}
+        for (method, budget), figures in sorted(found.figures.items()):
+            if name in figures:
+                points[method].append((budget, figures[name].mean.value))
+        series = [
+            Series(method, i, *zip(*points[method], strict=True))
+            for i, method in enumerate(methods)
+            if len(points[method]) > 1
+        ]
         if series:
             title = _COLUMNS[name][0]
             charts.append((title, "over network evaluations", chart(series, title)))
@@ -178,21 +166,14 @@ def _charts(found: Comparison) -> list[tuple[str, str, str]]:
 def _sheet(found: Comparison, prompts: Sequence[str]) -> list[tuple[str, list[str | None]]]:
     """For each method, with the most evaluations: the second view of the first seed of each prompt,
     as a data URI."""
-    most: dict[str, int] = {}
-    for method, budget in found.rows:
-        most[method] = max(budget, most.get(method, 0))
     sheet = []
-    for method, budget in most.items():
-        first: dict[str, Measured] = {}
+    for method, budget in dict(sorted(found.rows, key=lambda key: key[1])).items():
+        pictures: dict[str, str] = {}
         for row in sorted(found.rows[method, budget], key=lambda row: row.seed):
-            first.setdefault(row.prompt, row)
-        sheet.append((method, [_picture(first.get(prompt)) for prompt in prompts]))
+            if row.prompt not in pictures and row.images is not None:
+                views = row.views(min(1, row.looks - 1))  # shaded, if there are several looks
+                shown = views[:, len(views) : 2 * len(views)]
+                png = iio.imwrite("<bytes>", shown, extension=".png")
+                pictures[row.prompt] = data_uri("image/png", png)
+        sheet.append((method, [pictures.get(prompt) for prompt in prompts]))
     return sheet
-
-
-def _picture(row: Measured | None) -> str | None:
-    if row is None or row.images is None:
-        return None
-    views = row.views(min(1, row.looks - 1))  # shaded, if there are several looks
-    shown = views[:, len(views) : 2 * len(views)]
-    return data_uri("image/png", iio.imwrite("<bytes>", shown, extension=".png"))

@@ -20,7 +20,6 @@ _FUNCTIONS = {
     "duration": duration,
     "judged_facts": parts.judged_facts,
     "thin": thin,
-    "timing_facts": parts.timing_facts,
 }
 
 
@@ -38,7 +37,6 @@ def page(runs: Sequence[RunReport]) -> str:
         runs=runs,
         run=runs[0],
         settings=parts.settings_of(runs),
-        again=parts.again(runs[0]),
         heading=title if len(prompts) == 1 else f"{len(runs)} runs",
     )
 

@@ -2,19 +2,15 @@
 
 import base64
 import json
-import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dreamfusion.config.layers import read_yaml, settings, to_mapping
-from dreamfusion.config.nested import find
+from dreamfusion.config.layers import read_yaml, settings
 from dreamfusion.config.schedules import Schedule
 from dreamfusion.config.schema import Config
 from dreamfusion.report.curves import Series, chart, number
 from dreamfusion.report.gather import RunReport
-from dreamfusion.utils.commands import command
-from dreamfusion.utils.duration import duration
 
 METRICS: dict[str, list[str]] = read_yaml(Path(__file__).with_name("metrics.yaml"))
 _JUDGED = {
@@ -40,18 +36,6 @@ def judged_facts(judged: Mapping[str, Any]) -> list[tuple[str, str]]:
         (name, f"{value:.0%}" if key.startswith("r1") else f"{value:.3g}")
         for name, key, value in found
         if isinstance(value, (int, float))
-    ]
-
-
-def timing_facts(run: RunReport) -> list[tuple[str, str]]:
-    """Durations of the steps, and of each stage of the process that finished the run."""
-    seconds = run.step_seconds
-    return [
-        ("All steps", duration(sum(seconds))),
-        ("Step, median", f"{number(statistics.median(seconds))} s"),
-        ("Step, longest", f"{number(max(seconds))} s"),
-        ("First step", f"{number(seconds[0])} s"),
-        *((stage.capitalize(), duration(took)) for stage, took in run.stages.items()),
     ]
 
 
@@ -99,18 +83,6 @@ def settings_of(runs: Sequence[RunReport]) -> list[dict[str, Any]]:
             }
         )
     return rows
-
-
-def again(run: RunReport) -> str:
-    """The command that repeats a run, on any machine: it names no file of the run."""
-    words = [run.config.prompt]
-    preset = next((s for s in run.sources.values() if s.startswith("preset ")), None)
-    words += [] if preset is None else ["--config", preset.removeprefix("preset ")]
-    values = to_mapping(run.config)
-    for name, source in run.sources.items():
-        if name != "prompt" and not source.startswith(("preset ", "prior ")):
-            words += ["--set", f"{name}={json.dumps(find(values, name))}"]
-    return command("train", *words)
 
 
 def _value(value: Any) -> str:

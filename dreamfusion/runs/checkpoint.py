@@ -24,9 +24,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from dreamfusion.config.schema import Config
+from dreamfusion.graphics.media import Draw
 from dreamfusion.priors.identity import PriorIdentity, read_identity
 from dreamfusion.runs.folder import RunFolder, Stage, stages_of, step_of
-from dreamfusion.scenes.base import Scene
+from dreamfusion.scenes.base import Scene, render_image
 from dreamfusion.training.state import TrainState
 from dreamfusion.training.trainer import DivergedError
 from dreamfusion.utils.atomic_write import atomic_write
@@ -66,7 +67,12 @@ def save_checkpoint(folder: Path, state: TrainState, *, keep: int) -> Path:
         "dreamfusion": __version__,
     }
     with atomic_write(stem.with_suffix(".safetensors")) as file:
-        _write(tensors, file, details)
+        try:
+            save_file(tensors, file, metadata={"details": json.dumps(details)})
+        except SafetensorError as error:
+            found = re.search(r"os error (\d+)", str(error))
+            number = int(found[1]) if found else errno.EIO
+            raise OSError(number, os.strerror(number), str(file)) from None
         checksum = _sha256(file)
     with atomic_write(stem.with_suffix(".json")) as file:
         file.write_text(json.dumps(details | {"sha256": checksum}) + "\n")
@@ -158,6 +164,13 @@ class SavedScene:
     prior: PriorIdentity | None = None
 
 
+def draw_scene(scene: Scene) -> Draw:
+    """Return a function that renders a scene."""
+    return lambda cameras, size, mode: render_image(
+        scene, cameras, height=size, width=size, mode=mode
+    )
+
+
 def load_scene(run: RunFolder, config: Config, device: str | None = None) -> SavedScene:
     """Load the EMA scene of the run's newest intact checkpoint; see `load_checkpoint`.
 
@@ -202,15 +215,6 @@ def restore_snapshot(state: TrainState, tensors: Mapping[str, Tensor]) -> None:
     """Restore a snapshot from before the first step. No object is rebuilt, since building an
     estimator may change its prior."""
     _restore(state, tensors, {"step": 0})
-
-
-def _write(tensors: dict[str, Tensor], file: Path, details: dict[str, Any]) -> None:
-    try:
-        save_file(tensors, file, metadata={"details": json.dumps(details)})
-    except SafetensorError as error:
-        found = re.search(r"os error (\d+)", str(error))
-        number = int(found[1]) if found else errno.EIO
-        raise OSError(number, os.strerror(number), str(file)) from None
 
 
 def _sha256(file: Path) -> str:

@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 
 from dreamfusion.config.layers import to_yaml
-from dreamfusion.config.schema import Config, OutputConfig
-from dreamfusion.graphics.cameras import Cameras, show_cameras
+from dreamfusion.config.schema import Config
+from dreamfusion.graphics.cameras import show_cameras
 from dreamfusion.mesh.extract import Mesh
 from dreamfusion.mesh.formats import TEXTURED, Origin, moved, origin_of, write_mesh
 from dreamfusion.mesh.printing import print_bytes, printable, require_print, thin_volume
@@ -20,10 +20,9 @@ from dreamfusion.mesh.texture import TexturedMesh, bake, decimate, simplify
 from dreamfusion.mesh.topology import Topology, topology
 from dreamfusion.mesh.unseen import fill_unseen
 from dreamfusion.mesh.usd import require_usd
-from dreamfusion.runs.checkpoint import SavedScene
+from dreamfusion.runs.checkpoint import SavedScene, draw_scene
 from dreamfusion.runs.folder import slug
-from dreamfusion.runs.preview import draw_scene
-from dreamfusion.training.views import sample_views
+from dreamfusion.training.state import sample_views
 from dreamfusion.utils.atomic_write import atomic_write
 from dreamfusion.utils.state import Progress
 from dreamfusion.utils.threads import fixed_order
@@ -87,9 +86,17 @@ def write_model(
     if isinstance(surface, TexturedMesh):
         model: Mesh | TexturedMesh = surface
     else:
-        dense, color = fill_unseen(surface.colored(), surface.color, _training_cameras(config))
-        mesh = _fewer_faces(dense, options, output, textured, resolution)
-        model = mesh
+        # Cameras as in training.
+        many = replace(config, camera=replace(config.camera, views=TRAINING_VIEWS))
+        generator = torch.Generator().manual_seed(0)
+        cameras = sample_views(many, Progress(config.steps, config.steps), generator).cameras
+        dense, color = fill_unseen(surface.colored(), surface.color, cameras)
+        tolerance = output.mesh_tolerance * 2.0 / resolution
+        # Vertex colours need dense vertices, even where the shape is simple.
+        if options.faces is None and textured and tolerance > 0:
+            model = mesh = simplify(dense, most=output.mesh_faces, tolerance=tolerance)
+        else:
+            model = mesh = decimate(dense, options.faces or output.mesh_faces)
         if textured:
             say("baking the texture")
             fine = dense if path.suffix.lower() == ".glb" else None
@@ -154,20 +161,3 @@ def write_print(
     x, y, z = solid.extents.tolist()
     say("measuring the walls")
     return Print([path], (x, y, z), len(solid.faces), solid.body_count, thin_volume(solid))
-
-
-def _training_cameras(config: Config) -> Cameras:
-    """Cameras around the scene, sampled as in training."""
-    generator = torch.Generator().manual_seed(0)
-    many = replace(config, camera=replace(config.camera, views=TRAINING_VIEWS))
-    return sample_views(many, Progress(config.steps, config.steps), generator).cameras
-
-
-def _fewer_faces(
-    mesh: Mesh, options: ExportOptions, output: OutputConfig, textured: bool, resolution: int
-) -> Mesh:
-    tolerance = output.mesh_tolerance * 2.0 / resolution
-    # Vertex colours need dense vertices, even where the shape is simple.
-    if options.faces is None and textured and tolerance > 0:
-        return simplify(mesh, most=output.mesh_faces, tolerance=tolerance)
-    return decimate(mesh, options.faces or output.mesh_faces)

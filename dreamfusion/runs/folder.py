@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import itertools
 import re
+import shutil
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,11 +31,9 @@ from dreamfusion.config.layers import (
 from dreamfusion.config.nested import with_new_names
 from dreamfusion.config.schema import Config
 from dreamfusion.utils.atomic_write import atomic_write, is_leftover
+from dreamfusion.utils.commands import command
 from dreamfusion.utils.errors import RunWarning, UserError
 from dreamfusion.utils.file_system import unsupported
-
-# Names that Windows reserves for devices in every folder.
-_DEVICES = {"CON", "PRN", "AUX", "NUL", *(f"{p}{n}" for p in ("COM", "LPT") for n in range(10))}
 
 
 class RunError(UserError):
@@ -103,16 +102,6 @@ class RunFolder:
             raise ConfigError(f"{self.layers} must map the names of layers to settings")
         return [Layer(str(name), settings) for name, settings in found.items()]
 
-    def layers_after(self, name: str, changes: Mapping[str, Any]) -> tuple[Layer, ...]:
-        """The layers, with another one on top for non-empty `changes`: `name`, or "name 2", …"""
-        layers = self.read_layers()
-        if not changes:
-            return tuple(layers)
-        used = {layer.name for layer in layers}
-        names = itertools.chain([name], (f"{name} {n}" for n in itertools.count(2)))
-        free = next(candidate for candidate in names if candidate not in used)
-        return (*layers, Layer(free, changes))
-
     def write_layers(self, layers: Sequence[Layer]) -> None:
         """Write the layers that the configuration was built from, lowest first. Old names of
         settings are replaced by the new ones."""
@@ -125,8 +114,7 @@ class RunFolder:
 def slug(prompt: str) -> str:
     """A folder name for a prompt: lower-case words joined by hyphens, at most 60 characters."""
     words = re.findall(r"[^\W_]+", prompt.lower())
-    name = "-".join(words)[:60].rstrip("-") or "object"
-    return f"a-{name}" if name.upper() in _DEVICES else name
+    return "-".join(words)[:60].rstrip("-") or "object"
 
 
 def step_of(path: Path) -> int:
@@ -247,3 +235,69 @@ def stages_of(config: Config) -> list[Stage]:
             raise ConfigError(f"stages.{name}: a stage cannot set stages or start")
         stages.append(Stage(name, build_config(to_mapping(replace(first, start="")), changes)))
     return stages
+
+
+# Name patterns of all files that commands write into the folder of a run.
+_WRITTEN = (
+    "config.yaml", "layers.yaml", "metrics.jsonl", "stages.json", "prior.json", "video.mp4",
+    "thumbnail.png", ".lock", "checkpoints", "previews", "mesh", "stages", "start", "tensorboard",
+    "render-*", "report*.html", "evaluation.*",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Destination:
+    """The folder for a new run. overwrite: replace an existing run there."""
+
+    path: Path
+    overwrite: bool = False
+
+    def check(self) -> None:
+        """Raise RunError if the folder contains something that a new run must not replace."""
+        folder = self.path.expanduser()
+        run = RunFolder(folder)
+        if is_unused(folder):
+            return
+        if not folder.is_dir():
+            raise RunError(f"{self.path} is a file; choose another folder with --out")
+        if not run.config.is_file():
+            raise RunError(
+                f"{self.path} is not empty and contains no run; choose another folder with --out"
+            )
+        if not self.overwrite:
+            resume = command("resume", self.path)
+            raise RunError(
+                f"{self.path} already contains a run; to resume it: {resume}; to replace it, add "
+                "--overwrite; or choose another folder with --out"
+            )
+        try:
+            run.read_config()
+        except UserError:
+            raise RunError(
+                f"cannot overwrite {self.path}: {run.config.name} is not from a dreamfusion run"
+            ) from None
+        for found in sorted(folder.iterdir()):
+            if not (is_leftover(found) or any(found.match(name) for name in _WRITTEN)):
+                raise RunError(
+                    f"cannot overwrite {self.path}: {found.name} in it is not part of a run; move "
+                    "it, or choose another folder with --out"
+                )
+
+    def prepare(self) -> Path:
+        """Remove an existing run if requested, and return the path. Raises RunError as `check`
+        does, and if another process trains that run."""
+        self.check()
+        folder = self.path.expanduser()
+        if not is_unused(folder):
+            from dreamfusion.runs.folder import locked  # imported here to keep --help fast
+
+            run = RunFolder(folder)
+            with locked(run):
+                # The settings last: if the process is killed meanwhile, the folder still counts as
+                # a run and can be overwritten.
+                for found in sorted(folder.iterdir(), key=lambda path: path == run.config):
+                    if found.is_dir() and not found.is_symlink():
+                        shutil.rmtree(found)
+                    elif found != run.lock:
+                        found.unlink()
+        return folder

@@ -8,8 +8,13 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor
 
+from dreamfusion.config.schema import Config
+from dreamfusion.graphics.cameras import show_cameras
+from dreamfusion.graphics.media import contact_sheet, turntable_frames, write_png
+from dreamfusion.graphics.shading import over
 from dreamfusion.runs.checkpoint import (
     checkpoints,
+    draw_scene,
     load_checkpoint,
     restore_snapshot,
     save_checkpoint,
@@ -17,11 +22,12 @@ from dreamfusion.runs.checkpoint import (
 )
 from dreamfusion.runs.folder import RunFolder
 from dreamfusion.runs.metrics import EventLog, metrics_log
-from dreamfusion.runs.preview import write_preview
+from dreamfusion.training.state import TrainState
 from dreamfusion.training.trainer import DivergedError, StepMetrics, Trainer, TrainingError
 from dreamfusion.utils.distributed import is_first
 from dreamfusion.utils.errors import RunWarning
 
+PREVIEW_SIZE, PREVIEW_VIEWS = 96, 4
 MAX_ROLLBACKS = 3
 PATIENCE = 100  # consecutive steps of a collapsed scene before a warning
 EMPTY, FULL = 0.002, 0.985  # mean opacity of a step's images
@@ -37,17 +43,11 @@ class CollapseWatch:
         """The warning due after a step with this mean opacity, or None."""
         self._empty = self._empty + 1 if opacity < EMPTY else 0
         self._full = self._full + 1 if opacity > FULL else 0
-        if self._empty == PATIENCE:
+        if self._empty == PATIENCE or self._full == PATIENCE:
+            what, low = ("been empty", "lower") if self._empty else ("filled every image", "higher")
             return (
-                f"the scene has been empty for {PATIENCE} steps and will hardly recover: stop, and "
-                "try another seed, lower losses.opacity, scene.losses.sparsity or losses.entropy, "
-                "or a higher scene.field.blob_scale"
-            )
-        if self._full == PATIENCE:
-            return (
-                f"the scene has filled every image for {PATIENCE} steps, like fog in front of the "
-                "camera: stop, and try another seed, losses.opacity of at least 0.001, or a lower "
-                "scene.optimizer.grid_lr"
+                f"the scene has {what} for {PATIENCE} steps and will hardly recover: stop, and try "
+                f"another seed, or {low} losses.opacity, scene.losses.sparsity or losses.entropy"
             )
         return None
 
@@ -61,18 +61,18 @@ def optimise(
     Ends with a checkpoint of the last step. With several processes, only the first one writes
     files. After a rollback, steps are repeated; see `_roll_back`. Raises TrainingError.
     """
-    take_steps = _logged_steps if is_first() else _steps
     beginning = snapshot(trainer.state) if trainer.state.step == 0 else {}
     while True:
         try:
-            yield from take_steps(run, trainer, stop)
+            steps = trainer.steps(stop)
+            yield from _logged(run, trainer, steps) if is_first() else steps
             return
         except DivergedError as error:
             _roll_back(run, trainer, error, beginning)
 
 
-def _logged_steps(
-    run: RunFolder, trainer: Trainer, stop: Callable[[], bool]
+def _logged(
+    run: RunFolder, trainer: Trainer, steps: Iterator[StepMetrics]
 ) -> Iterator[StepMetrics]:
     state, config = trainer.state, trainer.config
     saved = state.step
@@ -82,15 +82,13 @@ def _logged_steps(
         metrics_log(run.metrics, after=saved) as log,
         EventLog(run.tensorboard, after=saved) if use_tensorboard else nullcontext() as events,
     ):
-        for metrics in _steps(run, trainer, stop):
+        for metrics in steps:
             run.require()
             log(metrics.as_mapping())
             if events is not None:
                 events.write(metrics.as_mapping())
             if state.step % config.output.preview_every == 0:
-                preview = write_preview(run, state, config)
-                if events is not None:
-                    events.write_image(preview, state.step)
+                write_preview(run, state, config)
             if state.step % config.output.checkpoint_every == 0:
                 if events is not None:
                     events.flush()
@@ -102,12 +100,6 @@ def _logged_steps(
     if saved != state.step or not run.checkpoints.exists():
         run.require()
         save_checkpoint(run.checkpoints, state, keep=config.output.checkpoints_kept)
-
-
-def _steps(run: RunFolder, trainer: Trainer, stop: Callable[[], bool]) -> Iterator[StepMetrics]:
-    """The trainer's steps; `stop` is called before each, including the first."""
-    while trainer.state.step < trainer.config.steps and not stop():
-        yield trainer.step()
 
 
 def _roll_back(
@@ -132,3 +124,17 @@ def _roll_back(
     )
     if is_first():
         warnings.warn(RunWarning(warning), stacklevel=2)
+
+
+def write_preview(run: RunFolder, state: TrainState, config: Config) -> None:
+    """Write a row of views, 90 degrees apart, front first. The file is named after the step."""
+    views = turntable_frames(
+        draw_scene(state.scene.averaged),
+        show_cameras(PREVIEW_VIEWS, config.camera),
+        size=PREVIEW_SIZE,
+        modes=["color"],
+    )
+    images = over(torch.stack(list(views)), torch.tensor(config.background.color))
+    write_png(
+        contact_sheet(images, columns=PREVIEW_VIEWS), run.previews / f"step_{state.step:07d}.png"
+    )

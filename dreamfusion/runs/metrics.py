@@ -49,28 +49,12 @@ def scalars(metrics: Mapping[str, Any]) -> dict[str, float]:
     return found
 
 
-def _lines(path: Path) -> list[str]:
-    return path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
-
-
 def _step_of(line: str) -> float:
     """The step of a line; infinity for a truncated line."""
     try:
-        return float(json.loads(line)["step"]) if line.endswith("\n") else float("inf")
+        return float(json.loads(line)["step"]) if line.endswith("\n") else math.inf
     except (ValueError, KeyError, TypeError):
-        return float("inf")
-
-
-def newest_metrics(path: Path, most_bytes: int = 20_000) -> list[dict[str, Any]]:
-    """The metrics of the last steps, oldest first, from the end of the file. most_bytes: limit of
-    the text that is read."""
-    try:
-        with path.open("rb") as file:
-            file.seek(max(0, file.seek(0, os.SEEK_END) - most_bytes))
-            lines = file.read().decode(errors="replace").splitlines(keepends=True)
-    except OSError:
-        return []
-    return [json.loads(line) for line in lines if _step_of(line) < float("inf")]
+        return math.inf
 
 
 def log_age(path: Path) -> float:
@@ -81,9 +65,19 @@ def log_age(path: Path) -> float:
         return math.inf
 
 
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The metrics of all complete lines, oldest first; an empty list if there is no file."""
-    return [json.loads(line) for line in _lines(path) if _step_of(line) < float("inf")]
+def read_metrics(path: Path, most_bytes: int | None = None) -> list[dict[str, Any]]:
+    """The metrics of all complete lines, oldest first; an empty list if there is no file.
+    most_bytes: read only the end of the file."""
+    return [json.loads(line) for line in _lines(path, most_bytes) if _step_of(line) < math.inf]
+
+
+def _lines(path: Path, most_bytes: int | None = None) -> list[str]:
+    if not path.exists():
+        return []
+    with path.open("rb") as file:
+        if most_bytes is not None:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - most_bytes))
+        return file.read().decode(errors="replace").splitlines(keepends=True)
 
 
 class EventLogError(UserError):
@@ -106,27 +100,14 @@ class EventLog(AbstractContextManager["EventLog"]):
     """
 
     def __init__(self, folder: Path, *, after: int) -> None:
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError as error:
-            raise EventLogError(
-                f"TensorBoard cannot be used ({error}): pip install 'dreamfusion[tensorboard]'"
-            ) from None
+        from torch.utils.tensorboard import SummaryWriter
+
         self._writer = SummaryWriter(str(folder), purge_step=after + 1, flush_secs=_FLUSH_SECONDS)
 
     def write(self, metrics: Mapping[str, Any]) -> None:
         """Log the metrics of a step, which include its number."""
         for name, value in scalars(metrics).items():
             self._writer.add_scalar(f"train/{name}", value, metrics["step"])
-
-    def write_image(self, path: Path, step: int) -> None:
-        """Log an image file."""
-        import numpy as np
-        from PIL import Image
-
-        with Image.open(path) as image:
-            pixels = np.asarray(image.convert("RGB"))
-        self._writer.add_image("preview", pixels, step, dataformats="HWC")
 
     def flush(self) -> None:
         """Write buffered entries to disk, so that a checkpoint is never ahead of the log."""

@@ -3,6 +3,7 @@ prompt."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -134,7 +135,12 @@ def plan_resumed(
             f"the prior of {run.path} is no longer at {location}; pass its new folder: "
             + command("resume", run.path, "--prior", "PATH")
         )
-    plan = plan_again(config, run.layers_after("resume", changes), prior=loaded)
+    layers = run.read_layers()
+    if changes:
+        used = {layer.name for layer in layers}
+        names = ("resume" if n == 1 else f"resume {n}" for n in itertools.count(1))
+        layers.append(Layer(next(name for name in names if name not in used), changes))
+    plan = plan_again(config, layers, prior=loaded)
     for planned in plan.stages if moved is not None else ():
         if before := prior_before(run, planned):
             raise PriorError(

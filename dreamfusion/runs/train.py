@@ -5,7 +5,7 @@ import json
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -14,8 +14,8 @@ from torch import Tensor
 from dreamfusion.config.schema import Config, PriorConfig
 from dreamfusion.diffusion.predictions import group_size
 from dreamfusion.graphics.cameras import show_cameras
-from dreamfusion.graphics.media import NoEncoder, write_png
-from dreamfusion.graphics.turntable import turntable_frames, write_turntable
+from dreamfusion.graphics.media import NoEncoder, turntable_frames, write_png, write_turntable
+from dreamfusion.mesh.renderer import draw_mesh
 from dreamfusion.priors import load_prior
 from dreamfusion.priors.base import Prior
 from dreamfusion.priors.identity import identify, read_identity
@@ -28,12 +28,18 @@ from dreamfusion.runs.checkpoint import (
     load_scene,
     set_aside_damaged,
 )
-from dreamfusion.runs.destination import Destination
 from dreamfusion.runs.export import Export, write_model
-from dreamfusion.runs.folder import RunError, RunFolder, create_run, find_run, locked, step_of
+from dreamfusion.runs.folder import (
+    Destination,
+    RunError,
+    RunFolder,
+    create_run,
+    find_run,
+    locked,
+    step_of,
+)
 from dreamfusion.runs.loop import optimise
 from dreamfusion.runs.plan import FoundPrior, Plan, PlannedStage, prior_before
-from dreamfusion.runs.preview import draw_mesh
 from dreamfusion.scenes.base import Scene
 from dreamfusion.training.state import TrainState, new_state
 from dreamfusion.training.texts import texts_of
@@ -231,7 +237,8 @@ def _note_prior(run: RunFolder, planned: PlannedStage) -> None:
     folder, found = planned.stage.folder(run), planned.prior
     if not folder.prior.is_file():
         with atomic_write(folder.prior) as file:
-            file.write_text(identify(found).to_json(), encoding="utf-8")
+            content = json.dumps(asdict(identify(found)), indent=1, ensure_ascii=False)
+            file.write_text(content + "\n", encoding="utf-8")
     elif prior_before(run, planned):
         text = f"the weights of {found.name} differ from those that {folder.path} started with"
         warnings.warn(RunWarning(text), stacklevel=3)

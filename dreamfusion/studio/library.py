@@ -23,7 +23,7 @@ from dreamfusion.mesh import printing
 from dreamfusion.priors import PriorSettings
 from dreamfusion.priors.reading import PromptError
 from dreamfusion.runs.folder import RunFolder, slug
-from dreamfusion.runs.metrics import log_age, newest_metrics
+from dreamfusion.runs.metrics import log_age, read_metrics
 from dreamfusion.runs.plan import find_prior
 from dreamfusion.studio.queue import Queue
 from dreamfusion.utils.duration import duration
@@ -57,7 +57,7 @@ class SingleRun:
         run = self._run
         if not run.config.is_file():
             return {"title": run.path.name, "jobs": []}
-        config, metrics = run.read_config(), newest_metrics(run.metrics)
+        config, metrics = run.read_config(), read_metrics(run.metrics, most_bytes=20_000)
         step = int(metrics[-1]["step"]) if metrics else 0
         live = log_age(run.metrics) < _LIVE_SECONDS
         done = step >= config.steps and (run.mesh / "model.glb").is_file()

@@ -15,9 +15,8 @@ from dreamfusion.config.schema import Config, LossConfig
 from dreamfusion.diffusion.predictions import group_size
 from dreamfusion.distillation.base import Batch, Distilled
 from dreamfusion.scenes.base import Rendered, Scene, Views
-from dreamfusion.training.state import TrainState, new_state
+from dreamfusion.training.state import TrainState, new_state, sample_views
 from dreamfusion.training.texts import ViewTexts
-from dreamfusion.training.views import sample_views
 from dreamfusion.utils.distributed import average_gradients, share
 from dreamfusion.utils.errors import UserError
 from dreamfusion.utils.state import Progress
@@ -92,7 +91,11 @@ class Trainer:
         self.texts = ViewTexts(prior, config)
 
     def __iter__(self) -> Iterator[StepMetrics]:
-        while self.state.step < self.config.steps:
+        return self.steps(lambda: False)
+
+    def steps(self, stop: Callable[[], bool]) -> Iterator[StepMetrics]:
+        """Take the remaining steps; `stop` is called before each, including the first."""
+        while self.state.step < self.config.steps and not stop():
             yield self.step()
 
     def step(self) -> StepMetrics:
@@ -116,7 +119,11 @@ class Trainer:
             numbers = _read(distilled, terms, opacity, loss, norm)
             timesteps = [] if distilled.timesteps is None else distilled.timesteps.tolist()
             self._require_finite(numbers, timesteps)
-            self._set_rates(progress)
+            rates = self.config.optimizer
+            factor = rates.scale.at(*progress) * 0.5**state.rollbacks
+            factor *= min(1.0, (progress.step + 1) / max(rates.warmup_steps, 1))
+            for group in scene.optimizer.param_groups:
+                group["lr"] = group["base_lr"] * factor
             scene.optimizer.step()
             scene.after_step(progress, state.generator)
             state.step += 1
@@ -146,7 +153,9 @@ class Trainer:
         scene, config = self.state.scene, self.config
         n, size = config.camera.views, group_size(self.prior)
         local = share(n, size)
-        shared = self._held_generator(progress) or generator
+        shared, hold = generator, getattr(config.estimator, "hold", 1)
+        if hold > 1:  # consecutive steps share their views
+            shared = torch.Generator().manual_seed(config.seed * 2**32 + progress.step // hold)
         views = sample_views(config, progress, shared, group_size=size)[local]
         seeds = torch.randint(2**62, (n,), generator=shared)[local]
         view_generators = [torch.Generator().manual_seed(seed) for seed in seeds.tolist()]
@@ -160,13 +169,6 @@ class Trainer:
             terms |= loss(scene, progress, generator)
         return views, distilled, terms, rendered.opacity.detach()
 
-    def _held_generator(self, progress: Progress) -> torch.Generator | None:
-        """The generator for views that several consecutive steps share; None if steps do not."""
-        hold: int = getattr(self.config.estimator, "hold", 1)
-        if hold == 1:
-            return None
-        return torch.Generator().manual_seed(self.config.seed * 2**32 + progress.step // hold)
-
     def batch(self, views: Views, rendered: Rendered) -> Batch:
         """The estimator's input for rendered views."""
         cameras = None if rendered.depth is None else views.cameras
@@ -174,13 +176,6 @@ class Trainer:
         source = None if self.start is None else partial(_source, self.start, views)
         images = rendered.rgb.movedim(-1, 1)
         return Batch(images, conditions, cameras, rendered.depth, rendered.opacity, source)
-
-    def _set_rates(self, progress: Progress) -> None:
-        rates = self.config.optimizer
-        factor = rates.scale.at(*progress) * 0.5**self.state.rollbacks
-        factor *= min(1.0, (progress.step + 1) / max(rates.warmup_steps, 1))
-        for group in self.state.scene.optimizer.param_groups:
-            group["lr"] = group["base_lr"] * factor
 
     def _require_finite(self, numbers: Mapping[str, float], timesteps: list[int]) -> None:
         for name, value in numbers.items():

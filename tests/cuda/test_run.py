@@ -13,10 +13,10 @@ from safetensors.torch import load_file, save_file
 from dreamfusion.config.schema import PriorConfig
 from dreamfusion.diffusion.condition import Condition
 from dreamfusion.priors import PriorError, load_prior
-from dreamfusion.priors.sampling import sample_images
+from dreamfusion.priors.model import sample_images
 from dreamfusion.runs.checkpoint import load_checkpoint, load_scene, save_checkpoint
 from dreamfusion.runs.folder import RunFolder
-from dreamfusion.runs.preview import write_preview
+from dreamfusion.runs.loop import write_preview
 from dreamfusion.scenes.nerf.mlp import two_layers
 from dreamfusion.training.state import new_state
 from dreamfusion.training.trainer import Trainer, TrainingError

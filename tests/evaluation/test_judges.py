@@ -9,7 +9,16 @@ import json
 import pytest
 import torch
 
-from dreamfusion.evaluation.evaluate import Evaluation
+from dreamfusion.evaluation.evaluate import (
+    Evaluation,
+    as_csv,
+    as_json,
+    best_of,
+    clustered_mean,
+    for_terminal,
+    mean_line,
+    summarise,
+)
 from dreamfusion.evaluation.judges import (
     JudgeError,
     choose_judge,
@@ -18,8 +27,6 @@ from dreamfusion.evaluation.judges import (
     read_pair,
 )
 from dreamfusion.evaluation.rows import COLUMNS, Row, distractors_for, retrieve
-from dreamfusion.evaluation.summary import best_of, clustered_mean, summarise
-from dreamfusion.evaluation.table import as_csv, as_json, for_terminal, mean_line
 from tests.helpers.tiny_clips import save_clip
 
 

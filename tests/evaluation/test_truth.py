@@ -11,12 +11,9 @@ import torch
 from dreamfusion.cli.app import main
 from dreamfusion.config.layers import build_config
 from dreamfusion.evaluation import rows
-from dreamfusion.evaluation.evaluate import Evaluation
+from dreamfusion.evaluation.evaluate import Evaluation, as_json, for_terminal, summarise
 from dreamfusion.evaluation.judges import ToyJudge
-from dreamfusion.evaluation.rows import NothingToSee, Row, judge_run, mesh_figures
-from dreamfusion.evaluation.subjects import Subject
-from dreamfusion.evaluation.summary import summarise
-from dreamfusion.evaluation.table import as_json, for_terminal
+from dreamfusion.evaluation.rows import NothingToSee, Row, Subject, judge_run, mesh_figures
 from dreamfusion.evaluation.truth import (
     GRID,
     PAIRS,

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from dreamfusion.graphics.cameras import (
-    fov_y_of_focal_length,
     generate_rays,
     look_at,
     orbit_cameras,
@@ -142,8 +141,13 @@ def test_jitter_moves_cameras_but_not_their_angles():
 
 
 def test_a_focal_length_of_half_a_width_sees_ninety_degrees():
-    assert fov_y_of_focal_length(torch.tensor([0.5])).item() == pytest.approx(90.0)
-    rays = generate_rays(one(0.0, 0.0, fov=fov_y_of_focal_length(torch.tensor(1.35)).item()), 2, 2)
+    def camera(focal):
+        ranges = {"elevation_deg": (0.0, 0.0), "distance": (1.0, 1.0)}
+        generator = torch.Generator().manual_seed(0)
+        return sample_cameras(1, **ranges, focal_length=(focal, focal), generator=generator)
+
+    assert camera(0.5).fov_y_deg.item() == pytest.approx(90.0)
+    rays = generate_rays(one(0.0, 0.0, fov=camera(1.35).fov_y_deg.item()), 2, 2)
     # At focal length f, the edge of the image is at 0.5 / f, the pixels' centres at half of that.
     x, y, z = rays.directions[0, 0, 1].tolist()
     assert (x / -z, y / -z) == pytest.approx((0.25 / 1.35, 0.25 / 1.35))

@@ -14,7 +14,7 @@ from dreamfusion.mesh.formats import moved, origin_of, read_glb, write_mesh
 from dreamfusion.mesh.provenance import Provenance
 from dreamfusion.mesh.renderer import agreement, compare, render_mesh, sample_texture
 from dreamfusion.mesh.texture import bake
-from dreamfusion.runs.preview import draw_scene
+from dreamfusion.runs.checkpoint import draw_scene
 from dreamfusion.scenes.base import render_image
 from dreamfusion.scenes.nerf.surface import surface_colors
 from tests.helpers.solids import Balls, extract, scene_of

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import trimesh
 
-from dreamfusion.mesh.voxels import voxelise
+from dreamfusion.mesh.topology import voxelise
 
 GRID = 32
 AXIS = (np.arange(GRID) + 0.5) / GRID * 2 - 1

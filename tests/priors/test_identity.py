@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import asdict
 
 import pytest
 import yaml
@@ -90,7 +91,7 @@ def test_weights_match_in_either_precision(latent, tmp_path):
 
 def test_an_identity_is_read_as_it_was_written(tmp_path):
     for known in (PriorIdentity("a"), PriorIdentity("é/b", COMMIT, "mit", "00")):
-        (tmp_path / "prior.json").write_text(known.to_json(), encoding="utf-8")
+        (tmp_path / "prior.json").write_text(json.dumps(asdict(known)), encoding="utf-8")
         assert read_identity(tmp_path / "prior.json") == known
     assert read_identity(tmp_path / "nowhere.json") is None
     (tmp_path / "prior.json").write_text("{")

@@ -6,8 +6,14 @@ import pytest
 
 from dreamfusion.config.layers import Layer
 from dreamfusion.priors import resolve_prior
-from dreamfusion.priors.reading import PromptError, read_prompt, require_known
-from dreamfusion.priors.words import Words, singulars, split_words
+from dreamfusion.priors.reading import (
+    PromptError,
+    Words,
+    read_prompt,
+    require_known,
+    singulars,
+    split_words,
+)
 from dreamfusion.runs.plan import plan_run
 
 EMBEDDED = resolve_prior("embedded").card.vocabulary

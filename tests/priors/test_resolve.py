@@ -13,7 +13,7 @@ from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, Repo
 from transformers import CLIPTextModel
 
 from dreamfusion.config.schema import PriorConfig
-from dreamfusion.priors import PriorError, hub, layout, load_prior, resolve_prior
+from dreamfusion.priors import PriorError, hub, load_prior, resolve, resolve_prior
 from dreamfusion.priors.layout import choose_weights
 from tests.helpers.tiny_priors import save_latent_prior, save_sd3_prior
 
@@ -282,7 +282,7 @@ def test_only_required_files_are_fetched(online, device, dtype, variant):
 
 
 def test_a_missing_sentencepiece_library_is_reported(online, latent, tmp_path, monkeypatch):
-    monkeypatch.setattr(layout, "find_spec", lambda name: None)
+    monkeypatch.setattr(resolve, "find_spec", lambda name: None)
     folder = shutil.copytree(latent, tmp_path / "copy")
     for tokenizer in (online.source / "tokenizer", folder / "tokenizer"):
         for file in tokenizer.iterdir():

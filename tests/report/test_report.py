@@ -1,7 +1,6 @@
 """Reports on synthetic runs: complete, partial and broken ones."""
 
 import base64
-import html
 import os
 import re
 import shutil
@@ -11,7 +10,6 @@ import sys
 import numpy as np
 import pytest
 import trimesh
-import yaml
 
 from dreamfusion.batch.driver import prepare
 from dreamfusion.batch.jobs import BatchFolder, write_json
@@ -19,7 +17,7 @@ from dreamfusion.cli.app import main
 from dreamfusion.mesh.extract import Mesh
 from dreamfusion.mesh.formats import write_mesh
 from dreamfusion.mesh.provenance import Provenance
-from dreamfusion.report import report_html, write_report
+from dreamfusion.report import write_report
 from dreamfusion.report.gallery import write_gallery
 from dreamfusion.report.gather import gather, mesh_facts, thin
 from tests.helpers.fast_attempts import job
@@ -74,7 +72,6 @@ def test_a_whole_run_shows_everything(run, capsys):
     assert '<canvas data-model="model-0"' in page
     assert '<a download="run.glb" data-model="model-0">' in page
     assert "<dt>All steps</dt><dd>20 s</dd>" in page
-    assert "dreamfusion train &#39;a red mug&#39; --config mine</pre>" in page
     assert 'class="note"' not in page
 
 
@@ -285,20 +282,6 @@ def test_old_names_of_settings_are_shown_as_new_ones(run, capsys):
     page = (run / "report.html").read_text(encoding="utf-8")
     row = page[page.index("<th>estimator.guidance</th>") :].split("</tr>")[0]
     assert "9.5" in row and "preset mine" in row and "sds.guidance" not in page
-
-
-def test_the_command_that_repeats_a_run_names_no_file_of_this_machine(tmp_path):
-    run = make_run(tmp_path / "run", seed=7)
-    layers = {
-        "preset embedded": {"steps": 40},
-        "file /home/me/mine.yaml": {"estimator": {"guidance": 9.5}},
-        "command line": {"prompt": "a red mug", "seed": 7},
-    }
-    (run / "layers.yaml").write_text(yaml.safe_dump(layers, sort_keys=False))
-    (words,) = re.findall(r"<pre>(dreamfusion train .*?)</pre>", report_html([run]))
-    assert html.unescape(words) == (
-        "dreamfusion train 'a red mug' --config embedded --set estimator.guidance=9.5 --set seed=7"
-    )
 
 
 @pytest.mark.slow

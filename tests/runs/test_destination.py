@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dreamfusion.runs.destination import Destination
-from dreamfusion.runs.folder import RunError, RunFolder, locked
+from dreamfusion.runs.folder import Destination, RunError, RunFolder, locked
 from tests.helpers.run_folders import make_run
 
 

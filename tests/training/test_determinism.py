@@ -11,9 +11,8 @@ import torch
 
 from dreamfusion.config.layers import build_config
 from dreamfusion.config.presets import read_settings
-from dreamfusion.training.state import new_state
+from dreamfusion.training.state import new_state, sample_views
 from dreamfusion.training.trainer import Trainer
-from dreamfusion.training.views import sample_views
 from dreamfusion.utils.state import Progress
 from tests.helpers.states import tensors
 

@@ -14,9 +14,8 @@ from dreamfusion.runs.checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
-from dreamfusion.training.state import FORGET_AFTER, new_state
+from dreamfusion.training.state import FORGET_AFTER, new_state, render_size, sample_views
 from dreamfusion.training.trainer import Trainer, TrainingError
-from dreamfusion.training.views import render_size, sample_views
 from dreamfusion.utils.state import Progress
 from tests.helpers.states import tensors
 from tests.helpers.tiny_priors import save_latent_prior
