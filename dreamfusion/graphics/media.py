@@ -1,7 +1,6 @@
 """Image and video files, among them images from cameras around an object."""
 
 import itertools
-import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
-from PIL import Image
+from PIL import Image, ImageColor
 from torch import Tensor
 
 from dreamfusion.graphics.cameras import Cameras
@@ -151,20 +150,21 @@ TURN_SECONDS = 4
 # Renders RGBA for one camera, an image size in pixels and a mode.
 Draw = Callable[[Cameras, int, ImageMode], Float[Tensor, "1 size size 4"]]
 
-_NAMED = {"white": "#ffffff", "black": "#000000"}
-
 
 class RenderError(UserError):
     """An image or a video cannot be rendered or written."""
 
 
 def parse_background(text: str) -> Float[Tensor, " 3"] | None:
-    """The colour that "white", "black" or "#rrggbb" names; None for "transparent"."""
+    """The colour of "#rrggbb" or of a name, as in CSS; None for "transparent"."""
     if text == "transparent":
         return None
-    if re.fullmatch("#[0-9a-fA-F]{6}", code := _NAMED.get(text, text)):
-        return torch.tensor(list(bytes.fromhex(code[1:]))) / 255.0
-    raise RenderError(f"a background is white, black, transparent or #rrggbb, not {text!r}")
+    try:
+        return torch.tensor(ImageColor.getrgb(text)[:3]) / 255.0
+    except ValueError:
+        raise RenderError(
+            f"a background is transparent, #rrggbb or the name of a colour, not {text!r}"
+        ) from None
 
 
 def turntable_frames(

@@ -1,7 +1,7 @@
 """Writes the page of a batch: turntable, metrics, duration and report of each object."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
@@ -54,21 +54,22 @@ def write_gallery(batch_folder: Path, out: Path | None = None) -> Path:
                 str(run.path.resolve()) in best,
             )
         )
-    with atomic_write(target) as file:
-        file.write_text(gallery(batch_folder, items), encoding="utf-8")
-    return target
-
-
-def gallery(batch_folder: Path, items: Sequence[Item]) -> str:
-    """The gallery as one HTML document."""
     states = [item.progress.state for item in items]
-    counts = ", ".join(f"{states.count(state)} {state.value}" for state in State if state in states)
     judges = {
         f"{item.judged['judge']} {item.judged['revision']}, {item.judged['views']} views, "
         f"{item.judged.get('distractors')} distractors"
         for item in items
         if item.judged
     }
-    judge_text = "; ".join(sorted(judges))
-    content = {"counts": counts, "judges": judge_text, "sorts": _SORTS, "items": items}
-    return document("gallery.html", batch_folder.resolve().name, "gallery.js", **content)
+    page = document(
+        "gallery.html",
+        batch_folder.resolve().name,
+        "gallery.js",
+        counts=", ".join(f"{states.count(s)} {s.value}" for s in State if s in states),
+        judges="; ".join(sorted(judges)),
+        sorts=_SORTS,
+        items=items,
+    )
+    with atomic_write(target) as file:
+        file.write_text(page, encoding="utf-8")
+    return target

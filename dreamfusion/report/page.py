@@ -18,7 +18,6 @@ _FUNCTIONS = {
     "base64": parts.as_base64,
     "data_uri": parts.data_uri,
     "duration": duration,
-    "judged_facts": parts.judged_facts,
     "thin": thin,
 }
 

@@ -2,7 +2,7 @@
 
 import base64
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,6 @@ from dreamfusion.report.curves import Series, chart, number
 from dreamfusion.report.gather import RunReport
 
 METRICS: dict[str, list[str]] = read_yaml(Path(__file__).with_name("metrics.yaml"))
-_JUDGED = {
-    "r1_color": "R@1, color", "r1_shaded": "R@1, shaded", "r1_geometry": "R@1, geometry",
-    "margin": "Margin", "fronts": "Fronts",
-}  # fmt: skip
 
 
 def as_base64(data: bytes) -> str:
@@ -27,16 +23,6 @@ def as_base64(data: bytes) -> str:
 def data_uri(kind: str, data: bytes) -> str:
     """Encode bytes as a data URI. kind: the MIME type."""
     return f"data:{kind};base64,{as_base64(data)}"
-
-
-def judged_facts(judged: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """The available metrics of a judge, as (name, text) pairs."""
-    found = ((name, key, judged.get(key)) for key, name in _JUDGED.items())
-    return [
-        (name, f"{value:.0%}" if key.startswith("r1") else f"{value:.3g}")
-        for name, key, value in found
-        if isinstance(value, (int, float))
-    ]
 
 
 def curves(runs: Sequence[RunReport]) -> tuple[list[tuple[str, str, str]], list[str]]:

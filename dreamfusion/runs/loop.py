@@ -21,7 +21,7 @@ from dreamfusion.runs.checkpoint import (
     snapshot,
 )
 from dreamfusion.runs.folder import RunFolder
-from dreamfusion.runs.metrics import EventLog, metrics_log
+from dreamfusion.runs.metrics import event_log, metrics_log, scalars
 from dreamfusion.training.state import TrainState
 from dreamfusion.training.trainer import DivergedError, StepMetrics, Trainer, TrainingError
 from dreamfusion.utils.distributed import is_first
@@ -31,25 +31,6 @@ PREVIEW_SIZE, PREVIEW_VIEWS = 96, 4
 MAX_ROLLBACKS = 3
 PATIENCE = 100  # consecutive steps of a collapsed scene before a warning
 EMPTY, FULL = 0.002, 0.985  # mean opacity of a step's images
-
-
-class CollapseWatch:
-    """Monitors the opacity of each step, and returns a warning when the scene has collapsed."""
-
-    def __init__(self) -> None:
-        self._empty = self._full = 0
-
-    def see(self, opacity: float) -> str | None:
-        """The warning due after a step with this mean opacity, or None."""
-        self._empty = self._empty + 1 if opacity < EMPTY else 0
-        self._full = self._full + 1 if opacity > FULL else 0
-        if self._empty == PATIENCE or self._full == PATIENCE:
-            what, low = ("been empty", "lower") if self._empty else ("filled every image", "higher")
-            return (
-                f"the scene has {what} for {PATIENCE} steps and will hardly recover: stop, and try "
-                f"another seed, or {low} losses.opacity, scene.losses.sparsity or losses.entropy"
-            )
-        return None
 
 
 def optimise(
@@ -76,26 +57,33 @@ def _logged(
 ) -> Iterator[StepMetrics]:
     state, config = trainer.state, trainer.config
     saved = state.step
-    use_tensorboard = config.logging.tensorboard
-    watch = CollapseWatch()
+    has_events = config.logging.tensorboard
+    empty = full = 0  # consecutive steps of a collapsed scene
     with (
         metrics_log(run.metrics, after=saved) as log,
-        EventLog(run.tensorboard, after=saved) if use_tensorboard else nullcontext() as events,
+        event_log(run.tensorboard, after=saved) if has_events else nullcontext() as events,
     ):
         for metrics in steps:
             run.require()
             log(metrics.as_mapping())
-            if events is not None:
-                events.write(metrics.as_mapping())
+            for name, value in scalars(metrics.as_mapping()).items() if events else ():
+                events.add_scalar(f"train/{name}", value, state.step)
             if state.step % config.output.preview_every == 0:
                 write_preview(run, state, config)
             if state.step % config.output.checkpoint_every == 0:
-                if events is not None:
+                if events:  # a checkpoint is never ahead of the log
                     events.flush()
                 save_checkpoint(run.checkpoints, state, keep=config.output.checkpoints_kept)
                 saved = state.step
-            if warning := watch.see(metrics.opacity):
-                warnings.warn(RunWarning(f"step {state.step}: {warning}"), stacklevel=2)
+            empty = empty + 1 if metrics.opacity < EMPTY else 0
+            full = full + 1 if metrics.opacity > FULL else 0
+            if PATIENCE in (empty, full):
+                what, how = ("been empty", "lower") if empty else ("filled every image", "higher")
+                text = (
+                    f"step {state.step}: the scene has {what} for {PATIENCE} steps and will hardly "
+                    f"recover: stop, and try another seed or {how} losses.opacity"
+                )
+                warnings.warn(RunWarning(text), stacklevel=2)
             yield metrics
     if saved != state.step or not run.checkpoints.exists():
         run.require()

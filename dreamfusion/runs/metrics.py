@@ -10,7 +10,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -92,26 +92,14 @@ def require_tensorboard() -> None:
         )
 
 
-class EventLog(AbstractContextManager["EventLog"]):
-    """Writes event files to a folder; a context manager.
+@contextmanager
+def event_log(folder: Path, *, after: int) -> Iterator[Any]:
+    """A writer of event files in a folder, during the block.
 
     after: the step of the checkpoint. TensorBoard ignores entries of later steps in older files,
     from a run that was killed after its last checkpoint: those steps will be repeated.
     """
+    from torch.utils.tensorboard import SummaryWriter
 
-    def __init__(self, folder: Path, *, after: int) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
-        self._writer = SummaryWriter(str(folder), purge_step=after + 1, flush_secs=_FLUSH_SECONDS)
-
-    def write(self, metrics: Mapping[str, Any]) -> None:
-        """Log the metrics of a step, which include its number."""
-        for name, value in scalars(metrics).items():
-            self._writer.add_scalar(f"train/{name}", value, metrics["step"])
-
-    def flush(self) -> None:
-        """Write buffered entries to disk, so that a checkpoint is never ahead of the log."""
-        self._writer.flush()
-
-    def __exit__(self, *error: object) -> None:
-        self._writer.close()
+    with SummaryWriter(str(folder), purge_step=after + 1, flush_secs=_FLUSH_SECONDS) as writer:
+        yield writer

@@ -179,20 +179,13 @@ class Trainer:
 
     def _require_finite(self, numbers: Mapping[str, float], timesteps: list[int]) -> None:
         for name, value in numbers.items():
-            if abs(value) < float("inf"):
-                continue
-            of_prior = name.endswith("_gradient")
-            half = of_prior and self.prior.dtype == torch.float16
-            what = "the norm of the prior's gradient" if of_prior else _TITLES.get(name, name)
-            raise DivergedError(
-                f"training diverged in step {self.state.step + 1} (timesteps {timesteps}): {what} "
-                f"is {value}; {_OVERFLOW if half else ''}lower scene.optimizer.grid_lr or "
-                "estimator.guidance, or set optimizer.max_gradient_norm"
-            )
-
-
-_TITLES = {"gradient_norm": "the norm of the scene's gradient", "loss": "the loss"}
-_OVERFLOW = "the prior may overflow in float16: set prior.dtype=bfloat16; else "
+            if not abs(value) < float("inf"):
+                raise DivergedError(
+                    f"training diverged in step {self.state.step + 1} (timesteps {timesteps}): "
+                    f"{name} is {value}; lower scene.optimizer.grid_lr or estimator.guidance, or "
+                    "set optimizer.max_gradient_norm; if the prior overflows in "
+                    f"{str(self.prior.dtype).removeprefix('torch.')}, set prior.dtype=float32"
+                )
 
 
 def resolve(config: Config, prior: Any) -> Config:

@@ -346,7 +346,7 @@ def test_render_formats_backgrounds_and_meshes(train, tmp_path, capsys):
 
     for options, message in (
         (["--background", "transparent"], "an mp4 cannot be transparent; use --format webp, "),
-        (["--background", "mauve"], "a background is white, black, transparent or #rrggbb, "),
+        (["--background", "mauvey"], "a background is transparent, #rrggbb or the name of "),
         (["--mesh"], "run/mesh/model.glb does not exist; write it with: dreamfusion export run"),
         (["--mesh"], "cannot read the mesh run/mesh/model.glb ("),
     ):

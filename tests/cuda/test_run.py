@@ -204,7 +204,7 @@ def test_an_overflow_in_float16_stops_the_step_with_advice(gpu, large):
     prior = load_prior(str(large), PriorConfig(dtype="float16"), device="cuda:1")
     trainer = Trainer(tiny(prior), prior)
     before = [tensor.cpu().clone() for tensor in trainer.state.scene.field.parameters()]
-    message = "the prior may overflow in float16: set prior.dtype=bfloat16; else lower"
+    message = "if the prior overflows in float16, set prior.dtype=float32"
     with pytest.raises(TrainingError, match=message):
         trainer.step()
     for one, other in zip(trainer.state.scene.field.parameters(), before, strict=True):
