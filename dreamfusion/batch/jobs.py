@@ -13,7 +13,7 @@ from typing import Any
 
 from dreamfusion.batch.prompts import BatchError
 from dreamfusion.runs.folder import Inside, RunFolder, slug
-from dreamfusion.runs.metrics import newest_metrics
+from dreamfusion.runs.metrics import read_metrics
 from dreamfusion.utils.atomic_write import atomic_write
 
 FORMAT = 1
@@ -210,7 +210,7 @@ def progress_of(folder: JobFolder) -> Progress:
     """The progress of the job in a folder. Raises BatchError if it cannot be read."""
     job, state = folder.read(), folder.state()
     run = folder.result if state is State.done else folder.run
-    steps = newest_metrics(run.metrics)
+    steps = read_metrics(run.metrics, most_bytes=20_000)
     step = int(steps[-1]["step"]) if steps else 0
     seconds = [float(metrics["seconds"]) for metrics in steps[-20:] if "seconds" in metrics]
     pace = sum(seconds) / len(seconds) if seconds else None

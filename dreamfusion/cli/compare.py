@@ -79,7 +79,7 @@ def compare(
             **common,
         )
     else:
-        from dreamfusion.evaluation.object_task import measure_objects, plan_objects
+        from dreamfusion.evaluation.comparison import measure_objects, plan_objects
 
         wanted = plan_objects(folder, chosen, prompts, seeds=seeds, seed=seed, **common)
         report = make(console, out, wanted, on=on, at_once=jobs, retry_failed=retry_failed)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,11 +31,6 @@ class PriorIdentity:
     revision: str | None = None
     license: str | None = None
     weights: str | None = None
-
-    @property
-    def source(self) -> dict[str, str]:
-        """Id, revision and licence, if known."""
-        return {k: v for k, v in asdict(self).items() if v is not None and k != "weights"}
 
 
 def identify(prior: ResolvedPrior | PriorSettings | Prior) -> PriorIdentity:

@@ -22,14 +22,13 @@ from dreamfusion.config.schema import Config
 from dreamfusion.mesh.provenance import read_provenance
 from dreamfusion.mesh.topology import topology
 from dreamfusion.runs.folder import RunFolder, find_run, step_of
-from dreamfusion.runs.metrics import log_age, scalars
+from dreamfusion.runs.metrics import scalars
 from dreamfusion.utils.commands import command
 from dreamfusion.utils.errors import one_line
 
 MOST_PREVIEWS = 12
 MOST_BYTES = 64_000_000  # of a video or a mesh
 MOST_SMALL_BYTES = 4_000_000
-_ALIVE_SECONDS = 60.0  # a run with a more recent log may still be training
 
 
 class Note(NamedTuple):
@@ -99,7 +98,8 @@ def gather(path: Path) -> RunReport:
     )
     step = max(newest.get("step", 0), *(curve.steps[-1] for curve in curves.values()), 0)
     if step < config.steps:
-        notes.append(_stopped(folder, step, config.steps))
+        text = f"Step {step} of {config.steps}. If the run has stopped, resume it:"
+        notes.append(Note("run", text, command("resume", path)))
     mesh, facts = _mesh(folder, notes)
     stages = read_json(folder.durations).items()
     return RunReport(
@@ -125,17 +125,6 @@ def thin(items: Sequence[Any], most: int) -> list[Any]:
     if len(items) <= most:
         return list(items)
     return [items[round(i * (len(items) - 1) / (most - 1))] for i in range(most)]
-
-
-def _stopped(folder: RunFolder, step: int, steps: int) -> Note:
-    age = log_age(folder.metrics)
-    text = f"Stopped at step {step} of {steps}. To resume:"
-    if age < _ALIVE_SECONDS:
-        text = (
-            f"Step {step} of {steps}; the log was written {max(age, 0):.0f} s before this page, so "
-            "the run may still be training. If it has stopped, resume it:"
-        )
-    return Note("run", text, command("resume", folder.path))
 
 
 def _curves(folder: RunFolder, notes: list[Note]) -> dict[str, Curve]:
@@ -188,7 +177,7 @@ def _videos(folder: RunFolder, notes: list[Note]) -> dict[str, bytes]:
     for mode in ("normals", "depth", "textureless"):
         paths[mode.capitalize()] = folder.path / f"render-{mode}.mp4"
     if not any(path.is_file() for path in paths.values()):
-        notes.append(_missing("video", "render", folder))
+        notes.append(Note("video", "No video yet. To make one:", command("render", folder.path)))
     found = {}
     for title, path in paths.items():
         data = _small_enough(path, "video", notes)
@@ -203,7 +192,7 @@ def _videos(folder: RunFolder, notes: list[Note]) -> dict[str, bytes]:
 def _mesh(folder: RunFolder, notes: list[Note]) -> tuple[bytes | None, list[tuple[str, str]]]:
     file = folder.mesh / "model.glb"
     if not file.is_file():
-        notes.append(_missing("mesh", "export", folder))
+        notes.append(Note("mesh", "No mesh yet. To make one:", command("export", folder.path)))
     data = _small_enough(file, "mesh", notes)
     if data is None:
         return None, []
@@ -241,13 +230,6 @@ def mesh_facts(glb: bytes) -> list[tuple[str, str]]:
         if origin.silhouette_iou is not None:
             facts.append(("Silhouette IoU with the scene", f"{origin.silhouette_iou:.3f}"))
     return facts
-
-
-def _missing(part: str, verb: str, folder: RunFolder) -> Note:
-    text = f"No {part} yet. To make one from the newest checkpoint:"
-    if not any(folder.checkpoints.glob("step_*.json")):
-        text, verb = f"No {part} and no checkpoint yet. To train the run:", "resume"
-    return Note(part, text, command(verb, folder.path))
 
 
 def _small_enough(path: Path, part: str, notes: list[Note]) -> bytes | None:

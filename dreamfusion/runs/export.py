@@ -3,7 +3,7 @@
 import hashlib
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -106,13 +106,14 @@ def write_model(
     origin = origin_of(model, options.origin)
     x, y, z = origin.tolist()
     psnr = similarity.psnr_db if math.isfinite(similarity.psnr_db) else None
-    source = None if saved.prior is None else saved.prior.source
+    known = {} if saved.prior is None else asdict(replace(saved.prior, weights=None))
+    source = {name: value for name, value in known.items() if value is not None}
     provenance = Provenance(
         step=saved.step,
         moved_from=(x, y, z),
         psnr_db=psnr,
         silhouette_iou=similarity.silhouette_iou,
-        prior=source,
+        prior=source or None,
         prompt=config.prompt,
         seed=config.seed,
         dreamfusion=__version__,

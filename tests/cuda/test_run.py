@@ -16,7 +16,7 @@ from dreamfusion.priors import PriorError, load_prior
 from dreamfusion.priors.model import sample_images
 from dreamfusion.runs.checkpoint import load_checkpoint, load_scene, save_checkpoint
 from dreamfusion.runs.folder import RunFolder
-from dreamfusion.runs.loop import write_preview
+from dreamfusion.runs.train import write_preview
 from dreamfusion.scenes.nerf.mlp import two_layers
 from dreamfusion.training.state import new_state
 from dreamfusion.training.trainer import Trainer, TrainingError

@@ -18,17 +18,18 @@ from dreamfusion.cli.app import main
 from dreamfusion.config.sections import ESTIMATORS, find_section
 from dreamfusion.evaluation.comparison import (
     METHODS,
+    METHODS_FILE,
     NOUNS,
     Measured,
     Method,
     compare,
     config_of,
     diversity,
+    plan_objects,
     read_method,
     steps_for,
 )
 from dreamfusion.evaluation.image_task import measure_images
-from dreamfusion.evaluation.object_task import METHODS_FILE, plan_objects
 from dreamfusion.report.comparison import as_csv, as_lines, comparison_page
 from dreamfusion.toyworld.objects import NOUNS as TOYS
 from dreamfusion.utils.errors import UserError

@@ -128,8 +128,8 @@ def test_the_report_of_a_new_run_names_the_next_commands(tmp_path, capsys, monke
     (tmp_path / "my run" / "config.yaml").write_text("prompt: a mug\n")
     page, _ = report(capsys, "my run")
     resume = "<code>dreamfusion resume &#39;my run&#39;</code>"
-    assert f"Stopped at step 0 of 250. To resume: {resume}" in page
-    assert f"No mesh and no checkpoint yet. To train the run: {resume}" in page
+    assert f"Step 0 of 250. If the run has stopped, resume it: {resume}" in page
+    assert "No mesh yet. To make one: <code>dreamfusion export &#39;my run&#39;</code>" in page
     assert "No preview yet" in page
     assert "No step is logged yet." in page
     assert "<svg" not in page
@@ -142,10 +142,8 @@ def test_the_report_of_a_stopped_run_names_export_and_render(tmp_path, capsys, m
     (run / "mesh" / "model.glb").unlink()
     page, _ = report(capsys, "run")
     assert '<li class="partial">7 of 40 steps</li>' in page
-    assert "may still be training" in page
-    os.utime(run / "metrics.jsonl", (1e9, 1e9))
-    page, _ = report(capsys, "run")
-    assert "Stopped at step 7 of 40. To resume: <code>dreamfusion resume run</code>" in page
+    resume = "<code>dreamfusion resume run</code>"
+    assert f"Step 7 of 40. If the run has stopped, resume it: {resume}" in page
     assert "<code>dreamfusion export run</code>" in page
     assert "<code>dreamfusion render run</code>" in page
     assert "<video" not in page and '<canvas data-model="model' not in page

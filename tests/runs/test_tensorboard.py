@@ -7,8 +7,8 @@ import pytest
 
 from dreamfusion.cli.app import main
 from dreamfusion.config.layers import build_config
-from dreamfusion.runs import loop
 from dreamfusion.runs import metrics as eventlog
+from dreamfusion.runs import train as loop
 from dreamfusion.runs.folder import create_run
 from dreamfusion.runs.metrics import scalars
 from dreamfusion.training.trainer import StepMetrics
