@@ -34,6 +34,9 @@ SHORT = {
     '"estimator.guidance": 8':
         '"estimator.guidance": 8, "output.video_frames": 2, "output.texture_size": 64, '
         '"output.mesh_resolution": 32, "output.video_size": 32',
+    '"scene.name": "gaussians"':
+        '"scene.name": "gaussians", "scene.count": 300, "scene.opacity": 0.9, "steps": 2, '
+        '"output.texture_size": 64, "output.mesh_resolution": 32, "output.video_frames": 2',
 }  # fmt: skip
 COMMAND = typer.main.get_command(app)
 

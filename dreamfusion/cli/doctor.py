@@ -16,6 +16,7 @@ import torch
 from packaging.requirements import Requirement
 
 from dreamfusion.priors import PriorError, resolve_prior
+from dreamfusion.scenes.gaussians.rasterizer import RASTERIZING
 from dreamfusion.scenes.nerf.scene import OPERATIONS
 from dreamfusion.utils.backends import ACCELERATORS, probe
 from dreamfusion.utils.errors import one_line
@@ -98,7 +99,7 @@ def _accelerator(name: str) -> Finding:
     """For which operations an accelerator works, and why not for the others. Every run needs numba,
     for its mesh."""
     outcomes: dict[str, list[str]] = {}
-    for operation in OPERATIONS:
+    for operation in (*OPERATIONS, RASTERIZING):
         if name in operation.kernels:
             outcome = probe(operation, name) or f"{_version(name)} works"
             outcomes.setdefault(outcome, []).append(operation.name)

@@ -1,13 +1,14 @@
 """The commands `export` and `render`: the mesh of a run, and images of it."""
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import typer
 
 from dreamfusion.cli import options
 from dreamfusion.cli.console import Console
-from dreamfusion.runs.folder import find_run
+from dreamfusion.runs.folder import RunFolder, find_run
 from dreamfusion.utils.commands import command
 from dreamfusion.utils.errors import UserError
 
@@ -39,8 +40,12 @@ def export(
         options.OriginChoice, typer.Option(help="What lies at the origin.")
     ] = "center",
     for_: Annotated[
-        Literal["print"] | None,
-        typer.Option("--for", help="print: millimetres, +Z up, a flat base; as stl or 3mf."),
+        Literal["print", "splats"] | None,
+        typer.Option(
+            "--for",
+            help="print: millimetres, +Z up, a flat base; as stl or 3mf. splats: no mesh; as ply, "
+            "glb, spz, splat or ksplat.",
+        ),
     ] = None,
     size_mm: Annotated[
         float | None,
@@ -55,6 +60,8 @@ def export(
     """Write the mesh of a run to --out or DIR/mesh/model.FORMAT."""
     console = Console(quiet=quiet, json=json_, verbose=verbose)
     run = find_run(run_dir)
+    if for_ == "splats":
+        return _export_splats(console, run, out)
     if for_ is None and size_mm is not None:
         raise UserError("--size-mm is the size of a print: add --for print")
     if for_ is not None and (faces, texture, origin) != (None, None, "center"):
@@ -86,6 +93,23 @@ def export(
     written = write_model(target, saved, settings, chosen, say=say)
     print_mesh(console, written)
     console.result(mesh_report(written))
+
+
+def _export_splats(console: Console, run: RunFolder, out: Path | None) -> None:
+    """Write the splats of a run. Raises UserError for another scene or format."""
+    target = options.target_of(out, None, run.mesh / "splats.ply")
+    from dreamfusion.runs.checkpoint import load_scene
+
+    writers = load_scene(run, run.read_config()).scene.writers()
+    if not writers:
+        raise UserError(f"{run.path} has no splats; to make some: train with --scene gaussians")
+    if target.suffix.lower() not in writers:
+        formats = ", ".join(suffix.removeprefix(".") for suffix in writers)
+        raise UserError(f"cannot write {target}: the formats of splats are {formats}")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    writers[target.suffix.lower()](target)
+    console.say(f"splats    {target}")
+    console.result({"splats": target})
 
 
 def render(

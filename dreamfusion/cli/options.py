@@ -57,7 +57,7 @@ EstimatorOption = Annotated[
     ),
 ]
 SceneOption = Annotated[
-    str | None, typer.Option("--scene", metavar="NAME", help="nerf, or a scene of another package.")
+    str | None, typer.Option("--scene", metavar="NAME", help="nerf, gaussians, or another one's.")
 ]
 LoraOption = Annotated[
     list[str] | None,

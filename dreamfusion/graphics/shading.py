@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dreamfusion.config.schema import ShadingConfig
+from dreamfusion.graphics.cameras import Rays
 from dreamfusion.utils.devices import send
 
 Shading = Literal["albedo", "lambertian", "textureless"]
@@ -74,6 +75,16 @@ def lambertian(
     """
     direction = torch.nn.functional.normalize(light_position - positions, dim=-1)
     return ambient + diffuse * (normals * direction).sum(dim=-1).clamp(min=0.0)
+
+
+def depth_normals(rays: Rays, depth: Float[Tensor, "views h w"]) -> Float[Tensor, "views h w 3"]:
+    """Normals, towards the camera, of the surface that an image of depth describes: from central
+    differences of the points, one-sided at the edges. Zero where these coincide."""
+    points = (rays.origins + depth[..., None] * rays.directions).movedim(-1, 1)
+    points = torch.nn.functional.pad(points, (1, 1, 1, 1), mode="replicate").movedim(1, -1)
+    right = points[:, 1:-1, 2:] - points[:, 1:-1, :-2]
+    up = points[:, :-2, 1:-1] - points[:, 2:, 1:-1]
+    return torch.nn.functional.normalize(torch.linalg.cross(right, up), dim=-1)
 
 
 def show_light_position(T_world_camera: Float[Tensor, "4 4"]) -> Float[Tensor, " 3"]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -118,6 +119,10 @@ class Scene(Stateful, Protocol):
         """The scene as a mesh. resolution: cells across the box. threshold: of density; None finds
         one. Raises MeshError."""
         raise MeshError("this scene cannot be converted to a mesh")
+
+    def writers(self) -> Mapping[str, Callable[[Path | str], None]]:
+        """Functions that write the scene itself, not its mesh, to a file, by suffix (".spz")."""
+        return {}
 
     def about(self) -> list[str]:
         """Lines for the log at the start of a run: backends in use, and skipped ones."""

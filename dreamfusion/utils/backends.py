@@ -18,7 +18,7 @@ from torch import Tensor
 
 from dreamfusion.utils.errors import UserError, one_line
 
-ACCELERATORS = ("numba", "triton", "tinycudann", "nerfacc")
+ACCELERATORS = ("numba", "triton", "tinycudann", "nerfacc", "gsplat")
 NOT_INSTALLED = "not installed"
 
 

@@ -40,7 +40,7 @@ from tests.helpers.tiny_priors import (
 TUNED = [f"embedded-{name}" for name in METHODS if name != "sds"]
 NAMES = sorted([
     "deepfloyd-if", "dreamfusion-paper", "embedded", *TUNED, "fast-preview", "low-vram", "oracle",
-    "sdxl", "stable-diffusion",
+    "sdxl", "splats", "splats-fast", "stable-diffusion",
 ])  # fmt: skip
 # Tiny pipelines of the presets' classes.
 PRIORS = {
@@ -52,6 +52,8 @@ PRIORS = {
     "fast-preview": save_pixel_prior,
     "low-vram": save_latent_prior,
     "sdxl": save_xl_prior,
+    "splats": save_pixel_prior,
+    "splats-fast": save_pixel_prior,
     "stable-diffusion": save_latent_prior,
 }
 CARDS = {"ambient", "light_spread", "light_distance", "brightness"}
@@ -95,7 +97,10 @@ def test_a_preset_contains_only_differences_and_round_trips(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_a_preset_takes_five_real_steps(name, tmp_path):
     prior = load_prior(str(PRIORS[name](tmp_path / "prior")))
-    config = override(build_config(*read_settings(name), SMALL), {"prompt": "a red corgi"})
+    small = SMALL
+    if name.startswith("splats"):
+        small = {**SMALL, "scene": {"count": 200, "opacity": 0.6}}
+    config = override(build_config(*read_settings(name), small), {"prompt": "a red corgi"})
     state = new_state(config, prior)
     parameter = state.scene.optimizer.param_groups[0]["params"][0]
     before = parameter.detach().clone()

@@ -17,6 +17,7 @@ KERNELS = {
     f"{NERF}.ray_marching.numba",
     f"{NERF}.ray_marching.triton",
     f"{NERF}.volume.numba",
+    "dreamfusion.scenes.gaussians.kernels",
 }
 
 
