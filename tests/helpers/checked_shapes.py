@@ -12,6 +12,7 @@ PACKAGES = [f"dreamfusion.{name}" for name in ("diffusion", "distillation", "gra
 NERF = "dreamfusion.scenes.nerf"
 KERNELS = {
     "dreamfusion.graphics.rasterize",
+    "dreamfusion.graphics.triangles_numba",
     f"{NERF}.hashgrid.numba",
     f"{NERF}.hashgrid.triton",
     f"{NERF}.ray_marching.numba",
