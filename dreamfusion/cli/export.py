@@ -40,11 +40,11 @@ def export(
         options.OriginChoice, typer.Option(help="What lies at the origin.")
     ] = "center",
     for_: Annotated[
-        Literal["print", "splats"] | None,
+        Literal["print", "scene"] | None,
         typer.Option(
             "--for",
-            help="print: millimetres, +Z up, a flat base; as stl or 3mf. splats: no mesh; as ply, "
-            "glb, spz, splat or ksplat.",
+            help="print: millimetres, +Z up, a flat base; as stl or 3mf. scene: splats, as ply, "
+            "glb, spz, splat or ksplat, or a painted mesh, as glb.",
         ),
     ] = None,
     size_mm: Annotated[
@@ -60,8 +60,8 @@ def export(
     """Write the mesh of a run to --out or DIR/mesh/model.FORMAT."""
     console = Console(quiet=quiet, json=json_, verbose=verbose)
     run = find_run(run_dir)
-    if for_ == "splats":
-        return _export_splats(console, run, out)
+    if for_ == "scene":
+        return _export_scene(console, run, out)
     if for_ is None and size_mm is not None:
         raise UserError("--size-mm is the size of a print: add --for print")
     if for_ is not None and (faces, texture, origin) != (None, None, "center"):
@@ -95,21 +95,22 @@ def export(
     console.result(mesh_report(written))
 
 
-def _export_splats(console: Console, run: RunFolder, out: Path | None) -> None:
-    """Write the splats of a run. Raises UserError for another scene or format."""
-    target = options.target_of(out, None, run.mesh / "splats.ply")
+def _export_scene(console: Console, run: RunFolder, out: Path | None) -> None:
+    """Write the scene of a run itself. Raises UserError for another scene or format."""
     from dreamfusion.runs.checkpoint import load_scene
 
     writers = load_scene(run, run.read_config()).scene.writers()
     if not writers:
-        raise UserError(f"{run.path} has no splats; to make some: train with --scene gaussians")
-    if target.suffix.lower() not in writers:
-        formats = ", ".join(suffix.removeprefix(".") for suffix in writers)
-        raise UserError(f"cannot write {target}: the formats of splats are {formats}")
+        raise UserError(f"the scene of {run.path} has no file of its own: omit --for")
+    by_suffix = {Path(name).suffix: write for name, write in writers.items()}
+    target = options.target_of(out, None, run.mesh / next(iter(writers)))
+    if target.suffix.lower() not in by_suffix:
+        formats = ", ".join(suffix.removeprefix(".") for suffix in by_suffix)
+        raise UserError(f"cannot write {target}: the formats of this scene are {formats}")
     target.parent.mkdir(parents=True, exist_ok=True)
-    writers[target.suffix.lower()](target)
-    console.say(f"splats    {target}")
-    console.result({"splats": target})
+    by_suffix[target.suffix.lower()](target)
+    console.say(f"scene     {target}")
+    console.result({"scene": target})
 
 
 def render(

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -192,14 +193,17 @@ class _Priors:
 def finish(
     run: RunFolder, config: Config, saved: SavedScene, observer: Observer, watch: Stopwatch
 ) -> Export:
-    """Make the mesh, then the video of a trained run. Without a video encoder, warns and writes no
-    video. Raises MeshError."""
+    """Make the mesh and the scene's own file, then the video of a trained run. Without a video
+    encoder, warns and writes no video. Raises MeshError."""
 
     def stage(text: str) -> None:
         watch.begin(text)
         observer.stage(text)
 
     written = write_model(run.mesh / "model.glb", saved, config, say=stage)
+    for name, write in islice(saved.scene.writers().items(), 1):
+        write(run.mesh / name)
+        written.files.append(run.mesh / name)
     observer.exported(written)
     watch.begin("drawing the video")
     output, draw = config.output, draw_mesh(written.model)

@@ -78,12 +78,14 @@ class Scene(Stateful, Protocol):
     trainer sets lr = base_lr x factor, clips and steps. A scene that adds or removes parameters
     does so in `after_step` and `load_state_dict`, and updates the optimiser's groups and state; no
     other object stores a list of parameters. device: of the parameters. can_be_lit: whether it
-    supports lighting other than "albedo".
+    supports lighting other than "albedo". has_shape: whether it shows an object before training,
+    of which a run then writes a preview.
     """
 
     optimizer: torch.optim.Optimizer
     device: torch.device
     can_be_lit: bool = True
+    has_shape: bool = False
 
     def render(self, views: Views, generator: Generators | None = None) -> Rendered:
         """Render views, which may be on another device. Differentiable.
@@ -121,7 +123,8 @@ class Scene(Stateful, Protocol):
         raise MeshError("this scene cannot be converted to a mesh")
 
     def writers(self) -> Mapping[str, Callable[[Path | str], None]]:
-        """Functions that write the scene itself, not its mesh, to a file, by suffix (".spz")."""
+        """Functions that write the scene itself, not its mesh, by the name of the file: a run ends
+        with the first of them, and its suffix tells the format ("splats.ply", "splats.spz")."""
         return {}
 
     def about(self) -> list[str]:

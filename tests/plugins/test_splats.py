@@ -49,23 +49,23 @@ def test_splats_from_prompt_to_mesh(shell, tmp_path):
         ("render", "run", "--mode", "grid", "--frames", "2", "--format", "png"),
         ("report", "run"),
         ("resume", "run", "--steps", "9"),
-        ("export", "run", "--for", "splats"),
-        ("export", "run", "--for", "splats", "-o", "here/cube.glb"),
+        ("export", "run", "--for", "scene"),
+        ("export", "run", "--for", "scene", "-o", "here/cube.glb"),
     ):
         done = shell.run(*command, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
     assert (tmp_path / "run" / "mesh" / "splats.ply").read_bytes().startswith(b"ply\n")
     assert (tmp_path / "here" / "cube.glb").read_bytes().startswith(b"glTF")
-    done = shell.run("export", "run", "--for", "splats", "-o", "cube.obj", cwd=tmp_path)
+    done = shell.run("export", "run", "--for", "scene", "-o", "cube.obj", cwd=tmp_path)
     assert done.returncode == 2
-    assert "the formats of splats are ply, glb, splat, spz, ksplat" in done.stderr
+    assert "the formats of this scene are ply, glb, splat, spz, ksplat" in done.stderr
 
 
 def test_other_scenes_have_no_splats(shell, tmp_path):
     assert shell.train("--scene", "nerf", "--steps", 1, cwd=tmp_path).returncode == 0
-    done = shell.run("export", "run", "--for", "splats", cwd=tmp_path)
+    done = shell.run("export", "run", "--for", "scene", cwd=tmp_path)
     assert done.returncode == 2
-    assert "has no splats; to make some: train with --scene gaussians" in done.stderr
+    assert "has no file of its own: omit --for" in done.stderr
 
 
 def test_a_nerf_becomes_splats_in_a_second_stage(installed, tmp_path):

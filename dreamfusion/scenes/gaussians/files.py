@@ -30,14 +30,13 @@ _PROPERTIES = "x y z f_dc_0 f_dc_1 f_dc_2 opacity scale_0 scale_1 scale_2 rot_0 
 
 
 def writers(splats: Splats, blur: float) -> Mapping[str, Callable[[Path | str], None]]:
-    """Functions that write splats to a file, by its suffix. They raise MeshError if splats are not
+    """Functions that write splats to a file, by its name. They raise MeshError if splats are not
     finite or a package is missing."""
+    found = {kind: partial(_convert, splats, blur, kind) for kind in ("splat", "spz", "ksplat")}
     return {
-        ".ply": lambda path: _write(path, _ply(splats, blur, down=True)),
-        ".glb": lambda path: _write(path, _glb(splats, blur)),
-        **{
-            f".{kind}": partial(_convert, splats, blur, kind) for kind in ("splat", "spz", "ksplat")
-        },
+        "splats.ply": lambda path: _write(path, _ply(splats, blur, down=True)),
+        "splats.glb": lambda path: _write(path, _glb(splats, blur)),
+        **{f"splats.{kind}": write for kind, write in found.items()},
     }
 
 

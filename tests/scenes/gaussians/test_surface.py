@@ -129,7 +129,7 @@ def test_splats_that_are_not_finite_are_an_error(tmp_path) -> None:
     with pytest.raises(MeshError, match="diverged"):
         scene.surface(resolution=16)
     with pytest.raises(MeshError, match="diverged"):
-        scene.writers()[".ply"](tmp_path / "a.ply")
+        scene.writers()["splats.ply"](tmp_path / "a.ply")
 
 
 def _ply_columns(content: bytes) -> dict[str, np.ndarray]:
@@ -141,7 +141,7 @@ def _ply_columns(content: bytes) -> dict[str, np.ndarray]:
 
 
 def test_ply_holds_logarithms_logits_and_harmonics(ball: GaussianScene, tmp_path) -> None:
-    ball.writers()[".ply"](tmp_path / "a.ply")
+    ball.writers()["splats.ply"](tmp_path / "a.ply")
     found = _ply_columns((tmp_path / "a.ply").read_bytes())
     splats = ball.splats
     seen = (splats.opacities > 1 / 255).numpy()
@@ -166,7 +166,7 @@ def test_ply_holds_logarithms_logits_and_harmonics(ball: GaussianScene, tmp_path
 
 def test_glb_holds_the_same_splats_upright(ball: GaussianScene, tmp_path) -> None:
     pygltflib = pytest.importorskip("pygltflib")
-    ball.writers()[".glb"](tmp_path / "a.glb")
+    ball.writers()["splats.glb"](tmp_path / "a.glb")
     tree = pygltflib.GLTF2().load(str(tmp_path / "a.glb"))
     primitive = json.loads(tree.to_json())["meshes"][0]["primitives"][0]
     assert primitive["mode"] == 0
@@ -205,8 +205,8 @@ def test_compact_files_hold_the_same_splats(
 ) -> None:
     gaussforge = pytest.importorskip("gaussforge")
     path = tmp_path / f"a.{kind}"
-    ball.writers()[f".{kind}"](path)
-    ball.writers()[".ply"](tmp_path / "a.ply")
+    ball.writers()[f"splats.{kind}"](path)
+    ball.writers()["splats.ply"](tmp_path / "a.ply")
     back = gaussforge.GaussForge().convert(path.read_bytes(), kind, "ply")
     found, expected = _ply_columns(back["data"]), _ply_columns((tmp_path / "a.ply").read_bytes())
     if not down:
@@ -228,4 +228,4 @@ def test_without_the_package_compact_files_are_an_error(
 ) -> None:
     monkeypatch.setitem(__import__("sys").modules, "gaussforge", None)
     with pytest.raises(MeshError, match=r"\.spz needs gaussforge: pip install"):
-        ball.writers()[".spz"](tmp_path / "a.spz")
+        ball.writers()["splats.spz"](tmp_path / "a.spz")
