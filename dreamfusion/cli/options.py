@@ -57,7 +57,7 @@ EstimatorOption = Annotated[
     ),
 ]
 SceneOption = Annotated[
-    str | None, typer.Option("--scene", metavar="NAME", help="nerf, gaussians, or another one's.")
+    str | None, typer.Option("--scene", metavar="NAME", help="nerf or gaussians.")
 ]
 LoraOption = Annotated[
     list[str] | None,

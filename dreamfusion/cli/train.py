@@ -1,4 +1,4 @@
-"""The commands `train` and `resume`."""
+"""The commands `train`, `paint` and `resume`."""
 
 import warnings
 from pathlib import Path
@@ -16,6 +16,7 @@ from dreamfusion.config.layers import Layer, given, parse_assignments
 from dreamfusion.config.nested import merged
 from dreamfusion.runs.folder import Destination, RunFolder, find_run, slug
 from dreamfusion.runs.plan import Plan, plan_resumed, plan_run
+from dreamfusion.scenes.mesh.settings import Axis
 from dreamfusion.utils.commands import command
 from dreamfusion.utils.duration import Stopwatch, duration
 from dreamfusion.utils.errors import RunWarning, UserError
@@ -66,18 +67,71 @@ def train(
         return
     if keep != "all" or judge is not None:
         raise UserError("--keep and --judge choose among several seeds: add --seeds")
-    where = Path("runs") / slug(text) if out is None else Destination(out, overwrite)
-    if isinstance(where, Destination):
-        where.check()
-    layers = [Layer("--set", assigned)] if assigned else []
+    where = _destination(out, overwrite, slug(text))
     named = given(prompt=text, seed=seed, steps=steps, device=device, prior=prior)
-    plan = plan_run([*layers, Layer("command line", named)], preset=config)
+    plan = plan_run([Layer("--set", assigned), Layer("command line", named)], preset=config)
+    _warn_untuned(plan, estimator, config)
+    _train(console, plan, where, view)
+
+
+def paint(
+    mesh: Annotated[
+        Path, typer.Argument(metavar="MESH", help="A .glb, .obj, .ply, .stl or .3mf file.")
+    ],
+    prompt: options.PromptArgument,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder of the run. [default: runs/MESH]")
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the run in --out.")
+    ] = False,
+    up: Annotated[Axis, typer.Option(help="The file's axis that points upwards.")] = "+y",
+    front: Annotated[Axis, typer.Option(help="The axis towards which the object looks.")] = "+z",
+    seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
+    steps: options.StepsOption = None,
+    config: Annotated[
+        str | None, typer.Option(metavar="PRESET|FILE", help="See `dreamfusion configs`.")
+    ] = None,
+    set_: options.SetOption = None,
+    prior: options.PriorOption = None,
+    lora: options.LoraOption = None,
+    estimator: options.EstimatorOption = None,
+    device: options.DeviceOption = None,
+    view: options.ViewOption = False,
+    verbose: options.VerboseOption = False,
+    quiet: options.QuietOption = False,
+    json_: options.JsonOption = False,
+) -> None:
+    """Paint a mesh: its shape, names and texture coordinates stay as they are."""
+    console, text = Console(quiet=quiet, json=json_, verbose=verbose), " ".join(prompt)
+    path = mesh.expanduser().absolute()  # a run may be resumed from another folder
+    scene = {"name": "mesh", "file": str(path), "up": up, "front": front}
+    chosen = [] if estimator is None else [f"estimator.name={estimator}"]
+    assigned = merged(parse_assignments([*chosen, *(set_ or [])]), options.loras_of(lora))
+    assigned = merged({"scene": scene}, assigned)
+    where = _destination(out, overwrite, slug(f"{mesh.stem} {text}"))
+    named = given(prompt=text, seed=seed, steps=steps, device=device, prior=prior)
+    plan = plan_run([Layer("--set", assigned), Layer("command line", named)], preset=config)
+    _warn_untuned(plan, estimator, config)
+    console.say(f"mesh      {mesh}, up {up}, front {front}: see previews/step_0000000.png")
+    _train(console, plan, where, view)
+
+
+def _destination(out: Path | None, overwrite: bool, name: str) -> Path | Destination:
+    """The folder of a new run: --out, which must be free, or the next free one of this name."""
+    if out is None:
+        return Path("runs") / name
+    chosen = Destination(out, overwrite)
+    chosen.check()
+    return chosen
+
+
+def _warn_untuned(plan: Plan, estimator: str | None, config: str | None) -> None:
     if estimator not in (None, "sds") and config is None:
         presets = [layer.name for layer in plan.layers if layer.name.startswith("preset ")]
         if presets and not presets[-1].endswith(f"-{estimator}"):
             warning = f"no preset is tuned for {estimator} with this prior: using its defaults"
             warnings.warn(RunWarning(warning), stacklevel=1)
-    _train(console, plan, where, view)
 
 
 def resume(

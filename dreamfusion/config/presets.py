@@ -12,10 +12,13 @@ def preset_names() -> list[str]:
     return sorted(path.stem for path in shipped("configs").glob("*.yaml"))
 
 
-def tuned_preset(preset: str, estimator: str) -> str:
-    """The preset tuned for an estimator, PRESET-ESTIMATOR, if it exists; else `preset`."""
-    tuned = f"{preset}-{estimator}"
-    return tuned if tuned in preset_names() else preset
+def tuned_preset(preset: str, *choices: str) -> str:
+    """The preset tuned for a scene and an estimator: PRESET-SCENE-ESTIMATOR, PRESET-SCENE or
+    PRESET-ESTIMATOR if they exist; else `preset`."""
+    for choice in choices:
+        if (tuned := f"{preset}-{choice}") in preset_names():
+            preset = tuned
+    return preset
 
 
 def describe_preset(name: str) -> str:

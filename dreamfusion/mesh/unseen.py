@@ -29,16 +29,9 @@ def fill_unseen(mesh: Mesh, color: ColorFunction, cameras: Cameras) -> tuple[Mes
     seen = seen_vertices(mesh, cameras)
     if seen.all() or not seen.any():
         return mesh, color
-    from scipy import sparse  # type: ignore[import-untyped]
     from scipy.spatial import cKDTree  # type: ignore[import-untyped]
 
-    n = len(mesh.vertices)
-    start, end = mesh.faces[:, [0, 1, 2]].ravel(), mesh.faces[:, [1, 2, 0]].ravel()
-    directed = sparse.coo_matrix((np.ones(len(start)), (start, end)), (n, n)).tocsr()
-    edges = ((directed + directed.T) > 0).astype(np.float64)  # the adjacency matrix
-    filled = _harmonic(mesh.colors, seen, edges)
-    # Next to unseen vertices, the scene's colour is not reliable.
-    inner = seen & (edges @ ~seen == 0)
+    filled, inner = spread_colors(mesh, seen)
     tree = cKDTree(mesh.vertices)
     normals = vertex_normals(mesh.vertices, mesh.faces)
 
@@ -55,6 +48,21 @@ def fill_unseen(mesh: Mesh, color: ColorFunction, cameras: Cameras) -> tuple[Mes
         return share * color(points, outward) + (1.0 - share) * around
 
     return Mesh(mesh.vertices, mesh.faces, filled), with_filled
+
+
+def spread_colors(
+    mesh: Mesh, seen: NDArray[np.bool_]
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """The colours (v, 3) of a mesh's vertices, filled in where they were not seen, and a mask (v,)
+    of the vertices that were seen, with all their neighbours: next to others, the scene's colour
+    is not reliable."""
+    from scipy import sparse  # type: ignore[import-untyped]
+
+    n = len(mesh.vertices)
+    start, end = mesh.faces[:, [0, 1, 2]].ravel(), mesh.faces[:, [1, 2, 0]].ravel()
+    directed = sparse.coo_matrix((np.ones(len(start)), (start, end)), (n, n)).tocsr()
+    edges = ((directed + directed.T) > 0).astype(np.float64)  # the adjacency matrix
+    return _harmonic(mesh.colors, seen, edges), seen & (edges @ ~seen == 0)
 
 
 def seen_vertices(mesh: Mesh, cameras: Cameras, *, size: int = 256) -> NDArray[np.bool_]:

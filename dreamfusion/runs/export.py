@@ -11,7 +11,7 @@ import torch
 from dreamfusion.config.layers import to_yaml
 from dreamfusion.config.schema import Config
 from dreamfusion.graphics.cameras import show_cameras
-from dreamfusion.mesh.extract import Mesh
+from dreamfusion.mesh.extract import Mesh, MeshError
 from dreamfusion.mesh.formats import TEXTURED, Origin, moved, origin_of, write_mesh
 from dreamfusion.mesh.printing import print_bytes, printable, require_print, thin_volume
 from dreamfusion.mesh.provenance import Provenance
@@ -84,6 +84,8 @@ def write_model(
     surface = scene.surface(resolution=resolution, threshold=options.threshold)
     textured = size > 0 and path.suffix.lower().removeprefix(".") in TEXTURED
     if isinstance(surface, TexturedMesh):
+        if options.faces is not None or options.texture is not None:
+            raise MeshError("this scene has faces and a texture of its own: omit faces and texture")
         model: Mesh | TexturedMesh = surface
     else:
         # Cameras as in training.

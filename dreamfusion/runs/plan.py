@@ -80,7 +80,7 @@ def plan_run(
         found = find_prior(requested.prior, requested.device)
     if preset is None:
         default = str(getattr(found, "preset", "embedded"))
-        base = read_settings(tuned_preset(default, requested.estimator.name))
+        base = read_settings(tuned_preset(default, *_names(requested)))
     config, all_layers = _with_card(found, [*base, *layers])
     return plan_again(config, all_layers, prior=found)
 
@@ -95,6 +95,7 @@ def plan_again(
     planned = []
     for stage in stages_of(config):
         settings = stage.config
+        settings.scene.require_files()  # type: ignore[attr-defined]
         known = prior if settings.prior == config.prior else None
         found = find_prior(settings.prior, settings.device) if known is None else known
         vocabulary = found.card.vocabulary
@@ -189,6 +190,10 @@ def _with_card(prior: FoundPrior | Prior, layers: Sequence[Layer]) -> tuple[Conf
     if config.start:
         find_run(Path(config.start))
     return config, all_layers
+
+
+def _names(config: Config) -> tuple[str, str]:
+    return config.scene.name, config.estimator.name
 
 
 _FILES = ("prior ", "preset ", "file ")

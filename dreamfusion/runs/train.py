@@ -340,6 +340,8 @@ def _logged(
         metrics_log(run.metrics, after=saved) as log,
         event_log(run.tensorboard, after=saved) if has_events else nullcontext() as events,
     ):
+        if state.step == 0 and state.scene.has_shape:
+            write_preview(run, state, config)
         for metrics in steps:
             run.require()
             log(metrics.as_mapping())

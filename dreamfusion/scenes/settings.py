@@ -23,6 +23,11 @@ class SceneSettings(Section):
         """Other settings that this scene needs, above presets and below the user's."""
         return {}
 
+    def require_files(self) -> None:
+        """Raise UserError unless the files that the settings name can be used. Called when a run is
+        planned."""
+        return None
+
     def viewable(self) -> SceneSettings:
         """The settings for viewing a run on a machine other than the one it was trained on."""
         return self

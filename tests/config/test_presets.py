@@ -29,6 +29,7 @@ from dreamfusion.priors import load_prior, resolve_prior
 from dreamfusion.priors.layout import LAYOUTS, preset_for
 from dreamfusion.training.state import new_state
 from dreamfusion.training.trainer import Trainer
+from tests.helpers.glb_files import artists_file
 from tests.helpers.tiny_priors import (
     save_deepfloyd_prior,
     save_latent_prior,
@@ -39,14 +40,15 @@ from tests.helpers.tiny_priors import (
 # Estimators with a preset for the embedded prior: all of `compare`'s but SDS, which `embedded` is.
 TUNED = [f"embedded-{name}" for name in METHODS if name != "sds"]
 NAMES = sorted([
-    "deepfloyd-if", "dreamfusion-paper", "embedded", *TUNED, "fast-preview", "low-vram", "oracle",
-    "sdxl", "splats", "splats-fast", "stable-diffusion",
+    "deepfloyd-if", "dreamfusion-paper", "embedded", "embedded-mesh", *TUNED, "fast-preview",
+    "low-vram", "oracle", "sdxl", "splats", "splats-fast", "stable-diffusion",
 ])  # fmt: skip
 # Tiny pipelines of the presets' classes.
 PRIORS = {
     "deepfloyd-if": save_deepfloyd_prior,
     "dreamfusion-paper": save_deepfloyd_prior,
     "embedded": save_pixel_prior,
+    "embedded-mesh": save_pixel_prior,
     **dict.fromkeys(TUNED, save_pixel_prior),
     "oracle": save_pixel_prior,
     "fast-preview": save_pixel_prior,
@@ -100,6 +102,8 @@ def test_a_preset_takes_five_real_steps(name, tmp_path):
     small = SMALL
     if name.startswith("splats"):
         small = {**SMALL, "scene": {"count": 200, "opacity": 0.6}}
+    if name.endswith("mesh"):
+        small = {**SMALL, "scene": {"file": str(artists_file(tmp_path / "car.glb"))}}
     config = override(build_config(*read_settings(name), small), {"prompt": "a red corgi"})
     state = new_state(config, prior)
     parameter = state.scene.optimizer.param_groups[0]["params"][0]

@@ -81,7 +81,7 @@ def others(register):
 
 def test_this_package_declares_its_sections():
     assert sections.section_names(ESTIMATORS) == ALL.split(", ")
-    assert sections.section_names(SCENES) == ["gaussians", "nerf"]
+    assert sections.section_names(SCENES) == ["gaussians", "mesh", "nerf"]
     config = Config()
     assert type(config.estimator) is SDSSettings and type(config.scene) is NerfSettings
     assert isinstance(config.estimator, Section) and isinstance(config.scene, Section)
@@ -138,7 +138,7 @@ def test_errors_refer_to_the_chosen_class(others, changes, message):
     ("section", "group", "message"),
     [
         ("estimator", ESTIMATORS, f"there is no estimator 'nonsense'; there is {ALL}"),
-        ("scene", SCENES, "there is no scene 'nonsense'; there is gaussians, nerf"),
+        ("scene", SCENES, "there is no scene 'nonsense'; there is gaussians, mesh, nerf"),
     ],
 )
 def test_an_unknown_name_is_an_error_of_one_line(section, group, message):

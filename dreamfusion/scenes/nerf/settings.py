@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class FieldConfig:
-    """A hash grid and a small network for density and albedo."""
+class HashGridConfig:
+    """A multiresolution hash grid."""
 
     levels: int = setting(8, "levels of the hash grid", low=1, high=32)
     features: int = setting(4, "features per level", low=1, high=8)
@@ -27,6 +27,15 @@ class FieldConfig:
     )
     base_resolution: int = setting(8, "cells across the coarsest level", low=2, high=512)
     max_resolution: int = setting(128, "cells across the finest level", low=2, high=8192)
+    backend: Literal["auto", "reference", "numba", "triton", "tinycudann"] = setting(
+        "auto", "encoder; reference: plain torch; auto: the first that works on the device"
+    )
+
+
+@dataclass(frozen=True)
+class FieldConfig(HashGridConfig):
+    """A hash grid and a small network for density and albedo."""
+
     hidden: int = setting(32, "width of the network", low=4, high=512)
     density_activation: Literal["softplus", "exp"] = setting(
         "softplus", "activation of the density"
@@ -45,9 +54,6 @@ class FieldConfig:
     )
     normal_epsilon: float = setting(
         0.01, "half the spacing of the finite differences of normals", low=1e-4, high=0.2
-    )
-    backend: Literal["auto", "reference", "numba", "triton", "tinycudann"] = setting(
-        "auto", "encoder; reference: plain torch; auto: the first that works on the device"
     )
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from dreamfusion.scenes.nerf.hashgrid.layout import HashGridLayout, make_layout
 from dreamfusion.scenes.nerf.hashgrid.reference import check_encoding, encode_reference
-from dreamfusion.scenes.nerf.settings import FieldConfig
+from dreamfusion.scenes.nerf.settings import HashGridConfig
 from dreamfusion.utils.backends import AcceleratorError, Operation, choose
 
 Backend = Literal["auto", "reference", "numba", "triton", "tinycudann"]
@@ -80,13 +80,13 @@ class HashGrid(nn.Module):
 
     def __init__(
         self,
-        settings: FieldConfig | None = None,
+        settings: HashGridConfig | None = None,
         *,
         init_scale: float = 1e-4,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        s = FieldConfig() if settings is None else settings
+        s = HashGridConfig() if settings is None else settings
         self.layout = make_layout(
             n_levels=s.levels,
             n_features=s.features,
