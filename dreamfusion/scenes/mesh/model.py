@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import logging
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -117,6 +118,8 @@ def _as_glb(content: bytes, path: Path) -> bytes:
         return content
     import trimesh
 
+    # It logs the tracebacks of parts that it skips, such as images.
+    logging.getLogger("trimesh").addHandler(logging.NullHandler())
     try:
         loaded = trimesh.load_scene(io.BytesIO(content), file_type=kind, process=False)
         if kind == "stl":  # which repeats every vertex
