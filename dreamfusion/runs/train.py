@@ -345,8 +345,9 @@ def _logged(
         for metrics in steps:
             run.require()
             log(metrics.as_mapping())
-            for name, value in scalars(metrics.as_mapping()).items() if events else ():
-                events.add_scalar(f"train/{name}", value, state.step)
+            if events is not None:
+                for name, value in scalars(metrics.as_mapping()).items():
+                    events.add_scalar(f"train/{name}", value, state.step)
             if state.step % config.output.preview_every == 0:
                 write_preview(run, state, config)
             if state.step % config.output.checkpoint_every == 0:
