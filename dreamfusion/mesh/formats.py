@@ -99,8 +99,8 @@ def read_glb(path: Path | str) -> tuple[Mesh | TexturedMesh, Provenance | None]:
         data = path.read_bytes()
         scene = trimesh.load(io.BytesIO(data), file_type="glb", process=False)
         (model,) = scene.geometry.values()
-        vertices = np.asarray(model.vertices, dtype=np.float64)
-        faces = np.asarray(model.faces, dtype=np.int64)
+        vertices = np.array(model.vertices, dtype=np.float64)
+        faces = np.array(model.faces, dtype=np.int64)
         material = getattr(model.visual, "material", None)
         image = getattr(material, "baseColorTexture", None)
         if image is None:
@@ -109,8 +109,8 @@ def read_glb(path: Path | str) -> tuple[Mesh | TexturedMesh, Provenance | None]:
         mesh = TexturedMesh(
             vertices=vertices,
             faces=faces,
-            normals=np.asarray(model.vertex_normals, dtype=np.float64),
-            uv=np.asarray(model.visual.uv, dtype=np.float64),
+            normals=np.array(model.vertex_normals, dtype=np.float64),
+            uv=np.array(model.visual.uv, dtype=np.float64),
             texture=np.asarray(image.convert("RGB")),
         )
         return mesh, read_provenance(data)

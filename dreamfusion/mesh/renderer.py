@@ -12,8 +12,8 @@ from torch import Tensor
 from dreamfusion.graphics import shading
 from dreamfusion.graphics.cameras import Cameras
 from dreamfusion.graphics.media import Draw
-from dreamfusion.graphics.rasterize import rasterize
 from dreamfusion.graphics.shading import ImageMode, over
+from dreamfusion.graphics.triangles import Fragments, project, rasterize
 from dreamfusion.mesh.extract import Mesh
 from dreamfusion.mesh.texture import TexturedMesh, smooth_normals
 
@@ -38,77 +38,49 @@ def render_mesh(
     """
     if mode not in shading.IMAGE_MODES:
         raise ValueError(f"unknown mode {mode!r}")
-    normals = smooth_normals(mesh)
+    vertices, faces = torch.tensor(mesh.vertices), torch.tensor(mesh.faces)
+    size = (height * supersample, width * supersample)
     images = []
     for i in range(len(cameras)):
         camera = cameras[i : i + 1].to("cpu")
-        large = _draw(mesh, normals, camera, height * supersample, width * supersample, mode)
+        fragments = rasterize(project(vertices, camera, *size), faces, *size)
+        color = _colors(mesh, fragments, camera, mode).clamp(0.0, 1.0)
+        rgba = fragments.images(torch.nn.functional.pad(color, (0, 1), value=1.0))
         # Mean opacity, and mean colour weighted by opacity.
-        mean = torch.nn.functional.avg_pool2d(large.movedim(-1, 0)[None], supersample)[0]
-        mean = mean.movedim(0, -1)
+        mean = torch.nn.functional.avg_pool2d(rgba.movedim(-1, 1), supersample)[0].movedim(0, -1)
         color = mean[..., :3] / mean[..., 3:].clamp(min=1e-6)
         images.append(shading.with_alpha(color, mean[..., 3]))
     return torch.stack(images)
 
 
-def _draw(
-    mesh: Mesh | TexturedMesh,
-    normals: NDArray[np.float64],
-    camera: Cameras,
-    height: int,
-    width: int,
-    mode: ImageMode,
+def _colors(
+    mesh: Mesh | TexturedMesh, fragments: Fragments, camera: Cameras, mode: ImageMode
 ) -> Tensor:
-    """Render RGBA (height, width, 4) with one sample per pixel, opaque or black and transparent."""
+    """The colours (m, 3) of the covered pixels of one image."""
     transform = camera.T_world_camera[0]
-    corners, inverse_depth = project(mesh.vertices, camera, height, width)
-    face_of, weights = rasterize(corners[mesh.faces], inverse_depth[mesh.faces], height, width)
-    seen = face_of >= 0
-    picked, share = mesh.faces[face_of[seen]], weights[seen]
 
-    def at_pixels(values: NDArray[np.float64]) -> NDArray[np.float64]:
-        return np.einsum("pk,pkc->pc", share, values[picked])
+    def at_pixels(values: NDArray[np.float64]) -> Tensor:
+        return fragments.interpolate(torch.tensor(values))
 
-    points = torch.from_numpy(at_pixels(mesh.vertices)).float()
-    normal = torch.nn.functional.normalize(torch.from_numpy(at_pixels(normals)).float(), dim=-1)
+    points = at_pixels(mesh.vertices).float()
+    normal = torch.nn.functional.normalize(at_pixels(smooth_normals(mesh)).float(), dim=-1)
     if mode == "normals":
-        color = shading.color_normals(normal)
-    elif mode == "depth":
-        color = shading.color_depth((points - transform[:3, 3]).norm(dim=-1), transform)
-    else:
+        return shading.color_normals(normal)
+    if mode == "depth":
+        return shading.color_depth((points - transform[:3, 3]).norm(dim=-1), transform)
+    if mode == "textureless":
         color = torch.ones_like(points)
-        if mode != "textureless":
-            albedo = (
-                sample_texture(mesh.texture, at_pixels(mesh.uv))
-                if isinstance(mesh, TexturedMesh)
-                else at_pixels(mesh.colors)
-            )
-            color = torch.from_numpy(albedo).float()
-        if mode != "albedo":
-            ambient = shading.SHOW_AMBIENT[mode]
-            light = shading.show_light_position(transform).expand_as(points)
-            shade = shading.lambertian(normal, points, light, ambient=ambient, diffuse=1 - ambient)
-            color = color * shade[:, None]
-    image = torch.zeros(height, width, 4)
-    image[torch.from_numpy(seen)] = torch.nn.functional.pad(
-        color.clamp(0.0, 1.0), (0, 1), value=1.0
-    )
-    return image
-
-
-def project(
-    vertices: NDArray[np.float64], camera: Cameras, height: int, width: int
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Project vertices to the image of the first camera: positions (v, 2) in pixels, and 1 / depth
-    (v,), negative behind the camera. The inverse of `cameras.generate_rays`."""
-    transform = camera.T_world_camera[0].double().numpy()
-    seen = (vertices - transform[:3, 3]) @ transform[:3, :3]
-    depth = -seen[:, 2]
-    depth = np.where(np.abs(depth) < 1e-9, 1e-9, depth)
-    focal = 0.5 * height / np.tan(0.5 * np.deg2rad(float(camera.fov_y_deg[0])))
-    x = 0.5 * width + focal * seen[:, 0] / depth
-    y = 0.5 * height - focal * seen[:, 1] / depth
-    return np.stack([x, y], axis=1), 1.0 / depth
+    elif isinstance(mesh, TexturedMesh):
+        albedo = sample_texture(mesh.texture, at_pixels(mesh.uv).numpy())
+        color = torch.from_numpy(albedo).float()
+    else:
+        color = at_pixels(mesh.colors).float()
+    if mode == "albedo":
+        return color
+    ambient = shading.SHOW_AMBIENT[mode]
+    light = shading.show_light_position(transform).expand_as(points)
+    shade = shading.lambertian(normal, points, light, ambient=ambient, diffuse=1 - ambient)
+    return color * shade[:, None]
 
 
 def sample_texture(texture: NDArray[np.uint8], uv: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -7,10 +7,11 @@ import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from dreamfusion.config.schema import OutputConfig
-from dreamfusion.graphics.rasterize import rasterize
+from dreamfusion.graphics.triangles import Fragments, rasterize
 from dreamfusion.mesh.extract import ColorFunction, Mesh, MeshError, unit, vertex_normals
 
 # Aggressiveness values of edge collapse, tried in order until the mesh is not pinched. The last one
@@ -151,11 +152,9 @@ def bake(
     which, faces, uv = unwrap(mesh, size)
     vertices = mesh.vertices[which]
     normals = vertex_normals(mesh.vertices, mesh.faces)[which]
-    on_image = np.stack([uv[:, 0], 1.0 - uv[:, 1]], axis=1) * size
-    face_of, weights = rasterize(on_image[faces], np.ones((len(faces), 3)), size, size)
-    covered = face_of >= 0
-    corners = faces[face_of[covered]]
-    share = weights[covered][:, :, None]
+    drawn = draw_uv(np.stack([uv[:, 0], 1.0 - uv[:, 1]], axis=1), faces, size)
+    covered = drawn.face_of[0].numpy() >= 0
+    corners, share = drawn.corners.numpy(), drawn.weights.numpy()[:, :, None]
     points = (vertices[corners] * share).sum(axis=1)
     outward = (normals[corners] * share).sum(axis=1)
     outward = unit(outward)
@@ -176,6 +175,12 @@ def bake(
     normal_map[covered] = in_frame * 0.5 + 0.5
     pixels = (pad(normal_map, covered) * 255.0).round().astype(np.uint8)
     return dataclasses.replace(baked, normal_map=pixels)
+
+
+def draw_uv(uv: NDArray[np.float64], faces: NDArray[np.int64], size: int) -> Fragments:
+    """Draw faces onto a texture of `size` texels per side. uv: (v, 2), v down."""
+    points = np.concatenate([uv * size, np.ones((len(uv), 1))], axis=1)
+    return rasterize(torch.from_numpy(points)[None], torch.from_numpy(faces), size, size)
 
 
 def tangents(mesh: TexturedMesh) -> NDArray[np.float64]:

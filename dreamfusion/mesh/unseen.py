@@ -3,12 +3,12 @@
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from dreamfusion.graphics.cameras import Cameras
-from dreamfusion.graphics.rasterize import rasterize
+from dreamfusion.graphics.triangles import project, rasterize
 from dreamfusion.mesh.extract import ColorFunction, Mesh, unit, vertex_normals
-from dreamfusion.mesh.renderer import project
 
 # A face counts as unseen if the cosine between its normal and the view direction is smaller.
 _GRAZING = 0.15
@@ -72,12 +72,13 @@ def seen_vertices(mesh: Mesh, cameras: Cameras, *, size: int = 256) -> NDArray[n
     normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
     normals = unit(normals)
     centers = corners.mean(axis=1)
+    vertices, faces = torch.tensor(mesh.vertices), torch.tensor(mesh.faces)
     seen = np.zeros(len(mesh.vertices), dtype=bool)
     for i in range(len(cameras)):
         camera = cameras[i : i + 1].to("cpu")
-        on_image, inverse_depth = project(mesh.vertices, camera, size, size)
-        face_of, _ = rasterize(on_image[mesh.faces], inverse_depth[mesh.faces], size, size)
-        shown = np.unique(face_of[face_of >= 0])
+        points = project(vertices, camera, size, size)
+        face_of = rasterize(points, faces, size, size).face_of
+        shown = face_of[face_of >= 0].unique().numpy()
         towards = camera.positions[0].double().numpy() - centers[shown]
         cosine = (normals[shown] * towards).sum(axis=1) / np.linalg.norm(towards, axis=1)
         seen[mesh.faces[shown[cosine > _GRAZING]]] = True

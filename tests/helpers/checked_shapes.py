@@ -11,7 +11,6 @@ PACKAGES = [f"dreamfusion.{name}" for name in ("diffusion", "distillation", "gra
 # jaxtyping wraps every function of a module, and neither numba nor Triton compiles a wrapper.
 NERF = "dreamfusion.scenes.nerf"
 KERNELS = {
-    "dreamfusion.graphics.rasterize",
     "dreamfusion.graphics.triangles_numba",
     f"{NERF}.hashgrid.numba",
     f"{NERF}.hashgrid.triton",

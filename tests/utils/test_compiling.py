@@ -115,7 +115,7 @@ def add_one(number):
 
 KERNELS = """
 import sys
-from dreamfusion.graphics.rasterize import rasterize
+from dreamfusion.graphics.triangles import rasterize
 from dreamfusion.scenes.nerf.scene import OPERATIONS
 from dreamfusion.toyworld import sdf
 from dreamfusion.utils.backends import probe

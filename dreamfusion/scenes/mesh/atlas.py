@@ -7,12 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from dreamfusion.graphics.triangles import Fragments, rasterize
 from dreamfusion.mesh.extract import Mesh
-from dreamfusion.mesh.texture import TexturedMesh, pad, unwrap
+from dreamfusion.mesh.texture import TexturedMesh, draw_uv, pad, unwrap
 from dreamfusion.scenes.mesh.model import Model, Part
 
 # The file's own coordinates are used if at most this share of their area lies on another face.
@@ -90,24 +88,18 @@ def _unusable(parts: list[Part]) -> str:
     area = np.abs(du1 * dv2 - du2 * dv1) / 2
     if area.sum() < 1e-4:
         return "texture coordinates without an area"
-    covered = (_drawn(uv.reshape(-1, 2), _CHECK_SIZE).face_of >= 0).double().mean().item()
+    each = np.arange(3 * len(uv)).reshape(-1, 3)
+    covered = (draw_uv(uv.reshape(-1, 2), each, _CHECK_SIZE).face_of >= 0).double().mean().item()
     if area.sum() * (1 - _MOST_OVERLAP) > covered:
         return "overlapping texture coordinates"
     return ""
-
-
-def _drawn(uv: NDArray[np.float64], size: int, faces: NDArray[np.int64] | None = None) -> Fragments:
-    """Draw faces, three consecutive rows each by default, onto a texture."""
-    points = np.concatenate([uv * size, np.ones((len(uv), 1))], axis=1)
-    faces = np.arange(len(uv)).reshape(-1, 3) if faces is None else faces
-    return rasterize(torch.from_numpy(points)[None], torch.from_numpy(faces), size, size)
 
 
 def bake(sheet: Sheet, size: int, paint: PaintFunction) -> NDArray[np.uint8]:
     """The texture (size, size, 3) of a sheet, sRGB. Raises MeshError if no texel is on it."""
     texture, covered = np.zeros((size, size, 3)), np.zeros((size, size), bool)
     for layout in sheet.layouts:
-        drawn = _drawn(layout.uv, size, layout.faces)
+        drawn = draw_uv(layout.uv, layout.faces, size)
         _, row, column = (index.numpy() for index in drawn.pixels)
         corners = layout.which[drawn.corners.numpy()]
         texture[row, column] = paint(layout.part, corners, drawn.weights.numpy())
