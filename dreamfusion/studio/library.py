@@ -4,6 +4,7 @@ Every answer is read from the folder. Names of jobs come from its list, so that 
 file outside of it.
 """
 
+import hashlib
 import subprocess
 import sys
 import threading
@@ -25,12 +26,16 @@ from dreamfusion.priors.reading import PromptError
 from dreamfusion.runs.folder import RunFolder, slug
 from dreamfusion.runs.metrics import log_age, read_metrics
 from dreamfusion.runs.plan import find_prior
+from dreamfusion.scenes.mesh.model import read_model, require_kind
+from dreamfusion.scenes.mesh.settings import MeshSettings
 from dreamfusion.studio.queue import Queue
+from dreamfusion.utils.atomic_write import atomic_write
 from dreamfusion.utils.duration import duration
 from dreamfusion.utils.errors import UserError, one_line
 from dreamfusion.utils.file_system import make_link
 
 MOST_SEEDS = 8
+UPLOADS = (".glb", ".obj", ".ply", ".stl")  # not .3mf: a small one may unpack to a huge one
 EXPORTS = ("glb", "obj", "ply", "stl", "3mf", "usdz")
 _EXPORT_SECONDS = 900.0
 _one_export = threading.Lock()  # an export needs as much memory as a run
@@ -81,6 +86,10 @@ class SingleRun:
             raise RequestError(f"a single run has no action {one_line(action, 80)}")
         return export(self._run, options)
 
+    def upload(self, name: str, content: bytes) -> dict[str, Any]:
+        """Raises RequestError: a single run takes no files."""
+        raise RequestError("a single run takes no files")
+
 
 class Studio:
     """The jobs of a batch and its queue. options: for new jobs. Raises PriorError, ConfigError."""
@@ -92,6 +101,7 @@ class Studio:
         if isinstance(prior, PriorSettings):
             raise UserError(f"the studio needs a prior for text, not {prior.name}")
         self._vocabulary = prior.card.vocabulary
+        self._meshes = batch_folder.path / "meshes"
 
     def state(self) -> dict[str, Any]:
         """What the page shows, for JSON. "jobs" has an entry for each job, newest first."""
@@ -137,6 +147,25 @@ class Studio:
             raise RequestError(f"there is no action {one_line(action, 80)}")
         return {}
 
+    def upload(self, name: str, content: bytes) -> dict[str, Any]:
+        """Keep a mesh to paint, under a name of its content in DIR/meshes. Raises MeshError if it
+        cannot be painted."""
+        suffix = Path(name).suffix.lower()
+        if suffix not in UPLOADS:
+            raise RequestError(f"the formats are {', '.join(UPLOADS)}; not {one_line(name, 40)}")
+        require_kind(content, suffix)
+        stored = f"{slug(Path(name).stem)}-{hashlib.sha256(content).hexdigest()[:12]}{suffix}"
+        target = self._meshes / stored
+        self._meshes.mkdir(exist_ok=True)
+        with atomic_write(target) as file:
+            file.write_bytes(content)
+        try:
+            read_model(MeshSettings(file=str(target)))
+        except UserError as error:
+            target.unlink()
+            raise UserError(str(error).replace(str(target), one_line(name, 80))) from None
+        return {"mesh": stored}
+
     def _folder(self, name: str) -> JobFolder:
         try:
             return self._batch_folder.jobs()[name]
@@ -155,9 +184,18 @@ class Studio:
         steps = _number(asked, "steps", 1, 100_000) if asked.get("steps") else self._options.steps
         before = [folder.read() for folder in self._batch_folder.jobs().values()]
         first = max((job.seed + 1 for job in before if job.prompt == prompt), default=0)
-        settings = [{"output": {"preview_every": _PREVIEW_EVERY}}]
+        settings: dict[str, Any] = {"output": {"preview_every": _PREVIEW_EVERY}}
+        if mesh := _text(asked, "mesh") if asked.get("mesh") else "":
+            if mesh not in {file.name for file in self._meshes.glob("*")}:
+                raise RequestError(f"there is no mesh {one_line(mesh, 80)}")
+            up, front = (
+                _text(asked, key) if asked.get(key) else default
+                for key, default in (("up", "+y"), ("front", "+z"))
+            )
+            file = str(self._meshes / mesh)
+            settings["scene"] = {"name": "mesh", "file": file, "up": up, "front": front}
         options = Options(**{**vars(self._options), "seed": first, "seeds": seeds or 1,
-                             "steps": steps, "settings": settings})  # fmt: skip
+                             "steps": steps, "settings": [settings]})  # fmt: skip
         jobs = plan_jobs([Entry("the prompt", prompt)], options)
         folders = prepare(self._batch_folder, jobs)
         self._queue.notify()
@@ -233,6 +271,7 @@ def _entry(job: Progress, *, best: bool = False) -> dict[str, Any]:
         "preview": None if job.preview is None else job.preview.stem,
         "model": _changed(run.mesh / "model.glb") if job.state is State.done else None,
         "thumbnail": _changed(run.thumbnail),
+        "painted": (run.mesh / "painted.glb").is_file(),
     }
 
 

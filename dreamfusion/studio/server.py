@@ -30,6 +30,7 @@ Answer = tuple[str, bytes, str | None]
 
 HOST, PORT = "127.0.0.1", 8080
 MOST_BYTES = 64_000  # of the body of a request
+MOST_UPLOADED = 64_000_000  # bytes of a mesh
 _PAGE = {
     "": ("text/html", files("dreamfusion.studio").joinpath("page/index.html")),
     "studio.css": ("text/css", files("dreamfusion.studio").joinpath("page/studio.css")),
@@ -181,20 +182,28 @@ class _Handler(BaseHTTPRequestHandler):
         raise RequestError(f"there is no page {one_line(path, 80)}")
 
     def _post(self, path: str) -> Answer:
-        length = self.headers.get("Content-Length", "")
-        content_type = self.headers.get("Content-Type", "").partition(";")[0]
-        if content_type != "application/json" or not length.isdecimal():
-            raise RequestError("send JSON", HTTPStatus.BAD_REQUEST)
-        if int(length) > MOST_BYTES:
-            status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
-            raise RequestError(f"send at most {MOST_BYTES} bytes", status)
+        kind, _, name = path.partition("/")
+        if kind == "upload":
+            content = self._body("application/octet-stream", MOST_UPLOADED)
+            return _json(self.server.library.upload(name, content))
         try:
-            asked = json.loads(self.rfile.read(int(length)))
+            asked = json.loads(self._body("application/json", MOST_BYTES))
         except (ValueError, RecursionError):
             asked = None
         if not isinstance(asked, dict):
             raise RequestError("the body is not an object in JSON")
         return _json(self.server.library.act(path, asked))
+
+    def _body(self, content_type: str, most: int) -> bytes:
+        """The body of a request. Raises RequestError for another type or too many bytes."""
+        length = self.headers.get("Content-Length", "")
+        found = self.headers.get("Content-Type", "").partition(";")[0]
+        if found != content_type or not length.isdecimal():
+            raise RequestError(f"send {content_type}", HTTPStatus.BAD_REQUEST)
+        if int(length) > most:
+            status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+            raise RequestError(f"send at most {most:,} bytes", status)
+        return self.rfile.read(int(length))
 
 
 def _json(content: Any) -> Answer:

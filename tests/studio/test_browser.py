@@ -21,6 +21,7 @@ from dreamfusion.mesh.formats import read_glb
 from dreamfusion.runs.folder import RunFolder
 from dreamfusion.studio.library import SingleRun
 from dreamfusion.studio.server import serving
+from tests.helpers.glb_files import artists_file
 from tests.helpers.run_folders import make_run
 from tests.studio.conftest import studio
 
@@ -122,6 +123,42 @@ def test_from_a_prompt_to_a_downloaded_mesh(browser, tmp_path: Path, options, si
         expect(other.locator("#variants .card", has_text="picked as best")).to_have_count(1)
         assert (tmp_path / "made" / "a-red-puppy.glb").resolve().is_file()
         assert errors == []
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_an_uploaded_mesh_is_painted_and_downloaded(browser, tmp_path, options, size):
+    file = artists_file(tmp_path / "car.glb")
+    with studio(tmp_path / "made", *options, "--config", str(_painting(tmp_path))) as (url, _):
+        page, errors = visit(browser, url, size)
+        page.click("#paint summary")
+        page.set_input_files("#mesh", str(_text_file(tmp_path)))
+        expect(page.locator("#uploaded")).to_have_text("the file is not a glb file")
+        page.set_input_files("#mesh", str(file))
+        expect(page.locator("#uploaded")).to_have_text("car.glb will be painted")
+        page.fill("#prompt", "a red mug")
+        expect(page.locator("#go")).to_have_text("Paint")
+        page.click("#go")
+        expect(page.locator("#status")).to_have_text(re.compile("done"), timeout=240_000)
+        expect(page.locator("#view canvas#model")).to_be_visible()
+        require_layout(page)
+        with page.expect_download() as download:
+            page.click("#painted a")
+        download.value.save_as(tmp_path / "painted.glb")
+        painted = trimesh.load(tmp_path / "painted.glb")
+        assert sorted(painted.geometry) == sorted(trimesh.load(file).geometry)
+        assert errors == []
+
+
+def _painting(folder: Path) -> Path:
+    path = folder / "painting.yaml"
+    path.write_text("steps: 6\noutput: {video_frames: 2, video_size: 32}\ncamera: {views: 2}\n")
+    return path
+
+
+def _text_file(folder: Path) -> Path:
+    path = folder / "notes.glb"
+    path.write_text("no mesh")
+    return path
 
 
 def test_a_run_is_viewed_framed_and_turned(browser, tmp_path: Path):

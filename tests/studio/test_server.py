@@ -19,8 +19,9 @@ from dreamfusion.batch.prompts import Entry
 from dreamfusion.cli.app import main
 from dreamfusion.studio.library import Studio
 from dreamfusion.studio.queue import Queue
-from dreamfusion.studio.server import MOST_BYTES, Server, serving
+from dreamfusion.studio.server import MOST_BYTES, MOST_UPLOADED, Server, serving
 from dreamfusion.utils.errors import UserError
+from tests.helpers.glb_files import artists_file
 from tests.studio.conftest import studio
 
 
@@ -132,6 +133,46 @@ def test_a_stopped_job_waits_until_it_is_resumed(url, library):
     assert folder.state() is State.stopped and folder not in library._queue._waiting()
     assert ask(url, "resume", {"job": name}) == (200, {})
     assert folder.state() is State.new and folder in library._queue._waiting()
+
+
+def _upload(url, name, content, **headers):
+    kind = {"Content_Type": "application/octet-stream"}
+    return ask(url, f"upload/{name}", raw=content, **kind | headers)
+
+
+def test_an_uploaded_mesh_is_kept_and_painted(url, library, tmp_path):
+    content = artists_file(tmp_path / "car.glb").read_bytes()
+    status, answer = _upload(url, "My%20Car.glb", content)
+    stored = library._batch_folder.path / "meshes" / answer["mesh"]
+    assert status == 200 and stored.read_bytes() == content
+    assert stored.name.startswith("my-car-") and stored.suffix == ".glb"
+    assert _upload(url, "My%20Car.glb", content)[1] == answer  # again: the same file
+    asked = {"prompt": "a red mug", "mesh": answer["mesh"], "up": "+z", "front": "-y"}
+    (name,) = ask(url, "make", asked)[1]["jobs"]
+    scene = library._batch_folder.jobs()[name].read().config["scene"]
+    assert (scene["name"], scene["file"], scene["up"]) == ("mesh", str(stored), "+z")
+    for wrong in ({"mesh": "../job.json"}, {"mesh": "gone.glb"}, {"up": "sideways"}, {"up": "-y"}):
+        status, answer = ask(url, "make", asked | wrong)
+        assert status in (404, 422) and len(answer["error"].splitlines()) == 1
+
+
+def test_uploads_are_checked_before_they_are_read(url, library, tmp_path, monkeypatch):
+    content = artists_file(tmp_path / "car.glb").read_bytes()
+    folder = library._batch_folder.path / "meshes"
+    before = sorted(folder.glob("*")) if folder.exists() else []
+    assert _upload(url, "car.glb", content, Content_Type="application/json")[0] == 400
+    assert _upload(url, "car.glb", content, Origin="http://evil.example")[0] == 403
+    assert _upload(url, "car.glb", b"x", Content_Length=str(MOST_UPLOADED + 1))[0] == 413
+    for name in ("car.3mf", "car.py", "..%2F..%2Fcar", "car"):
+        assert "the formats are" in _upload(url, name, content)[1]["error"]
+    # A damaged file is named as its sender did, and not kept.
+    assert _upload(url, "car.glb", content[:200])[1]["error"].startswith("cannot read car.glb")
+    assert "it has no faces" in _upload(url, "a.obj", b"v 0 0 0")[1]["error"]
+    monkeypatch.setattr("dreamfusion.studio.library.read_model", None)
+    for name in ("car.ply", "car.stl", "car.obj"):
+        assert "is not a" in _upload(url, name, content)[1]["error"]
+    assert "is not a glb file" in _upload(url, "car.glb", b"<svg/>")[1]["error"]
+    assert sorted(folder.glob("*")) == before
 
 
 def test_only_files_of_the_folder_are_served(url, library, tmp_path):

@@ -111,6 +111,21 @@ def read_model(settings: MeshSettings) -> Model:
     return Model(glb, hashlib.sha256(content).digest(), placements, skipped)
 
 
+def require_kind(content: bytes, suffix: str) -> None:
+    """Raise MeshError unless a file begins as its suffix says, before any reader parses it."""
+    head, size = content[:512], len(content)
+    is_text = head.isascii() and b"\0" not in head
+    faces = int.from_bytes(content[80:84], "little")
+    is_kind = {
+        ".glb": head.startswith(b"glTF"),
+        ".ply": head.startswith(b"ply"),
+        ".stl": size == 84 + 50 * faces or (is_text and head.lstrip().startswith(b"solid")),
+        ".obj": is_text,
+    }
+    if not is_kind[suffix]:
+        raise MeshError(f"the file is not a {suffix.removeprefix('.')} file")
+
+
 def _as_glb(content: bytes, path: Path) -> bytes:
     """Convert a file to glTF by trimesh. From memory, so that no other file is read."""
     kind = path.suffix.lower().removeprefix(".")

@@ -125,6 +125,8 @@ function show() {
     $("#resume").textContent = job.state === "failed" ? "Try again" : "Resume";
     $("#pick").hidden = !queue || job.state !== "done" || job.best;
     $("#export").hidden = !job.model;
+    $("#painted").hidden = !job.painted;
+    $("#painted a").href = `download/${encodeURIComponent(job.name)}/painted.glb`;
   }
   const alike = state.jobs.filter((other) => other.prompt === job?.prompt).sort((a, b) => a.seed - b.seed);
   cards($("#variants"), alike.length > 1 ? alike : []);
@@ -190,6 +192,7 @@ async function act(action, options, where) {
 }
 
 let typing;
+let mesh = ""; // the uploaded file, by its name in the folder
 $("#prompt").addEventListener("input", () => {
   $("#go").disabled = true;
   clearTimeout(typing);
@@ -199,9 +202,32 @@ $("#make").addEventListener("submit", async (event) => {
   event.preventDefault();
   const [seeds, steps] = [Number($("#seeds").value) || 1, Number($("#steps").value) || null];
   $("#go").disabled = true;
-  const answer = await act("make", { prompt: $("#prompt").value, seeds, steps }, $("#advice"));
+  const options = { prompt: $("#prompt").value, seeds, steps };
+  if (mesh) Object.assign(options, { mesh, up: $("#up").value, front: $("#front").value });
+  const answer = await act("make", options, $("#advice"));
   $("#go").disabled = false;
   if (answer) choose(answer.jobs[0]);
+});
+$("#mesh").addEventListener("change", async () => {
+  const [file, said] = [$("#mesh").files[0], $("#uploaded")];
+  mesh = "";
+  $("#go").textContent = "Make";
+  if (!file) return (said.textContent = "It keeps its shape and gets new colours.");
+  said.textContent = `reading ${file.name} …`;
+  try {
+    const answer = await fetch(`upload/${encodeURIComponent(file.name)}`, {
+      method: "POST",
+      headers: { "Content-Type": "application/octet-stream" },
+      body: file,
+    });
+    const content = await answer.json();
+    if (!answer.ok) throw Error(content.error);
+    mesh = content.mesh;
+    $("#go").textContent = "Paint";
+    said.textContent = `${file.name} will be painted`;
+  } catch (error) {
+    said.textContent = error.message;
+  }
 });
 for (const action of ["stop", "resume", "pick"])
   $(`#${action}`).addEventListener("click", () => act(action, { job: chosen }, $("#error")));
