@@ -188,12 +188,20 @@ class ClipJudge(Judge):
 
     def __init__(self, name: str) -> None:
         from transformers import AutoModel, AutoTokenizer
+        from transformers.utils import cached_file
 
         self.name = name
         try:
             self._model = AutoModel.from_pretrained(name).eval()
             self._tokenizer = AutoTokenizer.from_pretrained(name)
-            self._mean, self._std, self.size = _preprocessing(name)
+            file = cached_file(name, "preprocessor_config.json")
+            content = json.loads(Path(str(file)).read_text(encoding="utf-8"))
+            size = content.get("crop_size") or content["size"]
+            pixels = size if isinstance(size, int) else size.get("height") or size["shortest_edge"]
+            self.size = int(pixels)
+            self._mean, self._std = (
+                torch.tensor(content[key])[:, None, None] for key in ("image_mean", "image_std")
+            )
         except Exception as error:  # hub, files and configurations raise many kinds of errors
             raise JudgeError(f"judge {name} cannot be loaded: {one_line(error)}") from None
         if not hasattr(self._model, "logit_scale"):
@@ -264,18 +272,6 @@ def _resized(images: Tensor, size: int) -> Tensor:
     return torch.nn.functional.interpolate(
         images, (size, size), mode="bicubic", antialias=True, align_corners=False
     ).clamp(0, 1)
-
-
-def _preprocessing(name: str) -> tuple[Tensor, Tensor, int]:
-    """Mean and standard deviation (3, 1, 1) of a model's input, and its size in pixels."""
-    from transformers.utils import cached_file
-
-    file = cached_file(name, "preprocessor_config.json")
-    content = json.loads(Path(str(file)).read_text(encoding="utf-8"))
-    size = content.get("crop_size") or content["size"]
-    pixels = size if isinstance(size, int) else size.get("height") or size["shortest_edge"]
-    mean, std = (torch.tensor(content[key])[:, None, None] for key in ("image_mean", "image_std"))
-    return mean, std, int(pixels)
 
 
 class CLIPGuide:

@@ -112,18 +112,14 @@ def distractors_for(judge: Judge, prompt: str, others: Sequence[str], look: Look
     return [text for meaning, text in by_meaning.items() if meaning != own]
 
 
-class NothingToSee(UserError):
-    """The scene is empty."""
-
-
 def images_of(scene: Scene, config: Config, *, views: int, size: int) -> dict[Look, Tensor]:
     """Views (views, size, size, 3) around the object on white, front first, for each look. Raises
-    NothingToSee for an empty scene."""
+    UserError for an empty scene."""
     cameras = show_cameras(views, config.camera, elevation_deg=ELEVATION_DEG)
     draw = draw_scene(scene)
     drawn = {look: draw(cameras, size, mode) for look, mode in MODES.items()}
     if float(drawn["color"][..., 3].mean()) < LEAST_OPACITY:
-        raise NothingToSee("the scene is empty")
+        raise UserError("the scene is empty")
     return {look: over(rgba, torch.ones(3)) for look, rgba in drawn.items()}
 
 

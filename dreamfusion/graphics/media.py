@@ -151,10 +151,6 @@ TURN_SECONDS = 4
 Draw = Callable[[Cameras, int, ImageMode], Float[Tensor, "1 size size 4"]]
 
 
-class RenderError(UserError):
-    """An image or a video cannot be rendered or written."""
-
-
 def parse_background(text: str) -> Float[Tensor, " 3"] | None:
     """The colour of "#rrggbb" or of a name, as in CSS; None for "transparent"."""
     if text == "transparent":
@@ -162,7 +158,7 @@ def parse_background(text: str) -> Float[Tensor, " 3"] | None:
     try:
         return torch.tensor(ImageColor.getrgb(text)[:3]) / 255.0
     except ValueError:
-        raise RenderError(
+        raise UserError(
             f"a background is transparent, #rrggbb or the name of a colour, not {text!r}"
         ) from None
 
@@ -188,13 +184,13 @@ def write_turntable(
 
     .mp4, .gif and .webp turn once in a few seconds; .png is a folder of frames, named like `path`
     without the suffix, or a single image if there is one frame. background: None is transparent;
-    raises RenderError for videos, which cannot be transparent.
+    raises UserError for videos, which cannot be transparent.
     """
     kind = path.suffix.removeprefix(".")
     if kind not in FORMATS:
-        raise RenderError(f"cannot write images as {path.name!r}: use {', '.join(FORMATS)}")
+        raise UserError(f"cannot write images as {path.name!r}: use {', '.join(FORMATS)}")
     if background is None and kind == "mp4":
-        raise RenderError("an mp4 cannot be transparent; use --format webp, gif or png")
+        raise UserError("an mp4 cannot be transparent; use --format webp, gif or png")
     if background is not None:
         frames = (over(frame, background) for frame in frames)
     fps = max(12, round(count / TURN_SECONDS))

@@ -4,8 +4,6 @@ VSD uses it to model the scene's own images (Wang et al. 2023, "ProlificDreamer"
 """
 
 import importlib.util
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -76,17 +74,11 @@ class AdaptedPrior(nn.Module):
         if cameras is not None:
             matrices = cameras.T_world_camera.flatten(1)
             shift = self.camera(matrices.to(noisy.device, torch.float32))
-        with self._adapted(shift):
-            prior = self._prior[0]
-            return prior._denoise(noisy, timesteps, condition.text.expand(len(noisy)))
-
-    @contextmanager
-    def _adapted(self, shift: Tensor | None) -> Iterator[None]:
-        unet = self._prior[0].denoiser
-        unet.enable_adapters()
+        prior = self._prior[0]
+        prior.denoiser.enable_adapters()
         self._shift = shift
         try:
-            yield
+            return prior._denoise(noisy, timesteps, condition.text.expand(len(noisy)))
         finally:
             self._shift = None
             self._disable()

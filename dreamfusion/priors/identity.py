@@ -40,11 +40,20 @@ def identify(prior: ResolvedPrior | PriorSettings | Prior) -> PriorIdentity:
     """
     if not isinstance(prior, ResolvedPrior):
         return PriorIdentity(prior.name)
+    from huggingface_hub import metadata_load
+
     # A folder in the hub's cache is models--OWNER--NAME/snapshots/COMMIT.
     path = prior.path.resolve().as_posix()
     hub = re.search(r"/models--([^/]+)/snapshots/([^/]+)$", path)
     name, revision = (hub[1].replace("--", "/"), hub[2]) if hub else (prior.name, None)
-    return PriorIdentity(name, revision, _license(prior.path), _hash_weights(prior))
+    try:
+        front = metadata_load(prior.path / "README.md") or {}
+    except (OSError, ValueError, yaml.YAMLError):
+        front = {}
+    found = front.get("license")
+    if found := front.get("license_name", found) if found == "other" else found:
+        found = one_line(", ".join(map(str, found if isinstance(found, list) else [found])))
+    return PriorIdentity(name, revision, found or None, _hash_weights(prior))
 
 
 def read_identity(path: Path) -> PriorIdentity | None:
@@ -80,17 +89,3 @@ def _hash_weights(prior: ResolvedPrior) -> str:
                 file.seek(start)
                 total.update(file.read(_BLOCK))
     return total.hexdigest()
-
-
-def _license(folder: Path) -> str | None:
-    """The licence that the front matter of README.md names."""
-    from huggingface_hub import metadata_load
-
-    try:
-        front = metadata_load(folder / "README.md") or {}
-    except (OSError, ValueError, yaml.YAMLError):
-        front = {}
-    found = front.get("license")
-    if found := front.get("license_name", found) if found == "other" else found:
-        return one_line(", ".join(map(str, found if isinstance(found, list) else [found])))
-    return None

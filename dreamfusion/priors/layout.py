@@ -79,14 +79,6 @@ _DISTILLED = ("guidance_embeds", "is_distilled", "time_cond_proj_dim")
 _FEW_STEPS = ("LCMScheduler", "TCDScheduler")
 
 
-def preset_for(pipeline: str, *, has_card: bool) -> str:
-    """The default preset for a prior of a diffusers pipeline class.
-
-    has_card: whether the prior has a card, like the embedded one.
-    """
-    return "embedded" if has_card else str(PIPELINES[pipeline]["preset"])
-
-
 def components_of(index: Mapping[str, object], name: str) -> tuple[str, dict[str, str]]:
     """The pipeline class and the class of each component to load, from a model_index.json. Raises
     PriorError, starting with the model's `name`, if one is not supported or missing."""

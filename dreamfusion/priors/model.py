@@ -23,9 +23,9 @@ from dreamfusion.priors.base import Prior
 from dreamfusion.priors.card import PriorCard, PriorSettings
 from dreamfusion.priors.layout import (
     LAYOUTS,
+    PIPELINES,
     PriorError,
     check_kind,
-    preset_for,
     require_json,
     sample_size,
     weights_stem,
@@ -85,9 +85,6 @@ class DiffusionPrior:
     channels: of the denoised images or latents. Further output channels of a U-Net (DeepFloyd's
         also predicts variances) are dropped.
     expected_memory: estimated bytes of GPU memory of a step, if known.
-
-    The components are objects of diffusers and transformers, whose attributes come from
-    configurations at run time; hence they are typed Any.
     """
 
     name: str
@@ -115,13 +112,22 @@ class DiffusionPrior:
         # on the crop's corner; here the image is not cropped.
         whole = (self.image_size, self.image_size, 0, 0, self.image_size, self.image_size)
         self._sizes = torch.tensor(whole, dtype=self.dtype, device=self.device)
-        self._latent_statistics = (0.0, 1.0) if vae is None else _statistics(vae, self.device)
+        # The input of a latent model is (latent - mean) x scaling_factor / std. Some configurations
+        # have one mean and std per channel, some only a shift.
+        config = {} if vae is None else vae.config
+        mean, std = config.get("latents_mean"), config.get("latents_std")
+        self._latent_statistics: Any = (float(config.get("shift_factor") or 0.0), 1.0)
+        if mean is not None and std is not None:
+            self._latent_statistics = tuple(
+                torch.tensor(x, device=self.device).reshape(1, -1, 1, 1) for x in (mean, std)
+            )
         self._is_unet = isinstance(denoiser, diffusers.UNet2DConditionModel)
 
     @property
     def preset(self) -> str:
         """The default preset for this prior."""
-        return preset_for(self.pipeline, has_card=self.card.vocabulary.words is not None)
+        has_card = self.card.vocabulary.words is not None
+        return "embedded" if has_card else str(PIPELINES[self.pipeline]["preset"])
 
     @classmethod
     def from_pretrained(
@@ -149,7 +155,11 @@ class DiffusionPrior:
         if kind not in LAYOUTS:
             raise PriorError(f"a {kind} is not supported; use a {', '.join(LAYOUTS)}")
         name = str(pipe.config.get("_name_or_path") or kind)
-        configs = _configs(pipe)
+        configs = {}  # as in the files of the models
+        for part in LAYOUTS[kind]:
+            if getattr(pipe, part, None) is not None and weights_stem(part) is not None:
+                config = getattr(pipe, part).config
+                configs[part] = dict(config) if isinstance(config, dict) else config.to_dict()
         text = encoders_of_pipe(pipe, name, configs)
         check_kind(name, kind, configs, pipe.config)
         denoiser = pipe.unet if getattr(pipe, "unet", None) is not None else pipe.transformer
@@ -346,17 +356,6 @@ def load_prior(
     return load_prior(prior, options, device=device, prompts=prompts, views=views)
 
 
-def _configs(pipe: Any) -> dict[str, dict[str, Any]]:
-    """The configurations of a loaded pipeline's models, as in their files."""
-    found = {}
-    for name in LAYOUTS[type(pipe).__name__]:
-        part = getattr(pipe, name, None)
-        if part is not None and weights_stem(name) is not None:
-            config = part.config
-            found[name] = dict(config) if isinstance(config, dict) else config.to_dict()
-    return found
-
-
 @torch.no_grad()
 def check_parts(prior: DiffusionPrior, prompt: str) -> None:
     """Raise PriorError unless the parts of a prior fit together: encode an image, and predict for
@@ -402,11 +401,9 @@ def _n_pieces(n: int) -> int:
 def choose_dtype(dtype: str, device: str) -> torch.dtype:
     """The precision of the denoiser: `dtype`, or for "auto" half precision if the device is fast.
 
-    On CUDA that is float16, whose error is an eighth of bfloat16's (`scripts.measure_precision`;
-    docs/experiments.md). `load_prior` tests each precision, and uses the next one if predictions
-    overflow. A run stops if they overflow later (see `Trainer.step`).
-
-    On a CPU, it is bfloat16 if there are instructions for it, else float32.
+    On CUDA that is float16, whose error is an eighth of bfloat16's (docs/experiments.md), or the
+    next one if predictions overflow; see `load_prior`. On a CPU, it is bfloat16 if there are
+    instructions for it, else float32.
     """
     if dtype != "auto":
         return getattr(torch, dtype)
@@ -428,17 +425,6 @@ def _vae_dtype(prior: ResolvedPrior, name: str, dtype: torch.dtype, device: str)
         return torch.float32
     # Diffusers fills in true if the entry is missing, which is wrong for older models.
     return torch.float32 if prior.configs["vae"].get("force_upcast", False) else dtype
-
-
-def _statistics(vae: Any, device: torch.device) -> tuple[Tensor | float, Tensor | float]:
-    """Mean and standard deviation of an autoencoder's latents. The input of a latent model is
-    (latent - mean) x scaling_factor / std. Some configs have one per channel, some only a shift."""
-    config = vae.config
-    mean, std = config.get("latents_mean"), config.get("latents_std")
-    if mean is None or std is None:
-        return float(config.get("shift_factor") or 0.0), 1.0
-    mean, std = (torch.tensor(x, device=device).reshape(1, -1, 1, 1) for x in (mean, std))
-    return mean, std
 
 
 def _move(vae: Any, parts: tuple[str, ...], device: torch.device | str) -> None:

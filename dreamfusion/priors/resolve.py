@@ -16,11 +16,9 @@ from dreamfusion.priors.layout import (
     INDEX,
     PriorError,
     check_kind,
-    preset_for,
     read_weights,
     require_json,
 )
-from dreamfusion.priors.single_file import folder_of
 from dreamfusion.utils.resources import shipped
 
 DEFAULT_ON_CUDA = "stable-diffusion-v1-5/stable-diffusion-v1-5"
@@ -61,7 +59,8 @@ class ResolvedPrior:
     @property
     def preset(self) -> str:
         """The default preset for this prior."""
-        return preset_for(self.pipeline, has_card=(self.path / CARD).is_file())
+        has_card = (self.path / CARD).is_file()
+        return "embedded" if has_card else str(layout.PIPELINES[self.pipeline]["preset"])
 
 
 def resolve_prior(
@@ -103,7 +102,7 @@ def _find(name: str, device: str, dtype: str) -> ResolvedPrior:
     if path.is_dir():
         return inspect(path, str(path.resolve()), half=half)
     if path.exists():
-        return inspect(folder_of(path.resolve()), str(path.resolve()), half=half)
+        return inspect(hub.folder_of(path.resolve()), str(path.resolve()), half=half)
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", name):
         raise PriorError(
             f"no such prior: {name} (a prior is auto, embedded, a folder in diffusers' layout or "

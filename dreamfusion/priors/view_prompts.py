@@ -112,11 +112,9 @@ class ViewVocabulary:
         """The prompts of front and sides that an image from this view should not show, as
         (text, weight), for Perp-Neg (Armandpour et al. 2023).
 
-        The weights are those of stable-dreamfusion and threestudio, a (exp(-b r)) + c of the angle:
-        of the front 1.57 from a side and 1.97 from behind, of a side 1.57 from the front and .39
-        from behind; the back has none. A side with separate words that is opposite the camera has
-        the weight of the front seen from behind. Prompts equal to this view's are left out; so are
-        all prompts if the elevation's words stand alone ("overhead view").
+        The weights are those of stable-dreamfusion and threestudio; see `_opposition`. The back has
+        none. Prompts equal to this view's are left out; so are all prompts if the elevation's words
+        stand alone ("overhead view").
         """
         current = self.view_prompt(prompt, azimuth_deg, elevation_deg, shading)
         weights: dict[str, float] = {}

@@ -1,18 +1,30 @@
-"""Draws curves as inline SVG, without a plotting library or scripts in the page."""
+"""Renders the templates in this folder, with all text escaped, and draws curves as inline SVG,
+without a plotting library or scripts in the page."""
 
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from jinja2 import Environment, PackageLoader
 from numpy.typing import ArrayLike, NDArray
-
-from dreamfusion.report.rendering import render
 
 WIDTH, HEIGHT = 420, 220
 _LEFT, _RIGHT, _TOP, _BOTTOM = 50, 10, 10, 36
 _MOST_POINTS = 400
 COLORS = 8  # style.css names them --s0 to --s7
+_ENVIRONMENT = Environment(
+    loader=PackageLoader("dreamfusion.report"),
+    autoescape=True,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    finalize=lambda value: "" if value is None else value,
+)
+
+
+def render(template: str, **content: object) -> str:
+    """Render a template with these variables."""
+    return _ENVIRONMENT.get_template(template).render(content)
 
 
 class Series(NamedTuple):

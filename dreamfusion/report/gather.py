@@ -176,25 +176,25 @@ def _videos(folder: RunFolder, notes: list[Note]) -> dict[str, bytes]:
     paths = dict(zip(["Turntable"], newest, strict=False))
     for mode in ("normals", "depth", "textureless"):
         paths[mode.capitalize()] = folder.path / f"render-{mode}.mp4"
-    if not any(path.is_file() for path in paths.values()):
-        notes.append(Note("video", "No video yet. To make one:", command("render", folder.path)))
     found = {}
     for title, path in paths.items():
-        data = _small_enough(path, "video", notes)
+        data = read_small(path, MOST_BYTES)
         if data is not None and data[4:8] != b"ftyp":
             text = f"{path.name} is not a video. To render it:"
             notes.append(Note("video", text, command("render", folder.path)))
         elif data is not None:
             found[title] = data
+    if not found and not any(note.part == "video" for note in notes):
+        text = "No video yet, or one too large for a page. To make one:"
+        notes.append(Note("video", text, command("render", folder.path)))
     return found
 
 
 def _mesh(folder: RunFolder, notes: list[Note]) -> tuple[bytes | None, list[tuple[str, str]]]:
-    file = folder.mesh / "model.glb"
-    if not file.is_file():
-        notes.append(Note("mesh", "No mesh yet. To make one:", command("export", folder.path)))
-    data = _small_enough(file, "mesh", notes)
+    data = read_small(folder.mesh / "model.glb", MOST_BYTES)
     if data is None:
+        text = "No mesh yet, or one too large for a page. To make one:"
+        notes.append(Note("mesh", text, command("export", folder.path)))
         return None, []
     try:
         return data, mesh_facts(data)
@@ -232,20 +232,6 @@ def mesh_facts(glb: bytes) -> list[tuple[str, str]]:
     return facts
 
 
-def _small_enough(path: Path, part: str, notes: list[Note]) -> bytes | None:
-    """The content of a file; None if there is none, or with a note if it is too large."""
-    if not path.is_file():
-        return None
-    if (size := path.stat().st_size) <= MOST_BYTES:
-        return path.read_bytes()
-    text = f"{path.name} has {size / 1e6:.0f} MB, too large for a page; open it in the run."
-    notes.append(Note(part, text))
-    return None
-
-
-def read_small(path: Path) -> bytes | None:
-    """A file to embed in a page; None if it is missing or large, since a page may contain many."""
-    with suppress(OSError):
-        if path.stat().st_size <= MOST_SMALL_BYTES:
-            return path.read_bytes()
-    return None
+def read_small(path: Path, most: int = MOST_SMALL_BYTES) -> bytes | None:
+    """A file to embed in a page; None if it is missing or larger than `most` bytes."""
+    return path.read_bytes() if path.is_file() and path.stat().st_size <= most else None

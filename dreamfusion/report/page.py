@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from importlib.resources import files
 
 from dreamfusion.report import parts
+from dreamfusion.report.curves import render
 from dreamfusion.report.gather import RunReport, thin
-from dreamfusion.report.rendering import render
 from dreamfusion.utils.duration import duration
 from dreamfusion.utils.version import __version__
 

@@ -53,7 +53,7 @@ def save_checkpoint(folder: Path, state: TrainState, *, keep: int) -> Path:
     Raises DivergedError, and writes nothing, if a number is not finite; OSError if the file cannot
     be written, in which case earlier checkpoints are kept."""
     stem = folder / f"step_{state.step:07d}"
-    tensors = _tensors(state)
+    tensors = tensors_of(state)
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not tensor.isfinite().all():
             raise DivergedError(
@@ -103,7 +103,7 @@ def load_checkpoint(folder: Path, state: TrainState) -> None:
     Newer checkpoints that are damaged are skipped with a RunWarning. Raises CheckpointError if none
     can be read, or if it belongs to a newer version or another configuration.
     """
-    _newest(folder, lambda tensors, details: _restore(state, tensors, details))
+    _newest(folder, lambda tensors, details: restore(state, tensors, details))
 
 
 def _newest(folder: Path, use: Callable[[dict[str, Tensor], dict[str, Any]], object]) -> int:
@@ -206,17 +206,6 @@ def copy_scene(source: RunFolder, target: RunFolder) -> None:
     target.write_config(replace(stage.config, start=""))
 
 
-def snapshot(state: TrainState) -> dict[str, Tensor]:
-    """A copy of all tensors of a state, for `restore_snapshot`."""
-    return {name: tensor.clone() for name, tensor in _tensors(state).items()}
-
-
-def restore_snapshot(state: TrainState, tensors: Mapping[str, Tensor]) -> None:
-    """Restore a snapshot from before the first step. No object is rebuilt, since building an
-    estimator may change its prior."""
-    _restore(state, tensors, {"step": 0})
-
-
 def _sha256(file: Path) -> str:
     digest = hashlib.sha256()
     with file.open("rb") as stream:
@@ -255,7 +244,8 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise DamagedError(f"{path} is damaged ({one_line(error)})") from None
 
 
-def _tensors(state: TrainState) -> dict[str, Tensor]:
+def tensors_of(state: TrainState) -> dict[str, Tensor]:
+    """All tensors of a state, by name."""
     moments = optimizer_tensors(state.scene.optimizer)
     tensors: dict[str, Any] = {"generator": state.generator.get_state()}
     tensors |= {f"scene.{name}": value for name, value in state.scene.state_dict().items()}
@@ -264,7 +254,9 @@ def _tensors(state: TrainState) -> dict[str, Tensor]:
     return {k: torch.as_tensor(v).detach().cpu().contiguous() for k, v in tensors.items()}
 
 
-def _restore(state: TrainState, tensors: Mapping[str, Tensor], details: Mapping[str, Any]) -> None:
+def restore(state: TrainState, tensors: Mapping[str, Tensor], details: Mapping[str, Any]) -> None:
+    """Restore a state from its tensors and the other values of a checkpoint. No object is rebuilt,
+    since building an estimator may change its prior."""
     # The scene comes first: it may replace the optimiser's parameters.
     state.scene.load_state_dict(under(tensors, "scene"))
     load_optimizer(state.scene.optimizer, under(tensors, "optimizer"))

@@ -80,14 +80,10 @@ def _lines(path: Path, most_bytes: int | None = None) -> list[str]:
         return file.read().decode(errors="replace").splitlines(keepends=True)
 
 
-class EventLogError(UserError):
-    """The log for TensorBoard cannot be written."""
-
-
 def require_tensorboard() -> None:
-    """Raise EventLogError if TensorBoard is not installed, without importing it."""
+    """Raise UserError if TensorBoard is not installed, without importing it."""
     if importlib.util.find_spec("tensorboard") is None:
-        raise EventLogError(
+        raise UserError(
             "logging.tensorboard needs TensorBoard: pip install 'dreamfusion[tensorboard]'"
         )
 

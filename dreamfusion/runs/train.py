@@ -36,10 +36,10 @@ from dreamfusion.runs.checkpoint import (
     keep_newest,
     load_checkpoint,
     load_scene,
-    restore_snapshot,
+    restore,
     save_checkpoint,
     set_aside_damaged,
-    snapshot,
+    tensors_of,
 )
 from dreamfusion.runs.export import Export, write_model
 from dreamfusion.runs.folder import (
@@ -128,7 +128,12 @@ def train_run(
         priors.of(plan.stages[0])
         run = _folder(where)
         with _exclusive_lock(run), _explain_full_disk(run):
-            scene = _start(run, config, device)
+            scene = None
+            if config.start:  # copied, so that this run does not depend on the other one
+                if is_first() and not run.start.config.is_file():
+                    copy_scene(find_run(Path(config.start)), run.start)
+                from_first(None)
+                scene = load_scene(run.start, run.start.read_config(), device).scene
             for planned in plan.stages:
                 stage, prior = planned.stage, priors.of(planned)
                 folder = stage.folder(run)
@@ -260,17 +265,6 @@ def _note_prior(run: RunFolder, planned: PlannedStage) -> None:
         warnings.warn(RunWarning(text), stacklevel=3)
 
 
-def _start(run: RunFolder, config: Config, device: str) -> Scene | None:
-    """The initial scene from another run, if configured. It is copied into the folder of this run,
-    which then does not depend on the other run."""
-    if not config.start:
-        return None
-    if is_first() and not run.start.config.is_file():
-        copy_scene(find_run(Path(config.start)), run.start)
-    from_first(None)
-    return load_scene(run.start, run.start.read_config(), device).scene
-
-
 @contextmanager
 def _explain_full_disk(run: RunFolder) -> Iterator[None]:
     """Convert an error of the file system, such as a full disk, to a RunError with advice."""
@@ -319,7 +313,9 @@ def optimise(
     Ends with a checkpoint of the last step. With several processes, only the first one writes
     files. After a rollback, steps are repeated; see `_roll_back`. Raises TrainingError.
     """
-    beginning = snapshot(trainer.state) if trainer.state.step == 0 else {}
+    beginning: dict[str, Tensor] = {}
+    if trainer.state.step == 0:
+        beginning = {name: value.clone() for name, value in tensors_of(trainer.state).items()}
     while True:
         try:
             steps = trainer.steps(stop)
@@ -382,7 +378,7 @@ def _roll_back(
     if checkpoints(run.checkpoints):
         load_checkpoint(run.checkpoints, state)
     else:
-        restore_snapshot(state, beginning)
+        restore(state, beginning, {"step": 0})
     state.rollbacks, state.rolled_back_at = rollbacks, failed_at
     new_seed = int(torch.randint(2**62, (), generator=state.generator)) + rollbacks
     state.generator.manual_seed(new_seed)

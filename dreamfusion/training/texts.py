@@ -9,10 +9,7 @@ from dreamfusion.diffusion.condition import Condition, Conditions, TextEmbedding
 from dreamfusion.distillation.settings import EstimatorSettings
 from dreamfusion.graphics.cameras import Cameras
 from dreamfusion.priors.base import Prior
-from dreamfusion.priors.view_prompts import (
-    Shading,
-    ViewVocabulary,
-)
+from dreamfusion.priors.view_prompts import Shading, ViewVocabulary
 from dreamfusion.utils.devices import send
 
 
@@ -63,18 +60,26 @@ class ViewTexts:
         def condition(text: TextEmbedding) -> Condition:
             return Condition(text.expand(len(places)), cameras)
 
-        text, view_texts = self._of_views(self.prompt, places, shading)
+        embedded, view_texts = self._of_views(self.prompt, places, shading)
         named = {
             name: condition(
                 self._of_views(prompt, places, shading)[0] if views else self._embed([prompt])
             )
             for name, (prompt, views) in self._named.items()
         }
-        opposed = [
-            (condition(other), weight)
-            for other, weight in self._opposed(places, view_texts, shading)
-        ]
-        return Conditions(condition(text), condition(self.unconditional), opposed, named)
+        opposed: list[tuple[Condition, torch.Tensor]] = []
+        factor = 0.0 if self.options.view_prompts == "none" else self.options.perp_neg
+        if factor != 0.0:
+            others = [self.vocabulary.negative_prompts(self.prompt, *at, shading) for at in places]
+            for i in range(max(map(len, others))):
+                # Pad views with fewer other sides with their own text, at weight 0.
+                pairs = [
+                    found[i] if i < len(found) else (text, 0.0)
+                    for found, text in zip(others, view_texts, strict=True)
+                ]
+                weight = torch.tensor([factor * weight for _, weight in pairs])
+                opposed.append((condition(self._embed([text for text, _ in pairs])), weight))
+        return Conditions(condition(embedded), condition(self.unconditional), opposed, named)
 
     def _of_views(
         self, prompt: str, places: Sequence[tuple[float, float]], shading: Shading
@@ -92,25 +97,6 @@ class ViewTexts:
             torch.tensor([texts[-1][1] if len(texts) > 1 else 0.0 for texts in mixed]),
         )
         return text, [texts[0][0] for texts in mixed]
-
-    def _opposed(
-        self, places: Sequence[tuple[float, float]], view_texts: Sequence[str], shading: Shading
-    ) -> list[tuple[TextEmbedding, torch.Tensor]]:
-        """The texts of the other sides, with their negative weight for each view."""
-        options = self.options
-        if options.perp_neg == 0.0 or options.view_prompts == "none":
-            return []
-        others = [self.vocabulary.negative_prompts(self.prompt, *at, shading) for at in places]
-        opposed = []
-        for i in range(max(map(len, others))):
-            # Pad views with fewer other sides with their own text, at weight 0.
-            pairs = [
-                found[i] if i < len(found) else (text, 0.0)
-                for found, text in zip(others, view_texts, strict=True)
-            ]
-            weight = torch.tensor([options.perp_neg * weight for _, weight in pairs])
-            opposed.append((self._embed([text for text, _ in pairs]), weight))
-        return opposed
 
     def _embed(self, texts: Sequence[str]) -> TextEmbedding:
         rows = torch.tensor([self._rows[text] for text in texts])

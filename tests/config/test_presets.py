@@ -26,7 +26,7 @@ from dreamfusion.config.presets import (
 from dreamfusion.config.schedules import Schedule
 from dreamfusion.evaluation.comparison import METHODS
 from dreamfusion.priors import load_prior, resolve_prior
-from dreamfusion.priors.layout import LAYOUTS, preset_for
+from dreamfusion.priors.layout import PIPELINES
 from dreamfusion.training.state import new_state
 from dreamfusion.training.trainer import Trainer
 from tests.helpers.glb_files import artists_file
@@ -116,7 +116,7 @@ def test_a_preset_takes_five_real_steps(name, tmp_path):
 
 
 def test_each_pipeline_class_has_a_default_preset(tmp_path):
-    assert {preset_for(name, has_card=False) for name in LAYOUTS} == {
+    assert {about["preset"] for about in PIPELINES.values()} == {
         "stable-diffusion", "sdxl", "deepfloyd-if",
     }  # fmt: skip
     folder = resolve_prior(str(save_pixel_prior(tmp_path / "prior")))

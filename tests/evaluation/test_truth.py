@@ -13,7 +13,7 @@ from dreamfusion.config.layers import build_config
 from dreamfusion.evaluation import rows
 from dreamfusion.evaluation.evaluate import Evaluation, as_json, for_terminal, summarise
 from dreamfusion.evaluation.judges import ToyJudge
-from dreamfusion.evaluation.rows import NothingToSee, Row, Subject, judge_run, mesh_figures
+from dreamfusion.evaluation.rows import Row, Subject, judge_run, mesh_figures
 from dreamfusion.evaluation.truth import (
     GRID,
     PAIRS,
@@ -27,6 +27,7 @@ from dreamfusion.mesh.formats import write_mesh
 from dreamfusion.runs.checkpoint import SavedScene
 from dreamfusion.runs.folder import create_run
 from dreamfusion.toyworld.objects import NOUNS, held_out_pairs, make_object
+from dreamfusion.utils.errors import UserError
 
 
 def solid(points: np.ndarray, name: str) -> torch.Tensor:
@@ -126,7 +127,7 @@ def test_a_saved_mesh_is_compared_in_its_scenes_frame(tmp_path):
 @pytest.mark.parametrize(("done", "iou"), [(8, 0.0), (4, None)])
 def test_a_finished_run_without_a_mesh_has_an_iou_of_zero(tmp_path, monkeypatch, done, iou):
     def empty(*arguments, **options):
-        raise NothingToSee("the scene is empty")
+        raise UserError("the scene is empty")
 
     run = create_run(tmp_path / "run")
     run.write_config(build_config({"prompt": "a red mug", "steps": 8}))

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPTextModel
 
 from dreamfusion.config.schema import PriorConfig
-from dreamfusion.priors import PriorError, hub, load_prior, resolve_prior, single_file
+from dreamfusion.priors import PriorError, hub, load_prior, resolve_prior
 from dreamfusion.priors.identity import identify
 from dreamfusion.priors.layout import choose_weights
 from dreamfusion.utils.errors import RunWarning
@@ -147,7 +147,7 @@ def test_missing_weights_are_not_replaced_by_random_ones(latent, file, tmp_path,
 
 def test_a_conversion_needs_accelerate(latent, file, monkeypatch):
     monkeypatch.setattr(hub, "cached", {BASE: latent}.get)
-    monkeypatch.setattr(single_file, "find_spec", lambda name: None)
+    monkeypatch.setattr(hub, "find_spec", lambda name: None)
     assert refusal(file).endswith("needs accelerate: pip install accelerate")
 
 

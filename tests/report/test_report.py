@@ -129,7 +129,8 @@ def test_the_report_of_a_new_run_names_the_next_commands(tmp_path, capsys, monke
     page, _ = report(capsys, "my run")
     resume = "<code>dreamfusion resume &#39;my run&#39;</code>"
     assert f"Step 0 of 250. If the run has stopped, resume it: {resume}" in page
-    assert "No mesh yet. To make one: <code>dreamfusion export &#39;my run&#39;</code>" in page
+    export = "<code>dreamfusion export &#39;my run&#39;</code>"
+    assert f"No mesh yet, or one too large for a page. To make one: {export}" in page
     assert "No preview yet" in page
     assert "No step is logged yet." in page
     assert "<svg" not in page
