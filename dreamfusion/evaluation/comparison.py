@@ -7,7 +7,6 @@ import itertools
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -47,6 +46,10 @@ METHODS = (
 NOUNS = ("corgi", "owl", "rabbit", "chair", "mug", "rocket", "car", "mushroom")
 Key = tuple[str, int]  # a method and its network evaluations
 Values = dict[tuple[str, int], float]  # by prompt and seed
+METHODS_FILE = "methods.json"  # in the folder of the batch: method and evaluations of each job
+FIGURES = (
+    "iou", "color_error", "normal_error_deg", "saturation", "r1_shaded", "seconds", "gib",
+)  # fmt: skip
 
 
 class Method(NamedTuple):
@@ -173,7 +176,9 @@ def diversity(rows: Sequence[Measured]) -> Values:
             images[row.prompt].append(row.views() / 255)
     return {
         (prompt, 0): float(
-            np.mean([np.sqrt(np.square(a - b).mean()) for a, b in combinations(several, 2)])
+            np.mean(
+                [np.sqrt(np.square(a - b).mean()) for a, b in itertools.combinations(several, 2)]
+            )
         )
         for prompt, several in images.items()
         if len(several) > 1
@@ -182,12 +187,6 @@ def diversity(rows: Sequence[Measured]) -> Values:
 
 def _mean(values: Values) -> Mean:
     return clustered_mean((prompt, value) for (prompt, _), value in values.items())
-
-
-METHODS_FILE = "methods.json"  # in the folder of the batch: method and evaluations of each job
-FIGURES = (
-    "iou", "color_error", "normal_error_deg", "saturation", "r1_shaded", "seconds", "gib",
-)  # fmt: skip
 
 
 def plan_objects(

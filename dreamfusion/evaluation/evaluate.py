@@ -36,6 +36,9 @@ _SHORT = {
     "seconds": "seconds", "gib": "GiB",
 }  # fmt: skip
 _DIGITS = {"seconds": 0, "iou": 2, "color_error": 3}
+CHOOSER = "toy-b"  # picks the best of several seeds, which another judge scores
+# Yields the runs and shows the progress.
+Track = Callable[[Sequence[Subject]], Iterable[Subject]]
 
 
 @dataclass(frozen=True)
@@ -169,11 +172,6 @@ def _cell(name: str, value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.{_DIGITS.get(name, 2)}f}"
     return str(value)
-
-
-CHOOSER = "toy-b"  # picks the best of several seeds, which another judge scores
-# Yields the runs and shows the progress.
-Track = Callable[[Sequence[Subject]], Iterable[Subject]]
 
 
 def evaluate(

@@ -23,6 +23,10 @@ _COLORS = (
     "scale=out_color_matrix=bt709,"
     "setparams=colorspace=bt709:color_primaries=bt709:color_trc=iec61966-2-1"
 )
+FORMATS = ("mp4", "gif", "webp", "png")
+TURN_SECONDS = 4
+# Renders RGBA for one camera, an image size in pixels and a mode.
+Draw = Callable[[Cameras, int, ImageMode], Float[Tensor, "1 size size 4"]]
 
 
 class NoEncoder(UserError):
@@ -143,12 +147,6 @@ def write_frames(frames: Iterable[Float[Tensor, "h w c"]], folder: Path | str) -
         if old not in written:
             old.unlink()
     return written
-
-
-FORMATS = ("mp4", "gif", "webp", "png")
-TURN_SECONDS = 4
-# Renders RGBA for one camera, an image size in pixels and a mode.
-Draw = Callable[[Cameras, int, ImageMode], Float[Tensor, "1 size size 4"]]
 
 
 def parse_background(text: str) -> Float[Tensor, " 3"] | None:

@@ -5,6 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+# Shift of the rays, to avoid vertices and edges, which are often at round numbers.
+_SHIFT = np.array([1.7e-6, 2.3e-6, 0.0])
+
 
 @dataclass(frozen=True)
 class Topology:
@@ -45,10 +48,6 @@ def topology(vertices: NDArray[np.float64], faces: NDArray[np.int64]) -> Topolog
         volume=float((a * np.cross(b, c)).sum() / 6.0),
         size=(x, y, z),
     )
-
-
-# Shift of the rays, to avoid vertices and edges, which are often at round numbers.
-_SHIFT = np.array([1.7e-6, 2.3e-6, 0.0])
 
 
 def voxelise(

@@ -36,6 +36,11 @@ MOVED = {
 }
 
 PATIENCE = 10.0  # seconds, limit for the request that lists the files of a model
+_DTYPES = {"F16": "float16", "BF16": "bfloat16"}
+# The pipeline of each kind of checkpoint, by diffusers' names.
+_PIPELINES = {kind: name for name, about in PIPELINES.items() for kind in about["checkpoints"]}
+# Beginnings of the names of weights in a whole checkpoint.
+_PARTS = ("model.diffusion_model.", "first_stage_model.")
 
 
 def moved_to(name: str) -> str | None:
@@ -95,13 +100,6 @@ def fetch(name: str, *, half: bool) -> Path:
             f"fetched from the hub ({one_line(error, 100)}); check its name and the network, log "
             "in with `hf auth login` if it is private, or use --prior embedded"
         ) from None
-
-
-_DTYPES = {"F16": "float16", "BF16": "bfloat16"}
-# The pipeline of each kind of checkpoint, by diffusers' names.
-_PIPELINES = {kind: name for name, about in PIPELINES.items() for kind in about["checkpoints"]}
-# Beginnings of the names of weights in a whole checkpoint.
-_PARTS = ("model.diffusion_model.", "first_stage_model.")
 
 
 def folder_of(file: Path) -> Path:

@@ -16,6 +16,15 @@ from typing import Any
 
 from dreamfusion.utils.errors import UserError, one_line
 
+# Endings of English plurals and of their singulars.
+_PLURALS = (("s", ""), ("es", ""), ("ies", "y"), ("ves", "f"), ("men", "man"), ("cti", "ctus"))
+_END = (
+    "`dreamfusion vocabulary` lists all words. For other words, use Stable Diffusion: --prior "
+    "stable-diffusion-v1-5/stable-diffusion-v1-5"
+)
+_MOST_NAMED = 6  # unknown words in one message
+_LONGEST_NAMED = 40  # characters of a word in a message
+
 
 def split_words(text: str) -> list[str]:
     """The words of a text in any script, in lower case and without punctuation.
@@ -29,10 +38,6 @@ def split_words(text: str) -> list[str]:
     text = unicodedata.normalize("NFC", text).replace("’", "'")
     words = re.findall(r"[^\W_]+(?:'[^\W_]+)*", text)
     return [unicodedata.normalize("NFKC", word).lower() for word in words]
-
-
-# Endings of English plurals and of their singulars.
-_PLURALS = (("s", ""), ("es", ""), ("ies", "y"), ("ves", "f"), ("men", "man"), ("cti", "ctus"))
 
 
 def singulars(word: str) -> list[str]:
@@ -153,14 +158,6 @@ def _strings(value: object) -> tuple[str, ...]:
     if not isinstance(value, (list, tuple)) or not all(isinstance(item, str) for item in value):
         raise TypeError(f"a list of strings is needed, not {one_line(repr(value), 60)}")
     return tuple(value)
-
-
-_END = (
-    "`dreamfusion vocabulary` lists all words. For other words, use Stable Diffusion: --prior "
-    "stable-diffusion-v1-5/stable-diffusion-v1-5"
-)
-_MOST_NAMED = 6  # unknown words in one message
-_LONGEST_NAMED = 40  # characters of a word in a message
 
 
 class PromptError(UserError):

@@ -35,6 +35,13 @@ from dreamfusion.utils.commands import command
 from dreamfusion.utils.errors import RunWarning, UserError
 from dreamfusion.utils.file_system import unsupported
 
+# Name patterns of all files that commands write into the folder of a run.
+_WRITTEN = (
+    "config.yaml", "layers.yaml", "metrics.jsonl", "stages.json", "prior.json", "video.mp4",
+    "thumbnail.png", ".lock", "checkpoints", "previews", "mesh", "stages", "start", "tensorboard",
+    "render-*", "report*.html", "evaluation.*",
+)  # fmt: skip
+
 
 class RunError(UserError):
     """A folder that contains no run, or cannot be used for one."""
@@ -235,14 +242,6 @@ def stages_of(config: Config) -> list[Stage]:
             raise ConfigError(f"stages.{name}: a stage cannot set stages or start")
         stages.append(Stage(name, build_config(to_mapping(replace(first, start="")), changes)))
     return stages
-
-
-# Name patterns of all files that commands write into the folder of a run.
-_WRITTEN = (
-    "config.yaml", "layers.yaml", "metrics.jsonl", "stages.json", "prior.json", "video.mp4",
-    "thumbnail.png", ".lock", "checkpoints", "previews", "mesh", "stages", "start", "tensorboard",
-    "render-*", "report*.html", "evaluation.*",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -66,6 +66,10 @@ from dreamfusion.utils.errors import RunWarning, UserError, explain_out_of_memor
 from dreamfusion.utils.threads import fixed_order
 
 THUMBNAIL_SIZE = 256  # pixels per side
+PREVIEW_SIZE, PREVIEW_VIEWS = 96, 4
+MAX_ROLLBACKS = 3
+PATIENCE = 100  # consecutive steps of a collapsed scene before a warning
+EMPTY, FULL = 0.002, 0.985  # mean opacity of a step's images
 
 
 class Observer:
@@ -296,12 +300,6 @@ def _state(run: RunFolder, config: Config, prior: Prior, start: Scene | None) ->
         set_aside_damaged(run.checkpoints, state.step)
         keep_newest(run.checkpoints, config.output.checkpoints_kept)  # a killed run may leave more
     return state
-
-
-PREVIEW_SIZE, PREVIEW_VIEWS = 96, 4
-MAX_ROLLBACKS = 3
-PATIENCE = 100  # consecutive steps of a collapsed scene before a warning
-EMPTY, FULL = 0.002, 0.985  # mean opacity of a step's images
 
 
 def optimise(
