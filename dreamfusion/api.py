@@ -75,7 +75,8 @@ def train(
     if isinstance(where, Destination):
         where.check()
     plan = _plan(prompt, prior, preset, settings, steps=steps, seed=seed)
-    return _run(plan, where, callback, losses, progress)
+    observer = _Callback(callback, progress)
+    return Run(train_run(plan, where, losses=losses, observer=observer).run)
 
 
 def config_for(
@@ -202,7 +203,8 @@ class Run:
         progress: as in `train`. Raises UserError.
         """
         plan = plan_resumed(self.folder, steps=steps, prior=prior, settings=nested(settings or {}))
-        return _run(plan, self.folder, callback, losses, progress)
+        observer = _Callback(callback, progress)
+        return Run(train_run(plan, self.folder, losses=losses, observer=observer).run)
 
     def export(
         self,
@@ -231,8 +233,9 @@ class Run:
 class _Callback(Observer):
     """Calls a function with the metrics of each step, and shows a progress bar."""
 
-    def __init__(self, callback: Callback | None, progress: bool) -> None:
-        self._callback, self._progress = callback, progress
+    def __init__(self, callback: Callback | None, progress: bool | None) -> None:
+        self._callback = callback
+        self._progress = "ipykernel" in sys.modules if progress is None else progress
 
     def steps(
         self, run: RunFolder, trainer: Trainer, steps: Iterator[StepMetrics]
@@ -244,14 +247,3 @@ class _Callback(Observer):
                 if self._callback is not None:
                     self._callback(metrics)
                 yield metrics
-
-
-def _run(
-    plan: Plan,
-    where: Path | RunFolder | Destination,
-    callback: Callback | None,
-    losses: Sequence[Loss],
-    progress: bool | None,
-) -> Run:
-    observer = _Callback(callback, "ipykernel" in sys.modules if progress is None else progress)
-    return Run(train_run(plan, where, losses=losses, observer=observer).run)

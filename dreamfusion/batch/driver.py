@@ -65,10 +65,9 @@ def driver_lock(batch_folder: BatchFolder) -> Iterator[None]:
 
 def prepare(batch_folder: BatchFolder, jobs: Sequence[Job]) -> list[JobFolder]:
     """Create the folders of the jobs, and return them in order."""
-    folders = [batch_folder.folder(job) for job in jobs]
-    for job, folder in zip(jobs, folders, strict=True):
-        folder.write(job)
-    return folders
+    for job in jobs:
+        batch_folder.folder(job).write(job)
+    return [batch_folder.folder(job) for job in jobs]
 
 
 def drive(

@@ -30,7 +30,6 @@ from dreamfusion.utils.commands import command
 from dreamfusion.utils.duration import duration
 from dreamfusion.utils.errors import UserError
 
-SOME_FAILED = 1
 _SECONDS = 1.0  # between updates of the bar
 
 
@@ -120,7 +119,7 @@ def make(
             log = BatchLog(console, folders, show)
             finished = drive(folders, engine, listener=log, stop=stopping)
     jobs = [vars(progress_of(folder)) for folder in folders]
-    status = SOME_FAILED if any(job["state"] == "failed" for job in jobs) else 0
+    status = 1 if any(job["state"] == "failed" for job in jobs) else 0
     if not finished:
         status = stopping.status
     return {"shelf": out, "finished": finished, "status": status, "jobs": jobs}

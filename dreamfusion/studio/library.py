@@ -276,10 +276,7 @@ def _entry(job: Progress, *, best: bool = False) -> dict[str, Any]:
 
 
 def _changed(path: Path) -> str | None:
-    try:
-        return str(path.stat().st_mtime_ns)
-    except OSError:
-        return None
+    return str(path.stat().st_mtime_ns) if path.exists() else None
 
 
 def _text(asked: Mapping[str, Any], key: str) -> str:
