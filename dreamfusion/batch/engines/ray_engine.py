@@ -190,7 +190,10 @@ def _attempt(folder: str, number: int, threads: int, stale_seconds: float, modul
         # A cluster that a script starts in the background ignores SIGINT, which Ray sends.
         signal.signal(signal.SIGINT, signal.default_int_handler)
     env = environment(threads)
-    child = start_attempt(JobFolder(Path(folder)), number, stale_seconds, module, env=env)
+    try:
+        child = start_attempt(JobFolder(Path(folder)), number, stale_seconds, module, env=env)
+    except OSError:  # the folder cannot be written from this node: the attempt has failed
+        return 1
     while True:
         try:  # the interrupt may also come while the child is polled
             while child.poll() is None:
