@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from dreamfusion.cli import batch, compare, evaluate, export, look, machine, prior, train
+from dreamfusion.cli import batch, evaluate, export, look, machine, prior, train
 from dreamfusion.cli.options import USER_ERROR
 from dreamfusion.cli.stopping import Stopped
 from dreamfusion.utils.commands import command
@@ -130,7 +130,7 @@ for _command, _example in (
     (train.resume, "resume runs/a-corgi --steps 1000"),
     (batch.batch, "batch prompts.txt --seeds 3 --out shelf"),
     (evaluate.evaluate, "evaluate shelf --judge auto"),
-    (compare.compare, "compare sds csd --out comparison"),
+    (evaluate.compare, "compare sds csd --out comparison"),
     (export.export, "export runs/a-corgi --format obj --faces 5000"),
     (export.render, "render runs/a-corgi --mode grid --format webp"),
     (look.studio, "studio --open"),

@@ -74,7 +74,7 @@ def export(
         formats = ", ".join(get_args(options.MeshFormat))
         raise UserError(f"cannot write {target}: the formats are {formats}")
     settings = run.read_config()
-    from dreamfusion.cli.results import mesh_report, print_mesh, print_print
+    from dreamfusion.cli.narrator import mesh_report, print_mesh, print_print
     from dreamfusion.runs.checkpoint import load_scene
     from dreamfusion.runs.export import ExportOptions, write_model, write_print
 
