@@ -103,7 +103,7 @@ def _accelerator(name: str) -> Finding:
         if name in operation.kernels:
             outcome = probe(operation, name) or f"{_version(name)} works"
             outcomes.setdefault(outcome, []).append(operation.name)
-    text = "; ".join(f"{outcome} for {', '.join(names)}" for outcome, names in outcomes.items())
+    text = "; ".join(f"{outcome} ({', '.join(names)})" for outcome, names in outcomes.items())
     if outcomes.keys() == {f"{_version(name)} works"}:
         return Finding("ok", name, text)
     if name == "numba":

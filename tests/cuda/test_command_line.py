@@ -137,7 +137,7 @@ def test_doctor_reports_both_gpus(gpu, capsys, monkeypatch, tmp_path):
     said = command(capsys, "doctor")
     for i in range(2):
         assert re.search(rf"^ok +cuda:{i} +a simulated GPU, 70.0 GiB free", said, re.MULTILINE)
-    assert re.search(r"^ok +triton +.*works for encoding, ray marching$", said, re.MULTILINE)
+    assert re.search(r"^ok +triton +.*works \(encoding, ray marching\)$", said, re.MULTILINE)
     assert "priors in float16" in said
 
 
