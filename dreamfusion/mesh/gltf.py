@@ -116,7 +116,7 @@ class Glb:
         # Rows of vertex attributes begin at multiples of four bytes.
         size = values.dtype.itemsize * values.shape[1]
         padded = -size % 4 if values.shape[1] > 1 else 0
-        rows = values.view(np.uint8).reshape(len(values), size)
+        rows = np.ascontiguousarray(values).view(np.uint8).reshape(len(values), size)
         view = self.add_bytes(np.pad(rows, ((0, 0), (0, padded))).tobytes())
         if padded:
             self.tree["bufferViews"][view]["byteStride"] = size + padded

@@ -8,16 +8,16 @@ reconstructions have it: these files are turned by 180 degrees about z, and appe
 
 from __future__ import annotations
 
-import json
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from dreamfusion.mesh.extract import MeshError
+from dreamfusion.mesh.gltf import Glb
 from dreamfusion.utils.atomic_write import atomic_write
 
 if TYPE_CHECKING:
@@ -102,35 +102,12 @@ def _glb(splats: Splats, blur: float) -> bytes:
         f"{prefix}:OPACITY": of["opacities"],
         f"{prefix}:SH_DEGREE_0_COEF_0": of["harmonics"],
     }
-    accessors: list[dict[str, Any]] = []
-    views, binary = [], b""
-    for index, values in enumerate(attributes.values()):
-        kind = "SCALAR" if values.shape[1] == 1 else f"VEC{values.shape[1]}"
-        accessors.append(
-            {"bufferView": index, "componentType": 5126, "count": len(values), "type": kind}
-        )
-        data = np.ascontiguousarray(values, "<f4").tobytes()
-        views.append({"buffer": 0, "byteOffset": len(binary), "byteLength": len(data)})
-        binary += data
-    accessors[0] |= {"min": of["means"].min(0).tolist(), "max": of["means"].max(0).tolist()}
-    primitive = {
-        "mode": 0,
-        "attributes": {name: index for index, name in enumerate(attributes)},
-        "extensions": {prefix: {"kernel": "ellipse", "colorSpace": "srgb_rec709_display"}},
-    }
-    tree = {
-        "asset": {"version": "2.0", "generator": "dreamfusion"},
-        "extensionsUsed": [prefix],
-        "scene": 0,
-        "scenes": [{"nodes": [0]}],
-        "nodes": [{"mesh": 0}],
-        "meshes": [{"primitives": [primitive]}],
-        "accessors": accessors,
-        "bufferViews": views,
-        "buffers": [{"byteLength": len(binary)}],
-    }
-    text = json.dumps(tree).encode()
-    text += b" " * (-len(text) % 4)
-    chunks = [(text, b"JSON"), (binary, b"BIN\0")]
-    body = b"".join(len(data).to_bytes(4, "little") + kind + data for data, kind in chunks)
-    return b"glTF" + (2).to_bytes(4, "little") + (12 + len(body)).to_bytes(4, "little") + body
+    scene = {"scene": 0, "scenes": [{"nodes": [0]}], "nodes": [{"mesh": 0}]}
+    asset = {"version": "2.0", "generator": "dreamfusion"}
+    glb = Glb({"asset": asset, "extensionsUsed": [prefix], **scene}, bytearray())
+    index = {name: glb.add_array(values.astype("<f4")) for name, values in attributes.items()}
+    low, high = of["means"].min(0).tolist(), of["means"].max(0).tolist()
+    glb.tree["accessors"][index["POSITION"]] |= {"min": low, "max": high}
+    extension = {prefix: {"kernel": "ellipse", "colorSpace": "srgb_rec709_display"}}
+    glb.add("meshes", {"primitives": [{"mode": 0, "attributes": index, "extensions": extension}]})
+    return glb.to_bytes()

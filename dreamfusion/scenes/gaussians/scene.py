@@ -21,9 +21,8 @@ from dreamfusion.scenes.gaussians.rasterizer import (
     rasterize,
     rasterizer_of,
 )
-from dreamfusion.scenes.gaussians.relocation import relocate
 from dreamfusion.scenes.gaussians.settings import GaussianSettings
-from dreamfusion.scenes.gaussians.splats import PARAMETERS, Splats, ball
+from dreamfusion.scenes.gaussians.splats import PARAMETERS, Splats, ball, relocate
 from dreamfusion.scenes.gaussians.start import fit, splats_of
 from dreamfusion.scenes.gaussians.surface import surface_of
 from dreamfusion.utils.backends import skipped

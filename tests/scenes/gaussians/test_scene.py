@@ -10,10 +10,9 @@ from dreamfusion.config.schedules import Schedule
 from dreamfusion.graphics.cameras import turntable_cameras
 from dreamfusion.graphics.shading import Lighting
 from dreamfusion.scenes.base import Views
-from dreamfusion.scenes.gaussians.relocation import relocate
 from dreamfusion.scenes.gaussians.scene import GaussianScene, smoothness
 from dreamfusion.scenes.gaussians.settings import GaussianSettings, SplatRates
-from dreamfusion.scenes.gaussians.splats import PARAMETERS, rotations
+from dreamfusion.scenes.gaussians.splats import PARAMETERS, relocate, rotations
 from dreamfusion.utils.errors import UserError
 from dreamfusion.utils.optimizers import load_optimizer, optimizer_tensors, under
 from dreamfusion.utils.state import Progress
