@@ -21,16 +21,18 @@ from dreamfusion.utils.commands import command
 from dreamfusion.utils.duration import Stopwatch, duration
 from dreamfusion.utils.errors import RunWarning, UserError
 
+OutOption = Annotated[
+    Path | None, typer.Option(metavar="DIR", help="Folder of the run. [default: runs/PROMPT]")
+]
+OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace the run in --out.")]
+SeedOption = Annotated[int | None, typer.Option(help="Seed of everything random.")]
+
 
 def train(
     prompt: options.PromptArgument,
-    out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Folder of the run. [default: runs/PROMPT]")
-    ] = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace the run in --out.")
-    ] = False,
-    seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
+    out: OutOption = None,
+    overwrite: OverwriteOption = False,
+    seed: SeedOption = None,
     seeds: Annotated[
         int | None, typer.Option(min=1, help="Number of seeds, as a batch in runs/PROMPT-seeds.")
     ] = None,
@@ -79,19 +81,13 @@ def paint(
         Path, typer.Argument(metavar="MESH", help="A .glb, .obj, .ply, .stl or .3mf file.")
     ],
     prompt: options.PromptArgument,
-    out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Folder of the run. [default: runs/MESH]")
-    ] = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace the run in --out.")
-    ] = False,
+    out: OutOption = None,
+    overwrite: OverwriteOption = False,
     up: Annotated[Axis, typer.Option(help="The file's axis that points upwards.")] = "+y",
     front: Annotated[Axis, typer.Option(help="The axis towards which the object looks.")] = "+z",
-    seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
+    seed: SeedOption = None,
     steps: options.StepsOption = None,
-    config: Annotated[
-        str | None, typer.Option(metavar="PRESET|FILE", help="See `dreamfusion configs`.")
-    ] = None,
+    config: options.ConfigOption = None,
     set_: options.SetOption = None,
     prior: options.PriorOption = None,
     lora: options.LoraOption = None,
@@ -109,7 +105,7 @@ def paint(
     chosen = [] if estimator is None else [f"estimator.name={estimator}"]
     assigned = merged(parse_assignments([*chosen, *(set_ or [])]), options.loras_of(lora))
     assigned = merged({"scene": scene}, assigned)
-    where = _destination(out, overwrite, slug(f"{mesh.stem} {text}"))
+    where = _destination(out, overwrite, slug(text))
     named = given(prompt=text, seed=seed, steps=steps, device=device, prior=prior)
     plan = plan_run([Layer("--set", assigned), Layer("command line", named)], preset=config)
     _warn_untuned(plan, estimator, config)

@@ -77,10 +77,6 @@ class Fragments:
         weights = self.weights.to(values.dtype)
         return torch.einsum("mc,mck->mk", weights, values[self.corners])
 
-    def of_views(self, values: Float[Tensor, "views k"]) -> Float[Tensor, "m k"]:
-        """A row of each view at its covered pixels."""
-        return values[self.pixels[0]]
-
     def images(self, values: Float[Tensor, "m k"]) -> Float[Tensor, "views h w k"]:
         """Values of covered pixels as images, 0 elsewhere."""
         whole = values.new_zeros(*self.face_of.shape, values.shape[-1])

@@ -3,7 +3,6 @@ is, to the bit."""
 
 from __future__ import annotations
 
-import copy
 import json
 import struct
 from dataclasses import dataclass
@@ -84,9 +83,7 @@ class Glb:
         view = self.tree["bufferViews"][accessor["bufferView"]]
         at = view.get("byteOffset", 0) + accessor.get("byteOffset", 0)
         stride = view.get("byteStride", dtype.itemsize * width)
-        return np.ndarray(
-            (count, width), dtype, bytes(self.data), at, (stride, dtype.itemsize)
-        ).copy()
+        return np.ndarray((count, width), dtype, self.data, at, (stride, dtype.itemsize)).copy()
 
     def values(self, index: int) -> NDArray[np.float64]:
         """An accessor as numbers; normalised integers are divided by their largest value."""
@@ -147,10 +144,6 @@ class Glb:
                 found += [(node["mesh"], number, pose) for number in range(len(primitives))]
             stack += [(i, matrix, depth + 1) for i in reversed(node.get("children", []))]
         return found
-
-    def copied(self) -> Glb:
-        """An independent copy."""
-        return Glb(copy.deepcopy(self.tree), bytearray(self.data))
 
 
 def _matrix(node: dict[str, Any]) -> NDArray[np.float64]:

@@ -86,10 +86,6 @@ class SingleRun:
             raise RequestError(f"a single run has no action {one_line(action, 80)}")
         return export(self._run, options)
 
-    def upload(self, name: str, content: bytes) -> dict[str, Any]:
-        """Raises RequestError: a single run takes no files."""
-        raise RequestError("a single run takes no files")
-
 
 class Studio:
     """The jobs of a batch and its queue. options: for new jobs. Raises PriorError, ConfigError."""

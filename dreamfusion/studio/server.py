@@ -22,7 +22,7 @@ from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
 from dreamfusion.runs.folder import RunFolder
-from dreamfusion.studio.library import Library, RequestError
+from dreamfusion.studio.library import Library, RequestError, Studio
 from dreamfusion.utils.errors import UserError, one_line
 
 # A media type, content, and the file name if the content is to be saved.
@@ -183,16 +183,17 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _post(self, path: str) -> Answer:
         kind, _, name = path.partition("/")
-        if kind == "upload":
+        library = self.server.library
+        if kind == "upload" and isinstance(library, Studio):
             content = self._body("application/octet-stream", MOST_UPLOADED)
-            return _json(self.server.library.upload(name, content))
+            return _json(library.upload(name, content))
         try:
             asked = json.loads(self._body("application/json", MOST_BYTES))
         except (ValueError, RecursionError):
             asked = None
         if not isinstance(asked, dict):
             raise RequestError("the body is not an object in JSON")
-        return _json(self.server.library.act(path, asked))
+        return _json(library.act(path, asked))
 
     def _body(self, content_type: str, most: int) -> bytes:
         """The body of a request. Raises RequestError for another type or too many bytes."""

@@ -42,7 +42,7 @@ def test_a_mesh_from_its_file_to_the_painted_file(shell, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "mesh      car.glb, up +y, front +z: see previews/step_0000000.png" in done.stdout
     assert "552 faces in 2 parts" in done.stdout and "1 parts without faces" in done.stdout
-    run = tmp_path / "runs" / "car-a-red-cube"
+    run = tmp_path / "runs" / "a-red-cube"
     assert str((run / "mesh" / "painted.glb").relative_to(tmp_path)) in done.stdout
     assert (run / "previews" / "step_0000000.png").is_file()
     painted = trimesh.load(run / "mesh" / "painted.glb")

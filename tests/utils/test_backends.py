@@ -309,7 +309,7 @@ def test_the_nerfacc_adapter_returns_the_reference_samples(name, seed, monkeypat
 def test_the_nerfacc_adapter_returns_the_reference_weights(monkeypatch):
     fake_nerfacc(monkeypatch, "volume")
     monkeypatch.setattr(volume, "compositing_backend", lambda requested, *_: requested)
-    from dreamfusion.scenes.nerf.volume.nerfacc import weights_nerfacc
+    from dreamfusion.scenes.nerf.ray_marching.nerfacc import weights_nerfacc
 
     monkeypatch.setitem(COMPOSITING.kernels, "nerfacc", lambda: weights_nerfacc)
     rays = many_rays(5)

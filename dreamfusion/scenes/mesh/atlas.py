@@ -40,11 +40,6 @@ class Sheet:
     layouts: tuple[Layout, ...]
     reason: str
 
-    @property
-    def material(self) -> int | None:
-        """The index of the material in the file."""
-        return self.layouts[0].part.material
-
 
 def sheets_of(model: Model, size: int) -> list[Sheet]:
     """The textures of a model, of `size` texels per side. Raises MeshError if new coordinates do

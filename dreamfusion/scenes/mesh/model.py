@@ -30,8 +30,8 @@ class Part:
     """A primitive of the file, where a node places it.
 
     material: index in the file, None for glTF's default. vertices, normals: (v, 3), the scene's
-    frame. faces: (f, 3). uv: (v, 2), of the set that the material uses, v down as in glTF; None if
-    there is none.
+    frame. faces: (f, 3). channel: number of the set of texture coordinates that the material uses.
+    uv: (v, 2), of this set, v down as in glTF; None if there is none.
     """
 
     mesh: int
@@ -40,6 +40,7 @@ class Part:
     vertices: NDArray[np.float64]
     normals: NDArray[np.float64]
     faces: NDArray[np.int64]
+    channel: int
     uv: NDArray[np.float64] | None
 
     @property
@@ -77,10 +78,14 @@ class Model:
         return np.concatenate([part.normals for part in self.placements])
 
     @cached_property
+    def starts(self) -> NDArray[np.int64]:
+        """The index of the first vertex of each placement."""
+        return np.cumsum([0, *(len(part.vertices) for part in self.placements[:-1])])
+
+    @cached_property
     def faces(self) -> NDArray[np.int64]:
         """Of all placements, (f, 3)."""
-        starts = np.cumsum([0, *(len(part.vertices) for part in self.placements)])
-        placed = zip(self.placements, starts[:-1], strict=True)
+        placed = zip(self.placements, self.starts, strict=True)
         return np.concatenate([part.faces + start for part, start in placed])
 
     @cached_property
@@ -207,7 +212,8 @@ def _part(glb: Glb, mesh: int, primitive: int) -> Part | None:
     if material is not None:
         pbr = glb.tree["materials"][material].get("pbrMetallicRoughness", {})
         texture = pbr.get("baseColorTexture", {})
-    uv = attributes.get(f"TEXCOORD_{texture.get('texCoord', 0)}")
+    channel = int(texture.get("texCoord", 0))
+    uv = attributes.get(f"TEXCOORD_{channel}")
     normals = attributes.get("NORMAL")
     return Part(
         mesh,
@@ -216,6 +222,7 @@ def _part(glb: Glb, mesh: int, primitive: int) -> Part | None:
         vertices,
         vertex_normals(vertices, faces) if normals is None else glb.values(normals),
         faces,
+        channel,
         None if uv is None else glb.values(uv),
     )
 

@@ -26,7 +26,7 @@ _CLAMP = 33071
 
 def patched(model: Model, sheets: list[Sheet], textures: list[NDArray[np.uint8]]) -> bytes:
     """The file with these textures, one for each sheet."""
-    glb = model.glb.copied()
+    glb = copy.deepcopy(model.glb)
     sampler = glb.add("samplers", {"wrapS": _CLAMP, "wrapT": _CLAMP})
     for sheet, texture in zip(sheets, textures, strict=True):
         png = io.BytesIO()
@@ -36,21 +36,17 @@ def patched(model: Model, sheets: list[Sheet], textures: list[NDArray[np.uint8]]
         source = glb.add("textures", {"source": image, "sampler": sampler})
         painted: dict[int, int] = {}  # the new material for each set of coordinates
         for layout in sheet.layouts:
-            channel = _channel(glb, layout, new=bool(sheet.reason))
+            mesh, number = layout.part.key
+            primitive = glb.tree["meshes"][mesh]["primitives"][number]
+            channel = _channel(glb, primitive, layout, new=bool(sheet.reason))
             if channel not in painted:
-                material = _material(glb, sheet.material, {"index": source, "texCoord": channel})
+                material = _material(
+                    glb, layout.part.material, {"index": source, "texCoord": channel}
+                )
                 painted[channel] = glb.add("materials", material)
-            primitive = _primitive(glb, layout)
             primitive["material"] = painted[channel]
             primitive["attributes"].pop("COLOR_0", None)
     return glb.to_bytes()
-
-
-def _primitive(glb: Glb, layout: Layout) -> dict[str, Any]:
-    found: dict[str, Any] = glb.tree["meshes"][layout.part.mesh]["primitives"][
-        layout.part.primitive
-    ]
-    return found
 
 
 def _material(glb: Glb, index: int | None, texture: dict[str, int]) -> dict[str, Any]:
@@ -67,15 +63,11 @@ def _material(glb: Glb, index: int | None, texture: dict[str, int]) -> dict[str,
     return new
 
 
-def _channel(glb: Glb, layout: Layout, *, new: bool) -> int:
+def _channel(glb: Glb, primitive: dict[str, Any], layout: Layout, *, new: bool) -> int:
     """The number of the set of texture coordinates of a part, which is added if it is new."""
-    primitive = _primitive(glb, layout)
     attributes = primitive["attributes"]
     if not new:
-        material = primitive.get("material")
-        old = {} if material is None else glb.tree["materials"][material]
-        texture = old.get("pbrMetallicRoughness", {}).get("baseColorTexture", {})
-        return int(texture.get("texCoord", 0))
+        return layout.part.channel
     if not np.array_equal(layout.which, np.arange(len(layout.part.vertices))):
         repeated: dict[int, int] = {}
         for of_vertices in (attributes, *primitive.get("targets", [])):

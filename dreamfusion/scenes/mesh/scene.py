@@ -143,7 +143,7 @@ class MeshScene(nn.Module, Scene):
         places, normals = fragments.interpolate(self._at_vertices).split(3, dim=-1)
         positions = fragments.interpolate(self._vertices).to(places.dtype)
         normals = torch.nn.functional.normalize(normals, dim=-1)
-        to_camera = fragments.of_views(cameras.positions) - positions
+        to_camera = cameras.positions[fragments.pixels[0]] - positions
         distance = to_camera.norm(dim=-1, keepdim=True)
         if training:
             facing = (normals * to_camera).sum(-1).abs() > _GRAZING * distance[:, 0]
@@ -153,7 +153,7 @@ class MeshScene(nn.Module, Scene):
             raise UserError("images without colour cannot paint a mesh: set shading.textureless=0")
         color = torch.ones_like(places) if shown == "textureless" else self.albedo(places)
         if shown != "albedo" and light.position is not None:
-            lights = fragments.of_views(light.position.expand(len(cameras), 3))
+            lights = light.position.expand(len(cameras), 3)[fragments.pixels[0]]
             shade = lambertian(
                 normals, positions, lights, ambient=light.ambient, diffuse=light.diffuse
             )
@@ -192,19 +192,14 @@ class MeshScene(nn.Module, Scene):
         same = same.reshape(-1)
         welded = Mesh(model.vertices[first], same[model.faces], colors[first])
         filled, inner = spread_colors(welded, np.bincount(same, seen) > 0)
-        starts = dict(
-            zip(
-                (part.key for part in reversed(model.placements)),
-                np.cumsum([len(part.vertices) for part in reversed(model.placements)]),
-                strict=True,
-            )
-        )
+        placed = zip(model.placements, model.starts, strict=True)
+        starts = {part.key: start for part, start in reversed(list(placed))}
 
         def paint(
             part: Part, corners: NDArray[np.int64], weights: NDArray[np.float64]
         ) -> NDArray[np.float64]:
             points = np.einsum("mc,mck->mk", weights, part.vertices[corners])
-            at = same[corners + len(model.vertices) - starts[part.key]]
+            at = same[corners + starts[part.key]]
             around = np.einsum("mc,mck->mk", weights, filled[at])
             share = (weights * inner[at]).sum(axis=1, keepdims=True)
             return share * self._colors(points) + (1.0 - share) * around

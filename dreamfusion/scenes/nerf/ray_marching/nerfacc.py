@@ -1,10 +1,10 @@
-"""Ray marching with nerfacc's kernels (Li et al. 2023, "NerfAcc"), for CUDA."""
+"""Ray marching and compositing with nerfacc's kernels (Li et al. 2023, "NerfAcc"), for CUDA."""
 
 import math
 
 import torch
 from jaxtyping import Float32
-from nerfacc import traverse_grids
+from nerfacc import render_weight_from_density, traverse_grids
 from torch import Tensor
 
 from dreamfusion.scenes.nerf.occupancy import OccupancyGrid
@@ -59,3 +59,18 @@ def march_nerfacc(
     bound = occupancy.density_lower_bound(positions).double().clamp(max=2.0 * limit + 1.0)
     before = torch.nn.functional.pad(bound.cumsum(0), (1, 0))
     return samples.select(before[:-1] - before[offsets[ray_index]] <= limit)
+
+
+def weights_nerfacc(
+    density: Float32[Tensor, " n"], samples: Samples
+) -> tuple[Float32[Tensor, " n"], Float32[Tensor, " rays"]]:
+    """Weights and final transmittance as in `volume.RayWeights`, for at least one sample."""
+    # Only lengths matter, and differences of distances would lose precision.
+    start = torch.zeros_like(density)
+    end, index = start + samples.step, samples.ray_index
+    weights, _, _ = render_weight_from_density(
+        start, end, density, ray_indices=index, n_rays=samples.n_rays
+    )
+    depth = density.new_zeros(samples.n_rays)
+    depth = depth.index_add(0, index, density * samples.step)
+    return weights, torch.exp(-depth)

@@ -26,8 +26,7 @@ class RayWeights:
 
 
 def _nerfacc() -> Callable[..., Any]:
-    from dreamfusion.scenes.nerf.ray_marching.nerfacc import require_extension
-    from dreamfusion.scenes.nerf.volume.nerfacc import weights_nerfacc
+    from dreamfusion.scenes.nerf.ray_marching.nerfacc import require_extension, weights_nerfacc
 
     require_extension()
     return weights_nerfacc
