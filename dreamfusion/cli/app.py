@@ -126,7 +126,7 @@ def root(
 
 for _command, _example in (
     (train.train, 'train "a red mug" --steps 500 --seed 1'),
-    (train.paint, 'paint car.glb "a red car" --out red-car'),
+    (train.paint, 'paint car.glb "a red car" --up +z --front=-y'),
     (train.resume, "resume runs/a-corgi --steps 1000"),
     (batch.batch, "batch prompts.txt --seeds 3 --out shelf"),
     (evaluate.evaluate, "evaluate shelf --judge auto"),

@@ -71,14 +71,15 @@ def train(
         raise UserError("--keep and --judge choose among several seeds: add --seeds")
     where = _destination(out, overwrite, slug(text))
     named = given(prompt=text, seed=seed, steps=steps, device=device, prior=prior)
-    plan = plan_run([Layer("--set", assigned), Layer("command line", named)], preset=config)
+    layers = [Layer("--set", assigned)] if assigned else []
+    plan = plan_run([*layers, Layer("command line", named)], preset=config)
     _warn_untuned(plan, estimator, config)
     _train(console, plan, where, view)
 
 
 def paint(
     mesh: Annotated[
-        Path, typer.Argument(metavar="MESH", help="A .glb, .obj, .ply, .stl or .3mf file.")
+        Path, typer.Argument(metavar="FILE", help="A .glb, .obj, .ply, .stl or .3mf file.")
     ],
     prompt: options.PromptArgument,
     out: OutOption = None,

@@ -26,7 +26,7 @@ def test_all_estimators_are_listed_with_paper_and_cost(capsys):
 
 
 def test_an_untuned_estimator_causes_a_warning(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("dreamfusion.runs.plan.tuned_preset", lambda preset, estimator: preset)
+    monkeypatch.setattr("dreamfusion.runs.plan.tuned_preset", lambda preset, *choices: preset)
     prior = save_pixel_prior(tmp_path / "prior")
     settings = tmp_path / "small.yaml"
     settings.write_text(yaml.safe_dump(SMALL))
