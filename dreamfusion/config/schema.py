@@ -175,7 +175,7 @@ class LoggingConfig:
     """Logging in addition to metrics.jsonl."""
 
     tensorboard: bool = setting(
-        False, "log metrics and previews to TensorBoard; needs dreamfusion[tensorboard]"
+        False, "log metrics to TensorBoard, too; needs dreamfusion[tensorboard]"
     )
 
 

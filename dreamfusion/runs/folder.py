@@ -288,8 +288,6 @@ class Destination:
         self.check()
         folder = self.path.expanduser()
         if not is_unused(folder):
-            from dreamfusion.runs.folder import locked  # imported here to keep --help fast
-
             run = RunFolder(folder)
             with locked(run):
                 # The settings last: if the process is killed meanwhile, the folder still counts as
