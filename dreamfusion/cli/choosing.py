@@ -10,6 +10,7 @@ from dreamfusion.cli.console import Console
 from dreamfusion.evaluation.evaluate import best_of, judged_rows
 from dreamfusion.evaluation.judges import pairs
 from dreamfusion.evaluation.rows import VIEWS, subjects_in
+from dreamfusion.runs.folder import slug
 from dreamfusion.utils.file_system import make_link
 
 
@@ -41,6 +42,10 @@ def choose_best(
     for row in best:
         link = out / "best" / names[row.prompt]
         link.parent.mkdir(exist_ok=True)
+        # An older link from before another prompt had the same slug.
+        earlier = link.with_name(slug(row.prompt))
+        if earlier.resolve() in {s.run.path for s in subjects if s.prompt == row.prompt}:
+            earlier.unlink()
         link = make_link(link, Path(row.run))
         chosen[row.prompt] = {"run": link, "seed": row.seed, "margin": row.margin}
         console.say(f"best      {link}  seed {row.seed}, margin {row.margin:.2f} by {chooser}")

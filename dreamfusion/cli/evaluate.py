@@ -134,7 +134,7 @@ def compare(
     console = Console(quiet=quiet, json=json_)
     budgets = [int(text) if text.strip().isdecimal() else 0 for text in evaluations.split(",")]
     if min(budgets) < 1:
-        raise UserError(f"--evaluations takes numbers such as 500,2000, not {evaluations!r}")
+        raise UserError(f"--evaluations takes whole numbers such as 500,2000, not {evaluations!r}")
     from dreamfusion.evaluation.comparison import METHODS, NOUNS, compare, read_method
     from dreamfusion.evaluation.truth import prompt_of
     from dreamfusion.report.comparison import write_comparison

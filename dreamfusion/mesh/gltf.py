@@ -15,12 +15,9 @@ from dreamfusion.mesh.extract import MeshError
 
 _NUMBERS = {5120: "i1", 5121: "u1", 5122: "<i2", 5123: "<u2", 5125: "<u4", 5126: "<f4"}
 _WIDTHS = {"SCALAR": 1, "VEC2": 2, "VEC3": 3, "VEC4": 4, "MAT2": 4, "MAT3": 9, "MAT4": 16}
-# Compression of arrays or images, which only libraries of their own can read.
-_COMPRESSED = {
-    "KHR_draco_mesh_compression": "npx @gltf-transform/cli dedup IN.glb OUT.glb",
-    "EXT_meshopt_compression": "npx @gltf-transform/cli dedup IN.glb OUT.glb",
-    "KHR_texture_basisu": "npx @gltf-transform/cli ktxdecompress IN.glb OUT.glb",
-}
+# Compression that only libraries of their own can read, and what undoes it in gltf-transform.
+_COMPRESSED = {"KHR_draco_mesh_compression": "copy", "EXT_meshopt_compression": "copy"}
+_COMPRESSED |= {"KHR_texture_basisu": "ktxdecompress"}
 _JSON, _BIN = 0x4E4F534A, 0x004E4942
 
 
@@ -50,8 +47,8 @@ class Glb:
         except (struct.error, ValueError, KeyError, AttributeError) as error:
             raise MeshError(f"cannot read {name} as .glb: {error or 'it is damaged'}") from None
         if found := [extension for extension in used if extension in _COMPRESSED]:
-            advice = _COMPRESSED[found[0]]
-            raise MeshError(f"{name} is compressed ({found[0]}); decompress it first: {advice}")
+            undo = f"npx @gltf-transform/cli {_COMPRESSED[found[0]]} IN.glb OUT.glb"
+            raise MeshError(f"{name} is compressed ({found[0]}); decompress it first: {undo}")
         if any("uri" in buffer for buffer in buffers):
             raise MeshError(
                 f"{name} stores its arrays in other files; put them into one file first: npx "

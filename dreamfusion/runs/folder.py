@@ -121,7 +121,9 @@ class RunFolder:
 def slug(prompt: str) -> str:
     """A folder name for a prompt: lower-case words joined by hyphens, at most 60 characters."""
     words = re.findall(r"[^\W_]+", prompt.lower())
-    return "-".join(words)[:60].rstrip("-") or "object"
+    name = "-".join(words)[:60].rstrip("-") or "object"
+    # Windows reserves these names for devices.
+    return f"a-{name}" if re.fullmatch(r"con|prn|aux|nul|com\d|lpt\d", name) else name
 
 
 def step_of(path: Path) -> int:

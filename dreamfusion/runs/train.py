@@ -388,8 +388,9 @@ def _roll_back(
         warnings.warn(RunWarning(warning), stacklevel=2)
 
 
-def write_preview(run: RunFolder, state: TrainState, config: Config) -> None:
+def write_preview(run: RunFolder, state: TrainState, config: Config) -> Path:
     """Write a row of views, 90 degrees apart, front first. The file is named after the step."""
+    path = run.previews / f"step_{state.step:07d}.png"
     views = turntable_frames(
         draw_scene(state.scene.averaged),
         show_cameras(PREVIEW_VIEWS, config.camera),
@@ -397,6 +398,5 @@ def write_preview(run: RunFolder, state: TrainState, config: Config) -> None:
         modes=["color"],
     )
     images = over(torch.stack(list(views)), torch.tensor(config.background.color))
-    write_png(
-        contact_sheet(images, columns=PREVIEW_VIEWS), run.previews / f"step_{state.step:07d}.png"
-    )
+    write_png(contact_sheet(images, columns=PREVIEW_VIEWS), path)
+    return path

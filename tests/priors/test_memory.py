@@ -166,8 +166,8 @@ def test_running_out_of_memory_is_an_error_of_one_line_with_advice():
     with pytest.raises(UserError) as error, explain_out_of_memory():
         raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 20.00 MiB …")
     assert str(error.value) == (
-        "the GPU ran out of memory; lower camera.views, render.resolution, --size or --count, or "
-        "set prior.vae_checkpointing=true"
+        "the GPU ran out of memory; lower camera.views, render.resolution, --resolution, "
+        "--size or --count, or set prior.vae_checkpointing=true"
     )
     with pytest.raises(RuntimeError, match="something else"), explain_out_of_memory():
         raise RuntimeError("something else")
