@@ -141,6 +141,11 @@ def test_an_uploaded_mesh_is_painted_and_downloaded(browser, tmp_path, options, 
         expect(page.locator("#status")).to_have_text(re.compile("done"), timeout=240_000)
         expect(page.locator("#view canvas#model")).to_be_visible()
         require_layout(page)
+        expect(page.locator("#faces-label")).to_be_hidden()
+        page.select_option("#format", "obj")
+        with page.expect_download(timeout=240_000) as download:
+            page.click("#download")
+        assert download.value.suggested_filename == "a-red-mug.zip"
         with page.expect_download() as download:
             page.click("#painted a")
         download.value.save_as(tmp_path / "painted.glb")

@@ -126,6 +126,7 @@ function show() {
     $("#pick").hidden = !queue || job.state !== "done" || job.best;
     $("#export").hidden = !job.model;
     $("#painted").hidden = !job.painted;
+    fields();
     $("#painted a").href = `download/${encodeURIComponent(job.name)}/painted.glb`;
   }
   const alike = state.jobs.filter((other) => other.prompt === job?.prompt).sort((a, b) => a.seed - b.seed);
@@ -235,8 +236,9 @@ for (const action of ["stop", "resume", "pick"])
 function fields() {
   const print = ["stl-print", "3mf"].includes($("#format").value);
   $("#mm-label").hidden = !print;
-  $("#faces-label").hidden = print;
-  $("#texture-label").hidden = !["glb", "obj", "usdz"].includes($("#format").value);
+  const painted = Boolean(find()?.painted); // with faces and a texture of its own
+  $("#faces-label").hidden = print || painted;
+  $("#texture-label").hidden = painted || !["glb", "obj", "usdz"].includes($("#format").value);
 }
 $("#format").addEventListener("change", fields);
 fields();
@@ -247,7 +249,7 @@ $("#export").addEventListener("submit", async (event) => {
   const number = (id) => Number($(id).value) || null;
   const options = { job, format: format.split("-")[0] };
   if (print) options.mm = number("#mm") ?? 80;
-  else Object.assign(options, { faces: number("#faces"), texture: $("#texture-label").hidden ? null : number("#texture") });
+  else Object.assign(options, { faces: $("#faces-label").hidden ? null : number("#faces"), texture: $("#texture-label").hidden ? null : number("#texture") });
   $("#download").disabled = true;
   said.textContent = "making the file …";
   try {
