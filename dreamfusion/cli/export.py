@@ -107,7 +107,6 @@ def _export_scene(console: Console, run: RunFolder, out: Path | None) -> None:
     if target.suffix.lower() not in by_suffix:
         formats = ", ".join(suffix.removeprefix(".") for suffix in by_suffix)
         raise UserError(f"cannot write {target}: the formats of this scene are {formats}")
-    target.parent.mkdir(parents=True, exist_ok=True)
     by_suffix[target.suffix.lower()](target)
     console.say(f"scene     {target}")
     console.result({"scene": target})

@@ -1,8 +1,9 @@
 """The commands `train`, `paint` and `resume`."""
 
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -71,10 +72,7 @@ def train(
         raise UserError("--keep and --judge choose among several seeds: add --seeds")
     where = _destination(out, overwrite, slug(text))
     named = given(prompt=text, seed=seed, steps=steps, device=device, prior=prior)
-    layers = [Layer("--set", assigned)] if assigned else []
-    plan = plan_run([*layers, Layer("command line", named)], preset=config)
-    _warn_untuned(plan, estimator, config)
-    _train(console, plan, where, view)
+    _train(console, _plan(assigned, named, config, estimator), where, view)
 
 
 def paint(
@@ -108,8 +106,7 @@ def paint(
     assigned = merged({"scene": scene}, assigned)
     where = _destination(out, overwrite, slug(text))
     named = given(prompt=text, seed=seed, steps=steps, device=device, prior=prior)
-    plan = plan_run([Layer("--set", assigned), Layer("command line", named)], preset=config)
-    _warn_untuned(plan, estimator, config)
+    plan = _plan(assigned, named, config, estimator)
     console.say(f"mesh      {mesh}, up {up}, front {front}: see previews/step_0000000.png")
     _train(console, plan, where, view)
 
@@ -123,12 +120,18 @@ def _destination(out: Path | None, overwrite: bool, name: str) -> Path | Destina
     return chosen
 
 
-def _warn_untuned(plan: Plan, estimator: str | None, config: str | None) -> None:
+def _plan(
+    assigned: Mapping[str, Any], named: Mapping[str, Any], config: str | None, estimator: str | None
+) -> Plan:
+    """Plan a new run. Warns if the prior's preset is not tuned for the estimator."""
+    layers = [Layer("--set", assigned)] if assigned else []
+    plan = plan_run([*layers, Layer("command line", named)], preset=config)
     if estimator not in (None, "sds") and config is None:
         presets = [layer.name for layer in plan.layers if layer.name.startswith("preset ")]
         if presets and not presets[-1].endswith(f"-{estimator}"):
             warning = f"no preset is tuned for {estimator} with this prior: using its defaults"
             warnings.warn(RunWarning(warning), stacklevel=1)
+    return plan
 
 
 def resume(

@@ -198,9 +198,8 @@ def _silhouettes(
     )
     p, q = at[:, [1, 2, 0]], at[:, [2, 0, 1]]  # of the edge opposite each corner
     edge = q - p
-    steep = edge[..., 1].abs() >= edge[..., 0].abs()
-    if axis == 1:  # else, edges at 45 degrees would count twice
-        steep &= edge[..., 1].abs() > edge[..., 0].abs()
+    along, across = edge.abs().unbind(-1)
+    steep = across >= along if axis == 2 else across > along  # 45 degrees count once
     crossed = (p[..., 1] <= 0) != (q[..., 1] <= 0)
     sides = _cross(edge, at - p) * _cross(edge, other_at - p)
     outline = (sides > 0) | (beside < 0) | (others[..., 2] <= 0)

@@ -11,7 +11,7 @@ from dreamfusion.graphics.triangles import project, rasterize
 from dreamfusion.mesh.extract import ColorFunction, Mesh, unit, vertex_normals
 
 # A face counts as unseen if the cosine between its normal and the view direction is smaller.
-_GRAZING = 0.15
+GRAZING = 0.15
 # Number of nearest vertices whose colours are interpolated.
 _NEIGHBOURS = 4
 
@@ -81,7 +81,7 @@ def seen_vertices(mesh: Mesh, cameras: Cameras, *, size: int = 256) -> NDArray[n
         shown = face_of[face_of >= 0].unique().numpy()
         towards = camera.positions[0].double().numpy() - centers[shown]
         cosine = (normals[shown] * towards).sum(axis=1) / np.linalg.norm(towards, axis=1)
-        seen[mesh.faces[shown[cosine > _GRAZING]]] = True
+        seen[mesh.faces[shown[cosine > GRAZING]]] = True
     return seen
 
 

@@ -23,7 +23,7 @@ from dreamfusion.mesh.usd import require_usd
 from dreamfusion.runs.checkpoint import SavedScene, draw_scene
 from dreamfusion.runs.folder import slug
 from dreamfusion.training.state import sample_views
-from dreamfusion.utils.atomic_write import atomic_write
+from dreamfusion.utils.atomic_write import write_bytes
 from dreamfusion.utils.state import Progress
 from dreamfusion.utils.threads import fixed_order
 from dreamfusion.utils.version import __version__
@@ -159,8 +159,7 @@ def write_print(
     surface = saved.scene.surface(resolution=resolution, threshold=options.threshold)
     say("preparing the print")
     solid = printable(surface.vertices, surface.faces, size_mm)
-    with atomic_write(path) as file:
-        file.write_bytes(print_bytes(solid, path, slug(config.prompt)))
+    write_bytes(path, print_bytes(solid, path, slug(config.prompt)))
     x, y, z = solid.extents.tolist()
     say("measuring the walls")
     return Print([path], (x, y, z), len(solid.faces), solid.body_count, thin_volume(solid))

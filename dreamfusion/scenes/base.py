@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from dreamfusion.graphics import shading
 from dreamfusion.graphics.cameras import Cameras
 from dreamfusion.graphics.shading import ImageMode, Lighting, Shading
 from dreamfusion.mesh.extract import MeshError, Surface
 from dreamfusion.mesh.texture import TexturedMesh
+from dreamfusion.scenes.settings import AdamSettings
 from dreamfusion.utils.devices import send
 from dreamfusion.utils.rng import Generators
 from dreamfusion.utils.state import Progress, Stateful
@@ -145,6 +146,26 @@ class Scene(Stateful, Protocol):
         """
         rgba = render_image(self, cameras, height=size, width=size, mode=mode)
         return shading.over(rgba, torch.tensor(background, dtype=torch.float32))
+
+
+def adam(
+    groups: Iterable[tuple[Iterable[Tensor], float]], settings: AdamSettings, device: str
+) -> torch.optim.Adam:
+    """The optimiser of a scene. groups: parameters on a device, and their `base_lr`."""
+    return torch.optim.Adam(
+        [{"params": list(parameters), "base_lr": rate} for parameters, rate in groups],
+        lr=0.0,
+        betas=(settings.beta1, settings.beta2),
+        eps=settings.epsilon,
+        fused=not device.startswith("mps"),
+    )
+
+
+def update_average(average: nn.Module, trained: nn.Module, decay: float, step: int) -> None:
+    """average <- keep average + (1 - keep) trained; keep is the decay, but lower in early steps."""
+    keep = min(decay, (step + 1) / (step + 10))
+    for old, new in zip(average.parameters(), trained.parameters(), strict=True):
+        old.lerp_(new, 1.0 - keep)
 
 
 @torch.no_grad()

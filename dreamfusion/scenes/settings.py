@@ -7,12 +7,33 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from dreamfusion.config.sections import Section
+from dreamfusion.config.sections import Section, setting
 
 if TYPE_CHECKING:
     import torch
 
     from dreamfusion.scenes.base import Scene
+
+
+@dataclass(frozen=True)
+class AdamSettings:
+    """What all learning rates of Adam have in common."""
+
+    beta1: float = setting(0.9, "decay of the first moment", low=0, high=0.9999)
+    beta2: float = setting(0.99, "decay of the second moment", low=0, high=0.99999)
+    epsilon: float = setting(1e-15, "avoids division by zero", low=0)
+
+
+@dataclass(frozen=True)
+class AveragedAdamSettings(AdamSettings):
+    """Adam, and a moving average of the parameters."""
+
+    ema: float = setting(
+        0.0,
+        "decay of the moving average, which is rendered and exported; 0: none",
+        low=0,
+        high=0.9999,
+    )
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from dreamfusion.runs.plan import find_prior
 from dreamfusion.scenes.mesh.model import read_model, require_kind
 from dreamfusion.scenes.mesh.settings import MeshSettings
 from dreamfusion.studio.queue import Queue
-from dreamfusion.utils.atomic_write import atomic_write
+from dreamfusion.utils.atomic_write import write_bytes
 from dreamfusion.utils.duration import duration
 from dreamfusion.utils.errors import UserError, one_line
 from dreamfusion.utils.file_system import make_link
@@ -152,9 +152,7 @@ class Studio:
         require_kind(content, suffix)
         stored = f"{slug(Path(name).stem)}-{hashlib.sha256(content).hexdigest()[:12]}{suffix}"
         target = self._meshes / stored
-        self._meshes.mkdir(exist_ok=True)
-        with atomic_write(target) as file:
-            file.write_bytes(content)
+        write_bytes(target, content)
         try:
             read_model(MeshSettings(file=str(target)))
         except UserError as error:

@@ -40,6 +40,12 @@ def atomic_write(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def write_bytes(path: Path | str, content: bytes) -> None:
+    """Write a file atomically. Raises OSError."""
+    with atomic_write(Path(path)) as file:
+        file.write_bytes(content)
+
+
 def _sync(path: Path, flags: int) -> None:
     handle = os.open(path, flags)
     try:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from dreamfusion.mesh.extract import MeshError
 from dreamfusion.mesh.gltf import Glb
-from dreamfusion.utils.atomic_write import atomic_write
+from dreamfusion.utils.atomic_write import write_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -34,15 +34,10 @@ def writers(splats: Splats, blur: float) -> Mapping[str, Callable[[Path | str], 
     finite or a package is missing."""
     found = {kind: partial(_convert, splats, blur, kind) for kind in ("splat", "spz", "ksplat")}
     return {
-        "splats.ply": lambda path: _write(path, _ply(splats, blur, down=True)),
-        "splats.glb": lambda path: _write(path, _glb(splats, blur)),
+        "splats.ply": lambda path: write_bytes(path, _ply(splats, blur, down=True)),
+        "splats.glb": lambda path: write_bytes(path, _glb(splats, blur)),
         **{f"splats.{kind}": write for kind, write in found.items()},
     }
-
-
-def _write(path: Path | str, content: bytes) -> None:
-    with atomic_write(Path(path)) as file:
-        file.write_bytes(content)
 
 
 def _convert(splats: Splats, blur: float, kind: str, path: Path | str) -> None:
@@ -55,7 +50,7 @@ def _convert(splats: Splats, blur: float, kind: str, path: Path | str) -> None:
     found = GaussForge().convert(_ply(splats, blur, down=kind != "spz"), "ply", kind)
     if "error" in found:
         raise MeshError(f"gaussforge cannot write .{kind}: {found['error']}")
-    _write(path, found["data"])
+    write_bytes(path, found["data"])
 
 
 @torch.no_grad()

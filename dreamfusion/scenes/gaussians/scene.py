@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from dreamfusion.graphics.cameras import generate_rays
 from dreamfusion.graphics.shading import depth_normals, lambertian
 from dreamfusion.mesh.extract import Surface
-from dreamfusion.scenes.base import Rendered, Scene, Views
+from dreamfusion.scenes.base import Rendered, Scene, Views, adam, update_average
 from dreamfusion.scenes.gaussians.files import writers
 from dreamfusion.scenes.gaussians.rasterizer import (
     RASTERIZING,
@@ -60,13 +60,8 @@ class GaussianScene(nn.Module, Scene):
         if start is not None and not isinstance(start, GaussianScene):
             fit(self, start.averaged, generator)
         rates = settings.optimizer
-        self.optimizer = torch.optim.Adam(
-            [{"params": [getattr(self.splats, name)], "base_lr": 0.0} for name in PARAMETERS],
-            lr=0.0,
-            betas=(rates.beta1, rates.beta2),
-            eps=rates.epsilon,
-            fused=not device.startswith("mps"),
-        )
+        groups = [([getattr(self.splats, name)], 0.0) for name in PARAMETERS]
+        self.optimizer = adam(groups, rates, device)
         average = copy.deepcopy(self.splats).requires_grad_(False) if rates.ema > 0 else None
         self.ema_splats: Splats | None = average
 
@@ -149,10 +144,7 @@ class GaussianScene(nn.Module, Scene):
         splats, settings = self.splats, self.settings
         splats.limit(settings.max_scale)
         if self.ema_splats is not None:
-            keep = min(settings.optimizer.ema, (progress.step + 1) / (progress.step + 10))
-            pairs = zip(self.ema_splats.parameters(), splats.parameters(), strict=True)
-            for average, parameter in pairs:
-                average.lerp_(parameter, 1.0 - keep)
+            update_average(self.ema_splats, splats, settings.optimizer.ema, progress.step)
         every, done = settings.relocate_every, progress.step / progress.steps
         if every and (progress.step + 1) % every == 0 and _RELOCATED[0] < done < _RELOCATED[1]:
             # One number from the run's generator, however many splats are moved.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from dreamfusion.config.schedules import Schedule
 from dreamfusion.config.sections import setting, subsection
-from dreamfusion.scenes.settings import SceneSettings
+from dreamfusion.scenes.settings import AveragedAdamSettings, SceneSettings
 
 if TYPE_CHECKING:
     import torch
@@ -22,7 +22,7 @@ def _falling(start: float) -> Schedule:
 
 
 @dataclass(frozen=True)
-class SplatRates:
+class SplatRates(AveragedAdamSettings):
     """Adam: a learning rate for each kind of parameter, and common parameters."""
 
     means: Schedule = setting(_falling(1e-2), "learning rate of centres, scene units", low=0)
@@ -30,15 +30,6 @@ class SplatRates:
     rotations: float = setting(2e-2, "learning rate of quaternions", low=0)
     opacities: float = setting(0.15, "learning rate of logits of opacities", low=0)
     colors: Schedule = setting(_falling(0.06), "learning rate of colours", low=0)
-    ema: float = setting(
-        0.0,
-        "decay of the moving average, which is rendered and exported; 0: none",
-        low=0,
-        high=0.9999,
-    )
-    beta1: float = setting(0.9, "decay of the first moment", low=0, high=0.9999)
-    beta2: float = setting(0.99, "decay of the second moment", low=0, high=0.99999)
-    epsilon: float = setting(1e-15, "avoids division by zero", low=0)
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -47,30 +47,29 @@ def sheets_of(model: Model, size: int) -> list[Sheet]:
     by_material: dict[int | None, list[Part]] = {}
     for part in model.parts.values():
         by_material.setdefault(part.material, []).append(part)
-    return [_sheet(parts, size) for parts in by_material.values()]
+    return [_sheet(replace(model, placements=tuple(of)), size) for of in by_material.values()]
 
 
-def _sheet(parts: list[Part], size: int) -> Sheet:
-    reason = _unusable(parts)
-    if not reason:
+def _sheet(model: Model, size: int) -> Sheet:
+    """The texture of a model that has these parts alone, each once."""
+    parts = model.placements
+    if not (reason := _unusable(parts)):
         own = [
             Layout(p, np.arange(len(p.vertices)), p.faces, p.uv) for p in parts if p.uv is not None
         ]
         return Sheet(tuple(own), "")
-    vertices = np.concatenate([part.vertices for part in parts])
-    starts = np.cumsum([0, *(len(part.vertices) for part in parts)])
-    faces = np.concatenate([p.faces + n for p, n in zip(parts, starts[:-1], strict=True)])
-    which, new_faces, uv = unwrap(Mesh(vertices, faces, np.zeros_like(vertices)), size)
+    blank = Mesh(model.vertices, model.faces, np.zeros_like(model.vertices))
+    which, new_faces, uv = unwrap(blank, size)
     uv[:, 1] = 1.0 - uv[:, 1]
     layouts, first = [], 0
-    for part, start in zip(parts, starts[:-1], strict=True):
+    for part, start in zip(parts, model.starts, strict=True):
         used, of_part = np.unique(new_faces[first : first + len(part.faces)], return_inverse=True)
         layouts.append(Layout(part, which[used] - start, of_part.reshape(-1, 3), uv[used]))
         first += len(part.faces)
     return Sheet(tuple(layouts), reason)
 
 
-def _unusable(parts: list[Part]) -> str:
+def _unusable(parts: Sequence[Part]) -> str:
     """Why the coordinates of parts cannot hold a texture, or ""."""
     if any(part.uv is None for part in parts):
         return NO_COORDINATES

@@ -20,8 +20,7 @@ from dreamfusion.mesh.gltf import Glb
 from dreamfusion.scenes.mesh.atlas import Layout, Sheet
 from dreamfusion.scenes.mesh.model import Model
 
-_ARRAY_BUFFER, _ELEMENT_BUFFER = 34962, 34963
-_CLAMP = 33071
+_CLAMP = 33071  # CLAMP_TO_EDGE
 
 
 def patched(model: Model, sheets: list[Sheet], textures: list[NDArray[np.uint8]]) -> bytes:

@@ -16,20 +16,19 @@ from dreamfusion.graphics.shading import lambertian
 from dreamfusion.graphics.triangles import project, rasterize
 from dreamfusion.mesh.extract import Mesh, MeshError
 from dreamfusion.mesh.texture import TexturedMesh
-from dreamfusion.mesh.unseen import spread_colors
-from dreamfusion.scenes.base import Rendered, Scene, Views
+from dreamfusion.mesh.unseen import GRAZING, spread_colors
+from dreamfusion.scenes.base import Rendered, Scene, Views, adam
 from dreamfusion.scenes.mesh.atlas import NO_COORDINATES, as_textured, bake, sheets_of
 from dreamfusion.scenes.mesh.model import Part, read_model
 from dreamfusion.scenes.mesh.patch import patched
 from dreamfusion.scenes.mesh.settings import MeshSettings
 from dreamfusion.scenes.nerf.hashgrid import HashGrid
 from dreamfusion.scenes.nerf.mlp import TwoLayerPerceptron
-from dreamfusion.utils.atomic_write import atomic_write
+from dreamfusion.utils.atomic_write import write_bytes
 from dreamfusion.utils.errors import RunWarning, UserError
 from dreamfusion.utils.rng import Generators
 from dreamfusion.utils.state import Progress
 
-_GRAZING = 0.15  # smaller cosines of view and normal do not count as seen
 _POINTS_AT_ONCE = 1 << 18
 
 
@@ -56,6 +55,7 @@ class MeshScene(nn.Module, Scene):
             warnings.warn(
                 RunWarning(f"{settings.file} has {reason}: new ones are made"), stacklevel=2
             )
+        self._baked: list[NDArray[np.uint8]] | None = None
         self.grid = HashGrid(settings.grid, generator=generator)
         self.network = TwoLayerPerceptron(
             n_inputs=self.grid.n_outputs, n_hidden=settings.hidden, n_outputs=3, generator=generator
@@ -63,10 +63,11 @@ class MeshScene(nn.Module, Scene):
         if start is not None:
             self._begin_with(start)
         model = self.model
+        at_vertices = (model.places, model.vertices, model.normals)
         for name, values in (
             ("_vertices", torch.from_numpy(model.vertices)),
             ("_faces", torch.from_numpy(model.faces)),
-            ("_at_vertices", torch.from_numpy(np.hstack([model.places, model.normals])).float()),
+            ("_at_vertices", torch.from_numpy(np.hstack(at_vertices)).float()),
         ):
             self.register_buffer(name, values, persistent=False)
         # Which vertices training has seen, and what the file contained.
@@ -74,16 +75,11 @@ class MeshScene(nn.Module, Scene):
         self.register_buffer("file_sha256", torch.tensor(list(model.sha256), dtype=torch.uint8))
         self.to(device)
         rates = settings.optimizer
-        self.optimizer = torch.optim.Adam(
-            [
-                {"params": list(self.grid.parameters()), "base_lr": rates.grid_lr.start},
-                {"params": list(self.network.parameters()), "base_lr": rates.network_lr},
-            ],
-            lr=0.0,
-            betas=(rates.beta1, rates.beta2),
-            eps=rates.epsilon,
-            fused=not device.startswith("mps"),
-        )
+        groups = [
+            (self.grid.parameters(), rates.grid_lr.start),
+            (self.network.parameters(), rates.network_lr),
+        ]
+        self.optimizer = adam(groups, rates, device)
 
     has_shape = True
     _vertices: Tensor
@@ -110,6 +106,7 @@ class MeshScene(nn.Module, Scene):
         """Load the output of `state_dict`. Raises ValueError if the file has changed."""
         if not torch.equal(state_dict["file_sha256"].cpu(), self.file_sha256.cpu()):
             raise ValueError(f"{self.settings.file} has changed since")
+        self._baked = None
         return super().load_state_dict(state_dict, *args, **kw)  # type: ignore[arg-type]
 
     @property
@@ -140,13 +137,12 @@ class MeshScene(nn.Module, Scene):
         height, width = views.height * samples, views.width * samples
         points = project(self._vertices, cameras, height, width)
         fragments = rasterize(points, self._faces, height, width)
-        places, normals = fragments.interpolate(self._at_vertices).split(3, dim=-1)
-        positions = fragments.interpolate(self._vertices).to(places.dtype)
+        places, positions, normals = fragments.interpolate(self._at_vertices).split(3, dim=-1)
         normals = torch.nn.functional.normalize(normals, dim=-1)
         to_camera = cameras.positions[fragments.pixels[0]] - positions
         distance = to_camera.norm(dim=-1, keepdim=True)
         if training:
-            facing = (normals * to_camera).sum(-1).abs() > _GRAZING * distance[:, 0]
+            facing = (normals * to_camera).sum(-1).abs() > GRAZING * distance[:, 0]
             self.seen[fragments.corners[facing].reshape(-1)] = True
         shown = light.shading
         if training and shown == "textureless":
@@ -177,12 +173,21 @@ class MeshScene(nn.Module, Scene):
         return {"painted.glb": self._write}
 
     def _write(self, path: Path | str) -> None:
-        with atomic_write(Path(path)) as file:
-            file.write_bytes(patched(self.model, self.sheets, self._textures()))
+        write_bytes(path, patched(self.model, self.sheets, self._textures()))
+
+    def after_step(self, progress: Progress, generator: torch.Generator) -> None:
+        """Forget the textures of earlier colours."""
+        self._baked = None
+
+    def _textures(self) -> list[NDArray[np.uint8]]:
+        """Of each sheet. Baked once for the mesh and the file of a finished run."""
+        if self._baked is None:
+            self._baked = self._bake()
+        return self._baked
 
     @torch.no_grad()
-    def _textures(self) -> list[NDArray[np.uint8]]:
-        """Of each sheet. Parts that training has not seen get the colours around them."""
+    def _bake(self) -> list[NDArray[np.uint8]]:
+        """The textures. Parts that training has not seen get the colours around them."""
         model, seen = self.model, self.seen.cpu().numpy()
         colors = self._colors(model.places)
         # Vertices on a seam of the texture have neighbours on both of its sides.

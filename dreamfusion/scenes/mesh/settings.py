@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from dreamfusion.config.schedules import Schedule
 from dreamfusion.config.sections import setting, subsection
 from dreamfusion.scenes.nerf.settings import HashGridConfig
-from dreamfusion.scenes.settings import SceneSettings
+from dreamfusion.scenes.settings import AdamSettings, SceneSettings
 
 if TYPE_CHECKING:
     import torch
@@ -21,16 +21,13 @@ Axis = Literal["+x", "-x", "+y", "-y", "+z", "-z"]
 
 
 @dataclass(frozen=True)
-class PaintRates:
+class PaintRates(AdamSettings):
     """Adam: learning rates, and common parameters."""
 
     grid_lr: Schedule = setting(
         Schedule(0.15, 0.015, shape="geometric"), "learning rate of the hash grid", low=0
     )
     network_lr: float = setting(2e-3, "learning rate of the network", low=0)
-    beta1: float = setting(0.9, "decay of the first moment", low=0, high=0.9999)
-    beta2: float = setting(0.99, "decay of the second moment", low=0, high=0.99999)
-    epsilon: float = setting(1e-15, "avoids division by zero", low=0)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from dreamfusion.graphics.cameras import Rays, generate_rays
 from dreamfusion.mesh.extract import Surface, extract_surface
-from dreamfusion.scenes.base import Rendered, Scene, Views
+from dreamfusion.scenes.base import Rendered, Scene, Views, adam, update_average
 from dreamfusion.scenes.nerf.background import LearnedBackground
 from dreamfusion.scenes.nerf.field import Field
 from dreamfusion.scenes.nerf.hashgrid import ENCODING, encoding_backend
@@ -106,17 +106,12 @@ class NerfScene(nn.Module, Scene):
         with fixed_order():
             self.occupancy.update(self.field.density, generator)
         rates = settings.optimizer
-        self.optimizer = torch.optim.Adam(
-            [
-                {"params": list(self.field.encoding.parameters()), "base_lr": rates.grid_lr},
-                {"params": list(self.field.mlp.parameters()), "base_lr": rates.network_lr},
-                {"params": list(self.background.parameters()), "base_lr": rates.background_lr},
-            ],
-            lr=0.0,
-            betas=(rates.beta1, rates.beta2),
-            eps=rates.epsilon,
-            fused=not device.startswith("mps"),
-        )
+        groups = [
+            (self.field.encoding.parameters(), rates.grid_lr),
+            (self.field.mlp.parameters(), rates.network_lr),
+            (self.background.parameters(), rates.background_lr),
+        ]
+        self.optimizer = adam(groups, rates, device)
         average = copy.deepcopy(self.field).requires_grad_(False) if rates.ema > 0 else None
         self.ema_field: Field | None = average
 
@@ -210,13 +205,9 @@ class NerfScene(nn.Module, Scene):
 
     @torch.no_grad()
     def after_step(self, progress: Progress, generator: torch.Generator) -> None:
-        """Update the average: ema <- keep ema + (1 - keep) field; keep is lower in early steps."""
-        if self.ema_field is None:
-            return
-        keep = min(self.settings.optimizer.ema, (progress.step + 1) / (progress.step + 10))
-        pairs = zip(self.ema_field.parameters(), self.field.parameters(), strict=True)
-        for average, parameter in pairs:
-            average.lerp_(parameter, 1.0 - keep)
+        """Update the average."""
+        if self.ema_field is not None:
+            update_average(self.ema_field, self.field, self.settings.optimizer.ema, progress.step)
 
     def surface(self, *, resolution: int = 128, threshold: float | None = None) -> Surface:
         """The surface where density equals the threshold; None finds one from silhouettes."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from dreamfusion.config.schedules import Schedule
 from dreamfusion.config.sections import setting, subsection
-from dreamfusion.scenes.settings import SceneSettings
+from dreamfusion.scenes.settings import AveragedAdamSettings, SceneSettings
 
 if TYPE_CHECKING:
     import torch
@@ -101,21 +101,12 @@ class NerfLossConfig:
 
 
 @dataclass(frozen=True)
-class AdamConfig:
+class AdamConfig(AveragedAdamSettings):
     """Adam: a learning rate for each part of the scene, and common parameters."""
 
     grid_lr: float = setting(2e-2, "learning rate of the hash grid", low=0)
     network_lr: float = setting(2e-3, "learning rate of the network", low=0)
     background_lr: float = setting(1e-3, "learning rate of a learned background", low=0)
-    ema: float = setting(
-        0.0,
-        "decay of the moving average, which is rendered and exported; 0: none",
-        low=0,
-        high=0.9999,
-    )
-    beta1: float = setting(0.9, "decay of the first moment", low=0, high=0.9999)
-    beta2: float = setting(0.99, "decay of the second moment", low=0, high=0.99999)
-    epsilon: float = setting(1e-15, "avoids division by zero", low=0)
 
 
 @dataclass(frozen=True)
