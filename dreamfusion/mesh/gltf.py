@@ -36,20 +36,20 @@ class Glb:
             magic, version, length = struct.unpack_from("<4sII", content)
             if magic != b"glTF" or version != 2 or length > len(content):
                 raise ValueError("it is not a whole file of glTF 2.0")
-            chunks: dict[int, bytes] = {}
-            at = 12
+            at, chunks = 12, dict[int, bytes]()
             while at < length:
                 size, kind = struct.unpack_from("<II", content, at)
                 chunks.setdefault(kind, content[at + 8 : at + 8 + size])
                 at += 8 + size
             tree = json.loads(chunks[_JSON])
-            buffers, used = tree.get("buffers", []), tree.get("extensionsRequired", [])
-        except (struct.error, ValueError, KeyError, AttributeError) as error:
+            outside = any("uri" in buffer for buffer in tree.get("buffers", []))
+            found = [e for e in tree.get("extensionsRequired", []) if e in _COMPRESSED]
+        except (struct.error, ValueError, KeyError, AttributeError, TypeError) as error:
             raise MeshError(f"cannot read {name} as .glb: {error or 'it is damaged'}") from None
-        if found := [extension for extension in used if extension in _COMPRESSED]:
+        if found:
             undo = f"npx @gltf-transform/cli {_COMPRESSED[found[0]]} IN.glb OUT.glb"
             raise MeshError(f"{name} is compressed ({found[0]}); decompress it first: {undo}")
-        if any("uri" in buffer for buffer in buffers):
+        if outside:
             raise MeshError(
                 f"{name} stores its arrays in other files; put them into one file first: npx "
                 "@gltf-transform/cli copy IN.glb OUT.glb"

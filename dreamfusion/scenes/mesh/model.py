@@ -111,7 +111,7 @@ def read_model(settings: MeshSettings) -> Model:
     glb = Glb.parse(_as_glb(content, path), str(path))
     try:
         placements, skipped = _placed(glb, settings)
-    except (KeyError, IndexError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
         raise MeshError(f"cannot read {path}: {one_line(error, 120)}") from None
     return Model(glb, hashlib.sha256(content).digest(), placements, skipped)
 

@@ -299,6 +299,8 @@ BAD = {
     "ktx.glb": "KHR_texture_basisu); decompress it first",
     "outside.glb": "stores its arrays in other files",
     "loop.glb": "its nodes form a loop",
+    "buffers.glb": "cannot read",
+    "materials.glb": "cannot read",
 }
 
 
@@ -335,6 +337,10 @@ def test_unusable_files_are_errors_of_one_line(name, tmp_path):
         save(square, tree=lambda t: t.update(extensionsRequired=["KHR_texture_basisu"]))
     elif name == "outside.glb":
         save(square, tree=lambda t: t["buffers"][0].update(uri="../secret.bin"))
+    elif name == "buffers.glb":
+        save(square, tree=lambda t: t.update(extensionsRequired=5))
+    elif name == "materials.glb":
+        save(square, tree=lambda t: t["meshes"].__setitem__(0, 7))
     elif name == "loop.glb":
         save(square, tree=lambda t: t["nodes"][0].update(children=[0]))
     with pytest.raises(MeshError) as caught:
