@@ -53,8 +53,8 @@ class RunReport:
 
     sources: the layer of each setting, if recorded. version: of the package that trained the run.
     step: the last known one. previews: by step, as PNG. videos: by title, as MP4. mesh: a GLB file,
-    and facts about it as (name, text) pairs. judged: the results of `dreamfusion evaluate`, or
-    empty. stages: duration of each, in seconds, for a finished run.
+    and facts about it as (name, text) pairs. splats: a PLY file, if the scene has them. judged: the
+    results of `dreamfusion evaluate`, or empty. stages: seconds of each, for a finished run.
     """
 
     path: Path
@@ -68,6 +68,7 @@ class RunReport:
     videos: dict[str, bytes]
     mesh: bytes | None
     mesh_facts: list[tuple[str, str]]
+    splats: bytes | None
     judged: dict[str, Any]
     stages: dict[str, float]
     notes: list[Note]
@@ -114,6 +115,7 @@ def gather(path: Path) -> RunReport:
         videos=_videos(folder, notes),
         mesh=mesh,
         mesh_facts=facts,
+        splats=read_small(folder.mesh / "splats.ply", MOST_BYTES),
         judged=read_json(folder.path / "evaluation.json"),
         stages={stage: took for stage, took in stages if isinstance(took, (int, float))},
         notes=notes,

@@ -266,6 +266,7 @@ def _entry(job: Progress, *, best: bool = False) -> dict[str, Any]:
         "model": _changed(run.mesh / "model.glb") if job.state is State.done else None,
         "thumbnail": _changed(run.thumbnail),
         "painted": (run.mesh / "painted.glb").is_file(),
+        "splats": (run.mesh / "splats.ply").is_file(),
     }
 
 

@@ -254,6 +254,15 @@ def test_the_stages_of_a_run(run, capsys, content, stages):
     assert ("<dt>Drawing</dt><dd>1 min 11 s</dd>" in page) == bool(stages)
 
 
+def test_splats_are_a_look_of_the_viewer(run, capsys):
+    assert 'data-look="4"' not in report(capsys, "run")[0]
+    (run / "mesh" / "splats.ply").write_bytes(b"ply ...")
+    page, _ = report(capsys, "run")
+    (data,) = re.findall(r'<script type="text/plain" id="splats-model-0">(.*?)</script>', page)
+    assert base64.b64decode(data) == b"ply ..."
+    assert 'data-splats="splats-model-0"' in page and 'data-look="4"' in page
+
+
 def test_thinning_keeps_both_ends():
     assert thin(range(5), 12) == [0, 1, 2, 3, 4]
     thinned = thin(range(100), 12)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import re
 import shutil
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import trimesh
 from PIL import Image
 
@@ -17,8 +19,12 @@ from dreamfusion.batch.driver import prepare
 from dreamfusion.batch.jobs import BatchFolder
 from dreamfusion.batch.plan import Options, plan_jobs
 from dreamfusion.batch.prompts import Entry
+from dreamfusion.graphics.cameras import orbit_cameras
 from dreamfusion.mesh.formats import read_glb
 from dreamfusion.runs.folder import RunFolder
+from dreamfusion.scenes.base import Views
+from dreamfusion.scenes.gaussians.scene import GaussianScene
+from dreamfusion.scenes.gaussians.settings import GaussianSettings
 from dreamfusion.studio.library import SingleRun
 from dreamfusion.studio.server import serving
 from tests.helpers.glb_files import artists_file
@@ -190,6 +196,49 @@ def test_a_run_is_viewed_framed_and_turned(browser, tmp_path: Path):
             page.wait_for_timeout(500)
             assert object_in(page)[0] < 0.01  # clay has no colour
             assert errors == []
+
+
+def test_splats_are_drawn_as_they_are_rendered(browser, tmp_path: Path):
+    """A cloud of 300 flat, coloured splats on black, seen from the page's first camera."""
+    run = RunFolder(make_run(tmp_path / "run"))
+    scene = _cloud(300)
+    scene.writers()["splats.ply"](run.mesh / "splats.ply")
+    with serving(SingleRun(run), port=0) as server:
+        page, errors = visit(browser, server.url)
+        page.click("#bar button[data-look='4']")
+        page.evaluate("document.querySelector('#view').style.cssText += ';background:#000'")
+        expect(page.locator("#splats a")).to_be_visible()
+        page.wait_for_timeout(1000)
+        picture = Image.open(io.BytesIO(page.locator("#view canvas").screenshot())).convert("RGB")
+        assert errors == []
+    shown = torch.from_numpy(np.asarray(picture) / 255).float()
+    height, width = shown.shape[:2]
+    radius = math.sqrt(3)  # of the cube from -1 to 1
+    camera = orbit_cameras(*(torch.tensor([x]) for x in (
+        math.degrees(0.5), math.degrees(0.3), 1.2 * radius / math.sin(0.3), math.degrees(0.6)
+    )))  # fmt: skip
+    rendered = scene.render(Views(camera, height, width, background=torch.zeros(3))).rgb[0]
+    error = (shown - rendered.detach()).abs()
+    assert rendered.mean() > 0.05
+    assert error.mean() < 0.01 and error.flatten().quantile(0.99) < 0.1, error.mean()
+
+
+def _cloud(n: int) -> GaussianScene:
+    """Splats around the origin, in the middle of their bounding box."""
+    scene = GaussianScene(
+        GaussianSettings(count=n, blur=0.0), generator=torch.Generator().manual_seed(0)
+    )
+    generator = torch.Generator().manual_seed(1)
+    splats = scene.splats
+    with torch.no_grad():
+        splats.means.copy_(torch.rand(n, 3, generator=generator) * 2 - 1)
+        splats.means[:2] = torch.tensor([[-1.0, -1.0, -1.0], [1.0, 1.0, 1.0]])
+        splats.log_scales.copy_((torch.rand(n, 3, generator=generator) * 0.15 + 0.01).log())
+        splats.log_scales[:, 2] = math.log(0.01)
+        splats.quaternions.copy_(torch.randn(n, 4, generator=generator))
+        splats.colors.copy_(torch.rand(n, 3, generator=generator))
+        splats.logits.copy_(torch.rand(n, generator=generator) * 3)
+    return scene
 
 
 def test_a_job_that_fails_shows_its_one_line_and_can_be_tried_again(browser, tmp_path, options):

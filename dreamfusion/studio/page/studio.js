@@ -25,6 +25,7 @@ function element(name, properties, ...children) {
 }
 
 const path = (kind, job, version) => `${kind}/${encodeURIComponent(job.name)}?${version}`;
+const file = (job, name) => `download/${encodeURIComponent(job.name)}/${encodeURIComponent(name)}`;
 const find = () => state.jobs.find((job) => job.name === chosen);
 
 function describe(job) {
@@ -56,14 +57,17 @@ async function stage(job) {
     if (shown === wanted) view.replaceChildren(image);
   } else {
     try {
-      const model = new Uint8Array(await ask(wanted, undefined, "arrayBuffer"));
+      const read = async (file) => new Uint8Array(await ask(file, undefined, "arrayBuffer"));
+      const model = await read(wanted);
+      const splats = job.splats ? await read(file(job, "splats.ply")) : undefined;
       if (shown !== wanted) return; // another job was chosen meanwhile
       const canvas = element("canvas", { tabIndex: 0, ariaLabel: job.prompt });
       view.replaceChildren(canvas, element("span"));
       $("#bar").replaceWith($("#bar").cloneNode(true)); // without the listeners of the last model
       $("#bar").hidden = false;
       if (before.split("?")[0] !== wanted.split("?")[0]) camera = undefined;
-      camera = showModel(canvas, model, camera);
+      $("#bar button[data-look='4']").hidden = !splats;
+      camera = showModel(canvas, model, camera, splats);
       for (const button of document.querySelectorAll("#bar button"))
         button.setAttribute("aria-pressed", String(Number(button.dataset.look) === camera.look));
       canvas.id = "model";
@@ -125,9 +129,11 @@ function show() {
     $("#resume").textContent = job.state === "failed" ? "Try again" : "Resume";
     $("#pick").hidden = !queue || job.state !== "done" || job.best;
     $("#export").hidden = !job.model;
-    $("#painted").hidden = !job.painted;
     fields();
-    $("#painted a").href = `download/${encodeURIComponent(job.name)}/painted.glb`;
+    for (const [id, name] of [["painted", "painted.glb"], ["splats", "splats.ply"]]) {
+      $(`#${id}`).hidden = !job[id];
+      $(`#${id} a`).href = file(job, name);
+    }
   }
   const alike = state.jobs.filter((other) => other.prompt === job?.prompt).sort((a, b) => a.seed - b.seed);
   cards($("#variants"), alike.length > 1 ? alike : []);
@@ -253,12 +259,12 @@ $("#export").addEventListener("submit", async (event) => {
   $("#download").disabled = true;
   said.textContent = "making the file …";
   try {
-    const { file } = await ask("export", options);
-    const link = element("a", { href: `download/${encodeURIComponent(job)}/${encodeURIComponent(file)}`, download: file });
+    const { file: name } = await ask("export", options);
+    const link = element("a", { href: file({ name: job }, name), download: name });
     document.body.append(link);
     link.click();
     link.remove();
-    said.textContent = `downloaded ${file}`;
+    said.textContent = `downloaded ${name}`;
   } catch (error) {
     said.textContent = error.message;
   }
