@@ -261,22 +261,18 @@ class Destination:
             return
         if not folder.is_dir():
             raise RunError(f"{self.path} is a file; choose another folder with --out")
-        if not run.config.is_file():
+        try:
+            run.read_config()
+        except UserError:
             raise RunError(
                 f"{self.path} is not empty and contains no run; choose another folder with --out"
-            )
+            ) from None
         if not self.overwrite:
             resume = command("resume", self.path)
             raise RunError(
                 f"{self.path} already contains a run; to resume it: {resume}; to replace it, add "
                 "--overwrite; or choose another folder with --out"
             )
-        try:
-            run.read_config()
-        except UserError:
-            raise RunError(
-                f"cannot overwrite {self.path}: {run.config.name} is not from a dreamfusion run"
-            ) from None
         for found in sorted(folder.iterdir()):
             if not (is_leftover(found) or any(found.match(name) for name in _WRITTEN)):
                 raise RunError(

@@ -79,8 +79,9 @@ def plan_run(
     if found is None:
         found = find_prior(requested.prior, requested.device)
     if preset is None:
-        default = str(getattr(found, "preset", "embedded"))
-        base = read_settings(tuned_preset(default, *_names(requested)))
+        named = str(getattr(found, "preset", "embedded"))
+        scene, estimator = requested.scene.name, requested.estimator.name
+        base = read_settings(tuned_preset(named, scene, estimator))
     config, all_layers = _with_card(found, [*base, *layers])
     return plan_again(config, all_layers, prior=found)
 
@@ -190,10 +191,6 @@ def _with_card(prior: FoundPrior | Prior, layers: Sequence[Layer]) -> tuple[Conf
     if config.start:
         find_run(Path(config.start))
     return config, all_layers
-
-
-def _names(config: Config) -> tuple[str, str]:
-    return config.scene.name, config.estimator.name
 
 
 _FILES = ("prior ", "preset ", "file ")

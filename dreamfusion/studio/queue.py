@@ -45,7 +45,8 @@ class Queue:
     def _run(self) -> None:
         while not self._closing.is_set():
             self._arrived.clear()
-            folders = self._waiting()
+            jobs = self._batch_folder.jobs().values()
+            folders = [folder for folder in jobs if folder.state() not in ENDS]
             try:
                 if folders:
                     need = request_of([folder.read() for folder in folders])
@@ -64,6 +65,3 @@ class Queue:
             return ()
         self._arrived.clear()
         return list(self._batch_folder.jobs().values())  # the driver leaves out ended ones
-
-    def _waiting(self) -> list[JobFolder]:
-        return [f for f in self._batch_folder.jobs().values() if f.state() not in ENDS]

@@ -170,10 +170,11 @@ class MeshScene(nn.Module, Scene):
 
     def writers(self) -> Mapping[str, Callable[[Path | str], None]]:
         """The user's file with new textures: see `patch`."""
-        return {"painted.glb": self._write}
 
-    def _write(self, path: Path | str) -> None:
-        write_bytes(path, patched(self.model, self.sheets, self._textures()))
+        def write(path: Path | str) -> None:
+            write_bytes(path, patched(self.model, self.sheets, self._textures()))
+
+        return {"painted.glb": write}
 
     def after_step(self, progress: Progress, generator: torch.Generator) -> None:
         """Forget the textures of earlier colours."""
