@@ -27,6 +27,7 @@ from dreamfusion.evaluation.judges import FACED, Judge, load_judge, read_pair
 from dreamfusion.evaluation.rows import (
     COLUMNS,
     EVALUATION,
+    VIEWS,
     VIEWS_IMAGE,
     Row,
     Subject,
@@ -251,7 +252,8 @@ def measure_objects(
 
 def _measure(subject: Subject, judge: Judge) -> Measured:
     before = read_json(subject.run.path / EVALUATION)
-    if before.get("revision") == judge.revision and before.get("iou") is not None:
+    same = (before.get("revision"), before.get("views")) == (judge.revision, VIEWS)
+    if same and before.get("iou") is not None:
         row = Row(**{name: before[name] for name in COLUMNS if name in before})
     else:
         (row,) = judge_run(subject, [(judge, judge.distractors())], truth=True)

@@ -16,6 +16,7 @@ from scipy.stats import t as student
 from dreamfusion.batch.jobs import BatchFolder, read_json
 from dreamfusion.cli.app import main
 from dreamfusion.config.sections import ESTIMATORS, find_section
+from dreamfusion.evaluation import comparison
 from dreamfusion.evaluation.comparison import (
     METHODS,
     METHODS_FILE,
@@ -30,7 +31,10 @@ from dreamfusion.evaluation.comparison import (
     steps_for,
 )
 from dreamfusion.evaluation.image_task import measure_images
+from dreamfusion.evaluation.judges import load_judge
+from dreamfusion.evaluation.rows import VIEWS, Row, Subject, write_beside_run
 from dreamfusion.report.comparison import as_csv, as_lines, comparison_page
+from dreamfusion.runs.folder import RunFolder
 from dreamfusion.toyworld.objects import NOUNS as TOYS
 from dreamfusion.utils.errors import UserError
 from dreamfusion.utils.state import Progress
@@ -211,6 +215,17 @@ def test_objects_are_compared_and_a_failing_method_is_reported(tmp_path, capsys)
     sds, clip = found["methods"]
     assert found["reference"] == "sds" and 0 <= sds["figures"]["iou"]["mean"]["value"] <= 1
     assert clip["method"] == "wrong" and clip["figures"] == {} and clip["rows"][0]["reason"]
+
+
+def test_results_of_another_number_of_views_are_measured_again(tmp_path, monkeypatch):
+    judge, asked = load_judge("toy"), []
+    row = Row(str(tmp_path), "a mug", 0, "", "toy", judge.revision, views=VIEWS, iou=0.5)
+    monkeypatch.setattr(comparison, "judge_run", lambda *a, **k: [asked.append(1) or row])
+    subject = Subject(RunFolder(tmp_path), "a mug", 0)
+    write_beside_run(replace(row, views=4))
+    for _ in range(2):
+        assert comparison._measure(subject, judge).values["iou"] == 0.5
+    assert len(asked) == 1
 
 
 @pytest.mark.parametrize("text", ["0", "many", "100,", "-5"])
