@@ -85,20 +85,17 @@ def render(
     options: MarchingConfig | None = None,
     step_size: float | None = None,
     min_weight: float = 0.02,
-    min_normal_weight: float = 2.0,
 ) -> RenderOutput:
     """Render rays of batch shape (views, ...) or (views,); differentiable in field and background.
 
     background: see `LearnedBackground`. lighting: None is unlit. with_normals: composite normals
     for "albedo", too. generator: jitters the samples, or one for each view; None puts them in the
     middle of their steps.
-    options: distance of samples, the transmittance at which rays end, and the backends: see
-    `march_rays` and `render_weights`; None is the defaults.
+    options: distance of samples, the transmittance at which rays end, the weight from which samples
+    have a normal, and the backends: see `march_rays` and `render_weights`; None is the defaults.
     step_size: distance of samples; None is the one of the end of a run.
     min_weight: with gradients enabled, samples of less weight per scene unit are skipped. They are
     the majority of samples and contribute almost nothing to the image, but cost as much as others.
-    min_normal_weight: samples of less weight per scene unit have no normal, but the mean shade of
-    their ray.
     """
     lighting = Lighting() if lighting is None else lighting
     options = MarchingConfig() if options is None else options
@@ -123,7 +120,7 @@ def render(
     surface = normals = None
     color = output.albedo
     if shading != "albedo" or with_normals:
-        least = min_normal_weight * step_size
+        least = options.min_normal_weight * step_size
         surface = _surface_samples(field, samples, weights, flat.directions, least)
         picked = samples.ray_index[surface.index]
         normals = weights.new_zeros(samples.n_rays, 3).index_add(

@@ -80,6 +80,9 @@ class MarchingConfig:
     min_transmittance: float = setting(
         1e-3, "transmittance below which samples are skipped", low=0, high=0.5
     )
+    min_normal_weight: float = setting(
+        2.0, "weight per scene unit below which samples have the mean shade of their ray", low=0
+    )
     backend: Literal["auto", "reference", "numba", "triton", "nerfacc"] = setting(
         "auto", "ray marcher; reference: plain torch; auto: the first that works on the device"
     )

@@ -175,6 +175,25 @@ def test_samples_of_low_weight_are_excluded_from_gradients(sharpness, share, sha
         assert len(shown.samples) == len(full.samples)
 
 
+def test_samples_of_low_weight_have_the_mean_shade_of_their_ray():
+    field = Field(generator=torch.Generator().manual_seed(0))
+    scene, light = scene_of(field), lit("textureless", torch.tensor([1.0, 2, 3]))
+    looks = [
+        render(scene, rays(), background=BLUE, lighting=light, options=MarchingConfig(
+            min_normal_weight=least
+        )) for least in (0.0, 2.0, 1e9)
+    ]  # fmt: skip
+    every, some, none = (out.surface for out in looks)
+    assert len(every.index) == len(looks[0].samples) > len(some.index) > len(none.index) == 0
+    solid = looks[2].opacity > 0.5
+    # Without any normal, the ambient light and half of the rest.
+    shade = (looks[2].rgb - (1 - looks[2].opacity[..., None]) * BLUE)[solid]
+    torch.testing.assert_close(
+        shade, (0.55 * looks[2].opacity[..., None]).expand_as(looks[2].rgb)[solid]
+    )
+    assert not torch.allclose(looks[0].rgb, looks[1].rgb, atol=1e-3)
+
+
 @pytest.mark.parametrize("mode", ["color", "albedo", "normals", "depth", "textureless"])
 def test_images_of_all_modes(mode, monkeypatch):
     monkeypatch.setattr("dreamfusion.scenes.nerf.scene._RAYS_PER_CHUNK", 100)

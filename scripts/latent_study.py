@@ -1,0 +1,227 @@
+#!/usr/bin/env python
+"""Compare settings for latent priors on the twin of Stable Diffusion, whose objects are known.
+
+    python -m scripts.latent_study runs/twin/pipeline runs/study
+    python -m scripts.latent_study runs/twin/pipeline runs/study falling --seeds 2 --steps 1000
+
+Sixteen configurations of the preset `stable-diffusion`, each with one difference, run as a
+comparison (`dreamfusion compare`), which resumes when it is started again. Then prints for each
+configuration, as means over objects and seeds:
+
+    iou, colour      of the mesh and the true object, see docs/evaluate.md
+    fog              share of the pixels that show the object (opacity above .05) with an opacity
+                     below .95, over 12 views of 96 pixels
+    extreme          share of the object's colour channels below .02 or above .98
+    largest          share of the mesh's volume in its largest piece
+    fronts           share of animals with one front
+
+Writes OUT/study.json and OUT/sheet.png: a row for each configuration, two views of each object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import trimesh
+import yaml
+
+from dreamfusion.batch.jobs import BatchFolder, read_json
+from dreamfusion.config.nested import merged
+from dreamfusion.evaluation.comparison import METHODS_FILE, measure_objects
+from dreamfusion.evaluation.rows import EVALUATION, subjects_in
+from dreamfusion.graphics.cameras import turntable_cameras
+from dreamfusion.graphics.media import write_png
+from dreamfusion.graphics.shading import over
+from dreamfusion.mesh.formats import read_glb
+from dreamfusion.runs.checkpoint import load_scene
+from dreamfusion.runs.folder import RunFolder
+from dreamfusion.scenes.base import render_image
+
+KINDS = ("car", "rocket", "corgi", "mug", "chair", "mushroom")
+VISIBLE, OPAQUE, DARK, BRIGHT = 0.05, 0.95, 0.02, 0.98
+
+# Sizes for images of 64 pixels on a CPU, schedules of the preset as fractions of a run, and sharp
+# surfaces.
+BASE: dict[str, Any] = {
+    "extends": "stable-diffusion",
+    "estimator": {"guidance": 20},
+    "shading": {"lambertian": {"start": 0, "end": 0.75, "begin": 0.2, "finish": 0.2}},
+    "scene": {
+        "field": {
+            "levels": 8,
+            "features": 4,
+            "log2_table_size": 16,
+            "base_resolution": 8,
+            "max_resolution": 128,
+            "hidden": 32,
+            "sharpness": {
+                "start": 1,
+                "end": 12,
+                "begin": 0.15,
+                "finish": 0.6,
+                "shape": "geometric",
+            },
+        },
+        "marching": {"step_size": 0.025},
+        "losses": {"orientation": {"start": 0.0006, "end": 0.06, "begin": 0, "finish": 0.5}},
+    },
+    "output": {
+        "checkpoint_every": 200,
+        "preview_every": 200,
+        "video_frames": 8,
+        "video_size": 64,
+        "mesh_resolution": 96,
+        "texture_size": 512,
+    },
+}
+_FALLING: dict[str, Any] = {
+    "t_min": {"start": 0.9, "end": 0.2},
+    "t_max": {"start": 0.98, "end": 0.5},
+}
+CONFIGURATIONS: dict[str, dict[str, Any]] = {
+    "preset": {"estimator": {"guidance": 100}, "scene": {"field": {"sharpness": 1}}},
+    "guidance-100": {"estimator": {"guidance": 100}},
+    "guidance-50": {"estimator": {"guidance": 50}},
+    "guidance-20": {},
+    "guidance-7.5": {"estimator": {"guidance": 7.5}},
+    "rescaled": {"estimator": {"guidance": 50, "rescale": 0.5}},
+    "clamped": {"estimator": {"guidance": 50, "clip_sample": 3}},
+    "pixel-clipped": {"estimator": {"guidance": 50, "clip_pixels": 0.1}},
+    "all-normals": {"scene": {"marching": {"min_normal_weight": 0}}},
+    "orientation": {
+        "scene": {
+            "losses": {"orientation": {"start": 0.006, "end": 0.6, "begin": 0, "finish": 0.5}}
+        }
+    },
+    "four-views": {"camera": {"views": 4}},
+    "falling": {"estimator": _FALLING},
+    "sqrt": {
+        "estimator": {
+            "t_min": {"start": 0.98, "end": 0.2, "shape": "sqrt"},
+            "t_max": {"start": 0.98, "end": 0.2, "shape": "sqrt"},
+        }
+    },
+    "dreamtime": {"estimator": {"timesteps": "dreamtime", "t_max": 0.98}},
+    "smooth": {"scene": {"losses": {"smoothness": 0.02}}},
+    "combined": {
+        "estimator": {
+            **_FALLING,
+            "guidance": {"start": 20, "end": 7.5},
+            "weighting": "inverse_sqrt_snr",
+        },
+        "camera": {"views": 4},
+        "losses": {"entropy": {"start": 0, "end": 0.02, "begin": 0.5}},
+        "scene": {"losses": {"smoothness": 0.02}, "optimizer": {"grid_lr": 0.03}},
+    },
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("prior", type=Path, help="folder of the pipeline")
+    parser.add_argument("out", type=Path)
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help=f"default: all of {', '.join(CONFIGURATIONS)}"
+    )
+    parser.add_argument("--kinds", default=",".join(KINDS))
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--steps", type=int, default=600, help="of one view each")
+    parser.add_argument("--jobs", type=int, default=2)
+    args = parser.parse_args(arguments)
+    names = args.names or list(CONFIGURATIONS)
+    if unknown := [name for name in names if name not in CONFIGURATIONS]:
+        parser.error(f"unknown: {', '.join(unknown)}; there are {', '.join(CONFIGURATIONS)}")
+    folder = args.out / "settings"
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        text = yaml.safe_dump(merged(BASE, CONFIGURATIONS[name]), sort_keys=False)
+        (folder / f"{name}.yaml").write_text(f"# {name}\n{text}")
+    runs = args.out / "runs"
+    files = [str(folder / f"{name}.yaml") for name in names]
+    command = [sys.executable, "-m", "dreamfusion", "compare", *files, "--out", str(runs)]
+    command += ["--nouns", args.kinds, "--seeds", str(args.seeds), "--jobs", str(args.jobs)]
+    command += ["--evaluations", str(2 * args.steps), "--prior", str(args.prior)]
+    subprocess.run(command, check=True)
+    report(args.out, runs)
+
+
+def report(out: Path, runs: Path) -> None:
+    """Measure all runs that are done, print the table and write the files."""
+    measured = measure_objects(BatchFolder(runs))
+    about = read_json(runs / METHODS_FILE)
+    rows: list[dict[str, Any]] = []
+    images: dict[str, list[torch.Tensor]] = defaultdict(list)
+    for subject in subjects_in(runs):
+        known = about.get(subject.run.path.parent.name)
+        if known is None or subject.problem is not None:
+            continue
+        name = f"{known['method']} {known['evaluations'] // 2}"
+        figures, image = measure(subject.run)
+        rows.append({"name": name, "prompt": subject.prompt, "seed": subject.seed, **figures})
+        images[name].append(image)
+    columns = ("iou", "colour", "fog", "extreme", "largest", "fronts", "seconds")
+    print(f"{'':24}" + "".join(f"{column:>10}" for column in columns))
+    for name in images:
+        mine = [row for row in rows if row["name"] == name]
+        means = {
+            column: np.mean([row[column] for row in mine if row[column] is not None] or [np.nan])
+            for column in columns
+        }
+        print(f"{name:24}" + "".join(f"{means[column]:10.3f}" for column in columns))
+    (out / "study.json").write_text(json.dumps(rows, indent=1))
+    width = max(
+        image.shape[1] * len(several) for name, several in images.items() for image in several[:1]
+    )
+    sheet = [torch.cat(several, dim=1) for several in images.values()]
+    sheet = [
+        torch.nn.functional.pad(row, (0, 0, 0, width - row.shape[1]), value=1.0) for row in sheet
+    ]
+    write_png(torch.cat(sheet), out / "sheet.png")
+    print(f"{len(rows)} of {sum(map(len, measured.values()))} runs are done; {out / 'sheet.png'}")
+
+
+def measure(run: RunFolder) -> tuple[dict[str, float | None], torch.Tensor]:
+    """The figures of a run, and two views side by side on white, (96, 192, 3)."""
+    evaluation: Mapping[str, Any] = read_json(run.path / EVALUATION)
+    scene = load_scene(run, run.read_config()).scene
+    rgba = render_image(scene, turntable_cameras(12), height=96, width=96, mode="albedo")
+    color, opacity = rgba[..., :3], rgba[..., 3]
+    seen = opacity > VISIBLE
+    channels = color[opacity > OPAQUE]
+    extreme = (channels < DARK) | (channels > BRIGHT)
+    figures = {
+        "iou": evaluation.get("iou"),
+        "colour": evaluation.get("color_error"),
+        "fog": float((opacity[seen] < OPAQUE).float().mean()) if seen.any() else None,
+        "extreme": float(extreme.float().mean()) if len(channels) else None,
+        "largest": largest(run.mesh / "model.glb"),
+        "fronts": None if (found := evaluation.get("fronts")) is None else float(found == 1),
+        "seconds": evaluation.get("seconds"),
+    }
+    return figures, torch.cat(list(over(rgba[[1, 5]], torch.ones(3))), dim=1)
+
+
+def largest(file: Path) -> float | None:
+    """The share of a mesh's volume in its largest piece; None without a mesh."""
+    if not file.is_file():
+        return None
+    mesh, _ = read_glb(file)
+    whole = trimesh.Trimesh(mesh.vertices, mesh.faces, process=False)
+    whole.merge_vertices(merge_tex=True, merge_norm=True)
+    volumes = [abs(float(part.volume)) for part in whole.split(only_watertight=False)]
+    return max(volumes) / total if (total := sum(volumes)) > 0 else None
+
+
+if __name__ == "__main__":
+    main()
