@@ -1,6 +1,7 @@
 #!/usr/bin/env python
 """Measure the time of the parts of a step (the prior's forward pass, its autoencoder, rendering,
-whole SDS steps), of the work after the last step, and of the hash grid with each usable backend.
+whole SDS steps), of the work after the last step, of the hash grid with each usable backend, of
+drawing Gaussian splats and of drawing triangles.
 
     python -m scripts.bench                        # the embedded prior
     python -m scripts.random_pipelines sd FOLDER   # Stable Diffusion 1.5's size, random weights
@@ -20,6 +21,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import get_args
 
@@ -30,11 +32,15 @@ from torch.profiler import ProfilerActivity, profile
 
 from dreamfusion.config.layers import Layer, override, parse_assignments
 from dreamfusion.diffusion.condition import Condition
+from dreamfusion.graphics.cameras import Cameras, turntable_cameras
+from dreamfusion.graphics.triangles import antialias, opposite_vertices, project, rasterize
 from dreamfusion.priors import DiffusionPrior, load_prior
 from dreamfusion.runs.checkpoint import SavedScene
 from dreamfusion.runs.folder import RunFolder
 from dreamfusion.runs.plan import plan_run
 from dreamfusion.runs.train import Observer, finish
+from dreamfusion.scenes.base import Views
+from dreamfusion.scenes.gaussians.settings import GaussianSettings
 from dreamfusion.scenes.nerf.hashgrid import Backend, encode, encoding_backend
 from dreamfusion.scenes.nerf.scene import NerfScene
 from dreamfusion.training.state import sample_views
@@ -82,6 +88,67 @@ def encoding_rows(scene: NerfScene, count: int, repeats: int, device: str) -> It
         seconds = median_seconds(work, repeats, device)
         grid.table.grad = None
         yield f"| {backend} | {count / seconds / 1e6:.2f} |"
+
+
+def splat_rows(repeats: int, device: str) -> Iterator[str]:
+    """The rows of a table: milliseconds of forward and backward passes of 8 views of 64 pixels."""
+    yield "| splats, 8 views of 64² | ms |"
+    yield "|---|---|"
+    cameras = turntable_cameras(8)
+    for count in (2000, 3000, 5000, 20000):
+        scene = GaussianSettings(count=count).build(
+            device=device, generator=torch.Generator().manual_seed(0)
+        )
+        views = Views(cameras, 64, 64, background=torch.ones(3))
+
+        def work(scene=scene, views=views) -> None:  # type: ignore[no-untyped-def]
+            scene.render(views).rgb.square().sum().backward()
+
+        yield f"| {count} | {1000 * median_seconds(work, repeats, device):.1f} |"
+
+
+def triangle_rows(repeats: int, device: str) -> Iterator[str]:
+    """The rows of a table: milliseconds to draw spheres with gradients for vertices and colours,
+    with antialiased silhouettes; 4 views of 64 pixels with 2 x 2 samples, and one of 512 pixels."""
+    yield "| faces | 4 views of 64², 2 × 2 samples, ms | 1 view of 512², ms |"
+    yield "|---|---|---|"
+    for rings, around in ((72, 72), (224, 224)):
+        points, faces = _sphere(rings, around)
+        points, faces = points.to(device).requires_grad_(), faces.to(device)
+        colors = torch.rand(len(points), 3, device=device, requires_grad=True)
+        opposite = opposite_vertices(faces)
+        cells = []
+        for views, size in ((4, 128), (1, 512)):
+            cameras = turntable_cameras(views).to(torch.device(device))
+
+            draw = partial(_draw_triangles, points, faces, colors, opposite, cameras, size)
+            cells.append(f"{1000 * median_seconds(draw, repeats, device):.1f}")
+        yield f"| {len(faces):,} | {' | '.join(cells)} |"
+
+
+def _draw_triangles(
+    points: torch.Tensor,
+    faces: torch.Tensor,
+    colors: torch.Tensor,
+    opposite: torch.Tensor,
+    cameras: Cameras,
+    size: int,
+) -> None:
+    found = rasterize(project(points, cameras, size, size), faces, size, size)
+    images = found.images(found.interpolate(colors))
+    antialias(images, found, opposite).square().sum().backward()
+
+
+def _sphere(rings: int, around: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """A sphere of radius 0.7 with 2 (rings - 1) around faces, and its vertices."""
+    polar = torch.linspace(0, torch.pi, rings + 1)[:, None].expand(-1, around)
+    turn = (torch.arange(around) * (2 * torch.pi / around))[None].expand(rings + 1, -1)
+    points = [polar.sin() * turn.cos(), polar.cos(), polar.sin() * turn.sin()]
+    at = torch.arange((rings + 1) * around).reshape(rings + 1, around)
+    a, b = at[:-1], at[1:]
+    c, d = a.roll(-1, dims=1), b.roll(-1, dims=1)
+    faces = [torch.stack([a, c, b], -1)[1:], torch.stack([c, d, b], -1)[:-1]]
+    return 0.7 * torch.stack(points, -1).reshape(-1, 3), torch.cat(faces).reshape(-1, 3)
 
 
 def main() -> None:
@@ -171,6 +238,10 @@ def measure(args: argparse.Namespace) -> None:
     scene = trainer.state.scene
     if isinstance(scene, NerfScene):
         for line in encoding_rows(scene, args.points, args.repeats, device):
+            print(line, flush=True)
+        print()
+    for rows in (splat_rows, triangle_rows):
+        for line in rows(args.repeats, device):
             print(line, flush=True)
         print()
     for line in scene.about():

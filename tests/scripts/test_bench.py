@@ -34,3 +34,5 @@ def test_the_benchmark_prints_its_tables(kind, tmp_path, monkeypatch, capsys):
     for stage in ("finding the surface", "baking the texture", "drawing the video"):
         assert re.search(rf"^\| {stage} \| [\d.]+ \|$", said, flags=re.MULTILINE)
     assert "Self CPU" in said
+    assert re.search(r"^\| 3000 \| [\d.]+ \|$", said, flags=re.MULTILINE)  # splats
+    assert re.search(r"^\| 10,224 \| [\d.]+ \| [\d.]+ \|$", said, flags=re.MULTILINE)  # faces
