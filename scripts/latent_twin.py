@@ -308,7 +308,7 @@ def train(
         if time.time() - last > SAVE_SECONDS:
             save(step + 1)
             last = time.time()
-    if start < steps:
+    if start < steps or not file.exists():
         save(steps)
 
 
@@ -325,6 +325,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--shapes", type=int, default=40)
     parser.add_argument("--word-steps", type=int, default=800, help="of the text encoder alone")
     parser.add_argument("--cache", type=Path, required=True, help="folder that trainings share")
+    parser.add_argument(
+        "--start", type=Path, metavar="OUT", help="of another training: begin with its weights"
+    )
     args = parser.parse_args(arguments)
     kinds = {"fair": FAIR.split(), "animals": ANIMALS.split(), "all": [n.name for n in NOUNS]}
     args.out.mkdir(parents=True, exist_ok=True)
@@ -369,7 +372,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     words = args.out / "words.pt"
     if words.exists():
         text_encoder.load_state_dict(torch.load(words, weights_only=True))
-    elif not (args.out / "denoiser.pt").exists():
+    elif args.start is None and not (args.out / "denoiser.pt").exists():
         learn_words(
             images, tokenizer, text_encoder, steps=args.word_steps, batch=256, peak=1e-3, world=1
         )
@@ -379,6 +382,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # A sixth faster without bfloat16.
     models["unet"].to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     ema = nn.ModuleDict({"text_encoder": make_models(tokenizer, 0)[0], "unet": make_unet()})
+    if args.start is not None:
+        models.load_state_dict(torch.load(args.start / "denoiser.pt", weights_only=True)["models"])
     ema.load_state_dict(models.state_dict())
     ema.requires_grad_(False)
     noises = stable_diffusion_schedule()

@@ -10,8 +10,13 @@ from scripts.latent_twin import FAIR, Images, main, render_geometry
 
 
 @pytest.fixture(scope="module")
-def geometry(tmp_path_factory):
-    return render_geometry(tmp_path_factory.mktemp("cache") / "geometry-1.pt", shapes=1)
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def geometry(cache):
+    return render_geometry(cache / "geometry-1.pt", shapes=1)
 
 
 def test_batches_depend_only_on_the_step(geometry):
@@ -37,10 +42,10 @@ def test_web_captions_have_their_proportions(geometry):
 
 
 @pytest.mark.slow
-def test_a_stopped_training_resumes_and_saves_a_prior(tmp_path, monkeypatch):
+def test_a_stopped_training_resumes_and_saves_a_prior(tmp_path, cache, geometry, monkeypatch):
     monkeypatch.setattr(latent_twin, "BATCH", 2)
     monkeypatch.setattr(latent_twin, "AUTOENCODER_BATCH", 2)
-    common = ["--cache", str(tmp_path / "cache"), "--shapes", "1", "--word-steps", "1"]
+    common = ["--cache", str(cache), "--shapes", "1", "--word-steps", "1"]
     common += ["--autoencoder-images", "4"]
     main([str(tmp_path / "whole"), "--images", "6", *common])
 
@@ -69,3 +74,9 @@ def test_a_stopped_training_resumes_and_saves_a_prior(tmp_path, monkeypatch):
         assert all(torch.equal(a[name], b[name]) for name in a)
     prior = load_prior(str(tmp_path / "whole" / "pipeline"), prompts=["a car, front view", ""])
     assert prior.pipeline == "StableDiffusionPipeline" and prior.shape == (4, 16, 16)
+
+    further = ["--start", str(tmp_path / "whole"), "--kinds", "all", "--images", "0"]
+    main([str(tmp_path / "further"), *common, *further])
+    assert not (tmp_path / "further" / "words.pt").exists()
+    begun = torch.load(tmp_path / "further" / "denoiser.pt", weights_only=True)["models"]
+    assert all(torch.equal(begun[name], value) for name, value in states[0]["models"].items())
