@@ -4,9 +4,9 @@
     python -m scripts.latent_study runs/twin/pipeline runs/study
     python -m scripts.latent_study runs/twin/pipeline runs/study falling --seeds 2 --steps 1000
 
-Sixteen configurations of the preset `stable-diffusion`, each with one difference, run as a
-comparison (`dreamfusion compare`), which resumes when it is started again. Then prints for each
-configuration, as means over objects and seeds:
+Sixteen configurations of the preset `stable-diffusion`, each with one difference or all together,
+and combinations of the best ones, run as a comparison (`dreamfusion compare`), which resumes when
+it is started again. Then prints for each configuration, as means over objects and seeds:
 
     iou, colour      of the mesh and the true object, see docs/evaluate.md
     fog              share of the pixels that show the object (opacity above .05) with an opacity
@@ -33,13 +33,14 @@ import numpy as np
 import torch
 import trimesh
 import yaml
+from PIL import Image, ImageDraw
 
 from dreamfusion.batch.jobs import BatchFolder, read_json
 from dreamfusion.config.nested import merged
 from dreamfusion.evaluation.comparison import METHODS_FILE, measure_objects
 from dreamfusion.evaluation.rows import EVALUATION, subjects_in
 from dreamfusion.graphics.cameras import turntable_cameras
-from dreamfusion.graphics.media import write_png
+from dreamfusion.graphics.media import to_bytes
 from dreamfusion.graphics.shading import over
 from dreamfusion.mesh.formats import read_glb
 from dreamfusion.runs.checkpoint import load_scene
@@ -124,6 +125,30 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
     },
 }
 
+# What the first sixteen suggested: falling noise levels for colours, normals everywhere for shape.
+_NORMALS: dict[str, Any] = {"marching": {"min_normal_weight": 0}}
+CONFIGURATIONS |= {
+    "normals-falling": {"estimator": _FALLING, "scene": _NORMALS},
+    "normals-falling-7.5": {
+        "estimator": {**_FALLING, "guidance": {"start": 20, "end": 7.5}},
+        "scene": _NORMALS,
+    },
+    "normals-falling-clipped": {
+        "estimator": {**_FALLING, "guidance": 50, "clip_pixels": 0.1},
+        "scene": _NORMALS,
+    },
+    "combined-normals": merged(CONFIGURATIONS["combined"], {"scene": _NORMALS}),
+    "fast": {  # three times the learning rate
+        "estimator": {**_FALLING, "guidance": {"start": 20, "end": 7.5}},
+        "scene": merged(_NORMALS, {"optimizer": {"grid_lr": 0.03}}),
+    },
+    "fast-four-views": {
+        "estimator": {**_FALLING, "guidance": {"start": 20, "end": 7.5}},
+        "camera": {"views": 4},
+        "scene": merged(_NORMALS, {"optimizer": {"grid_lr": 0.06}, "losses": {"smoothness": 0.02}}),
+    },
+}
+
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
@@ -158,37 +183,52 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def report(out: Path, runs: Path) -> None:
     """Measure all runs that are done, print the table and write the files."""
-    measured = measure_objects(BatchFolder(runs))
+    measure_objects(BatchFolder(runs))
     about = read_json(runs / METHODS_FILE)
     rows: list[dict[str, Any]] = []
-    images: dict[str, list[torch.Tensor]] = defaultdict(list)
+    images: dict[tuple[str, int], list[torch.Tensor]] = defaultdict(list)
     for subject in subjects_in(runs):
         known = about.get(subject.run.path.parent.name)
         if known is None or subject.problem is not None:
             continue
-        name = f"{known['method']} {known['evaluations'] // 2}"
+        name, steps = known["method"], known["evaluations"] // 2
         figures, image = measure(subject.run)
-        rows.append({"name": name, "prompt": subject.prompt, "seed": subject.seed, **figures})
-        images[name].append(image)
+        rows.append(
+            {
+                "name": name,
+                "steps": steps,
+                "prompt": subject.prompt,
+                "seed": subject.seed,
+                **figures,
+            }
+        )
+        images[name, steps].append(image)
+    order = [*CONFIGURATIONS]
+    images = dict(sorted(images.items(), key=lambda item: (item[0][1], order.index(item[0][0]))))
     columns = ("iou", "colour", "fog", "extreme", "largest", "fronts", "seconds")
-    print(f"{'':24}" + "".join(f"{column:>10}" for column in columns))
-    for name in images:
-        mine = [row for row in rows if row["name"] == name]
-        means = {
-            column: np.mean([row[column] for row in mine if row[column] is not None] or [np.nan])
+    print(f"{'':24}{'steps':>6}{'runs':>6}" + "".join(f"{column:>10}" for column in columns))
+    for name, steps in images:
+        mine = [row for row in rows if (row["name"], row["steps"]) == (name, steps)]
+        means = (
+            np.mean([row[column] for row in mine if row[column] is not None] or [np.nan])
             for column in columns
-        }
-        print(f"{name:24}" + "".join(f"{means[column]:10.3f}" for column in columns))
+        )
+        print(f"{name:24}{steps:6}{len(mine):6}" + "".join(f"{mean:10.3f}" for mean in means))
     (out / "study.json").write_text(json.dumps(rows, indent=1))
-    width = max(
-        image.shape[1] * len(several) for name, several in images.items() for image in several[:1]
-    )
-    sheet = [torch.cat(several, dim=1) for several in images.values()]
-    sheet = [
-        torch.nn.functional.pad(row, (0, 0, 0, width - row.shape[1]), value=1.0) for row in sheet
-    ]
-    write_png(torch.cat(sheet), out / "sheet.png")
-    print(f"{len(rows)} of {sum(map(len, measured.values()))} runs are done; {out / 'sheet.png'}")
+    sheet = {f"{name}, {steps}": torch.cat(found, dim=1) for (name, steps), found in images.items()}
+    labelled_rows(sheet).save(out / "sheet.png")
+    print(f"{len(rows)} runs are done; {out / 'sheet.png'}")
+
+
+def labelled_rows(rows: Mapping[str, torch.Tensor], left: int = 190) -> Image.Image:
+    """Rows of pixels (h, w, 3) in [0, 1], each with its name on the left."""
+    height, width = (max(row.shape[axis] for row in rows.values()) for axis in (0, 1))
+    sheet = Image.new("RGB", (left + width, height * len(rows)), "white")
+    draw = ImageDraw.Draw(sheet)
+    for i, (name, row) in enumerate(rows.items()):
+        draw.text((4, i * height + height // 2), name, fill="black", font_size=13, anchor="lm")
+        sheet.paste(Image.fromarray(to_bytes(row)), (left, i * height))
+    return sheet
 
 
 def measure(run: RunFolder) -> tuple[dict[str, float | None], torch.Tensor]:
