@@ -142,11 +142,7 @@ CONFIGURATIONS |= {
         "estimator": {**_FALLING, "guidance": {"start": 20, "end": 7.5}},
         "scene": merged(_NORMALS, {"optimizer": {"grid_lr": 0.03}}),
     },
-    "fast-four-views": {
-        "estimator": {**_FALLING, "guidance": {"start": 20, "end": 7.5}},
-        "camera": {"views": 4},
-        "scene": merged(_NORMALS, {"optimizer": {"grid_lr": 0.06}, "losses": {"smoothness": 0.02}}),
-    },
+    "above-0.2": {"estimator": {"t_min": 0.2}, "scene": _NORMALS},
 }
 
 
