@@ -172,6 +172,7 @@ CHANGES = [
     "camera.fov_y_deg=[60, 61]", "camera.fov_y_deg=null camera.focal_length=[1, 1.1]",
     "camera.position_jitter=0.1", "camera.look_at_jitter=0.1", "camera.up_jitter=0.1",
     "render.resolution=24", "scene.marching.step_size=0.05", "scene.marching.min_transmittance=0.4",
+    "scene.marching.min_normal_weight=9",
     "shading.lambertian=0", "shading.textureless=1", "shading.ambient=0.8",
     "shading.light_distance=[1, 1.1]", "shading.light_spread=2", "background.kind=fixed",
     "background.kind=learned", "background.brightness=[0, 0.1]",
