@@ -33,19 +33,18 @@ import numpy as np
 import torch
 import trimesh
 import yaml
-from PIL import Image, ImageDraw
 
 from dreamfusion.batch.jobs import BatchFolder, read_json
 from dreamfusion.config.nested import merged
 from dreamfusion.evaluation.comparison import METHODS_FILE, measure_objects
 from dreamfusion.evaluation.rows import EVALUATION, subjects_in
 from dreamfusion.graphics.cameras import turntable_cameras
-from dreamfusion.graphics.media import to_bytes
 from dreamfusion.graphics.shading import over
 from dreamfusion.mesh.formats import read_glb
 from dreamfusion.runs.checkpoint import load_scene
 from dreamfusion.runs.folder import RunFolder
 from dreamfusion.scenes.base import render_image
+from scripts.plots import image_rows
 
 KINDS = ("car", "rocket", "corgi", "mug", "chair", "mushroom")
 VISIBLE, OPAQUE, DARK, BRIGHT = 0.05, 0.95, 0.02, 0.98
@@ -88,6 +87,7 @@ _FALLING: dict[str, Any] = {
     "t_min": {"start": 0.9, "end": 0.2},
     "t_max": {"start": 0.98, "end": 0.5},
 }
+_NORMALS: dict[str, Any] = {"marching": {"min_normal_weight": 0}}
 CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "preset": {"estimator": {"guidance": 100}, "scene": {"field": {"sharpness": 1}}},
     "guidance-100": {"estimator": {"guidance": 100}},
@@ -97,7 +97,7 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "rescaled": {"estimator": {"guidance": 50, "rescale": 0.5}},
     "clamped": {"estimator": {"guidance": 50, "clip_sample": 3}},
     "pixel-clipped": {"estimator": {"guidance": 50, "clip_pixels": 0.1}},
-    "all-normals": {"scene": {"marching": {"min_normal_weight": 0}}},
+    "all-normals": {"scene": _NORMALS},
     "orientation": {
         "scene": {
             "losses": {"orientation": {"start": 0.006, "end": 0.6, "begin": 0, "finish": 0.5}}
@@ -126,7 +126,6 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
 }
 
 # What the first sixteen suggested: falling noise levels for colours, normals everywhere for shape.
-_NORMALS: dict[str, Any] = {"marching": {"min_normal_weight": 0}}
 CONFIGURATIONS |= {
     "normals-falling": {"estimator": _FALLING, "scene": _NORMALS},
     "normals-falling-7.5": {
@@ -211,24 +210,13 @@ def report(out: Path, runs: Path) -> None:
         )
         print(f"{name:24}{steps:6}{len(mine):6}" + "".join(f"{mean:10.3f}" for mean in means))
     (out / "study.json").write_text(json.dumps(rows, indent=1))
-    sheet = {f"{name}, {steps}": torch.cat(found, dim=1) for (name, steps), found in images.items()}
-    labelled_rows(sheet).save(out / "sheet.png")
+    sheet = {f"{name}, {steps}": torch.cat(found) for (name, steps), found in images.items()}
+    image_rows(sheet, label_width=190).save(out / "sheet.png")
     print(f"{len(rows)} runs are done; {out / 'sheet.png'}")
 
 
-def labelled_rows(rows: Mapping[str, torch.Tensor], left: int = 190) -> Image.Image:
-    """Rows of pixels (h, w, 3) in [0, 1], each with its name on the left."""
-    height, width = (max(row.shape[axis] for row in rows.values()) for axis in (0, 1))
-    sheet = Image.new("RGB", (left + width, height * len(rows)), "white")
-    draw = ImageDraw.Draw(sheet)
-    for i, (name, row) in enumerate(rows.items()):
-        draw.text((4, i * height + height // 2), name, fill="black", font_size=13, anchor="lm")
-        sheet.paste(Image.fromarray(to_bytes(row)), (left, i * height))
-    return sheet
-
-
 def measure(run: RunFolder) -> tuple[dict[str, float | None], torch.Tensor]:
-    """The figures of a run, and two views side by side on white, (96, 192, 3)."""
+    """The figures of a run, and two views of it on white, (2, 3, 96, 96)."""
     evaluation: Mapping[str, Any] = read_json(run.path / EVALUATION)
     scene = load_scene(run, run.read_config()).scene
     rgba = render_image(scene, turntable_cameras(12), height=96, width=96, mode="albedo")
@@ -245,7 +233,7 @@ def measure(run: RunFolder) -> tuple[dict[str, float | None], torch.Tensor]:
         "fronts": None if (found := evaluation.get("fronts")) is None else float(found == 1),
         "seconds": evaluation.get("seconds"),
     }
-    return figures, torch.cat(list(over(rgba[[1, 5]], torch.ones(3))), dim=1)
+    return figures, over(rgba[[1, 5]], torch.ones(3)).movedim(-1, 1)
 
 
 def largest(file: Path) -> float | None:

@@ -10,9 +10,9 @@ from dreamfusion.distillation.clip.settings import CLIPSettings
 from dreamfusion.distillation.sds.settings import SDSSettings
 from dreamfusion.evaluation.guides import ToyGuideSettings
 from dreamfusion.evaluation.judges import NOUN_NAMES
+from scripts.plots import image_columns
 from scripts.why_sds.generators import Discs, Pixels, distil
 from scripts.why_sds.measures import Subjects, judge
-from scripts.why_sds.plots import image_columns
 from scripts.why_sds.result import Result, Row
 
 

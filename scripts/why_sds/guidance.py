@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dreamfusion as df
 from dreamfusion.distillation.sds.settings import SDSSettings
+from scripts.plots import image_columns
 from scripts.why_sds.generators import Pixels, distil
 from scripts.why_sds.measures import Subjects
-from scripts.why_sds.plots import image_columns
 from scripts.why_sds.result import Result, Row
 
 # Guidance, and the bound to which the predicted clean image is clamped.

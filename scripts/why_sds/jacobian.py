@@ -9,9 +9,9 @@ from torch import Tensor
 
 import dreamfusion as df
 from dreamfusion.distillation.sds.settings import DiffusionLossSettings, SDSSettings
+from scripts.plots import beside, image_columns, lines, stack
 from scripts.why_sds.generators import SIZE, Pixels, distil, generators
 from scripts.why_sds.measures import Subjects, unfinished
-from scripts.why_sds.plots import beside, image_columns, lines, stack
 from scripts.why_sds.result import Result, Row
 
 LEVELS = (0.02, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.98)

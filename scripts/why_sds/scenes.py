@@ -9,9 +9,9 @@ from torch import Tensor
 
 import dreamfusion as df
 from dreamfusion.evaluation.image_task import side_cameras
+from scripts.plots import image_columns
 from scripts.why_sds.generators import SIZE, Curves, Discs, Pixels, distil
 from scripts.why_sds.measures import SIDE, Subjects
-from scripts.why_sds.plots import image_columns
 from scripts.why_sds.result import Result, Row
 
 NOUN = "corgi"

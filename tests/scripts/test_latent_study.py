@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-import torch
 import trimesh
 import yaml
 
@@ -11,7 +10,7 @@ from dreamfusion.config.nested import merged
 from dreamfusion.config.presets import read_settings
 from dreamfusion.mesh.extract import Mesh
 from dreamfusion.mesh.formats import write_mesh
-from scripts.latent_study import BASE, CONFIGURATIONS, labelled_rows, largest, main
+from scripts.latent_study import BASE, CONFIGURATIONS, largest, main
 
 
 def test_all_configurations_are_valid_and_different(tmp_path):
@@ -39,11 +38,3 @@ def test_the_share_of_the_largest_piece(tmp_path):
     assert largest(file) is None
     write_mesh(mesh, file)
     assert largest(file) == pytest.approx(1 / (1 + 0.125), rel=1e-4)
-
-
-def test_sheets_have_a_name_for_each_row():
-    rows = {"one": torch.zeros(8, 16, 3), "two": torch.zeros(8, 32, 3)}
-    sheet = np.asarray(labelled_rows(rows, left=50))
-    assert sheet.shape == (16, 82, 3)
-    assert (sheet[:8, 50:66] == 0).all() and (sheet[:8, 66:] == 255).all()
-    assert (sheet[:8, :50] < 255).any() and (sheet[8:, :50] < 255).any()

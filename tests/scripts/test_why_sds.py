@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import re
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 import dreamfusion as df
 from dreamfusion.distillation.sds.settings import SDSSettings
-from scripts.why_sds import jacobian, levels, plots, sampling
+from scripts import plots
+from scripts.why_sds import jacobian, levels, sampling
 from scripts.why_sds.__main__ import EXPERIMENTS, main
 from scripts.why_sds.generators import SIZE, Curves, Discs, Pixels, bernstein, composite, distil
 from scripts.why_sds.measures import Subjects
@@ -140,6 +142,11 @@ def test_figures_have_lines_and_captions():
         assert {(31, 119, 180), (214, 39, 40)} <= {color for _, color in colors}
     images = torch.rand(2, 3, 8, 8)
     assert plots.image_rows({"a": images, "b": images}, label_width=50).size == (50 + 18, 20)
+    rows = {"one": torch.zeros(1, 3, 16, 16), "two": torch.zeros(2, 3, 16, 16)}
+    sheet = np.asarray(plots.image_rows(rows, label_width=50))
+    assert sheet.shape == (36, 50 + 34, 3)
+    assert (sheet[:16, 50:66] == 0).all() and (sheet[:16, 66:] == 255).all()
+    assert (sheet[:16, :50] < 255).any() and (sheet[18:34, :50] < 255).any()
     figure = plots.image_columns({"a": images, "b\nc": images}, size=16)
     assert figure.size == (34, 6 + 32 + 34)
 
