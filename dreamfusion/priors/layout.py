@@ -61,6 +61,13 @@ PIPELINES: Mapping[str, Mapping[str, Any]] = read_yaml(Path(__file__).with_name(
 LAYOUTS: Mapping[str, Mapping[str, Sequence[str]]] = {
     name: about["components"] for name, about in PIPELINES.items()
 }
+
+
+def pipeline_class(pipeline: str) -> str:
+    """The class in diffusers that encodes the texts of a pipeline and reads its LoRA."""
+    return str(PIPELINES[pipeline].get("class", pipeline))
+
+
 # Stable Diffusion 3 was trained to work without its largest text encoder.
 OPTIONAL = ("text_encoder_3", "tokenizer_3")
 # Optional components that runs do not use. They are neither loaded nor imported.

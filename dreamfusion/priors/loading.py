@@ -20,7 +20,9 @@ from torch import Tensor
 from transformers.utils import logging as transformers_logging
 
 from dreamfusion.diffusion.predictions import PredictionKind
-from dreamfusion.priors.layout import OTHER_FILE, PriorError
+from dreamfusion.priors.layout import OTHER_FILE, PriorError, pipeline_class
+from dreamfusion.priors.mvdream.configuration import MULTI_VIEW_UNET
+from dreamfusion.priors.mvdream.unet import load_unet
 from dreamfusion.priors.resolve import ResolvedPrior
 from dreamfusion.utils.errors import one_line
 
@@ -38,8 +40,13 @@ def load_part(
         options = {"torch_dtype": dtype, "use_safetensors": True, "variant": variant}
         options["output_loading_info"] = True
     try:
-        cls = getattr(library, prior.components[component])
-        found = cls.from_pretrained(path, local_files_only=True, **options)
+        if prior.components[component] == MULTI_VIEW_UNET:
+            found: Any = load_unet(
+                [path / file for file in prior.files[component]], prior.configs[component]
+            )
+        else:
+            cls = getattr(library, prior.components[component])
+            found = cls.from_pretrained(path, local_files_only=True, **options)
     except Exception as error:
         raise PriorError(f"{where} cannot be loaded: {one_line(error)}") from error
     if dtype is None:
@@ -156,7 +163,7 @@ def merge_loras(part: Any, component: str, prior: ResolvedPrior) -> None:
 
 def _changes(file: Path, component: str, prior: ResolvedPrior) -> dict[str, tuple[Any, Any, float]]:
     """The matrices A and B, and alpha / r, of each changed module of a component."""
-    pipeline: Any = getattr(diffusers, prior.pipeline)
+    pipeline: Any = getattr(diffusers, pipeline_class(prior.pipeline))
     denoiser = "unet" if "unet" in prior.components else "transformer"
     config = type("Config", (), {"layers_per_block": 2, **prior.configs[denoiser]})
     options = {"unet_config": config} if prior.pipeline == "StableDiffusionXLPipeline" else {}

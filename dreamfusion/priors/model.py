@@ -32,6 +32,7 @@ from dreamfusion.priors.layout import (
 )
 from dreamfusion.priors.loading import NoiseSchedule, load_part, quiet, read_schedule
 from dreamfusion.priors.memory import check_memory, estimate_memory
+from dreamfusion.priors.mvdream.unet import view_inputs
 from dreamfusion.priors.resolve import ResolvedPrior, resolve_prior
 from dreamfusion.priors.text import TextEncoders, encoders_of, encoders_of_pipe
 from dreamfusion.utils.devices import has_bfloat16
@@ -84,6 +85,7 @@ class DiffusionPrior:
     image_size: height and width of its input images, in pixels.
     channels: of the denoised images or latents. Further output channels of a U-Net (DeepFloyd's
         also predicts variances) are dropped.
+    group_size: the number of views that are denoised jointly; MVDream's 4, else 1.
     expected_memory: estimated bytes of GPU memory of a step, if known.
     """
 
@@ -122,6 +124,7 @@ class DiffusionPrior:
                 torch.tensor(x, device=self.device).reshape(1, -1, 1, 1) for x in (mean, std)
             )
         self._is_unet = isinstance(denoiser, diffusers.UNet2DConditionModel)
+        self.group_size: int = PIPELINES[self.pipeline].get("group_size", 1)
 
     @property
     def preset(self) -> str:
@@ -152,8 +155,8 @@ class DiffusionPrior:
         for an unsupported class, scheduler or combination of parts.
         """
         kind = type(pipe).__name__
-        if kind not in LAYOUTS:
-            raise PriorError(f"a {kind} is not supported; use a {', '.join(LAYOUTS)}")
+        if kind not in (supported := [name for name in LAYOUTS if hasattr(diffusers, name)]):
+            raise PriorError(f"a {kind} is not supported; use a {', '.join(supported)}")
         name = str(pipe.config.get("_name_or_path") or kind)
         configs = {}  # as in the files of the models
         for part in LAYOUTS[kind]:
@@ -217,30 +220,37 @@ class DiffusionPrior:
     def predict(self, noisy: Tensor, timesteps: Tensor, condition: Condition) -> Tensor:
         """The denoiser's raw prediction, float32 (n, channels, h, w); see `NoisePredictor`.
 
-        On a CPU, the batch is split into pieces that run in parallel, unless images, text or
-        denoiser require gradients. The number of pieces depends on n only.
+        Without cameras, each image is denoised by itself. On a CPU, the batch is split into pieces
+        of whole groups that run in parallel, unless images, text or denoiser require gradients. The
+        number of pieces depends on n only.
         """
-        n = len(noisy)
-        text = condition.text.expand(n)
-        n_pieces = _n_pieces(n) if self.device.type == "cpu" else 1
+        n, text = len(noisy), condition.text.expand(len(noisy))
+        condition = Condition(text, condition.cameras)
+        size = 1 if condition.cameras is None else self.group_size
+        n_pieces = _n_pieces(n // size) if self.device.type == "cpu" else 1
         inputs = (noisy, text.tokens, *self.denoiser.parameters())
         if n_pieces == 1 or (torch.is_grad_enabled() and any(t.requires_grad for t in inputs)):
-            return self._denoise(noisy, timesteps, text)
-        parts = [slice(start, stop) for start, stop in pieces(n, n_pieces)]
-        jobs = [partial(self._denoise, noisy[i], timesteps[i], text[i]) for i in parts]
+            return self._denoise(noisy, timesteps, condition)
+        parts = [slice(size * start, size * stop) for start, stop in pieces(n // size, n_pieces)]
+        jobs = [partial(self._denoise, noisy[i], timesteps[i], condition[i]) for i in parts]
         return torch.cat(run_all(jobs, torch_threads=max(1, n_workers() // n_pieces)))
 
-    def _denoise(self, noisy: Tensor, timesteps: Tensor, text: TextEmbedding) -> Tensor:
-        times, tokens = self.schedule.times[timesteps], text.tokens.to(self.dtype)
+    def _denoise(self, noisy: Tensor, timesteps: Tensor, condition: Condition) -> Tensor:
+        text, times = condition.text, self.schedule.times[timesteps]
+        tokens = text.tokens.to(self.dtype)
         pooled = None if text.pooled is None else text.pooled.to(self.dtype)
         if not self._is_unet:
             noisy = noisy.to(self.dtype)
             return self.denoiser(noisy, tokens, pooled, times, return_dict=False)[0].float()
-        extra = None
+        noisy = noisy.to(self.dtype, memory_format=torch.channels_last)
+        extra, views = None, {}
         if pooled is not None:
             extra = {"text_embeds": pooled, "time_ids": self._sizes.expand(len(text), -1)}
-        noisy = noisy.to(self.dtype, memory_format=torch.channels_last)
-        output = self.denoiser(noisy, times, tokens, added_cond_kwargs=extra, return_dict=False)[0]
+        if self.group_size > 1:
+            views = view_inputs(condition.cameras, len(text), self.group_size, like=noisy)
+        output = self.denoiser(
+            noisy, times, tokens, added_cond_kwargs=extra, return_dict=False, **views
+        )[0]
         return output[:, : self.channels].float()
 
     def adapted(self, *, rank: int, seed: int) -> AdaptedPrior:

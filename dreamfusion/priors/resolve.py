@@ -19,6 +19,7 @@ from dreamfusion.priors.layout import (
     read_weights,
     require_json,
 )
+from dreamfusion.priors.mvdream.configuration import MULTI_VIEW_UNET, unet_config
 from dreamfusion.utils.resources import shipped
 
 DEFAULT_ON_CUDA = "stable-diffusion-v1-5/stable-diffusion-v1-5"
@@ -61,6 +62,11 @@ class ResolvedPrior:
         """The default preset for this prior."""
         has_card = (self.path / CARD).is_file()
         return "embedded" if has_card else str(layout.PIPELINES[self.pipeline]["preset"])
+
+    @property
+    def group_size(self) -> int:
+        """The number of views that it denoises jointly."""
+        return int(layout.PIPELINES[self.pipeline].get("group_size", 1))
 
 
 def resolve_prior(
@@ -140,6 +146,8 @@ def inspect(path: Path, name: str, *, half: bool) -> ResolvedPrior:
             continue
         config = path / component / "config.json"
         configs[component] = require_json(config, f"{name}: {path / component} is broken")
+        if components[component] == MULTI_VIEW_UNET:
+            configs[component] = unet_config(name, configs[component])
         variants[component], files = layout.choose_weights(inside, component, half=half)
         if not files:
             stem = layout.weights_stem(component)

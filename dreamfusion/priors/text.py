@@ -19,7 +19,7 @@ import torch
 import transformers
 
 from dreamfusion.diffusion.condition import TextEmbedding
-from dreamfusion.priors.layout import LAYOUTS, OPTIONAL, UNUSED, PriorError
+from dreamfusion.priors.layout import LAYOUTS, OPTIONAL, UNUSED, PriorError, pipeline_class
 from dreamfusion.priors.loading import load_part
 from dreamfusion.priors.reading import PromptError
 from dreamfusion.priors.resolve import ResolvedPrior
@@ -154,7 +154,8 @@ class TextEncoders:
         # An IFPipeline with CLIP, such as the embedded prior, was trained without an attention mask
         # for padding; IFPipeline's `encode_prompt`, made for T5, would mask the padding.
         t5 = self._configs["text_encoder"].get("model_type") == "t5"
-        kind = "StableDiffusionPipeline" if self._kind == "IFPipeline" and not t5 else self._kind
+        clip = self._kind == "IFPipeline" and not t5
+        kind = "StableDiffusionPipeline" if clip else pipeline_class(self._kind)
         cls = getattr(diffusers, kind)
         parameters = inspect.signature(cls.__init__).parameters
         absent = [n for n, p in parameters.items() if n != "self" and p.default is p.empty]

@@ -32,6 +32,8 @@ _UNET = {
     "up_blocks.1.resnets.1": "output_blocks.3.0",
     "conv_norm_out": "out.0",
     "conv_out": "out.2",
+    "class_embedding.linear_1": "camera_embed.0",
+    "class_embedding.linear_2": "camera_embed.2",
 }
 _VAE_ATTENTION = {
     "group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out",
@@ -43,7 +45,7 @@ def save_original_checkpoint(folder: Path, file: Path) -> Path:
     weights = "diffusion_pytorch_model.safetensors"
     tensors: dict[str, Tensor] = {}
     for key, value in load_file(folder / "unet" / weights).items():
-        tensors[f"model.diffusion_model.{_unet_name(key)}"] = value
+        tensors[f"model.diffusion_model.{original_unet_name(key)}"] = value
     for key, value in load_file(folder / "vae" / weights).items():
         tensors[f"first_stage_model.{_vae_name(key)}"] = value
     for key, value in load_file(folder / "text_encoder" / "model.safetensors").items():
@@ -53,7 +55,8 @@ def save_original_checkpoint(folder: Path, file: Path) -> Path:
     return file
 
 
-def _unet_name(key: str) -> str:
+def original_unet_name(key: str) -> str:
+    """The original name of a weight of a U-Net with two levels, for MVDream's too."""
     start = max((name for name in _UNET if key.startswith(f"{name}.")), key=len)
     rest = key[len(start) + 1 :]
     if ".resnets." in f".{start}.":

@@ -16,6 +16,7 @@ from diffusers import (
     SD3Transformer2DModel,
     UNet2DConditionModel,
 )
+from safetensors.torch import save_file
 from transformers import (
     CLIPTextConfig,
     CLIPTextModel,
@@ -25,6 +26,10 @@ from transformers import (
     T5EncoderModel,
     T5Tokenizer,
 )
+
+from dreamfusion.priors.mvdream.configuration import unet_config
+from dreamfusion.priors.mvdream.unet import MultiViewUNet
+from tests.helpers.original_checkpoint import original_unet_name
 
 WORDS = ["a", "red", "blue", "green", "corgi", "mug", "chair", "flat", "clay", "from", "above"]
 WORDS += ["front", "back", "left", "right", "side", "overhead", "view", "below"]
@@ -75,6 +80,28 @@ def save_latent_prior(folder: Path, *, v_prediction: bool = False) -> Path:
     else:
         PNDMScheduler(**SD_BETAS).save_pretrained(folder / "scheduler")
     _save_index(folder, "StableDiffusionPipeline")
+    return folder
+
+
+def save_mvdream_prior(folder: Path) -> Path:
+    """An MVDreamPipeline: a U-Net of its own class, with the original names of its weights."""
+    torch.manual_seed(5)
+    _save_clip(folder)
+    config = {
+        "_class_name": "MultiViewUNetModel", "image_size": 8, "in_channels": 4, "out_channels": 4,
+        "model_channels": 32, "channel_mult": [1, 2], "attention_resolutions": [2],
+        "num_res_blocks": 1, "num_head_channels": 16, "context_dim": WIDTH, "camera_dim": 16,
+    }  # fmt: skip
+    weights = {
+        original_unet_name(key): torch.randn(value.shape) / 8
+        for key, value in MultiViewUNet(**unet_config("tiny", config)).state_dict().items()
+    }
+    (folder / "unet").mkdir()
+    (folder / "unet" / "config.json").write_text(json.dumps(config))
+    save_file(weights, folder / "unet" / "diffusion_pytorch_model.safetensors")
+    _vae(scaling_factor=0.18215, force_upcast=False).save_pretrained(folder / "vae")
+    DDIMScheduler(**SD_BETAS).save_pretrained(folder / "scheduler")
+    _save_index(folder, "MVDreamPipeline", unet=["mv_unet", "MultiViewUNetModel"])
     return folder
 
 

@@ -367,6 +367,13 @@ def test_removed_ids_are_reported_with_their_mirror(gone, living):
     assert str(error.value) == f"{gone} was removed from the hub: use {living}, the same model"
 
 
+def test_the_original_mvdream_is_refused_with_the_command_that_converts_it():
+    with pytest.raises(PriorError, match="holds pickles.*use ashawkey/mvdream-sd2.1-diff") as error:
+        resolve_prior("MVDream/MVDream")
+    assert "convert_mvdream_to_diffusers.py --to_safetensors" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
 def test_other_ids_have_no_mirror():
     for name in (
         "CompVis/stable-diffusion-v1-4",
