@@ -144,6 +144,17 @@ CONFIGURATIONS |= {
     "above-0.2": {"estimator": {"t_min": 0.2}, "scene": _NORMALS},
 }
 
+# What these suggested: low guidance, all but the lowest noise levels, normals everywhere.
+_LOW: dict[str, Any] = {"estimator": {"guidance": 7.5, "t_min": 0.2}, "scene": _NORMALS}
+_FAST: dict[str, Any] = {"scene": {"optimizer": {"grid_lr": 0.03}}}
+_CLIPPED: dict[str, Any] = {"estimator": {"clip_pixels": 0.1}}
+CONFIGURATIONS |= {
+    "low": _LOW,
+    "low-clipped": merged(_LOW, _CLIPPED),
+    "low-fast": merged(_LOW, _FAST),
+    "low-clipped-fast": merged(merged(_LOW, _CLIPPED), _FAST),
+}
+
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(

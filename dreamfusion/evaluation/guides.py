@@ -52,6 +52,9 @@ class OracleSettings(PriorSettings):
     name: str = setting("oracle", "name of the prior")
     shapes: int = setting(100, "variants of the object", low=1, high=10_000)
     images: int = setting(16, "images of each variant in every shading", low=1, high=1000)
+    group_size: int = setting(
+        1, "views that it sees together, evenly around the object; divides `images`", low=1, high=8
+    )
 
     @property
     def card(self) -> PriorCard:
@@ -72,7 +75,10 @@ class OracleSettings(PriorSettings):
             raise UserError("the oracle needs one prompt with a noun of the toy world")
         noun, color = read_pair(objects.pop())
         prior = DiffusionPrior.from_pretrained("embedded", device=device)
-        bank = bank_of(noun, prior, color=color, shapes=self.shapes, views=self.images)
+        if self.images % self.group_size:
+            raise UserError("prior.images is no multiple of prior.group_size, whose views it sees")
+        options = {"shapes": self.shapes, "views": self.images, "group_size": self.group_size}
+        bank = bank_of(noun, prior, color=color, **options)
         if device != "cpu":
             bank = {words: images.to(device) for words, images in bank.items()}
-        return Oracle(prior, bank)
+        return Oracle(prior, bank, self.group_size)

@@ -6,6 +6,7 @@ with scenes distilled from the embedded prior: only the latter contain errors of
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -30,12 +31,15 @@ class Oracle(Prior):
     bank: images (n, c, h, w), encoded by `prior`, by the words of a view prompt. prior: provides
     the noise schedule, the card and the encoder. For z = alpha x + sigma e, the mean of x given z
     is sum_i softmax(-|z - alpha x_i|^2 / (2 sigma^2))_i x_i.
+
+    group_size: x is a group of as many consecutive views, and the bank (n * group_size, c, h, w).
     """
 
     prediction: PredictionKind = "sample"
     name = "oracle"
 
-    def __init__(self, prior: Prior, bank: Mapping[Words, Tensor]) -> None:
+    def __init__(self, prior: Prior, bank: Mapping[Words, Tensor], group_size: int = 1) -> None:
+        self.group_size = group_size
         self.alphas, self.sigmas, self.card = prior.alphas, prior.sigmas, prior.card
         self.device, self.dtype, self.shape = prior.device, prior.dtype, prior.shape
         self._prior, self._bank = prior, bank
@@ -54,26 +58,45 @@ class Oracle(Prior):
 
     def predict(self, noisy: Tensor, timesteps: Tensor, condition: Condition, /) -> Tensor:
         """The posterior mean of x, (n, c, h, w)."""
-        means = []
-        numbers = condition.text.tokens.flatten().round().long().tolist()
-        for z, t, number in zip(noisy, timesteps.tolist(), numbers, strict=True):
+        numbers = condition.text.tokens.flatten().round().long()[:: self.group_size]
+        rows: dict[Words, list[int]] = defaultdict(list)
+        for row, number in enumerate(numbers.tolist()):
             words = tuple(word.strip() for word in self._texts[number].split(",")[1:])
-            # An empty text matches all images.
-            images = self._bank[words] if words else torch.cat(list(self._bank.values()))
-            alpha, sigma = float(self.alphas[t]), float(self.sigmas[t])
-            distance = (z - alpha * images).square().flatten(1).sum(dim=1)
-            weights = torch.softmax(-distance / (2 * sigma**2), dim=0)
-            means.append(torch.einsum("n,nchw->chw", weights, images))
-        return torch.stack(means)
+            rows[words].append(row)
+        z = noisy.unflatten(0, (-1, self.group_size)).flatten(1)
+        times = timesteps[:: self.group_size, None]
+        alpha, sigma = self.alphas[times], self.sigmas[times]
+        means = torch.empty_like(z)
+        for words, which in rows.items():
+            # A text without words for the view matches all images.
+            images = self._bank[words] if words else self._all
+            images = images.unflatten(0, (-1, self.group_size)).flatten(1)
+            scaled = z[which] / alpha[which]
+            distance = torch.cdist(scaled, images, compute_mode="donot_use_mm_for_euclid_dist")
+            ratio = alpha[which] / sigma[which]
+            weights = torch.softmax(-0.5 * (ratio * distance).square(), dim=1)
+            means[which] = weights @ images
+        return means.view_as(noisy)
+
+    @cached_property
+    def _all(self) -> Tensor:
+        return torch.cat(list(self._bank.values()))
 
 
 def bank_of(
-    noun: str, prior: Prior, *, color: str | None = None, shapes: int, views: int
+    noun: str,
+    prior: Prior,
+    *,
+    color: str | None = None,
+    shapes: int,
+    views: int,
+    group_size: int = 1,
 ) -> dict[Words, Tensor]:
     """Images of `shapes` variants of a noun, each in every shading from `views` cameras, by the
     words of their view prompts, with the cameras and the light on the card of a pixel prior.
 
-    color: None is the natural one.
+    color: None is the natural one. group_size: of the cameras, see `sample_cameras`; the images of
+    a group have the light and the words of its first.
     """
     rng, generator = np.random.default_rng(0), torch.Generator().manual_seed(0)
     found: dict[Words, list[Tensor]] = defaultdict(list)
@@ -82,13 +105,14 @@ def bank_of(
     light = settings["shading"]
     for _ in range(shapes):
         obj = toy.make_object(noun, color, rng=rng)
-        cameras = sample_cameras(views, **ranges, generator=generator)
+        cameras = sample_cameras(views, **ranges, generator=generator, group_size=group_size)
         buffers = toy.view(obj, cameras, prior.shape[-1] * SUPERSAMPLE)
         palettes = torch.from_numpy(toy.PALETTE_TABLE).repeat(views, 1, 1)
         palettes[:, 0] = torch.tensor(BACKGROUND)
         for shading, word in toy.SHADING_WORDS.items():
             spread = light["light_spread"] * torch.randn(views, 3, generator=generator)
             towards = torch.nn.functional.normalize(cameras.positions, dim=-1) + spread
+            towards = towards[::group_size].repeat_interleave(group_size, dim=0)
             images = toy.shade(
                 torch.from_numpy(buffers.normals),
                 torch.from_numpy(buffers.color_index),
@@ -99,6 +123,7 @@ def bank_of(
             )
             images = toy.downsample(images, SUPERSAMPLE).movedim(-1, 1) * 2 - 1
             places = zip(cameras.azimuth_deg.tolist(), cameras.elevation_deg.tolist(), strict=True)
-            for image, (azimuth, elevation) in zip(images, places, strict=True):
-                found[toy.azimuth_word(azimuth), toy.elevation_word(elevation), word].append(image)
-    return {words: torch.stack(images) for words, images in found.items()}
+            groups = images.split(group_size)
+            for group, (azimuth, elevation) in zip(groups, list(places)[::group_size], strict=True):
+                found[toy.azimuth_word(azimuth), toy.elevation_word(elevation), word].append(group)
+    return {words: torch.cat(groups) for words, groups in found.items()}

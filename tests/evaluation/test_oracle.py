@@ -58,6 +58,44 @@ def test_an_empty_text_means_all_images(prior):
     assert means[0] == 1 and means[1] == 0 and 0 < means[2] < 1
 
 
+def test_a_joint_oracle_knows_the_order_of_views_only(prior):
+    """Two of four views identify the others; the reference is a loop over the closed form."""
+    generator = torch.Generator().manual_seed(0)
+    groups = torch.rand(5, 4, 3, 64, 64, generator=generator) * 2 - 1
+    judge = Oracle(prior, {WORDS: groups[:2].flatten(0, 1), (): groups[2:].flatten(0, 1)}, 4)
+    z = torch.cat([groups[3], groups[1]])
+    z = z + 0.01 * torch.randn(z.shape, generator=generator)
+    for t in (100, 980):
+        alpha, sigma = prior.alphas[t], prior.sigmas[t]
+        noisy = alpha * z + sigma * torch.randn(z.shape, generator=generator)
+        text = judge.encode_text(["corgi"] * 8)
+        found = judge.predict(noisy, torch.full((8,), t), Condition(text)).unflatten(0, (2, 4))
+        for group, mean in zip(noisy.unflatten(0, (2, 4)), found, strict=True):
+            logits = torch.stack([
+                -(group - alpha * x).double().square().sum() / (2 * sigma.double() ** 2)
+                for x in groups
+            ])  # fmt: skip
+            expected = torch.einsum("n,n...->...", logits.softmax(0).float(), groups)
+            torch.testing.assert_close(mean, expected, atol=2e-3, rtol=0)
+        if t == 100:
+            torch.testing.assert_close(found[0], groups[3], atol=1e-3, rtol=0)
+
+
+def test_the_bank_of_a_joint_oracle_has_quarter_turns_in_one_light(prior):
+    bank = bank_of("mug", prior, shapes=1, views=8, group_size=4)
+    assert sum(map(len, bank.values())) == 8 * 3
+    assert all(len(images) % 4 == 0 for images in bank.values())
+    # The first view of a group decides its words: a lamp at the camera lights it the most.
+    lit = torch.cat([images for words, images in bank.items() if words[2] == "clay"])
+    shown = (lit.unflatten(0, (-1, 4)) / 2 + 0.5).mean((2, 3, 4))
+    assert shown.shape == (2, 4) and (shown[:, 0] > shown[:, 2]).all()
+
+
+def test_images_of_an_incomplete_group_are_refused():
+    with pytest.raises(UserError, match=r"prior\.images is no multiple of prior\.group_size"):
+        OracleSettings(images=10, group_size=4).build(device="cpu", prompts=["corgi"])
+
+
 def test_sds_pulls_an_image_to_the_images_of_the_bank(prior):
     target = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(1)) * 2 - 1
     judge = Oracle(prior, {WORDS: target})

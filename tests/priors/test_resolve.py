@@ -368,7 +368,7 @@ def test_removed_ids_are_reported_with_their_mirror(gone, living):
 
 
 def test_the_original_mvdream_is_refused_with_the_command_that_converts_it():
-    with pytest.raises(PriorError, match="holds pickles.*use ashawkey/mvdream-sd2.1-diff") as error:
+    with pytest.raises(PriorError, match=r"holds pickles.*use ashawkey/mvdream-sd2\.1-d") as error:
         resolve_prior("MVDream/MVDream")
     assert "convert_mvdream_to_diffusers.py --to_safetensors" in str(error.value)
     assert "\n" not in str(error.value)
