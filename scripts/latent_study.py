@@ -12,7 +12,7 @@ it is started again. Then prints for each configuration, as means over objects a
     fog              share of the pixels that show the object (opacity above .05) with an opacity
                      below .95, over 12 views of 96 pixels
     extreme          share of the object's colour channels below .02 or above .98
-    largest          share of the mesh's volume in its largest piece
+    largest          share of the solid's volume in its largest piece, before small ones are dropped
     fronts           share of animals with one front
 
 Writes OUT/study.json and OUT/sheet.png: a row for each configuration, two views of each object.
@@ -31,8 +31,8 @@ from typing import Any
 
 import numpy as np
 import torch
-import trimesh
 import yaml
+from scipy import ndimage  # type: ignore[import-untyped]
 
 from dreamfusion.batch.jobs import BatchFolder, read_json
 from dreamfusion.config.nested import merged
@@ -40,10 +40,11 @@ from dreamfusion.evaluation.comparison import METHODS_FILE, measure_objects
 from dreamfusion.evaluation.rows import EVALUATION, subjects_in
 from dreamfusion.graphics.cameras import turntable_cameras
 from dreamfusion.graphics.shading import over
-from dreamfusion.mesh.formats import read_glb
+from dreamfusion.mesh.extract import MeshError
 from dreamfusion.runs.checkpoint import load_scene
 from dreamfusion.runs.folder import RunFolder
 from dreamfusion.scenes.base import render_image
+from dreamfusion.scenes.nerf.surface import density_grid, find_threshold
 from scripts.plots import image_rows
 
 KINDS = ("car", "rocket", "corgi", "mug", "chair", "mushroom")
@@ -240,22 +241,24 @@ def measure(run: RunFolder) -> tuple[dict[str, float | None], torch.Tensor]:
         "colour": evaluation.get("color_error"),
         "fog": float((opacity[seen] < OPAQUE).float().mean()) if seen.any() else None,
         "extreme": float(extreme.float().mean()) if len(channels) else None,
-        "largest": largest(run.mesh / "model.glb"),
+        "largest": largest(scene),
         "fronts": None if (found := evaluation.get("fronts")) is None else float(found == 1),
         "seconds": evaluation.get("seconds"),
     }
     return figures, over(rgba[[1, 5]], torch.ones(3)).movedim(-1, 1)
 
 
-def largest(file: Path) -> float | None:
-    """The share of a mesh's volume in its largest piece; None without a mesh."""
-    if not file.is_file():
+@torch.no_grad()
+def largest(scene: Any) -> float | None:
+    """The share of the largest piece in the solid of a NeRF, of which export drops small pieces;
+    None if it is empty."""
+    try:
+        threshold = find_threshold(scene)
+    except MeshError:
         return None
-    mesh, _ = read_glb(file)
-    whole = trimesh.Trimesh(mesh.vertices, mesh.faces, process=False)
-    whole.merge_vertices(merge_tex=True, merge_norm=True)
-    volumes = [abs(float(part.volume)) for part in whole.split(only_watertight=False)]
-    return max(volumes) / total if (total := sum(volumes)) > 0 else None
+    labels, _ = ndimage.label(density_grid(scene, 96) > threshold)
+    sizes = np.bincount(labels.ravel())[1:]
+    return float(sizes.max() / sizes.sum()) if len(sizes) else None
 
 
 if __name__ == "__main__":

@@ -1,16 +1,13 @@
 """The configurations of the study of latent priors, and its measures."""
 
-import numpy as np
 import pytest
-import trimesh
 import yaml
 
 from dreamfusion.config.layers import build_config
 from dreamfusion.config.nested import merged
 from dreamfusion.config.presets import read_settings
-from dreamfusion.mesh.extract import Mesh
-from dreamfusion.mesh.formats import write_mesh
 from scripts.latent_study import BASE, CONFIGURATIONS, largest, main
+from tests.helpers.solids import Balls, scene_of
 
 
 def test_all_configurations_are_valid_and_different(tmp_path):
@@ -29,12 +26,8 @@ def test_an_unknown_configuration_is_refused(tmp_path, capsys):
     assert "unknown: guidance-3; there are preset" in capsys.readouterr().err
 
 
-def test_the_share_of_the_largest_piece(tmp_path):
-    boxes = [trimesh.creation.box(extents=(side,) * 3) for side in (1.0, 0.5)]
-    boxes[1].apply_translation((2, 0, 0))
-    both = trimesh.util.concatenate(boxes)
-    mesh = Mesh(np.asarray(both.vertices), np.asarray(both.faces), np.full((16, 3), 0.5))
-    file = tmp_path / "model.glb"
-    assert largest(file) is None
-    write_mesh(mesh, file)
-    assert largest(file) == pytest.approx(1 / (1 + 0.125), rel=1e-4)
+def test_the_share_of_the_largest_piece_counts_what_export_drops():
+    balls = [[0.0, 0.0, 0.0, 0.5], [0.75, 0.0, 0.0, 0.1]]
+    assert largest(scene_of(Balls(balls))) == pytest.approx(1 / (1 + 0.2**3), rel=2e-3)
+    assert largest(scene_of(Balls(balls[:1]))) == 1
+    assert largest(scene_of(Balls(balls, peak=1e-3))) is None
