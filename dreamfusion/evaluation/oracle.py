@@ -6,7 +6,6 @@ with scenes distilled from the embedded prior: only the latter contain errors of
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -22,7 +21,7 @@ from dreamfusion.toyworld import objects as toy
 # Both light and dark parts contrast with it.
 BACKGROUND = (0.35, 0.45, 0.6)
 SUPERSAMPLE = 2
-Words = tuple[str, ...]  # azimuth, elevation and shading of a view prompt
+Words = tuple[str, ...]  # of a view prompt: azimuth, elevation, shading; the bank's have all three
 
 
 class Oracle(Prior):
@@ -43,6 +42,7 @@ class Oracle(Prior):
         self.alphas, self.sigmas, self.card = prior.alphas, prior.sigmas, prior.card
         self.device, self.dtype, self.shape = prior.device, prior.dtype, prior.shape
         self._prior, self._bank = prior, bank
+        self._joined: dict[Words, Tensor] = {}
         self._texts: list[str] = []
 
     def encode_image(self, images: Tensor, /) -> Tensor:
@@ -68,9 +68,7 @@ class Oracle(Prior):
         alpha, sigma = self.alphas[times], self.sigmas[times]
         means = torch.empty_like(z)
         for words, which in rows.items():
-            # A text without words for the view matches all images.
-            images = self._bank[words] if words else self._all
-            images = images.unflatten(0, (-1, self.group_size)).flatten(1)
+            images = self._images(words).unflatten(0, (-1, self.group_size)).flatten(1)
             scaled = z[which] / alpha[which]
             distance = torch.cdist(scaled, images, compute_mode="donot_use_mm_for_euclid_dist")
             ratio = alpha[which] / sigma[which]
@@ -78,9 +76,14 @@ class Oracle(Prior):
             means[which] = weights @ images
         return means.view_as(noisy)
 
-    @cached_property
-    def _all(self) -> Tensor:
-        return torch.cat(list(self._bank.values()))
+    def _images(self, words: Words) -> Tensor:
+        """The images of a text. One without words for the view or the shading matches all."""
+        if words in self._bank:
+            return self._bank[words]
+        if words not in self._joined:
+            known = [images for of, images in self._bank.items() if set(words) <= set(of)]
+            self._joined[words] = torch.cat(known)
+        return self._joined[words]
 
 
 def bank_of(

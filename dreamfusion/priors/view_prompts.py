@@ -125,6 +125,10 @@ class ViewVocabulary:
                 weights[text] = min(weight, weights.get(text, weight))  # "side view" is both sides
         return list(weights.items())
 
+    def plain_prompt(self, prompt: str, shading: Shading = "albedo") -> str:
+        """`prompt` with the words for a shading, without those for a view."""
+        return self._join(prompt, self.shading.get(shading, ""))
+
     def all_prompts(self, prompt: str) -> list[str]:
         """The prompts of all views and shadings, so that they can be encoded beforehand."""
         elevations = [0.0, *(view.min_deg for view in self.elevation)]
@@ -141,8 +145,11 @@ class ViewVocabulary:
             if view.min_deg <= elevation_deg < view.max_deg or at_the_top:
                 above, azimuth = view.text, "" if view.alone else azimuth
                 break
-        filled = f"{prompt}, {azimuth}, {above}, {self.shading.get(shading, '')}"
-        return ", ".join(part.strip() for part in filled.split(",") if part.strip())
+        return self._join(prompt, azimuth, above, self.shading.get(shading, ""))
+
+    @staticmethod
+    def _join(*parts: str) -> str:
+        return ", ".join(part.strip() for part in ",".join(parts).split(",") if part.strip())
 
 
 def _require_text(prompt: str) -> None:

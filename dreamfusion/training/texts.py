@@ -1,6 +1,7 @@
 """The texts of an optimisation, all encoded once in one table."""
 
 from collections.abc import Sequence
+from typing import get_args
 
 import torch
 
@@ -30,8 +31,9 @@ def texts_of(vocabulary: ViewVocabulary, config: Config) -> list[str]:
     not know."""
 
     def of_views(prompt: str, views: bool) -> list[str]:
-        with_views = views and config.prior.view_prompts != "none"
-        return vocabulary.all_prompts(prompt) if with_views else [prompt]
+        if views and config.prior.view_prompts == "none":
+            return [vocabulary.plain_prompt(prompt, shading) for shading in get_args(Shading)]
+        return vocabulary.all_prompts(prompt) if views else [prompt]
 
     found = [*of_views(vocabulary.canonical(config.prompt), True), config.prior.negative_prompt]
     for prompt, views in estimator_texts(vocabulary, config).values():
@@ -86,7 +88,7 @@ class ViewTexts:
     ) -> tuple[TextEmbedding, list[str]]:
         """The embeddings of a prompt with the view words of each camera, and the (first) texts."""
         vocabulary, method = self.vocabulary, self.options.view_prompts
-        mixed = [[(prompt, 1.0)]] * len(places)
+        mixed = [[(vocabulary.plain_prompt(prompt, shading), 1.0)]] * len(places)
         if method == "nearest":
             mixed = [[(vocabulary.view_prompt(prompt, *at, shading), 1.0)] for at in places]
         elif method == "blended":

@@ -74,6 +74,9 @@ def test_without_view_prompts_all_views_have_one_text(prior):
     tokens = found.text.text.tokens
     assert found.opposed == [] and len(tokens) == len(PLACES) and (tokens == tokens[:1]).all()
     assert torch.equal(texts.unconditional.tokens, prior.encode_text(["mug"]).tokens)
+    for shading, said in (("albedo", "red corgi, flat"), ("lambertian", "red corgi")):
+        found = texts.conditions(cameras(*PLACES), shading).text.text
+        assert torch.equal(found.tokens[:1], prior.encode_text([said]).tokens)
 
 
 def test_the_table_needs_no_text_encoder_after_construction(prior, folder):
