@@ -1,4 +1,3 @@
-# ruff: noqa: RUF009 -- every default is made by `setting`, which returns a dataclass field
 """All settings of a run, each with its type, default, range and a one-line description.
 
 The dataclasses are frozen. Functions with such a setting as an argument take its default from here.

@@ -1,4 +1,3 @@
-# ruff: noqa: RUF009 -- every default is made by `setting`, which returns a dataclass field
 """Settings of the scene `mesh`. No torch: `build` imports the code."""
 
 from __future__ import annotations
