@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pkgutil import resolve_name
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from dreamfusion.config.sections import Section, setting
 
@@ -38,7 +38,13 @@ class AveragedAdamSettings(AdamSettings):
 
 @dataclass(frozen=True)
 class SceneSettings(Section):
-    """A kind of scene and its settings. Found by the entry points `dreamfusion.scenes`."""
+    """A kind of scene and its settings. Found by the entry points `dreamfusion.scenes`.
+
+    code: its class, MODULE:CLASS, made of settings and the arguments of `build`; only `build`
+    imports it, because it needs torch.
+    """
+
+    code: ClassVar[str]
 
     def layer(self) -> Mapping[str, Any]:
         """Other settings that this scene needs, above presets and below the user's."""
@@ -53,9 +59,9 @@ class SceneSettings(Section):
         """The settings for viewing a run on a machine other than the one it was trained on."""
         return self
 
-    @abstractmethod
     def build(
         self, *, device: str, generator: torch.Generator, start: Scene | None = None
     ) -> Scene:
         """The scene before the first step. generator: on the CPU; source of all random numbers.
         start: the scene of the previous stage or run; raises UserError if it is incompatible."""
+        return resolve_name(self.code)(self, device=device, generator=generator, start=start)

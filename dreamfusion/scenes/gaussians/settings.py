@@ -1,19 +1,12 @@
-"""Settings of the scene `gaussians`. No torch: `build` imports the code."""
-
-from __future__ import annotations
+"""Settings of the scene `gaussians`. No torch: see `code`."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, ClassVar
 
 from dreamfusion.config.schedules import Schedule
 from dreamfusion.config.sections import setting, subsection
 from dreamfusion.scenes.settings import AveragedAdamSettings, SceneSettings
-
-if TYPE_CHECKING:
-    import torch
-
-    from dreamfusion.scenes.base import Scene
 
 
 def _falling(start: float) -> Schedule:
@@ -35,6 +28,7 @@ class SplatRates(AveragedAdamSettings):
 class GaussianSettings(SceneSettings):
     """Gaussian splats in the box [-1, 1]^3. Their number does not change."""
 
+    code: ClassVar[str] = "dreamfusion.scenes.gaussians.scene:GaussianScene"
     name: str = setting("gaussians", "name of the kind of scene")
     count: int = setting(3000, "number of splats", low=16, high=2_000_000)
     radius: float = setting(0.5, "radius of the initial ball of splats, scene units", low=0.01)
@@ -59,10 +53,3 @@ class GaussianSettings(SceneSettings):
 
     def layer(self) -> Mapping[str, Any]:
         return {"shading": {"lambertian": 0}}
-
-    def build(
-        self, *, device: str, generator: torch.Generator, start: Scene | None = None
-    ) -> Scene:
-        from dreamfusion.scenes.gaussians.scene import GaussianScene
-
-        return GaussianScene(self, device=device, generator=generator, start=start)

@@ -1,20 +1,13 @@
-"""Settings of the scene `mesh`. No torch: `build` imports the code."""
-
-from __future__ import annotations
+"""Settings of the scene `mesh`. No torch: see `code`."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, ClassVar, Literal
 
 from dreamfusion.config.schedules import Schedule
 from dreamfusion.config.sections import setting, subsection
 from dreamfusion.scenes.nerf.settings import HashGridConfig
 from dreamfusion.scenes.settings import AdamSettings, SceneSettings
-
-if TYPE_CHECKING:
-    import torch
-
-    from dreamfusion.scenes.base import Scene
 
 Axis = Literal["+x", "-x", "+y", "-y", "+z", "-z"]
 
@@ -33,6 +26,7 @@ class PaintRates(AdamSettings):
 class MeshSettings(SceneSettings):
     """A mesh from a file, which stays as it is, and its colours, a hash grid at its surface."""
 
+    code: ClassVar[str] = "dreamfusion.scenes.mesh.scene:MeshScene"
     name: str = setting("mesh", "name of the kind of scene")
     file: str = setting("", "the mesh: .glb, .obj, .ply, .stl or .3mf")
     up: Axis = setting("+y", "the file's axis that points upwards")
@@ -59,13 +53,6 @@ class MeshSettings(SceneSettings):
 
         read_model(self)
 
-    def build(
-        self, *, device: str, generator: torch.Generator, start: Scene | None = None
-    ) -> Scene:
-        from dreamfusion.scenes.mesh.scene import MeshScene
-
-        return MeshScene(self, device=device, generator=generator, start=start)
-
-    def viewable(self) -> MeshSettings:
+    def viewable(self) -> SceneSettings:
         """Without a backend requested for training, which the viewing machine may not have."""
         return replace(self, grid=replace(self.grid, backend="auto"))

@@ -1,18 +1,11 @@
-"""Settings of the scene `nerf`. No torch: `build` imports the code."""
-
-from __future__ import annotations
+"""Settings of the scene `nerf`. No torch: see `code`."""
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import ClassVar, Literal
 
 from dreamfusion.config.schedules import Schedule
 from dreamfusion.config.sections import setting, subsection
 from dreamfusion.scenes.settings import AveragedAdamSettings, SceneSettings
-
-if TYPE_CHECKING:
-    import torch
-
-    from dreamfusion.scenes.base import Scene
 
 
 @dataclass(frozen=True)
@@ -115,6 +108,7 @@ class AdamConfig(AveragedAdamSettings):
 class NerfSettings(SceneSettings):
     """A radiance field in the box [-1, 1]^3."""
 
+    code: ClassVar[str] = "dreamfusion.scenes.nerf.scene:NerfScene"
     name: str = setting("nerf", "name of the kind of scene")
     field: FieldConfig = subsection(FieldConfig)
     occupancy: OccupancyConfig = subsection(OccupancyConfig)
@@ -126,14 +120,7 @@ class NerfSettings(SceneSettings):
         if self.field.base_resolution > self.field.max_resolution:
             raise ValueError("field.base_resolution must not exceed field.max_resolution")
 
-    def build(
-        self, *, device: str, generator: torch.Generator, start: Scene | None = None
-    ) -> Scene:
-        from dreamfusion.scenes.nerf.scene import NerfScene
-
-        return NerfScene(self, device=device, generator=generator, start=start)
-
-    def viewable(self) -> NerfSettings:
+    def viewable(self) -> SceneSettings:
         """Without backends requested for training, which the viewing machine may not have."""
         return replace(
             self,
