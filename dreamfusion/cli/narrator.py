@@ -1,7 +1,5 @@
 """Prints the progress of a run, and the files, size and quality of its mesh."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import asdict

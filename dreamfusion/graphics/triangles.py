@@ -9,8 +9,6 @@ Points in images are (x, y, 1 / depth): x right and y down, in pixels, depth alo
 axis. The centre of pixel (row, column) is (column + 0.5, row + 0.5).
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import cached_property
 

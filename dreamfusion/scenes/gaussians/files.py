@@ -6,11 +6,9 @@ reconstructions have it: these files are turned by 180 degrees about z, and appe
 .glb and .spz prescribe +Y up. The scene's blur is part of the scales that are written.
 """
 
-from __future__ import annotations
-
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -18,12 +16,8 @@ from numpy.typing import NDArray
 
 from dreamfusion.mesh.extract import MeshError
 from dreamfusion.mesh.gltf import Glb
+from dreamfusion.scenes.gaussians.splats import Splats
 from dreamfusion.utils.atomic_write import write_bytes
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
-    from dreamfusion.scenes.gaussians.splats import Splats
 
 _C0 = 0.28209479177387814  # spherical harmonic of degree 0
 _PROPERTIES = "x y z f_dc_0 f_dc_1 f_dc_2 opacity scale_0 scale_1 scale_2 rot_0 rot_1 rot_2 rot_3"

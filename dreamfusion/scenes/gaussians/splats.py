@@ -1,7 +1,5 @@
 """The parameters of splats, quantities computed from them, and moves of transparent splats."""
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -1,7 +1,5 @@
 """Textures of a mesh file: one for each material. Texture coordinates are glTF's, v down."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any

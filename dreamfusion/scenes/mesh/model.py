@@ -1,24 +1,19 @@
 """Reads mesh files: all formats become glTF first, whose parts are then placed in the scene."""
 
-from __future__ import annotations
-
 import hashlib
 import io
 import logging
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dreamfusion.mesh.extract import MeshError, unit, vertex_normals
 from dreamfusion.mesh.gltf import Glb
+from dreamfusion.scenes.mesh.settings import MeshSettings
 from dreamfusion.utils.errors import one_line
-
-if TYPE_CHECKING:
-    from dreamfusion.scenes.mesh.settings import MeshSettings
 
 FORMATS = (".glb", ".obj", ".ply", ".stl", ".3mf")
 MOST_FACES, _MOST_MIB = 1_000_000, 512

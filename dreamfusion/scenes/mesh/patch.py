@@ -6,8 +6,6 @@ would be multiplied by the texture, are no longer referred to. Where new texture
 needed, they are a further set, and vertices on their seams are repeated.
 """
 
-from __future__ import annotations
-
 import copy
 import io
 from typing import Any

@@ -1,7 +1,5 @@
 """A mesh as a scene: its shape is fixed, its colours are a hash grid at the surface."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
