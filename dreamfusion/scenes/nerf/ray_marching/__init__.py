@@ -10,27 +10,23 @@ import torch
 
 from dreamfusion.graphics.cameras import Rays
 from dreamfusion.scenes.nerf.occupancy import OccupancyGrid
-from dreamfusion.scenes.nerf.ray_marching.reference import (
-    Samples,
-    box_interval,
-    check_marching,
-    march_reference,
-)
+from dreamfusion.scenes.nerf.ray_marching.reference import Samples, check_marching, march_reference
 from dreamfusion.scenes.nerf.settings import MarchingConfig
 from dreamfusion.utils.backends import Operation, choose
 from dreamfusion.utils.devices import send
 from dreamfusion.utils.rng import Generators, rand
 
-__all__ = ["MARCHING", "MarchingBackend", "Samples", "box_interval", "march_rays"]
+__all__ = ["MARCHING", "MarchingBackend", "Samples", "march_rays", "nerfacc_kernel"]
 
 MarchingBackend = Literal["auto", "reference", "numba", "triton", "nerfacc"]
 
 
-def _nerfacc() -> Callable[..., Any]:
-    from dreamfusion.scenes.nerf.ray_marching.nerfacc import march_nerfacc, require_extension
+def nerfacc_kernel(name: str) -> Callable[..., Any]:
+    """A function of the module `nerfacc`. Raises if nerfacc or its extension is missing."""
+    from dreamfusion.scenes.nerf.ray_marching import nerfacc
 
-    require_extension()
-    return march_nerfacc
+    nerfacc.require_extension()
+    return getattr(nerfacc, name)
 
 
 MARCHING = Operation(
@@ -41,7 +37,7 @@ MARCHING = Operation(
     kernels={
         "numba": partial(resolve_name, f"{__name__}.numba:march_numba"),
         "triton": partial(resolve_name, f"{__name__}.triton:march_triton"),
-        "nerfacc": _nerfacc,
+        "nerfacc": partial(nerfacc_kernel, "march_nerfacc"),
     },
     self_test=check_marching,
 )

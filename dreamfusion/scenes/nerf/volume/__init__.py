@@ -4,13 +4,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pkgutil import resolve_name
-from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from dreamfusion.scenes.nerf.ray_marching import MarchingBackend, Samples
+from dreamfusion.scenes.nerf.ray_marching import MarchingBackend, Samples, nerfacc_kernel
 from dreamfusion.utils.backends import Operation, check_close, choose
 
 
@@ -23,13 +22,6 @@ class RayWeights:
 
     weights: Float[Tensor, " n"]
     final_transmittance: Float[Tensor, " rays"]
-
-
-def _nerfacc() -> Callable[..., Any]:
-    from dreamfusion.scenes.nerf.ray_marching.nerfacc import require_extension, weights_nerfacc
-
-    require_extension()
-    return weights_nerfacc
 
 
 def _check_compositing(composite: Callable[..., tuple[Tensor, ...]], device: str) -> None:
@@ -49,7 +41,7 @@ COMPOSITING = Operation(
     order={"cpu": ("numba",), "cuda": ("nerfacc",)},
     kernels={
         "numba": partial(resolve_name, f"{__name__}.numba:weights_numba"),
-        "nerfacc": _nerfacc,
+        "nerfacc": partial(nerfacc_kernel, "weights_nerfacc"),
     },
     self_test=_check_compositing,
 )
