@@ -4,21 +4,16 @@ import torch
 
 from dreamfusion.scenes.nerf.hashgrid import HashGridLayout, encode, encode_reference
 from dreamfusion.scenes.nerf.hashgrid.layout import make_layout
+from dreamfusion.scenes.nerf.settings import HashGridConfig
 
 # Three levels are dense, two are hashed.
 LAYOUT = make_layout(
-    n_levels=5, n_features=4, log2_table_size=12, base_resolution=4, max_resolution=40
+    HashGridConfig(levels=5, features=4, log2_table_size=12, base_resolution=4, max_resolution=40)
 )
 
 
 def layout_of(n_levels: int, n_features: int, log2: int, base: int, finest: int) -> HashGridLayout:
-    return make_layout(
-        n_levels=n_levels,
-        n_features=n_features,
-        log2_table_size=log2,
-        base_resolution=base,
-        max_resolution=finest,
-    )
+    return make_layout(HashGridConfig(n_levels, n_features, log2, base, finest))
 
 
 LAYOUTS = {

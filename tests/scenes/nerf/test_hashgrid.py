@@ -2,7 +2,6 @@ import pytest
 import torch
 
 from dreamfusion.scenes.nerf.hashgrid import ENCODING, HashGrid, encode, encode_reference
-from dreamfusion.scenes.nerf.hashgrid.layout import make_layout
 from dreamfusion.scenes.nerf.settings import FieldConfig
 from dreamfusion.utils.backends import AcceleratorError
 from tests.helpers.backends import every_encoding, skip_if_absent
@@ -64,9 +63,7 @@ def test_reference_point_gradient_is_the_derivative():
 @every_encoding
 def test_vertices_return_their_own_features_on_dense_levels(backend, device):
     skip_if_absent(backend, device)
-    layout = make_layout(
-        n_levels=1, n_features=2, log2_table_size=12, base_resolution=4, max_resolution=4
-    )
+    layout = layout_of(1, 2, 12, 4, 4)
     table = torch.randn(layout.n_rows, 2, generator=torch.Generator().manual_seed(2))
     ticks = torch.linspace(-1, 1, 5)
     z, y, x = torch.meshgrid(ticks, ticks, ticks, indexing="ij")

@@ -87,13 +87,7 @@ class HashGrid(nn.Module):
     ) -> None:
         super().__init__()
         s = HashGridConfig() if settings is None else settings
-        self.layout = make_layout(
-            n_levels=s.levels,
-            n_features=s.features,
-            log2_table_size=s.log2_table_size,
-            base_resolution=s.base_resolution,
-            max_resolution=s.max_resolution,
-        )
+        self.layout = make_layout(s)
         self.backend: Backend = s.backend
         start = torch.rand(self.layout.n_rows, s.features, generator=generator)
         self.table = nn.Parameter((2.0 * start - 1.0) * init_scale)

@@ -3,6 +3,8 @@
 import math
 from dataclasses import dataclass
 
+from dreamfusion.scenes.nerf.settings import HashGridConfig
+
 
 @dataclass(frozen=True)
 class Level:
@@ -36,34 +38,28 @@ class HashGridLayout:
         return len(self.levels) * self.n_features
 
 
-def make_layout(
-    *,
-    n_levels: int,
-    n_features: int,
-    log2_table_size: int,
-    base_resolution: int,
-    max_resolution: int,
-) -> HashGridLayout:
+def make_layout(settings: HashGridConfig) -> HashGridLayout:
     """Levels whose resolutions increase geometrically (Mueller et al. 2022, eq. 2 and 3).
 
-    Raises ValueError if an argument is not positive or the resolutions do not increase.
+    Raises ValueError if a setting is not positive or the resolutions do not increase.
     """
-    if n_levels < 1 or n_features < 1 or base_resolution < 1:
-        raise ValueError("n_levels, n_features and base_resolution must be at least 1")
-    if not 1 <= log2_table_size <= 30:
-        raise ValueError(f"log2_table_size must be in 1..30, not {log2_table_size}")
-    if max_resolution < base_resolution:
+    s = settings
+    if s.levels < 1 or s.features < 1 or s.base_resolution < 1:
+        raise ValueError("levels, features and base_resolution must be at least 1")
+    if not 1 <= s.log2_table_size <= 30:
+        raise ValueError(f"log2_table_size must be in 1..30, not {s.log2_table_size}")
+    if s.max_resolution < s.base_resolution:
         raise ValueError(
-            f"max_resolution ({max_resolution}) is below base_resolution ({base_resolution})"
+            f"max_resolution ({s.max_resolution}) is below base_resolution ({s.base_resolution})"
         )
-    growth = (max_resolution / base_resolution) ** (1.0 / max(n_levels - 1, 1))
+    growth = (s.max_resolution / s.base_resolution) ** (1.0 / max(s.levels - 1, 1))
     levels, offset = [], 0
-    for i in range(n_levels):
+    for i in range(s.levels):
         # The small constant keeps the last level at max_resolution despite rounding.
-        resolution = math.floor(base_resolution * growth**i + 1e-6)
+        resolution = math.floor(s.base_resolution * growth**i + 1e-6)
         n_vertices = (resolution + 1) ** 3
-        dense = n_vertices <= 2**log2_table_size
-        size = n_vertices if dense else 2**log2_table_size
+        dense = n_vertices <= 2**s.log2_table_size
+        size = n_vertices if dense else 2**s.log2_table_size
         levels.append(Level(resolution=resolution, offset=offset, size=size, dense=dense))
         offset += size
-    return HashGridLayout(levels=tuple(levels), n_features=n_features)
+    return HashGridLayout(levels=tuple(levels), n_features=s.features)

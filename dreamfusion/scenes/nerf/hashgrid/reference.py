@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dreamfusion.scenes.nerf.hashgrid.layout import HashGridLayout, make_layout
+from dreamfusion.scenes.nerf.settings import HashGridConfig
 from dreamfusion.utils.backends import check_close
 
 # Mueller et al. 2022, eq. 4. Products are below 2^63, so int64 does not overflow. Only the low bits
@@ -73,9 +74,7 @@ def check_inputs(backend: str, points: Tensor, table: Tensor, layout: HashGridLa
 
 def check_encoding(encode: Callable[[Tensor, Tensor, HashGridLayout], Tensor], device: str) -> None:
     """Raise RuntimeError if values or gradients at a few points differ from the reference's."""
-    layout = make_layout(
-        n_levels=2, n_features=4, log2_table_size=8, base_resolution=4, max_resolution=40
-    )
+    layout = make_layout(HashGridConfig(2, 4, 8, base_resolution=4, max_resolution=40))
     generator = torch.Generator().manual_seed(0)
     points = torch.rand(64, 3, generator=generator) * 2.0 - 1.0
     table = torch.randn(layout.n_rows, 4, generator=generator)
