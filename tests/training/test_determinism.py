@@ -79,7 +79,7 @@ def test_the_scenes_are_large_enough_for_torch_to_parallelise(prior, n_views):
     trainer = make_trainer(prior, LIT | {"camera": {"views": n_views}})
     state = trainer.state
     views = sample_views(trainer.config, Progress(0, trainer.config.steps), state.generator)
-    assert len(state.scene.render(views, state.generator).out.samples) > 32_768
+    assert len(state.scene.render(views, state.generator).samples) > 32_768
 
 
 def test_no_operation_of_a_step_is_known_to_be_nondeterministic(prior, threads):

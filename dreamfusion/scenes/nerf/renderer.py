@@ -9,6 +9,7 @@ from torch import Tensor
 
 from dreamfusion.graphics.cameras import Rays
 from dreamfusion.graphics.shading import Lighting, lambertian
+from dreamfusion.scenes.base import Rendered
 from dreamfusion.scenes.nerf.background import Background, background_color, per_ray
 from dreamfusion.scenes.nerf.field import FieldOutput
 from dreamfusion.scenes.nerf.occupancy import OccupancyGrid
@@ -55,9 +56,9 @@ class SurfaceSamples:
     directions: Float[Tensor, "n 3"]
 
 
-@dataclass(frozen=True)
-class RenderOutput:
-    """Pixels of rays of any batch shape, usually (views, height, width).
+@dataclass(frozen=True, kw_only=True)
+class RenderOutput(Rendered):
+    """Pixels of rays of any batch shape, usually (views, height, width), and their samples.
 
     rgb: in [0, 1], background included. depth: mean distance of visible samples along the ray, 0
     if there are none. normals: composited, world frame; None if not needed. samples: the rendered

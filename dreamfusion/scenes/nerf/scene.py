@@ -66,14 +66,6 @@ def chosen_backends(settings: NerfSettings, device: str) -> Backends:
     return Backends(encoding, marching, compositing, failed)
 
 
-@dataclass(frozen=True)
-class NerfRendered(Rendered):
-    """Images, and the samples that they were made from. out: of all rays; None where the images
-    were rendered in chunks."""
-
-    out: RenderOutput | None = None
-
-
 class NerfScene(nn.Module, Scene):
     """A radiance field in the box [-1, 1]^3, its occupancy grid, and its background, which training
     may replace by plain colours. All on one device.
@@ -155,15 +147,14 @@ class NerfScene(nn.Module, Scene):
         if progress.step % settings.occupancy.update_every == 0 and progress.step > 0:
             self.occupancy.update(self.field.density, generator)
 
-    def render(self, views: Views, generator: Generators | None = None) -> NerfRendered:
+    def render(self, views: Views, generator: Generators | None = None) -> Rendered:
         """See `Scene.render`. With a generator, the distance of samples is that of the current
         training step, else that of the end of a run."""
         local = views.to(self.device)
         rays = generate_rays(local.cameras, views.height, views.width)
         n_rays = rays.origins.shape[:-1].numel()
         if torch.is_grad_enabled() or generator is not None or n_rays <= _RAYS_PER_CHUNK:
-            out = self._draw(rays, local, generator)
-            return NerfRendered(out.rgb, out.opacity, out.depth, out.normals, out)
+            return self._draw(rays, local, generator)
         return self._in_chunks(rays, local)
 
     def _draw(self, rays: Rays, views: Views, generator: Generators | None = None) -> RenderOutput:
@@ -178,7 +169,7 @@ class NerfScene(nn.Module, Scene):
             step_size=None if generator is None else self.step_size,
         )
 
-    def _in_chunks(self, rays: Rays, views: Views) -> NerfRendered:
+    def _in_chunks(self, rays: Rays, views: Views) -> Rendered:
         """Render without gradients, view by view in pieces of so many rays."""
         n, height, width = rays.origins.shape[:-1]
         parts: list[tuple[Tensor, ...]] = []
@@ -193,15 +184,14 @@ class NerfScene(nn.Module, Scene):
             torch.cat([p[0] for p in column]).reshape(n, height, width, *column[0].shape[2:])
             for column in zip(*parts, strict=True)
         )
-        return NerfRendered(rgb, opacity, depth, normals[0] if normals else None)
+        return Rendered(rgb, opacity, depth, normals[0] if normals else None)
 
     def regularisers(
         self, rendered: Rendered, progress: Progress, generator: torch.Generator
     ) -> Mapping[str, Float[Tensor, ""]]:
         """Sparsity, orientation, smoothness, as the settings weigh them."""
-        assert isinstance(rendered, NerfRendered) and rendered.out is not None
-        weights = self.settings.losses
-        return regularisers(self.field, weights, rendered.out, progress, generator)
+        assert isinstance(rendered, RenderOutput)  # not rendered in chunks
+        return regularisers(self.field, self.settings.losses, rendered, progress, generator)
 
     @torch.no_grad()
     def after_step(self, progress: Progress, generator: torch.Generator) -> None:
