@@ -14,7 +14,7 @@ from typing import Any
 from dreamfusion.batch.prompts import BatchError
 from dreamfusion.runs.folder import Inside, RunFolder, slug
 from dreamfusion.runs.metrics import read_metrics
-from dreamfusion.utils.atomic_write import atomic_write
+from dreamfusion.utils.atomic_write import write_text
 
 FORMAT = 1
 BEAT_SECONDS = 1.0  # between heartbeats
@@ -127,8 +127,7 @@ class JobFolder:
         if self.job_file.is_file():
             return
         if job.file is not None:
-            with atomic_write(self.settings_file) as file:
-                file.write_text(job.file, encoding="utf-8")
+            write_text(self.settings_file, job.file)
         write_json(self.job_file, {"format": FORMAT, **asdict(job)})
 
     @property
@@ -242,8 +241,7 @@ def find_batch(path: Path) -> BatchFolder:
 
 def write_json(path: Path, content: Mapping[str, Any] | Sequence[Any]) -> None:
     """Write a JSON file atomically."""
-    with atomic_write(path) as file:
-        file.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(content, indent=1) + "\n")
 
 
 def create_json(path: Path, content: Mapping[str, Any]) -> bool:

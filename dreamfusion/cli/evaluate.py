@@ -10,7 +10,7 @@ from dreamfusion.cli import options
 from dreamfusion.cli.batch import make
 from dreamfusion.cli.console import Console
 from dreamfusion.config.layers import parse_assignments
-from dreamfusion.utils.atomic_write import atomic_write
+from dreamfusion.utils.atomic_write import write_text
 from dreamfusion.utils.errors import UserError
 
 Task = Literal["objects", "images"]
@@ -90,8 +90,7 @@ def evaluate(
     if target is not None:
         for suffix, text in ((".csv", as_csv(found.rows)), (".json", as_json(found))):
             files.append(target.with_name(target.name + suffix))
-            with atomic_write(files[-1]) as part:
-                part.write_text(text, encoding="utf-8")
+            write_text(files[-1], text)
             console.say(f"table     {files[-1]}")
     console.result(as_mapping(found) | {"files": files})
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from dreamfusion.report.gather import gather
 from dreamfusion.report.page import GENERATOR, page
 from dreamfusion.runs.folder import free_path
-from dreamfusion.utils.atomic_write import atomic_write
+from dreamfusion.utils.atomic_write import write_text
 from dreamfusion.utils.errors import UserError
 
 __all__ = ["report_html", "write_report"]
@@ -29,8 +29,7 @@ def write_report(run_dirs: Sequence[Path], out: Path | None = None) -> Path:
     old = target.read_bytes()[:1000] if target.is_file() else b""
     if out is not None or len(runs) > 1 or GENERATOR.encode() not in old:
         target = free_path(target, suffix=target.suffix)
-    with atomic_write(target) as file:
-        file.write_text(page(runs), encoding="utf-8")
+    write_text(target, page(runs))
     return target
 
 

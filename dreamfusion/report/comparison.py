@@ -13,7 +13,7 @@ from dreamfusion.evaluation.evaluate import aligned, csv_text, with_interval
 from dreamfusion.report.curves import Series, chart
 from dreamfusion.report.page import document
 from dreamfusion.report.parts import data_uri
-from dreamfusion.utils.atomic_write import atomic_write
+from dreamfusion.utils.atomic_write import write_text
 
 # Heads, digits, and whether more is better; None: neither.
 _COLUMNS: dict[str, tuple[str, int, bool | None]] = {
@@ -79,8 +79,7 @@ def write_comparison(found: Comparison, folder: Path) -> tuple[list[str], list[P
     texts = {"html": comparison_page(found), "csv": as_csv(found), "json": as_json(found)}
     for ending, text in texts.items():
         files.append(folder / f"comparison.{ending}")
-        with atomic_write(files[-1]) as part:
-            part.write_text(text, encoding="utf-8")
+        write_text(files[-1], text)
     return as_lines(found), files
 
 

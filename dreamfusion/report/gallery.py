@@ -8,7 +8,7 @@ from dreamfusion.batch.jobs import State, find_batch, progress_of, read_json
 from dreamfusion.report.gather import read_small
 from dreamfusion.report.page import document
 from dreamfusion.runs.folder import RunFolder
-from dreamfusion.utils.atomic_write import atomic_write
+from dreamfusion.utils.atomic_write import write_text
 
 _SORTS = {
     "prompt": "prompt", "margin": "margin", "r1": "R@1", "fronts": "fronts", "seconds": "time",
@@ -55,6 +55,5 @@ def write_gallery(batch_folder: Path, out: Path | None = None) -> Path:
         sorts=_SORTS,
         items=items,
     )
-    with atomic_write(target) as file:
-        file.write_text(page, encoding="utf-8")
+    write_text(target, page)
     return target

@@ -30,7 +30,7 @@ from dreamfusion.runs.folder import RunFolder, Stage, stages_of, step_of
 from dreamfusion.scenes.base import Scene, render_image
 from dreamfusion.training.state import TrainState
 from dreamfusion.training.trainer import DivergedError
-from dreamfusion.utils.atomic_write import atomic_write
+from dreamfusion.utils.atomic_write import atomic_write, write_text
 from dreamfusion.utils.commands import command
 from dreamfusion.utils.devices import choose_device
 from dreamfusion.utils.errors import RunWarning, UserError, one_line
@@ -74,8 +74,7 @@ def save_checkpoint(folder: Path, state: TrainState, *, keep: int) -> Path:
             number = int(found[1]) if found else errno.EIO
             raise OSError(number, os.strerror(number), str(file)) from None
         checksum = _sha256(file)
-    with atomic_write(stem.with_suffix(".json")) as file:
-        file.write_text(json.dumps(details | {"sha256": checksum}) + "\n")
+    write_text(stem.with_suffix(".json"), json.dumps(details | {"sha256": checksum}) + "\n")
     keep_newest(folder, keep)
     return stem.with_suffix(".json")
 

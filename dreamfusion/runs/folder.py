@@ -30,7 +30,7 @@ from dreamfusion.config.layers import (
 )
 from dreamfusion.config.nested import with_new_names
 from dreamfusion.config.schema import Config
-from dreamfusion.utils.atomic_write import atomic_write, is_leftover
+from dreamfusion.utils.atomic_write import is_leftover, write_text
 from dreamfusion.utils.commands import command
 from dreamfusion.utils.errors import RunWarning, UserError
 from dreamfusion.utils.file_system import unsupported
@@ -96,8 +96,7 @@ class RunFolder:
 
     def write_config(self, config: Config) -> None:
         """Write the resolved configuration atomically."""
-        with atomic_write(self.config) as file:
-            file.write_text(to_yaml(config), encoding="utf-8")
+        write_text(self.config, to_yaml(config))
 
     def read_layers(self) -> list[Layer]:
         """The layers that the configuration was built from, lowest first; none without a file.
@@ -113,9 +112,8 @@ class RunFolder:
         """Write the layers that the configuration was built from, lowest first. Old names of
         settings are replaced by the new ones."""
         content = {layer.name: dict(with_new_names(layer.settings)) for layer in layers}
-        with atomic_write(self.layers) as file:
-            text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=100)
-            file.write_text(text, encoding="utf-8")
+        text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=100)
+        write_text(self.layers, text)
 
 
 def slug(prompt: str) -> str:

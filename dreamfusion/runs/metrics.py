@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from dreamfusion.utils.atomic_write import atomic_write
+from dreamfusion.utils.atomic_write import write_text
 from dreamfusion.utils.errors import UserError
 
 _FLUSH_SECONDS = 10
@@ -28,8 +28,7 @@ def metrics_log(path: Path, *, after: int) -> Iterator[Callable[[Mapping[str, An
     last checkpoint, are removed: those steps will be repeated.
     """
     kept = [line for line in _lines(path) if _step_of(line) <= after]
-    with atomic_write(path) as file:
-        file.write_text("".join(kept), encoding="utf-8")
+    write_text(path, "".join(kept))
     with path.open("a", encoding="utf-8", buffering=1) as log:
         yield lambda metrics: log.write(json.dumps(metrics) + "\n")
 
@@ -88,14 +87,12 @@ def require_tensorboard() -> None:
         )
 
 
-@contextmanager
-def event_log(folder: Path, *, after: int) -> Iterator[Any]:
-    """A writer of event files in a folder, during the block.
+def event_log(folder: Path, *, after: int) -> Any:
+    """A writer of event files in a folder, to be closed after use.
 
     after: the step of the checkpoint. TensorBoard ignores entries of later steps in older files,
     from a run that was killed after its last checkpoint: those steps will be repeated.
     """
     from torch.utils.tensorboard import SummaryWriter
 
-    with SummaryWriter(str(folder), purge_step=after + 1, flush_secs=_FLUSH_SECONDS) as writer:
-        yield writer
+    return SummaryWriter(str(folder), purge_step=after + 1, flush_secs=_FLUSH_SECONDS)

@@ -57,7 +57,7 @@ from dreamfusion.scenes.base import Scene
 from dreamfusion.training.state import TrainState, new_state
 from dreamfusion.training.texts import texts_of
 from dreamfusion.training.trainer import DivergedError, Loss, StepMetrics, Trainer, TrainingError
-from dreamfusion.utils.atomic_write import atomic_write, remove_leftovers
+from dreamfusion.utils.atomic_write import remove_leftovers, write_text
 from dreamfusion.utils.commands import command
 from dreamfusion.utils.devices import choose_device
 from dreamfusion.utils.distributed import any_process, from_first, is_first, process_group, share
@@ -161,9 +161,8 @@ def train_run(
             if is_first():
                 saved = SavedScene(state.step, state.scene.averaged, read_identity(folder.prior))
                 written = finish(run, trainer.config, saved, observer, watch)
-                with atomic_write(run.durations) as file:
-                    rounded = {stage: round(s, 2) for stage, s in watch.seconds().items()}
-                    file.write_text(json.dumps(rounded, indent=1) + "\n")
+                rounded = {stage: round(s, 2) for stage, s in watch.seconds().items()}
+                write_text(run.durations, json.dumps(rounded, indent=1) + "\n")
     return Outcome(run, state, finished=True, seconds=watch.seconds(), export=written)
 
 
@@ -261,9 +260,8 @@ def _note_prior(run: RunFolder, planned: PlannedStage) -> None:
     """Record the identity of a stage's prior, or warn if it differs from the recorded one."""
     folder, found = planned.stage.folder(run), planned.prior
     if not folder.prior.is_file():
-        with atomic_write(folder.prior) as file:
-            content = json.dumps(asdict(identify(found)), indent=1, ensure_ascii=False)
-            file.write_text(content + "\n", encoding="utf-8")
+        content = json.dumps(asdict(identify(found)), indent=1, ensure_ascii=False)
+        write_text(folder.prior, content + "\n")
     elif prior_before(run, planned):
         text = f"the weights of {found.name} differ from those that {folder.path} started with"
         warnings.warn(RunWarning(text), stacklevel=3)

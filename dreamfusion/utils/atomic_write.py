@@ -46,6 +46,11 @@ def write_bytes(path: Path | str, content: bytes) -> None:
         file.write_bytes(content)
 
 
+def write_text(path: Path, content: str) -> None:
+    """Write a file in UTF-8 atomically. Raises OSError."""
+    write_bytes(path, content.encode())
+
+
 def _sync(path: Path, flags: int) -> None:
     handle = os.open(path, flags)
     try:
