@@ -6,16 +6,14 @@ same number, so results are bitwise equal for any number of threads.
 
 from collections.abc import Callable
 from functools import lru_cache, partial
-from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import Float32, Int64
 from numba import njit
 from torch import Tensor
 
 from dreamfusion.scenes.nerf.hashgrid.layout import HashGridLayout
-from dreamfusion.scenes.nerf.hashgrid.reference import PRIMES, check_inputs
+from dreamfusion.scenes.nerf.hashgrid.reference import PRIMES, KernelEncoding, check_inputs
 from dreamfusion.utils.compiling import compiled
 from dreamfusion.utils.threads import run_all, run_pieces
 
@@ -155,30 +153,17 @@ def _level_array(layout: HashGridLayout) -> Int64[np.ndarray, "levels 3"]:
     return np.array(rows, dtype=np.int64)
 
 
-class _Encode(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, points: Tensor, table: Tensor, layout: HashGridLayout) -> Tensor:
-        out = torch.empty(points.shape[0], layout.n_outputs)
-        kernel, _ = _kernels(layout.n_features)
-        arguments = (points.numpy(), table.numpy(), _level_array(layout), out.numpy())
-        run_pieces(kernel, points.shape[0], *arguments, at_least=1024)
-        ctx.save_for_backward(points)
-        ctx.layout = layout
-        return out
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad_out: Tensor) -> tuple[None, Tensor, None]:
-        (points,) = ctx.saved_tensors
-        layout: HashGridLayout = ctx.layout
-        grad_table = torch.zeros(layout.n_rows, layout.n_features)
-        _, kernel = _kernels(layout.n_features)
-        grad_values = grad_out.contiguous().numpy()
-        arguments = (points.numpy(), grad_values, _level_array(layout), grad_table.numpy())
-        # Fine levels have the most cache misses and take longest, so they start first.
-        levels = reversed(range(len(layout.levels)))
-        run_all([partial(kernel, *arguments, level) for level in levels])
-        return None, grad_table, None
+def _launch(
+    points: Tensor, table: Tensor, values: Tensor, layout: HashGridLayout, *, backward: bool
+) -> None:
+    forward_kernel, backward_kernel = _kernels(layout.n_features)
+    x, rows, levels, out = points.numpy(), table.numpy(), _level_array(layout), values.numpy()
+    if not backward:
+        run_pieces(forward_kernel, len(x), x, rows, levels, out, at_least=1024)
+        return
+    # Fine levels have the most cache misses and take longest, so they start first.
+    order = reversed(range(len(levels)))
+    run_all([partial(backward_kernel, x, out, levels, rows, level) for level in order])
 
 
 def encode_numba(
@@ -189,4 +174,4 @@ def encode_numba(
     check_inputs("numba", points, table, layout)
     if table.device.type != "cpu":
         raise ValueError(f"the numba hash grid runs on the CPU; the tensors are on {table.device}")
-    return _Encode.apply(points.detach().contiguous(), table.contiguous(), layout)
+    return KernelEncoding.apply(points.detach().contiguous(), table.contiguous(), layout, _launch)

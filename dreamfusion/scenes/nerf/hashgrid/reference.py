@@ -1,6 +1,7 @@
 """The encoding in plain torch: the reference that all other backends are compared with."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -70,6 +71,29 @@ def check_inputs(backend: str, points: Tensor, table: Tensor, layout: HashGridLa
         raise ValueError(
             f"table must be {(layout.n_rows, layout.n_features)}, not {tuple(table.shape)}"
         )
+
+
+class KernelEncoding(torch.autograd.Function):
+    """The encoding by kernels, differentiable in the table only. launch: writes the values for a
+    table; with backward=True, adds the gradients of values to those of the table."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, points: Tensor, table: Tensor, layout: HashGridLayout, launch: Callable[..., None]
+    ) -> Tensor:
+        values = table.new_empty(points.shape[0], layout.n_outputs)
+        launch(points, table, values, layout, backward=False)
+        ctx.save_for_backward(points)
+        ctx.layout, ctx.launch = layout, launch
+        return values
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad_out: Tensor) -> tuple[None, Tensor, None, None]:
+        (points,) = ctx.saved_tensors
+        grad_table = grad_out.new_zeros(ctx.layout.n_rows, ctx.layout.n_features)
+        ctx.launch(points, grad_table, grad_out.contiguous(), ctx.layout, backward=True)
+        return None, grad_table, None, None
 
 
 def check_encoding(encode: Callable[[Tensor, Tensor, HashGridLayout], Tensor], device: str) -> None:

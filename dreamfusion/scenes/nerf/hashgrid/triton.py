@@ -5,7 +5,6 @@ gradients, and therefore runs on a GPU, are not bitwise reproducible.
 """
 
 from functools import lru_cache
-from typing import Any
 
 import torch
 import triton
@@ -14,7 +13,7 @@ from jaxtyping import Float32, Int32
 from torch import Tensor
 
 from dreamfusion.scenes.nerf.hashgrid.layout import HashGridLayout
-from dreamfusion.scenes.nerf.hashgrid.reference import PRIMES, check_inputs
+from dreamfusion.scenes.nerf.hashgrid.reference import PRIMES, KernelEncoding, check_inputs
 
 _PRIME_Y, _PRIME_Z = tl.constexpr(PRIMES[1]), tl.constexpr(PRIMES[2])
 _BLOCK = 128
@@ -125,29 +124,10 @@ def _launch(
         )
 
 
-class _Encode(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, points: Tensor, table: Tensor, layout: HashGridLayout) -> Tensor:
-        out = table.new_empty(points.shape[0], layout.n_outputs)
-        _launch(points, table, out, layout, backward=False)
-        ctx.save_for_backward(points)
-        ctx.layout = layout
-        return out
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad_out: Tensor) -> tuple[None, Tensor, None]:
-        (points,) = ctx.saved_tensors
-        layout: HashGridLayout = ctx.layout
-        grad_table = grad_out.new_zeros(layout.n_rows, layout.n_features)
-        _launch(points, grad_table, grad_out.contiguous(), layout, backward=True)
-        return None, grad_table, None
-
-
 def encode_triton(
     points: Float32[Tensor, "n 3"], table: Float32[Tensor, "rows features"], layout: HashGridLayout
 ) -> Float32[Tensor, "n outputs"]:
     """`encode_reference` for float32 tensors on one CUDA device (with TRITON_INTERPRET=1 on any),
     differentiable in the table only. Raises ValueError for other tensors: see `check_inputs`."""
     check_inputs("triton", points, table, layout)
-    return _Encode.apply(points.detach().contiguous(), table.contiguous(), layout)
+    return KernelEncoding.apply(points.detach().contiguous(), table.contiguous(), layout, _launch)
