@@ -41,6 +41,11 @@ class Mesh:
     faces: NDArray[np.int64]
     colors: NDArray[np.float64]
 
+    @property
+    def normals(self) -> NDArray[np.float64]:
+        """Unit vertex normals (v, 3), outward."""
+        return vertex_normals(self.vertices, self.faces)
+
 
 @dataclass(frozen=True)
 class Surface:

@@ -16,7 +16,7 @@ from PIL import Image
 from dreamfusion.graphics import srgb
 from dreamfusion.mesh.extract import Mesh, MeshError
 from dreamfusion.mesh.provenance import KEY, Provenance, read_provenance
-from dreamfusion.mesh.texture import TexturedMesh, smooth_normals, tangents
+from dreamfusion.mesh.texture import TexturedMesh, tangents
 from dreamfusion.mesh.usd import usdz_bytes
 from dreamfusion.utils.atomic_write import atomic_write
 from dreamfusion.utils.errors import one_line
@@ -180,10 +180,8 @@ def _model(mesh: Mesh | TexturedMesh, **looks: Any) -> Any:
     """The mesh in trimesh, with its normals and these colours or texture."""
     import trimesh
 
-    normals = smooth_normals(mesh)
-    return trimesh.Trimesh(
-        mesh.vertices, mesh.faces, vertex_normals=normals, process=False, **looks
-    )
+    geometry = {"vertices": mesh.vertices, "faces": mesh.faces, "vertex_normals": mesh.normals}
+    return trimesh.Trimesh(**geometry, process=False, **looks)
 
 
 def _rgba(colors: NDArray[np.float64], kind: type[np.unsignedinteger]) -> NDArray[Any]:

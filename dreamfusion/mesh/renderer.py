@@ -15,7 +15,7 @@ from dreamfusion.graphics.media import Draw
 from dreamfusion.graphics.shading import ImageMode, over
 from dreamfusion.graphics.triangles import Fragments, project, rasterize
 from dreamfusion.mesh.extract import Mesh
-from dreamfusion.mesh.texture import TexturedMesh, smooth_normals
+from dreamfusion.mesh.texture import TexturedMesh
 
 # Below these values, a mesh is reported to differ from its scene.
 LOW_PSNR_DB = 20.0
@@ -63,7 +63,7 @@ def _colors(
         return fragments.interpolate(torch.tensor(values))
 
     points = at_pixels(mesh.vertices).float()
-    normal = torch.nn.functional.normalize(at_pixels(smooth_normals(mesh)).float(), dim=-1)
+    normal = torch.nn.functional.normalize(at_pixels(mesh.normals).float(), dim=-1)
     if mode == "normals":
         return shading.color_normals(normal)
     if mode == "depth":

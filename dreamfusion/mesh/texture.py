@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from dreamfusion.config.schema import OutputConfig
 from dreamfusion.graphics.triangles import Fragments, rasterize
-from dreamfusion.mesh.extract import ColorFunction, Mesh, MeshError, unit, vertex_normals
+from dreamfusion.mesh.extract import ColorFunction, Mesh, MeshError, unit
 
 # Aggressiveness values of edge collapse, tried in order until the mesh is not pinched. The last one
 # may leave many faces.
@@ -38,13 +38,6 @@ class TexturedMesh:
     uv: NDArray[np.float64]
     texture: NDArray[np.uint8]
     normal_map: NDArray[np.uint8] | None = None
-
-
-def smooth_normals(mesh: Mesh | TexturedMesh) -> NDArray[np.float64]:
-    """Unit vertex normals (v, 3), smooth across the seams of a texture."""
-    if isinstance(mesh, TexturedMesh):
-        return mesh.normals
-    return vertex_normals(mesh.vertices, mesh.faces)
 
 
 def decimate(mesh: Mesh, n_faces: int) -> Mesh:
@@ -101,7 +94,7 @@ def deviation(mesh: Mesh, original: Mesh) -> float:
     weights = np.stack([1 - a, a * (1 - b), a * b], axis=1)
     points = (corners[face] * weights[:, :, None]).sum(axis=1)
     normals = crosses[face] / np.maximum(areas[face], 1e-12)[:, None]
-    original_normals = vertex_normals(original.vertices, original.faces)
+    original_normals = original.normals
 
     near = cKDTree(original.vertices).query(points)[1]
     out = np.abs(((points - original.vertices[near]) * original_normals[near]).sum(axis=1))
@@ -151,7 +144,7 @@ def bake(
         raise MeshError(f"a texture has 16 to 16384 texels per side, not {size}")
     which, faces, uv = unwrap(mesh, size)
     vertices = mesh.vertices[which]
-    normals = vertex_normals(mesh.vertices, mesh.faces)[which]
+    normals = mesh.normals[which]
     drawn = draw_uv(np.stack([uv[:, 0], 1.0 - uv[:, 1]], axis=1), faces, size)
     covered = drawn.face_of[0].numpy() >= 0
     corners, share = drawn.corners.numpy(), drawn.weights.numpy()[:, :, None]
@@ -212,7 +205,7 @@ def _normals_near(
     from scipy.spatial import cKDTree
 
     distance, near = cKDTree(fine.vertices).query(points, k=4, workers=-1)
-    normals = vertex_normals(fine.vertices, fine.faces)[near]
+    normals = fine.normals[near]
     weights = ((normals * outward[:, None]).sum(axis=2) > 0) / np.maximum(distance, 1e-9)
     mean = (normals * weights[..., None]).sum(axis=1)
     length = np.linalg.norm(mean, axis=1, keepdims=True)

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from dreamfusion.graphics.cameras import Cameras
 from dreamfusion.graphics.triangles import project, rasterize
-from dreamfusion.mesh.extract import ColorFunction, Mesh, unit, vertex_normals
+from dreamfusion.mesh.extract import ColorFunction, Mesh, unit
 
 # A face counts as unseen if the cosine between its normal and the view direction is smaller.
 GRAZING = 0.15
@@ -33,7 +33,7 @@ def fill_unseen(mesh: Mesh, color: ColorFunction, cameras: Cameras) -> tuple[Mes
 
     filled, inner = spread_colors(mesh, seen)
     tree = cKDTree(mesh.vertices)
-    normals = vertex_normals(mesh.vertices, mesh.faces)
+    normals = mesh.normals
 
     def with_filled(
         points: NDArray[np.float64], outward: NDArray[np.float64]

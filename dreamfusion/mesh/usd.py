@@ -10,7 +10,7 @@ from PIL import Image
 
 from dreamfusion.graphics import srgb
 from dreamfusion.mesh.extract import Mesh, MeshError
-from dreamfusion.mesh.texture import TexturedMesh, smooth_normals
+from dreamfusion.mesh.texture import TexturedMesh
 
 
 def usdz_bytes(mesh: Mesh | TexturedMesh, name: str = "model") -> bytes:
@@ -27,7 +27,7 @@ def usdz_bytes(mesh: Mesh | TexturedMesh, name: str = "model") -> bytes:
         stage.SetDefaultPrim(UsdGeom.Xform.Define(stage, root).GetPrim())
         shape = UsdGeom.Mesh.Define(stage, f"{root}/Mesh")
         points, faces = mesh.vertices.astype(np.float32), mesh.faces.astype(np.int32)
-        normals = smooth_normals(mesh).astype(np.float32)
+        normals = mesh.normals.astype(np.float32)
         shape.CreatePointsAttr(Vt.Vec3fArray.FromNumpy(points))
         shape.CreateFaceVertexCountsAttr(Vt.IntArray(len(faces), 3))
         shape.CreateFaceVertexIndicesAttr(Vt.IntArray.FromNumpy(faces.ravel()))
