@@ -15,7 +15,7 @@ from typing import Any, Literal
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from torch.nn.functional import interpolate
+from torch.nn.functional import interpolate, normalize
 
 from dreamfusion.diffusion.condition import Condition, TextEmbedding
 from dreamfusion.priors import PriorCard, resolve_prior
@@ -264,14 +264,12 @@ def count_arcs(seen: Tensor) -> int:
 def _unit(found: Any) -> Tensor:
     """Unit vectors of features, which newer versions of transformers wrap."""
     features = found if isinstance(found, Tensor) else found.pooler_output
-    return torch.nn.functional.normalize(features, dim=-1)
+    return normalize(features, dim=-1)
 
 
 def _resized(images: Tensor, size: int) -> Tensor:
     """Resize images (n, 3, h, w) to (n, 3, size, size)."""
-    return torch.nn.functional.interpolate(
-        images, (size, size), mode="bicubic", antialias=True, align_corners=False
-    ).clamp(0, 1)
+    return interpolate(images, (size, size), mode="bicubic", antialias=True).clamp(0, 1)
 
 
 class CLIPGuide:

@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree  # type: ignore[import-untyped]
 from torch import Tensor
+from torch.nn.functional import grid_sample
 
 from dreamfusion.mesh.extract import Mesh, vertex_normals
 from dreamfusion.mesh.renderer import sample_texture
@@ -69,9 +70,7 @@ def best_overlap(predicted: Tensor, truth: Tensor) -> tuple[float, float, float]
         # Transform the points of the prediction to the frame of the true object.
         u, v, w = (c * x - s * z) / scale, y / scale, (s * x + c * z) / scale
         grid = torch.stack([w, v, u], dim=-1)[None]  # the last axis first, for grid_sample
-        moved = torch.nn.functional.grid_sample(
-            truth[None, None], grid, align_corners=False, padding_mode="zeros"
-        )[0, 0]
+        moved = grid_sample(truth[None, None], grid, align_corners=False)[0, 0]
         both = torch.minimum(moved, predicted).sum()
         return float(both / (moved + predicted - torch.minimum(moved, predicted)).sum())
 

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.functional import grid_sample
 
 from dreamfusion.graphics import shading
 from dreamfusion.graphics.cameras import Cameras
@@ -87,9 +88,7 @@ def sample_texture(texture: NDArray[np.uint8], uv: NDArray[np.float64]) -> NDArr
     """Bilinear samples (p, 3) in [0, 1] of a texture (h, w, 3) at uv (p, 2), v up."""
     image = torch.from_numpy(texture / 255.0).movedim(-1, 0)[None]
     grid = torch.from_numpy(np.stack([2.0 * uv[:, 0] - 1.0, 1.0 - 2.0 * uv[:, 1]], axis=1))
-    sampled = torch.nn.functional.grid_sample(
-        image, grid[None, None], padding_mode="border", align_corners=False
-    )
+    sampled = grid_sample(image, grid[None, None], padding_mode="border", align_corners=False)
     return sampled[0, :, 0].T.numpy()
 
 

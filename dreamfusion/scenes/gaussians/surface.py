@@ -54,9 +54,7 @@ def density_grid(scene: GaussianScene, resolution: int) -> NDArray[np.float32]:
 
 def _find_threshold(scene: GaussianScene, density: NDArray[np.float32], size: int = 64) -> float:
     """See `silhouette_threshold`."""
-    volume = torch.from_numpy(density).permute(2, 1, 0)[
-        None, None
-    ]  # grid_sample's order is z, y, x
+    volume = torch.from_numpy(density).permute(2, 1, 0)[None, None]  # z, y, x, for grid_sample
     peaks, opaque = [], []
     along = torch.linspace(1.0, 5.0, 200)
     for elevation_deg in _ELEVATIONS_DEG:

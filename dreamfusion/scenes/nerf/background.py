@@ -22,16 +22,13 @@ class LearnedBackground(nn.Module):
     def __init__(
         self,
         *,
-        n_hidden: int = 16,
         start: tuple[float, float, float] = (0.5, 0.5, 0.5),
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
         if not all(0.0 < channel < 1.0 for channel in start):
             raise ValueError(f"start must lie strictly between 0 and 1, not {start}")
-        self.mlp = TwoLayerPerceptron(
-            n_inputs=9, n_hidden=n_hidden, n_outputs=3, generator=generator
-        )
+        self.mlp = TwoLayerPerceptron(n_inputs=9, n_hidden=16, n_outputs=3, generator=generator)
         with torch.no_grad():
             self.mlp.weight2.zero_()
             self.mlp.bias2.copy_(torch.tensor([math.log(c / (1.0 - c)) for c in start]))
