@@ -78,8 +78,7 @@ def _jobs(entry: Entry, grid: Mapping[str, Any], options: Options) -> list[Job]:
 
 
 def _resolve(prompt: str, preset: str | None, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """All settings except the seed. The prior "auto" is resolved here, since it depends on the
-    machine."""
+    """All settings except the seed. The prior "auto", which depends on the machine, is resolved."""
     layers = [Layer("settings", settings), Layer("batch", {"prompt": prompt})]
     base = [] if preset is None else read_settings(preset)
     # If a GPU driver is present, only torch can determine whether there is a GPU.

@@ -1,7 +1,6 @@
 """Lists of prompts with optional seeds, presets and settings, from files in several formats.
 
-The file suffix determines the format. Content in another format is an error, so that no line of it
-is mistaken for a prompt.
+The file suffix determines the format. Content in another format is an error, never a prompt.
 """
 
 import csv
@@ -73,8 +72,7 @@ def read_entries(source: str) -> list[Entry]:
 
 
 def make_all(items: Sequence[Any], make: Callable[[Any], Any]) -> list[Any]:
-    """Call `make` for every item. Raises BatchError with the errors of all items, in short form if
-    there are several."""
+    """Call `make` for every item. Raises BatchError with all errors, in short form if several."""
     made: list[Any] = []
     errors: dict[str, UserError] = {}
     for item in items:
@@ -124,8 +122,7 @@ def _from_json_lines(text: str) -> Items:
 
 
 def _from_table(text: str) -> Items:
-    """The rows of a table with commas, semicolons or tabs between the cells. Its first row names
-    the columns."""
+    """The rows of a table with commas, semicolons or tabs. Its first row names the columns."""
     head = text.partition("\n")[0]
     delimiter = max(",;\t", key=head.count)
     rows = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)

@@ -72,8 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 @contextmanager
 def _warnings_as_lines() -> Iterator[None]:
-    """Print each RunWarning as one line on standard error. Other warnings are for developers and
-    shown by Python as usual."""
+    """Print each RunWarning as one line on standard error. Python shows others, for developers."""
     with warnings.catch_warnings():
         warnings.simplefilter("always", RunWarning)
         default = warnings.showwarning

@@ -101,8 +101,7 @@ class Console:
                 yield item
 
     def steps(self, steps: Iterable[StepMetrics], sizes: Sequence[int]) -> Iterator[StepMetrics]:
-        """Yield training steps and show the progress. sizes: image size of each step of the run, in
-        pixels."""
+        """Yield training steps and show the progress. sizes: of each step's images, pixels."""
         pace = Pace()
         with self._progress("step", len(sizes)) as show:
             for metrics in steps:

@@ -1,7 +1,6 @@
 """The interface of estimators, and the base class of those that add noise.
 
-An estimator distils a prior into images. It is independent of the scene: any differentiable
-generator can use it.
+An estimator distils a prior into the images of any differentiable generator, scene or not.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -204,8 +204,7 @@ def plan_objects(
     """The jobs of a comparison, which may add to an earlier one in the folder. Each run takes as
     many steps as its method can with so many network evaluations, for all views together.
 
-    Raises UserError if a prompt or a setting is invalid, or for methods with the same name or
-    settings.
+    Raises UserError for an invalid prompt or setting, or methods of the same name or settings.
     """
     require_distinct(methods)
     known = read_json(folder.path / METHODS_FILE)

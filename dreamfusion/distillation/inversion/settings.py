@@ -10,8 +10,7 @@ from dreamfusion.distillation.settings import ScoreSettings, Weighting
 
 @dataclass(frozen=True)
 class ISMSettings(ScoreSettings):
-    """Interval Score Matching: the difference of predictions at two levels on one DDIM
-    trajectory."""
+    """Interval Score Matching: the difference of predictions at two levels on a DDIM path."""
 
     paper: ClassVar[str] = "Liang et al. 2024, LucidDreamer"
     code: ClassVar[str] = "dreamfusion.distillation.inversion.estimators:ISMEstimator"

@@ -80,8 +80,7 @@ class DiffusionLossEstimator(ScoreEstimator):
         L = w(t) |e_hat(alpha x + sigma e) - e|^2 / 2
         grad = w(t) (e_hat - e) (de_hat/dz alpha) dx/dtheta
 
-    SDS leaves the Jacobian of the network, de_hat/dz, out: it is expensive, and noise at low
-    levels.
+    SDS leaves out the network's Jacobian, de_hat/dz: it is expensive, and noise at low levels.
     """
 
     settings: DiffusionLossSettings

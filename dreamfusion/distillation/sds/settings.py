@@ -58,8 +58,7 @@ class CFDSettings(SDSSettings):
 
 @dataclass(frozen=True)
 class HiFASettings(ScoreSettings):
-    """HiFA: SDS and the difference between the images and the decoded prediction; t falls like a
-    square root."""
+    """HiFA: SDS and the difference of images and decoded prediction; t falls like a square root."""
 
     paper: ClassVar[str] = "Zhu et al. 2024, HiFA"
     code: ClassVar[str] = "dreamfusion.distillation.sds.estimators:HiFAEstimator"
