@@ -53,7 +53,7 @@ from dreamfusion.toyworld.objects import (
     shade,
     view,
 )
-from dreamfusion.utils.atomic_write import atomic_write
+from dreamfusion.utils.files import atomic_write
 from scripts.embedded_prior.data import ToyPictures, random_palette, render_geometry
 
 WHITE, ANY = (1.0, 1.0), (0.0, 1.0)  # backgrounds

@@ -23,7 +23,7 @@ from dreamfusion.batch.jobs import BEAT_SECONDS, Job, JobFolder, create_json, re
 from dreamfusion.config.nested import flat
 from dreamfusion.runs.folder import RunFolder
 from dreamfusion.utils.errors import one_line
-from dreamfusion.utils.file_system import lock_file
+from dreamfusion.utils.files import lock_file
 from dreamfusion.utils.launch import VARIABLES
 from dreamfusion.utils.machine import peak_memory
 from dreamfusion.utils.version import __version__

@@ -13,7 +13,7 @@ from dreamfusion.batch.attempt import DONE, STALE_SECONDS, USER_ERROR, HeartBeat
 from dreamfusion.batch.engines import Ending, Engine
 from dreamfusion.batch.jobs import BatchFolder, Job, JobFolder, State, read_json, write_json
 from dreamfusion.batch.prompts import BatchError
-from dreamfusion.utils.file_system import lock_file
+from dreamfusion.utils.files import lock_file
 
 ATTEMPTS = 3  # a job has failed after so many failed attempts, excluding preempted ones
 # Exit statuses of preempted attempts: a signal, or the status of a run that stopped after a signal.

@@ -14,7 +14,7 @@ from typing import Any
 from dreamfusion.batch.prompts import BatchError
 from dreamfusion.runs.folder import Inside, RunFolder, slug
 from dreamfusion.runs.metrics import read_metrics
-from dreamfusion.utils.atomic_write import write_text
+from dreamfusion.utils.files import write_text
 
 FORMAT = 1
 BEAT_SECONDS = 1.0  # between heartbeats

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from dreamfusion.batch.jobs import BatchFolder, State
 from dreamfusion.runs.folder import slug
-from dreamfusion.utils.file_system import make_link
+from dreamfusion.utils.files import make_link
 
 
 def link_names(prompts: Iterable[str]) -> dict[str, str]:

@@ -11,7 +11,7 @@ from dreamfusion.evaluation.evaluate import best_of, judged_rows
 from dreamfusion.evaluation.judges import pairs
 from dreamfusion.evaluation.rows import VIEWS, subjects_in
 from dreamfusion.runs.folder import slug
-from dreamfusion.utils.file_system import make_link
+from dreamfusion.utils.files import make_link
 
 
 def choose_best(

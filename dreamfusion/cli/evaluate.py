@@ -10,8 +10,8 @@ from dreamfusion.cli import options
 from dreamfusion.cli.batch import make
 from dreamfusion.cli.console import Console
 from dreamfusion.config.layers import parse_assignments
-from dreamfusion.utils.atomic_write import write_text
 from dreamfusion.utils.errors import UserError
+from dreamfusion.utils.files import write_text
 
 Task = Literal["objects", "images"]
 

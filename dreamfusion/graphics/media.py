@@ -14,8 +14,8 @@ from torch import Tensor
 
 from dreamfusion.graphics.cameras import Cameras
 from dreamfusion.graphics.shading import ImageMode, over
-from dreamfusion.utils.atomic_write import atomic_write
 from dreamfusion.utils.errors import UserError, one_line
+from dreamfusion.utils.files import atomic_write
 
 # Without this metadata, browsers assume the colours of standard-definition television, and red is
 # shown as orange. Primaries and transfer function are those of sRGB, the matrix that of HD.

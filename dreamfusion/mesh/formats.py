@@ -18,8 +18,8 @@ from dreamfusion.mesh.extract import Mesh, MeshError
 from dreamfusion.mesh.provenance import KEY, Provenance, read_provenance
 from dreamfusion.mesh.texture import TexturedMesh, tangents
 from dreamfusion.mesh.usd import usdz_bytes
-from dreamfusion.utils.atomic_write import atomic_write
 from dreamfusion.utils.errors import one_line
+from dreamfusion.utils.files import atomic_write
 
 if TYPE_CHECKING:
     import trimesh

@@ -6,8 +6,8 @@ from pathlib import Path
 from dreamfusion.report.gather import gather
 from dreamfusion.report.page import GENERATOR, page
 from dreamfusion.runs.folder import free_path
-from dreamfusion.utils.atomic_write import write_text
 from dreamfusion.utils.errors import UserError
+from dreamfusion.utils.files import write_text
 
 __all__ = ["report_html", "write_report"]
 

@@ -13,7 +13,7 @@ from dreamfusion.evaluation.evaluate import aligned, csv_text, with_interval
 from dreamfusion.report.curves import Series, chart
 from dreamfusion.report.page import document
 from dreamfusion.report.parts import data_uri
-from dreamfusion.utils.atomic_write import write_text
+from dreamfusion.utils.files import write_text
 
 # Heads, digits, and whether more is better; None: neither.
 _COLUMNS: dict[str, tuple[str, int, bool | None]] = {

@@ -8,7 +8,7 @@ from dreamfusion.batch.jobs import State, find_batch, progress_of, read_json
 from dreamfusion.report.gather import read_small
 from dreamfusion.report.page import document
 from dreamfusion.runs.folder import RunFolder
-from dreamfusion.utils.atomic_write import write_text
+from dreamfusion.utils.files import write_text
 
 _SORTS = {
     "prompt": "prompt", "margin": "margin", "r1": "R@1", "fronts": "fronts", "seconds": "time",

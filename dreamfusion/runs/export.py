@@ -23,7 +23,7 @@ from dreamfusion.mesh.usd import require_usd
 from dreamfusion.runs.checkpoint import SavedScene, draw_scene
 from dreamfusion.runs.folder import slug
 from dreamfusion.training.state import sample_views
-from dreamfusion.utils.atomic_write import write_bytes
+from dreamfusion.utils.files import write_bytes
 from dreamfusion.utils.state import Progress
 from dreamfusion.utils.threads import fixed_order
 from dreamfusion.utils.version import __version__

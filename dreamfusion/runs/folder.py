@@ -30,10 +30,9 @@ from dreamfusion.config.layers import (
 )
 from dreamfusion.config.nested import with_new_names
 from dreamfusion.config.schema import Config
-from dreamfusion.utils.atomic_write import is_leftover, write_text
 from dreamfusion.utils.commands import command
 from dreamfusion.utils.errors import RunWarning, UserError
-from dreamfusion.utils.file_system import unsupported
+from dreamfusion.utils.files import is_leftover, unsupported, write_text
 
 # Name patterns of all files that commands write into the folder of a run.
 _WRITTEN = (

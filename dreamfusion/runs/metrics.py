@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from dreamfusion.utils.atomic_write import write_text
 from dreamfusion.utils.errors import UserError
+from dreamfusion.utils.files import write_text
 
 _FLUSH_SECONDS = 10
 

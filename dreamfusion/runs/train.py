@@ -57,12 +57,12 @@ from dreamfusion.scenes.base import Scene
 from dreamfusion.training.state import TrainState, new_state
 from dreamfusion.training.texts import texts_of
 from dreamfusion.training.trainer import DivergedError, Loss, StepMetrics, Trainer, TrainingError
-from dreamfusion.utils.atomic_write import remove_leftovers, write_text
 from dreamfusion.utils.commands import command
 from dreamfusion.utils.devices import choose_device
 from dreamfusion.utils.distributed import any_process, from_first, is_first, process_group, share
 from dreamfusion.utils.duration import Stopwatch
 from dreamfusion.utils.errors import RunWarning, UserError, explain_out_of_memory, one_line
+from dreamfusion.utils.files import remove_leftovers, write_text
 from dreamfusion.utils.threads import fixed_order
 
 THUMBNAIL_SIZE = 256  # pixels per side

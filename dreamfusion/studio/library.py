@@ -29,10 +29,9 @@ from dreamfusion.runs.plan import find_prior
 from dreamfusion.scenes.mesh.model import read_model, require_kind
 from dreamfusion.scenes.mesh.settings import MeshSettings
 from dreamfusion.studio.queue import Queue
-from dreamfusion.utils.atomic_write import write_bytes
 from dreamfusion.utils.duration import duration
 from dreamfusion.utils.errors import UserError, one_line
-from dreamfusion.utils.file_system import make_link
+from dreamfusion.utils.files import make_link, write_bytes
 
 MOST_SEEDS = 8
 UPLOADS = (".glb", ".obj", ".ply", ".stl")  # not .3mf: a small one may unpack to a huge one

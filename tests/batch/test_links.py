@@ -5,7 +5,7 @@ import pytest
 from dreamfusion.batch.driver import prepare
 from dreamfusion.batch.jobs import BatchFolder, write_json
 from dreamfusion.batch.links import link_models, link_names
-from dreamfusion.utils.file_system import make_link
+from dreamfusion.utils.files import make_link
 from tests.helpers.fast_attempts import job
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from dreamfusion.utils.atomic_write import atomic_write
+from dreamfusion.utils.files import atomic_write
 
 
 def test_a_file_appears_when_complete_and_its_folder_is_created(tmp_path):

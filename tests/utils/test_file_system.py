@@ -14,9 +14,8 @@ from dreamfusion.batch import attempt
 from dreamfusion.batch.driver import driver_lock
 from dreamfusion.batch.jobs import BatchFolder, JobFolder, create_json, write_json
 from dreamfusion.runs.folder import RunFolder, locked
-from dreamfusion.utils.atomic_write import atomic_write
 from dreamfusion.utils.errors import RunWarning
-from dreamfusion.utils.file_system import make_link
+from dreamfusion.utils.files import atomic_write, make_link
 
 
 def refuse(number):

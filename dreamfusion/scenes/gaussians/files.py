@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from dreamfusion.mesh.extract import MeshError
 from dreamfusion.mesh.gltf import Glb
 from dreamfusion.scenes.gaussians.splats import Splats
-from dreamfusion.utils.atomic_write import write_bytes
+from dreamfusion.utils.files import write_bytes
 
 _C0 = 0.28209479177387814  # spherical harmonic of degree 0
 _PROPERTIES = "x y z f_dc_0 f_dc_1 f_dc_2 opacity scale_0 scale_1 scale_2 rot_0 rot_1 rot_2 rot_3"

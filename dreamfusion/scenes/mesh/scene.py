@@ -22,8 +22,8 @@ from dreamfusion.scenes.mesh.patch import patched
 from dreamfusion.scenes.mesh.settings import MeshSettings
 from dreamfusion.scenes.nerf.hashgrid import HashGrid
 from dreamfusion.scenes.nerf.mlp import TwoLayerPerceptron
-from dreamfusion.utils.atomic_write import write_bytes
 from dreamfusion.utils.errors import RunWarning, UserError
+from dreamfusion.utils.files import write_bytes
 from dreamfusion.utils.rng import Generators
 from dreamfusion.utils.state import Progress
 

@@ -1,12 +1,15 @@
-"""Atomic writes: a file is either complete or does not exist."""
+"""Writes files atomically: a file is either complete or does not exist. Locks and links files,
+which some file systems do not support: NFS, CIFS, exFAT, and Windows drives in WSL."""
 
+import errno
 import os
 import re
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from dreamfusion.utils.file_system import unsupported
+from dreamfusion.utils.errors import RunWarning
 
 
 @contextmanager
@@ -73,3 +76,36 @@ def remove_leftovers(folder: Path) -> None:
 def is_leftover(path: Path) -> bool:
     """Whether a file has the name of a temporary file."""
     return re.fullmatch(r"\..+\.\d+(\.\w+)?", path.name) is not None and path.is_file()
+
+
+def unsupported(error: OSError) -> bool:
+    """Whether locking or syncing a file failed because its file system does not support it."""
+    return error.errno in (errno.ENOTSUP, errno.ENOSYS, errno.EINVAL, errno.ENOLCK, errno.ENOTTY)
+
+
+def lock_file(handle: int) -> bool:
+    """Lock an open file until it is closed or the process ends, on Linux and macOS. Returns False
+    if another process holds the lock. Without support for locks, warns and returns True."""
+    import fcntl
+
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return False
+    except OSError as error:
+        if not unsupported(error):
+            raise
+        text = "this file system has no file locks: make sure that only one batch runs there"
+        warnings.warn(RunWarning(text), stacklevel=2)
+    return True
+
+
+def make_link(link: Path, target: Path) -> Path:
+    """Create or replace a relative symbolic link to a folder or file, and return it. On file
+    systems without symbolic links, return the target."""
+    link.unlink(missing_ok=True)
+    try:
+        link.symlink_to(os.path.relpath(target.resolve(), link.parent.resolve()))
+    except (OSError, NotImplementedError):
+        return target
+    return link
