@@ -14,8 +14,7 @@ import typer
 from dreamfusion.cli import batch, evaluate, export, look, machine, prior, train
 from dreamfusion.cli.options import USER_ERROR
 from dreamfusion.cli.stopping import Stopped
-from dreamfusion.utils.commands import command
-from dreamfusion.utils.errors import RunWarning, UserError, one_line, out_of_memory
+from dreamfusion.utils.errors import RunWarning, UserError, command, one_line, out_of_memory
 from dreamfusion.utils.launch import launch
 from dreamfusion.utils.version import __version__
 

@@ -26,9 +26,8 @@ from dreamfusion.batch.prompts import BatchError, combinations, read_entries
 from dreamfusion.cli import options
 from dreamfusion.cli.console import Console, Show
 from dreamfusion.cli.stopping import stoppable
-from dreamfusion.utils.commands import command
 from dreamfusion.utils.duration import duration
-from dreamfusion.utils.errors import UserError
+from dreamfusion.utils.errors import UserError, command
 
 _SECONDS = 1.0  # between updates of the bar
 

@@ -9,8 +9,7 @@ import typer
 from dreamfusion.cli import options
 from dreamfusion.cli.console import Console
 from dreamfusion.runs.folder import RunFolder, find_run
-from dreamfusion.utils.commands import command
-from dreamfusion.utils.errors import UserError
+from dreamfusion.utils.errors import UserError, command
 
 SCENE_PIXELS = 256  # by default; larger images of a scene are slow and no sharper
 

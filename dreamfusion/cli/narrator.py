@@ -17,8 +17,8 @@ from dreamfusion.studio.library import SingleRun
 from dreamfusion.studio.server import serving
 from dreamfusion.training.state import render_size
 from dreamfusion.training.trainer import StepMetrics, Trainer
-from dreamfusion.utils.commands import command
 from dreamfusion.utils.distributed import is_first
+from dreamfusion.utils.errors import command
 from dreamfusion.utils.threads import n_workers
 
 

@@ -18,9 +18,8 @@ from dreamfusion.config.nested import merged
 from dreamfusion.runs.folder import Destination, RunFolder, find_run, slug
 from dreamfusion.runs.plan import Plan, plan_resumed, plan_run
 from dreamfusion.scenes.mesh.settings import Axis
-from dreamfusion.utils.commands import command
 from dreamfusion.utils.duration import Stopwatch, duration
-from dreamfusion.utils.errors import RunWarning, UserError
+from dreamfusion.utils.errors import RunWarning, UserError, command
 
 OutOption = Annotated[
     Path | None, typer.Option(metavar="DIR", help="Folder of the run. [default: runs/PROMPT]")

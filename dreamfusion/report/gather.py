@@ -23,8 +23,7 @@ from dreamfusion.mesh.provenance import read_provenance
 from dreamfusion.mesh.topology import topology
 from dreamfusion.runs.folder import RunFolder, find_run, step_of
 from dreamfusion.runs.metrics import scalars
-from dreamfusion.utils.commands import command
-from dreamfusion.utils.errors import one_line
+from dreamfusion.utils.errors import command, one_line
 
 MOST_PREVIEWS = 12
 MOST_BYTES = 64_000_000  # of a video or a mesh

@@ -30,9 +30,8 @@ from dreamfusion.runs.folder import RunFolder, Stage, stages_of, step_of
 from dreamfusion.scenes.base import Scene, render_image
 from dreamfusion.training.state import TrainState
 from dreamfusion.training.trainer import DivergedError
-from dreamfusion.utils.commands import command
 from dreamfusion.utils.devices import choose_device
-from dreamfusion.utils.errors import RunWarning, UserError, one_line
+from dreamfusion.utils.errors import RunWarning, UserError, command, one_line
 from dreamfusion.utils.files import atomic_write, write_text
 from dreamfusion.utils.optimizers import load_optimizer, optimizer_tensors, under
 from dreamfusion.utils.version import __version__

@@ -30,8 +30,7 @@ from dreamfusion.config.layers import (
 )
 from dreamfusion.config.nested import with_new_names
 from dreamfusion.config.schema import Config
-from dreamfusion.utils.commands import command
-from dreamfusion.utils.errors import RunWarning, UserError
+from dreamfusion.utils.errors import RunWarning, UserError, command
 from dreamfusion.utils.files import is_leftover, unsupported, write_text
 
 # Name patterns of all files that commands write into the folder of a run.

@@ -18,7 +18,7 @@ from dreamfusion.priors.identity import PriorIdentity, has_weights, read_identit
 from dreamfusion.priors.reading import PromptError
 from dreamfusion.runs.folder import RunFolder, Stage, find_run, stages_of
 from dreamfusion.runs.metrics import require_tensorboard
-from dreamfusion.utils.commands import command
+from dreamfusion.utils.errors import command
 
 if TYPE_CHECKING:
     from dreamfusion.priors.base import Prior

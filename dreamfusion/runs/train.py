@@ -57,11 +57,10 @@ from dreamfusion.scenes.base import Scene
 from dreamfusion.training.state import TrainState, new_state
 from dreamfusion.training.texts import texts_of
 from dreamfusion.training.trainer import DivergedError, Loss, StepMetrics, Trainer, TrainingError
-from dreamfusion.utils.commands import command
 from dreamfusion.utils.devices import choose_device
 from dreamfusion.utils.distributed import any_process, from_first, is_first, process_group, share
 from dreamfusion.utils.duration import Stopwatch
-from dreamfusion.utils.errors import RunWarning, UserError, explain_out_of_memory, one_line
+from dreamfusion.utils.errors import RunWarning, UserError, command, explain_out_of_memory, one_line
 from dreamfusion.utils.files import remove_leftovers, write_text
 from dreamfusion.utils.threads import fixed_order
 

@@ -1,8 +1,13 @@
-"""Errors that a user can fix. The command line prints them as one line and exits with status 2."""
+"""Errors that a user can fix, and the commands that messages suggest.
 
+The command line prints such an error as one line and exits with status 2.
+"""
+
+import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 
 class UserError(Exception):
@@ -27,6 +32,17 @@ def one_line(error: BaseException | str, limit: int = 200) -> str:
     text = "".join(c if c.isprintable() else " " for c in str(error))
     text = " ".join(text.split()) or type(error).__name__
     return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def command(*arguments: object) -> str:
+    """`dreamfusion` with these arguments, quoted for a POSIX shell.
+
+    >>> command("resume", Path("runs/a b"), "--steps", 20)
+    "dreamfusion resume 'runs/a b' --steps 20"
+    """
+    # A path like "-x" would be parsed as an option.
+    paths = {a for a in arguments if isinstance(a, Path) and str(a).startswith("-")}
+    return shlex.join(["dreamfusion", *(f"./{a}" if a in paths else str(a) for a in arguments)])
 
 
 def out_of_memory(error: BaseException) -> str | None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from dreamfusion.utils.commands import command
+from dreamfusion.utils.errors import command
 from tests.helpers import ROOT
 
 
