@@ -19,9 +19,8 @@ from dreamfusion.utils.state import Progress
 
 
 class CSDEstimator(ScoreEstimator):
-    """Moves images along the difference that the text makes to a prediction.
-
-    Classifier Score Distillation (Yu et al. 2024, "Text-to-3D with Classifier Score Distillation").
+    """Classifier Score Distillation (Yu et al. 2024, "Text-to-3D with Classifier Score
+    Distillation"): moves images along the difference that the text makes to a prediction.
 
         grad = w(t) s (e_text + u e_negative + v e_nothing),   u + v = -1                    (eq. 9)
 
@@ -46,9 +45,7 @@ class CSDEstimator(ScoreEstimator):
 
 
 class NFSDEstimator(ScoreEstimator):
-    """Moves images along guidance and towards the domain.
-
-    Noise-Free Score Distillation (Katzir et al. 2024).
+    """Noise-Free Score Distillation (Katzir et al. 2024): along guidance and towards the domain.
 
         grad = w(t) (s (e_text - e_nothing) + d_D)                                          (eq. 10)
 
@@ -73,11 +70,9 @@ class NFSDEstimator(ScoreEstimator):
 
 
 class BridgeEstimator(ScoreEstimator):
-    """SDS until the switch; then the difference of two texts.
+    """SDS-Bridge (McAllister et al. 2024, "Rethinking Score Distillation as a Bridge").
 
-    SDS-Bridge (McAllister et al. 2024, "Rethinking Score Distillation as a Bridge").
-
-    Two stages: SDS, and then, since the images are no longer images without a text but flawed ones,
+    SDS until the switch. Then the images are no longer images without a text but flawed ones:
 
         grad = w(t) s (e_wanted - e_flawed)                                            (section 4.2)
     """
@@ -99,14 +94,13 @@ class BridgeEstimator(ScoreEstimator):
 
 
 class ASDEstimator(ScoreEstimator):
-    """The difference of predictions at two noise levels of the same noise.
-
-    Asynchronous Score Distillation (Ma et al. 2024, "ScaleDreamer").
+    """Asynchronous Score Distillation (Ma et al. 2024, "ScaleDreamer"): the difference of
+    predictions at two noise levels of the same noise.
 
         grad = w(t) (e_hat(z_t) - e_text(z_{t + d})),   d ~ U(0, shift (t - t_min))         (eq. 11)
 
-    Both images have the same noise. A prediction at a later timestep has the smaller error on
-    images that the prior does not know, which is what VSD trains a network for.
+    A prediction at a later timestep has the smaller error on images that the prior does not know,
+    which is what VSD trains a network for.
     """
 
     settings: ASDSettings
@@ -130,9 +124,8 @@ class ASDEstimator(ScoreEstimator):
 
 
 class DDSEstimator(ScoreEstimator):
-    """The difference of SDS on an image and on the image before the edit.
-
-    Delta Denoising Score (Hertz et al. 2023), for edits.
+    """Delta Denoising Score (Hertz et al. 2023), for edits: the difference of SDS on an image and
+    on the image before the edit.
 
         grad = e_hat(z; prompt) - e_hat(z'; source)                                          (eq. 3)
 

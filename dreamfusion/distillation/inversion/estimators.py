@@ -15,9 +15,7 @@ from dreamfusion.utils.state import Progress
 
 
 class ISMEstimator(ScoreEstimator):
-    """Inverts the images without a text; needs no noise.
-
-    Interval Score Matching (Liang et al. 2024, "LucidDreamer").
+    """Interval Score Matching (Liang et al. 2024, "LucidDreamer"), which needs no noise.
 
         grad = w(t) (e_hat(z_t) - e_nothing(z_s))                                           (eq. 17)
 
@@ -49,9 +47,8 @@ class ISMEstimator(ScoreEstimator):
 
 
 class SDIEstimator(ScoreEstimator):
-    """Moves images towards the prior's prediction for their own inversion.
-
-    Score Distillation via Inversion (Lukoianov et al. 2024, "Reparametrized DDIM").
+    """Score Distillation via Inversion (Lukoianov et al. 2024, "Reparametrized DDIM"): moves
+    images towards the prior's prediction for their own inversion.
 
         grad = x - x_hat(z_t),   z_t from x by DDIM inversion                          (algorithm 1)
 

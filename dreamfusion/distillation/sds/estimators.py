@@ -15,9 +15,7 @@ from dreamfusion.utils.state import Progress
 
 
 class SDSEstimator(ScoreEstimator):
-    """SDS with the noise, the weighting and the guidance of its settings.
-
-    Score Distillation Sampling (DreamFusion, section 3).
+    """Score Distillation Sampling (DreamFusion, section 3).
 
     For images x = g(theta), t ~ U(t_min, t_max), noise e ~ N(0, I) and z = alpha_t x + sigma_t e:
 
@@ -38,9 +36,7 @@ class SDSEstimator(ScoreEstimator):
 
 
 class HiFAEstimator(ScoreEstimator):
-    """SDS with a second loss, on the images themselves.
-
-    HiFA (Zhu et al. 2024): supervision of latents and of images.
+    """HiFA (Zhu et al. 2024): SDS with a second loss, on the images themselves.
 
         L = L_SDS + weight |image - decode(x_hat)|^2                                         (eq. 7)
 
@@ -73,9 +69,8 @@ class HiFAEstimator(ScoreEstimator):
 
 
 class DiffusionLossEstimator(ScoreEstimator):
-    """The training loss of the prior on the images, with gradients through the prior.
-
-    The diffusion training loss (DreamFusion, eq. 1 and 2), as the paper's comparison.
+    """The training loss of the prior on the images (DreamFusion, eq. 1 and 2), with gradients
+    through the prior, as the paper's comparison.
 
         L = w(t) |e_hat(alpha x + sigma e) - e|^2 / 2
         grad = w(t) (e_hat - e) (de_hat/dz alpha) dx/dtheta
