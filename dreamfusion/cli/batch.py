@@ -219,7 +219,6 @@ class BatchLog(Listener):
         self._say(f"again     {folder.path.name}: {why}")
 
     def polled(self, running: Sequence[JobFolder]) -> None:
-        """Update the bar at intervals."""
         if time.monotonic() > self._shown + _SECONDS:
             self._shown = time.monotonic()
             jobs = [progress_of(folder) for folder in running]

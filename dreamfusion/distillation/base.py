@@ -206,7 +206,6 @@ class ScoreEstimator(Estimator):
         return {} if numbers is None else {"surface_noise": numbers}
 
     def load_state_dict(self, state_dict: Mapping[str, Any], /) -> object:
-        """Load the output of `state_dict`."""
         numbers = state_dict.get("surface_noise")
         self.anchored.numbers = None if numbers is None else numbers.clone()
         return None

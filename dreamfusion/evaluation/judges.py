@@ -157,7 +157,6 @@ class ToyJudge(Judge):
         return noun if look == "geometry" else (noun, color)
 
     def distractors(self) -> list[str]:
-        """All pairs of noun and colour that a prompt can contain."""
         return pairs()
 
     def scores(self, images: Tensor, texts: Sequence[str], look: Look) -> Tensor:

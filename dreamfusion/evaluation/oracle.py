@@ -46,7 +46,6 @@ class Oracle(Prior):
         self._texts: list[str] = []
 
     def encode_image(self, images: Tensor, /) -> Tensor:
-        """Encode by the underlying prior."""
         return self._prior.encode_image(images)
 
     def encode_text(self, prompts: Sequence[str], /) -> TextEmbedding:

@@ -49,7 +49,6 @@ class Cameras:
         return self.fov_y_deg.shape[0]
 
     def __getitem__(self, which: slice) -> Cameras:
-        """Some of the cameras."""
         return self._map(lambda value: value[which])
 
     def to(self, device: torch.device | str) -> Cameras:

@@ -55,7 +55,6 @@ class Lighting:
         return replace(self, position=send(self.position, device))
 
     def __getitem__(self, which: slice) -> Lighting:
-        """The light of some of the views."""
         if self.position is None or self.position.ndim == 1:
             return self
         return replace(self, position=self.position[which])

@@ -49,7 +49,6 @@ class Views:
         return replace(self, cameras=cameras, lighting=lighting, background=background)
 
     def __getitem__(self, which: slice) -> Views:
-        """Some of the views."""
         background = self.background
         if background is not None and background.ndim == 2:
             background = background[which]

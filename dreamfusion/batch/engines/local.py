@@ -39,11 +39,9 @@ class LocalEngine:
         self._children: dict[subprocess.Popen[bytes], str] = {}
 
     def has_room(self) -> bool:
-        """Whether a slot is free."""
         return len(self._children) < self.slots
 
     def start(self, folder: JobFolder, number: int) -> Hashable:
-        """Start the process of an attempt."""
         env, gpu = environment(self._need.threads), ""
         if self._gpus:
             used = list(self._children.values())
@@ -55,7 +53,6 @@ class LocalEngine:
         return child
 
     def ended(self) -> list[tuple[Hashable, Ending]]:
-        """Attempts whose process has ended."""
         ended = [child for child in self._children if child.poll() is not None]
         for child in ended:
             del self._children[child]

@@ -66,7 +66,6 @@ class RayEngine:
         return len(self._tasks) < self.slots + 2
 
     def start(self, folder: JobFolder, number: int) -> Hashable:
-        """Submit an attempt to Ray."""
         task = self._attempt.remote(
             str(folder.path), number, self._need.threads, self._stale_seconds, attempts.MODULE
         )

@@ -52,7 +52,6 @@ class SyncEstimator(ScoreEstimator):
         return {**super().state_dict(), "clean": clean, "timesteps": timesteps}
 
     def load_state_dict(self, state_dict: Mapping[str, Any], /) -> object:
-        """Load the output of `state_dict`."""
         self._targets = None
         if "clean" in state_dict:
             self._targets = state_dict["clean"].clone(), state_dict["timesteps"].clone()

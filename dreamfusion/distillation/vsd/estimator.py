@@ -82,7 +82,6 @@ class VSDEstimator(ScoreEstimator):
         return {**super().state_dict(), **adapters, **moments}
 
     def load_state_dict(self, state_dict: Mapping[str, Any], /) -> object:
-        """Load the output of `state_dict`."""
         self.adapted.load_state_dict(under(state_dict, "adapters"))
         load_optimizer(self.optimizer, under(state_dict, "optimizer"))
         return super().load_state_dict(state_dict)

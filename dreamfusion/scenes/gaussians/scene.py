@@ -67,7 +67,6 @@ class GaussianScene(nn.Module, Scene):
 
     @property
     def device(self) -> torch.device:  # type: ignore[override]
-        """The device of all parameters."""
         return self.splats.means.device
 
     @property

@@ -109,7 +109,6 @@ class MeshScene(nn.Module, Scene):
 
     @property
     def device(self) -> torch.device:  # type: ignore[override]
-        """The device of all parameters."""
         return self.seen.device
 
     def before_step(self, progress: Progress, generator: torch.Generator) -> None:

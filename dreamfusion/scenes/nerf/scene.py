@@ -124,7 +124,6 @@ class NerfScene(nn.Module, Scene):
 
     @property
     def device(self) -> torch.device:  # type: ignore[override]
-        """The device of all parameters."""
         return self.occupancy.density.device
 
     @property
@@ -195,7 +194,6 @@ class NerfScene(nn.Module, Scene):
 
     @torch.no_grad()
     def after_step(self, progress: Progress, generator: torch.Generator) -> None:
-        """Update the average."""
         if self.ema_field is not None:
             update_average(self.ema_field, self.field, self.settings.optimizer.ema, progress.step)
 
