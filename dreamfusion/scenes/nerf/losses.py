@@ -1,4 +1,4 @@
-"""Regularisers of a radiance field, and their weighted terms."""
+"""Regularisers of a radiance field."""
 
 import torch
 from jaxtyping import Float
@@ -6,9 +6,7 @@ from torch import Tensor
 
 from dreamfusion.scenes.nerf.field import Field
 from dreamfusion.scenes.nerf.renderer import RenderOutput
-from dreamfusion.scenes.nerf.settings import NerfLossConfig
 from dreamfusion.utils.devices import send
-from dreamfusion.utils.state import Progress
 
 SMOOTHED_RAYS = 4  # smoothness is computed on one ray in so many
 
@@ -54,31 +52,9 @@ def orientation_loss(
     return (weights.detach() * away.square()).sum() / n_rays
 
 
-def regularisers(
-    field: Field,
-    weights: NerfLossConfig,
-    out: RenderOutput,
-    progress: Progress,
-    generator: torch.Generator,
-) -> dict[str, Float[Tensor, ""]]:
-    """The weighted terms of a rendering, by name. Terms of weight 0 are not computed, nor are terms
-    of normals if the rendering has none."""
-    n_rays, surface = out.opacity.numel(), out.surface
-    terms: dict[str, Tensor] = {}
-    if (weight := weights.sparsity.at(*progress)) > 0:
-        terms["sparsity"] = weight * sparsity_loss(out.density, n_rays=n_rays)
-    if surface is None:
-        return terms
-    if (weight := weights.orientation.at(*progress)) > 0:
-        terms["orientation"] = weight * orientation_loss(
-            surface.weights, surface.normals, surface.directions, n_rays=n_rays
-        )
-    if (weight := weights.smoothness.at(*progress)) > 0:
-        terms["smoothness"] = weight * _smoothness(field, out, generator)
-    return terms
-
-
-def _smoothness(field: Field, out: RenderOutput, generator: torch.Generator) -> Float[Tensor, ""]:
+def sampled_smoothness(
+    field: Field, out: RenderOutput, generator: torch.Generator
+) -> Float[Tensor, ""]:
     """`smoothness_loss` on a part of the rays, which costs less and has the same expectation. All
     samples are compared with points in the same random direction."""
     surface = out.surface

@@ -17,7 +17,7 @@ from dreamfusion.scenes.base import Rendered, Scene, Views, adam, update_average
 from dreamfusion.scenes.nerf.background import LearnedBackground
 from dreamfusion.scenes.nerf.field import Field
 from dreamfusion.scenes.nerf.hashgrid import ENCODING, encoding_backend
-from dreamfusion.scenes.nerf.losses import regularisers
+from dreamfusion.scenes.nerf.losses import orientation_loss, sampled_smoothness, sparsity_loss
 from dreamfusion.scenes.nerf.occupancy import OccupancyGrid
 from dreamfusion.scenes.nerf.ray_marching import MARCHING
 from dreamfusion.scenes.nerf.renderer import RenderOutput, render
@@ -188,9 +188,22 @@ class NerfScene(nn.Module, Scene):
     def regularisers(
         self, rendered: Rendered, progress: Progress, generator: torch.Generator
     ) -> Mapping[str, Float[Tensor, ""]]:
-        """Sparsity, orientation, smoothness, as the settings weigh them."""
+        """Sparsity, orientation, smoothness, as the settings weigh them. Terms of weight 0 are not
+        computed, nor are terms of normals if the rendering has none."""
         assert isinstance(rendered, RenderOutput)  # not rendered in chunks
-        return regularisers(self.field, self.settings.losses, rendered, progress, generator)
+        weights, n_rays = self.settings.losses, rendered.opacity.numel()
+        terms: dict[str, Tensor] = {}
+        if (weight := weights.sparsity.at(*progress)) > 0:
+            terms["sparsity"] = weight * sparsity_loss(rendered.density, n_rays=n_rays)
+        if (surface := rendered.surface) is None:
+            return terms
+        if (weight := weights.orientation.at(*progress)) > 0:
+            terms["orientation"] = weight * orientation_loss(
+                surface.weights, surface.normals, surface.directions, n_rays=n_rays
+            )
+        if (weight := weights.smoothness.at(*progress)) > 0:
+            terms["smoothness"] = weight * sampled_smoothness(self.field, rendered, generator)
+        return terms
 
     @torch.no_grad()
     def after_step(self, progress: Progress, generator: torch.Generator) -> None:
