@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from dreamfusion.graphics.cameras import generate_rays
 from dreamfusion.graphics.shading import depth_normals, lambertian
-from dreamfusion.mesh.extract import Surface
+from dreamfusion.mesh.extract import Surface, extract_surface
 from dreamfusion.scenes.base import Rendered, Scene, Views, adam, update_average
 from dreamfusion.scenes.gaussians.files import writers
 from dreamfusion.scenes.gaussians.rasterizer import (
@@ -24,7 +24,7 @@ from dreamfusion.scenes.gaussians.rasterizer import (
 from dreamfusion.scenes.gaussians.settings import GaussianSettings
 from dreamfusion.scenes.gaussians.splats import PARAMETERS, Splats, ball, relocate
 from dreamfusion.scenes.gaussians.start import fit, splats_of
-from dreamfusion.scenes.gaussians.surface import surface_of
+from dreamfusion.scenes.gaussians.surface import SplatColors, density_grid, find_threshold
 from dreamfusion.utils.backends import skipped
 from dreamfusion.utils.rng import Generators
 from dreamfusion.utils.state import Progress
@@ -151,9 +151,12 @@ class GaussianScene(nn.Module, Scene):
             relocate(splats, self.optimizer, self.ema_splats, seed=seed)
 
     def surface(self, *, resolution: int = 128, threshold: float | None = None) -> Surface:
-        """The surface where the sum of the splats equals the threshold; None finds one from
-        silhouettes."""
-        return surface_of(self, resolution, threshold)
+        """The surface where the density of the splats equals the threshold; None finds one whose
+        silhouettes agree best with the images."""
+        density = density_grid(self, resolution)
+        if threshold is None:
+            threshold = find_threshold(self, density)
+        return extract_surface(density, threshold, SplatColors(self))
 
     def writers(self) -> Mapping[str, Callable[[Path | str], None]]:
         """Files of splats: see `files`."""

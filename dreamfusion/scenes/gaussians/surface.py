@@ -10,7 +10,7 @@ from jaxtyping import Float64
 from numpy.typing import NDArray
 
 from dreamfusion.graphics.cameras import generate_rays, turntable_cameras
-from dreamfusion.mesh.extract import MeshError, Surface, extract_surface, silhouette_threshold
+from dreamfusion.mesh.extract import MeshError, silhouette_threshold
 from dreamfusion.scenes.base import Views
 from dreamfusion.scenes.gaussians.kernels import add_density
 from dreamfusion.utils.threads import run_pieces
@@ -23,20 +23,9 @@ _NEIGHBOURS = 24  # splats that colour a point of the surface
 
 
 @torch.no_grad()
-def surface_of(scene: GaussianScene, resolution: int, threshold: float | None) -> Surface:
-    """The surface where the density of the splats, sum_i opacity_i exp(-p_i(x)), equals
-    `threshold`; None finds the one whose silhouettes agree best with the images. Raises MeshError.
-    """
-    density = density_grid(scene, resolution)
-    if threshold is None:
-        threshold = _find_threshold(scene, density)
-    return extract_surface(density, threshold, _Colors(scene))
-
-
-@torch.no_grad()
 def density_grid(scene: GaussianScene, resolution: int) -> NDArray[np.float32]:
-    """Density at the centres of resolution^3 cells of the box [-1, 1]^3, [x, y, z]. Raises
-    MeshError if a splat is not finite."""
+    """Density of the splats, sum_i opacity_i exp(-p_i(x)), at the centres of resolution^3 cells of
+    the box [-1, 1]^3, [x, y, z]. Raises MeshError if a splat is not finite."""
     splats = scene.splats
     if not all(bool(parameter.isfinite().all()) for parameter in splats.parameters()):
         raise MeshError("the splats are not finite: the run has diverged")
@@ -52,7 +41,8 @@ def density_grid(scene: GaussianScene, resolution: int) -> NDArray[np.float32]:
     return grid
 
 
-def _find_threshold(scene: GaussianScene, density: NDArray[np.float32], size: int = 64) -> float:
+@torch.no_grad()
+def find_threshold(scene: GaussianScene, density: NDArray[np.float32], size: int = 64) -> float:
     """See `silhouette_threshold`."""
     volume = torch.from_numpy(density).permute(2, 1, 0)[None, None]  # z, y, x, for grid_sample
     peaks, opaque = [], []
@@ -69,10 +59,11 @@ def _find_threshold(scene: GaussianScene, density: NDArray[np.float32], size: in
     return silhouette_threshold(torch.cat(peaks), torch.cat(opaque))
 
 
-class _Colors:
+class SplatColors:
     """The colours that a camera facing a point of the surface sees: those of the nearest splats,
     composited along the ray."""
 
+    @torch.no_grad()
     def __init__(self, scene: GaussianScene) -> None:
         from scipy.spatial import cKDTree  # type: ignore[import-untyped]
 

@@ -89,23 +89,21 @@ class OccupancyGrid(nn.Module):
     def is_occupied(self, points: Float[Tensor, "n 3"]) -> Bool[Tensor, " n"]:
         """Whether the cell of each point is occupied; False outside the box."""
         inside, cell = self.cells(points)
-        x, y, z = cell.unbind(-1)
-        return inside & self.occupied[x, y, z]
+        return inside & self.occupied[cell]
 
     def density_lower_bound(self, points: Float[Tensor, "n 3"]) -> Float[Tensor, " n"]:
         """The lower bound in the cell of each point; 0 outside the box."""
         inside, cell = self.cells(points)
-        x, y, z = cell.unbind(-1)
-        return torch.where(inside, self.lower_bound[x, y, z], 0.0)
+        return torch.where(inside, self.lower_bound[cell], 0.0)
 
     def cells(
         self, points: Float[Tensor, "n 3"]
-    ) -> tuple[Bool[Tensor, " n"], Int64[Tensor, "n 3"]]:
-        """Whether each point is inside the box, and the cell nearest to it."""
+    ) -> tuple[Bool[Tensor, " n"], tuple[Int64[Tensor, " n"], ...]]:
+        """Whether each point is inside the box, and the indices x, y, z of the nearest cell."""
         inside = (points.abs() <= 1.0).all(dim=-1)
         # The same arithmetic, in the same order, as in compiled ray marching.
         scaled = (points * 0.5 + 0.5) * self.resolution
-        return inside, torch.nan_to_num(scaled).long().clamp(0, self.resolution - 1)
+        return inside, torch.nan_to_num(scaled).long().clamp(0, self.resolution - 1).unbind(-1)
 
 
 def _highest_nearby(values: Shaped[Tensor, "x y z"]) -> Shaped[Tensor, "x y z"]:
