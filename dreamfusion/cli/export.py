@@ -179,11 +179,7 @@ def render(
         modes=modes,
     )
     target.parent.mkdir(parents=True, exist_ok=True)
-    files = write_turntable(
-        console.track(images, count, "images"),
-        target,
-        count=count,
-        background=behind,
-    )
+    shown = console.track(images, count, "images")
+    files = write_turntable(shown, target, count=count, background=behind)
     console.say(f"images    {files[0]}" + (f" to {files[-1].name}" if len(files) > 1 else ""))
     console.result({"files": files})

@@ -139,9 +139,10 @@ def sources(layers: Sequence[Layer]) -> dict[str, str]:
     return found
 
 
-def to_yaml(config: Config) -> str:
-    """The configuration as YAML, with all settings."""
-    return yaml.safe_dump(to_mapping(config), sort_keys=False, allow_unicode=True, width=100)
+def to_yaml(content: Config | Mapping[str, Any]) -> str:
+    """A configuration, with all settings, or other nested settings as YAML."""
+    plain = to_mapping(content) if isinstance(content, Config) else dict(content)
+    return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=100)
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:

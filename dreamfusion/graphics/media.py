@@ -15,7 +15,7 @@ from torch import Tensor
 from dreamfusion.graphics.cameras import Cameras
 from dreamfusion.graphics.shading import ImageMode, over
 from dreamfusion.utils.errors import UserError, one_line
-from dreamfusion.utils.files import atomic_write
+from dreamfusion.utils.files import atomic_write, write_bytes
 
 # Without this metadata, browsers assume the colours of standard-definition television, and red is
 # shown as orange. Primaries and transfer function are those of sRGB, the matrix that of HD.
@@ -64,9 +64,8 @@ def write_png(image: Float[Tensor, "h w c"], path: Path | str) -> None:
     """Write an image of 3 or 4 channels in [0, 1]. The file appears complete or not at all."""
     import imageio.v3 as imageio
 
-    with atomic_write(Path(path)) as file:
-        # Encoded in memory, because its file writer prints messages if the disk is full.
-        file.write_bytes(imageio.imwrite("<bytes>", to_bytes(image), extension=".png"))
+    # Encoded in memory, because its file writer prints messages if the disk is full.
+    write_bytes(path, imageio.imwrite("<bytes>", to_bytes(image), extension=".png"))
 
 
 def write_mp4(frames: Iterable[Float[Tensor, "h w 3"]], path: Path | str, *, fps: int = 30) -> None:

@@ -18,8 +18,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from dreamfusion.config.layers import (
     ConfigError,
     Layer,
@@ -110,8 +108,7 @@ class RunFolder:
         """Write the layers that the configuration was built from, lowest first. Old names of
         settings are replaced by the new ones."""
         content = {layer.name: dict(with_new_names(layer.settings)) for layer in layers}
-        text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=100)
-        write_text(self.layers, text)
+        write_text(self.layers, to_yaml(content))
 
 
 def slug(prompt: str) -> str:

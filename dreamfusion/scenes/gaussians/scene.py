@@ -15,12 +15,7 @@ from dreamfusion.graphics.shading import depth_normals, lambertian
 from dreamfusion.mesh.extract import Surface, extract_surface
 from dreamfusion.scenes.base import Rendered, Scene, Views, adam, update_average
 from dreamfusion.scenes.gaussians.files import writers
-from dreamfusion.scenes.gaussians.rasterizer import (
-    RASTERIZING,
-    Gaussians,
-    rasterize,
-    rasterizer_of,
-)
+from dreamfusion.scenes.gaussians.rasterizer import RASTERIZING, Gaussians, rasterize, rasterizer_of
 from dreamfusion.scenes.gaussians.settings import GaussianSettings
 from dreamfusion.scenes.gaussians.splats import PARAMETERS, Splats, ball, relocate
 from dreamfusion.scenes.gaussians.start import fit, splats_of

@@ -61,13 +61,10 @@ class MeshScene(nn.Module, Scene):
         if start is not None:
             self._begin_with(start)
         model = self.model
-        at_vertices = (model.places, model.vertices, model.normals)
-        for name, values in (
-            ("_vertices", torch.from_numpy(model.vertices)),
-            ("_faces", torch.from_numpy(model.faces)),
-            ("_at_vertices", torch.from_numpy(np.hstack(at_vertices)).float()),
-        ):
-            self.register_buffer(name, values, persistent=False)
+        self.register_buffer("_vertices", torch.from_numpy(model.vertices), persistent=False)
+        self.register_buffer("_faces", torch.from_numpy(model.faces), persistent=False)
+        at_vertices = torch.from_numpy(np.hstack((model.places, model.vertices, model.normals)))
+        self.register_buffer("_at_vertices", at_vertices.float(), persistent=False)
         # Which vertices training has seen, and what the file contained.
         self.register_buffer("seen", torch.zeros(len(model.vertices), dtype=torch.bool))
         self.register_buffer("file_sha256", torch.tensor(list(model.sha256), dtype=torch.uint8))
