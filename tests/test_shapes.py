@@ -26,7 +26,7 @@ def test_a_wrong_shape_is_an_error():
 
 
 def test_arguments_must_agree_in_an_axis_that_they_share():
-    light = {"light_position": torch.ones(4, 3), "ambient": 0.5, "diffuse": 0.5}
+    light = {"light_position": torch.ones(4, 3), "ambient": 0.5}
     assert lambertian(torch.ones(4, 3), torch.zeros(4, 3), **light).shape == (4,)
     with pytest.raises(TypeCheckError, match="'positions'"):
         lambertian(torch.ones(4, 3), torch.zeros(5, 3), **light)

@@ -43,11 +43,6 @@ class Lighting:
         if self.shading != "albedo" and self.position is None:
             raise ValueError(f"shading={self.shading!r} needs a position of the light")
 
-    @property
-    def diffuse(self) -> float:
-        """The share of the light that comes from its position."""
-        return 1.0 - self.ambient
-
     def to(self, device: torch.device) -> Lighting:
         """The same light with its position on `device`."""
         if self.position is None:
@@ -66,14 +61,11 @@ def lambertian(
     light_position: Float[Tensor, "n 3"],
     *,
     ambient: float,
-    diffuse: float,
 ) -> Float[Tensor, " n"]:
-    """ambient + diffuse max(0, n . l), for a point light without attenuation (DreamFusion, eq. 8).
-
-    normals: unit; all in the world frame.
-    """
+    """ambient + (1 - ambient) max(0, n . l), for a point light without attenuation (DreamFusion,
+    eq. 8, whose shares add up to 1 here). normals: unit; all in the world frame."""
     direction = torch.nn.functional.normalize(light_position - positions, dim=-1)
-    return ambient + diffuse * (normals * direction).sum(dim=-1).clamp(min=0.0)
+    return ambient + (1.0 - ambient) * (normals * direction).sum(dim=-1).clamp(min=0.0)
 
 
 def depth_normals(rays: Rays, depth: Float[Tensor, "views h w"]) -> Float[Tensor, "views h w 3"]:

@@ -78,9 +78,8 @@ def _colors(
         color = at_pixels(mesh.colors).float()
     if mode == "albedo":
         return color
-    ambient = shading.SHOW_AMBIENT[mode]
     light = shading.show_light_position(transform).expand_as(points)
-    shade = shading.lambertian(normal, points, light, ambient=ambient, diffuse=1 - ambient)
+    shade = shading.lambertian(normal, points, light, ambient=shading.SHOW_AMBIENT[mode])
     return color * shade[:, None]
 
 

@@ -9,7 +9,7 @@ def test_lambertian_is_full_towards_the_light_and_ambient_away_from_it():
     normals = torch.tensor([[0.0, 0, 1], [0, 0, -1], [0, 1, 0], [0, 0.6, 0.8]])
     positions = torch.zeros(4, 3)
     light = torch.tensor([0.0, 0, 5]).expand(4, 3)
-    shade = lambertian(normals, positions, light, ambient=0.1, diffuse=0.9)
+    shade = lambertian(normals, positions, light, ambient=0.1)
     assert shade.tolist() == pytest.approx([1.0, 0.1, 0.1, 0.82])
 
 
@@ -17,7 +17,7 @@ def test_the_direction_of_a_point_light_depends_on_the_position():
     normals = torch.tensor([[0.0, 1, 0]]).expand(2, 3)
     positions = torch.tensor([[0.0, 0, 0], [1, 0, 0]])
     light = torch.tensor([[0.0, 1, 0]]).expand(2, 3)
-    shade = lambertian(normals, positions, light, ambient=0.0, diffuse=1.0)
+    shade = lambertian(normals, positions, light, ambient=0.0)
     assert shade.tolist() == pytest.approx([1.0, 2**-0.5])
 
 

@@ -117,7 +117,6 @@ class GaussianScene(nn.Module, Scene):
                     positions.reshape(-1, 3),
                     light.position.expand(n, 3)[:, None, None].expand_as(normals).reshape(-1, 3),
                     ambient=light.ambient,
-                    diffuse=light.diffuse,
                 ).reshape(opacity.shape)[..., None]
                 rgb = (opacity[..., None] if light.shading == "textureless" else rgb) * shade
         behind = rgb.new_ones(3) if views.background is None else views.background

@@ -144,9 +144,7 @@ class MeshScene(nn.Module, Scene):
         color = torch.ones_like(places) if shown == "textureless" else self.albedo(places)
         if shown != "albedo" and light.position is not None:
             lights = light.position.expand(len(cameras), 3)[fragments.pixels[0]]
-            shade = lambertian(
-                normals, positions, lights, ambient=light.ambient, diffuse=light.diffuse
-            )
+            shade = lambertian(normals, positions, lights, ambient=light.ambient)
             color = color * shade[:, None]
         values = torch.cat([color, torch.ones_like(distance), distance, normals], dim=-1)
         pooled = torch.nn.functional.avg_pool2d(fragments.images(values).movedim(-1, 1), samples)

@@ -180,14 +180,14 @@ def _shade(
     """Shade of each sample; samples without a normal have the mean shade of the ray's others."""
     assert lighting.position is not None  # see Lighting
     light = per_ray("light's position", lighting.position, n_views, samples.n_rays)
-    ambient, diffuse = lighting.ambient, lighting.diffuse
+    ambient = lighting.ambient
     picked = samples.ray_index[surface.index]
     positions = samples.positions[surface.index]
-    shade = lambertian(surface.normals, positions, light[picked], ambient=ambient, diffuse=diffuse)
+    shade = lambertian(surface.normals, positions, light[picked], ambient=ambient)
     weights = surface.weights.detach()
     total = weights.new_zeros(samples.n_rays).index_add(0, picked, weights)
     summed = shade.new_zeros(samples.n_rays).index_add(0, picked, weights * shade)
     # Rays without normals are shaded as if half facing the light.
-    mean = torch.where(total > 0, summed / total.clamp(min=1e-6), ambient + diffuse / 2)
+    mean = torch.where(total > 0, summed / total.clamp(min=1e-6), ambient + (1.0 - ambient) / 2)
     # Not mean[ray_index]: on a CPU, its backward adds in parallel, in an undefined order.
     return mean.index_select(0, samples.ray_index).index_copy(0, surface.index, shade)
