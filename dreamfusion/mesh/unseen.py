@@ -1,7 +1,5 @@
 """Fills in colours of surfaces that no camera sees, which training does not determine."""
 
-from typing import Any
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -57,12 +55,21 @@ def spread_colors(
     of the vertices that were seen, with all their neighbours: next to others, the scene's colour
     is not reliable."""
     from scipy import sparse  # type: ignore[import-untyped]
+    from scipy.sparse.csgraph import connected_components  # type: ignore[import-untyped]
+    from scipy.sparse.linalg import splu  # type: ignore[import-untyped]
 
     n = len(mesh.vertices)
     start, end = mesh.faces[:, [0, 1, 2]].ravel(), mesh.faces[:, [1, 2, 0]].ravel()
     directed = sparse.coo_matrix((np.ones(len(start)), (start, end)), (n, n)).tocsr()
     edges = ((directed + directed.T) > 0).astype(np.float64)  # the adjacency matrix
-    return _harmonic(mesh.colors, seen, edges), seen & (edges @ ~seen == 0)
+    _, part = connected_components(edges, directed=False)
+    unknown = ~seen & (np.bincount(part, seen)[part] > 0)
+    colors = mesh.colors.copy()
+    if unknown.any():
+        rows = edges[unknown]
+        laplacian = sparse.diags(np.asarray(rows.sum(axis=1)).ravel()) - rows[:, unknown]
+        colors[unknown] = splu(laplacian.tocsc()).solve(rows[:, seen] @ colors[seen]).clip(0.0, 1.0)
+    return colors, seen & (edges @ ~seen == 0)
 
 
 def seen_vertices(mesh: Mesh, cameras: Cameras, *, size: int = 256) -> NDArray[np.bool_]:
@@ -83,21 +90,3 @@ def seen_vertices(mesh: Mesh, cameras: Cameras, *, size: int = 256) -> NDArray[n
         cosine = (normals[shown] * towards).sum(axis=1) / np.linalg.norm(towards, axis=1)
         seen[mesh.faces[shown[cosine > GRAZING]]] = True
     return seen
-
-
-def _harmonic(
-    colors: NDArray[np.float64], seen: NDArray[np.bool_], edges: Any
-) -> NDArray[np.float64]:
-    """Colours (v, 3) with unseen vertices filled in."""
-    from scipy import sparse
-    from scipy.sparse.csgraph import connected_components  # type: ignore[import-untyped]
-    from scipy.sparse.linalg import splu  # type: ignore[import-untyped]
-
-    _, part = connected_components(edges, directed=False)
-    unknown = ~seen & (np.bincount(part, seen)[part] > 0)
-    colors = colors.copy()
-    if unknown.any():
-        rows = edges[unknown]
-        laplacian = sparse.diags(np.asarray(rows.sum(axis=1)).ravel()) - rows[:, unknown]
-        colors[unknown] = splu(laplacian.tocsc()).solve(rows[:, seen] @ colors[seen]).clip(0.0, 1.0)
-    return colors
