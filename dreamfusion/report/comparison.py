@@ -11,8 +11,7 @@ import imageio.v3 as iio
 from dreamfusion.evaluation.comparison import Comparison, Figure
 from dreamfusion.evaluation.evaluate import aligned, csv_text, with_interval
 from dreamfusion.report.curves import Series, chart
-from dreamfusion.report.page import document
-from dreamfusion.report.parts import data_uri
+from dreamfusion.report.page import data_uri, document
 from dreamfusion.utils.files import write_text
 
 # Heads, digits, and whether more is better; None: neither.
