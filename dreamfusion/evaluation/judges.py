@@ -69,8 +69,7 @@ class Judge(ABC):
         """Logits (n, m) of how well images (n, s, s, 3) in [0, 1] match each of m texts."""
 
     def fronts(self, prompt: str, images: Tensor) -> int | None:
-        """The number of fronts of an object, from evenly spaced views around it; None if the judge
-        cannot count them."""
+        """The number of fronts in evenly spaced views around an object; None if it is unknown."""
         return None
 
 

@@ -121,8 +121,7 @@ def read_glb(path: Path | str) -> tuple[Mesh | TexturedMesh, Provenance | None]:
 
 
 def as_trimesh(mesh: Mesh | TexturedMesh, name: str = "model") -> trimesh.Trimesh:
-    """Convert a mesh to trimesh, with its texture or its vertex colours (sRGB). name: of the
-    material."""
+    """A mesh in trimesh, with its texture or its vertex colours (sRGB). name: of the material."""
     import trimesh
 
     if isinstance(mesh, Mesh):

@@ -34,6 +34,5 @@ def write_report(run_dirs: Sequence[Path], out: Path | None = None) -> Path:
 
 
 def report_html(run_dirs: Sequence[Path]) -> str:
-    """The report on the runs in these folders as one HTML document. Raises UserError for a folder
-    without a run."""
+    """The report on these runs as one HTML document. Raises UserError for a folder without one."""
     return page([gather(path) for path in run_dirs])

@@ -72,8 +72,7 @@ def as_csv(found: Comparison) -> str:
 
 
 def write_comparison(found: Comparison, folder: Path) -> tuple[list[str], list[Path]]:
-    """Write comparison.html, .csv and .json into a folder. Returns the lines for a terminal and the
-    files."""
+    """Write comparison.html, .csv and .json. Returns the lines for a terminal and the files."""
     files = []
     texts = {"html": comparison_page(found), "csv": as_csv(found), "json": as_json(found)}
     for ending, text in texts.items():

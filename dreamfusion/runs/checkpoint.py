@@ -135,8 +135,7 @@ def _newest(folder: Path, use: Callable[[dict[str, Tensor], dict[str, Any]], obj
 
 
 def set_aside_damaged(folder: Path, step: int) -> None:
-    """Rename the checkpoints after `step`, which `load_checkpoint` skipped as damaged, so that
-    `keep_newest` ignores them."""
+    """Rename the damaged checkpoints after `step`, so that `keep_newest` ignores them."""
     for path in checkpoints(folder):
         if step_of(path) > step:
             path.replace(path.with_suffix(".damaged"))
@@ -154,8 +153,7 @@ def require_checkpoint(run: RunFolder) -> None:
 
 @dataclass(frozen=True)
 class SavedScene:
-    """A scene to view or export, the step at which it was saved, and the prior that it was trained
-    with, if known."""
+    """A scene to view or export, its step, and the prior that it was trained with, if known."""
 
     step: int
     scene: Scene

@@ -120,8 +120,7 @@ def slug(prompt: str) -> str:
 
 
 def step_of(path: Path) -> int:
-    """The step in the file name of a preview or a checkpoint. Raises ValueError for other file
-    names."""
+    """The step in the name of a preview or a checkpoint. Raises ValueError for other names."""
     return int(path.stem.removeprefix("step_"))
 
 

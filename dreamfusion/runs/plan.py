@@ -1,5 +1,4 @@
-"""Plans a run before heavy libraries are imported: finds the prior, merges settings and parses the
-prompt."""
+"""Plans a run before heavy imports: finds the prior, merges settings and parses the prompt."""
 
 from __future__ import annotations
 
@@ -30,8 +29,7 @@ FoundPrior = ResolvedPrior | PriorSettings
 class PlannedStage:
     """A stage that is ready to start.
 
-    prior: found on disk, or already loaded. canonical_prompt: the prompt in the vocabulary of the
-    prior.
+    prior: found on disk, or already loaded. canonical_prompt: in the vocabulary of the prior.
     """
 
     stage: Stage
@@ -89,8 +87,7 @@ def plan_run(
 def plan_again(
     config: Config, layers: Sequence[Layer] = (), *, prior: FoundPrior | Prior | None = None
 ) -> Plan:
-    """Validate a complete configuration and return its plan. prior: of the first stage, if already
-    found or loaded."""
+    """Validate a complete configuration and return its plan. prior: the first stage's, if known."""
     if config.logging.tensorboard:
         require_tensorboard()
     planned = []
@@ -161,8 +158,7 @@ def prior_before(run: RunFolder, planned: PlannedStage) -> PriorIdentity | None:
 
 
 def find_prior(options: PriorConfig, device: str) -> FoundPrior:
-    """Find the prior that the settings name; without heavy imports if it is local. Raises
-    PriorError."""
+    """Find the prior of the settings; without heavy imports if it is local. Raises PriorError."""
     if isinstance(options, PriorSettings):
         if options.lora:
             raise PriorError(f"the prior {options.name} takes no LoRA files")

@@ -1,5 +1,4 @@
-"""Executes a run, from its plan to its mesh and video. Rolls back to the last checkpoint if numbers
-are no longer finite."""
+"""Executes a run, from its plan to its mesh and video. Rolls back if numbers are not finite."""
 
 import errno
 import json
@@ -187,8 +186,7 @@ class _Priors:
         return self._current[1]
 
     def _texts(self, options: PriorConfig) -> list[str]:
-        """The texts of all stages that use this prior, since its text encoders are freed before the
-        first stage."""
+        """The texts of all stages of this prior: its text encoders are freed before the first."""
         texts: dict[str, None] = {}
         for planned in self._plan.stages:
             config = planned.stage.config
@@ -302,8 +300,7 @@ def _state(run: RunFolder, config: Config, prior: Prior, start: Scene | None) ->
 def optimise(
     run: RunFolder, trainer: Trainer, *, stop: Callable[[], bool] = lambda: False
 ) -> Iterator[StepMetrics]:
-    """Take the remaining steps and yield their metrics, until `stop`, called between steps, returns
-    True.
+    """Take the remaining steps and yield their metrics, until `stop` returns True between steps.
 
     Ends with a checkpoint of the last step. With several processes, only the first one writes
     files. After a rollback, steps are repeated; see `_roll_back`. Raises TrainingError.

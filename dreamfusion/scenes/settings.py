@@ -51,8 +51,7 @@ class SceneSettings(Section):
         return {}
 
     def require_files(self) -> None:
-        """Raise UserError unless the files that the settings name can be used. Called when a run is
-        planned."""
+        """Raise UserError unless the files of the settings can be used. Called to plan a run."""
         return None
 
     def viewable(self) -> SceneSettings:

@@ -33,8 +33,7 @@ class Operation:
     name: in messages. setting: the setting that chooses the accelerator.
     order: accelerators that "auto" tries, by kind of device, best first; then the reference.
     kernels: by accelerator, a function that imports and returns its kernel.
-    self_test: runs a kernel on a device on a small problem; raises if its result differs from the
-        reference's.
+    self_test: runs a kernel on a device on a small problem; raises if it and the reference differ.
     """
 
     name: str

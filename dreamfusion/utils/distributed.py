@@ -33,8 +33,7 @@ def is_first() -> bool:
 
 @contextmanager
 def process_group(device: str) -> Iterator[None]:
-    """Join the process group of torchrun, if there is one, during the block. Raises UserError if
-    that fails."""
+    """Join torchrun's process group, if any, during the block. Raises UserError if that fails."""
     group = launch()
     if group is None or group.world_size == 1:
         yield

@@ -66,8 +66,7 @@ def _sync(path: Path, flags: int) -> None:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove temporary files of killed processes from `folder`. Must not be called while another
-    process may write there."""
+    """Remove temporary files of killed processes from a folder that no other process writes to."""
     for path in folder.glob(".*"):
         if is_leftover(path):
             path.unlink()

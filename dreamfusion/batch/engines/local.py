@@ -83,8 +83,7 @@ class Gpu:
     free: int | None
 
     def slots(self, need: ResourceRequest) -> int:
-        """Number of attempts that fit in parallel. At least one, since each run checks the free
-        memory before it starts."""
+        """Number of attempts that fit in parallel, at least one: each run checks the memory."""
         if self.free is None or not need.gpu_memory:
             return 1
         return max(1, self.free // need.gpu_memory)

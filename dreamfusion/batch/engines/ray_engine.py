@@ -61,8 +61,7 @@ class RayEngine:
         )(_attempt)
 
     def has_room(self) -> bool:
-        """Whether Ray's queue has room. It contains a few more attempts than slots, so that no slot
-        is idle."""
+        """Whether Ray's queue has room, for a few more attempts than slots: none is ever idle."""
         return len(self._tasks) < self.slots + 2
 
     def start(self, folder: JobFolder, number: int) -> Hashable:

@@ -49,8 +49,7 @@ def _convert(splats: Splats, blur: float, kind: str, path: Path | str) -> None:
 
 @torch.no_grad()
 def _columns(splats: Splats, blur: float) -> dict[str, NDArray[np.float32]]:
-    """Centres, harmonics, opacities, scales and unit quaternions (w, x, y, z) of splats that can be
-    seen."""
+    """Centres, harmonics, opacities, scales and unit quaternions (w, x, y, z) of visible splats."""
     opacities = splats.opacities
     columns = {
         "means": splats.means,

@@ -40,8 +40,7 @@ class Sheet:
 
 
 def sheets_of(model: Model, size: int) -> list[Sheet]:
-    """The textures of a model, of `size` texels per side. Raises MeshError if new coordinates do
-    not fit."""
+    """The textures of a model, `size` texels per side. Raises MeshError if charts do not fit."""
     by_material: dict[int | None, list[Part]] = {}
     for part in model.parts.values():
         by_material.setdefault(part.material, []).append(part)
