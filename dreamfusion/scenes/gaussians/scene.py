@@ -76,13 +76,8 @@ class GaussianScene(nn.Module, Scene):
     def before_step(self, progress: Progress, generator: torch.Generator) -> None:
         """Apply the schedules of learning rates, opacities and smoothness."""
         settings, rates = self.settings, self.settings.optimizer
-        values = (
-            rates.means.at(*progress),
-            rates.scales,
-            rates.rotations,
-            rates.opacities,
-            rates.colors.at(*progress),
-        )
+        means, colors = rates.means.at(*progress), rates.colors.at(*progress)
+        values = (means, rates.scales, rates.rotations, rates.opacities, colors)
         for group, value in zip(self.optimizer.param_groups, values, strict=True):
             group["base_lr"] = value
         for splats in (self.splats, self.ema_splats):
@@ -98,12 +93,9 @@ class GaussianScene(nn.Module, Scene):
         n = len(cameras)
         colors = splats.colors[None].expand(n, -1, -1)
         distance = (splats.means - cameras.positions[:, None]).norm(dim=-1, keepdim=True)
-        gaussians = Gaussians(
-            splats.means,
-            splats.covariances(self.settings.blur),
-            splats.opacities,
-            torch.cat([colors, distance], dim=-1),
-        )
+        features = torch.cat([colors, distance], dim=-1)
+        covariances = splats.covariances(self.settings.blur)
+        gaussians = Gaussians(splats.means, covariances, splats.opacities, features)
         drawn, opacity = rasterize(gaussians, cameras, views.height, views.width)
         rgb, depth = drawn[..., :3], drawn[..., 3] / opacity.clamp(min=1e-6)
         normals = None
@@ -112,12 +104,9 @@ class GaussianScene(nn.Module, Scene):
             normals = depth_normals(rays, depth)
             if light.shading != "albedo" and light.position is not None:
                 positions = rays.origins + depth.detach()[..., None] * rays.directions
-                shade = lambertian(
-                    normals.reshape(-1, 3),
-                    positions.reshape(-1, 3),
-                    light.position.expand(n, 3)[:, None, None].expand_as(normals).reshape(-1, 3),
-                    ambient=light.ambient,
-                ).reshape(opacity.shape)[..., None]
+                lights = light.position.expand(n, 3)[:, None, None].expand_as(normals)
+                flat = (part.reshape(-1, 3) for part in (normals, positions, lights))
+                shade = lambertian(*flat, ambient=light.ambient).reshape(opacity.shape)[..., None]
                 rgb = (opacity[..., None] if light.shading == "textureless" else rgb) * shade
         behind = rgb.new_ones(3) if views.background is None else views.background
         rgb = rgb + (1 - opacity[..., None]) * behind.expand(n, 3)[:, None, None]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from dreamfusion.scenes.gaussians.settings import GaussianSettings
 
 _FIT_STEPS, _FIT_VIEWS, _FIT_SIZE = 150, 4, 96
+_FIT_CAMERAS: Any = {
+    "elevation_deg": (-40.0, 80.0), "distance": (2.6, 3.2), "fov_y_deg": (35.0, 45.0),
+}  # fmt: skip
 _RATES = (2e-3, 1e-2, 1e-2, 0.05, 0.03)
 
 
@@ -41,13 +44,9 @@ def splats_of(start: Scene, settings: GaussianSettings, generator: torch.Generat
     normals = torch.from_numpy(smooth[surface.faces].mean(axis=1)).float()[face]
     spacing = float((areas.norm(dim=-1).sum() / 2 / n).sqrt())
     scales = torch.tensor([spacing, spacing, spacing / 4]).repeat(n, 1).clamp(min=0.005)
-    return Splats(
-        a + u * (b - a) + v * (c - a),
-        scales.log(),
-        _towards(normals),
-        torch.full((n,), 2.0),
-        torch.full((n, 3), 0.5),
-    )
+    means = a + u * (b - a) + v * (c - a)
+    logits, colors = torch.full((n,), 2.0), torch.full((n, 3), 0.5)
+    return Splats(means, scales.log(), _towards(normals), logits, colors)
 
 
 def _towards(normals: torch.Tensor) -> torch.Tensor:
@@ -68,13 +67,7 @@ def fit(scene: GaussianScene, start: Scene, generator: torch.Generator) -> None:
     ]
     optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99), eps=1e-15)
     for _ in range(_FIT_STEPS):
-        cameras = sample_cameras(
-            _FIT_VIEWS,
-            elevation_deg=(-40.0, 80.0),
-            distance=(2.6, 3.2),
-            fov_y_deg=(35.0, 45.0),
-            generator=generator,
-        )
+        cameras = sample_cameras(_FIT_VIEWS, **_FIT_CAMERAS, generator=generator)
         background = torch.rand(_FIT_VIEWS, 3, generator=generator)
         views = Views(cameras, _FIT_SIZE, _FIT_SIZE, background=background)
         with torch.no_grad():

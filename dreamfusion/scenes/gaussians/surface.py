@@ -29,14 +29,11 @@ def density_grid(scene: GaussianScene, resolution: int) -> NDArray[np.float32]:
     splats = scene.splats
     if not all(bool(parameter.isfinite().all()) for parameter in splats.parameters()):
         raise MeshError("the splats are not finite: the run has diverged")
-    covariances = splats.covariances(scene.settings.blur).double().cpu()
+    tensors = (splats.means, splats.covariances(scene.settings.blur), splats.opacities)
+    means, covariances, opacities = (tensor.double().cpu() for tensor in tensors)
+    inverses = torch.linalg.inv(covariances)
+    arrays = (part.numpy() for part in (means, covariances, inverses, opacities))
     grid = np.zeros((resolution,) * 3, np.float32)
-    arrays = (
-        splats.means.double().cpu().numpy(),
-        covariances.numpy(),
-        torch.linalg.inv(covariances).numpy(),
-        splats.opacities.double().cpu().numpy(),
-    )
     run_pieces(add_density, resolution, *arrays, grid, at_least=4)
     return grid
 

@@ -210,16 +210,9 @@ def _part(glb: Glb, mesh: int, primitive: int) -> Part | None:
     channel = int(texture.get("texCoord", 0))
     uv = attributes.get(f"TEXCOORD_{channel}")
     normals = attributes.get("NORMAL")
-    return Part(
-        mesh,
-        primitive,
-        material,
-        vertices,
-        vertex_normals(vertices, faces) if normals is None else glb.values(normals),
-        faces,
-        channel,
-        None if uv is None else glb.values(uv),
-    )
+    smooth = vertex_normals(vertices, faces) if normals is None else glb.values(normals)
+    coordinates = None if uv is None else glb.values(uv)
+    return Part(mesh, primitive, material, vertices, smooth, faces, channel, coordinates)
 
 
 def _turn(up: str, front: str) -> NDArray[np.float64]:

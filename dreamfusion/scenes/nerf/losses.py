@@ -66,9 +66,5 @@ def sampled_smoothness(
     points = out.samples.positions[surface.index[picked]]
     shift = send(shift.to(points.dtype), points.device)
     nearby = field.normals(points + 2 * field.settings.normal_epsilon * shift)
-    return smoothness_loss(
-        surface.weights.index_select(0, picked),
-        surface.normals.index_select(0, picked),
-        nearby,
-        n_rays=out.opacity.numel() / SMOOTHED_RAYS,
-    )
+    weights, normals = (v.index_select(0, picked) for v in (surface.weights, surface.normals))
+    return smoothness_loss(weights, normals, nearby, n_rays=out.opacity.numel() / SMOOTHED_RAYS)

@@ -22,12 +22,8 @@ def find_threshold(scene: VolumeScene, *, size: int = 64) -> float:
     device = scene.device
     for elevation_deg in (-25.0, 10.0, 50.0):
         cameras = turntable_cameras(4, elevation_deg=elevation_deg).to(device)
-        samples = march_rays(
-            generate_rays(cameras, size, size).flatten(),
-            scene.occupancy,
-            step=0.015,
-            min_transmittance=0.0,
-        )
+        rays = generate_rays(cameras, size, size).flatten()
+        samples = march_rays(rays, scene.occupancy, step=0.015, min_transmittance=0.0)
         density = torch.cat([scene.field.density(p) for p in samples.positions.split(1 << 17)])
         if not bool(density.isfinite().all()):
             raise MeshError("the scene's density is not finite: the run has diverged")

@@ -101,22 +101,14 @@ def march_numba(
 ) -> Samples:
     """`ray_marching.march_rays` for finite float32 tensors on the CPU."""
     n = origins.shape[0]
-    occupied = occupancy.occupied.contiguous().numpy()
-    rays = (
-        origins.contiguous().numpy(),
-        directions.contiguous().numpy(),
-        jitter.contiguous().numpy(),
-        occupied,
-        occupancy.lower_bound.contiguous().numpy(),
-        *_bounds(occupied),
-        np.float32(step),
-        max_depth / step,
-    )
+    tensors = (origins, directions, jitter, occupancy.occupied, occupancy.lower_bound)
+    *rays, occupied, bound = (tensor.contiguous().numpy() for tensor in tensors)
+    inputs = (*rays, occupied, bound, *_bounds(occupied), np.float32(step), max_depth / step)
     offsets = torch.zeros(n + 1, dtype=torch.int64)
 
     def run(fill: bool, positions: Tensor, t: Tensor, index: Tensor) -> None:
         outputs = (offsets.numpy(), fill, positions.numpy(), t.numpy(), index.numpy())
-        run_pieces(_march, n, *rays, *outputs, at_least=256)
+        run_pieces(_march, n, *inputs, *outputs, at_least=256)
 
     run(False, torch.empty(0, 3), torch.empty(0), torch.empty(0, dtype=torch.int64))
     offsets = offsets.cumsum(0)
