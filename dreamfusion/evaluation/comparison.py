@@ -175,15 +175,12 @@ def diversity(rows: Sequence[Measured]) -> Values:
     for row in rows:
         if row.images is not None:
             images[row.prompt].append(row.views() / 255)
-    return {
-        (prompt, 0): float(
-            np.mean(
-                [np.sqrt(np.square(a - b).mean()) for a, b in itertools.combinations(several, 2)]
-            )
-        )
-        for prompt, several in images.items()
-        if len(several) > 1
-    }
+
+    def spread(several: list[NDArray[np.float64]]) -> float:
+        pairs = itertools.combinations(several, 2)
+        return float(np.mean([np.sqrt(np.square(a - b).mean()) for a, b in pairs]))
+
+    return {(prompt, 0): spread(found) for prompt, found in images.items() if len(found) > 1}
 
 
 def _mean(values: Values) -> Mean:

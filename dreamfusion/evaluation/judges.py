@@ -123,12 +123,8 @@ class ToyNetwork(nn.Module):
             layers += [nn.Conv2d(before, after, 3, stride=2, padding=1), nn.GroupNorm(8, after)]
             layers += [nn.SiLU(), nn.Conv2d(after, after, 3, padding=1, groups=8), nn.SiLU()]
         self.features = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(2), nn.Flatten())
-        heads = {
-            "noun": len(NOUN_NAMES),
-            "color": len(COLOR_NAMES),
-            "clay": len(NOUN_NAMES),
-            "azimuth": AZIMUTHS,
-        }
+        nouns, colors = len(NOUN_NAMES), len(COLOR_NAMES)
+        heads = {"noun": nouns, "color": colors, "clay": nouns, "azimuth": AZIMUTHS}
         self.heads = nn.ModuleDict(
             {name: nn.Linear(4 * _WIDTHS[-1], n) for name, n in heads.items()}
         )

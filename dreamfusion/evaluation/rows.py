@@ -62,18 +62,11 @@ def subjects_in(path: Path) -> list[Subject]:
     found = []
     for folder in find_batch(path).jobs().values():
         job, state, done = folder.read(), folder.state(), read_json(folder.done_file)
-        is_done = state is State.done
-        found.append(
-            Subject(
-                folder.result if is_done else RunFolder(folder.path / "run"),
-                job.prompt,
-                job.seed,
-                done.get("seconds"),
-                done.get("peak_gib"),
-                None if is_done else f"the job is not done: {state.value}",
-                dict(flat(job.settings or {})),
-            )
-        )
+        cost, settings = (done.get("seconds"), done.get("peak_gib")), flat(job.settings or {})
+        run, problem = folder.result, None
+        if state is not State.done:
+            run, problem = RunFolder(folder.path / "run"), f"the job is not done: {state.value}"
+        found.append(Subject(run, job.prompt, job.seed, *cost, problem, dict(settings)))
     if not found:
         raise UserError(f"{path} contains no jobs")
     return found

@@ -214,19 +214,12 @@ def finish(
     output, draw = config.output, draw_mesh(written.model)
     # A front view at an angle.
     write_png(draw(show_cameras(12, config.camera)[1:2], THUMBNAIL_SIZE, "color")[0], run.thumbnail)
-    frames = turntable_frames(
-        draw,
-        show_cameras(output.video_frames, config.camera),
-        size=output.video_size,
-        modes=["color"],
-    )
+    count, background = output.video_frames, torch.tensor(config.background.color)
+    cameras = show_cameras(count, config.camera)
+    frames = turntable_frames(draw, cameras, size=output.video_size, modes=["color"])
     try:
-        write_turntable(
-            observer.frames(frames, output.video_frames),
-            run.video,
-            count=output.video_frames,
-            background=torch.tensor(config.background.color),
-        )
+        shown = observer.frames(frames, count)
+        write_turntable(shown, run.video, count=count, background=background)
     except NoEncoder as error:
         warnings.warn(RunWarning(f"no {run.video.name}: {error}"), stacklevel=2)
     return written
@@ -385,12 +378,8 @@ def _roll_back(
 def write_preview(run: RunFolder, state: TrainState, config: Config) -> Path:
     """Write a row of views, 90 degrees apart, front first. The file is named after the step."""
     path = run.previews / f"step_{state.step:07d}.png"
-    views = turntable_frames(
-        draw_scene(state.scene.averaged),
-        show_cameras(PREVIEW_VIEWS, config.camera),
-        size=PREVIEW_SIZE,
-        modes=["color"],
-    )
+    draw, cameras = draw_scene(state.scene.averaged), show_cameras(PREVIEW_VIEWS, config.camera)
+    views = turntable_frames(draw, cameras, size=PREVIEW_SIZE, modes=["color"])
     images = over(torch.stack(list(views)), torch.tensor(config.background.color))
     write_png(contact_sheet(images, columns=PREVIEW_VIEWS), path)
     return path

@@ -85,14 +85,9 @@ class ToyObject:
     ) -> GeometryBuffers:
         """Intersect the object with rays (..., 3) in the world frame, with unit directions."""
         shape = origins.shape[:-1]
-        depth, normals, color = sdf.trace(
-            self.table,
-            self.scale,
-            self.centre,
-            np.ascontiguousarray(origins.reshape(-1, 3)),
-            np.ascontiguousarray(directions.reshape(-1, 3)),
-            1.03 * BOUNDING_RADIUS,
-        )
+        rays = [np.ascontiguousarray(part.reshape(-1, 3)) for part in (origins, directions)]
+        bound = 1.03 * BOUNDING_RADIUS
+        depth, normals, color = sdf.trace(self.table, self.scale, self.centre, *rays, bound)
         return GeometryBuffers(
             depth.reshape(shape), normals.reshape(*shape, 3), color.reshape(shape)
         )

@@ -45,13 +45,9 @@ class CLIPEstimator(Estimator):
 
     def __call__(self, batch: Batch, *, progress: Progress, generator: Generators) -> Distilled:
         s = self.settings
-        found = [
-            self.prior.similarity(
-                random_crops(batch.images, s.crop_size, generator), batch.conditions.text
-            )
-            for _ in range(s.crops)
-        ]
-        similarity = torch.stack(found).mean()
+        crops = (random_crops(batch.images, s.crop_size, generator) for _ in range(s.crops))
+        text = batch.conditions.text
+        similarity = torch.stack([self.prior.similarity(crop, text) for crop in crops]).mean()
         losses = {s.name: -similarity}
         if batch.opacity is not None and s.transmittance_weight > 0:
             empty = 1.0 - batch.opacity.flatten(1).mean(dim=1)
