@@ -1,6 +1,7 @@
 """Chooses the best of several seeds."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +28,8 @@ def choose_best(
         return {}
     # With a single prompt, there are no other prompts as distractors.
     texts = pairs() if len({subject.prompt for subject in subjects}) == 1 else None
-    (rows,) = judged_rows(
-        [chooser],
-        subjects,
-        texts,
-        views=VIEWS,
-        track=lambda items: console.track(items, len(subjects), "judged"),
-    )
+    track = partial(console.track, total=len(subjects), what="judged")
+    (rows,) = judged_rows([chooser], subjects, texts, views=VIEWS, track=track)
     best = best_of(rows, lambda row: row.margin)
     for row in rows:
         if row.margin is None:

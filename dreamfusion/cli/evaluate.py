@@ -1,5 +1,6 @@
 """The commands `evaluate` and `compare`: metrics of runs, and estimators at equal cost."""
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -70,14 +71,9 @@ def evaluate(
 
     subjects = [subject for path in paths for subject in subjects_in(path)]
     texts = None if distractors is None else [e.prompt for e in read_entries(str(distractors))]
+    track = partial(console.track, total=len(subjects), what="judged")
     found = evaluate_runs(
-        subjects,
-        judge,
-        chosen_by=chosen_by,
-        texts=texts,
-        views=views,
-        truth=truth,
-        track=lambda items: console.track(items, len(subjects), "judged"),
+        subjects, judge, chosen_by=chosen_by, texts=texts, views=views, truth=truth, track=track
     )
     for line in for_terminal(found.rows):
         console.say(line)
@@ -149,15 +145,10 @@ def compare(
         from dreamfusion.evaluation.image_task import SAMPLING, measure_images
 
         every = [SAMPLING, *chosen]
+        numbers = range(seed, seed + seeds)
         total = len(every) * len(budgets) * len(prompts) * seeds
-        rows = measure_images(
-            folder.path,
-            every,
-            prompts,
-            seeds=range(seed, seed + seeds),
-            track=lambda items: console.track(items, total, "distilled"),
-            **common,
-        )
+        track = partial(console.track, total=total, what="distilled")
+        rows = measure_images(folder.path, every, prompts, seeds=numbers, track=track, **common)
     else:
         from dreamfusion.evaluation.comparison import measure_objects, plan_objects
 
@@ -166,8 +157,8 @@ def compare(
         if not report["finished"]:
             console.say("stopped; the same command continues")
             raise typer.Exit(report["status"])
-        total = len(folder.jobs())
-        rows = measure_objects(folder, track=lambda items: console.track(items, total, "measured"))
+        track = partial(console.track, total=len(folder.jobs()), what="measured")
+        rows = measure_objects(folder, track=track)
     lines, files = write_comparison(compare(rows), out)
     for line in [*lines, *(f"table     {file}" for file in files)]:
         console.say(line)

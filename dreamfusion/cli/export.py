@@ -172,12 +172,9 @@ def render(
         draw = draw_scene(load_scene(run, settings).scene)
     count, pixels = frames or settings.output.video_frames, settings.output.video_size
     modes: Any = get_args(options.Mode)[:-1] if mode == "grid" else [mode]
-    images = turntable_frames(
-        draw,
-        show_cameras(count, settings.camera, elevation_deg=elevation),
-        size=size or (pixels if mesh else min(pixels, SCENE_PIXELS)),
-        modes=modes,
-    )
+    cameras = show_cameras(count, settings.camera, elevation_deg=elevation)
+    size = size or (pixels if mesh else min(pixels, SCENE_PIXELS))
+    images = turntable_frames(draw, cameras, size=size, modes=modes)
     target.parent.mkdir(parents=True, exist_ok=True)
     shown = console.track(images, count, "images")
     files = write_turntable(shown, target, count=count, background=behind)

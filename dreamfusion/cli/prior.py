@@ -61,13 +61,10 @@ def sample(
     )
     if not isinstance(model, DiffusionPrior):
         raise UserError(f"the prior {model.name} cannot sample: it is not a diffusers pipeline")
+    encoded, nothing = model.encode_text(texts), model.encode_text([""])
+    numbers = torch.Generator().manual_seed(seed)
     images = sample_images(
-        model,
-        model.encode_text(texts),
-        model.encode_text([""]),
-        guidance=guidance,
-        steps=steps,
-        generator=torch.Generator().manual_seed(seed),
+        model, encoded, nothing, guidance=guidance, steps=steps, generator=numbers
     )
     target = free_path(target, suffix=target.suffix)
     write_png(contact_sheet(images.movedim(1, -1), columns=min(count, 8)), target)

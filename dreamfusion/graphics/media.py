@@ -122,14 +122,8 @@ def write_animation(
     if path.suffix.lower() == ".gif":
         options = {"disposal": 2, "optimize": False}
     with atomic_write(path) as file:
-        first.save(
-            file,
-            save_all=True,
-            append_images=images,
-            duration=max(20, round(1000 / fps)),
-            loop=0,
-            **options,
-        )
+        duration = max(20, round(1000 / fps))
+        first.save(file, save_all=True, append_images=images, duration=duration, loop=0, **options)
 
 
 def write_frames(frames: Iterable[Float[Tensor, "h w c"]], folder: Path | str) -> list[Path]:
