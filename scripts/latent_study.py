@@ -154,6 +154,17 @@ CONFIGURATIONS |= {
     "low-clipped": merged(_LOW, _CLIPPED),
     "low-fast": merged(_LOW, _FAST),
     "low-clipped-fast": merged(merged(_LOW, _CLIPPED), _FAST),
+    # What the preset of the embedded prior has, for latents.
+    "like-embedded": {
+        "estimator": {
+            **_FALLING,
+            "guidance": {"start": 8, "end": 2},
+            "weighting": "inverse_sqrt_snr",
+        },
+        "camera": {"views": 4},
+        "losses": {"entropy": {"start": 0, "end": 0.02, "begin": 0.5}},
+        "scene": {**_NORMALS, "losses": {"smoothness": 0.02}, "optimizer": {"grid_lr": 0.06}},
+    },
 }
 
 
