@@ -165,7 +165,11 @@ class OutputConfig:
         0.25, "maximum surface error of simplification, cells; 0: unlimited", low=0, high=10
     )
     texture_size: int = setting(
-        1024, "height and width of the mesh's texture, texels; 0: vertex colours", low=0, high=16384
+        1024,
+        "height and width of the mesh's texture, texels; 0: vertex colours; a painted mesh has "
+        "scene.texture_size instead",
+        low=0,
+        high=16384,
     )
 
 
