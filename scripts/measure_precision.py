@@ -27,7 +27,7 @@ from dreamfusion.config.schema import PriorConfig
 from dreamfusion.diffusion.condition import Condition, Conditions
 from dreamfusion.diffusion.predictions import add_noise, guided
 from dreamfusion.priors import DiffusionPrior, load_prior
-from dreamfusion.priors.model import sample_images
+from dreamfusion.priors.sampling import sample_images
 
 LEVELS = (0.05, 0.2, 0.4, 0.6, 0.8, 0.95)  # fractions of all timesteps
 LARGEST = torch.finfo(torch.float16).max

@@ -44,7 +44,7 @@ def sample(
 
     from dreamfusion.graphics.media import contact_sheet, write_png
     from dreamfusion.priors import DiffusionPrior, load_prior
-    from dreamfusion.priors.model import sample_images
+    from dreamfusion.priors.sampling import sample_images
     from dreamfusion.utils.devices import choose_device
 
     assert plan.prior is not None

@@ -41,7 +41,7 @@ from dreamfusion.evaluation.oracle import SUPERSAMPLE
 from dreamfusion.graphics.cameras import Cameras, orbit_cameras
 from dreamfusion.graphics.media import contact_sheet, write_png
 from dreamfusion.priors import DiffusionPrior, load_prior
-from dreamfusion.priors.model import sample_images
+from dreamfusion.priors.sampling import sample_images
 from dreamfusion.runs.folder import slug
 from dreamfusion.runs.plan import find_prior
 from dreamfusion.toyworld.objects import PALETTE_TABLE, downsample, make_object, view

@@ -12,7 +12,7 @@ import dreamfusion as df
 from dreamfusion.diffusion.ddim import ddim_step
 from dreamfusion.diffusion.predictions import Noisy, PredictionKind, levels, predictions
 from dreamfusion.distillation.sds.settings import SDSSettings
-from dreamfusion.priors.model import sample_images
+from dreamfusion.priors.sampling import sample_images
 from scripts.plots import beside, image_rows, lines, stack
 from scripts.why_sds.generators import Pixels, distil
 from scripts.why_sds.measures import Subjects

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from dreamfusion.config.schema import PriorConfig
 from dreamfusion.diffusion.condition import Condition
 from dreamfusion.priors import PriorError, load_prior
-from dreamfusion.priors.model import sample_images
+from dreamfusion.priors.sampling import sample_images
 from dreamfusion.runs.checkpoint import load_checkpoint, load_scene, save_checkpoint
 from dreamfusion.runs.folder import RunFolder
 from dreamfusion.runs.train import write_preview

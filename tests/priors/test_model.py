@@ -15,8 +15,9 @@ from dreamfusion.config.schema import PriorConfig
 from dreamfusion.diffusion.condition import Condition
 from dreamfusion.distillation.functional import sds
 from dreamfusion.priors import PriorError, load_prior, model, read_card, resolve_prior, text
-from dreamfusion.priors.model import _vae_dtype, choose_dtype, sample_images
+from dreamfusion.priors.model import _vae_dtype, choose_dtype
 from dreamfusion.priors.reading import PromptError
+from dreamfusion.priors.sampling import sample_images
 from dreamfusion.priors.view_prompts import PAPER_VIEWS
 from tests.helpers.tiny_priors import (
     save_latent_prior,

@@ -16,7 +16,7 @@ from diffusers.pipelines.stable_diffusion_3.pipeline_stable_diffusion_3 import c
 import dreamfusion as df
 from dreamfusion.config.schema import PriorConfig
 from dreamfusion.priors import load_prior
-from dreamfusion.priors.model import sample_images
+from dreamfusion.priors.sampling import sample_images
 from tests.helpers.tiny_priors import save_latent_prior, save_sd3_prior, save_xl_prior
 
 NONE = dict.fromkeys(("text_encoder_3", "tokenizer_3", "image_encoder", "feature_extractor"))
