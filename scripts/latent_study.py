@@ -149,11 +149,16 @@ CONFIGURATIONS |= {
 _LOW: dict[str, Any] = {"estimator": {"guidance": 7.5, "t_min": 0.2}, "scene": _NORMALS}
 _FAST: dict[str, Any] = {"scene": {"optimizer": {"grid_lr": 0.03}}}
 _CLIPPED: dict[str, Any] = {"estimator": {"clip_pixels": 0.1}}
+_SMOOTH: dict[str, Any] = {"scene": {"losses": {"smoothness": 0.02}}}
 CONFIGURATIONS |= {
     "low": _LOW,
     "low-clipped": merged(_LOW, _CLIPPED),
     "low-fast": merged(_LOW, _FAST),
     "low-clipped-fast": merged(merged(_LOW, _CLIPPED), _FAST),
+    "low-clipped-smooth": merged(merged(_LOW, _CLIPPED), _SMOOTH),
+    "falling-clipped-smooth": merged(
+        merged(merged(_LOW, _CLIPPED), _SMOOTH), {"estimator": _FALLING}
+    ),
     # What the preset of the embedded prior has, for latents.
     "like-embedded": {
         "estimator": {
