@@ -51,10 +51,15 @@ KINDS = ("car", "rocket", "corgi", "mug", "chair", "mushroom")
 VISIBLE, OPAQUE, DARK, BRIGHT = 0.05, 0.95, 0.02, 0.98
 
 # Sizes for images of 64 pixels on a CPU, schedules of the preset as fractions of a run, and sharp
-# surfaces.
+# surfaces. What came of the study is not in the preset it began with.
 BASE: dict[str, Any] = {
     "extends": "stable-diffusion",
-    "estimator": {"guidance": 20},
+    "estimator": {
+        "guidance": 20,
+        "t_min": 0.02,
+        "t_max": {"start": 0.98, "end": 0.5, "begin": 0.5, "finish": 1},
+        "clip_pixels": None,
+    },
     "shading": {"lambertian": {"start": 0, "end": 0.75, "begin": 0.2, "finish": 0.2}},
     "scene": {
         "field": {
@@ -72,8 +77,11 @@ BASE: dict[str, Any] = {
                 "shape": "geometric",
             },
         },
-        "marching": {"step_size": 0.025},
-        "losses": {"orientation": {"start": 0.0006, "end": 0.06, "begin": 0, "finish": 0.5}},
+        "marching": {"step_size": 0.025, "min_normal_weight": 2},
+        "losses": {
+            "orientation": {"start": 0.0006, "end": 0.06, "begin": 0, "finish": 0.5},
+            "smoothness": 0,
+        },
     },
     "output": {
         "checkpoint_every": 200,
@@ -150,15 +158,20 @@ _LOW: dict[str, Any] = {"estimator": {"guidance": 7.5, "t_min": 0.2}, "scene": _
 _FAST: dict[str, Any] = {"scene": {"optimizer": {"grid_lr": 0.03}}}
 _CLIPPED: dict[str, Any] = {"estimator": {"clip_pixels": 0.1}}
 _SMOOTH: dict[str, Any] = {"scene": {"losses": {"smoothness": 0.02}}}
+_FALLING_SMOOTH = merged(merged(merged(_LOW, _CLIPPED), _SMOOTH), {"estimator": _FALLING})
+_SETTLING: dict[str, Any] = {
+    "optimizer": {"scale": {"start": 1, "end": 0.1, "begin": 0.3, "finish": 1}},
+    "scene": {"optimizer": {"ema": 0.99}},
+}
 CONFIGURATIONS |= {
     "low": _LOW,
     "low-clipped": merged(_LOW, _CLIPPED),
     "low-fast": merged(_LOW, _FAST),
     "low-clipped-fast": merged(merged(_LOW, _CLIPPED), _FAST),
     "low-clipped-smooth": merged(merged(_LOW, _CLIPPED), _SMOOTH),
-    "falling-clipped-smooth": merged(
-        merged(merged(_LOW, _CLIPPED), _SMOOTH), {"estimator": _FALLING}
-    ),
+    "falling-clipped-smooth": _FALLING_SMOOTH,
+    "new-preset": merged(_FALLING_SMOOTH, {"estimator": {"guidance": 50}}),
+    "settling": merged(merged(_FALLING_SMOOTH, _FAST), _SETTLING),
     # What the preset of the embedded prior has, for latents.
     "like-embedded": {
         "estimator": {
