@@ -150,6 +150,8 @@ def test_a_command_line_parses(
     preset, assignments = given.get("config"), given.get("set_") or ()
     if estimator := given.get("estimator"):
         assignments = (f"estimator.name={estimator}", *assignments)
+    if (prior := given.get("prior")) in sections.section_names(sections.PRIORS):
+        assignments = (f"prior.name={prior}", *assignments)
     for changes in combinations(assignments):
         build_config(*(read_settings(preset) if preset else ()), changes)
 

@@ -53,9 +53,9 @@ def train(
 ) -> None:
     """Make a 3D object from a prompt."""
     console, text = Console(quiet=quiet, json=json_, verbose=verbose), " ".join(prompt)
-    chosen = [] if estimator is None else [f"estimator.name={estimator}"]
-    chosen += [] if scene is None else [f"scene.name={scene}"]
-    assigned = merged(parse_assignments([*chosen, *(set_ or [])]), options.loras_of(lora))
+    assigned = _assigned(set_, lora, prior, estimator)
+    if scene is not None:
+        assigned = merged({"scene": {"name": scene}}, assigned)
     if overwrite and (out is None or seeds is not None):
         raise UserError("--overwrite replaces the run in --out: pass --out, and no --seeds")
     if seeds is not None:
@@ -100,14 +100,21 @@ def paint(
     console, text = Console(quiet=quiet, json=json_, verbose=verbose), " ".join(prompt)
     path = mesh.expanduser().absolute()  # a run may be resumed from another folder
     scene = {"name": "mesh", "file": str(path), "up": up, "front": front}
-    chosen = [] if estimator is None else [f"estimator.name={estimator}"]
-    assigned = merged(parse_assignments([*chosen, *(set_ or [])]), options.loras_of(lora))
-    assigned = merged({"scene": scene}, assigned)
+    assigned = merged({"scene": scene}, _assigned(set_, lora, prior, estimator))
     where = _destination(out, overwrite, slug(text))
     named = given(prompt=text, seed=seed, steps=steps, device=device, prior=prior)
     plan = _plan(assigned, named, config, estimator)
     console.say(f"mesh      {mesh}, up {up}, front {front}: see previews/step_0000000.png")
     _train(console, plan, where, view)
+
+
+def _assigned(
+    set_: list[str] | None, lora: list[str] | None, prior: str | None, estimator: str | None
+) -> dict[str, Any]:
+    """The settings of --set and --lora, with the names of their estimator and prior."""
+    chosen = [] if estimator is None else [f"estimator.name={estimator}"]
+    found = merged(parse_assignments([*chosen, *(set_ or [])]), options.loras_of(lora))
+    return merged(given(prior=prior), found) if "prior" in found else found
 
 
 def _destination(out: Path | None, overwrite: bool, name: str) -> Path | Destination:

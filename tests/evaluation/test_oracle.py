@@ -125,9 +125,10 @@ def test_a_run_with_the_oracle_is_an_ordinary_run(monkeypatch, tmp_path):
     settings = {"video_frames": 1, "video_size": 16, "mesh_resolution": 16, "texture_size": 0}
     more = [f"--set=output.{name}={value}" for name, value in settings.items()]
     command = ["train", "a red puppy", "--prior", "oracle", "--steps", "1", "--out"]
-    main([*command, str(tmp_path / "puppy"), *more])
+    assert main([*command, str(tmp_path / "puppy"), *more, "--set=prior.shapes=3"]) == 0
     config = find_run(tmp_path / "puppy").read_config()
     assert asked == [("corgi", "red")]
+    assert config.prior.shapes == 3  # a setting of this prior alone
     assert config.prior.name == "oracle" and config.prompt == "a red puppy"
     assert config.estimator.guidance.start == 1 and config.background.kind == "fixed"
 

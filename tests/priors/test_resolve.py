@@ -63,7 +63,7 @@ BREAKAGES = {
     "wrong pipeline": (
         lambda folder: edit(folder / "model_index.json", _class_name="FluxPipeline"),
         "is a FluxPipeline, which is not supported; use a StableDiffusionPipeline, "
-        "StableDiffusionXLPipeline, IFPipeline, StableDiffusion3Pipeline",
+        "MVDreamPipeline, StableDiffusionXLPipeline, IFPipeline, StableDiffusion3Pipeline",
     ),
     "wrong component": (
         lambda folder: edit(
