@@ -53,9 +53,7 @@ def train(
 ) -> None:
     """Make a 3D object from a prompt."""
     console, text = Console(quiet=quiet, json=json_, verbose=verbose), " ".join(prompt)
-    assigned = _assigned(set_, lora, prior, estimator)
-    if scene is not None:
-        assigned = merged({"scene": {"name": scene}}, assigned)
+    assigned = _assigned(set_, lora, prior, estimator=estimator, scene=scene)
     if overwrite and (out is None or seeds is not None):
         raise UserError("--overwrite replaces the run in --out: pass --out, and no --seeds")
     if seeds is not None:
@@ -100,7 +98,7 @@ def paint(
     console, text = Console(quiet=quiet, json=json_, verbose=verbose), " ".join(prompt)
     path = mesh.expanduser().absolute()  # a run may be resumed from another folder
     scene = {"name": "mesh", "file": str(path), "up": up, "front": front}
-    assigned = merged({"scene": scene}, _assigned(set_, lora, prior, estimator))
+    assigned = merged({"scene": scene}, _assigned(set_, lora, prior, estimator=estimator))
     where = _destination(out, overwrite, slug(text))
     named = given(prompt=text, seed=seed, steps=steps, device=device, prior=prior)
     plan = _plan(assigned, named, config, estimator)
@@ -109,10 +107,10 @@ def paint(
 
 
 def _assigned(
-    set_: list[str] | None, lora: list[str] | None, prior: str | None, estimator: str | None
+    set_: list[str] | None, lora: list[str] | None, prior: str | None, **names: str | None
 ) -> dict[str, Any]:
-    """The settings of --set and --lora, with the names of their estimator and prior."""
-    chosen = [] if estimator is None else [f"estimator.name={estimator}"]
+    """The settings of --set and --lora, with the names of their prior, estimator and scene."""
+    chosen = [f"{section}.name={name}" for section, name in names.items() if name is not None]
     found = merged(parse_assignments([*chosen, *(set_ or [])]), options.loras_of(lora))
     return merged(given(prior=prior), found) if "prior" in found else found
 

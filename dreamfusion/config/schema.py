@@ -166,8 +166,8 @@ class OutputConfig:
     )
     texture_size: int = setting(
         1024,
-        "height and width of the mesh's texture, texels; 0: vertex colours; a painted mesh has "
-        "scene.texture_size instead",
+        "height and width of the mesh's texture, texels; 0: vertex colours; of a painted mesh: "
+        "scene.texture_size",
         low=0,
         high=16384,
     )

@@ -72,6 +72,10 @@ class Condition:
         """Some of the rows."""
         return Condition(self.text[which], None if self.cameras is None else self.cameras[which])
 
+    def expand(self, n: int) -> Condition:
+        """With a single text repeated for n images; see `TextEmbedding.expand`."""
+        return Condition(self.text.expand(n), self.cameras)
+
     @staticmethod
     def cat(parts: Sequence[Condition]) -> Condition:
         """All rows, in order. All parts have cameras, or none has."""

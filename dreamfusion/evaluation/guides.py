@@ -53,7 +53,7 @@ class OracleSettings(PriorSettings):
     shapes: int = setting(100, "variants of the object", low=1, high=10_000)
     images: int = setting(16, "images of each variant in every shading", low=1, high=1000)
     group_size: int = setting(
-        1, "views that it sees together, evenly around the object; divides `images`", low=1, high=8
+        1, "number of views that are predicted jointly; `images` is a multiple", low=1, high=8
     )
 
     @property
@@ -70,13 +70,13 @@ class OracleSettings(PriorSettings):
         from dreamfusion.evaluation.oracle import Oracle, bank_of
         from dreamfusion.priors import DiffusionPrior
 
+        if self.images % self.group_size:
+            raise UserError("prior.images is no multiple of prior.group_size: set it to one")
         objects = {text.split(",")[0] for text in prompts or () if text}
         if len(objects) != 1:
             raise UserError("the oracle needs one prompt with a noun of the toy world")
         noun, color = read_pair(objects.pop())
         prior = DiffusionPrior.from_pretrained("embedded", device=device)
-        if self.images % self.group_size:
-            raise UserError("prior.images is no multiple of prior.group_size, whose views it sees")
         options = {"shapes": self.shapes, "views": self.images, "group_size": self.group_size}
         bank = bank_of(noun, prior, color=color, **options)
         if device != "cpu":

@@ -124,8 +124,11 @@ def bank_of(
                 ambient=torch.full((views,), light["ambient"]),
             )
             images = toy.downsample(images, SUPERSAMPLE).movedim(-1, 1) * 2 - 1
-            places = zip(cameras.azimuth_deg.tolist(), cameras.elevation_deg.tolist(), strict=True)
-            groups = images.split(group_size)
-            for group, (azimuth, elevation) in zip(groups, list(places)[::group_size], strict=True):
+            azimuths, elevations = (
+                angles[::group_size].tolist()
+                for angles in (cameras.azimuth_deg, cameras.elevation_deg)
+            )
+            groups = zip(images.split(group_size), azimuths, elevations, strict=True)
+            for group, azimuth, elevation in groups:
                 found[toy.azimuth_word(azimuth), toy.elevation_word(elevation), word].append(group)
     return {words: torch.cat(groups) for words, groups in found.items()}

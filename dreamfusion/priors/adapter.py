@@ -78,8 +78,7 @@ class AdaptedPrior(nn.Module):
         prior.denoiser.enable_adapters()
         self._shift = shift
         try:
-            text = condition.text.expand(len(noisy))
-            return prior._denoise(noisy, timesteps, Condition(text, cameras))
+            return prior._denoise(noisy, timesteps, condition.expand(len(noisy)))
         finally:
             self._shift = None
             self._disable()

@@ -68,6 +68,11 @@ def pipeline_class(pipeline: str) -> str:
     return str(PIPELINES[pipeline].get("class", pipeline))
 
 
+def group_size_of(pipeline: str) -> int:
+    """The number of views that a pipeline denoises jointly."""
+    return int(PIPELINES[pipeline].get("group_size", 1))
+
+
 # Stable Diffusion 3 was trained to work without its largest text encoder.
 OPTIONAL = ("text_encoder_3", "tokenizer_3")
 # Optional components that runs do not use. They are neither loaded nor imported.

@@ -26,6 +26,8 @@ from dreamfusion.priors.layout import (
     PIPELINES,
     PriorError,
     check_kind,
+    group_size_of,
+    pipeline_class,
     require_json,
     sample_size,
     weights_stem,
@@ -120,7 +122,7 @@ class DiffusionPrior:
                 torch.tensor(x, device=self.device).reshape(1, -1, 1, 1) for x in (mean, std)
             )
         self._is_unet = isinstance(denoiser, diffusers.UNet2DConditionModel)
-        self.group_size: int = PIPELINES[self.pipeline].get("group_size", 1)
+        self.group_size = group_size_of(self.pipeline)
 
     @property
     def preset(self) -> str:
@@ -151,7 +153,7 @@ class DiffusionPrior:
         for an unsupported class, scheduler or combination of parts.
         """
         kind = type(pipe).__name__
-        if kind not in (supported := [name for name in LAYOUTS if hasattr(diffusers, name)]):
+        if kind not in (supported := [name for name in LAYOUTS if pipeline_class(name) == name]):
             raise PriorError(f"a {kind} is not supported; use a {', '.join(supported)}")
         name = str(pipe.config.get("_name_or_path") or kind)
         configs = {}  # as in the files of the models
@@ -220,11 +222,10 @@ class DiffusionPrior:
         of whole groups that run in parallel, unless images, text or denoiser require gradients. The
         number of pieces depends on n only.
         """
-        n, text = len(noisy), condition.text.expand(len(noisy))
-        condition = Condition(text, condition.cameras)
+        n, condition = len(noisy), condition.expand(len(noisy))
         size = 1 if condition.cameras is None else self.group_size
         n_pieces = _n_pieces(n // size) if self.device.type == "cpu" else 1
-        inputs = (noisy, text.tokens, *self.denoiser.parameters())
+        inputs = (noisy, condition.text.tokens, *self.denoiser.parameters())
         if n_pieces == 1 or (torch.is_grad_enabled() and any(t.requires_grad for t in inputs)):
             return self._denoise(noisy, timesteps, condition)
         parts = [slice(size * start, size * stop) for start, stop in pieces(n // size, n_pieces)]
@@ -243,7 +244,7 @@ class DiffusionPrior:
         if pooled is not None:
             extra = {"text_embeds": pooled, "time_ids": self._sizes.expand(len(text), -1)}
         if self.group_size > 1:
-            views = view_inputs(condition.cameras, len(text), self.group_size, like=noisy)
+            views = view_inputs(noisy, condition.cameras, self.group_size)
         output = self.denoiser(
             noisy, times, tokens, added_cond_kwargs=extra, return_dict=False, **views
         )[0]

@@ -66,7 +66,7 @@ class ResolvedPrior:
     @property
     def group_size(self) -> int:
         """The number of views that it denoises jointly."""
-        return int(layout.PIPELINES[self.pipeline].get("group_size", 1))
+        return layout.group_size_of(self.pipeline)
 
 
 def resolve_prior(

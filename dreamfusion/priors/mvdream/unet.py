@@ -79,17 +79,15 @@ def load_unet(files: list[Path], config: dict[str, Any]) -> tuple[MultiViewUNet,
     return unet, {"missing_keys": found.missing_keys}
 
 
-def view_inputs(
-    cameras: Cameras | None, n: int, group_size: int, *, like: Tensor
-) -> dict[str, Any]:
-    """The inputs of a `MultiViewUNet` for n images: cameras and the number of views in a group.
+def view_inputs(images: Tensor, cameras: Cameras | None, group_size: int) -> dict[str, Any]:
+    """The other inputs of a `MultiViewUNet` for n images, in their dtype and on their device:
+    cameras, and the number of views in a group.
 
     cameras: n, rows of a group are consecutive; None: plain images, each denoised by itself.
-    like: a tensor with the device and dtype of the inputs.
     """
     if cameras is None:
-        return {"class_labels": like.new_zeros(n, 16)}
-    matrices = send(camera_matrices(cameras).to(like.dtype), like.device)
+        return {"class_labels": images.new_zeros(len(images), 16)}
+    matrices = send(camera_matrices(cameras).to(images.dtype), images.device)
     return {"class_labels": matrices, "cross_attention_kwargs": {"frames": group_size}}
 
 
